@@ -1,0 +1,242 @@
+"""The storage folder: where it is, who may read it, and how a step's output comes to stand in it whole or not at all."""
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from mimic_qlora import __version__
+
+SCHEMA_VERSION = 1
+
+# Which command leaves which folder: what an error message tells the user to run.
+COMMANDS = {
+    "subjects": "python convert_to_jsonl.py",
+    "summary": "python summarize_jsonl.py",
+    "features": "python feature_select_xgb_columns.py",
+    "prompts": "python make_symptom_prompts_ctx_dxpx.py",
+    "adapters": "python train_qlora.py",
+    "qa": "python qa_by_subject.py",
+}
+
+
+class UserError(Exception):
+    """Something that the user can put right: one sentence that says what is wrong, where, and what to do."""
+
+
+class UpToDate(Exception):
+    """Raised by `step_output` when the folder already holds what this run would write."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:
+    """The arguments that every step has: `--storage` and, where the step can be redone, `--force`."""
+    parser.add_argument("--storage", help="storage folder shared by the steps (default: $STORAGE_DIR, else ./storage)")
+    if force:
+        parser.add_argument("--force", action="store_true", help="redo the step even if nothing has changed")
+
+
+def open_storage(argument: str | None = None, create: bool = False) -> Path:
+    """The storage folder, readable by its owner alone. Raises UserError when it is missing and not to be made."""
+    path = Path(argument or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"the storage folder {path} is a file: give another one with --storage")
+    if not path.exists() and not create:
+        raise UserError(f"there is no storage folder {path}: run `{COMMANDS['subjects']}` first or give --storage")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(PermissionError):
+        path.chmod(0o700)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"the storage folder {path} cannot be written: give another one with --storage")
+    return path
+
+
+def digest(data) -> str:
+    """A short hash of anything that JSON can hold, the same on every machine."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_identity(path: Path) -> dict:
+    """What tells that an input file has not changed since: its size in bytes and its modification time."""
+    stat = path.stat()
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def command_for(step: str) -> str:
+    return COMMANDS[step.split("/")[0]]
+
+
+def read_manifest(storage: Path, step: str) -> dict:
+    """The manifest of an earlier step.
+
+    Raises UserError, naming the command to run, when the step is missing, was written by another schema version, or
+    rests on an earlier step that has changed since.
+    """
+    place = storage / step
+    recover(place)
+    path = place / "manifest.json"
+    if not path.exists():
+        raise UserError(f"{place} is missing: run `{command_for(step)}` first")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, inputs = manifest["schema_version"], manifest["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} cannot be read: run `{command_for(step)} --force` to write it anew") from None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{place} has schema version {version}, this software reads {SCHEMA_VERSION}: "
+            f"run `{command_for(step)} --force`"
+        )
+    for name, recorded in inputs.items():
+        if name.split("/")[0] in COMMANDS and recorded and read_manifest(storage, name)["id"] != recorded:
+            raise UserError(f"{place} was made from an older {name}: run `{command_for(step)}` again")
+    return manifest
+
+
+def recover(place: Path) -> None:
+    """Put back the previous output if a run was killed between the two renames of `replace_folder`."""
+    old = place.with_name(f".{place.name}.old")
+    if old.exists():
+        if place.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(place)
+
+
+def replace_folder(temp: Path, place: Path) -> None:
+    """Put `temp` in the place of `place`; at any moment one whole folder can be found (see `recover`)."""
+    old = place.with_name(f".{place.name}.old")
+    recover(place)
+    if place.exists():
+        place.rename(old)
+    temp.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, data) -> None:
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def locked(place: Path, step: str):
+    """Keep a second run of the same step out. The lock goes with the process, so a killed run leaves none behind."""
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(place.with_name(f".{place.name}.lock"), "w") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no flock: two runs at once are the user's care there
+            pass
+        except OSError:
+            raise UserError(f"another run of `{command_for(step)}` is writing {place}: wait for it or stop it") from None
+        yield
+
+
+def new_manifest(step: str, settings: dict, inputs: dict) -> dict:
+    """A manifest whose `id` names the content: equal settings, inputs and software give an equal id."""
+    identity = {
+        "step": step,
+        "schema_version": SCHEMA_VERSION,
+        "software": __version__,
+        "settings": settings,
+        "inputs": inputs,
+    }
+    return {"id": digest(identity), **identity}
+
+
+def is_up_to_date(place: Path, manifest: dict) -> bool:
+    try:
+        return json.loads((place / "manifest.json").read_text(encoding="utf-8"))["id"] == manifest["id"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def finish_manifest(manifest: dict, started: float) -> dict:
+    """Add what does not belong to the identity: when, how long, with which Python and libraries."""
+    from importlib.metadata import distributions
+
+    wanted = {"pyarrow", "pandas", "duckdb", "xgboost", "torch", "transformers", "peft", "bitsandbytes", "accelerate"}
+    versions = {d.name: d.version for d in distributions() if d.name in wanted}
+    return {
+        **manifest,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(time.time() - started, 1),
+        "versions": {"python": sys.version.split()[0], **dict(sorted(versions.items()))},
+    }
+
+
+@contextlib.contextmanager
+def step_output(storage: Path, step: str, settings: dict, inputs: dict, force: bool = False):
+    """A folder to write a step's output into; it takes its place, with a manifest, only when the block ends well.
+
+    `inputs` maps the name of an earlier step to its manifest id, or any other name to what identifies that input.
+    Yields an object with `path` (fresh, private) and `manifest` (a dict to add counts to).
+    Raises UpToDate when the place already holds the output of an equal run and `force` is not given.
+    """
+    place = storage / step
+    with locked(place, step):
+        recover(place)
+        manifest = new_manifest(step, settings, inputs)
+        if not force and is_up_to_date(place, manifest):
+            raise UpToDate(f"{place} is up to date (--force redoes it)")
+        temp = place.with_name(f".{place.name}.partial")
+        shutil.rmtree(temp, ignore_errors=True)
+        temp.mkdir(mode=0o700)
+        started = time.time()
+        try:
+            output = SimpleNamespace(path=temp, manifest=manifest)
+            yield output
+            write_json(temp / "manifest.json", finish_manifest(output.manifest, started))
+            replace_folder(temp, place)
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+
+
+def data_line(manifest: dict) -> str:
+    """One line that says which data a run works on, from the manifest of step 1."""
+    source = manifest["source"]
+    if source["kind"] == "synthetic":
+        return f"Data: built-in synthetic MIMIC-IV, {source['patients']:,} patients: for trying things out, never for results"
+    return f"Data: {source['version']} in {source['folder']}, {source['patients']:,} patients"
+
+
+def run(main) -> None:
+    """Run a script's `main` and leave with its exit code: 0 done, 2 the user's to mend, 130 interrupted.
+
+    Everything that the process writes is readable by its owner alone.
+    """
+    os.umask(0o077)
+    # a closed terminal or a scheduler's SIGTERM unwinds like Ctrl-C, so that no half-written folder stays behind
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UpToDate as message:
+        print(message)
+        code = 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("\nstopped; nothing half-written was left behind", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (OSError, RuntimeError) as error:
+        # libraries wrap a full disk in errors of their own
+        if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
+            raise
+        print("error: the disk is full: free some space or give another --storage", file=sys.stderr)
+        code = 2
+    sys.exit(code)

@@ -1,0 +1,96 @@
+"""Reading what step 1 left: one patient by index, many patients in bulk, as the same typed rows."""
+
+from functools import cache
+from pathlib import Path
+from typing import Iterator
+
+from mimic_qlora import tables
+from mimic_qlora.storage import UserError, read_manifest
+
+
+def split_of(storage: Path) -> dict:
+    """subject_id -> "train", "validation" or "test", in the order of subject_id."""
+    lines = (storage / "subjects" / "split.csv").read_text().splitlines()[1:]
+    return {int(subject_id): name for subject_id, _, name in (line.partition(",") for line in lines)}
+
+
+@cache
+def _index(storage: Path) -> dict:
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(storage / "subjects" / "index.parquet").to_pydict()
+    return {row[0]: row[1:] for row in zip(*columns.values(), strict=True)}
+
+
+@cache
+def _columns(storage: Path) -> dict:
+    columns = read_manifest(storage, "subjects")["columns"]
+    labeled = {f"{name}_labeled": {**columns[name], "long_title": "text"} for name in columns if name.endswith("_icd")}
+    return columns | labeled
+
+
+def table_files(storage: Path, table: str) -> list:
+    """The Parquet files of one table, in the order of subject_id; empty when the source folder had no such table."""
+    return sorted((storage / "subjects" / "tables" / table).glob("*.parquet"))
+
+
+def raw_record(storage: Path, subject_id: int) -> dict:
+    """One patient's JSON record, found through the index. Raises UserError for an unknown subject_id."""
+    import orjson
+    from isal import igzip
+
+    if subject_id not in _index(storage):
+        raise UserError(f"subject_id {subject_id} is not in {storage / 'subjects'}: its patients are listed in split.csv there")
+    part, offset, length = _index(storage)[subject_id]
+    with open(storage / "subjects" / "shards" / f"part-{part:05d}.jsonl.gz", "rb") as shard:
+        shard.seek(offset)
+        return orjson.loads(igzip.decompress(shard.read(length)))
+
+
+def record(storage: Path, subject_id: int, wanted: tuple) -> dict:
+    """One patient's rows of the wanted tables, typed: {table: [{column: int, float, datetime or str}]}, nulls left out."""
+    raw = raw_record(storage, subject_id)
+    typed = {"subject_id": subject_id}
+    for table in wanted:
+        types = _columns(storage).get(table, {})
+        typed[table] = [_typed(row, types) for row in raw.get(table, [])]
+    return typed
+
+
+def _typed(row: dict, types: dict) -> dict:
+    cells = ((k, v if isinstance(v, int) else tables.parse(v, types[k])) for k, v in row.items())
+    return {k: v for k, v in cells if v is not None}
+
+
+def records(storage: Path, wanted: tuple, subject_ids=None) -> Iterator[dict]:
+    """What `record` gives for each patient, in the order of subject_id, read bucket by bucket from the columnar tables."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    chosen = set(_index(storage) if subject_ids is None else subject_ids)
+    by_part = {}
+    for subject_id, (part, _, _) in _index(storage).items():
+        if subject_id in chosen:
+            by_part.setdefault(part, []).append(subject_id)
+    for part, ids in sorted(by_part.items()):
+        bucket = {s: {"subject_id": s, **{table: [] for table in wanted}} for s in sorted(ids)}
+        for table in wanted:
+            path = storage / "subjects" / "tables" / table / f"part-{part:05d}.parquet"
+            if not path.exists():
+                continue
+            rows = pq.read_table(path, filters=pc.field("subject_id").isin(ids))
+            for row in rows.to_pylist():
+                bucket[row["subject_id"]][table].append({k: v for k, v in row.items() if v is not None})
+        yield from bucket.values()
+
+
+@cache
+def labels(storage: Path, dictionary: str, key: str = "itemid", value: str = "label") -> dict:
+    """One column of a dictionary table by another, such as d_labitems: itemid -> label. Empty when the table is absent."""
+    import pyarrow.parquet as pq
+
+    path = storage / "subjects" / "dictionaries" / f"{dictionary}.parquet"
+    if not path.exists():
+        return {}
+    rows = pq.read_table(path, columns=[key, value]).to_pydict()
+    return dict(zip(rows[key], rows[value], strict=True))

@@ -1,0 +1,183 @@
+"""The tables of MIMIC-IV: what they are called, which columns of which type they have, and how a folder of them is read."""
+
+from functools import cache
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+from mimic_qlora.storage import UserError
+
+MODULES = ("hosp", "icu", "ed", "note")
+REQUIRED = ("patients", "admissions")
+BLOCK_BYTES = 8 << 20
+
+
+class Table(NamedTuple):
+    module: str
+    columns: dict  # name -> "id", "int", "num", "time" or "text", in the order of the header
+
+    @property
+    def by_subject(self) -> bool:
+        return "subject_id" in self.columns
+
+
+class Source(NamedTuple):
+    """One table's file in a MIMIC-IV folder."""
+
+    path: Path
+    module: str
+    columns: dict  # as its own header has them: name -> type; unknown columns are text
+    drift: str  # "" or how the header differs from the schema
+
+
+@cache
+def schema() -> dict:
+    """Table name -> Table, read from schema.txt."""
+    tables = {}
+    for line in (Path(__file__).parent / "schema.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            module, name, *columns = line.split(" ")
+            pairs = (column.partition(":") for column in columns)
+            tables[name] = Table(module, {column: type_ or "text" for column, _, type_ in pairs})
+    return tables
+
+
+def find(mimic_dir: Path) -> dict:
+    """The tables in a MIMIC-IV folder (with hosp/, icu/, ... in it, or all files in one place): name -> Source.
+
+    Raises UserError when the folder, `patients` or `admissions` is missing, when a table is there twice, or when a file
+    has no readable header.
+    """
+    if not mimic_dir.is_dir():
+        raise UserError(f"there is no folder {mimic_dir}: give the one that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir")
+    folders = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()] or [mimic_dir]
+    found = {}
+    for folder in folders:
+        for path in sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")]):
+            name = path.name.split(".csv")[0]
+            if name in found:
+                raise UserError(f"table {name} is there twice, as {found[name].path} and {path}: remove or move one")
+            found[name] = _source(name, path, folder)
+    for name in REQUIRED:
+        if name not in found:
+            raise UserError(f"{mimic_dir} has no {name}.csv.gz: give the folder that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir")
+    return found
+
+
+def _source(name: str, path: Path, folder: Path) -> Source:
+    header = _header(path)
+    known = schema().get(name, Table(folder.name if folder.name in MODULES else "hosp", {}))
+    missing = [column for column in known.columns if column not in header]
+    unknown = [column for column in header if column not in known.columns]
+    if name in REQUIRED and missing:
+        raise UserError(f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found {', '.join(header)}")
+    notes = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"also has {', '.join(unknown)}"] * bool(unknown)
+    types = {column: known.columns.get(column, "id" if column in ("subject_id", "hadm_id", "stay_id") else "text") for column in header}
+    return Source(path, known.module, types, "; ".join(notes) if known.columns else "not a table of MIMIC-IV v3.1")
+
+
+def _header(path: Path) -> list:
+    import csv
+    import io
+    import zlib
+
+    try:
+        with open_bytes(path) as file:
+            header = next(csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), [])
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}): check the download") from None
+    if not header:
+        raise UserError(f"{path} is empty: check the download")
+    if len(set(header)) < len(header):
+        raise UserError(f"{path} has two columns of one name in its header: {', '.join(header)}")
+    return header
+
+
+def open_bytes(path: Path):
+    """The uncompressed bytes of a .csv or .csv.gz file."""
+    if path.suffix != ".gz":
+        return open(path, "rb")
+    from isal import igzip
+
+    return igzip.open(path, "rb")
+
+
+def read(source: Source) -> Iterator:
+    """Yield the rows of a table as Arrow record batches of strings, in file order, each string as it stands in the file.
+
+    Nothing between two commas is null; a quoted empty string stays an empty string. Raises UserError when the file
+    breaks off or a row has too few or too many fields.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    try:
+        with open_bytes(source.path) as file:
+            yield from csv.open_csv(
+                file,
+                read_options=csv.ReadOptions(block_size=BLOCK_BYTES),
+                parse_options=csv.ParseOptions(newlines_in_values=True),
+                convert_options=csv.ConvertOptions(
+                    column_types=dict.fromkeys(source.columns, pa.string()),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                ),
+            )
+    except EOFError:
+        raise UserError(f"{source.path} breaks off before its end: download it again") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        if "No space left" in str(error):
+            raise
+        # the reader's message quotes the row; patient data stays out of logs
+        reason = str(error).split(". Row")[0].split(": ", 1)[-1] if "Expected" in str(error) else "is damaged"
+        raise UserError(f"{source.path} cannot be read ({reason[:80]}): check the download") from None
+
+
+def typed(name: str, columns: dict, table):
+    """The typed columns of a table of strings, and how many cells of each column did not fit its type.
+
+    A cell that does not fit (such as `___` in a number) becomes null here; the JSONL keeps it as it was.
+    Returns (pyarrow Table, {column: number of cells}).
+    """
+    import pyarrow as pa
+
+    types = {"id": pa.int64(), "int": pa.int64(), "num": pa.float64(), "time": pa.timestamp("us"), "text": pa.large_string()}
+    arrays, misfits = [], {}
+    for column, type_ in columns.items():
+        array, lost = _cast(table[column], types[type_], type_)
+        arrays.append(array)
+        if lost:
+            misfits[column] = lost
+    return pa.table(arrays, names=list(columns)), misfits
+
+
+# What Arrow's cast accepts; anything else in a typed column is null in the typed view.
+_FITS = {
+    "id": r"^-?\d{1,18}$",
+    "int": r"^-?\d{1,18}$",
+    "num": r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$",
+    "time": r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?)?$",
+}
+
+
+def _cast(array, type_, kind: str):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        return pc.cast(array, type_), 0
+    except pa.ArrowInvalid:
+        fits = pc.match_substring_regex(array, _FITS[kind])
+        kept = pc.if_else(fits, array, None)
+        return pc.cast(kept, type_), kept.null_count - array.null_count
+
+
+def parse(value: str, kind: str):
+    """One cell of the JSONL in the type that the typed columns give it; None where it does not fit."""
+    from datetime import datetime
+
+    convert = {"id": int, "int": int, "num": float, "time": datetime.fromisoformat, "text": str}[kind]
+    try:
+        return convert(value)
+    except ValueError:
+        return None
