@@ -46,7 +46,7 @@ def main():
     sources = tables.find(folder)
     missing = [n for n, t in tables.schema().items() if t.module in ("hosp", "icu") and n not in sources]
     print(f"Tables: {len(sources)} found in {folder}" + (f"; absent: {', '.join(missing)}" if missing else ""))
-    for name, source in sources.items():
+    for source in sources.values():
         if source.drift:
             print(f"  {source.path.name}: {source.drift}")
 
@@ -76,10 +76,9 @@ def synthetic(store: Path, args) -> Path:
 
 def convert(sources: dict, out, args) -> None:
     """Read every table once into buckets, nest the buckets, and prove that no row was lost on the way."""
-    import pyarrow as pa
     from tqdm import tqdm
 
-    from mimic_qlora import buckets, splits, tables
+    from mimic_qlora import buckets, splits
 
     folder = out.path
     for name in ("shards", "tables", "dictionaries", "parts"):

@@ -1,8 +1,8 @@
 """Reading what step 1 left: one patient by index, many patients in bulk, as the same typed rows."""
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Iterator
 
 from mimic_qlora import tables
 from mimic_qlora.storage import UserError, read_manifest
@@ -47,22 +47,26 @@ def raw_record(storage: Path, subject_id: int) -> dict:
         return orjson.loads(igzip.decompress(shard.read(length)))
 
 
-def record(storage: Path, subject_id: int, wanted: tuple) -> dict:
-    """One patient's rows of the wanted tables, typed: {table: [{column: int, float, datetime or str}]}, nulls left out."""
+def record(storage: Path, subject_id: int, wanted: dict) -> dict:
+    """One patient's rows, typed: {table: [{column: int, float, datetime or str}]}, nulls left out.
+
+    `wanted` maps the tables to read to the columns of each.
+    """
     raw = raw_record(storage, subject_id)
     typed = {"subject_id": subject_id}
-    for table in wanted:
+    for table, columns in wanted.items():
         types = _columns(storage).get(table, {})
-        typed[table] = [_typed(row, types) for row in raw.get(table, [])]
+        kept = {column: types[column] for column in columns if column in types}
+        typed[table] = [_typed(row, kept) for row in raw.get(table, [])]
     return typed
 
 
 def _typed(row: dict, types: dict) -> dict:
-    cells = ((k, v if isinstance(v, int) else tables.parse(v, types[k])) for k, v in row.items())
+    cells = ((k, row[k] if isinstance(row[k], int) else tables.parse(row[k], t)) for k, t in types.items() if k in row)
     return {k: v for k, v in cells if v is not None}
 
 
-def records(storage: Path, wanted: tuple, subject_ids=None) -> Iterator[dict]:
+def records(storage: Path, wanted: dict, subject_ids=None) -> Iterator[dict]:
     """What `record` gives for each patient, in the order of subject_id, read bucket by bucket from the columnar tables."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -74,13 +78,15 @@ def records(storage: Path, wanted: tuple, subject_ids=None) -> Iterator[dict]:
             by_part.setdefault(part, []).append(subject_id)
     for part, ids in sorted(by_part.items()):
         bucket = {s: {"subject_id": s, **{table: [] for table in wanted}} for s in sorted(ids)}
-        for table in wanted:
+        for table, columns in wanted.items():
             path = storage / "subjects" / "tables" / table / f"part-{part:05d}.parquet"
             if not path.exists():
                 continue
-            rows = pq.read_table(path, filters=pc.field("subject_id").isin(ids))
-            for row in rows.to_pylist():
-                bucket[row["subject_id"]][table].append({k: v for k, v in row.items() if v is not None})
+            kept = [column for column in columns if column in _columns(storage)[table]]
+            rows = pq.read_table(path, columns=sorted({*kept, "subject_id"}), filters=pc.field("subject_id").isin(ids))
+            owners = rows["subject_id"].to_pylist()
+            for owner, row in zip(owners, rows.select(kept).to_pylist(), strict=True):
+                bucket[owner][table].append({k: v for k, v in row.items() if v is not None})
         yield from bucket.values()
 
 

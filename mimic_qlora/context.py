@@ -1,0 +1,389 @@
+"""The patient's context: what the chart says at a time, in words, within a budget of tokens. Steps 4, 6 and 7 share it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from mimic_qlora import clinical, subjects
+from mimic_qlora.storage import UserError, read_manifest
+from mimic_qlora.visibility import visible
+
+# Every table and column that a context or a caution rule can rest on.
+WANTED = {
+    "patients": ("gender", "anchor_age", "anchor_year", "dod"),
+    "admissions": (
+        *("hadm_id", "admittime", "dischtime", "deathtime", "admission_type", "admission_location"),
+        *("discharge_location", "insurance", "language", "marital_status", "hospital_expire_flag"),
+    ),
+    "icustays": ("hadm_id", "stay_id", "intime", "outtime", "los", "first_careunit"),
+    "services": ("hadm_id", "transfertime", "curr_service"),
+    "diagnoses_icd_labeled": ("hadm_id", "seq_num", "icd_code", "icd_version", "long_title"),
+    "procedures_icd_labeled": ("hadm_id", "chartdate", "icd_code", "icd_version", "long_title"),
+    "prescriptions": ("hadm_id", "starttime", "drug_type", "drug", "route"),
+    "labevents": (
+        *("labevent_id", "hadm_id", "itemid", "charttime", "storetime", "value", "valuenum", "valueuom"),
+        *("ref_range_lower", "ref_range_upper", "flag"),
+    ),
+    "omr": ("chartdate", "result_name", "result_value"),
+}
+HOME = ("HOME", "HOME HEALTH CARE")
+LAB_DAYS = 365
+# The most items that a section may show, before the token budget cuts further, newest or most telling first.
+QUOTA = {"Known conditions": 18, "Medicines ordered during the last stay": 16, "Recent labs": 12, "Past procedures": 6}
+CUT_ORDER = ("Past procedures", "Recent labs", "Medicines ordered during the last stay", "Known conditions", "Background")
+ROUTES = {
+    "PO": "by mouth", "PO/NG": "by mouth", "ORAL": "by mouth", "SL": "under the tongue", "NG": "by feeding tube", "IV": "IV",
+    "IV DRIP": "IV", "IVPCA": "IV", "SC": "injection under the skin", "SUBCUT": "injection under the skin", "IM": "injection",
+    "IH": "inhaled", "NEB": "inhaled", "INHALATION": "inhaled", "TP": "on the skin", "TD": "skin patch", "PR": "rectal",
+    "OU": "eye drops", "BOTH EYES": "eye drops", "IN": "in the nose", "NU": "in the nose",
+}  # fmt: skip
+ADMISSIONS = {
+    "EW EMER.": "emergency admission", "DIRECT EMER.": "emergency admission", "URGENT": "urgent admission",
+    "ELECTIVE": "planned admission", "SURGICAL SAME DAY ADMISSION": "planned admission for surgery",
+    "OBSERVATION ADMIT": "admitted after observation", "EU OBSERVATION": "emergency observation",
+    "DIRECT OBSERVATION": "observation", "AMBULATORY OBSERVATION": "observation",
+}  # fmt: skip
+# Carriers and line care, not medicines that a patient would ask about.
+NOT_A_MEDICINE = re.compile(
+    r"flush|^sodium chloride 0|^0\.9% sodium|sterile water|^dextrose 5%|^d5|^d10|^lactated|^iso-osmotic|^syringe|^bag\b|^vial\b"
+    r"|^sw$|^ns\b|isotonic|diluent|^\.|^neutra-phos$",
+    re.IGNORECASE,
+)
+
+
+class Moment(NamedTuple):
+    """A time at which a patient may ask: after which stay, and until when nothing new begins."""
+
+    hadm_id: int
+    as_of: datetime
+
+
+class Context(NamedTuple):
+    """The text that the model gets, the facts behind it, and how many items each section lost to quota and budget."""
+
+    text: str
+    facts: dict
+    cuts: dict
+
+
+def moments(record: dict, seed: int) -> list:
+    """The times, newest last, at which this patient may ask for guidance: 1 to 14 days after a live discharge to home.
+
+    The day is drawn by hash from those before the next stay and before death; a stay with no such day has no moment.
+    """
+    stays = _stays(record)
+    dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
+    found = []
+    for stay, following in zip(stays, [*stays[1:], None], strict=True):
+        if stay.get("discharge_location") not in HOME or "deathtime" in stay or "dischtime" not in stay:
+            continue
+        end = min(dod, following["admittime"] if following else datetime.max)
+        days = min(14, (end - stay["dischtime"]).days)
+        if days >= 1:
+            drawn = 1 + pick(f"{seed}:{stay['hadm_id']}:as_of", days)
+            found.append(Moment(stay["hadm_id"], stay["dischtime"] + timedelta(days=drawn)))
+    return found
+
+
+def latest_moment(record: dict, seed: int) -> Moment:
+    """The moment to ask at when nobody names one: the newest guidance moment, else a day after the last discharge."""
+    if found := moments(record, seed):
+        return found[-1]
+    if ended := [s for s in _stays(record) if "dischtime" in s]:
+        return Moment(ended[-1]["hadm_id"], ended[-1]["dischtime"] + timedelta(days=1))
+    raise UserError(f"subject_id {record['subject_id']} has no hospital stay: choose another or give a time with --as-of")
+
+
+def pick(key: str, n: int) -> int:
+    """A number below n drawn by hash: the same for the same key everywhere."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % n
+
+
+def _stays(record: dict) -> list:
+    return sorted(record["admissions"], key=lambda a: (a["admittime"], a["hadm_id"]))
+
+
+def last_stay(view: dict) -> dict:
+    """The newest stay that is known in this view; an empty dict when there is none."""
+    return _stays(view)[-1] if view["admissions"] else {}
+
+
+def facts(view: dict, as_of: datetime) -> dict:
+    """What the caution rules match on (see clinical.matches), each with the row that it rests on in `rows`.
+
+    Acute phenotypes count for 90 days after the discharge of the stay that they were coded for, all others for good.
+    Drug classes are those ordered during the last stay. A lab is the newest value of its itemid.
+    """
+    catalogue = clinical.load()
+    stays = {a["hadm_id"]: a for a in view["admissions"]}
+    stay = last_stay(view)
+    person = view["patients"][0] if view["patients"] else {}
+    found = {"phenotypes": {}, "drug_classes": {}, "labs": {}, "procedures": []}
+    for row in _newest_first(view["diagnoses_icd_labeled"], stays):
+        for name in clinical.phenotypes_of([(row["icd_code"], row["icd_version"])]):
+            days = (as_of - stays[row["hadm_id"]]["dischtime"]).days
+            if catalogue.phenotypes[name]["kind"] != "acute" or days <= 90:
+                found["phenotypes"].setdefault(name, row)
+    for row in view["prescriptions"]:
+        if row.get("hadm_id") == stay.get("hadm_id") and row.get("drug"):
+            for name in clinical.drug_classes_of(row["drug"], row.get("route")):
+                found["drug_classes"].setdefault(name, row)
+    latest = _latest_labs(view, as_of)
+    found["labs"] = {i: (r[0]["valuenum"], r[0].get("valueuom"), (as_of - r[0]["charttime"]).days) for i, r in latest.items()
+                     if "valuenum" in r[0]}  # fmt: skip
+    found["lab_rows"] = {i: r[0] for i, r in latest.items()}
+    found["procedures"] = [
+        (row["icd_code"], row["icd_version"], (as_of - row["chartdate"]).days) for row in view["procedures_icd_labeled"]
+    ]
+    found["procedure_rows"] = view["procedures_icd_labeled"]
+    found["age"] = _age(person, as_of)
+    found["sex"] = person.get("gender")
+    return found
+
+
+def _age(person: dict, as_of: datetime) -> int | None:
+    """Age in years: MIMIC-IV gives the age in one shifted year; those above 89 all carry 91."""
+    if "anchor_age" not in person or "anchor_year" not in person:
+        return None
+    return person["anchor_age"] + as_of.year - person["anchor_year"]
+
+
+def _newest_first(rows: list, stays: dict) -> list:
+    return sorted(rows, key=lambda r: (-stays[r["hadm_id"]]["admittime"].timestamp(), r.get("seq_num", 0)))
+
+
+def _latest_labs(view: dict, as_of: datetime) -> dict:
+    """itemid -> its rows within a year, newest first."""
+    since = as_of - timedelta(days=LAB_DAYS)
+    by_item = {}
+    for row in sorted(view["labevents"], key=lambda r: (r["charttime"], r["storetime"], r["labevent_id"]), reverse=True):
+        if row["charttime"] >= since and ("valuenum" in row or _is_value(row.get("value"))):
+            by_item.setdefault(row["itemid"], []).append(row)
+    return by_item
+
+
+def _is_value(text) -> bool:
+    return bool(text) and "___" not in text
+
+
+def clean(text: str) -> str:
+    """Text of a record as one line that cannot speak to a terminal or pose as a chat-control token."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e]+", " ", str(text))
+    return re.sub(r"\s+", " ", re.sub(r"<(?=[|/]|s>)|\|(?=>)|\[(?=/?INST)", "", text)).strip()
+
+
+def ago(days: int) -> str:
+    if days < 1:
+        return "today"
+    if days < 60:
+        return "1 day ago" if days == 1 else f"{days} days ago"
+    return f"{days // 30} months ago" if days < 730 else f"{days // 365} years ago"
+
+
+def sections(view: dict, as_of: datetime, known: dict, labels: dict) -> dict:
+    """The context's sections in order: name -> list of items, the most telling first.
+
+    `known` is what `facts` gives for the same view; `labels` maps itemid to the name of the lab.
+    """
+    stay = last_stay(view)
+    others = [s for s in _stays(view) if s is not stay and "dischtime" in s]
+    age = known["age"]
+    return {
+        "Age": ["unknown" if age is None else "over 89" if age > 89 else str(age)],
+        "Sex": [{"F": "female", "M": "male"}.get(known["sex"], "unknown")],
+        "Background": _background(stay),
+        "Last stay": _stay_items(view, stay, as_of),
+        "Prior stays": _prior_items(view, others, as_of),
+        "Known conditions": _conditions(view, as_of),
+        "Medicines ordered during the last stay": _medicines(view, stay),
+        "Recent labs": _labs(view, as_of, labels),
+        "Recent measurements": _measurements(view, as_of),
+        "Past procedures": _procedures(view, as_of),
+        "Allergies": _allergies(view),
+    }
+
+
+def _unique(rows: list, key: Callable) -> list:
+    return list({key(row): row for row in reversed(rows)}.values())[::-1]
+
+
+def _background(stay: dict) -> list:
+    language = clean(stay.get("language", ""))
+    marital = clean(stay.get("marital_status", "")).lower()
+    insurance = clean(stay.get("insurance", ""))
+    return [
+        *([f"speaks {language.title()}"] if language and language not in ("?", "Other") else []),
+        *([marital] if marital else []),
+        *([f"{insurance} insurance"] if insurance and insurance != "Other" else []),
+    ]
+
+
+def _stay_items(view: dict, stay: dict, as_of: datetime) -> list:
+    if not stay:
+        return ["none on record"]
+    items = []
+    if "dischtime" in stay:
+        days = max(0, (stay["dischtime"].date() - stay["admittime"].date()).days)
+        where = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}.get(stay.get("discharge_location"))
+        where = where or clean(stay.get("discharge_location", "")).lower()
+        items.append(f"{days} {'day' if days == 1 else 'days'}, discharged {ago((as_of - stay['dischtime']).days)}" + (f" to {where}" if where else ""))
+    else:
+        items.append(f"admitted {ago((as_of - stay['admittime']).days)}, still in hospital")
+    if "admission_type" in stay:
+        items.append(clean(ADMISSIONS.get(stay["admission_type"], stay["admission_type"])).lower())
+    if services := [s for s in view["services"] if s.get("hadm_id") == stay["hadm_id"] and "curr_service" in s]:
+        items.append(f"service {clean(max(services, key=lambda s: s['transfertime'])['curr_service'])}")
+    if icu := [s for s in view["icustays"] if s.get("hadm_id") == stay["hadm_id"]]:
+        items.append(f"intensive care: {len(icu)} " + ("stay" if len(icu) == 1 else "stays"))
+    return items
+
+
+def _prior_items(view: dict, others: list, as_of: datetime) -> list:
+    if not others:
+        return ["none on record"]
+    current = {s["hadm_id"] for s in others}
+    icu = sum(s.get("hadm_id") in current for s in view["icustays"])
+    items = [f"{len(others)}, the last one {ago((as_of - others[-1]['dischtime']).days)}"]
+    return items + [f"{icu} ICU {'stay' if icu == 1 else 'stays'} in them"] if icu else items
+
+
+def _conditions(view: dict, as_of: datetime) -> list:
+    """Conditions by their plain names, once each, with those of the last stay first; other codes by their titles."""
+    catalogue = clinical.load().phenotypes
+    stays = {a["hadm_id"]: a for a in view["admissions"]}
+    named, titled = {}, {}
+    for row in _newest_first(view["diagnoses_icd_labeled"], stays):
+        names = clinical.phenotypes_of([(row["icd_code"], row["icd_version"])])
+        when = (as_of - stays[row["hadm_id"]]["dischtime"]).days
+        for name in names:
+            entry = catalogue[name]
+            suffix = f" ({ago(when)})" if entry["kind"] == "acute" else ""
+            named.setdefault(name, clean(entry["name"]) + suffix)
+        # external causes and administrative codes tell a reader little; the phenotypes name those that matter
+        if not names and "long_title" in row and not re.match(r"[EVYWXZ]", row["icd_code"]):
+            titled.setdefault(row["long_title"], clean(row["long_title"]))
+    return [*named.values(), *titled.values()] or ["none coded"]
+
+
+def _medicines(view: dict, stay: dict) -> list:
+    """Names of the medicines ordered in the stay, those of a class that rules know and then the latest first, with routes."""
+    routes, classed = {}, set()
+    rows = [r for r in view["prescriptions"] if r.get("hadm_id") == stay.get("hadm_id") and r.get("drug")]
+    for row in sorted(rows, key=lambda r: (r["starttime"], r["drug"]), reverse=True):
+        drug = clean(row["drug"])
+        if row.get("drug_type", "MAIN") == "MAIN" and drug and not NOT_A_MEDICINE.search(drug):
+            route = row.get("route", "").strip().upper()
+            routes.setdefault(drug, {})[ROUTES.get(route, clean(route).lower())] = None
+            if clinical.drug_classes_of(row["drug"], row.get("route")):
+                classed.add(drug)
+    listed = sorted(routes.items(), key=lambda item: item[0] not in classed)
+    return [f"{drug} ({', '.join(filter(None, by))})" if any(by) else drug for drug, by in listed] or ["none on record"]
+
+
+def _labs(view: dict, as_of: datetime, labels: dict) -> list:
+    """The newest value of each lab with unit and the value before it: those that a rule reads and out of range first."""
+    read_by_rules = _rule_labs()
+    items = []
+    for itemid, (row, *before) in _latest_labs(view, as_of).items():
+        if "valuenum" not in row:
+            continue
+        low, high = row.get("ref_range_lower"), row.get("ref_range_upper")
+        note = "low" if low is not None and row["valuenum"] < low else "high" if high is not None and row["valuenum"] > high else ""
+        note = note or ("abnormal" if row.get("flag") == "abnormal" else "")
+        text = f"{clean(labels.get(itemid) or f'item {itemid}')} {row['valuenum']:g} {clean(row.get('valueuom', ''))}".strip()
+        details = [note] if note else []
+        if note and low is not None and high is not None:
+            details.append(f"range {low:g}-{high:g}")
+        details += [f"was {b['valuenum']:g}" for b in before if "valuenum" in b and b["charttime"] < row["charttime"]][:1]
+        text += f" ({', '.join(details)})" * bool(details) + f", {ago((as_of - row['charttime']).days)}"
+        items.append((itemid not in read_by_rules, not note, -row["charttime"].timestamp(), itemid, text))
+    return [text for *_, text in sorted(items)] or ["none on record"]
+
+
+@cache
+def _rule_labs() -> frozenset:
+    """The itemids of the labs that a caution rule reads."""
+
+    def items(condition):
+        kind, value = next(iter(condition.items()))
+        nested = value if kind in ("any", "all", "none") else []
+        return [*(value["itemid"] if kind == "lab" else []), *(i for part in nested for i in items(part))]
+
+    return frozenset(i for caution in clinical.load().cautions.values() for i in items(caution["when"]))
+
+
+def _measurements(view: dict, as_of: datetime) -> list:
+    """The newest outpatient or inpatient measurement of each kind in omr: weight, height, BMI, blood pressure."""
+    kinds = {"Blood Pressure": "blood pressure", "Weight (Lbs)": "weight in pounds", "BMI (kg/m2)": "BMI", "Height (Inches)": "height in inches"}
+    newest = {}
+    for row in sorted(view["omr"], key=lambda r: r["chartdate"]):
+        if row.get("result_name") in kinds and _is_value(row.get("result_value")):
+            newest[kinds[row["result_name"]]] = row
+    return [f"{kind} {clean(row['result_value'])}, {ago((as_of - row['chartdate']).days)}" for kind, row in sorted(newest.items())]
+
+
+def _allergies(view: dict) -> list:
+    """MIMIC-IV has no allergy table: only the codes for an allergy status tell of one."""
+    titles = [r["long_title"] for r in view["diagnoses_icd_labeled"] if "long_title" in r]
+    found = dict.fromkeys(clean(t) for t in titles if re.match("allergy status|personal history of allergy", t, re.IGNORECASE))
+    return list(found) or ["the record does not say"]
+
+
+def _procedures(view: dict, as_of: datetime) -> list:
+    rows = sorted(view["procedures_icd_labeled"], key=lambda r: (r["chartdate"], r["icd_code"]), reverse=True)
+    rows = _unique([r for r in rows if "long_title" in r], lambda r: r["long_title"])
+    return [f"{clean(r['long_title'])} ({ago((as_of - r['chartdate']).days)})" for r in rows] or ["none on record"]
+
+
+def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
+    """The sections as text of at most `budget` tokens, and how many items each section lost to quota and budget.
+
+    Items are cut from the end of the longest section first, where they tell least; the other lines are never cut.
+    """
+    shown = {name: items[: QUOTA.get(name, len(items))] for name, items in parts.items() if items}
+
+    def text():
+        lines = []
+        for name, items in shown.items():
+            more = len(parts[name]) - len(items)
+            lines.append(f"- {name}: " + "; ".join([*items, *([f"and {more} more"] * bool(more))]))
+        return "Patient context\n" + "\n".join(lines)
+
+    while count_tokens(text()) > budget:
+        longest = max(CUT_ORDER, key=lambda name: len(" ".join(shown.get(name, ()))))
+        if len(shown.get(longest, ())) <= 1:
+            raise UserError(f"a token budget of {budget} is too small for a patient context: give --token-budget 300 or more")
+        shown[longest] = shown[longest][:-1]
+    return text(), {name: len(parts[name]) - len(items) for name, items in shown.items() if len(parts[name]) > len(items)}
+
+
+def build(record: dict, as_of: datetime, settings: dict, labels: dict, count_tokens: Callable) -> Context:
+    """The context of one patient at one time, by the settings that step 4 left in context.json."""
+    view = visible(record, as_of, frozenset(settings["dropped_columns"]))
+    known = facts(view, as_of)
+    text, cuts = write(sections(view, as_of, known, labels), settings["token_budget"], count_tokens)
+    return Context(text, known, cuts)
+
+
+def messages(settings: dict, context: str, question: str) -> list:
+    """The system and user turn of a prompt; without a context (a knowledge prompt) the user turn is the question alone."""
+    user = f"{context}\n\nQuestion\n{question}" if context else question
+    return [{"role": "system", "content": settings["system_prompt"]}, {"role": "user", "content": user}]
+
+
+def load_settings(storage: Path) -> dict:
+    """What step 4 left for steps 5 to 7: system prompt, budget, dropped columns, tokenizer. Raises UserError if missing."""
+    read_manifest(storage, "prompts")
+    return json.loads((storage / "prompts" / "context.json").read_text(encoding="utf-8"))
+
+
+def lab_labels(storage: Path) -> dict:
+    """itemid -> name of the lab, with the fluid where it is not blood."""
+    names = subjects.labels(storage, "d_labitems")
+    fluids = subjects.labels(storage, "d_labitems", value="fluid")
+    return {i: f"{n} ({fluids[i].lower()})" if fluids.get(i, "Blood") != "Blood" else n for i, n in names.items() if n}
