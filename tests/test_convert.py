@@ -1,0 +1,224 @@
+"""Step 1: nothing is lost, everything can be found again, bad input is refused with the previous output intact."""
+
+import gzip
+import json
+import stat
+import time
+
+import duckdb
+import orjson
+import pytest
+from conftest import rewrite, write_table
+
+import convert_to_jsonl
+from mimic_qlora import splits, subjects, tables
+
+
+def folder_bytes(folder):
+    """Every file of a step's output but the manifest, which holds times."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"}
+
+
+def lines(storage):
+    return [
+        line
+        for shard in sorted((storage / "subjects" / "shards").iterdir())
+        for line in gzip.decompress(shard.read_bytes()).splitlines()
+    ]
+
+
+def source_cells(path):
+    """The rows of a CSV by another reader than the converter's, null apart from an empty string, without nulls."""
+    con = duckdb.connect()
+    con.execute(
+        f"create table t as select * from read_csv('{path}', all_varchar=true, header=true, delim=',', quote='\"', "
+        f"escape='\"', allow_quoted_nulls=false, auto_detect=false, columns={{{columns(path)}}})"
+    )
+    names = [row[0] for row in con.execute("describe t").fetchall()]
+    return [
+        {name: value for name, value in zip(names, row, strict=True) if value is not None}
+        for row in con.execute("select * from t").fetchall()
+    ]
+
+
+def columns(path):
+    with tables.open_bytes(path) as file:
+        header = file.readline().decode().strip().split(",")
+    return ", ".join(f"'{name}': 'varchar'" for name in header)
+
+
+def assert_same_cells(mimic_dir, storage):
+    """Every row of every table with subject_id is in its patient's record, in file order, cell by cell."""
+    kept = {}
+    for record in map(orjson.loads, lines(storage)):
+        kept[record.pop("subject_id")] = record
+    for name, source in tables.find(mimic_dir).items():
+        if "subject_id" not in source.columns:
+            continue
+        expected = {}
+        for row in source_cells(source.path):
+            ids = {c: int(row[c]) for c, kind in source.columns.items() if kind == "id" and c in row}
+            expected.setdefault(ids["subject_id"], []).append({**row, **ids})
+        found = {s: record[name] for s, record in kept.items() if name in record}
+        assert found == expected, name
+
+
+def test_no_cell_is_lost_or_changed(run, tiny_mimic, tmp_path):
+    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 0
+    assert_same_cells(tiny_mimic, tmp_path / "storage")
+
+
+def test_no_cell_of_the_real_demo_is_lost_or_changed(run, demo_dir, tmp_path):
+    done = run("convert_to_jsonl.py", "--mimic-dir", demo_dir)
+    assert done.returncode == 0, done.stderr
+    assert "Demo (2.2)" in done.stdout and "absent: chartevents" in done.stdout
+    assert_same_cells(demo_dir, tmp_path / "storage")
+    rows = json.loads((tmp_path / "storage/subjects/manifest.json").read_text())["rows"]
+    assert sum(c["in"] for c in rows.values()) == sum(c["jsonl"] for c in rows.values()) == 383_794
+
+
+def test_codes_get_the_title_of_their_own_version(run, tiny_mimic, tmp_path):
+    run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+    labeled = orjson.loads(lines(tmp_path / "storage")[0])["diagnoses_icd_labeled"]
+    titles = {(row["icd_code"], row["icd_version"]): row.get("long_title") for row in labeled}
+    # E8120 is a traffic accident in ICD-9 alone
+    assert titles == {("0389", "9"): "Ménière", ("I10", "10"): 'Essential "primary" hypertension', ("E8120", "10"): None}
+
+
+def test_one_patient_is_the_same_by_index_and_in_bulk(run, tiny_mimic, tmp_path):
+    run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+    storage = tmp_path / "storage"
+    wanted = {name: s.columns for name, s in tables.find(tiny_mimic).items() if "subject_id" in s.columns}
+    bulk = list(subjects.records(storage, wanted))
+    assert [r["subject_id"] for r in bulk] == sorted(r["subject_id"] for r in bulk) and len(bulk) == 12
+    assert bulk == [subjects.record(storage, r["subject_id"], wanted) for r in bulk]
+
+
+def test_the_size_of_buckets_changes_no_record(tiny_mimic, tmp_path, monkeypatch):
+    found = []
+    for size in (1000, 1):
+        monkeypatch.setattr(convert_to_jsonl, "PATIENTS_PER_BUCKET", size)
+        storage = tmp_path / f"storage{size}"
+        monkeypatch.setattr("sys.argv", ["convert", "--mimic-dir", str(tiny_mimic), "--storage", str(storage)])
+        convert_to_jsonl.main()
+        found.append((len(list((storage / "subjects/shards").iterdir())), lines(storage)))
+    assert found[0][0] == 1 and found[1][0] == 12
+    assert found[0][1] == found[1][1]
+
+
+def test_same_input_gives_same_bytes_and_a_rerun_ends_at_once(run, tiny_mimic, tmp_path):
+    run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+    first = folder_bytes(tmp_path / "storage/subjects")
+    began = time.time()
+    again = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+    assert "up to date" in again.stdout and again.returncode == 0 and time.time() - began < 10
+    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--force").returncode == 0
+    assert folder_bytes(tmp_path / "storage/subjects") == first
+
+
+def test_output_is_private_whatever_the_umask(run, tiny_mimic, tmp_path):
+    import os
+
+    before = os.umask(0)
+    try:
+        run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "storage", *(tmp_path / "storage").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+@pytest.mark.parametrize("n", [10, 100, 1001])
+@pytest.mark.parametrize("seed", [0, 42])
+def test_every_patient_is_in_one_split_and_the_shares_hold(n, seed):
+    split = splits.assign(range(n), seed)
+    sizes = {name: list(split.values()).count(name) for name in splits.SHARES}
+    assert sorted(split) == list(range(n))
+    assert sizes["test"] == sizes["validation"] == round(n / 10)
+    assert split == splits.assign(reversed(range(n)), seed) != splits.assign(range(n), seed + 1)
+
+
+def test_a_sample_is_a_share_of_the_patients_with_all_their_rows(run, tiny_mimic, tmp_path):
+    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--sample", "0.5").returncode == 0
+    kept = [orjson.loads(line) for line in lines(tmp_path / "storage")]
+    assert len(kept) == 6 and all(len(r["labevents"]) == 3 and len(r["diagnoses_icd"]) == 3 for r in kept)
+    rows = json.loads((tmp_path / "storage/subjects/manifest.json").read_text())["rows"]["labevents"]
+    assert rows["in"] == 36 and rows["unsampled"] == rows["jsonl"] == 18
+
+
+def cut_off(folder):
+    path = folder / "hosp/labevents.csv.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    return "labevents.csv.gz"
+
+
+def orphan(folder):
+    rewrite(folder / "hosp/labevents.csv.gz", lambda header, rows: [*rows, ["99", "19999999", *rows[0][2:]]])
+    return "belong to no patient"
+
+
+def ragged(folder):
+    rewrite(folder / "hosp/labevents.csv.gz", lambda header, rows: [*rows, rows[0][:5]])
+    return "Expected 16 columns"
+
+
+def twice(folder):
+    (folder / "hosp/labevents.csv").write_text("subject_id\n")
+    return "is there twice"
+
+
+def no_patients_file(folder):
+    (folder / "hosp/patients.csv.gz").unlink()
+    return "has no patients.csv.gz"
+
+
+def wrong_header(folder):
+    write_table(folder, "admissions", "subject_id,hadm_id", ["1,2"])
+    return "expected column admittime"
+
+
+def bad_subject_id(folder):
+    rewrite(folder / "hosp/patients.csv.gz", lambda header, rows: [["x" + rows[0][0], *rows[0][1:]], *rows[1:]])
+    return "not a whole number (first: data row 1)"
+
+
+def bad_hadm_id(folder):
+    rewrite(folder / "hosp/diagnoses_icd.csv.gz", lambda header, rows: [[rows[0][0], "none", *rows[0][2:]], *rows[1:]])
+    return "hadm_id that are not whole numbers"
+
+
+def empty_file(folder):
+    (folder / "hosp/labevents.csv.gz").write_bytes(gzip.compress(b""))
+    return "is empty"
+
+
+def not_gzip(folder):
+    (folder / "hosp/labevents.csv.gz").write_text("subject_id,itemid\n1,2\n")
+    return "cannot be read"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [cut_off, orphan, ragged, twice, no_patients_file, wrong_header, bad_subject_id, bad_hadm_id, empty_file, not_gzip],
+)
+def test_bad_input_is_refused_in_a_sentence_and_leaves_the_previous_output(run, tiny_mimic, tmp_path, spoil):
+    storage = tmp_path / "storage"
+    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 0
+    before = folder_bytes(storage)
+    expected = spoil(tiny_mimic)
+    done = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+    assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert folder_bytes(storage) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--mimic-dir", "/nowhere"], "there is no folder /nowhere"),
+        (["--sample", "1.5"], "--sample 1.5"),
+        (["--storage", __file__], "is a file"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_sentence(run, arguments, expected):
+    done = run("convert_to_jsonl.py", *arguments)
+    assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
