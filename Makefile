@@ -1,0 +1,66 @@
+# Every target sets up .venv by itself when it is missing or when the requirements have changed.
+#   make demo PYTHON=python3.12 STORAGE=/fast/disk/storage
+SHELL := bash
+PYTHON ?= python3
+STORAGE ?= storage
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements-pinned.txt)
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+# two spinning OpenMP threads slow each other down tenfold on a busy machine
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help demo test lint bench soak clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
+
+demo: .venv/installed  ## run all seven steps on built-in synthetic patients and a small built-in model
+	@set -eo pipefail; umask 077; unset MIMIC_DIR; mkdir -p "$(STORAGE)"; \
+	export PATH="$$PWD/$(BIN):$$PATH" STORAGE_DIR="$$(cd "$(STORAGE)" && pwd)"; \
+	subjects="$$STORAGE_DIR/subjects/manifest.json"; \
+	if [ -f "$$subjects" ] && ! grep -q '"kind": "synthetic"' "$$subjects"; then \
+	  echo "error: $$STORAGE_DIR holds real patients, which the demo would replace: run make demo STORAGE=storage-demo" >&2; exit 2; \
+	fi; \
+	step() { printf '\n=== step %s: %s\n' "$$1" "$$2"; local began=$$SECONDS; eval "$$2"; printf '=== step %s took %s s\n' "$$1" $$((SECONDS - began)); }; \
+	step 1 'python convert_to_jsonl.py'; \
+	step 2 'python summarize_jsonl.py'; \
+	step 3 'python feature_select_xgb_columns.py'; \
+	step 4 'python make_symptom_prompts_ctx_dxpx.py'; \
+	step 5 'python train_qlora.py | tee "$$STORAGE_DIR/train.log"'; \
+	step 6 'python qa_by_subject.py --once --subject-id random --question "I have had a bad headache since this morning. What should I do?"'; \
+	step 7 '(cd run_files && ./run.sh 16)'; \
+	printf '\nAll seven steps took %s s; what they left is in %s\n' $$SECONDS "$$STORAGE_DIR"
+
+test: .venv/installed-dev  ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: .venv/installed-dev  ## check the code with ruff
+	@$(BIN)/python -m ruff check .
+
+bench: .venv/installed-dev  ## run every benchmark, one after the other
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "=== $$script"; $(BIN)/python "$$script"; done
+
+soak: .venv/installed-dev  ## run the long tests
+	@$(BIN)/python -m pytest -m soak
+
+clean:  ## remove .venv and caches (never the storage folder)
+	rm -rf .venv .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './storage*' -prune -exec rm -rf {} +
+
+.venv/installed: requirements.txt requirements-pinned.txt requirements-embedded.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "error: $(PYTHON) is not Python 3.10 or newer: name one that is, like make demo PYTHON=python3.12" >&2; exit 2; }
+	@echo "Setting up .venv (once; takes some minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+# PyPI's Linux build of PyTorch brings 3 GB of CUDA libraries along, which a machine without a GPU has no use for
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+	  $(PIP) --timeout 10 --retries 1 --no-deps $(TORCH) --index-url $(TORCH_CPU) 2>/dev/null || \
+	  echo "$(TORCH_CPU) cannot be reached: taking PyTorch from the usual package index, which may be larger"; fi
+	@$(PIP) -r requirements.txt -c requirements-pinned.txt
+	@$(PIP) --no-deps -r requirements-embedded.txt
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	@$(PIP) -r requirements-dev.txt -c requirements-pinned.txt
+	@touch $@
