@@ -1,0 +1,68 @@
+"""The columnar tables of step 1 as views of a DuckDB that lives in memory and spills to a temporary folder."""
+
+import os
+from pathlib import Path
+
+from mimic_qlora import clinical, subjects
+
+MEMORY = "768MB"
+
+
+def connect(storage: Path, temp: Path, threads: int | None = None):
+    """A DuckDB connection with a view for every table and dictionary that is there, and a table `split`.
+
+    Spilled data goes to `temp`. `threads=1` makes sums of decimal numbers the same on every run.
+    """
+    import duckdb
+
+    config = {
+        "threads": threads or min(4, os.cpu_count() or 1),
+        "memory_limit": MEMORY,
+        "temp_directory": str(temp / "spill"),
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,
+    }
+    con = duckdb.connect(config=config)
+    con.execute("SET enable_progress_bar = false")
+    folder = storage / "subjects"
+    for place in sorted((folder / "tables").iterdir()):
+        if subjects.table_files(storage, place.name):
+            _view(con, place.name, place / "*.parquet")
+    for path in sorted((folder / "dictionaries").glob("*.parquet")):
+        _view(con, path.stem, path)
+    con.execute(f"CREATE TABLE split AS SELECT * FROM read_csv({_text(folder / 'split.csv')}, header = true)")
+    return con
+
+
+def _text(value) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _view(con, name: str, files: Path) -> None:
+    con.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet({_text(files)}, union_by_name = true)')
+
+
+def names(con) -> set:
+    """The tables and dictionaries that are there."""
+    return {name for (name,) in con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()}
+
+
+def rows(con, sql: str) -> list:
+    """The result of a query as a list of dicts."""
+    cursor = con.execute(sql)
+    columns = [column[0] for column in cursor.description]
+    return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+
+
+def add_phenotypes(con) -> None:
+    """A table `code_phenotype` (icd_code, icd_version, phenotype) over the diagnosis codes that are there."""
+    import pyarrow as pa
+
+    codes = con.execute("""
+        SELECT DISTINCT icd_code, icd_version FROM diagnoses_icd
+        WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL ORDER BY ALL""").fetchall()
+    pairs = [(code, version, name) for code, version in codes for name in clinical.phenotypes_of([(code, version)])]
+    columns = zip(*pairs, strict=True) if pairs else ((), (), ())
+    types = (pa.string(), pa.int64(), pa.string())
+    arrays = [pa.array(list(column), type_) for column, type_ in zip(columns, types, strict=True)]
+    con.register("code_phenotype", pa.table(arrays, names=["icd_code", "icd_version", "phenotype"]))
