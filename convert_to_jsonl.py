@@ -22,10 +22,22 @@ GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mimic-dir", help="folder of MIMIC-IV with hosp/ and icu/ in it (default: $MIMIC_DIR, else the built-in synthetic data)")
-    parser.add_argument("--synthetic-patients", type=int, default=400, help="patients of the built-in synthetic data (default: %(default)s)")
-    parser.add_argument("--sample", type=float, default=1.0, help="share of the patients to convert, 0 to 1 (default: all)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the sample and of the split (default: %(default)s)")
+    parser.add_argument(
+        "--mimic-dir",
+        help="folder of MIMIC-IV with hosp/ and icu/ in it (default: $MIMIC_DIR, else the built-in synthetic data)",
+    )
+    parser.add_argument(
+        "--synthetic-patients",
+        type=int,
+        default=400,
+        help="patients of the built-in synthetic data (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sample", type=float, default=1.0, help="share of the patients to convert, 0 to 1 (default: all)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=42, help="seed of the sample and of the split (default: %(default)s)"
+    )
     storage.add_arguments(parser)
     args = parser.parse_args()
     if not 0 < args.sample <= 1:
@@ -102,8 +114,8 @@ def convert(sources: dict, out, args) -> None:
             rows[name] = buckets.partition(name, source, layout, folder / "parts", rejects, lambda n: bar.refresh())
             if rows[name]["rejected"]:
                 raise UserError(
-                    f"{rows[name]['rejected']} of {rows[name]['in']} rows of {source.path} belong to no patient in patients: "
-                    f"check that all files are of one version of MIMIC-IV"
+                    f"{rows[name]['rejected']} of {rows[name]['in']} rows of {source.path} belong to no patient in "
+                    f"patients: check that all files are of one version of MIMIC-IV"
                 )
             bar.update()
 
@@ -133,8 +145,12 @@ def read_dictionary(name: str, source, folder: Path):
 
     from mimic_qlora import tables
 
-    rows = pa.Table.from_batches(tables.read(source), pa.schema([(c, pa.string()) for c in source.columns])).combine_chunks()
-    pq.write_table(tables.typed(name, source.columns, rows)[0], folder / "dictionaries" / f"{name}.parquet", compression="zstd")
+    rows = pa.Table.from_batches(
+        tables.read(source), pa.schema([(c, pa.string()) for c in source.columns])
+    ).combine_chunks()
+    pq.write_table(
+        tables.typed(name, source.columns, rows)[0], folder / "dictionaries" / f"{name}.parquet", compression="zstd"
+    )
     return rows
 
 
@@ -145,7 +161,9 @@ def read_subject_ids(source) -> list:
     ids = [value for batch in tables.read(source) for value in batch["subject_id"].to_pylist()]
     bad = [i for i, value in enumerate(ids) if not (value or "").isdecimal()]
     if bad:
-        raise UserError(f"{source.path} has {len(bad)} rows whose subject_id is not a whole number (first: data row {bad[0] + 1})")
+        raise UserError(
+            f"{source.path} has {len(bad)} rows whose subject_id is not a whole number (first: data row {bad[0] + 1})"
+        )
     if not ids:
         raise UserError(f"{source.path} has no patients: check the download")
     if len(set(ids)) < len(ids):
@@ -161,7 +179,7 @@ def count_buckets(sources: dict, n_patients: int, n_chosen: int) -> int:
 
 
 def version_of(rows: dict, patients: list) -> str:
-    """Which release of MIMIC-IV has this many patients and admissions (counts published by PhysioNet and mimic-code)."""
+    """Which release of MIMIC-IV has this many patients and admissions (counts published by PhysioNet)."""
     known = {
         (100, 275): "MIMIC-IV Clinical Database Demo (2.2)",
         (364_627, 546_028): "MIMIC-IV 3.0 or 3.1",
@@ -172,11 +190,11 @@ def version_of(rows: dict, patients: list) -> str:
 
 def print_proof(rows: dict) -> None:
     """The table that shows where every row went."""
-    print(f"\n{'table':<20}{'rows in':>14}{'not sampled':>14}{'rejected':>10}{'JSONL':>14}{'columnar':>14}")
-    for name, c in sorted(rows.items()):
-        print(f"{name:<20}{c['in']:>14,}{c['unsampled']:>14,}{c['rejected']:>10,}{c['jsonl']:>14,}{c['columnar']:>14,}")
-    total = {key: sum(c[key] for c in rows.values()) for key in ("in", "unsampled", "rejected", "jsonl", "columnar")}
-    print(f"{'all tables':<20}{total['in']:>14,}{total['unsampled']:>14,}{total['rejected']:>10,}{total['jsonl']:>14,}{total['columnar']:>14,}")
+    columns = ("in", "unsampled", "rejected", "jsonl", "columnar")
+    total = {key: sum(counts[key] for counts in rows.values()) for key in columns}
+    print(f"\n{'table':<20}{'rows in':>14}{'not sampled':>14}{'rejected':>14}{'JSONL':>14}{'columnar':>14}")
+    for name, counts in [*sorted(rows.items()), ("all tables", total)]:
+        print(f"{name:<20}" + "".join(f"{counts[key]:>14,}" for key in columns))
     print("rows in = rows not sampled + rows rejected + rows out, for every table\n")
 
 

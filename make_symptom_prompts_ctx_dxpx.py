@@ -4,7 +4,8 @@
 
 Leaves `prompts/` in the storage folder: chat records for training, validation and test as JSONL, what each gold answer
 rests on, a card, and context.json with the settings that steps 5 to 7 share. A prompt stands some days after a live
-discharge to home and shows only what the chart held at that time, without the columns that step 3 found least important.
+discharge to home and shows only what the chart held at that time, without the columns that step 3 found least
+important.
 """
 
 import argparse
@@ -21,11 +22,20 @@ SYSTEM_PROMPT = Path(__file__).parent / "run_files" / "system_prompt.txt"
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="model whose tokenizer budgets the context: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)")
-    parser.add_argument("--pairs-per-subject", type=int, default=2, help="questions asked per patient (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        help="model that budgets the context in tokens: folder or hub name (default: the embedded SmolLM2-135M-Instruct)",
+    )
+    parser.add_argument(
+        "--pairs-per-subject", type=int, default=2, help="questions asked per patient (default: %(default)s)"
+    )
     parser.add_argument("--max-total", type=int, help="at most this many records over all splits (default: no limit)")
-    parser.add_argument("--token-budget", type=int, default=700, help="tokens of the patient context (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of days, symptoms and sentences (default: %(default)s)")
+    parser.add_argument(
+        "--token-budget", type=int, default=700, help="tokens of the patient context (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=42, help="seed of days, symptoms and sentences (default: %(default)s)"
+    )
     parser.add_argument("--preview", type=int, default=0, metavar="N", help="print the first N records (default: none)")
     storage.add_arguments(parser)
     args = parser.parse_args()
@@ -47,7 +57,9 @@ def main():
     path = models.model_path(args.model, store)
     system_prompt = SYSTEM_PROMPT.read_text(encoding="utf-8").strip()
     content = storage.digest([clinical.content_sha256(), system_prompt])
-    settings = {k: getattr(args, k) for k in ("pairs_per_subject", "max_total", "token_budget", "seed")} | {"model": models.model_name(path)}
+    settings = {k: getattr(args, k) for k in ("pairs_per_subject", "max_total", "token_budget", "seed")} | {
+        "model": models.model_name(path)
+    }
     inputs = {"subjects": subjects_manifest["id"], "features": features_manifest["id"], "clinical_content": content}
     with storage.step_output(store, "prompts", settings, inputs, args.force) as out:
         print(f"Tokenizer: {models.describe(path)}")
@@ -62,7 +74,9 @@ def main():
             "template_sha256": models.template_sha256(tokenizer),
         }
         storage.write_json(out.path / "context.json", shared)
-        counts = make_records(store, out.path, shared, args, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        counts = make_records(
+            store, out.path, shared, args, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        )
         out.manifest["counts"] = counts
         (out.path / "README.md").write_text(card(subjects_manifest, shared, counts), encoding="utf-8")
         report(counts)
@@ -102,7 +116,9 @@ def make_records(store: Path, folder: Path, shared: dict, args, count_tokens) ->
     # a limit takes whole rounds of patients in random order, so that it neither prefers nor splits neighbours
     lines = [made for _, made in sorted(lines, key=lambda line: line[0])][: args.max_total]
     if not any(made["split"] == "train" for made in lines):
-        raise UserError("no training prompt could be made: no patient has a coded stay that ended with a discharge to home")
+        raise UserError(
+            "no training prompt could be made: no patient has a coded stay that ended with a discharge to home"
+        )
     for name in splits.SHARES:
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
             for made in lines:
@@ -126,7 +142,13 @@ def prompts_of(subject_id: int, moment, built, shared: dict, split: str, args) -
     asked = [s for s in clinical.load().symptoms.values() if not s["held_out"]]
     called_for = {s["id"]: guidance.cautions_for(s, built.facts) for s in asked}
     trained = {i: [c for c in rules if not c["held_out"]] for i, rules in called_for.items()}
-    asked.sort(key=lambda s: (not trained[s["id"]], len(called_for[s["id"]]) - len(trained[s["id"]]), context.pick(f"{key}:{s['id']}", 1 << 30)))
+    asked.sort(
+        key=lambda s: (
+            not trained[s["id"]],
+            len(called_for[s["id"]]) - len(trained[s["id"]]),
+            context.pick(f"{key}:{s['id']}", 1 << 30),
+        )
+    )
     made = []
     for symptom in asked[: args.pairs_per_subject]:
         cautions = trained[symptom["id"]][: guidance.MOST_CAUTIONS]
@@ -155,7 +177,10 @@ def report(counts: dict) -> None:
     for name, n in counts["records"].items():
         print(f"  {n:>8,}  {name}")
     print(f"Symptoms: {len(counts['symptoms'])}; caution rules that a chart called for: {len(counts['cautions'])}")
-    print("Sections cut to quota or budget, in patients: " + (", ".join(f"{k} {n}" for k, n in counts["cut"].items()) or "none"))
+    print(
+        "Sections cut to quota or budget, in patients: "
+        + (", ".join(f"{k} {n}" for k, n in counts["cut"].items()) or "none")
+    )
 
 
 def preview(folder: Path, n: int) -> None:
@@ -173,7 +198,8 @@ def card(subjects_manifest: dict, shared: dict, counts: dict) -> str:
     table = "\n".join(f"| {name} | {n} |" for name, n in counts["records"].items())
     return f"""# Symptom prompts
 
-{storage.data_line(subjects_manifest)}. Tokenizer: {shared['tokenizer']}. Context budget: {shared['token_budget']} tokens.
+{storage.data_line(subjects_manifest)}.
+Tokenizer: {shared["tokenizer"]}. Context budget: {shared["token_budget"]} tokens.
 
 | split | records |
 | --- | --- |

@@ -138,7 +138,9 @@ class Nester:
         for column, cells in misfits.items():
             # an id that is no number would be lost to every join; anything else stays readable in the JSONL
             if columns[column] == "id":
-                raise UserError(f"table {name} has {cells} values in {column} that are not whole numbers: check the download")
+                raise UserError(
+                    f"table {name} has {cells} values in {column} that are not whole numbers: check the download"
+                )
             self.misfits[f"{name}.{column}"] = self.misfits.get(f"{name}.{column}", 0) + cells
         path = self.folder / "tables" / name
         path.mkdir(exist_ok=True)
@@ -168,7 +170,7 @@ def _code_key(rows):
 
 
 def json_rows(rows, columns: dict):
-    """Each row of a table of strings as `{...},` in a LargeStringArray: ids bare, all else quoted, null fields left out."""
+    """Each row of a table of strings as `{...},` in a LargeStringArray: ids bare, all else quoted, nulls left out."""
     fields = []
     for column, kind in columns.items():
         value = rows[column].combine_chunks().cast(pa.large_string())
@@ -196,4 +198,6 @@ def _escaped(values):
 def write_index(index: list, path: Path) -> None:
     """The place of every patient's gzip member: subject_id, part (shard), offset and length in bytes."""
     columns = zip(*index, strict=True)
-    pq.write_table(pa.table([pa.array(c, pa.int64()) for c in columns], ["subject_id", "part", "offset", "length"]), path)
+    pq.write_table(
+        pa.table([pa.array(c, pa.int64()) for c in columns], ["subject_id", "part", "offset", "length"]), path
+    )

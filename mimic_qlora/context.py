@@ -1,4 +1,4 @@
-"""The patient's context: what the chart says at a time, in words, within a budget of tokens. Steps 4, 6 and 7 share it."""
+"""The patient's context: what the chart says at a time, in words, within a token budget. Steps 4, 6 and 7 share it."""
 
 import hashlib
 import json
@@ -35,11 +35,18 @@ HOME = ("HOME", "HOME HEALTH CARE")
 LAB_DAYS = 365
 # The most items that a section may show, before the token budget cuts further, newest or most telling first.
 QUOTA = {"Known conditions": 18, "Medicines ordered during the last stay": 16, "Recent labs": 12, "Past procedures": 6}
-CUT_ORDER = ("Past procedures", "Recent labs", "Medicines ordered during the last stay", "Known conditions", "Background")
+CUT_ORDER = (
+    "Past procedures",
+    "Recent labs",
+    "Medicines ordered during the last stay",
+    "Known conditions",
+    "Background",
+)
 ROUTES = {
-    "PO": "by mouth", "PO/NG": "by mouth", "ORAL": "by mouth", "SL": "under the tongue", "NG": "by feeding tube", "IV": "IV",
-    "IV DRIP": "IV", "IVPCA": "IV", "SC": "injection under the skin", "SUBCUT": "injection under the skin", "IM": "injection",
-    "IH": "inhaled", "NEB": "inhaled", "INHALATION": "inhaled", "TP": "on the skin", "TD": "skin patch", "PR": "rectal",
+    "PO": "by mouth", "PO/NG": "by mouth", "ORAL": "by mouth", "SL": "under the tongue", "NG": "by feeding tube",
+    "IV": "IV", "IV DRIP": "IV", "IVPCA": "IV", "SC": "injection under the skin", "SUBCUT": "injection under the skin",
+    "IM": "injection", "IH": "inhaled", "NEB": "inhaled", "INHALATION": "inhaled",
+    "TP": "on the skin", "TD": "skin patch", "PR": "rectal",
     "OU": "eye drops", "BOTH EYES": "eye drops", "IN": "in the nose", "NU": "in the nose",
 }  # fmt: skip
 ADMISSIONS = {
@@ -50,8 +57,8 @@ ADMISSIONS = {
 }  # fmt: skip
 # Carriers and line care, not medicines that a patient would ask about.
 NOT_A_MEDICINE = re.compile(
-    r"flush|^sodium chloride 0|^0\.9% sodium|sterile water|^dextrose 5%|^d5|^d10|^lactated|^iso-osmotic|^syringe|^bag\b|^vial\b"
-    r"|^sw$|^ns\b|isotonic|diluent|^\.|^neutra-phos$",
+    r"flush|^sodium chloride 0|^0\.9% sodium|sterile water|^dextrose 5%|^d5|^d10|^lactated|^iso-osmotic|^syringe|^bag\b"
+    r"|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|^neutra-phos$",
     re.IGNORECASE,
 )
 
@@ -96,7 +103,9 @@ def latest_moment(record: dict, seed: int) -> Moment:
         return found[-1]
     if ended := [s for s in _stays(record) if "dischtime" in s]:
         return Moment(ended[-1]["hadm_id"], ended[-1]["dischtime"] + timedelta(days=1))
-    raise UserError(f"subject_id {record['subject_id']} has no hospital stay: choose another or give a time with --as-of")
+    raise UserError(
+        f"subject_id {record['subject_id']} has no hospital stay: choose another or give a time with --as-of"
+    )
 
 
 def pick(key: str, n: int) -> int:
@@ -133,10 +142,13 @@ def facts(view: dict, as_of: datetime) -> dict:
         if row.get("hadm_id") == stay.get("hadm_id") and row.get("drug"):
             for name in clinical.drug_classes_of(row["drug"], row.get("route")):
                 found["drug_classes"].setdefault(name, row)
-    latest = _latest_labs(view, as_of)
-    found["labs"] = {i: (r[0]["valuenum"], r[0].get("valueuom"), (as_of - r[0]["charttime"]).days) for i, r in latest.items()
-                     if "valuenum" in r[0]}  # fmt: skip
-    found["lab_rows"] = {i: r[0] for i, r in latest.items()}
+    newest = {itemid: rows[0] for itemid, rows in _latest_labs(view, as_of).items()}
+    found["labs"] = {
+        itemid: (row["valuenum"], row.get("valueuom"), (as_of - row["charttime"]).days)
+        for itemid, row in newest.items()
+        if "valuenum" in row
+    }
+    found["lab_rows"] = newest
     found["procedures"] = [
         (row["icd_code"], row["icd_version"], (as_of - row["chartdate"]).days) for row in view["procedures_icd_labeled"]
     ]
@@ -161,7 +173,9 @@ def _latest_labs(view: dict, as_of: datetime) -> dict:
     """itemid -> its rows within a year, newest first."""
     since = as_of - timedelta(days=LAB_DAYS)
     by_item = {}
-    for row in sorted(view["labevents"], key=lambda r: (r["charttime"], r["storetime"], r["labevent_id"]), reverse=True):
+    for row in sorted(
+        view["labevents"], key=lambda r: (r["charttime"], r["storetime"], r["labevent_id"]), reverse=True
+    ):
         if row["charttime"] >= since and ("valuenum" in row or _is_value(row.get("value"))):
             by_item.setdefault(row["itemid"], []).append(row)
     return by_item
@@ -231,7 +245,10 @@ def _stay_items(view: dict, stay: dict, as_of: datetime) -> list:
         days = max(0, (stay["dischtime"].date() - stay["admittime"].date()).days)
         where = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}.get(stay.get("discharge_location"))
         where = where or clean(stay.get("discharge_location", "")).lower()
-        items.append(f"{days} {'day' if days == 1 else 'days'}, discharged {ago((as_of - stay['dischtime']).days)}" + (f" to {where}" if where else ""))
+        items.append(
+            f"{days} {'day' if days == 1 else 'days'}, discharged {ago((as_of - stay['dischtime']).days)}"
+            + (f" to {where}" if where else "")
+        )
     else:
         items.append(f"admitted {ago((as_of - stay['admittime']).days)}, still in hospital")
     if "admission_type" in stay:
@@ -271,7 +288,7 @@ def _conditions(view: dict, as_of: datetime) -> list:
 
 
 def _medicines(view: dict, stay: dict) -> list:
-    """Names of the medicines ordered in the stay, those of a class that rules know and then the latest first, with routes."""
+    """The medicines ordered in the stay with their routes: those of a class that rules know first, then the latest."""
     routes, classed = {}, set()
     rows = [r for r in view["prescriptions"] if r.get("hadm_id") == stay.get("hadm_id") and r.get("drug")]
     for row in sorted(rows, key=lambda r: (r["starttime"], r["drug"]), reverse=True):
@@ -286,20 +303,29 @@ def _medicines(view: dict, stay: dict) -> list:
 
 
 def _labs(view: dict, as_of: datetime, labels: dict) -> list:
-    """The newest value of each lab with unit and the value before it: those that a rule reads and out of range first."""
+    """The newest value of each lab with unit and the one before it: those that a rule reads and out of range first."""
     read_by_rules = _rule_labs()
     items = []
     for itemid, (row, *before) in _latest_labs(view, as_of).items():
         if "valuenum" not in row:
             continue
         low, high = row.get("ref_range_lower"), row.get("ref_range_upper")
-        note = "low" if low is not None and row["valuenum"] < low else "high" if high is not None and row["valuenum"] > high else ""
+        note = (
+            "low"
+            if low is not None and row["valuenum"] < low
+            else "high"
+            if high is not None and row["valuenum"] > high
+            else ""
+        )
         note = note or ("abnormal" if row.get("flag") == "abnormal" else "")
-        text = f"{clean(labels.get(itemid) or f'item {itemid}')} {row['valuenum']:g} {clean(row.get('valueuom', ''))}".strip()
+        name, unit = labels.get(itemid) or f"item {itemid}", row.get("valueuom", "")
+        text = f"{clean(name)} {row['valuenum']:g} {clean(unit)}".strip()
         details = [note] if note else []
         if note and low is not None and high is not None:
             details.append(f"range {low:g}-{high:g}")
-        details += [f"was {b['valuenum']:g}" for b in before if "valuenum" in b and b["charttime"] < row["charttime"]][:1]
+        details += [f"was {b['valuenum']:g}" for b in before if "valuenum" in b and b["charttime"] < row["charttime"]][
+            :1
+        ]
         text += f" ({', '.join(details)})" * bool(details) + f", {ago((as_of - row['charttime']).days)}"
         items.append((itemid not in read_by_rules, not note, -row["charttime"].timestamp(), itemid, text))
     return [text for *_, text in sorted(items)] or ["none on record"]
@@ -319,18 +345,28 @@ def _rule_labs() -> frozenset:
 
 def _measurements(view: dict, as_of: datetime) -> list:
     """The newest outpatient or inpatient measurement of each kind in omr: weight, height, BMI, blood pressure."""
-    kinds = {"Blood Pressure": "blood pressure", "Weight (Lbs)": "weight in pounds", "BMI (kg/m2)": "BMI", "Height (Inches)": "height in inches"}
+    kinds = {
+        "Blood Pressure": "blood pressure",
+        "Weight (Lbs)": "weight in pounds",
+        "BMI (kg/m2)": "BMI",
+        "Height (Inches)": "height in inches",
+    }
     newest = {}
     for row in sorted(view["omr"], key=lambda r: r["chartdate"]):
         if row.get("result_name") in kinds and _is_value(row.get("result_value")):
             newest[kinds[row["result_name"]]] = row
-    return [f"{kind} {clean(row['result_value'])}, {ago((as_of - row['chartdate']).days)}" for kind, row in sorted(newest.items())]
+    return [
+        f"{kind} {clean(row['result_value'])}, {ago((as_of - row['chartdate']).days)}"
+        for kind, row in sorted(newest.items())
+    ]
 
 
 def _allergies(view: dict) -> list:
     """MIMIC-IV has no allergy table: only the codes for an allergy status tell of one."""
     titles = [r["long_title"] for r in view["diagnoses_icd_labeled"] if "long_title" in r]
-    found = dict.fromkeys(clean(t) for t in titles if re.match("allergy status|personal history of allergy", t, re.IGNORECASE))
+    found = dict.fromkeys(
+        clean(t) for t in titles if re.match("allergy status|personal history of allergy", t, re.IGNORECASE)
+    )
     return list(found) or ["the record does not say"]
 
 
@@ -357,9 +393,13 @@ def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
     while count_tokens(text()) > budget:
         longest = max(CUT_ORDER, key=lambda name: len(" ".join(shown.get(name, ()))))
         if len(shown.get(longest, ())) <= 1:
-            raise UserError(f"a token budget of {budget} is too small for a patient context: give --token-budget 300 or more")
+            raise UserError(
+                f"a token budget of {budget} is too small for a patient context: give --token-budget 300 or more"
+            )
         shown[longest] = shown[longest][:-1]
-    return text(), {name: len(parts[name]) - len(items) for name, items in shown.items() if len(parts[name]) > len(items)}
+    return text(), {
+        name: len(parts[name]) - len(items) for name, items in shown.items() if len(parts[name]) > len(items)
+    }
 
 
 def build(record: dict, as_of: datetime, settings: dict, labels: dict, count_tokens: Callable) -> Context:
@@ -371,13 +411,13 @@ def build(record: dict, as_of: datetime, settings: dict, labels: dict, count_tok
 
 
 def messages(settings: dict, context: str, question: str) -> list:
-    """The system and user turn of a prompt; without a context (a knowledge prompt) the user turn is the question alone."""
+    """The system and user turn of a prompt; without a context the user turn is the bare question."""
     user = f"{context}\n\nQuestion\n{question}" if context else question
     return [{"role": "system", "content": settings["system_prompt"]}, {"role": "user", "content": user}]
 
 
 def load_settings(storage: Path) -> dict:
-    """What step 4 left for steps 5 to 7: system prompt, budget, dropped columns, tokenizer. Raises UserError if missing."""
+    """What step 4 left for steps 5 to 7: system prompt, budget, dropped columns, tokenizer. UserError if missing."""
     read_manifest(storage, "prompts")
     return json.loads((storage / "prompts" / "context.json").read_text(encoding="utf-8"))
 

@@ -1,4 +1,4 @@
-"""The guidance task: which cautions a chart calls for, the gold answer to a symptom question, and what it is judged by."""
+"""The guidance task: which cautions a chart calls for, the gold answer to a symptom question, what it is judged by."""
 
 import re
 
@@ -31,14 +31,19 @@ def compose(symptom: dict, cautions: list, key: str) -> str:
     """
     ruled_out = {c["id"] for c in cautions}
     pools = {
-        "try": [t["say"] for t in symptom["try"] if ruled_out.isdisjoint(t["unless"]) and not _forbidden(cautions, t["say"])],
+        "try": [
+            t["say"] for t in symptom["try"] if ruled_out.isdisjoint(t["unless"]) and not _forbidden(cautions, t["say"])
+        ],
         "urgent": [u["say"] for u in symptom["urgent"]],
         "track": list(symptom["track"]),
     }
     chosen = {section: [c["say"] for c in cautions[:MOST_CAUTIONS] if c["section"] == section] for section in pools}
     fixed = {section: len(items) for section, items in chosen.items()}
     for section, n in (("try", 1), ("urgent", 2), ("track", 1)):
-        chosen[section] += [pools[section].pop(0 if section == "urgent" else pick(f"{key}:{section}", len(pools[section]))) for _ in range(n)]
+        chosen[section] += [
+            pools[section].pop(0 if section == "urgent" else pick(f"{key}:{section}", len(pools[section])))
+            for _ in range(n)
+        ]
     goal = WORDS[0] + 10 + pick(f"{key}:words", 35)
     for turn in range(30):
         section = ("try", "urgent", "track", "try")[turn % 4]
@@ -49,7 +54,9 @@ def compose(symptom: dict, cautions: list, key: str) -> str:
             chosen[section].append(sentence)
             if words(_text(chosen)) > WORDS[1]:
                 chosen[section].remove(sentence)
-    answer = _text({s: [*items[fixed[s]:], *items[: fixed[s]]] if s == "track" else items for s, items in chosen.items()})
+    answer = _text(
+        {s: [*items[fixed[s] :], *items[: fixed[s]]] if s == "track" else items for s, items in chosen.items()}
+    )
     if not WORDS[0] <= words(answer) <= WORDS[1]:
         raise ValueError(f"{symptom['id']}: {words(answer)} words")
     return answer
@@ -68,8 +75,14 @@ def _text(chosen: dict) -> str:
 
 def rubric(symptom: dict, cautions: list) -> list:
     """What an answer is scored by: the first red flags, the cautions by severity, the three sections."""
-    flags = [{"criterion": f"names the warning sign: {u['say']}", "points": 1, "tags": ["red_flag"]} for u in symptom["urgent"][:2]]
-    rules = [{"criterion": f"says the caution: {c['say']}", "points": c["severity"], "tags": ["caution", c["id"]]} for c in cautions]
+    flags = [
+        {"criterion": f"names the warning sign: {u['say']}", "points": 1, "tags": ["red_flag"]}
+        for u in symptom["urgent"][:2]
+    ]
+    rules = [
+        {"criterion": f"says the caution: {c['say']}", "points": c["severity"], "tags": ["caution", c["id"]]}
+        for c in cautions
+    ]
     return [*rules, *flags, {"criterion": "has the three sections", "points": 1, "tags": ["format"]}]
 
 
@@ -89,15 +102,27 @@ def _rows(kind: str, value, facts: dict) -> list:
     if not clinical.matches({"when": {kind: value}}, facts):
         return []
     if kind == "phenotype":
-        return [{"table": "diagnoses_icd", **_keys(facts["phenotypes"][value], "hadm_id", "seq_num", "icd_code", "icd_version")}]
+        return [
+            {
+                "table": "diagnoses_icd",
+                **_keys(facts["phenotypes"][value], "hadm_id", "seq_num", "icd_code", "icd_version"),
+            }
+        ]
     if kind == "drug_class":
-        return [{"table": "prescriptions", **_keys(facts["drug_classes"][value], "hadm_id", "starttime", "drug", "route")}]
+        return [
+            {"table": "prescriptions", **_keys(facts["drug_classes"][value], "hadm_id", "starttime", "drug", "route")}
+        ]
     if kind == "lab":
         rows = [facts["lab_rows"][i] for i in value["itemid"] if i in facts["labs"]]
-        return [{"table": "labevents", **_keys(row, "labevent_id", "itemid", "charttime", "valuenum", "valueuom")} for row in rows]
+        return [
+            {"table": "labevents", **_keys(row, "labevent_id", "itemid", "charttime", "valuenum", "valueuom")}
+            for row in rows
+        ]
     if kind == "procedure":
         rows = [r for r in facts["procedure_rows"] if r["icd_code"].startswith(tuple(value[f"icd{r['icd_version']}"]))]
-        return [{"table": "procedures_icd", **_keys(row, "hadm_id", "chartdate", "icd_code", "icd_version")} for row in rows]
+        return [
+            {"table": "procedures_icd", **_keys(row, "hadm_id", "chartdate", "icd_code", "icd_version")} for row in rows
+        ]
     return [{"table": "patients", kind: facts[kind]}]
 
 

@@ -1,4 +1,4 @@
-"""The storage folder: where it is, who may read it, and how a step's output comes to stand in it whole or not at all."""
+"""The storage folder: where it is, who may read it, and how a step's output comes to stand in it, whole or not."""
 
 import argparse
 import contextlib
@@ -136,7 +136,9 @@ def locked(place: Path, step: str):
         except ImportError:  # Windows has no flock: two runs at once are the user's care there
             pass
         except OSError:
-            raise UserError(f"another run of `{command_for(step)}` is writing {place}: wait for it or stop it") from None
+            raise UserError(
+                f"another run of `{command_for(step)}` is writing {place}: wait for it or stop it"
+            ) from None
         yield
 
 
@@ -204,7 +206,7 @@ def data_line(manifest: dict) -> str:
     """One line that says which data a run works on, from the manifest of step 1."""
     source = manifest["source"]
     if source["kind"] == "synthetic":
-        return f"Data: built-in synthetic MIMIC-IV, {source['patients']:,} patients: for trying things out, never for results"
+        return f"Data: built-in synthetic MIMIC-IV, {source['patients']:,} patients: for trying out, never for results"
     return f"Data: {source['version']} in {source['folder']}, {source['patients']:,} patients"
 
 

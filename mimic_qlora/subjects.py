@@ -40,7 +40,9 @@ def raw_record(storage: Path, subject_id: int) -> dict:
     from isal import igzip
 
     if subject_id not in _index(storage):
-        raise UserError(f"subject_id {subject_id} is not in {storage / 'subjects'}: its patients are listed in split.csv there")
+        raise UserError(
+            f"subject_id {subject_id} is not in {storage / 'subjects'}: its patients are listed in split.csv there"
+        )
     part, offset, length = _index(storage)[subject_id]
     with open(storage / "subjects" / "shards" / f"part-{part:05d}.jsonl.gz", "rb") as shard:
         shard.seek(offset)
@@ -67,7 +69,7 @@ def _typed(row: dict, types: dict) -> dict:
 
 
 def records(storage: Path, wanted: dict, subject_ids=None) -> Iterator[dict]:
-    """What `record` gives for each patient, in the order of subject_id, read bucket by bucket from the columnar tables."""
+    """What `record` gives for each patient, in the order of subject_id, read in bulk from the columnar tables."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -92,7 +94,7 @@ def records(storage: Path, wanted: dict, subject_ids=None) -> Iterator[dict]:
 
 @cache
 def labels(storage: Path, dictionary: str, key: str = "itemid", value: str = "label") -> dict:
-    """One column of a dictionary table by another, such as d_labitems: itemid -> label. Empty when the table is absent."""
+    """One column of a dictionary table by another, as itemid -> label of d_labitems. Empty when the table is absent."""
     import pyarrow.parquet as pq
 
     path = storage / "subjects" / "dictionaries" / f"{dictionary}.parquet"

@@ -1,8 +1,9 @@
-"""The tables of MIMIC-IV: what they are called, which columns of which type they have, and how a folder of them is read."""
+"""The tables of MIMIC-IV: their names, their columns and types, and how a folder of them is read."""
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 from mimic_qlora.storage import UserError
 
@@ -48,7 +49,9 @@ def find(mimic_dir: Path) -> dict:
     has no readable header.
     """
     if not mimic_dir.is_dir():
-        raise UserError(f"there is no folder {mimic_dir}: give the one that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir")
+        raise UserError(
+            f"there is no folder {mimic_dir}: give the one that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir"
+        )
     folders = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()] or [mimic_dir]
     found = {}
     for folder in folders:
@@ -59,7 +62,9 @@ def find(mimic_dir: Path) -> dict:
             found[name] = _source(name, path, folder)
     for name in REQUIRED:
         if name not in found:
-            raise UserError(f"{mimic_dir} has no {name}.csv.gz: give the folder that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir")
+            raise UserError(
+                f"{mimic_dir} has no {name}.csv.gz: give the folder with MIMIC-IV's hosp/ and icu/ by --mimic-dir"
+            )
     return found
 
 
@@ -71,7 +76,10 @@ def _source(name: str, path: Path, folder: Path) -> Source:
     if name in REQUIRED and missing:
         raise UserError(f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found {', '.join(header)}")
     notes = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"also has {', '.join(unknown)}"] * bool(unknown)
-    types = {column: known.columns.get(column, "id" if column in ("subject_id", "hadm_id", "stay_id") else "text") for column in header}
+    types = {
+        column: known.columns.get(column, "id" if column in ("subject_id", "hadm_id", "stay_id") else "text")
+        for column in header
+    }
     return Source(path, known.module, types, "; ".join(notes) if known.columns else "not a table of MIMIC-IV v3.1")
 
 
@@ -102,7 +110,7 @@ def open_bytes(path: Path):
 
 
 def read(source: Source) -> Iterator:
-    """Yield the rows of a table as Arrow record batches of strings, in file order, each string as it stands in the file.
+    """Yield the rows of a table as Arrow record batches of strings, in file order, each string as the file has it.
 
     Nothing between two commas is null; a quoted empty string stays an empty string. Raises UserError when the file
     breaks off or a row has too few or too many fields.
@@ -141,7 +149,13 @@ def typed(name: str, columns: dict, table):
     """
     import pyarrow as pa
 
-    types = {"id": pa.int64(), "int": pa.int64(), "num": pa.float64(), "time": pa.timestamp("us"), "text": pa.large_string()}
+    types = {
+        "id": pa.int64(),
+        "int": pa.int64(),
+        "num": pa.float64(),
+        "time": pa.timestamp("us"),
+        "text": pa.large_string(),
+    }
     arrays, misfits = [], {}
     for column, type_ in columns.items():
         array, lost = _cast(table[column], types[type_], type_)

@@ -37,7 +37,9 @@ def visible(record: dict, as_of: datetime, dropped: frozenset = frozenset()) -> 
             continue
         by_column = rules().get(table, {"*": ["never"]})
         masked = {column: terms for column, terms in by_column.items() if column != "*"}
-        hidden = {name.partition(".")[2] for name in dropped if name.partition(".")[0] == table.removesuffix("_labeled")}
+        hidden = {
+            name.partition(".")[2] for name in dropped if name.partition(".")[0] == table.removesuffix("_labeled")
+        }
         view[table] = [
             {c: v for c, v in row.items() if c not in hidden and (c not in masked or known(masked[c], row))}
             for row in rows
