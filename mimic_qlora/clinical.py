@@ -1,0 +1,360 @@
+"""Clinical content: loads and checks the data files in clinical_data/, and matches them to charts and answers.
+
+The files are written for clinicians to read and edit (docs/clinical_content.md). `load()` checks every field
+of every entry, so a slip in an edit is reported by file, entry and field before anything runs on it.
+"""
+import hashlib
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from mimic_qlora.storage import UserError
+
+DATA = Path(__file__).parent / "clinical_data"
+SECTIONS = {"try": "What you can try now",
+            "urgent": "When to seek urgent care",
+            "track": "What to track or share with a clinician"}
+
+
+class Clinical(NamedTuple):
+    """The checked content: for each file a dict of id -> entry, in file order."""
+    phenotypes: dict
+    drugs: dict
+    symptoms: dict
+    cautions: dict
+
+
+# ---- what a field may hold: each check returns what is wrong, or None ----
+
+def _text(value):
+    return None if isinstance(value, str) and value.strip() else "must be a text"
+
+
+def _flag(value):
+    return None if isinstance(value, bool) else "must be true or false"
+
+
+def _regex(value):
+    if not isinstance(value, str) or not value.strip():
+        return "must be a regular expression"
+    try:
+        return "matches an empty text, so it would match everything" if re.compile(value).search("") else None
+    except re.error as error:
+        return f"is not a regular expression ({error}): {value}"
+
+
+def _one_of(*choices):
+    return lambda value: None if value in choices else f"must be one of {', '.join(map(str, choices))}"
+
+
+def _list_of(check, at_least=0):
+    def check_list(value):
+        if not isinstance(value, list) or len(value) < at_least:
+            return f"must be a list of at least {at_least}"
+        return next((f"item {i}: {wrong}" for i, item in enumerate(value, 1) if (wrong := check(item))), None)
+    return check_list
+
+
+def _record(required, optional=None):
+    def check_record(value):
+        if not isinstance(value, dict):
+            return f"must have the fields {', '.join(required)}"
+        known = required | (optional or {})
+        unknown = [field for field in value if field not in known]
+        missing = [field for field in required if field not in value]
+        if unknown or missing:
+            return f"unknown field '{unknown[0]}'" if unknown else f"field '{missing[0]}' is missing"
+        return next((f"field '{field}' {wrong}" for field, item in value.items() if (wrong := known[field](item))), None)
+    return check_record
+
+
+def _prefix(value):
+    return None if isinstance(value, str) and re.fullmatch("[A-Z0-9]+", value) else \
+        "must be an ICD code prefix in quotes, upper case, without a dot"
+
+
+def _number(value):
+    return None if isinstance(value, (int, float)) and not isinstance(value, bool) else "must be a number"
+
+
+def _integer(value):
+    return None if isinstance(value, int) and not isinstance(value, bool) else "must be a whole number"
+
+
+def _unit(value):
+    return None if isinstance(value, str) else "must be a text ('' where the lab has no unit)"
+
+
+def _url(value):
+    return None if isinstance(value, str) and value.startswith("https://") else "must be an https:// address"
+
+
+def _say(value):
+    """A plain sentence, or {say, unless: [caution ids]}."""
+    return _text(value) if isinstance(value, str) else _record({"say": _text, "unless": _list_of(_text, 1)})(value)
+
+
+def _lab(value):
+    wrong = _record({"itemid": _list_of(_integer, 1), "unit": _unit, "within_days": _number},
+                    {"above": _number, "below": _number})(value)
+    return wrong or (None if ("above" in value) != ("below" in value) else "needs either 'above' or 'below'")
+
+
+def _age(value):
+    wrong = _record({}, {"at_least": _number, "below": _number})(value)
+    return wrong or (None if value else "needs 'at_least' or 'below'")
+
+
+def _when(value):
+    if not isinstance(value, dict) or len(value) != 1:
+        return "must be one condition, like {phenotype: id} or {any: [...]}"
+    kind, item = next(iter(value.items()))
+    if kind not in CONDITIONS:
+        return f"unknown condition '{kind}'"
+    wrong = CONDITIONS[kind][0](item)
+    return f"condition '{kind}': {wrong}" if wrong else None
+
+
+# ---- conditions of a caution: name -> (check of its value, does it hold for these facts) ----
+
+def _lab_holds(lab, facts):
+    values = [facts["labs"][item] for item in lab["itemid"] if item in facts["labs"]]
+    if not values:
+        return False
+    value, unit, days_ago = min(values, key=lambda latest: latest[2])
+    if value is None or not 0 <= days_ago <= lab["within_days"] or (unit or "").strip() != lab["unit"]:
+        return False
+    return value > lab["above"] if "above" in lab else value < lab["below"]
+
+
+def _procedure_holds(procedure, facts):
+    return any(0 <= days_ago <= procedure["within_days"]
+               and code.strip().startswith(tuple(procedure[f"icd{int(version)}"]))
+               for code, version, days_ago in facts["procedures"])
+
+
+def _age_holds(age, facts):
+    return facts["age"] is not None and age.get("at_least", 0) <= facts["age"] < age.get("below", 999)
+
+
+_PREFIXES = _list_of(_prefix)
+CONDITIONS = {
+    "any": (lambda items: _list_of(_when, 1)(items), lambda items, facts: any(_holds(i, facts) for i in items)),
+    "all": (lambda items: _list_of(_when, 1)(items), lambda items, facts: all(_holds(i, facts) for i in items)),
+    "none": (lambda items: _list_of(_when, 1)(items), lambda items, facts: not any(_holds(i, facts) for i in items)),
+    "phenotype": (_text, lambda name, facts: name in facts["phenotypes"]),
+    "drug_class": (_text, lambda name, facts: name in facts["drug_classes"]),
+    "lab": (_lab, _lab_holds),
+    "age": (_age, _age_holds),
+    "sex": (_one_of("F", "M"), lambda sex, facts: facts["sex"] == sex),
+    "procedure": (_record({"icd9": _PREFIXES, "icd10": _PREFIXES, "within_days": _number}), _procedure_holds),
+}
+
+
+def _holds(condition, facts):
+    kind, value = next(iter(condition.items()))
+    return CONDITIONS[kind][1](value, facts)
+
+
+# ---- the files ----
+
+_TEXTS = _list_of(_text, 1)
+_COMMON = {"id": lambda value: None if isinstance(value, str) and re.fullmatch("[a-z0-9_]+", value)
+           else "must be lower-case words joined by _",
+           "sources": _list_of(_record({"title": _text, "url": _url}), 1),
+           "reviewed_by": lambda value: None if value is None else _text(value)}
+_RED_FLAG = _record({"say": _text, "pattern": _regex})
+SCHEMA = {
+    "phenotypes": _record(_COMMON | {"name": _text, "kind": _one_of("condition", "status", "acute"),
+                                     "icd9": _PREFIXES, "icd10": _list_of(_prefix, 1)},
+                          {"exclude9": _PREFIXES, "exclude10": _PREFIXES}),
+    "drugs": _record(_COMMON | {"name": _text, "ingredients": _TEXTS, "exclude": _list_of(_text),
+                                "routes": _list_of(_text)}),
+    "symptoms": _record(_COMMON | {"name": _text, "tags": _TEXTS, "held_out": _flag, "phrasings": _list_of(_text, 5),
+                                   "try": _list_of(_say, 6), "urgent": _list_of(_RED_FLAG, 6),
+                                   "track": _list_of(_text, 6)}),
+    "cautions": _record(_COMMON | {"severity": _one_of(1, 2, 3), "section": _one_of(*SECTIONS), "when": _when,
+                                   "symptoms": _TEXTS, "say": _text, "pattern": _list_of(_regex, 1),
+                                   "forbid": _list_of(_regex), "held_out": _flag}),
+    "questions": _record(_COMMON | {"symptom": _text, "question": _text, "ideal": _text,
+                                    "red_flags": _list_of(_record({"name": _text, "pattern": _regex}), 1)}),
+    "knowledge": _record(_COMMON | {"question": _text, "ideal": _text,
+                                    "key_points": _list_of(_record({"point": _text, "pattern": _regex}), 1)}),
+}
+
+
+def _read(folder, name):
+    import yaml
+    path = Path(folder) / f"{name}.yaml"
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{path.name} is not valid YAML"
+                        f"{f' near line {mark.line + 1}' if mark else ''}: check its indents and quotes.") from None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path.name} must hold a list of entries.")
+    by_id = {}
+    for number, entry in enumerate(entries, 1):
+        entry_id = entry.get("id") if isinstance(entry, dict) else None
+        where = f"{path.name}, entry {number}" + (f" ({entry_id})" if isinstance(entry_id, str) else "")
+        wrong = SCHEMA[name](entry)
+        if wrong:
+            raise UserError(f"{where}: {wrong}.")
+        if entry_id in by_id:
+            raise UserError(f"{where}: field 'id' is used by an earlier entry.")
+        by_id[entry_id] = entry
+    return by_id
+
+
+def _referenced(condition):
+    """(kind, id) of each phenotype and drug class that a condition names."""
+    kind, value = next(iter(condition.items()))
+    if kind in ("any", "all", "none"):
+        return [pair for item in value for pair in _referenced(item)]
+    return [(kind, value)] if kind in ("phenotype", "drug_class") else []
+
+
+@lru_cache
+def load(folder=DATA):
+    """All clinical content in `folder`, checked. Raises UserError that names file, entry and field of a mistake."""
+    content = Clinical(*(_read(folder, name) for name in Clinical._fields))
+    tags = {tag for symptom in content.symptoms.values() for tag in symptom["tags"]}
+    known = {"phenotype": content.phenotypes, "drug_class": content.drugs}
+    for caution in content.cautions.values():
+        where = f"cautions.yaml, entry {caution['id']}"
+        for kind, name in _referenced(caution["when"]):
+            if name not in known[kind]:
+                raise UserError(f"{where}: field 'when' names an unknown {kind} '{name}'.")
+        for name in caution["symptoms"]:
+            if name != "any" and name not in content.symptoms and name not in tags:
+                raise UserError(f"{where}: field 'symptoms' names an unknown symptom or tag '{name}'.")
+    for symptom in content.symptoms.values():
+        symptom["try"] = [{"say": item, "unless": []} if isinstance(item, str) else item for item in symptom["try"]]
+        for name in {name for item in symptom["try"] for name in item["unless"]} - content.cautions.keys():
+            raise UserError(f"symptoms.yaml, entry {symptom['id']}: field 'try' names an unknown caution '{name}'.")
+    return content
+
+
+def load_questions(folder):
+    """The curated questions of `folder`/questions.yaml as a list. Raises UserError like `load`."""
+    questions = list(_read(folder, "questions").values())
+    for question in questions:
+        if question["symptom"] not in load().symptoms:
+            raise UserError(f"questions.yaml, entry {question['id']}: field 'symptom' names an unknown symptom "
+                            f"'{question['symptom']}'.")
+    return questions
+
+
+def load_knowledge(folder):
+    """The prompts without a patient of `folder`/knowledge.yaml as a list. Raises UserError like `load`."""
+    return list(_read(folder, "knowledge").values())
+
+
+@lru_cache
+def content_sha256():
+    """One hash over the data files: a step that rests on them is stale when it changes."""
+    digest = hashlib.sha256()
+    for name in Clinical._fields:
+        digest.update((DATA / f"{name}.yaml").read_bytes())
+    return digest.hexdigest()
+
+
+# ---- charts ----
+
+@lru_cache
+def _by_prefix():
+    included, excluded = {}, {}
+    for name, phenotype in load().phenotypes.items():
+        for version in (9, 10):
+            for prefix in phenotype[f"icd{version}"]:
+                included.setdefault((version, prefix), set()).add(name)
+            for prefix in phenotype.get(f"exclude{version}", []):
+                excluded.setdefault((version, prefix), set()).add(name)
+    return included, excluded
+
+
+@lru_cache(maxsize=200_000)
+def _phenotypes_of_code(code, version):
+    prefixes = [(version, code[:length]) for length in range(1, len(code) + 1)]
+    included, excluded = (set().union(*(table.get(prefix, ()) for prefix in prefixes)) for table in _by_prefix())
+    return frozenset(included - excluded)
+
+
+def phenotypes_of(codes):
+    """Phenotype ids, in file order, that (icd_code, icd_version) pairs stand for; unknown codes give none."""
+    found = set().union(*(_phenotypes_of_code(code.strip(), int(version)) for code, version in codes))
+    return [name for name in load().phenotypes if name in found]
+
+
+@lru_cache
+def _word(words):
+    """Any of the words as a whole word: 'heparin' is not in 'heparinized', 'asa' not in 'nasal'."""
+    return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(map(re.escape, words))})(?![a-z0-9])")
+
+
+@lru_cache(maxsize=200_000)
+def drug_classes_of(drug, route):
+    """Ids of the drug classes of one order (prescriptions.drug, prescriptions.route or None), as a frozenset.
+
+    A class that lists routes needs one of them: an order without a route is then not counted.
+    """
+    drug = drug.lower()
+    return frozenset(
+        name for name, entry in load().drugs.items()
+        if (not entry["routes"] or (route or "").strip() in entry["routes"])
+        and _word(tuple(entry["ingredients"])).search(drug)
+        and not (entry["exclude"] and _word(tuple(entry["exclude"])).search(drug)))
+
+
+def matches(rule, facts):
+    """Does this chart call for the caution `rule`?
+
+    facts: {"phenotypes": set of ids, "drug_classes": set of ids ordered during the last stay,
+    "labs": {itemid: (latest value, unit, days ago)}, "age": years or None, "sex": "F", "M" or None,
+    "procedures": [(icd_code, icd_version, days ago)]}.
+    """
+    return _holds(rule["when"], facts)
+
+
+# ---- answers ----
+
+_SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n|,? but ")
+# "unless a clinician says it is safe to" is not a reversal, hence the look-behinds.
+_REVERSED = re.compile(
+    r"\bno (?:real )?(?:need|reason)\b|\b(?:not|n['’]t|never) (?:really )?(?:need|have) to\b|\bneed(?: not|n['’]t)\b"
+    r"|\bn['’]t need\b|\bnot necessary\b|\bunnecessary\b|\bcan (?:safely )?(?:ignore|wait|skip)\b"
+    r"|(?<!says )(?<!that )(?<!know )\b(?:it is|it['’]s) (?:perfectly )?(?:fine|ok|okay|safe|all right) to\b"
+    r"|\b(?:do not|don['’]t|never) (?:avoid|call|seek|contact|report|tell|check|weigh|limit|worry)\b"
+    r"|\b(?:do not|don['’]t|never) get (?:emergency|urgent|medical|same)", re.I)
+_NEGATED = re.compile(
+    r"\b(?:not|never|avoid(?:ing)?|without|cannot|instead of|rather than|stay away|no)\b|n['’]t\b"
+    r"|\b(?:ask|check)\b.*\bbefore\b|\bbefore (?:you|using|taking)\b", re.I)
+_LEADING_CONDITION = re.compile(r"^\W*(?:if|when|because|since|while|after|until|as)\b[^,]*,", re.I)
+
+
+@lru_cache
+def _compiled(pattern):
+    return re.compile(pattern, re.I)
+
+
+def affirmed(answer):
+    """The sentences of an answer, one a line, without those that reverse their advice ("no need to avoid ...")."""
+    return "\n".join(part for part in _SENTENCE_END.split(answer) if part and not _REVERSED.search(part))
+
+
+def said(rule, answer):
+    """Does the answer say this caution: do all its patterns match what the answer affirms?"""
+    text = affirmed(answer)
+    return all(_compiled(pattern).search(text) for pattern in rule["pattern"])
+
+
+def forbidden(rule, answer):
+    """Does the answer advise what this caution forbids? Advice against it ("do not take ...") does not count."""
+    parts = [_LEADING_CONDITION.sub("", clause) for sentence in _SENTENCE_END.split(answer) if sentence
+             for clause in re.split(r", (?:and|then) ", _LEADING_CONDITION.sub("", sentence))]
+    return any(not _NEGATED.search(part[:match.end()]) for part in parts for pattern in rule["forbid"]
+               for match in _compiled(pattern).finditer(part))
