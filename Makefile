@@ -8,7 +8,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements-pinned.txt)
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 # two spinning OpenMP threads slow each other down tenfold on a busy machine
-export OMP_WAIT_POLICY ?= PASSIVE
+OMP_WAIT_POLICY ?= PASSIVE
+export OMP_WAIT_POLICY
 
 .PHONY: help demo test lint bench soak clean
 
@@ -22,14 +23,18 @@ demo: .venv/installed  ## run all seven steps on built-in synthetic patients and
 	if [ -f "$$subjects" ] && ! grep -q '"kind": "synthetic"' "$$subjects"; then \
 	  echo "error: $$STORAGE_DIR holds real patients, which the demo would replace: run make demo STORAGE=storage-demo" >&2; exit 2; \
 	fi; \
-	step() { printf '\n=== step %s: %s\n' "$$1" "$$2"; local began=$$SECONDS; eval "$$2"; printf '=== step %s took %s s\n' "$$1" $$((SECONDS - began)); }; \
+	step() { \
+	  printf '\n=== step %s: %s\n' "$$1" "$$2"; began=$$SECONDS; \
+	  eval "$$2" || exit; \
+	  printf '=== step %s took %s s\n' "$$1" $$((SECONDS - began)); \
+	}; \
 	step 1 'python convert_to_jsonl.py'; \
 	step 2 'python summarize_jsonl.py'; \
 	step 3 'python feature_select_xgb_columns.py'; \
 	step 4 'python make_symptom_prompts_ctx_dxpx.py'; \
 	step 5 'python train_qlora.py | tee "$$STORAGE_DIR/train.log"'; \
 	step 6 'python qa_by_subject.py --once --subject-id random --question "I have had a bad headache since this morning. What should I do?"'; \
-	step 7 '(cd run_files && ./run.sh 16)'; \
+	step 7 'cd run_files && ./run.sh 16'; \
 	printf '\nAll seven steps took %s s; what they left is in %s\n' $$SECONDS "$$STORAGE_DIR"
 
 test: .venv/installed-dev  ## run the tests
