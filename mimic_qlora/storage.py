@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from mimic_qlora import __version__
 
 SCHEMA_VERSION = 1
+RUN_ID = ".run.json"  # in a folder being written: which run it belongs to
 
 # Which command leaves which folder: what an error message tells the user to run.
 COMMANDS = {
@@ -176,11 +177,13 @@ def finish_manifest(manifest: dict, started: float) -> dict:
 
 
 @contextlib.contextmanager
-def step_output(storage: Path, step: str, settings: dict, inputs: dict, force: bool = False):
+def step_output(storage: Path, step: str, settings: dict, inputs: dict, force: bool = False, resumable: bool = False):
     """A folder to write a step's output into; it takes its place, with a manifest, only when the block ends well.
 
     `inputs` maps the name of an earlier step to its manifest id, or any other name to what identifies that input.
     Yields an object with `path` (fresh, private) and `manifest` (a dict to add counts to).
+    With `resumable`, what a killed or interrupted run of the same content had written is still in `path`; the step
+    says itself which of it is whole.
     Raises UpToDate when the place already holds the output of an equal run and `force` is not given.
     """
     place = storage / step
@@ -190,16 +193,28 @@ def step_output(storage: Path, step: str, settings: dict, inputs: dict, force: b
         if not force and is_up_to_date(place, manifest):
             raise UpToDate(f"{place} is up to date (--force redoes it)")
         temp = place.with_name(f".{place.name}.partial")
-        shutil.rmtree(temp, ignore_errors=True)
-        temp.mkdir(mode=0o700)
+        if not (resumable and _interrupted_run(temp) == manifest["id"]):
+            shutil.rmtree(temp, ignore_errors=True)
+            temp.mkdir(mode=0o700)
+            write_json(temp / RUN_ID, manifest["id"])
         started = time.time()
         try:
             output = SimpleNamespace(path=temp, manifest=manifest)
             yield output
             write_json(temp / "manifest.json", finish_manifest(output.manifest, started))
+            (temp / RUN_ID).unlink()
             replace_folder(temp, place)
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
+        except BaseException as error:
+            if not resumable or isinstance(error, UserError):
+                shutil.rmtree(temp, ignore_errors=True)
+            raise
+
+
+def _interrupted_run(temp: Path) -> str | None:
+    try:
+        return json.loads((temp / RUN_ID).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def data_line(manifest: dict) -> str:
@@ -230,7 +245,7 @@ def run(main) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("\nstopped; nothing half-written was left behind", file=sys.stderr)
+        print("\nstopped; the output of earlier runs is as it was", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -89,7 +89,7 @@ def _header(path: Path) -> list:
     import zlib
 
     try:
-        with open_bytes(path) as file:
+        with open(path, "rb") as stored, _uncompressed(stored, path) as file:
             header = next(csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), [])
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): check the download") from None
@@ -100,30 +100,39 @@ def _header(path: Path) -> list:
     return header
 
 
-def open_bytes(path: Path):
-    """The uncompressed bytes of a .csv or .csv.gz file."""
+def _uncompressed(stored, path: Path):
     if path.suffix != ".gz":
-        return open(path, "rb")
+        return stored
     from isal import igzip
 
-    return igzip.open(path, "rb")
+    return igzip.open(stored, "rb")
 
 
-def read(source: Source) -> Iterator:
+def read(source: Source, on_ragged=None, on_bytes=None) -> Iterator:
     """Yield the rows of a table as Arrow record batches of strings, in file order, each string as the file has it.
 
-    Nothing between two commas is null; a quoted empty string stays an empty string. Raises UserError when the file
-    breaks off or a row has too few or too many fields.
+    Nothing between two commas is null; a quoted empty string stays an empty string. A row with too few or too many
+    fields is left out and told to `on_ragged(row number, text)`; without it such a row is an error. After each batch
+    `on_bytes` is told how much of the file has been read. Raises UserError when the file breaks off or is damaged.
     """
+    import zlib
+
     import pyarrow as pa
     from pyarrow import csv
 
+    def skip(row):
+        on_ragged(row.number, row.text)
+        return "skip"
+
     try:
-        with open_bytes(source.path) as file:
-            yield from csv.open_csv(
+        with open(source.path, "rb") as stored, _uncompressed(stored, source.path) as file:
+            batches = csv.open_csv(
                 file,
-                read_options=csv.ReadOptions(block_size=BLOCK_BYTES),
-                parse_options=csv.ParseOptions(newlines_in_values=True),
+                # one thread: the rows that are told to on_ragged then carry their number
+                read_options=csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=on_ragged is None),
+                parse_options=csv.ParseOptions(
+                    newlines_in_values=True, invalid_row_handler=skip if on_ragged else None
+                ),
                 convert_options=csv.ConvertOptions(
                     column_types=dict.fromkeys(source.columns, pa.string()),
                     null_values=[""],
@@ -131,14 +140,18 @@ def read(source: Source) -> Iterator:
                     quoted_strings_can_be_null=False,
                 ),
             )
+            for batch in batches:
+                yield batch
+                if on_bytes:
+                    on_bytes(stored.tell())
     except EOFError:
         raise UserError(f"{source.path} breaks off before its end: download it again") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, zlib.error) as error:
         if "No space left" in str(error):
             raise
-        # the reader's message quotes the row; patient data stays out of logs
-        reason = str(error).split(". Row")[0].split(": ", 1)[-1] if "Expected" in str(error) else "is damaged"
-        raise UserError(f"{source.path} cannot be read ({reason[:80]}): check the download") from None
+        # the reader's message may quote a row; patient data stays out of logs
+        reason = "has rows of different lengths" if "Expected" in str(error) else "is damaged"
+        raise UserError(f"{source.path} cannot be read, it {reason}: check the download") from None
 
 
 def typed(name: str, columns: dict, table):

@@ -1,5 +1,6 @@
 """Step 1: nothing is lost, everything can be found again, bad input is refused with the previous output intact."""
 
+import csv
 import gzip
 import json
 import stat
@@ -16,7 +17,9 @@ from mimic_qlora import splits, subjects, tables
 
 def folder_bytes(folder):
     """Every file of a step's output but the manifest, which holds times."""
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"}
+    return {
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"
+    }
 
 
 def lines(storage):
@@ -42,8 +45,8 @@ def source_cells(path):
 
 
 def columns(path):
-    with tables.open_bytes(path) as file:
-        header = file.readline().decode().strip().split(",")
+    with gzip.open(path, "rt") as file:
+        header = file.readline().strip().split(",")
     return ", ".join(f"'{name}': 'varchar'" for name in header)
 
 
@@ -82,7 +85,11 @@ def test_codes_get_the_title_of_their_own_version(run, tiny_mimic, tmp_path):
     labeled = orjson.loads(lines(tmp_path / "storage")[0])["diagnoses_icd_labeled"]
     titles = {(row["icd_code"], row["icd_version"]): row.get("long_title") for row in labeled}
     # E8120 is a traffic accident in ICD-9 alone
-    assert titles == {("0389", "9"): "Ménière", ("I10", "10"): 'Essential "primary" hypertension', ("E8120", "10"): None}
+    assert titles == {
+        ("0389", "9"): "Ménière",
+        ("I10", "10"): 'Essential "primary" hypertension',
+        ("E8120", "10"): None,
+    }
 
 
 def test_one_patient_is_the_same_by_index_and_in_bulk(run, tiny_mimic, tmp_path):
@@ -154,12 +161,12 @@ def cut_off(folder):
 
 def orphan(folder):
     rewrite(folder / "hosp/labevents.csv.gz", lambda header, rows: [*rows, ["99", "19999999", *rows[0][2:]]])
-    return "belong to no patient"
+    return "belong to no patient (1 of them in labevents)"
 
 
 def ragged(folder):
     rewrite(folder / "hosp/labevents.csv.gz", lambda header, rows: [*rows, rows[0][:5]])
-    return "Expected 16 columns"
+    return "1 rows cannot be read"
 
 
 def twice(folder):
@@ -184,7 +191,7 @@ def bad_subject_id(folder):
 
 def bad_hadm_id(folder):
     rewrite(folder / "hosp/diagnoses_icd.csv.gz", lambda header, rows: [[rows[0][0], "none", *rows[0][2:]], *rows[1:]])
-    return "hadm_id that are not whole numbers"
+    return "1 of them in diagnoses_icd"
 
 
 def empty_file(folder):
@@ -204,11 +211,33 @@ def not_gzip(folder):
 def test_bad_input_is_refused_in_a_sentence_and_leaves_the_previous_output(run, tiny_mimic, tmp_path, spoil):
     storage = tmp_path / "storage"
     assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 0
-    before = folder_bytes(storage)
+    before = folder_bytes(storage / "subjects")
     expected = spoil(tiny_mimic)
     done = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
     assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1, done.stderr
-    assert folder_bytes(storage) == before
+    assert folder_bytes(storage / "subjects") == before and not (storage / ".subjects.partial").exists()
+
+
+def test_rejected_rows_are_kept_with_their_reasons_and_up_to_the_limit_the_rest_is_converted(run, tiny_mimic, tmp_path):
+    labs = tiny_mimic / "hosp/labevents.csv.gz"
+    rewrite(labs, lambda header, rows: [*rows, ["98", "19999999", *rows[0][2:]], ["99", rows[0][1]]])
+    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 2
+    listed = list(csv.DictReader(open(tmp_path / "storage/rejects/labevents.csv", newline="")))
+    assert sorted((r["row"], r["reason"]) for r in listed) == [
+        ("38", "its patient is not in patients"),
+        ("39", "wrong number of fields"),
+    ]
+    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--max-rejects", "2").returncode == 0
+    rows = json.loads((tmp_path / "storage/subjects/manifest.json").read_text())["rows"]["labevents"]
+    assert rows["in"] == 38 and rows["rejected"] == 2 and rows["jsonl"] == 36
+
+
+def test_a_table_without_subject_id_follows_its_stays(run, tiny_mimic, tmp_path):
+    write_table(tiny_mimic, "extra", "hadm_id,score", ["20000007,5", "20000000,6"])
+    done = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+    assert "extra.csv.gz: not a table of MIMIC-IV" in done.stdout
+    first = orjson.loads(lines(tmp_path / "storage")[0])
+    assert first["extra"] == [{"subject_id": 10000000, "hadm_id": 20000000, "score": "6"}]
 
 
 @pytest.mark.parametrize(
