@@ -65,7 +65,7 @@ def _record(required, optional=None):
         missing = [field for field in required if field not in value]
         if unknown or missing:
             return f"unknown field '{unknown[0]}'" if unknown else f"field '{missing[0]}' is missing"
-        return next((f"field '{field}' {wrong}" for field, item in value.items() if (wrong := known[field](item))), None)
+        return next((f"field '{field}' {wrong}" for field in value if (wrong := known[field](value[field]))), None)
     return check_record
 
 
@@ -188,7 +188,7 @@ def _read(folder, name):
     import yaml
     path = Path(folder) / f"{name}.yaml"
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -325,8 +325,8 @@ def matches(rule, facts):
 _SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n|,? but ")
 # "unless a clinician says it is safe to" is not a reversal, hence the look-behinds.
 _REVERSED = re.compile(
-    r"\bno (?:real )?(?:need|reason)\b|\b(?:not|n['’]t|never) (?:really )?(?:need|have) to\b|\bneed(?: not|n['’]t)\b"
-    r"|\bn['’]t need\b|\bnot necessary\b|\bunnecessary\b|\bcan (?:safely )?(?:ignore|wait|skip)\b"
+    r"\bno (?:real )?(?:need|reason)\b|(?:\bnot|n['’]t|\bnever) (?:really )?(?:need|have to)\b|\bneed(?: not|n['’]t)\b"
+    r"|\bnot necessary\b|\bunnecessary\b|\bcan (?:safely )?(?:ignore|wait|skip)\b"
     r"|(?<!says )(?<!that )(?<!know )\b(?:it is|it['’]s) (?:perfectly )?(?:fine|ok|okay|safe|all right) to\b"
     r"|\b(?:do not|don['’]t|never) (?:avoid|call|seek|contact|report|tell|check|weigh|limit|worry)\b"
     r"|\b(?:do not|don['’]t|never) get (?:emergency|urgent|medical|same)", re.I)
@@ -341,6 +341,7 @@ def _compiled(pattern):
     return re.compile(pattern, re.I)
 
 
+@lru_cache(maxsize=1024)
 def affirmed(answer):
     """The sentences of an answer, one a line, without those that reverse their advice ("no need to avoid ...")."""
     return "\n".join(part for part in _SENTENCE_END.split(answer) if part and not _REVERSED.search(part))
