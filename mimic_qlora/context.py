@@ -86,7 +86,7 @@ def moments(record: dict, seed: int) -> list:
     stays = _stays(record)
     dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
     found = []
-    for stay, following in zip(stays, [*stays[1:], None], strict=True):
+    for stay, following in zip(stays, [*stays[1:], None], strict=False):
         if stay.get("discharge_location") not in HOME or "deathtime" in stay or "dischtime" not in stay:
             continue
         end = min(dod, following["admittime"] if following else datetime.max)
@@ -391,7 +391,7 @@ def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
         return "Patient context\n" + "\n".join(lines)
 
     while count_tokens(text()) > budget:
-        longest = max(CUT_ORDER, key=lambda name: len(" ".join(shown.get(name, ()))))
+        longest = max(CUT_ORDER, key=lambda name: len(" ".join(shown.get(name, ())[1:])))
         if len(shown.get(longest, ())) <= 1:
             raise UserError(
                 f"a token budget of {budget} is too small for a patient context: give --token-budget 300 or more"

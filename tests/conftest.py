@@ -1,4 +1,4 @@
-"""What tests share: the real demo where it is there, a small hand-made MIMIC-IV, and a way to run a script as users do."""
+"""What tests share: the real demo where it is there, a small hand-made MIMIC-IV, a way to run a script as users do."""
 
 import csv
 import gzip
@@ -21,22 +21,52 @@ def demo_dir() -> Path:
     return DEMO
 
 
+def run_script(script: str, *args, storage: Path, **environment):
+    """Run a script in its own process, as a user would. Returns the CompletedProcess with its text captured."""
+    variables = {k: v for k, v in os.environ.items() if k not in ("MIMIC_DIR", "STORAGE_DIR")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**variables, "STORAGE_DIR": str(storage), **environment},
+        timeout=300,
+    )
+
+
 @pytest.fixture
 def run(tmp_path):
-    """Run a script in its own process: run("convert_to_jsonl.py", "--force") -> CompletedProcess, text captured."""
+    """run("convert_to_jsonl.py", "--force"): run_script with a storage folder of the test's own."""
+    return lambda script, *args, **environment: run_script(script, *args, storage=tmp_path / "storage", **environment)
 
-    def run_script(script: str, *args, storage=tmp_path / "storage", **environment):
-        variables = {k: v for k, v in os.environ.items() if k not in ("MIMIC_DIR", "STORAGE_DIR")}
-        return subprocess.run(
-            [sys.executable, str(ROOT / script), *map(str, args)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={**variables, "STORAGE_DIR": str(storage), **environment},
-            timeout=300,
-        )
 
-    return run_script
+@pytest.fixture(scope="session")
+def embedded_model(tmp_path_factory) -> Path:
+    """The real embedded model, converted once for all tests; skipped when its package is not installed."""
+    from mimic_qlora import models
+    from mimic_qlora.storage import UserError
+
+    try:
+        return models.model_path(None, tmp_path_factory.mktemp("models"))
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def folder_bytes(folder: Path) -> dict:
+    """Every file of a step's output but the manifest, which holds times."""
+    return {
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"
+    }
+
+
+def step_three_stub(storage: Path, *columns: str) -> None:
+    """Stands in for step 3, which takes a minute: a list of least important columns with a manifest."""
+    from mimic_qlora import storage as store
+
+    inputs = {"subjects": store.read_manifest(storage, "subjects")["id"]}
+    with store.step_output(storage, "features", {"stub": columns}, inputs) as out:
+        lines = ["column,reason", *(f"{column},test" for column in columns)]
+        (out.path / "columns_least.csv").write_text("\n".join(lines) + "\n")
 
 
 def write_table(folder: Path, name: str, header: str, rows: list, module: str = "hosp") -> Path:
@@ -74,7 +104,11 @@ def tiny_mimic(tmp_path) -> Path:
         folder,
         "d_icd_diagnoses",
         "icd_code,icd_version,long_title",
-        ["E8120,9,Other motor vehicle traffic accident", 'I10,10,"Essential ""primary"" hypertension"', "0389,9,Ménière"],
+        [
+            "E8120,9,Other motor vehicle traffic accident",
+            'I10,10,"Essential ""primary"" hypertension"',
+            "0389,9,Ménière",
+        ],
     )
     write_table(
         folder,
@@ -88,9 +122,11 @@ def tiny_mimic(tmp_path) -> Path:
         "labevent_id,subject_id,hadm_id,specimen_id,itemid,order_provider_id,charttime,storetime,value,valuenum,valueuom,"
         "ref_range_lower,ref_range_upper,flag,priority,comments",
         [
-            f"{n},{ids[n % 12]},,{n},50912,,2150-03-02 08:00:00,2150-03-02 09:00:00,{value},{number},mg/dL,0.4,1.1,,,{note}"
+            f"{n},{ids[n % 12]},,{n},50912,,2150-03-02 08:00:00,2150-03-02 09:00:00,"
+            f"{value},{number},mg/dL,0.4,1.1,,,{note}"
             for n, (value, number, note) in enumerate(
-                [(".1", ".1", ""), ("___", "", '""'), ("None", "", "N/A"), ('"500,000"', "500000", '"a ""b"" \\ c"')] * 9
+                [(".1", ".1", ""), ("___", "", '""'), ("None", "", "N/A"), ('"500,000"', "500000", '"a ""b"" \\ c"')]
+                * 9
             )
         ],
     )

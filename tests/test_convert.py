@@ -9,17 +9,10 @@ import time
 import duckdb
 import orjson
 import pytest
-from conftest import rewrite, write_table
+from conftest import folder_bytes, rewrite, write_table
 
 import convert_to_jsonl
 from mimic_qlora import splits, subjects, tables
-
-
-def folder_bytes(folder):
-    """Every file of a step's output but the manifest, which holds times."""
-    return {
-        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"
-    }
 
 
 def lines(storage):
