@@ -367,7 +367,10 @@ def stay_drugs(words: SimpleNamespace, patient: Patient, here: SimpleNamespace) 
     rng, hospital = patient.rng, words.hospital
     avoid = patient.avoid | set(here.reason.get("avoid", ()))
     avoid |= set(hospital["not_in_pregnancy"]) if here.kind == "obstetric" else set()
-    wanted = dict.fromkeys(patient.drugs, 0.93) | dict.fromkeys(here.reason.get("drugs", ()), 0.7)
+    urgent = [drug for drug in here.reason.get("drugs", ()) if rng.random() < 0.7]
+    families = [set(members) for members in hospital["families"]]
+    replaced = set().union(*(members for members in families if members & set(urgent))) - set(urgent)
+    wanted = dict.fromkeys(urgent, 1.0) | {drug: 0.93 for drug in patient.drugs if drug not in {*urgent, *replaced}}
     for drug, share in (hospital["ward_drugs"] | (hospital["icu_drugs"] if here.icu else {})).items():
         wanted.setdefault(drug, share)
     if "type_2_diabetes" in patient.conditions:
