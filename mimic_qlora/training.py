@@ -242,11 +242,13 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> dict:
 
     transformers.set_seed(args.seed)
     model = models.load_base(path)
+    # by their short names: peft's "all-linear" would write the full path of each of hundreds of layers into the config
+    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
     lora = LoraConfig(
         r=args.rank,
         lora_alpha=args.alpha,
         lora_dropout=args.dropout,
-        target_modules="all-linear",
+        target_modules=sorted(linear),
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, lora)
@@ -256,7 +258,7 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> dict:
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"Device: {device}; 4-bit NF4 base computing in {models.compute_dtype()}, {trainable:,} float32 LoRA weights")
-    print(f"{len(packs['train']):,} sequences of {args.batch_tokens:,} tokens, {args.accumulate} a step: {steps:,} steps")
+    print(f"{len(packs['train']):,} sequences of {args.batch_tokens:,} tokens, {args.accumulate} a step: {steps} steps")
     settings = transformers.TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
