@@ -1,0 +1,332 @@
+"""Features of each column of each table from before a landmark, built column-wise in SQL: one row per patient.
+
+An event table is aggregated per item (a mean over all laboratory tests means nothing). What is chosen from the data
+(items, values of a category, which texts are numbers, which features vary) is chosen on train patients.
+"""
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from mimic_qlora import database, subjects, visibility
+from mimic_qlora.storage import UserError, read_manifest
+
+ROWS = "*"  # stands for a column: how many rows of its table the patient has
+STATISTICS = ("mean", "std", "min", "max", "last")
+MAX_ITEMS = 150  # per table whose rows are counted, the most frequent by train patients
+MAX_MEASURED = 30  # of these, the items whose other columns are aggregated
+MAX_VALUES = 25  # per column
+MIN_PATIENTS = 5  # train patients that an item, a value or a feature must tell apart from the rest
+NUMERIC_SHARE = 0.9  # of a text column's filled cells on train patients: from here on it is a column of numbers
+EMPTY = "nothing of it was known before the landmark"
+ALIKE = f"fewer than {MIN_PATIENTS} train patients differ in it"
+
+# What a row of an event table is about; its other columns are aggregated for each.
+_EVENTS = ("labevents", "chartevents", "datetimeevents", "inputevents", "ingredientevents", "outputevents")
+_EVENTS += ("procedureevents",)
+ITEMS = dict.fromkeys(_EVENTS, "itemid") | {"omr": "result_name", "prescriptions": "drug", "pharmacy": "medication"}
+# "500,000", ".1", "50-100" (its lower end), "120/80" (systolic), ">60"; not "0045", which is a code
+_NUMBER = r"[+-]?(\d[\d,]*\.?\d*|\.\d+)"
+_IS_NUMBER = rf"^\s*[<>]?=?\s*{_NUMBER}(\s*[-/]\s*{_NUMBER})?\s*$"
+_IS_CODE = r"^0\d"
+
+
+class Feature(NamedTuple):
+    column: str  # "table.column"
+    item: str  # the item or value that it is about, or ""
+    statistic: str
+
+
+class Features(NamedTuple):
+    matrix: object  # float32, patients of the cohort x features
+    features: list  # Feature of each column of the matrix
+    excluded: dict  # "table.column" -> why it is no feature
+    silent: dict  # "table.column" -> why it could be one, but none of its features is left
+
+
+@cache
+def roles() -> dict:
+    """(table, column), either of which may be "*", -> (role, reason), from column_roles.csv."""
+    with open(Path(__file__).parent / "column_roles.csv", newline="", encoding="utf-8") as file:
+        return {(row["table"], row["column"]): (row["role"], row["reason"]) for row in csv.DictReader(file)}
+
+
+def reason_for(role: str, column: str) -> str:
+    """Why a column ("table.column") is "excluded" or "protected"; an empty text when it is not."""
+    table, _, name = column.partition(".")
+    found = (roles().get(key, ("", "")) for key in ((table, name), (table, "*"), ("*", name)))
+    return next((reason for kind, reason in found if kind == role), "")
+
+
+def cohort(con, hours: float):
+    """The patients with a coded stay, as a table `cohort` of `con` and as a data frame in the order of subject_id.
+
+    The index stay is the first coded one: what was coded earlier would give a chronic disease away, and one stay per
+    patient keeps patients from counting twice. `as_of` is the landmark: `hours` after admission, or just before
+    discharge where that came first. Raises UserError when there is no coded stay.
+    """
+    if "diagnoses_icd" not in database.names(con):
+        raise UserError("the data has no diagnoses_icd: there is nothing to predict")
+    con.execute(f"""
+        CREATE TABLE cohort AS
+        WITH coded AS (SELECT hadm_id, max(icd_version) AS icd_version FROM diagnoses_icd GROUP BY hadm_id),
+             stays AS (SELECT a.*, c.icd_version,
+                              row_number() OVER (PARTITION BY subject_id ORDER BY admittime, hadm_id) AS place
+                       FROM admissions a JOIN coded c USING (hadm_id) WHERE a.admittime IS NOT NULL)
+        SELECT subject_id, hadm_id, icd_version, split, admittime,
+               least(admittime + INTERVAL 1 SECOND * {hours * 3600:.0f}, dischtime - INTERVAL 1 SECOND) AS as_of
+        FROM stays JOIN split USING (subject_id) WHERE place = 1 ORDER BY subject_id""")
+    people = con.execute("SELECT * FROM cohort ORDER BY subject_id").df()
+    if people.empty:
+        raise UserError("no patient has a stay with coded diagnoses: there is nothing to predict")
+    return people
+
+
+def build(storage: Path, people, temp: Path) -> Features:
+    """The features of the cohort `people` (a data frame as `cohort` gives it), table by table.
+
+    Each table is read on one thread, so that sums of decimals are the same on every run; tables are read side by side.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    columns = read_manifest(storage, "subjects")["columns"]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [(storage, name, types, people, temp) for name, types in sorted(columns.items())]
+        built = list(tqdm(pool.map(_table, jobs), total=len(jobs), desc="features", unit="table", disable=None))
+    matrix = np.concatenate([part.matrix for part in built], axis=1)
+    features = [feature for part in built for feature in part.features]
+    is_train = (people.split == "train").to_numpy()
+    holds = {f.column for f, some in zip(features, (matrix[is_train] > 0).any(axis=0), strict=True) if some}
+    matrix = _filled(matrix, is_train)
+    kept, repeated = _distinct(matrix, features, is_train)
+    excluded = {column: reason for part in built for column, reason in part.excluded.items()}
+    heard = {features[i].column for i in kept}
+    named = {f"{table}.{name}" for table, types in columns.items() for name in types}
+    silent = {c: repeated.get(c, ALIKE) if c in holds else EMPTY for c in sorted(named - heard - set(excluded))}
+    return Features(np.ascontiguousarray(matrix[:, kept]), [features[i] for i in kept], excluded, silent)
+
+
+def _filled(matrix, is_train):
+    """Set what is unknown to the median of the train patients.
+
+    That a patient has rows of a table or an item is told by their numbers alone: left open, every column of a drug's
+    order would tell that the drug was ordered, and columns of noise would look important.
+    """
+    import warnings
+
+    import numpy as np
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that no train patient has: it is left out later
+        medians = np.nan_to_num(np.nanmedian(matrix[is_train], axis=0))
+    return np.where(np.isnan(matrix), medians, matrix)
+
+
+def _distinct(matrix, features: list, is_train) -> tuple:
+    """The features that tell at least MIN_PATIENTS train patients from the rest, each vector once.
+
+    Of equal vectors one stays: a number of rows before all else, then a protected column's, then the first table's.
+    Returns their places, and for each column that lost a feature this way the column that has it.
+    """
+    import numpy as np
+
+    def rank(i: int) -> tuple:
+        return features[i].statistic != ROWS, not reason_for("protected", features[i].column), i
+
+    train = matrix[is_train]
+    owner, kept, lost = {}, [], {}
+    for i in sorted(range(len(features)), key=rank):
+        values, counts = np.unique(train[:, i], return_counts=True)
+        if len(values) < 2 or len(train) - counts.max() < MIN_PATIENTS:
+            continue
+        vector = train[:, i].tobytes()
+        if vector in owner:
+            lost[features[i].column] = f"repeats {owner[vector]}"
+        else:
+            owner[vector] = features[i].column
+            kept.append(i)
+    return sorted(kept), lost
+
+
+def _table(job: tuple) -> Features:
+    """The features of one table."""
+    import numpy as np
+
+    storage, name, types, people, temp = job
+    reasons = {column: _excluded(name, column, type_) for column, type_ in types.items()}
+    excluded = {f"{name}.{column}": reason for column, reason in reasons.items() if reason}
+    columns = {column: type_ for column, type_ in types.items() if not reasons[column]}
+    empty = Features(np.empty((len(people), 0), np.float32), [], excluded, {})
+    if not columns or not subjects.table_files(storage, name):
+        return empty
+    con = database.connect(storage, temp / name, threads=1)
+    con.register("people", people)
+    con.execute("CREATE TABLE cohort AS SELECT *, row_number() OVER (ORDER BY subject_id) - 1 AS i FROM people")
+    _known_rows(con, name, types, columns)
+    item = ITEMS.get(name) if ITEMS.get(name) in columns else None
+    numbers, categories = _kinds(con, columns, item)
+    blocks = [_counts(con, name, item)]
+    items = blocks[0][1][1:]
+    if numbers:
+        blocks.append(_numbers(con, name, numbers, item))
+    if categories:
+        blocks.append(_categories(con, name, categories, item))
+    con.close()
+    matrix = np.concatenate([_dense(len(people), *block) for block in blocks], axis=1)
+    matrix[matrix[:, 0] == 0, 1 + len(items) :] = np.nan  # nothing can be said of rows that are not there
+    return Features(matrix, [feature for _, features, _ in blocks for feature in features], excluded, {})
+
+
+def _excluded(table: str, column: str, type_: str) -> str:
+    """Why a column is no feature, or an empty text."""
+    rules = visibility.rules().get(table)
+    if reason := reason_for("excluded", f"{table}.{column}"):
+        return reason
+    if rules is None:
+        return "no rule says when this table is known"
+    if "never" in rules["*"] + rules.get(column, []):
+        return "not known at any stated time"
+    return "a time: it places the row" if type_ == "time" else ""
+
+
+def _known_rows(con, name: str, types: dict, columns: dict) -> None:
+    """A table `known`: the rows that were known at the landmark, cells that were not known yet set to null."""
+    rules = visibility.rules()[name]
+
+    def known(terms: list) -> str:
+        return " AND ".join(_came(term, types) for term in terms)
+
+    place = next((term.partition("@")[0] for term in rules["*"] if term.partition("@")[0] in types), None)
+    cells = [f'CASE WHEN {known(rules[c])} THEN t."{c}" END AS "{c}"' if c in rules else f't."{c}"' for c in columns]
+    moment = f't."{place}"' if place else "c.as_of"
+    con.execute(f"""
+        CREATE TABLE known AS SELECT c.i, c.split = 'train' AS is_train, {moment} AS moment, {", ".join(cells)}
+        FROM "{name}" t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
+
+
+def _came(term: str, types: dict) -> str:
+    """SQL for: this term of visibility.csv had come by the landmark. A null time has not come."""
+    column, _, day = term.partition("@")
+    if term == "always":
+        return "true"
+    if term == "discharge":
+        return "EXISTS (SELECT 1 FROM admissions a WHERE a.hadm_id = t.hadm_id AND a.dischtime <= c.as_of)"
+    if column not in types:
+        return "false"
+    return f"date_trunc('day', t.\"{column}\") + INTERVAL 1 DAY <= c.as_of" if day else f't."{column}" <= c.as_of'
+
+
+def _kinds(con, columns: dict, item: str | None) -> tuple:
+    """The columns as numbers {column: SQL} and as categories {column: SQL}; texts are judged on train patients."""
+    numbers = {c: f'"{c}"' for c, type_ in columns.items() if type_ in ("num", "int")}
+    texts = [c for c, type_ in columns.items() if type_ == "text" and c != item and c != "value"]
+    if texts:
+        fits = "regexp_matches(\"{0}\", '{1}') AND NOT regexp_matches(\"{0}\", '{2}')"
+        judged = ", ".join(f'count("{c}"), count(*) FILTER ({fits.format(c, _IS_NUMBER, _IS_CODE)})' for c in texts)
+        found = iter(con.execute(f"SELECT {judged} FROM known WHERE is_train").fetchall()[0])
+        for column, filled, numeric in zip(texts, found, found, strict=True):
+            if filled and numeric >= NUMERIC_SHARE * filled:
+                first = f"regexp_extract(\"{column}\", '{_NUMBER}')"
+                numbers[column] = f"TRY_CAST(replace({first}, ',', '') AS DOUBLE)"
+    categories = {c: f'"{c}"::VARCHAR' for c in columns if c not in numbers and c != item and c != "value"}
+    if columns.get("value") == "text":  # its numbers are in valuenum: what is left are results in words, per item
+        words = '"valuenum" IS NULL' if "valuenum" in columns else "true"
+        categories["value"] = f'CASE WHEN {words} THEN "{item}" || \': \' || "value" END' if item else '"value"'
+    return numbers, categories
+
+
+def _counts(con, name: str, item: str | None) -> tuple:
+    """How many rows the patient has: of the table, and of each frequent item."""
+    rows = con.execute("SELECT i, count(*) AS n FROM known GROUP BY i ORDER BY i").fetchnumpy()
+    features = [Feature(f"{name}.{ROWS}", "", ROWS)]
+    cells = [(rows["i"], 0, rows["n"])]
+    con.execute("CREATE TABLE items (item VARCHAR, f BIGINT)")
+    if item:
+        con.execute(f"""
+            INSERT INTO items SELECT item, row_number() OVER (ORDER BY n DESC, item) FROM (
+                SELECT "{item}"::VARCHAR AS item, count(DISTINCT i) AS n FROM known
+                WHERE is_train AND "{item}" IS NOT NULL GROUP BY 1 HAVING n >= {MIN_PATIENTS})
+            ORDER BY n DESC, item LIMIT {MAX_ITEMS}""")
+        counted = con.execute(f"""
+            SELECT i, f, count(*) AS n FROM known JOIN items ON item = "{item}"::VARCHAR GROUP BY i, f ORDER BY f, i""")
+        found = counted.fetchnumpy()
+        features += [Feature(f"{name}.{item}", label, "rows") for label in _items(con)]
+        cells.append((found["i"], found["f"], found["n"]))
+    return cells, features, 0.0
+
+
+def _items(con) -> list:
+    return [item for (item,) in con.execute("SELECT item FROM items ORDER BY f").fetchall()]
+
+
+def _numbers(con, name: str, numbers: dict, item: str | None) -> tuple:
+    """Per number and item: mean, standard deviation, least, most, last, and the share of the rows where it is filled.
+
+    The share stands for the count: the number of rows is a feature of its own, and would else speak for every column.
+    """
+    import numpy as np
+
+    aggregates = ", ".join(
+        f"count(v{k}) / count(*) AS filled{k}, avg(v{k}) AS mean{k}, stddev_samp(v{k}) AS std{k}, min(v{k}) AS min{k}, "
+        f"max(v{k}) AS max{k}, last(v{k} ORDER BY moment, v{k}) FILTER (v{k} IS NOT NULL) AS last{k}"
+        for k in range(len(numbers))
+    )
+    values = ", ".join(f"{sql} AS v{k}" for k, sql in enumerate(numbers.values()))
+    measured = f'known JOIN items ON item = "{item}"::VARCHAR AND f <= {MAX_MEASURED}'
+    source = measured if item else "known"
+    found = con.execute(f"""
+        SELECT i, f, {aggregates} FROM (SELECT i, moment, {"f" if item else "1 AS f"}, {values} FROM {source})
+        GROUP BY i, f ORDER BY f, i""").fetchnumpy()
+    labels = _items(con)[:MAX_MEASURED] if item else [""]
+    features, cells = [], []
+    for k, column in enumerate(numbers):
+        for statistic in ("filled", *STATISTICS):
+            values = np.ma.filled(found[f"{statistic}{k}"].astype(np.float64), np.nan)
+            cells.append((found["i"], found["f"] - 1 + len(features), values))
+            features += [Feature(f"{name}.{column}", label, statistic) for label in labels]
+    return cells, features, float("nan")
+
+
+def _categories(con, name: str, categories: dict, item: str | None) -> tuple:
+    """Per frequent value of a category: the share of the patient's rows that have it; and the share that is filled."""
+    texts = ", ".join(f'{sql} AS "{column}"' for column, sql in categories.items())
+    names = ", ".join(f'"{column}"' for column in categories)
+    con.execute(f"""
+        CREATE TABLE counted AS
+        WITH cells AS (UNPIVOT (SELECT i, is_train, {texts} FROM known) ON {names} INTO NAME name VALUE value)
+        SELECT i, is_train, name, value, count(*) AS n FROM cells GROUP BY ALL""")
+    con.execute(f"""
+        CREATE TABLE top AS SELECT name, value, row_number() OVER (ORDER BY name, place) - 1 AS f FROM (
+            SELECT name, value, count(*) AS n,
+                   row_number() OVER (PARTITION BY name ORDER BY count(*) DESC, value) AS place
+            FROM counted WHERE is_train GROUP BY name, value HAVING n >= {MIN_PATIENTS})
+        WHERE place <= {MAX_VALUES}""")
+    per_patient = "(SELECT i, count(*) AS total FROM known GROUP BY i)"
+    shares = con.execute(f"""
+        SELECT i, f, n / total AS share FROM counted JOIN top USING (name, value) JOIN {per_patient} USING (i)
+        ORDER BY f, i""").fetchnumpy()
+    features = [
+        Feature(f"{name}.{column}", value, "share")
+        for column, value in con.execute("SELECT name, value FROM top ORDER BY f").fetchall()
+    ]
+    cells = [(shares["i"], shares["f"], shares["share"])]
+    for column in categories:
+        filled = con.execute(f"""
+            SELECT i, sum(n) / any_value(total) AS share FROM counted JOIN {per_patient} USING (i)
+            WHERE name = '{column}' GROUP BY i ORDER BY i""").fetchnumpy()
+        cells.append((filled["i"], len(features), filled["share"]))
+        features.append(Feature(f"{name}.{column}", "", "filled"))
+    return cells, features, 0.0
+
+
+def _dense(n_patients: int, cells: list, features: list, empty: float):
+    """The cells (patient, feature, value) of one block as a float32 array."""
+    import numpy as np
+
+    block = np.full((n_patients, len(features)), empty, np.float32)
+    for i, f, values in cells:
+        block[np.asarray(i, int), np.asarray(f, int)] = values
+    return block
