@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Step 7: base against adapter on held-out patients. n is the number of trials (default 20).
+#   cd run_files && ./run.sh 50
+#   ./run.sh 50 --run NAME --model meta-llama/Meta-Llama-3-8B-Instruct --final      (./run.sh --help lists all)
+set -eu
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(dirname "$here")"
+
+python=""
+for candidate in "$root/.venv/bin/python" "$root/.venv/Scripts/python.exe" python3 python; do
+  if command -v "$candidate" >/dev/null 2>&1; then python="$candidate"; break; fi
+done
+if [ -z "$python" ]; then
+  echo "error: there is no Python here: install Python 3.10 or newer, or activate the environment that has it" >&2
+  exit 2
+fi
+
+# The other steps ran in the folder above, so that is where their ./storage is; paths that are given stay relative to here.
+export STORAGE_DIR="${STORAGE_DIR:-$root/storage}"
+# two spinning OpenMP threads slow each other down tenfold on a busy machine
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+exec "$python" "$here/validate.py" "$@"
