@@ -13,14 +13,23 @@ def words(text: str) -> int:
     return len(re.findall(r"[\w'’/.-]*\w", text))
 
 
-def bears_on(caution: dict, symptom: dict) -> bool:
-    return not {"any", symptom["id"], *symptom["tags"]}.isdisjoint(caution["symptoms"])
+def bearing(caution: dict, symptom: dict) -> int:
+    """How closely a caution bears on a symptom: 3 names it, 2 names one of its tags, 1 is for any, 0 not at all."""
+    named = set(caution["symptoms"])
+    return 3 * (symptom["id"] in named) or 2 * (not named.isdisjoint(symptom["tags"])) or ("any" in named)
 
 
 def cautions_for(symptom: dict, facts: dict) -> list:
-    """The caution rules that this chart calls for and that bear on the symptom, the most severe first."""
-    rules = [c for c in clinical.load().cautions.values() if bears_on(c, symptom) and clinical.matches(c, facts)]
-    return sorted(rules, key=lambda c: -c["severity"])
+    """The caution rules that this chart calls for and that bear on the symptom, the most severe and closest first.
+
+    A rule whose advice an earlier one gives already (no ibuprofen, for kidneys as for blood thinners) is left out.
+    """
+    rules = [c for c in clinical.load().cautions.values() if bearing(c, symptom) and clinical.matches(c, facts)]
+    chosen = []
+    for rule in sorted(rules, key=lambda c: (-c["severity"], -bearing(c, symptom))):
+        if not clinical.said(rule, "\n".join(c["say"] for c in chosen)):
+            chosen.append(rule)
+    return chosen
 
 
 def compose(symptom: dict, cautions: list, key: str) -> str:

@@ -152,7 +152,7 @@ def test_dropped_columns_are_not_shown():
     assert "1.9" not in built(chart(), "2150-01-08", dropped_columns=["labevents.valuenum", "labevents.value"]).text
 
 
-@pytest.mark.parametrize("budget", [60, 90, 150])
+@pytest.mark.parametrize("budget", [75, 90, 150])
 def test_the_budget_holds_and_says_what_it_cut(budget):
     drugs = [
         {"hadm_id": 10, "starttime": day("2150-01-02"), "drug_type": "MAIN", "drug": f"Drug{n}", "route": "PO"}

@@ -144,7 +144,7 @@ def test_every_symptom_gives_an_answer_within_the_words_whatever_the_chart_calls
     content = clinical.load()
     for symptom in content.symptoms.values():
         rules = sorted(
-            (c for c in content.cautions.values() if guidance.bears_on(c, symptom)), key=lambda c: -c["severity"]
+            (c for c in content.cautions.values() if guidance.bearing(c, symptom)), key=lambda c: -c["severity"]
         )
         for start in range(0, max(1, len(rules)), 3):
             answer = guidance.compose(symptom, rules[start : start + 3], f"{start}")
@@ -167,6 +167,13 @@ def test_the_most_severe_cautions_come_first():
     for symptom in content.symptoms.values():
         severities = [c["severity"] for c in guidance.cautions_for(symptom, everything)]
         assert severities == sorted(severities, reverse=True)
+
+
+def test_advice_is_not_given_twice_for_two_reasons():
+    content = clinical.load()
+    reasons = {"long_term_anticoagulant": {}, "chronic_kidney_disease": {}, "heart_failure": {}}
+    chosen = guidance.cautions_for(content.symptoms["back_pain"], FACTS | {"phenotypes": reasons})
+    assert chosen and sum("ibuprofen" in c["say"] for c in chosen) == 1
 
 
 def test_a_knowledge_prompt_has_no_context():
