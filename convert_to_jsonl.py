@@ -16,11 +16,6 @@ from pathlib import Path
 from mimic_qlora import storage
 from mimic_qlora.storage import UserError
 
-PATIENTS_PER_BUCKET = 1000
-MIB_PER_BUCKET = 256  # of uncompressed CSV
-MEMORY_PER_BUCKET = 8  # what nesting needs at its peak, in sizes of a bucket's CSV
-GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about
-
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,14 +62,34 @@ def main():
             print(f"  {source.path.name}: {source.drift}")
 
     settings = {"sample": args.sample, "seed": args.seed, "folder": str(folder), "memory": args.memory}
-    inputs = {f"{s.module}/{s.path.name}": storage.file_identity(s.path) for s in sources.values()}
+    inputs = {key(source): storage.file_identity(source.path) for source in sources.values()}
     with storage.step_output(store, "subjects", settings, inputs, args.force, resumable=True) as out:
         check_space(sources, store)
-        convert(sources, out, store, args)
+        try:
+            convert(sources, out, store, args)
+        except (KeyboardInterrupt, SystemExit):
+            print(f"\n{how_far(out.path)}; the same command goes on from there", file=sys.stderr)
+            raise
+        changed = [
+            name for name, source in sources.items() if storage.file_identity(source.path) != inputs[key(source)]
+        ]
+        if changed:
+            raise UserError(f"{changed[0]} changed while it was read: run the same command again")
         out.manifest["source"] |= {"kind": "mimic" if mimic_dir else "synthetic", "folder": str(folder)}
         print(storage.data_line(out.manifest))
         print_proof(out.manifest["rows"])
     print(f"Wrote {store / 'subjects'}")
+
+
+def key(source) -> str:
+    return f"{source.module}/{source.path.name}"
+
+
+def how_far(folder: Path) -> str:
+    """How much of an interrupted run is done."""
+    done = list((folder / "parts").glob("*.done.json"))
+    nested = sum(path.name.startswith("bucket-") for path in done)
+    return f"stopped with {len(done) - nested} tables read and {nested} buckets of patients nested"
 
 
 def synthetic(store: Path, args) -> Path:
@@ -93,8 +108,10 @@ def synthetic(store: Path, args) -> Path:
 
 def check_space(sources: dict, store: Path) -> None:
     """Refuse to start when the disk is too small for the intermediates and the output together."""
+    from mimic_qlora import buckets
+
     # measured on the demo: lz4 intermediates, JSONL and columnar tables take 0.35 of the CSV together
-    needed = 0.5 * sum(unpacked_bytes(source) for source in sources.values())
+    needed = 0.5 * sum(map(buckets.unpacked_bytes, sources.values()))
     free = shutil.disk_usage(store).free
     if free < needed:
         raise UserError(
@@ -103,13 +120,9 @@ def check_space(sources: dict, store: Path) -> None:
         )
 
 
-def unpacked_bytes(source) -> int:
-    return source.path.stat().st_size * (GZIP_RATIO if source.path.suffix == ".gz" else 1)
-
-
 def convert(sources: dict, out, store: Path, args) -> None:
     """Read every table once into buckets, nest the buckets, and prove that no row was lost on the way."""
-    from mimic_qlora import buckets, splits
+    from mimic_qlora import buckets, nesting, splits
 
     folder = out.path
     for name in ("shards", "tables", "dictionaries", "parts"):
@@ -124,12 +137,11 @@ def convert(sources: dict, out, store: Path, args) -> None:
     (folder / "split.csv").write_text("subject_id,split\n" + "".join(f"{s},{name}\n" for s, name in split.items()))
 
     memory = int(args.memory * 1e9) if args.memory else machine_memory() // 4
-    n_buckets = count_buckets(by_subject, len(patients), len(chosen), memory)
-    plan = buckets.layout(patients, chosen, n_buckets)
-    rows = partition_tables(by_subject, plan, folder / "parts", memory)
+    plan = buckets.layout(patients, chosen, buckets.count(by_subject, len(patients), len(chosen), memory))
+    rows = buckets.partition_all(by_subject, plan, folder / "parts", memory)
     keep_rejects(rows, folder, store, args.max_rejects)
     columns = {name: buckets.stored_columns(source) for name, source in by_subject.items()}
-    nested = nest_buckets(plan, n_buckets, columns, folder, memory, args.workers)
+    nested = nesting.nest_all(plan, columns, folder, memory, args.workers)
 
     for name, counts in rows.items():
         counts |= {view: sum(done[view].get(name, 0) for done in nested) for view in ("jsonl", "columnar")}
@@ -138,75 +150,13 @@ def convert(sources: dict, out, store: Path, args) -> None:
     misfits = {}
     for column, cells in ((c, n) for done in nested for c, n in done["misfits"].items()):
         misfits[column] = misfits.get(column, 0) + cells
-    buckets.write_index([place for done in nested for place in done["index"]], folder / "index.parquet")
+    nesting.write_index([place for done in nested for place in done["index"]], folder / "index.parquet")
     shutil.rmtree(folder / "parts")
     out.manifest["rows"] = rows
     out.manifest["cells_not_of_their_type"] = misfits
     out.manifest["columns"] = columns
     out.manifest["split"] = {name: sum(s == name for s in split.values()) for name in splits.SHARES}
     out.manifest["source"] = {"version": version_of(rows, patients), "patients": len(chosen)}
-
-
-def partition_tables(sources: dict, plan, parts: Path, memory: int) -> dict:
-    """Put the rows of every table into buckets. Returns the row counts by table."""
-    from tqdm import tqdm
-
-    from mimic_qlora import buckets
-
-    owners = stay_owners(sources)
-    rows = {}
-    for name, source in sources.items():
-        size = source.path.stat().st_size
-        with tqdm(total=size, desc=f"{name:<20}", unit="B", unit_scale=True, leave=False, disable=None) as bar:
-
-            def tell(read, n_rows, bar=bar):
-                bar.set_postfix_str(f"{n_rows:,} rows", refresh=False)
-                bar.update(read - bar.n)
-
-            rows[name] = buckets.partition(name, source, plan, owners, parts, memory // 12, tell)
-    return rows
-
-
-def stay_owners(sources: dict) -> dict:
-    """For tables without subject_id: the ids that lead to a patient, each as (sorted ids, their subject_ids)."""
-    if all("subject_id" in source.columns for source in sources.values()):
-        return {}
-    import numpy as np
-
-    from mimic_qlora import tables
-
-    owners = {}
-    for column, names in {"hadm_id": ["admissions"], "stay_id": ["icustays", "edstays"]}.items():
-        pairs = {
-            int(row[column]): int(row["subject_id"])
-            for name in names
-            if name in sources
-            for batch in tables.read(sources[name])
-            for row in batch.select(["subject_id", column]).to_pylist()
-            if (row["subject_id"] or "").isdecimal() and (row[column] or "").isdecimal()
-        }
-        if pairs:
-            owners[column] = tuple(np.array(values, np.int64) for values in zip(*sorted(pairs.items()), strict=True))
-    return owners
-
-
-def nest_buckets(plan, n_buckets: int, columns: dict, folder: Path, memory: int, workers: int | None) -> list:
-    """Nest every bucket, several side by side where memory allows. Returns what each wrote, in order."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    from tqdm import tqdm
-
-    from mimic_qlora import buckets
-
-    fitting = memory // (MIB_PER_BUCKET * MEMORY_PER_BUCKET << 20)
-    workers = max(1, min(workers or os.cpu_count() or 1, fitting, n_buckets))
-    jobs = [(b, plan.subject_ids(b), columns, folder / "dictionaries", folder) for b in range(n_buckets)]
-    progress = {"desc": "nesting patients", "unit": "bucket", "total": n_buckets, "disable": None}
-    if workers == 1:
-        return [buckets.nest(*job) for job in tqdm(jobs, **progress)]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(tqdm(pool.map(buckets.nest, *zip(*jobs, strict=True)), **progress))
 
 
 def keep_rejects(rows: dict, folder: Path, store: Path, most: int) -> None:
@@ -262,13 +212,6 @@ def machine_memory() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     contained = limit.read_text().strip() if limit.exists() else ""
     return min(psutil.virtual_memory().total, int(contained) if contained.isdecimal() else sys.maxsize)
-
-
-def count_buckets(sources: dict, n_patients: int, n_chosen: int, memory: int) -> int:
-    """How many buckets keep one bucket's rows small, whatever the size of the data."""
-    bucket_bytes = min(MIB_PER_BUCKET << 20, memory // MEMORY_PER_BUCKET)
-    by_size = sum(map(unpacked_bytes, sources.values())) * n_chosen / n_patients / bucket_bytes
-    return min(n_chosen, 900, max(1, round(by_size + 0.5), round(n_chosen / PATIENTS_PER_BUCKET + 0.5)))
 
 
 def version_of(rows: dict, patients: list) -> str:

@@ -1,8 +1,8 @@
-"""Step 1's work on rows: put them into buckets of patients, then nest each bucket into one JSON record per patient.
+"""Step 1's first half: put the rows of every table into buckets of patients.
 
 A bucket holds patients with neighbouring subject_ids. It is the unit of memory (a table is never in memory as a whole,
-and a bucket's rows only while that bucket is nested), of resuming (a finished table or bucket leaves a `.done.json` and
-is not redone) and of spreading over processes (`nest` needs its bucket's files and nothing else).
+and a bucket's rows only while nesting.py nests that bucket), of resuming (a finished table or bucket leaves a
+`.done.json` and is not redone) and of spreading over processes.
 """
 
 import contextlib
@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from isal import igzip
 
 from mimic_qlora import tables
 
-# the record also carries these tables with the title of each code, joined on (code, version)
-LABELED = {"diagnoses_icd": "d_icd_diagnoses", "procedures_icd": "d_icd_procedures"}
-GZIP_LEVEL = 2  # of isal's 0 to 3: two thirds of the size of level 1 for little more time
+PATIENTS_PER_BUCKET = 1000
+MIB_PER_BUCKET = 256  # of uncompressed CSV
+MEMORY_PER_BUCKET = 8  # what nesting needs at its peak, in sizes of a bucket's CSV
+GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about
 
 
 class Layout(NamedTuple):
@@ -42,6 +40,19 @@ class Layout(NamedTuple):
     def subject_ids(self, bucket: int) -> list:
         ends = [*self.first_ids[1:], np.iinfo(np.int64).max]
         return self.chosen[(self.chosen >= self.first_ids[bucket]) & (self.chosen < ends[bucket])].tolist()
+
+
+def unpacked_bytes(source: tables.Source) -> int:
+    """About how many bytes of CSV a table has."""
+    return source.path.stat().st_size * (GZIP_RATIO if source.path.suffix == ".gz" else 1)
+
+
+def count(sources: dict, n_patients: int, n_chosen: int, memory: int) -> int:
+    """How many buckets keep one bucket's rows small, whatever the size of the data. `memory` is in bytes."""
+    bucket_bytes = min(MIB_PER_BUCKET << 20, memory // MEMORY_PER_BUCKET)
+    by_size = sum(map(unpacked_bytes, sources.values())) * n_chosen / n_patients / bucket_bytes
+    # at most 900: each has a file open while a table is read, and systems allow 1,024
+    return min(n_chosen, 900, max(1, round(by_size + 0.5), round(n_chosen / PATIENTS_PER_BUCKET + 0.5)))
 
 
 def layout(patients: list, chosen: set, n_buckets: int) -> Layout:
@@ -144,6 +155,43 @@ def _place(number: int, ragged: list) -> int:
     return place
 
 
+def partition_all(sources: dict, plan, parts: Path, memory: int) -> dict:
+    """Put the rows of every table into buckets. Returns the row counts by table."""
+    from tqdm import tqdm
+
+    owners = stay_owners(sources)
+    rows = {}
+    for name, source in sources.items():
+        size = source.path.stat().st_size
+        with tqdm(total=size, desc=f"{name:<20}", unit="B", unit_scale=True, leave=False, disable=None) as bar:
+
+            def tell(read, n_rows, bar=bar):
+                bar.set_postfix_str(f"{n_rows:,} rows", refresh=False)
+                bar.update(read - bar.n)
+
+            rows[name] = partition(name, source, plan, owners, parts, memory // 12, tell)
+    return rows
+
+
+def stay_owners(sources: dict) -> dict:
+    """For tables without subject_id: the ids that lead to a patient, each as (sorted ids, their subject_ids)."""
+    if all("subject_id" in source.columns for source in sources.values()):
+        return {}
+    owners = {}
+    for column, names in {"hadm_id": ["admissions"], "stay_id": ["icustays", "edstays"]}.items():
+        pairs = {
+            int(row[column]): int(row["subject_id"])
+            for name in names
+            if name in sources
+            for batch in tables.read(sources[name])
+            for row in batch.select(["subject_id", column]).to_pylist()
+            if (row["subject_id"] or "").isdecimal() and (row[column] or "").isdecimal()
+        }
+        if pairs:
+            owners[column] = tuple(np.array(values, np.int64) for values in zip(*sorted(pairs.items()), strict=True))
+    return owners
+
+
 def stored_columns(source: tables.Source) -> dict:
     """The columns that are kept of a table; one without subject_id gets that of the stay that its rows name."""
     return source.columns if "subject_id" in source.columns else {"subject_id": "id", **source.columns}
@@ -194,113 +242,3 @@ def _faults(batch, source: tables.Source, buckets: np.ndarray):
             bad = pc.fill_null(pc.invert(pc.match_substring_regex(batch[column], r"^(0|-?[1-9]\d{0,17})$")), False)
             if pc.any(bad).as_py():
                 yield f"{column} is not a whole number", bad.to_numpy(zero_copy_only=False)
-
-
-# ---- buckets into records ----
-
-
-def nest(bucket: int, subject_ids: list, columns: dict, dictionaries: Path, folder: Path) -> dict:
-    """Write one bucket: its patients in order, each one gzip member of one JSON line, and the same rows typed.
-
-    `columns` maps each table to its columns, in the order of the record. Returns and leaves in `parts/` the index rows,
-    the number of rows written by table and view, and the cells that did not fit the type of their column.
-    """
-    parts = folder / "parts"
-    marker = parts / f"bucket-{bucket:05d}.done.json"
-    result = read_done(marker)
-    if not result:
-        result = {"index": [], "jsonl": {}, "columnar": {}, "misfits": {}}
-        pieces = {s: [b'{"subject_id":%d' % s] for s in subject_ids}
-        for name in columns:
-            path = parts / f"{name}-{bucket:05d}.arrow"
-            if path.exists():
-                with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-                    rows = stream.read_all()
-                _nest_table(name, columns[name], rows, bucket, pieces, folder, result)
-                titles = dictionaries / f"{LABELED.get(name)}.parquet"
-                if titles.exists():
-                    rows = rows.append_column("long_title", _titles(rows, pq.read_table(titles)))
-                    labeled = {**columns[name], "long_title": "text"}
-                    _nest_table(f"{name}_labeled", labeled, rows, bucket, pieces, folder, result)
-        with open(folder / "shards" / f"part-{bucket:05d}.jsonl.gz", "wb") as shard:
-            for subject_id, record in pieces.items():
-                member = igzip.compress(b"".join([*record, b"}\n"]), GZIP_LEVEL, mtime=0)
-                result["index"].append((subject_id, bucket, shard.tell(), len(member)))
-                shard.write(member)
-        write_done(marker, result)
-    # only now: a run that is killed before the marker stands needs them again
-    for path in parts.glob(f"*-{bucket:05d}.arrow"):
-        path.unlink()
-    return result
-
-
-def _nest_table(name, columns, rows, bucket, pieces, folder, result) -> None:
-    ids = pc.cast(rows["subject_id"], pa.int64()).to_numpy()
-    if (np.diff(ids) < 0).any():
-        order = np.argsort(ids, kind="stable")
-        rows, ids = rows.take(order), ids[order]
-    rows = rows.combine_chunks()
-    typed, misfits = tables.typed(name, columns, rows)
-    for column, cells in misfits.items():
-        result["misfits"][f"{name}.{column}"] = cells
-    path = folder / "tables" / name
-    path.mkdir(exist_ok=True)
-    pq.write_table(typed, path / f"part-{bucket:05d}.parquet", compression="zstd", row_group_size=1 << 17)
-    result["columnar"][name] = typed.num_rows
-    del typed
-
-    written = 0
-    starts = np.flatnonzero(np.diff(ids, prepend=0))
-    row_json = json_rows(rows, columns)
-    offsets = np.frombuffer(row_json.buffers()[1], np.int64)[row_json.offset : row_json.offset + len(row_json) + 1]
-    data = memoryview(row_json.buffers()[2])
-    for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
-        # each row ends with a comma: the patient's last one is cut off
-        pieces[int(ids[start])] += [b',"%s":[' % name.encode(), data[offsets[start] : offsets[end] - 1], b"]"]
-        written += int(end - start)
-    result["jsonl"][name] = written
-
-
-def _titles(rows, dictionary):
-    place = pc.index_in(_code_key(rows), _code_key(dictionary))
-    return pc.cast(dictionary["long_title"].combine_chunks().take(place), pa.string())
-
-
-def _code_key(rows):
-    version, code = (pc.cast(rows[column], pa.string()) for column in ("icd_version", "icd_code"))
-    return pc.binary_join_element_wise(version, code, ":").combine_chunks()
-
-
-def json_rows(rows, columns: dict):
-    """Each row of a table of strings as `{...},` in a LargeStringArray: ids bare, all else quoted, nulls left out."""
-    fields = []
-    for column, kind in columns.items():
-        value = rows[column].combine_chunks().cast(pa.large_string())
-        if value.null_count == len(value):
-            continue
-        key = orjson.dumps(column).decode() + ":"
-        quote = "" if kind == "id" else '"'
-        value = value if kind == "id" else _escaped(value)
-        fields.append(pc.binary_join_element_wise(_scalar(key + quote), value, _scalar(quote), _scalar("")))
-    joined = pc.binary_join_element_wise(*fields, _scalar(","), null_handling="skip")
-    return pc.binary_join_element_wise(_scalar("{"), joined, _scalar("},"), _scalar(""))
-
-
-def _scalar(text: str):
-    return pa.scalar(text, pa.large_string())
-
-
-def _escaped(values):
-    """The values as they stand between the quotes of a JSON string."""
-    special = pc.fill_null(pc.match_substring_regex(values, r'["\\\x00-\x1f]'), False)
-    if not pc.any(special).as_py():
-        return values
-    escaped = [orjson.dumps(value)[1:-1].decode() for value in values.filter(special).to_pylist()]
-    return pc.replace_with_mask(values, special, pa.array(escaped, pa.large_string()))
-
-
-def write_index(index: list, path: Path) -> None:
-    """The place of every patient's gzip member: subject_id, part (shard), offset and length in bytes."""
-    places = zip(*index, strict=True)
-    names = ["subject_id", "part", "offset", "length"]
-    pq.write_table(pa.table([pa.array(values, pa.int64()) for values in places], names), path)

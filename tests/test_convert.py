@@ -12,7 +12,7 @@ import pytest
 from conftest import folder_bytes, rewrite, write_table
 
 import convert_to_jsonl
-from mimic_qlora import splits, subjects, tables
+from mimic_qlora import buckets, splits, subjects, tables
 
 
 def lines(storage):
@@ -97,7 +97,7 @@ def test_one_patient_is_the_same_by_index_and_in_bulk(run, tiny_mimic, tmp_path)
 def test_the_size_of_buckets_changes_no_record(tiny_mimic, tmp_path, monkeypatch):
     found = []
     for size in (1000, 1):
-        monkeypatch.setattr(convert_to_jsonl, "PATIENTS_PER_BUCKET", size)
+        monkeypatch.setattr(buckets, "PATIENTS_PER_BUCKET", size)
         storage = tmp_path / f"storage{size}"
         monkeypatch.setattr("sys.argv", ["convert", "--mimic-dir", str(tiny_mimic), "--storage", str(storage)])
         convert_to_jsonl.main()
