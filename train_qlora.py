@@ -28,7 +28,11 @@ def arguments():
     add("--run", default="default", help="name of the run and of its folder (default: %(default)s)")
     add("--epochs", type=float, default=1.0, help="passes over the training prompts (default: %(default)s)")
     add("--max-steps", type=int, help="stop after so many optimizer steps, whatever --epochs says")
-    add("--lr", type=float, default=2e-4, help="peak learning rate, cosine after 5%% warm-up (default: %(default)s)")
+    add(
+        "--lr",
+        type=float,
+        help="peak learning rate, cosine after 5%% warm-up (default: 2e-4; 1e-3 for the small embedded model)",
+    )
     add("--rank", type=int, default=16, help="rank of the LoRA matrices, on all linear layers (default: %(default)s)")
     add("--alpha", type=float, default=32, help="LoRA's scale is alpha / rank (default: %(default)s)")
     add(
@@ -104,6 +108,7 @@ def main():
     from mimic_qlora import training
 
     args.batch_tokens = args.batch_tokens or training.default_batch_tokens()
+    args.lr = args.lr or (1e-3 if models.is_embedded(path) else 2e-4)
     step, place = f"adapters/{args.run}", store / "adapters" / args.run
     unsettling = {"storage", "force", "save_minutes", "preview", "model", "run"}
     settings = {k: v for k, v in vars(args).items() if k not in unsettling} | {"base_model": base}

@@ -258,7 +258,8 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> dict:
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"Device: {device}; 4-bit NF4 base computing in {models.compute_dtype()}, {trainable:,} float32 LoRA weights")
-    print(f"{len(packs['train']):,} sequences of {args.batch_tokens:,} tokens, {args.accumulate} a step: {steps} steps")
+    sequences = f"{len(packs['train']):,} sequences of at most {args.batch_tokens:,} tokens"
+    print(f"{sequences}, {args.accumulate} to a step: {steps:,} steps")
     settings = transformers.TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
