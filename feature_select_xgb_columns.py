@@ -61,10 +61,10 @@ def main():
         on = importance.device()
         print(f"Features: {len(built.features):,} of {len({f.column for f in built.features})} columns; models on {on}")
 
-        found = importance.explore(built.matrix, built.features, people, chosen, args.seeds, on)
+        found = importance.explore(built, people, chosen, args.seeds, on)
         has_skill = importance.skilled(found)
         judged = importance.judge(found, has_skill) if has_skill.any() else None
-        columns = evidence.weigh(built, found, judged, chosen)
+        columns = evidence.weigh(built, people, found, judged, chosen)
         metrics, change = evidence.confirm(built, people, chosen, columns, found, has_skill, args.seeds, on)
 
         says = setup + evidence.statements(columns, metrics, change, judged)
@@ -97,8 +97,8 @@ def report(lists: dict, metrics: list, says: list) -> None:
     """The same results as the files, in 100 columns."""
     from mimic_qlora import page
 
-    rows = [{**row, "auroc": "undefined" if row["auroc"] is None else row["auroc"]} for row in metrics]
-    names = ["target", "train_share", "test_with", "auroc", "auroc_low", "auroc_high", "auroc_rows", "skill"]
+    rows = said_undefined(metrics)
+    names = ["label", "train_share", "test_with", "auroc", "auroc_low", "auroc_high", "auroc_rows", "skill"]
     print(
         page.terminal(rows, "Targets: AUROC on test patients, beside that of the numbers of rows alone", columns=names)
     )
@@ -109,6 +109,10 @@ def report(lists: dict, metrics: list, says: list) -> None:
     heading = f"Least important columns, the last {len(least)} of {len(lists['least'])}"
     print(page.terminal(least, heading, columns=["column", "reason"]))
     print("\n" + wrapped(says))
+
+
+def said_undefined(metrics: list) -> list:
+    return [{**row, "auroc": "undefined" if row["auroc"] is None else row["auroc"]} for row in metrics]
 
 
 def write_files(folder: Path, columns: list, lists: dict, metrics: list, result: dict) -> None:
@@ -127,17 +131,18 @@ def write_page(path: Path, columns: list, lists: dict, metrics: list, says: list
     from mimic_qlora import page
 
     skill = ["label", "train_share", "test_with", "auroc", "auroc_low", "auroc_high", "auroc_rows"]
-    more = ["label", "average_precision", "ap_low", "ap_high", "auroc_without_least", "change"]
-    more += ["held_out_auroc", "held_out_auroc_rows", "skill", "note"]
+    more = ["target", "average_precision", "ap_low", "ap_high", "auroc_without_least", "change"]
+    more += ["held_out_auroc", "held_out_auroc_rows", "skill"]
     figures = ["column", "reason", "permutation_drop", "drop_sd", "selected_share", "gain_share", "features"]
     weighed = [row for row in columns if row["permutation_drop"] is not None]
     sections = [
         ("What this shows", [page.paragraph(line + ".") for line in says]),
-        ("Skill on test patients", [plot_skill(metrics), page.table(metrics, columns=skill)]),
+        ("Skill on test patients", [plot_skill(metrics), page.table(said_undefined(metrics), columns=skill)]),
         ("Precision, refit, and skill on patients held out in turn", [page.table(metrics, columns=more)]),
     ]
     if judged is not None:
-        plots = [plot_importance(weighed[:30], judged), plot_null(weighed, judged)]
+        used = [row for row in weighed if row["permutation_drop"]]
+        plots = [plot_importance(used[:30], judged), plot_null(weighed, judged)]
         sections.append(("Importance beside its null", plots))
     sections += [
         ("Most important columns", [page.table(lists["important"], columns=figures)]),
@@ -167,7 +172,7 @@ def plot_skill(metrics: list) -> str:
     axes.axvline(0.5, color=page.GREY, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(metrics)), [row["label"][:52] for row in metrics])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.02)
+    axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("AUROC on test patients (dashed: chance)")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return page.image(fig, "AUROC of each target on test patients; the table below has the numbers")

@@ -3,15 +3,18 @@
 from mimic_qlora import features, importance
 
 FEW = 100  # test patients: with fewer, an AUROC says little
+MIN_SEEN = 50  # train and validation patients with rows of a table: with fewer, its columns are not called unimportant
 FIGURES = ("permutation_drop", "drop_sd", "best_drop", "best_target", "selected_share", "gain_share")
 
 
-def weigh(built, found, judged, chosen: list) -> list:
+def weigh(built, people, found, judged, chosen: list) -> list:
     """One row per column of the data, most important first: verdict, reason, figures.
 
     Verdicts: important, least (not shown to matter, free to be left out), protected (not shown to matter, but safety
     rests on it), rows (a table's number of rows, no column), unjudged, excluded.
     """
+    develop = (people.split != "test").to_numpy()
+    seen = {table: int((rows[develop] > 0).sum()) for table, rows in built.rows.items()}
     place = {column: i for i, column in enumerate(found.columns)}
     counts = [f.column for f in built.features]
     rows = []
@@ -38,6 +41,10 @@ def weigh(built, found, judged, chosen: list) -> list:
                 "gain_share": float(judged.gain[i]),
             }
             row |= _verdict(column, row, bool(judged.above[i]), protected, judged)
+        table = column.partition(".")[0]
+        if row["verdict"] == "least" and seen[table] < MIN_SEEN:
+            few = f"only {seen[table]} patients have rows of {table}: too few to call it unimportant"
+            row |= {"verdict": "unjudged", "reason": few}
         rows.append(row)
     return sorted(rows, key=lambda r: (r["permutation_drop"] is None, -(r["permutation_drop"] or 0), r["column"]))
 
@@ -81,13 +88,17 @@ def confirm(built, people, chosen: list, columns: list, found, has_skill, seeds:
         both = 0 < y.sum() < len(y)
         auroc = {name: importance.auroc(y, s) if both else None for name, s in own.items()}
         draws = {name: importance.auroc(y, s, weights) if both else None for name, s in own.items()}
-        low, high = importance.interval(draws["all columns"]) if both else (None, None)
+        enough = min(y.sum(), len(y) - y.sum()) >= features.MIN_PATIENTS  # fewer: a bootstrap's interval is too narrow
+        low, high = importance.interval(draws["all columns"]) if enough else (None, None)
         precision = importance.average_precision(y, own["all columns"]) if y.any() else None
-        spread = importance.average_precision(y, own["all columns"], weights) if y.any() else None
-        ap_low, ap_high = importance.interval(spread) if y.any() else (None, None)
+        spread = importance.average_precision(y, own["all columns"], weights) if enough else None
+        ap_low, ap_high = importance.interval(spread) if enough else (None, None)
         change = auroc["without the least"] - auroc["all columns"] if both else None
         if both and has_skill[t]:
             differences.append((change, draws["without the least"] - draws["all columns"]))
+        held_out, of_rows = (_defined(importance.mean(x[t])) for x in (found.auroc, found.baseline))
+        notes = ["AUROC undefined: the test patients are all with or all without it"] * (not both)
+        notes += ["no skill told: patients held out are all with or all without it"] * (held_out is None)
         rows.append({
             "target": target.name, "label": target.label, "train_patients": int(target.who[train].sum()),
             "train_share": float(target.y[train].sum() / target.who[train].sum()),
@@ -95,9 +106,8 @@ def confirm(built, people, chosen: list, columns: list, found, has_skill, seeds:
             "auroc": auroc["all columns"], "auroc_low": low, "auroc_high": high, "auroc_rows": auroc["numbers of rows"],
             "auroc_without_least": auroc["without the least"], "change": change,
             "average_precision": precision, "ap_low": ap_low, "ap_high": ap_high,
-            "held_out_auroc": _defined(importance.mean(found.auroc[t])),
-            "held_out_auroc_rows": _defined(importance.mean(found.baseline[t])), "skill": bool(has_skill[t]),
-            "note": "" if both else "AUROC undefined: the test patients are all with or all without it",
+            "held_out_auroc": held_out, "held_out_auroc_rows": of_rows, "skill": bool(has_skill[t]),
+            "note": "; ".join(notes),
         })  # fmt: skip
     change = {"columns": len(least), "features_left": len(kept)}
     change |= {"test_patients": int(test.sum()), "targets": len(differences)}
@@ -127,7 +137,10 @@ def statements(columns: list, metrics: list, change: dict, judged) -> list:
             f"{undefined} of {n} targets have no AUROC on the {n_test} test patients: all are with or without it"
         )
     if n_test < FEW:
-        says.append(f"{n_test} test patients carry no result: their AUROCs show that the step runs, no more")
+        says.append(
+            f"{n_test} test patients carry no result: their AUROCs show that the step runs, no more; an interval needs "
+            f"{features.MIN_PATIENTS} of them with and {features.MIN_PATIENTS} without the target"
+        )
     if judged is None:
         return [*says, "No column is called least important: nothing was predicted well enough to judge by"]
     says.append(

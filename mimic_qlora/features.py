@@ -44,6 +44,7 @@ class Features(NamedTuple):
     features: list  # Feature of each column of the matrix
     excluded: dict  # "table.column" -> why it is no feature
     silent: dict  # "table.column" -> why it could be one, but none of its features is left
+    rows: dict  # table -> how many rows each patient has
 
 
 @cache
@@ -100,13 +101,14 @@ def build(storage: Path, people, temp: Path) -> Features:
     features = [feature for part in built for feature in part.features]
     is_train = (people.split == "train").to_numpy()
     holds = {f.column for f, some in zip(features, (matrix[is_train] > 0).any(axis=0), strict=True) if some}
+    rows = {f.column.partition(".")[0]: matrix[:, i] for i, f in enumerate(features) if f.statistic == ROWS}
     matrix = _filled(matrix, is_train)
     kept, repeated = _distinct(matrix, features, is_train)
     excluded = {column: reason for part in built for column, reason in part.excluded.items()}
     heard = {features[i].column for i in kept}
     named = {f"{table}.{name}" for table, types in columns.items() for name in types}
     silent = {c: repeated.get(c, ALIKE) if c in holds else EMPTY for c in sorted(named - heard - set(excluded))}
-    return Features(np.ascontiguousarray(matrix[:, kept]), [features[i] for i in kept], excluded, silent)
+    return Features(np.ascontiguousarray(matrix[:, kept]), [features[i] for i in kept], excluded, silent, rows)
 
 
 def _filled(matrix, is_train):
@@ -159,7 +161,7 @@ def _table(job: tuple) -> Features:
     reasons = {column: _excluded(name, column, type_) for column, type_ in types.items()}
     excluded = {f"{name}.{column}": reason for column, reason in reasons.items() if reason}
     columns = {column: type_ for column, type_ in types.items() if not reasons[column]}
-    empty = Features(np.empty((len(people), 0), np.float32), [], excluded, {})
+    empty = Features(np.empty((len(people), 0), np.float32), [], excluded, {}, {})
     if not columns or not subjects.table_files(storage, name):
         return empty
     con = database.connect(storage, temp / name, threads=1)
@@ -177,7 +179,7 @@ def _table(job: tuple) -> Features:
     con.close()
     matrix = np.concatenate([_dense(len(people), *block) for block in blocks], axis=1)
     matrix[matrix[:, 0] == 0, 1 + len(items) :] = np.nan  # nothing can be said of rows that are not there
-    return Features(matrix, [feature for _, features, _ in blocks for feature in features], excluded, {})
+    return Features(matrix, [feature for _, features, _ in blocks for feature in features], excluded, {}, {})
 
 
 def _excluded(table: str, column: str, type_: str) -> str:

@@ -20,6 +20,7 @@ BOOTSTRAPS = 500
 MAX_PERMUTED = 2000  # patients: more do not change a mean of drops
 MIN_AUROC = 0.55  # on patients held out: below it a target has no skill
 NULL_QUANTILE = 0.95
+STRATA = 10  # groups of patients with like numbers of rows
 
 
 class Bins(NamedTuple):
@@ -135,12 +136,27 @@ def interval(values) -> tuple:
     return tuple(float(q) for q in np.quantile(defined, (0.025, 0.975)))
 
 
-def permutation_drops(booster, gain, groups, matrix, y, seed: int):
-    """How much AUROC falls when all features of a column are permuted together over the patients, for each column.
+def permuted(rows, rng):
+    """The places of the patients, permuted among those with like numbers of rows in the column's table.
 
-    `groups` is the column number of each feature. A column that no tree uses has 0 and costs nothing: only the features
-    in use are predicted on, as a sparse matrix. Returns the mean over REPEATS permutations; nan where AUROC is not
-    defined.
+    A share, a least or a greatest value tells by itself how many rows it was taken from; permuted over all patients,
+    a column of noise would look important for what its table's number of rows says.
+    """
+    import numpy as np
+
+    order = np.lexsort((rng.random(len(rows)), rows))
+    places = np.empty(len(rows), int)
+    for stratum in np.array_split(order, max(1, min(STRATA, len(rows) // 5))):
+        places[stratum] = rng.permutation(stratum)
+    return places
+
+
+def permutation_drops(booster, gain, groups, rows, matrix, y, seed: int):
+    """How much AUROC falls when all features of a column are permuted together (see `permuted`), for each column.
+
+    `rows` holds the numbers of rows of each column's table, columns x patients; `groups` is the column number of each
+    feature. A column that no tree uses has 0 and costs nothing: only the features in use are predicted on, as a sparse
+    matrix. Returns the mean over REPEATS permutations; nan where AUROC is not defined.
     """
     import numpy as np
 
@@ -155,7 +171,7 @@ def permutation_drops(booster, gain, groups, matrix, y, seed: int):
         own = groups[used] == column
         copies = np.tile(base, (REPEATS, 1, 1))
         for copy in copies:
-            copy[:, own] = base[rng.permutation(n)][:, own]
+            copy[:, own] = base[permuted(rows[column], rng)][:, own]
         scores = booster.inplace_predict(_sparse(copies.reshape(-1, len(used)), used, matrix.shape[1]))
         drops[column] = reference - np.mean([auroc(y, line) for line in scores.reshape(REPEATS, n)])
     return drops
@@ -180,8 +196,8 @@ class Explored(NamedTuple):
     baseline: object  # AUROC of a model that knows the numbers of rows alone
 
 
-def shadows(matrix, groups, parts: list, rng):
-    """A copy in which the features of each column are permuted together over the patients of each part."""
+def shadows(matrix, groups, rows, parts: list, rng):
+    """A copy in which the features of each column are permuted together (see `permuted`) within each part."""
     import numpy as np
 
     copy = np.empty_like(matrix)
@@ -189,7 +205,7 @@ def shadows(matrix, groups, parts: list, rng):
         own = np.flatnonzero(groups == column)
         for part in parts:
             places = np.flatnonzero(part)
-            copy[np.ix_(places, own)] = matrix[np.ix_(rng.permutation(places), own)]
+            copy[np.ix_(places, own)] = matrix[np.ix_(places[permuted(rows[column, places], rng)], own)]
     return copy
 
 
@@ -211,12 +227,15 @@ def rotations(people, n: int) -> list:
     return [(develop & (turn != k), turn == k) for k in range(n)]
 
 
-def explore(matrix, features: list, people, targets: list, seeds: int, on: str) -> Explored:
+def explore(built, people, targets: list, seeds: int, on: str) -> Explored:
     """Per target and seed: a model over all columns and their shadows, its gains and its permutation drops."""
     import numpy as np
     from tqdm import tqdm
 
+    matrix, features = built.matrix, built.features
     columns = sorted({f.column for f in features})
+    # a number of rows itself is permuted over all patients
+    rows = np.array([built.rows[c.partition(".")[0]] * (not c.endswith(".*")) for c in columns])
     groups = np.array([columns.index(f.column) for f in features])
     c, n = len(columns), len(features)
     counts = np.ascontiguousarray(matrix[:, [f.statistic == "*" for f in features]])
@@ -232,7 +251,7 @@ def explore(matrix, features: list, people, targets: list, seeds: int, on: str) 
     for seed, (fitted, held) in enumerate(rotations(people, seeds)):
         rng = np.random.default_rng(seed)
         parts = [people.split.to_numpy() == "test", fitted, held]
-        doubled = np.concatenate([matrix, shadows(matrix, groups, parts, rng)], axis=1)
+        doubled = np.concatenate([matrix, shadows(matrix, groups, rows, parts, rng)], axis=1)
         binned, few = bins(doubled, fitted, held), bins(counts, fitted, held)
         for t, target in enumerate(targets):
             bar.update()
@@ -246,7 +265,8 @@ def explore(matrix, features: list, people, targets: list, seeds: int, on: str) 
             baseline = fit(few, target, fitted, held, seed, on)
             found.baseline[t, seed] = auroc(target.y[here], baseline.inplace_predict(counts[here]))
             here = here[:MAX_PERMUTED]
-            found.drops[t, seed] = permutation_drops(booster, gain, both, doubled[here], target.y[here], seed)
+            of_here = np.tile(rows[:, here], (2, 1))
+            found.drops[t, seed] = permutation_drops(booster, gain, both, of_here, doubled[here], target.y[here], seed)
     bar.close()
     return found
 

@@ -53,7 +53,9 @@ def shown(value, column: str = "") -> str:
 def _numeric(rows: list, column: str) -> bool:
     """Numbers, and what stands for one, such as "<10" or "12 (34%)", are set flush right."""
     values = [row[column] for row in rows if row[column] not in (None, "")]
-    return bool(values) and all(isinstance(v, (int, float)) or v == "hidden" or _NUMBER.match(v) for v in values)
+    return bool(values) and all(
+        isinstance(v, (int, float)) or v in ("hidden", "undefined") or _NUMBER.match(v) for v in values
+    )
 
 
 _NUMBER = re.compile(r"^[<+-]?\d[\d,.]*%?( [(\[].*)?$")

@@ -1,0 +1,386 @@
+"""Step 3 on small made-up tables whose signal, noise and times are known."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimic_qlora import database, features, importance, splits, storage, tables, targets
+
+ROOT = Path(__file__).parents[1]
+START = datetime(2150, 1, 1, 8)
+N = 240
+
+
+def hours(n: float) -> datetime:
+    return START + timedelta(hours=n)
+
+
+def hospital(seed: int = 0) -> dict:
+    """240 patients, 200 with a coded stay: a high glucose goes with diabetes, an odd priority with nothing."""
+    rng = np.random.default_rng(seed)
+    made = {name: [] for name in ("patients", "admissions", "diagnoses_icd", "labevents", "prescriptions", "emar")}
+    for i in range(1, N + 1):
+        is_diabetic, has_pressure = (rng.random(2) < (0.35, 0.5)).tolist()
+        made["patients"].append(
+            {"subject_id": i, "gender": "FM"[i % 2], "anchor_age": int(rng.integers(30, 90)), "anchor_year": 2150}
+        )
+        stay = {
+            "subject_id": i,
+            "hadm_id": 1000 + i,
+            "admittime": START,
+            "dischtime": hours(96),
+            "hospital_expire_flag": 0,
+        }
+        made["admissions"].append({**stay, "marital_status": "ABC"[rng.integers(3)], "discharge_location": "HOME"})
+        version = 9 if i % 3 else 10
+        codes = [("Z000", "V700")[version == 9]] + [("E119", "25000")[version == 9]] * is_diabetic
+        codes += [("I10", "4019")[version == 9]] * has_pressure
+        for n, code in enumerate(codes if i <= 200 else [], 1):
+            row = {"subject_id": i, "hadm_id": 1000 + i, "seq_num": n, "icd_code": code, "icd_version": version}
+            made["diagnoses_icd"].append(row)
+        for n in range(rng.integers(2, 6)):
+            lab = {
+                "subject_id": i,
+                "hadm_id": 1000 + i,
+                "charttime": hours(n),
+                "storetime": hours(n + 1),
+                "order_provider_id": f"P{rng.integers(9)}",
+            }
+            lab["priority"] = ("ROUTINE", "STAT")[rng.integers(2)]
+            made["labevents"].append(
+                {**lab, "itemid": 50931, "valuenum": 100 + 60 * is_diabetic + rng.normal(0, 25), "valueuom": "mg/dL"}
+            )
+            made["labevents"].append({**lab, "itemid": 50912, "valuenum": rng.normal(1, 0.2), "valueuom": "mg/dL"})
+        order = {
+            "subject_id": i,
+            "hadm_id": 1000 + i,
+            "starttime": hours(2),
+            "stoptime": hours(9),
+            "drug": "Lisinopril" if has_pressure else "Senna",
+        }
+        made["prescriptions"].append(
+            {**order, "dose_val_rx": ("500,000", "50-100", ".1")[rng.integers(3)], "ndc": "00045"}
+        )
+        made["emar"].append(
+            {"subject_id": i, "emar_id": f"{i}-1", "charttime": hours(3), "storetime": hours(3), "medication": "Senna"}
+        )
+    return made
+
+
+def keep(folder: Path, made: dict) -> Path:
+    """The tables as step 1 would leave them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {
+        "id": pa.int64(),
+        "int": pa.int64(),
+        "num": pa.float64(),
+        "time": pa.timestamp("us"),
+        "text": pa.large_string(),
+    }
+    subjects = folder / "subjects"
+    (subjects / "dictionaries").mkdir(parents=True)
+    made = {
+        **made,
+        "diagnoses_icd_labeled": [{**row, "long_title": row["icd_code"]} for row in made.get("diagnoses_icd", [])],
+    }
+    columns = {}
+    for name, rows in made.items():
+        known = tables.schema()[name.removesuffix("_labeled")].columns | (
+            {"long_title": "text"} if "labeled" in name else {}
+        )
+        columns[name] = known
+        arrays = [pa.array([row.get(c) for row in rows], types[t]) for c, t in known.items()]
+        (subjects / "tables" / name).mkdir(parents=True)
+        pq.write_table(pa.table(arrays, names=list(known)), subjects / "tables" / name / "part-00000.parquet")
+    split = splits.assign([row["subject_id"] for row in made["patients"]], 42)
+    (subjects / "split.csv").write_text("subject_id,split\n" + "".join(f"{s},{name}\n" for s, name in split.items()))
+    manifest = storage.new_manifest("subjects", {}, {"content": storage.digest(made)})
+    manifest["source"] = {"kind": "mimic", "version": "a test", "folder": "/nowhere", "patients": len(split)}
+    manifest["columns"] = {name: types for name, types in columns.items() if "labeled" not in name}
+    storage.write_json(subjects / "manifest.json", manifest)
+    return folder
+
+
+def built(folder: Path, made: dict):
+    """(cohort, features) of the tables."""
+    store = keep(folder, made)
+    con = database.connect(store, folder / "cohort")
+    people = features.cohort(con, 24)
+    con.close()
+    return people, features.build(store, people, folder)
+
+
+def changed(made: dict, table: str, when, **cells) -> dict:
+    return {**made, table: [{**row, **cells} if when(row) else row for row in made[table]]}
+
+
+def same(one, other) -> bool:
+    return one.features == other.features and np.array_equal(one.matrix, other.matrix)
+
+
+def step3(folder: Path, *arguments) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [
+        sys.executable,
+        str(ROOT / "feature_select_xgb_columns.py"),
+        "--storage",
+        str(folder),
+        *map(str, arguments),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+
+
+def lines(path: Path) -> dict:
+    with open(path, newline="") as file:
+        return {row["column"]: row for row in csv.DictReader(file)}
+
+
+# ---- features ----
+
+
+def test_what_was_not_known_at_the_landmark_makes_no_feature(tmp_path):
+    made = hospital()
+    _, before = built(tmp_path / "a", made)
+    late = {
+        "subject_id": 5,
+        "charttime": hours(23),
+        "storetime": hours(25),
+        "itemid": 50931,
+        "valuenum": 9999.0,
+        "priority": "STAT",
+    }
+    unstored = {**late, "charttime": hours(1), "storetime": None}
+    later = {**made, "labevents": [*made["labevents"], late, unstored]}
+    later = changed(later, "prescriptions", lambda row: True, stoptime=hours(400))
+    later = changed(later, "admissions", lambda row: True, discharge_location="DIED", hospital_expire_flag=1)
+    _, after = built(tmp_path / "b", later)
+    assert same(before, after)
+    _, seen = built(tmp_path / "c", {**made, "labevents": [*made["labevents"], {**late, "storetime": hours(24)}]})
+    assert not same(before, seen)
+
+
+def test_what_is_chosen_is_chosen_on_train_patients(tmp_path):
+    made = hospital()
+    split = splits.assign([row["subject_id"] for row in made["patients"]], 42)
+    people, before = built(tmp_path / "a", made)
+    other = changed(
+        made, "prescriptions", lambda row: split[row["subject_id"]] != "train", drug="Unheard of", dose_val_rx="x"
+    )
+    _, after = built(tmp_path / "b", other)
+    is_train = (people.split == "train").to_numpy()
+    assert before.features == after.features
+    assert np.array_equal(before.matrix[is_train], after.matrix[is_train])
+
+
+def test_numbers_are_aggregated_per_item(tmp_path):
+    made = hospital()
+    people, result = built(tmp_path, made)
+    place = {f: i for i, f in enumerate(result.features)}
+    row = people.subject_id.tolist().index(7)
+    values = [r["valuenum"] for r in made["labevents"] if r["subject_id"] == 7 and r["itemid"] == 50931]
+    for statistic, expected in {
+        "mean": np.mean(values),
+        "std": np.std(values, ddof=1),
+        "last": values[-1],
+        "max": max(values),
+    }.items():
+        found = result.matrix[row, place[features.Feature("labevents.valuenum", "50931", statistic)]]
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_texts_that_are_numbers_are_numbers_and_codes_are_not(tmp_path):
+    people, result = built(tmp_path, hospital())
+    doses = {f.statistic for f in result.features if f.column == "prescriptions.dose_val_rx"}
+    assert "mean" in doses and "share" not in doses
+    values = {
+        v for i, f in enumerate(result.features) if f.column == "prescriptions.dose_val_rx" for v in result.matrix[:, i]
+    }
+    assert 500_000 in values
+    assert result.silent["prescriptions.ndc"] == features.ALIKE  # "00045" stays a code
+
+
+def test_every_column_is_a_feature_or_has_a_reason(tmp_path):
+    _, result = built(tmp_path, hospital())
+    heard = {f.column for f in result.features}
+    for table in ("patients", "admissions", "labevents", "prescriptions", "emar"):
+        for column in tables.schema()[table].columns:
+            name = f"{table}.{column}"
+            assert (name in heard) + (name in result.silent) + (name in result.excluded) == 1, name
+    for name in (
+        "admissions.hadm_id",
+        "admissions.hospital_expire_flag",
+        "patients.anchor_year_group",
+        "emar.medication",
+    ):
+        assert result.excluded[name]
+
+
+def test_absent_rows_speak_through_their_number_alone(tmp_path):
+    """A column of noise in a drug's orders must not tell that the drug was ordered."""
+    people, result = built(tmp_path, hospital())
+    for i, feature in enumerate(result.features):
+        if feature.item == "Lisinopril" and feature.column == "prescriptions.dose_val_rx":
+            ordered = (
+                result.matrix[:, result.features.index(features.Feature("prescriptions.drug", "Lisinopril", "rows"))]
+                > 0
+            )
+            train = (people.split == "train").to_numpy()
+            fill = np.unique(result.matrix[~ordered, i])
+            assert len(fill) == 1 and fill[0] == pytest.approx(np.median(result.matrix[ordered & train, i]))
+
+
+# ---- targets ----
+
+
+def test_a_code_is_judged_over_stays_of_its_own_version(tmp_path):
+    store = keep(tmp_path, hospital())
+    con = database.connect(store, tmp_path)
+    people = features.cohort(con, 24)
+    chosen, _ = targets.choose(con, people, "codes", 3)
+    by_name = {t.name: t for t in chosen}
+    target = by_name["ICD-9 4019"]
+    assert (people.icd_version.to_numpy()[target.who] == 9).all() and not target.y[~target.who].any()
+
+
+def test_patients_without_a_coded_stay_are_left_out_and_everybodys_disease_is_passed_over(tmp_path):
+    made = hospital()
+    sick = [{**row, "icd_code": "4019", "icd_version": 9} for row in made["diagnoses_icd"] if row["seq_num"] == 1]
+    store = keep(
+        tmp_path,
+        {**made, "diagnoses_icd": [r for r in made["diagnoses_icd"] if r["icd_code"] not in ("I10", "4019")] + sick},
+    )
+    con = database.connect(store, tmp_path)
+    people = features.cohort(con, 24)
+    chosen, passed = targets.choose(con, people, "phenotypes", 20)
+    assert len(people) == 200 and [t.name for t in chosen] == ["diabetes"]
+    assert "only 0 train patients are without it" in passed[0] and "1 targets instead of 20" in passed[1]
+
+
+# ---- importance ----
+
+
+def test_auroc_and_average_precision_are_the_known_ones():
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    rng = np.random.default_rng(0)
+    y, scores = rng.random(50) < 0.4, np.round(rng.random(50), 1)
+    weights = rng.multinomial(50, np.full(50, 1 / 50), size=3)
+    assert importance.auroc(y, scores) == pytest.approx(roc_auc_score(y, scores))
+    areas, precisions = (m(y, scores, weights) for m in (importance.auroc, importance.average_precision))
+    for line, area, precision in zip(weights, areas, precisions, strict=True):
+        again = np.repeat(np.arange(50), line)
+        assert area == pytest.approx(roc_auc_score(y[again], scores[again]))
+        assert precision == pytest.approx(average_precision_score(y[again], scores[again]))
+    assert np.isnan(importance.auroc(np.zeros(5, bool), np.arange(5.0)))
+
+
+def test_shadows_keep_the_features_of_a_column_together():
+    rng = np.random.default_rng(0)
+    matrix = np.arange(40).repeat(3).reshape(40, 3).astype(float)
+    groups, parts = np.array([0, 0, 1]), [np.arange(40) < 20, np.arange(40) >= 20]
+    copy = importance.shadows(matrix, groups, np.zeros((2, 40)), parts, rng)
+    assert (copy[:, 0] == copy[:, 1]).all() and not (copy[:, 0] == copy[:, 2]).all()
+    assert sorted(copy[:20, 2]) == list(range(20))  # nobody's value crosses into another part
+
+
+def test_patients_swap_values_with_those_of_like_numbers_of_rows():
+    rows = np.arange(100.0)
+    places = importance.permuted(rows, np.random.default_rng(0))
+    assert (
+        sorted(places) == list(range(100)) and abs(rows[places] - rows).max() < 10 and (places != np.arange(100)).any()
+    )
+
+
+def test_each_patient_is_held_out_once_and_test_patients_never(tmp_path):
+    people, _ = built(tmp_path, hospital())
+    turns = importance.rotations(people, 3)
+    times = sum(held.astype(int) for _, held in turns)
+    assert (times[people.split == "test"] == 0).all() and (times[people.split != "test"] == 1).all()
+    assert not any((fitted & (people.split == "test").to_numpy()).any() for fitted, _ in turns)
+
+
+# ---- the step ----
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = keep(tmp_path_factory.mktemp("step3"), hospital())
+    result = step3(folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_planted_signal_is_on_top_and_noise_is_least(done):
+    folder, _ = done
+    top, least = (lines(folder / "features" / f"columns_{name}.csv") for name in ("top", "least"))
+    assert {"labevents.valuenum", "prescriptions.drug"} <= set(top)
+    assert {"labevents.priority", "labevents.order_provider_id", "admissions.marital_status"} <= set(least)
+    assert not set(top) & set(least)
+
+
+def test_the_least_list_has_columns_no_tree_used_and_no_protected_or_excluded_ones(done):
+    folder, _ = done
+    everything, least = (lines(folder / "features" / f"columns_{name}.csv") for name in ("all", "least"))
+    assert any(row["gain_share"] == "0.0" or not row["gain_share"] for row in least.values())
+    assert everything["patients.gender"]["verdict"] == "protected"
+    for column in least:
+        assert not features.reason_for("protected", column) and not features.reason_for("excluded", column)
+        assert least[column]["reason"]
+
+
+def test_a_table_that_few_patients_have_is_not_judged(tmp_path):
+    made = hospital()
+    few = [row for row in made["prescriptions"] if row["subject_id"] <= 40]
+    result = step3(keep(tmp_path, {**made, "prescriptions": few}), "--seeds", 1)
+    assert result.returncode == 0, result.stderr
+    dose = lines(tmp_path / "features" / "columns_all.csv")["prescriptions.dose_val_rx"]
+    assert dose["verdict"] == "unjudged" and "patients have rows of prescriptions" in dose["reason"]
+
+
+def test_metrics_and_statements_are_told(done):
+    folder, shown = done
+    metrics = json.loads((folder / "features" / "metrics.json").read_text())
+    by_name = {row["target"]: row for row in metrics["targets"]}
+    assert by_name["diabetes"]["auroc"] > 0.8 and by_name["diabetes"]["skill"]
+    assert "Cohort: 200 of 240 patients have a coded stay" in shown and "carry no result" in shown
+    assert "NaN" not in (folder / "features" / "metrics.json").read_text()
+    assert max(len(line) for line in shown.splitlines() if "/" not in line) <= 100
+
+
+def test_the_same_input_gives_the_same_bytes(done):
+    folder, _ = done
+    first = {p.name: p.read_bytes() for p in (folder / "features").iterdir() if p.name != "manifest.json"}
+    assert step3(folder, "--force").returncode == 0
+    assert first == {p.name: p.read_bytes() for p in (folder / "features").iterdir() if p.name != "manifest.json"}
+    assert "up to date" in step3(folder).stdout
+
+
+def test_no_diagnoses_and_no_targets_are_one_sentence(tmp_path):
+    made = hospital()
+    without = keep(tmp_path / "a", {name: rows for name, rows in made.items() if name != "diagnoses_icd"})
+    rare = keep(tmp_path / "b", {**made, "diagnoses_icd": made["diagnoses_icd"][:3]})
+    for folder, sentence in ((without, "nothing to predict"), (rare, "convert more patients")):
+        result = step3(folder)
+        assert result.returncode == 2 and sentence in result.stderr and "Traceback" not in result.stderr
+        assert not (folder / "features").exists()
+
+
+def test_a_split_without_patients_is_told_and_nothing_breaks(tmp_path):
+    folder = keep(tmp_path, hospital())
+    ids = range(1, N + 1)
+    (folder / "subjects" / "split.csv").write_text("subject_id,split\n" + "".join(f"{i},train\n" for i in ids))
+    result = step3(folder)
+    assert result.returncode == 0, result.stderr
+    assert (
+        "validation 0, test 0" in result.stdout
+        and "2 of 2 targets have no AUROC on the 0 test patients" in result.stdout
+    )
