@@ -1,0 +1,249 @@
+-- What can be wrong with MIMIC-IV's rows. One block a check, blocks apart by an empty line:
+--   check: its name, which several blocks may share      tables: where it is made ({table} in the query)
+--   with: other tables that it needs, where there are any      finds: the sentence, with the largest {worst}
+-- The query gives one row (subject_id, worst) for each faulty row; worst is a number, an interval or NULL.
+-- It sees the patients of one bucket with all their rows, so it may compare the rows of a patient, not of two patients.
+
+-- check: negative length of stay
+-- tables: icustays
+-- finds: a length of stay below zero, at worst by {worst} days
+SELECT subject_id, -los AS worst FROM {table} WHERE los < 0
+
+-- check: discharge before admission
+-- tables: admissions
+-- finds: leaves before arriving, at worst by {worst}
+SELECT subject_id, admittime - dischtime AS worst FROM {table} WHERE dischtime < admittime
+
+-- check: stop before start
+-- tables: prescriptions pharmacy
+-- finds: stops before it starts, at worst by {worst}
+SELECT subject_id, starttime - stoptime AS worst FROM {table} WHERE stoptime < starttime
+
+-- check: stop before start
+-- tables: inputevents ingredientevents procedureevents
+-- finds: ends before it starts, at worst by {worst}
+SELECT subject_id, starttime - endtime AS worst FROM {table} WHERE endtime < starttime
+
+-- check: stop before start
+-- tables: icustays transfers edstays
+-- finds: leaves before arriving, at worst by {worst}
+SELECT subject_id, intime - outtime AS worst FROM {table} WHERE outtime < intime
+
+-- check: stop before start
+-- tables: admissions
+-- finds: leaves the emergency department before arriving there, at worst by {worst}
+SELECT subject_id, edregtime - edouttime AS worst FROM {table} WHERE edouttime < edregtime
+
+-- check: overlapping stays
+-- tables: admissions
+-- finds: begins before an earlier hospital stay of the patient ends, at worst by {worst}
+SELECT subject_id, earlier - admittime AS worst
+FROM (SELECT subject_id, admittime, max(dischtime) OVER (
+        PARTITION BY subject_id ORDER BY admittime, dischtime ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+      ) AS earlier FROM {table})
+WHERE admittime < earlier
+
+-- check: overlapping stays
+-- tables: icustays edstays
+-- finds: begins before an earlier stay of the patient there ends, at worst by {worst}
+SELECT subject_id, earlier - intime AS worst
+FROM (SELECT subject_id, intime, max(outtime) OVER (
+        PARTITION BY subject_id ORDER BY intime, outtime ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+      ) AS earlier FROM {table})
+WHERE intime < earlier
+
+-- check: ICU stay outside its hospital stay
+-- tables: icustays
+-- with: admissions
+-- finds: begins before or ends after its hospital stay, at worst by {worst}
+SELECT subject_id, greatest(admittime - intime, outtime - dischtime) AS worst
+FROM {table} JOIN admissions USING (subject_id, hadm_id) WHERE intime < admittime OR outtime > dischtime
+
+-- check: length of stay is not the time between
+-- tables: icustays
+-- finds: los differs from outtime - intime, at worst by {worst} days
+SELECT subject_id, abs(los - epoch(outtime - intime) / 86400) AS worst
+FROM {table} WHERE abs(los - epoch(outtime - intime) / 86400) > 0.01
+
+-- check: death before admission
+-- tables: admissions
+-- finds: dies before arriving, at worst by {worst}
+SELECT subject_id, admittime - deathtime AS worst FROM {table} WHERE deathtime < admittime
+
+-- check: death after discharge
+-- tables: admissions
+-- finds: dies in the stay but after its end, at worst by {worst}
+SELECT subject_id, deathtime - dischtime AS worst FROM {table} WHERE deathtime > dischtime
+
+-- check: death flag and time disagree
+-- tables: admissions
+-- finds: hospital_expire_flag and deathtime contradict each other
+SELECT subject_id, NULL AS worst FROM {table} WHERE (hospital_expire_flag = 1) <> (deathtime IS NOT NULL)
+
+-- check: death before last discharge
+-- tables: patients
+-- with: admissions
+-- finds: dod lies before the day of the last discharge, at worst by {worst}
+SELECT subject_id, date_trunc('day', max(dischtime)) - any_value(dod) AS worst
+FROM {table} JOIN admissions USING (subject_id)
+GROUP BY subject_id HAVING any_value(dod) < date_trunc('day', max(dischtime))
+
+-- check: after death
+-- tables: admissions
+-- with: patients
+-- finds: admitted more than a day after dod, at worst {worst} after it
+SELECT subject_id, admittime - dod AS worst
+FROM {table} JOIN patients USING (subject_id) WHERE admittime > dod + INTERVAL 2 DAY
+
+-- check: after death
+-- tables: prescriptions
+-- with: patients
+-- finds: starts more than a day after dod, at worst {worst} after it
+SELECT subject_id, starttime - dod AS worst
+FROM {table} JOIN patients USING (subject_id) WHERE starttime > dod + INTERVAL 2 DAY
+
+-- check: after death
+-- tables: labevents emar
+-- with: patients
+-- finds: charted more than a day after dod, at worst {worst} after it
+SELECT subject_id, charttime - dod AS worst
+FROM {table} JOIN patients USING (subject_id) WHERE charttime > dod + INTERVAL 2 DAY
+
+-- check: far from its stay
+-- tables: prescriptions
+-- with: admissions
+-- finds: starts more than a day before or after the stay that it names, at worst by {worst}
+SELECT subject_id, greatest(admittime - starttime, starttime - dischtime) AS worst
+FROM {table} JOIN admissions USING (subject_id, hadm_id)
+WHERE starttime < admittime - INTERVAL 1 DAY OR starttime > dischtime + INTERVAL 1 DAY
+
+-- check: far from its stay
+-- tables: labevents emar microbiologyevents
+-- with: admissions
+-- finds: charted more than a day before or after the stay that it names, at worst by {worst}
+SELECT subject_id, greatest(admittime - charttime, charttime - dischtime) AS worst
+FROM {table} JOIN admissions USING (subject_id, hadm_id)
+WHERE charttime < admittime - INTERVAL 1 DAY OR charttime > dischtime + INTERVAL 1 DAY
+
+-- check: stored before it happened
+-- tables: labevents microbiologyevents emar chartevents datetimeevents outputevents
+-- finds: storetime lies before charttime, at worst by {worst}
+SELECT subject_id, charttime - storetime AS worst FROM {table} WHERE storetime < charttime
+
+-- check: stored before it happened
+-- tables: inputevents ingredientevents procedureevents
+-- finds: storetime lies before starttime, at worst by {worst}
+SELECT subject_id, starttime - storetime AS worst FROM {table} WHERE storetime < starttime
+
+-- check: orphan hadm_id
+-- tables: {all}
+-- with: admissions
+-- finds: hadm_id is not one of the patient's hospital stays
+SELECT subject_id, NULL AS worst
+FROM {table} ANTI JOIN admissions USING (subject_id, hadm_id) WHERE hadm_id IS NOT NULL
+
+-- check: orphan stay_id
+-- tables: chartevents datetimeevents ingredientevents inputevents outputevents procedureevents
+-- with: icustays
+-- finds: stay_id is not one of the patient's ICU stays
+SELECT subject_id, NULL AS worst
+FROM {table} ANTI JOIN icustays USING (subject_id, stay_id) WHERE stay_id IS NOT NULL
+
+-- check: orphan stay_id
+-- tables: diagnosis medrecon pyxis triage vitalsign
+-- with: edstays
+-- finds: stay_id is not one of the patient's emergency stays
+SELECT subject_id, NULL AS worst
+FROM {table} ANTI JOIN edstays USING (subject_id, stay_id) WHERE stay_id IS NOT NULL
+
+-- check: rows that stand twice
+-- tables: {all}
+-- finds: repeats a row of the same table in every column, at worst {worst} times
+-- (by the row's 64-bit hash among one patient's rows: whole rows as keys would take ten times the memory)
+SELECT subject_id, unnest(range(1, count(*))) + 1 AS worst
+FROM {table} AS t GROUP BY subject_id, hash(t) HAVING count(*) > 1
+
+-- check: id that stands twice
+-- tables: admissions
+-- finds: repeats a hadm_id that has a row already
+SELECT subject_id, unnest(range(1, count(*))) + 1 AS worst
+FROM {table} GROUP BY subject_id, hadm_id HAVING count(*) > 1
+
+-- check: id that stands twice
+-- tables: icustays edstays
+-- finds: repeats a stay_id that has a row already
+SELECT subject_id, unnest(range(1, count(*))) + 1 AS worst
+FROM {table} GROUP BY subject_id, stay_id HAVING count(*) > 1
+
+-- check: id that stands twice
+-- tables: labevents
+-- finds: repeats a labevent_id that has a row already
+SELECT subject_id, unnest(range(1, count(*))) + 1 AS worst
+FROM {table} GROUP BY subject_id, labevent_id HAVING count(*) > 1
+
+-- check: id that stands twice
+-- tables: pharmacy
+-- finds: repeats a pharmacy_id that has a row already
+SELECT subject_id, unnest(range(1, count(*))) + 1 AS worst
+FROM {table} GROUP BY subject_id, pharmacy_id HAVING count(*) > 1
+
+-- check: id that stands twice
+-- tables: diagnoses_icd procedures_icd
+-- finds: repeats a place (seq_num) in a stay's list of codes
+SELECT subject_id, unnest(range(1, count(*))) + 1 AS worst
+FROM {table} GROUP BY subject_id, hadm_id, seq_num HAVING count(*) > 1
+
+-- check: far outside the reference range
+-- tables: labevents
+-- finds: above 100 times the upper reference limit, at worst {worst} times
+SELECT subject_id, valuenum / ref_range_upper AS worst
+FROM {table} WHERE ref_range_upper > 0 AND valuenum > 100 * ref_range_upper
+
+-- check: far outside the reference range
+-- tables: labevents
+-- finds: above zero but below a hundredth of the lower reference limit, at worst {worst} times below
+SELECT subject_id, ref_range_lower / valuenum AS worst
+FROM {table} WHERE valuenum > 0 AND valuenum < ref_range_lower / 100
+
+-- check: far outside the reference range
+-- tables: chartevents
+-- with: d_items
+-- finds: above 100 times the upper normal value of its item, at worst {worst} times
+SELECT subject_id, valuenum / highnormalvalue AS worst
+FROM {table} JOIN d_items USING (itemid) WHERE highnormalvalue > 0 AND valuenum > 100 * highnormalvalue
+
+-- check: negative where that cannot be
+-- tables: labevents
+-- finds: below zero where its reference range is not, at worst by {worst}
+SELECT subject_id, -valuenum AS worst FROM {table} WHERE valuenum < 0 AND ref_range_lower >= 0
+
+-- check: negative where that cannot be
+-- tables: outputevents
+-- finds: a volume below zero, at worst by {worst}
+SELECT subject_id, -value AS worst FROM {table} WHERE value < 0
+
+-- check: negative where that cannot be
+-- tables: inputevents ingredientevents
+-- finds: an amount or a rate below zero, at worst by {worst}
+SELECT subject_id, -least(amount, rate) AS worst FROM {table} WHERE amount < 0 OR rate < 0
+
+-- check: reference range upside down
+-- tables: labevents
+-- finds: the lower reference limit is above the upper one, at worst by {worst}
+SELECT subject_id, ref_range_lower - ref_range_upper AS worst FROM {table} WHERE ref_range_lower > ref_range_upper
+
+-- check: age out of range
+-- tables: patients
+-- finds: anchor_age is not within 18 to 91 (above 89 all are given as 91)
+SELECT subject_id, NULL AS worst FROM {table} WHERE anchor_age NOT BETWEEN 18 AND 91
+
+-- check: weight out of range
+-- tables: inputevents procedureevents
+-- finds: patientweight is not within 20 to 500 kg
+SELECT subject_id, NULL AS worst FROM {table} WHERE patientweight NOT BETWEEN 20 AND 500
+
+-- check: vital sign out of range
+-- tables: vitalsign triage
+-- finds: heart rate above 400, blood pressure above 500 or oxygen saturation above 100, at worst {worst}
+SELECT subject_id, greatest(heartrate, sbp, dbp, o2sat) AS worst
+FROM {table} WHERE heartrate > 400 OR sbp > 500 OR dbp > 500 OR o2sat > 100
