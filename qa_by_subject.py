@@ -64,14 +64,14 @@ def main():
     with aside:
         storage.read_manifest(store, "prompts")
 
-        from mimic_qlora import answers
+        from mimic_qlora import answers, trials
 
         arm = args.arm or ("both" if answers.has_adapter(store, args.run) else "base")
         if arm != "base":
             storage.read_manifest(store, f"adapters/{args.run}")
         source = answers.sources(store, args.model)
         talk = SimpleNamespace(source=source, arm=arm, as_of=as_of, patient=None, said=[], args=args)
-        talk.randoms = answers.charts(source, "validation", args.seed)
+        talk.randoms = trials.charts(source, "validation", args.seed)
         print(answers.first_lines(source))
         if args.subject_id:
             open_patient(talk, args.subject_id)

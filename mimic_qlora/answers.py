@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
-from mimic_qlora import context, models, splits, storage, subjects
+from mimic_qlora import context, models, storage
 from mimic_qlora.storage import UserError
 
 
@@ -41,12 +41,7 @@ def sources(store: Path, model: str | None) -> SimpleNamespace:
 
 def first_lines(source: SimpleNamespace) -> str:
     """Which data and which model: what a run says first."""
-    lines = [storage.data_line(source.manifest), models.describe(source.path)]
-    if trial_only(source):
-        lines.append(
-            "Built-in patients and the embedded model are there to try the pipeline out: no result of theirs counts."
-        )
-    return "\n".join(lines)
+    return f"{storage.data_line(source.manifest)}\n{models.describe(source.path)}"
 
 
 def trial_only(source: SimpleNamespace) -> bool:
@@ -79,16 +74,6 @@ def load_arms(source: SimpleNamespace, run: str | None):
         return models.load_base(source.path)
     storage.read_manifest(source.store, f"adapters/{run}")
     return models.load_adapter(models.load_base(source.path), source.store / "adapters" / run)
-
-
-def charts(source: SimpleNamespace, split: str, seed: int):
-    """Yield (subject_id, moment, context) of a split's patients with a coded stay and a time to ask, shuffled."""
-    members = [subject_id for subject_id, name in subjects.split_of(source.store).items() if name == split]
-    for subject_id in splits.order(members, "questions", seed):
-        record = subjects.record(source.store, subject_id, context.WANTED)
-        found = context.moments(record, source.settings["seed"])
-        if found and record["diagnoses_icd_labeled"]:
-            yield subject_id, found[-1], build(source, record, found[-1].as_of)
 
 
 def build(source: SimpleNamespace, record: dict, as_of) -> context.Context:

@@ -18,6 +18,7 @@ model may suit it better than that of another. Compare arms with that in mind, a
 
 import importlib.util
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from mimic_qlora import clinical, guidance
@@ -162,12 +163,17 @@ def cosines(pairs: list) -> list:
     """
     if not pairs or embedder_path() is None:
         return [None] * len(pairs)
+    texts = sorted({text for pair in pairs for text in pair})
+    encoded = _embedder().encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    vectors = dict(zip(texts, encoded, strict=True))
+    return [float(vectors[a] @ vectors[b]) if a.strip() and b.strip() else 0.0 for a, b in pairs]
+
+
+@lru_cache
+def _embedder():
     from sentence_transformers import SentenceTransformer
 
-    texts = sorted({text for pair in pairs for text in pair})
-    model = SentenceTransformer(str(embedder_path()), device="cpu", local_files_only=True)
-    vectors = dict(zip(texts, model.encode(texts, normalize_embeddings=True, show_progress_bar=False), strict=True))
-    return [float(vectors[a] @ vectors[b]) if a.strip() and b.strip() else 0.0 for a, b in pairs]
+    return SentenceTransformer(str(embedder_path()), device="cpu", local_files_only=True)
 
 
 def rouge_l(ideal: str, answer: str) -> float:
@@ -175,13 +181,8 @@ def rouge_l(ideal: str, answer: str) -> float:
     return _rouge().score(ideal, answer)["rougeL"].fmeasure
 
 
+@lru_cache
 def _rouge():
-    global _SCORER
-    if _SCORER is None:
-        from rouge_score import rouge_scorer
+    from rouge_score import rouge_scorer
 
-        _SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
-    return _SCORER
-
-
-_SCORER = None
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)

@@ -12,16 +12,14 @@ import argparse
 import getpass
 import hashlib
 import json
-import math
 import os
+import re
 import shutil
 import socket
 import sys
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -55,17 +53,6 @@ COLUMNS = (
 PROBE_TOKENS = 32
 
 
-class Trial(NamedTuple):
-    """One question, asked of one chart at one time; a knowledge prompt has no chart."""
-
-    number: int
-    question: dict
-    messages: list
-    subject_id: int | None = None
-    moment: tuple | None = None
-    cautions: list = []
-
-
 def arguments():
     parser = argparse.ArgumentParser(
         prog="run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,20 +61,14 @@ def arguments():
     add("n", nargs="?", default="20", help="number of trials: distinct (patient, question) pairs (default: 20)")
     add("--run", default="default", help="which adapter of step 5 (default: %(default)s)")
     add("--model", help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)")
-    add(
-        "--final",
-        action="store_true",
-        help="ask about the test patients: once, at the end (default: the validation patients)",
-    )
+    add("--final", action="store_true", help="ask about the test patients, once (default: the validation patients)")
     add("--seed", type=int, default=0, help="seed that draws the trials (default: %(default)s)")
     add("--max-new-tokens", type=int, default=320, help="budget of an answer in tokens (default: %(default)s)")
-    add(
-        "--batch-size", type=int, default=8, help="answers generated at once, both arms together (default: %(default)s)"
-    )
+    add("--batch-size", type=int, default=16, help="answers generated at once, of both arms (default: %(default)s)")
     add("--knowledge", action=argparse.BooleanOptionalAction, default=True, help="ask the knowledge prompts too")
     storage.add_arguments(parser, force=False)
     args = parser.parse_args()
-    if not (args.n.isascii() and args.n.isdigit() and int(args.n) > 0):
+    if not re.fullmatch("0*[1-9][0-9]{0,17}", args.n):
         raise UserError(f"n is '{args.n}': give the number of trials as a positive whole number, like ./run.sh 20")
     args.n = int(args.n)
     for name in ("max_new_tokens", "batch_size"):
@@ -101,21 +82,24 @@ def main():
     store = storage.open_storage(args.storage)
     storage.read_manifest(store, f"adapters/{args.run}")
 
-    from mimic_qlora import answers, clinical
+    from mimic_qlora import answers, clinical, trials
 
     questions, knowledge = clinical.load_questions(HERE), clinical.load_knowledge(HERE) if args.knowledge else []
     source = answers.sources(store, args.model)
     print(answers.first_lines(source))
-    trials = draw(source, questions, args)
-    extra = [Trial(i, k, ask(source, "", k)) for i, k in enumerate(knowledge, 1)]
-    answers.check_room(source, [t.messages for t in trials + extra], args.max_new_tokens)
+    split = "test" if args.final else "validation"
+    drawn = trials.draw(source, questions, args.n, split, args.seed)
+    fewer = f" ({args.n:,} were asked for: these are all pairs there are)" if len(drawn) < args.n else ""
+    print(f"Trials: {len(drawn)} pairs of a {split} patient and a question{fewer}, seed {args.seed}")
+    extra = trials.without_patient(knowledge)
+    answers.check_room(source, [t.messages for t in drawn + extra], args.max_new_tokens)
     model = answers.load_arms(source, args.run)
 
     folder = Path(tempfile.mkdtemp(prefix="mimic_qlora_", dir=None if os.name == "nt" else "/tmp"))
     rows, points, stopped = [], [], False
     try:
-        answer_all(source, model, trials, extra, args, folder, rows, points)
-        probed = probe(source, model, trials[0])
+        answer_all(source, model, drawn, extra, args, folder, rows, points)
+        probed = probe(source, model, drawn[0])
     except KeyboardInterrupt:
         stopped, probed = True, {}
     finally:
@@ -124,64 +108,15 @@ def main():
     if not rows:
         print("\nStopped before the first trial was answered: nothing was kept", file=sys.stderr)
         return 130
+    rows.sort(key=lambda row: row["trial"])
+    points.sort(key=lambda row: row["trial"])
     add_likeness(rows)
     text = report(source, rows, points, probed, folder, questions, args)
     kept = copy_to(store / "validation", folder)
     print(f"\n{text}\n\n{farewell(folder, kept)}")
     if stopped:
-        print(
-            f"\nStopped after {len(rows)} of {len(trials)} trials: these are kept and compared above", file=sys.stderr
-        )
+        print(f"\nStopped after {len(rows)} of {len(drawn)} trials: these are kept and compared above", file=sys.stderr)
         return 130
-
-
-# ---------------------------------------------------------------- trials
-
-
-def draw(source, questions: list, args) -> list:
-    """n distinct (patient, question) pairs, balanced over both, drawn by seed. Says so when there are not that many."""
-    from mimic_qlora import answers, clinical, guidance, splits
-
-    split = "test" if args.final else "validation"
-    patients = list(islice(answers.charts(source, split, args.seed), args.n if args.n < sys.maxsize else None))
-    if not patients:
-        raise UserError(
-            f"no {split} patient has a coded stay that ended with a discharge to home: convert more patients in step 1"
-        )
-    asked = splits.order([q["id"] for q in questions], "questions", args.seed)
-    asked = [next(q for q in questions if q["id"] == i) for i in asked]
-    trials = []
-    for number, (subject_id, moment, built), question in pairs(args.n, patients, asked):
-        cautions = guidance.cautions_for(clinical.load().symptoms[question["symptom"]], built.facts)
-        trials.append(Trial(number, question, ask(source, built.text, question), subject_id, moment, cautions))
-    if len(trials) < args.n:
-        print(
-            f"{args.n:,} trials were asked for, but there are {len(trials)} pairs "
-            f"({len(patients)} patients x {len(asked)} questions): all are used"
-        )
-    used = len({t.question["id"] for t in trials})
-    print(
-        f"Trials: {len(trials)} pairs of {len(patients)} {split} patients (never trained on) and {used} questions, "
-        f"seed {args.seed}"
-    )
-    return trials
-
-
-def pairs(n: int, patients: list, questions: list):
-    """(number, patient, question) of n distinct pairs, or of all; each patient and each question equally often (±1).
-
-    Both lists are walked round in step, which meets each pair once before the least common multiple of their lengths;
-    then the patients are shifted by one.
-    """
-    period = math.lcm(len(patients), len(questions))
-    for t in range(min(n, len(patients) * len(questions))):
-        yield t + 1, patients[(t + t // period) % len(patients)], questions[t % len(questions)]
-
-
-def ask(source, chart: str, question: dict) -> list:
-    from mimic_qlora import context
-
-    return context.messages(source.settings, chart, question["question"])
 
 
 # ---------------------------------------------------------------- answers
@@ -211,7 +146,6 @@ def answer_all(source, model, trials: list, extra: list, args, folder: Path, row
                     bar.write("\n".join(preview(trial, given, width)) + "\n", file=sys.stdout)
                     bar.update(len(ARMS))
                 results.flush()
-            made.sort(key=lambda row: row["trial"])
 
 
 def answer(source, model, batch: list, args) -> tuple:
@@ -227,7 +161,7 @@ def answer(source, model, batch: list, args) -> tuple:
     return [dict(zip(ARMS, flat[i : i + len(ARMS)], strict=True)) for i in range(0, len(flat), len(ARMS))], milliseconds
 
 
-def score_trial(trial: Trial, given: dict, milliseconds: float) -> dict:
+def score_trial(trial, given: dict, milliseconds: float) -> dict:
     """A row of output.csv; likeness is added at the end, when one pass embeds all answers."""
     from mimic_qlora import scoring
 
@@ -252,7 +186,7 @@ def score_trial(trial: Trial, given: dict, milliseconds: float) -> dict:
     return row
 
 
-def score_knowledge(trial: Trial, given: dict, milliseconds: float) -> dict:
+def score_knowledge(trial, given: dict, milliseconds: float) -> dict:
     from mimic_qlora import scoring
 
     row = {"trial": trial.number, "question_id": trial.question["id"], "question": trial.question["question"]}
@@ -263,7 +197,7 @@ def score_knowledge(trial: Trial, given: dict, milliseconds: float) -> dict:
     return row
 
 
-def lossless(trial: Trial, given: dict, row: dict, split: str) -> list:
+def lossless(trial, given: dict, row: dict, split: str) -> list:
     """The lines of results.jsonl: one per arm, with the exact conversation and answer."""
     about = {"subject_id": trial.subject_id, "hadm_id": row.get("hadm_id"), "as_of": row.get("as_of"), "split": split}
     return [
@@ -283,7 +217,7 @@ def lossless(trial: Trial, given: dict, row: dict, split: str) -> list:
     ]
 
 
-def preview(trial: Trial, given: dict, width: int) -> list:
+def preview(trial, given: dict, width: int) -> list:
     """Four lines, each one line of the terminal."""
     from mimic_qlora import answers
 
@@ -296,7 +230,7 @@ def preview(trial: Trial, given: dict, width: int) -> list:
     return [label + answers.one_line(text, width - len(label)) for label, text in texts.items()]
 
 
-def probe(source, model, trial: Trial) -> dict:
+def probe(source, model, trial) -> dict:
     """Milliseconds per token of each arm when it answers alone: what the rows of a shared batch cannot tell."""
     from mimic_qlora import models
 
@@ -311,11 +245,14 @@ def probe(source, model, trial: Trial) -> dict:
 def add_likeness(rows: list) -> None:
     from mimic_qlora import scoring
 
-    for column, other in (("rel_cos_prompt", "question"), ("rel_to_ideal", "ideal")):
-        cosines = iter(scoring.cosines([(row[other], row[f"{arm}_answer"]) for row in rows for arm in ARMS]))
-        for row in rows:
-            row |= {f"{column}_{arm}": next(cosines) for arm in ARMS}
+    likeness = [
+        (column, other, arm)
+        for column, other in (("rel_cos_prompt", "question"), ("rel_to_ideal", "ideal"))
+        for arm in ARMS
+    ]
+    cosines = iter(scoring.cosines([(row[other], row[f"{arm}_answer"]) for row in rows for _, other, arm in likeness]))
     for row in rows:
+        row |= {f"{column}_{arm}": next(cosines) for column, _, arm in likeness}
         row |= {f"rouge_l_{arm}": scoring.rouge_l(row["ideal"], row[f"{arm}_answer"]) for arm in ARMS}
 
 
@@ -401,9 +338,11 @@ def user() -> str:
 def host() -> str:
     """What another machine may reach this one by: its name, or the SSH session's address if the name has no domain."""
     name, address = socket.getfqdn(), os.environ.get("SSH_CONNECTION", "").split()[2:3]
-    if address and ("." not in name or name.startswith("localhost")):
+    if "." in name and not name.startswith("localhost"):
+        return name
+    if address:
         return f"[{address[0]}]" if ":" in address[0] else address[0]
-    return name
+    return socket.gethostname()
 
 
 if __name__ == "__main__":

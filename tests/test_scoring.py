@@ -108,7 +108,9 @@ def test_a_dropped_caution_costs_its_severity(question):
 
 def test_cautions_trained_on_and_held_out_are_counted_apart():
     held_out = next(c for c in clinical.load().cautions.values() if c["held_out"])
-    trained = next(c for c in clinical.load().cautions.values() if not c["held_out"] and not clinical.said(c, held_out["say"]))
+    trained = next(
+        c for c in clinical.load().cautions.values() if not c["held_out"] and not clinical.said(c, held_out["say"])
+    )
     given = score(QUESTIONS[0], f"- {held_out['say']}", [trained, held_out])
     assert (given["cautions_trained"], given["cautions_held_out"]) == (0, 1)
     assert score(QUESTIONS[0], "", [])["cautions_held_out"] is None
@@ -171,7 +173,9 @@ def test_a_difference_is_that_of_hand_worked_question_means():
     assert found.mean == pytest.approx(0.2) and found.effect == pytest.approx(1)
     assert (found.low, found.high) == (pytest.approx(0.2 - half, abs=1e-6), pytest.approx(0.2 + half, abs=1e-6))
     assert (found.trials, found.questions) == (5, 3)
-    assert found.base == pytest.approx((0.2 + 0.2 + 0.5) / 3) and found.adapter - found.base == pytest.approx(found.mean)
+    assert found.base == pytest.approx((0.2 + 0.2 + 0.5) / 3) and found.adapter - found.base == pytest.approx(
+        found.mean
+    )
     assert found.p == pytest.approx(4 / 8)  # |sums| of the eight sign patterns: 0.6 and 0.2, twice each for 0.0's sign
 
 

@@ -1,0 +1,68 @@
+"""Which questions are put to which held-out patients: distinct (patient, question) pairs, balanced, drawn by seed."""
+
+import math
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from types import SimpleNamespace
+from typing import NamedTuple
+
+from mimic_qlora import answers, clinical, context, guidance, splits, subjects
+from mimic_qlora.storage import UserError
+
+
+class Trial(NamedTuple):
+    """One question with the messages that ask it, of one chart at one time; a knowledge prompt has no chart.
+
+    `cautions` are the rules that the chart calls for on the question's symptom.
+    """
+
+    number: int
+    question: dict
+    messages: list
+    subject_id: int | None = None
+    moment: context.Moment | None = None
+    cautions: tuple = ()
+
+
+def charts(source: SimpleNamespace, split: str, seed: int) -> Iterator[tuple]:
+    """Yield (subject_id, moment, context) of a split's patients with a coded stay and a time to ask, shuffled."""
+    members = [subject_id for subject_id, name in subjects.split_of(source.store).items() if name == split]
+    for subject_id in splits.order(members, "trials", seed):
+        record = subjects.record(source.store, subject_id, context.WANTED)
+        found = context.moments(record, source.settings["seed"])
+        if found and record["diagnoses_icd_labeled"]:
+            yield subject_id, found[-1], answers.build(source, record, found[-1].as_of)
+
+
+def pairs(n: int, patients: list, questions: list) -> Iterator[tuple]:
+    """(number, patient, question) of n distinct pairs, or of all; each patient and each question equally often (±1).
+
+    Both lists are walked round in step, which meets each pair once before the least common multiple of their lengths;
+    then the patients are shifted by one.
+    """
+    period = math.lcm(len(patients), len(questions))
+    for t in range(min(n, len(patients) * len(questions))):
+        yield t + 1, patients[(t + t // period) % len(patients)], questions[t % len(questions)]
+
+
+def draw(source: SimpleNamespace, questions: list, n: int, split: str, seed: int) -> list:
+    """n trials, or as many as there are pairs. Raises UserError when no patient of the split can be asked about."""
+    patients = list(islice(charts(source, split, seed), min(n, sys.maxsize)))
+    if not patients:
+        raise UserError(
+            f"no {split} patient has a coded stay that ended with a discharge to home: convert more patients in step 1"
+        )
+    by_id = {question["id"]: question for question in questions}
+    asked = [by_id[i] for i in splits.order(by_id, "questions", seed)]
+    trials = []
+    for number, (subject_id, moment, built), question in pairs(n, patients, asked):
+        turns = context.messages(source.settings, built.text, question["question"])
+        cautions = guidance.cautions_for(clinical.load().symptoms[question["symptom"]], built.facts)
+        trials.append(Trial(number, question, turns, subject_id, moment, tuple(cautions)))
+    return trials
+
+
+def without_patient(prompts: list) -> list:
+    """The knowledge prompts as trials. They are no triage, so they go without its system prompt, as from anybody."""
+    return [Trial(i, p, [{"role": "user", "content": p["question"]}]) for i, p in enumerate(prompts, 1)]
