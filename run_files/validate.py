@@ -130,7 +130,7 @@ def answer_all(source, model, trials: list, extra: list, args, folder: Path, row
     per_batch = max(1, args.batch_size // len(ARMS))
     split = "test" if args.final else "validation"
     with (
-        tqdm(total=len(ARMS) * len(trials + extra), desc="answers", unit="answer", disable=None, leave=False) as bar,
+        tqdm(total=len(ARMS) * len(trials + extra), desc="answers", smoothing=0, disable=None, leave=False) as bar,
         open(folder / "results.jsonl", "w", encoding="utf-8") as results,
     ):
         for part, score, made in ((trials, score_trial, rows), (extra, score_knowledge, points)):
@@ -144,7 +144,7 @@ def answer_all(source, model, trials: list, extra: list, args, folder: Path, row
                     for line in lossless(trial, given, row, split):
                         results.write(json.dumps(line, default=str) + "\n")
                     bar.write("\n".join(preview(trial, given, width)) + "\n", file=sys.stdout)
-                    bar.update(len(ARMS))
+                bar.update(len(ARMS) * len(batch))
                 results.flush()
 
 

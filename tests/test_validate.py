@@ -90,10 +90,9 @@ def run_validate(prompts, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(models, "load_base", lambda *_: None)
     monkeypatch.setattr(models, "load_adapter", lambda *_: None)
-    asked = []
+    folders = []
 
     def generate(model, tokenizer, conversations, arms, *_, **__):
-        asked.extend(conversations)
         return list(answers_for(conversations, arms))
 
     monkeypatch.setattr(models, "generate", generate)
@@ -106,11 +105,13 @@ def run_validate(prompts, tmp_path, monkeypatch, capsys):
                 storage.run(validate.main)
         finally:
             os.umask(before)
-        return end.value.code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        folders.extend(re.findall(r"Results: (\S+) \(copy", out))
+        return end.value.code, out, err
 
-    run_validate.store, run_validate.asked = store, asked
+    run_validate.store = store
     yield run_validate
-    for folder in re.findall(r"/tmp/mimic_qlora_\w+", capsys.readouterr().out):
+    for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
 
