@@ -70,9 +70,11 @@ def load_arms(source: SimpleNamespace, run: str | None):
 
     Raises UserError when the run is missing, stale, or was trained on another base.
     """
+    if run is not None:
+        storage.read_manifest(source.store, f"adapters/{run}")
+    print("Loading the model" + (f" and adapter {run}" if run else ""), flush=True)
     if run is None:
         return models.load_base(source.path)
-    storage.read_manifest(source.store, f"adapters/{run}")
     return models.load_adapter(models.load_base(source.path), source.store / "adapters" / run)
 
 

@@ -19,4 +19,4 @@ fi
 export STORAGE_DIR="${STORAGE_DIR:-$root/storage}"
 # two spinning OpenMP threads slow each other down tenfold on a busy machine
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-exec "$python" "$here/validate.py" "$@"
+exec "$python" "$here/validate.py" ${1+"$@"}  # bash 3.2, which macOS has, takes an empty "$@" for unset

@@ -18,6 +18,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def main():
     add_likeness(rows)
     text = report(source, rows, points, probed, folder, questions, args)
     kept = copy_to(store / "validation", folder)
-    print(f"\n{text}\n\n{farewell(folder, kept)}")
+    print(f"{text}\n\n{farewell(folder, kept)}")
     if stopped:
         print(f"\nStopped after {len(rows)} of {len(drawn)} trials: these are kept and compared above", file=sys.stderr)
         return 130
@@ -293,7 +294,7 @@ def report(source, rows: list, points: list, probed: dict, folder: Path, questio
         )
     if answers.trial_only(source):
         notes.append("Built-in data or model: this shows that the pipeline works, and nothing about patients.")
-    text = "\n".join([comparison.table(found, adjusted, metrics), "", *notes])
+    text = "\n".join([comparison.table(found, adjusted, metrics), "", *(textwrap.fill(note, 100) for note in notes)])
 
     summary = [
         {"metric": name, "higher_is_better": metrics[name][1], **d._asdict(), "p_holm": adjusted.get(name)}
@@ -324,7 +325,7 @@ def farewell(folder: Path, kept: Path) -> str:
         f"sha256 of output.csv: {hashlib.sha256(output.read_bytes()).hexdigest()}",
         "Fetch it, on your own machine, with:",
         f"  scp {option}{user()}@{host()}:{output} ./results/",
-        "Results from MIMIC-IV are credentialed data: keep to its data use agreement, and out of third-party services.",
+        "What comes from MIMIC-IV stays under its data use agreement: no third-party services.",
     ])  # fmt: skip
 
 

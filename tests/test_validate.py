@@ -175,7 +175,7 @@ def test_a_trial_is_previewed_as_four_lines_within_the_terminal(run_validate):
         for label, line in zip(labels, lines[start : start + 4], strict=True):
             assert line.startswith(f'{label}"') and line.endswith('"') and len(line) <= 100 and line.isprintable()
         assert lines[start + 4] == ""
-    assert max(len(line) for line in out[out.index("mean over") :].splitlines() if line[:1] in "-mk") <= 100
+    assert max(len(line) for line in out[out.index("mean over") : out.index("Results: ")].splitlines()) <= 100
 
 
 def test_trials_are_of_held_out_patients_only_and_the_same_each_time(run_validate):
