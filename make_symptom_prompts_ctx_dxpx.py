@@ -24,7 +24,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model",
-        help="model that budgets the context in tokens: folder or hub name (default: the embedded SmolLM2-135M-Instruct)",
+        help="model that budgets the context in tokens: folder or hub name (default: the embedded one)",
     )
     parser.add_argument(
         "--pairs-per-subject", type=int, default=2, help="questions asked per patient (default: %(default)s)"

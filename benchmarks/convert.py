@@ -20,7 +20,14 @@ from measure import measure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-UNZIP = "import sys, pathlib; from isal import igzip; [[None for _ in iter(lambda: f.read(1 << 20), b'')] for p in pathlib.Path(sys.argv[1]).rglob('*.gz') for f in [igzip.open(p)]]"  # fmt: skip  # noqa: E501
+UNZIP = """
+import pathlib, sys
+from isal import igzip
+for path in pathlib.Path(sys.argv[1]).rglob("*.gz"):
+    with igzip.open(path) as file:
+        while file.read(1 << 20):
+            pass
+"""
 PANDAS = """
 import collections, gzip, json, pathlib, sys
 import pandas as pd
@@ -81,9 +88,8 @@ def main():
             )
         print(f"look-ups of x{copies}: {look_ups(store):.2f} ms p95")
         size = sum(path.stat().st_size for path in (store / "subjects").rglob("*") if path.is_file())
-        print(
-            f"disk of x{copies}: input {sum(p.stat().st_size for p in mimic.rglob('*.gz')) / 1e6:.0f} MB, output {size / 1e6:.0f} MB"
-        )
+        taken = sum(path.stat().st_size for path in mimic.rglob("*.gz"))
+        print(f"disk of x{copies}: input {taken / 1e6:.0f} MB, output {size / 1e6:.0f} MB")
         shutil.rmtree(store)
     if not args.work:
         shutil.rmtree(work)
