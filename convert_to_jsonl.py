@@ -24,8 +24,12 @@ def arguments():
         "--mimic-dir",
         help="folder with MIMIC-IV's hosp/ and icu/ (default: $MIMIC_DIR, else the built-in synthetic data)",
     )
+    add("--fetch-demo", metavar="FOLDER", help="download the open 100-patient demo from PhysioNet and use it")
+    add("--verify-checksums", action="store_true", help="first check the files against PhysioNet's SHA256SUMS.txt")
+    add("--verify", action="store_true", help="read the JSONL back and compare it with the CSV files, cell by cell")
     add("--synthetic-patients", type=int, default=400, help="patients of the built-in data (default: %(default)s)")
     add("--sample", type=float, default=1.0, help="share of the patients to convert, 0 to 1 (default: all)")
+    add("--subjects-file", help="convert only the patients whose subject_ids this file lists, one a line")
     add("--seed", type=int, default=42, help="seed of the sample and of the split (default: %(default)s)")
     add("--memory", type=float, help="memory to keep within, in GB (default: a quarter of the machine's)")
     add("--workers", type=int, help="processes that nest buckets side by side, within --memory (default: one a core)")
@@ -49,11 +53,16 @@ def arguments():
 def main():
     args = arguments()
     store = storage.open_storage(args.storage, create=True)
-    mimic_dir = args.mimic_dir or os.environ.get("MIMIC_DIR")
+    mimic_dir = args.fetch_demo or args.mimic_dir or os.environ.get("MIMIC_DIR")
     folder = Path(mimic_dir).expanduser().resolve() if mimic_dir else synthetic(store, args)
 
-    from mimic_qlora import tables
+    from mimic_qlora import download, tables
 
+    if args.fetch_demo:
+        download.fetch_demo(folder)
+    if args.verify_checksums:
+        absent = download.verify_checksums(folder)
+        print("Checksums are right" + (f"; listed but absent: {', '.join(absent)}" if absent else ""))
     sources = tables.find(folder)
     missing = [n for n, t in tables.schema().items() if t.module in ("hosp", "icu") and n not in sources]
     print(f"Tables: {len(sources)} found in {folder}" + (f"; absent: {', '.join(missing)}" if missing else ""))
@@ -61,8 +70,22 @@ def main():
         if source.drift:
             print(f"  {source.path.name}: {source.drift}")
 
-    settings = {"sample": args.sample, "seed": args.seed, "folder": str(folder), "memory": args.memory}
+    settings = {k: getattr(args, k) for k in ("sample", "seed", "subjects_file", "memory")} | {"folder": str(folder)}
     inputs = {key(source): storage.file_identity(source.path) for source in sources.values()}
+    if args.subjects_file:
+        inputs["subjects_file"] = storage.file_identity(given_file(args.subjects_file))
+    try:
+        write_subjects(store, sources, settings, inputs, mimic_dir, args)
+    except storage.UpToDate as message:
+        print(message)
+    if args.verify:
+        verify(store, sources)
+
+
+def write_subjects(store: Path, sources: dict, settings: dict, inputs: dict, mimic_dir: str | None, args) -> None:
+    """Convert the tables, look at what cannot be right in them, and show that no row was lost."""
+    from mimic_qlora import quality
+
     with storage.step_output(store, "subjects", settings, inputs, args.force, resumable=True) as out:
         check_space(sources, store)
         try:
@@ -75,10 +98,27 @@ def main():
         ]
         if changed:
             raise UserError(f"{changed[0]} changed while it was read: run the same command again")
-        out.manifest["source"] |= {"kind": "mimic" if mimic_dir else "synthetic", "folder": str(folder)}
+        out.manifest["source"] |= {"kind": "mimic" if mimic_dir else "synthetic", "folder": settings["folder"]}
+        flags = quality.flags(out.path)
+        out.manifest["quality"] = [flag for flag in flags if flag["rows"]]
         print(storage.data_line(out.manifest))
+        quality.print_flags(flags)
         print_proof(out.manifest["rows"])
     print(f"Wrote {store / 'subjects'}")
+
+
+def verify(store: Path, sources: dict) -> None:
+    """Compare what was written with the source files. Raises UserError that names the tables that differ."""
+    from mimic_qlora import verification
+
+    columns = storage.read_manifest(store, "subjects")["columns"]
+    differing = verification.differences(store / "subjects", sources, columns)
+    for name, part, n_csv, n_jsonl in differing:
+        print(f"  {name} differs in part-{part:05d}: {n_csv:,} rows in the CSV, {n_jsonl:,} in the JSONL")
+    if differing:
+        names = ", ".join(sorted({name for name, *_ in differing}))
+        raise UserError(f"the JSONL and the CSV files differ in {names}: run the same command with --force")
+    print(f"Verified: every cell of {len(columns)} tables is in the JSONL as it is in the CSV files")
 
 
 def key(source) -> str:
@@ -132,7 +172,8 @@ def convert(sources: dict, out, store: Path, args) -> None:
         write_dictionary(name, sources[name], folder / "dictionaries")
 
     patients = read_subject_ids(sources["patients"])
-    chosen = set(patients) if args.sample == 1 else splits.sample(patients, args.sample, args.seed)
+    listed = read_list(given_file(args.subjects_file), patients) if args.subjects_file else patients
+    chosen = set(listed) if args.sample == 1 else splits.sample(listed, args.sample, args.seed)
     split = splits.assign(chosen, args.seed)
     (folder / "split.csv").write_text("subject_id,split\n" + "".join(f"{s},{name}\n" for s, name in split.items()))
 
@@ -203,6 +244,22 @@ def read_subject_ids(source) -> list:
     if len(set(ids)) < len(ids):
         raise UserError(f"{source.path} has {len(ids) - len(set(ids))} subject_ids twice: check the download")
     return [int(value) for value in ids]
+
+
+def given_file(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: give one with a subject_id a line by --subjects-file")
+    return path
+
+
+def read_list(path: Path, patients: list) -> list:
+    """The subject_ids that a file lists, one a line. Raises UserError when one is no patient."""
+    listed = set(path.read_text(encoding="utf-8", errors="replace").split()) - {"subject_id"}
+    known = {str(s) for s in patients}
+    if not listed or listed - known:
+        raise UserError(f"{path} lists {len(listed)} subject_ids, {len(listed - known)} of them not in patients")
+    return [s for s in patients if str(s) in listed]
 
 
 def machine_memory() -> int:

@@ -53,9 +53,8 @@ def main():
     if not args.demo.is_dir():
         sys.exit(f"the MIMIC-IV demo is not at {args.demo}: give its folder as the first argument")
     work = args.work or Path(tempfile.mkdtemp(prefix="bench_convert_"))
-    print(
-        "| input | rows | system | wall s | CPU s | peak MB | CPU / unzip |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    print("| input | rows | system | wall s | CPU s | peak MB | CPU / unzip |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for copies in args.copies:
         mimic, store = work / f"x{copies}", work / f"storage_x{copies}"
         if not mimic.exists():
@@ -81,7 +80,7 @@ def main():
         n_rows = sum(counts["in"] for counts in rows.values())
         unzip = median(c.cpu_s for c in costs["unzip"])
         for name, runs in costs.items():
-            wall, cpu, peak = (median(getattr(run, field) for run in runs) for field in ("wall_s", "cpu_s", "peak_mb"))
+            wall, cpu, peak = (median(values) for values in zip(*[run[:3] for run in runs], strict=True))
             print(
                 f"| x{copies} | {n_rows:,} | {name} | {wall:.1f} | {cpu:.1f} | {peak:.0f} | {cpu / unzip:.1f} |",
                 flush=True,

@@ -146,6 +146,35 @@ def test_a_sample_is_a_share_of_the_patients_with_all_their_rows(run, tiny_mimic
     assert rows["in"] == 36 and rows["unsampled"] == rows["jsonl"] == 18
 
 
+def test_verify_finds_a_changed_cell_and_says_where(run, tiny_mimic, tmp_path):
+    command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--verify")
+    done = run(*command)
+    assert done.returncode == 0 and "Verified: every cell of 5 tables" in done.stdout, done.stderr
+    shard = tmp_path / "storage/subjects/shards/part-00000.jsonl.gz"
+    shard.write_bytes(gzip.compress(gzip.decompress(shard.read_bytes()).replace(b'"500,000"', b'"500,001"', 1)))
+    again = run(*command)
+    assert again.returncode == 2 and "differ in labevents" in again.stderr and "part-00000" in again.stdout
+
+
+def test_verify_tells_an_empty_string_from_null(run, tiny_mimic, tmp_path):
+    command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--verify")
+    run(*command)
+    shard = tmp_path / "storage/subjects/shards/part-00000.jsonl.gz"
+    shard.write_bytes(gzip.compress(gzip.decompress(shard.read_bytes()).replace(b',"drug":""', b"", 1)))
+    assert "differ in prescriptions" in run(*command).stderr
+
+
+def test_a_file_of_subject_ids_chooses_the_patients(run, tiny_mimic, tmp_path):
+    chosen = tmp_path / "chosen.csv"
+    chosen.write_text("subject_id\n10000007\n10000014\n")
+    command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--subjects-file", chosen)
+    assert run(*command).returncode == 0
+    assert [orjson.loads(line)["subject_id"] for line in lines(tmp_path / "storage")] == [10000007, 10000014]
+    chosen.write_text("10000007\n99\n")
+    refused = run(*command)
+    assert refused.returncode == 2 and "1 of them not in patients" in refused.stderr
+
+
 def cut_off(folder):
     path = folder / "hosp/labevents.csv.gz"
     path.write_bytes(path.read_bytes()[:-20])
