@@ -100,15 +100,15 @@ def median(values) -> float:
 
 
 def look_ups(store: Path) -> float:
-    """Milliseconds to open one patient's record by its id, the 95th percentile of 200 random patients."""
+    """Milliseconds to get one patient's line of the JSONL by its id, the 95th percentile of 200 random patients."""
     from mimic_qlora import splits, subjects
 
     ids = splits.order(subjects.split_of(store), "bench", 0)[:200]
-    subjects.raw_record(store, ids[0])
+    subjects.raw_line(store, ids[0])
     times = []
     for subject_id in ids:
         began = time.perf_counter()
-        subjects.raw_record(store, subject_id)
+        subjects.raw_line(store, subject_id)
         times.append(1000 * (time.perf_counter() - began))
     return sorted(times)[int(0.95 * len(times))]
 

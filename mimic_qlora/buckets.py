@@ -20,6 +20,7 @@ from mimic_qlora import tables
 PATIENTS_PER_BUCKET = 1000
 MIB_PER_BUCKET = 256  # of uncompressed CSV
 MEMORY_PER_BUCKET = 8  # what nesting needs at its peak, in sizes of a bucket's CSV
+HELD_BYTES = 128 << 20  # of rows that wait to be written; sorting them takes about three times as much
 GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about
 
 
@@ -169,7 +170,7 @@ def partition_all(sources: dict, plan, parts: Path, memory: int) -> dict:
                 bar.set_postfix_str(f"{n_rows:,} rows", refresh=False)
                 bar.update(read - bar.n)
 
-            rows[name] = partition(name, source, plan, owners, parts, memory // 12, tell)
+            rows[name] = partition(name, source, plan, owners, parts, min(memory // 12, HELD_BYTES), tell)
     return rows
 
 

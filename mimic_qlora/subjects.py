@@ -37,6 +37,12 @@ def table_files(storage: Path, table: str) -> list:
 def raw_record(storage: Path, subject_id: int) -> dict:
     """One patient's JSON record, found through the index. Raises UserError for an unknown subject_id."""
     import orjson
+
+    return orjson.loads(raw_line(storage, subject_id))
+
+
+def raw_line(storage: Path, subject_id: int) -> bytes:
+    """One patient's line of the JSONL, found through the index. Raises UserError for an unknown subject_id."""
     from isal import igzip
 
     if subject_id not in _index(storage):
@@ -46,7 +52,7 @@ def raw_record(storage: Path, subject_id: int) -> dict:
     part, offset, length = _index(storage)[subject_id]
     with open(storage / "subjects" / "shards" / f"part-{part:05d}.jsonl.gz", "rb") as shard:
         shard.seek(offset)
-        return orjson.loads(igzip.decompress(shard.read(length)))
+        return igzip.decompress(shard.read(length))
 
 
 def record(storage: Path, subject_id: int, wanted: dict) -> dict:
