@@ -3,6 +3,7 @@
 The files are written for clinicians to read and edit (docs/clinical_content.md). `load()` checks every field
 of every entry, so a slip in an edit is reported by file, entry and field before anything runs on it.
 """
+
 import hashlib
 import re
 from functools import lru_cache
@@ -12,13 +13,16 @@ from typing import NamedTuple
 from mimic_qlora.storage import UserError
 
 DATA = Path(__file__).parent / "clinical_data"
-SECTIONS = {"try": "What you can try now",
-            "urgent": "When to seek urgent care",
-            "track": "What to track or share with a clinician"}
+SECTIONS = {
+    "try": "What you can try now",
+    "urgent": "When to seek urgent care",
+    "track": "What to track or share with a clinician",
+}
 
 
 class Clinical(NamedTuple):
     """The checked content: for each file a dict of id -> entry, in file order."""
+
     phenotypes: dict
     drugs: dict
     symptoms: dict
@@ -26,6 +30,7 @@ class Clinical(NamedTuple):
 
 
 # ---- what a field may hold: each check returns what is wrong, or None ----
+
 
 def _text(value):
     return None if isinstance(value, str) and value.strip() else "must be a text"
@@ -53,6 +58,7 @@ def _list_of(check, at_least=0):
         if not isinstance(value, list) or len(value) < at_least:
             return f"must be a list of at least {at_least}"
         return next((f"item {i}: {wrong}" for i, item in enumerate(value, 1) if (wrong := check(item))), None)
+
     return check_list
 
 
@@ -66,12 +72,16 @@ def _record(required, optional=None):
         if unknown or missing:
             return f"unknown field '{unknown[0]}'" if unknown else f"field '{missing[0]}' is missing"
         return next((f"field '{field}' {wrong}" for field in value if (wrong := known[field](value[field]))), None)
+
     return check_record
 
 
 def _prefix(value):
-    return None if isinstance(value, str) and re.fullmatch("[A-Z0-9]+", value) else \
-        "must be an ICD code prefix in quotes, upper case, without a dot"
+    return (
+        None
+        if isinstance(value, str) and re.fullmatch("[A-Z0-9]+", value)
+        else "must be an ICD code prefix in quotes, upper case, without a dot"
+    )
 
 
 def _number(value):
@@ -96,8 +106,9 @@ def _say(value):
 
 
 def _lab(value):
-    wrong = _record({"itemid": _list_of(_integer, 1), "unit": _unit, "within_days": _number},
-                    {"above": _number, "below": _number})(value)
+    wrong = _record(
+        {"itemid": _list_of(_integer, 1), "unit": _unit, "within_days": _number}, {"above": _number, "below": _number}
+    )(value)
     return wrong or (None if ("above" in value) != ("below" in value) else "needs either 'above' or 'below'")
 
 
@@ -118,6 +129,7 @@ def _when(value):
 
 # ---- conditions of a caution: name -> (check of its value, does it hold for these facts) ----
 
+
 def _lab_holds(lab, facts):
     values = [facts["labs"][item] for item in lab["itemid"] if item in facts["labs"]]
     if not values:
@@ -129,9 +141,10 @@ def _lab_holds(lab, facts):
 
 
 def _procedure_holds(procedure, facts):
-    return any(0 <= days_ago <= procedure["within_days"]
-               and code.strip().startswith(tuple(procedure[f"icd{int(version)}"]))
-               for code, version, days_ago in facts["procedures"])
+    return any(
+        0 <= days_ago <= procedure["within_days"] and code.strip().startswith(tuple(procedure[f"icd{int(version)}"]))
+        for code, version, days_ago in facts["procedures"]
+    )
 
 
 def _age_holds(age, facts):
@@ -160,10 +173,13 @@ def _holds(condition, facts):
 # ---- the files ----
 
 _TEXTS = _list_of(_text, 1)
-_COMMON = {"id": lambda value: None if isinstance(value, str) and re.fullmatch("[a-z0-9_]+", value)
-           else "must be lower-case words joined by _",
-           "sources": _list_of(_record({"title": _text, "url": _url}), 1),
-           "reviewed_by": lambda value: None if value is None else _text(value)}
+_COMMON = {
+    "id": lambda value: (
+        None if isinstance(value, str) and re.fullmatch("[a-z0-9_]+", value) else "must be lower-case words joined by _"
+    ),
+    "sources": _list_of(_record({"title": _text, "url": _url}), 1),
+    "reviewed_by": lambda value: None if value is None else _text(value),
+}
 _RED_FLAG = _record({"say": _text, "pattern": _regex})
 SCHEMA = {
     "phenotypes": _record(_COMMON | {"name": _text, "kind": _one_of("condition", "status", "acute"),
@@ -181,11 +197,12 @@ SCHEMA = {
                                     "red_flags": _list_of(_record({"name": _text, "pattern": _regex}), 1)}),
     "knowledge": _record(_COMMON | {"question": _text, "ideal": _text,
                                     "key_points": _list_of(_record({"point": _text, "pattern": _regex}), 1)}),
-}
+}  # fmt: skip
 
 
 def _read(folder, name):
     import yaml
+
     path = Path(folder) / f"{name}.yaml"
     try:
         entries = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -193,8 +210,10 @@ def _read(folder, name):
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{path.name} is not valid YAML"
-                        f"{f' near line {mark.line + 1}' if mark else ''}: check its indents and quotes.") from None
+        raise UserError(
+            f"{path.name} is not valid YAML"
+            f"{f' near line {mark.line + 1}' if mark else ''}: check its indents and quotes."
+        ) from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path.name} must hold a list of entries.")
     by_id = {}
@@ -244,8 +263,10 @@ def load_questions(folder):
     questions = list(_read(folder, "questions").values())
     for question in questions:
         if question["symptom"] not in load().symptoms:
-            raise UserError(f"questions.yaml, entry {question['id']}: field 'symptom' names an unknown symptom "
-                            f"'{question['symptom']}'.")
+            raise UserError(
+                f"questions.yaml, entry {question['id']}: field 'symptom' names an unknown symptom "
+                f"'{question['symptom']}'."
+            )
     return questions
 
 
@@ -264,6 +285,7 @@ def content_sha256():
 
 
 # ---- charts ----
+
 
 @lru_cache
 def _by_prefix():
@@ -304,10 +326,12 @@ def drug_classes_of(drug, route):
     """
     drug = drug.lower()
     return frozenset(
-        name for name, entry in load().drugs.items()
+        name
+        for name, entry in load().drugs.items()
         if (not entry["routes"] or (route or "").strip() in entry["routes"])
         and _word(tuple(entry["ingredients"])).search(drug)
-        and not (entry["exclude"] and _word(tuple(entry["exclude"])).search(drug)))
+        and not (entry["exclude"] and _word(tuple(entry["exclude"])).search(drug))
+    )
 
 
 def matches(rule, facts):
@@ -329,10 +353,14 @@ _REVERSED = re.compile(
     r"|\bnot necessary\b|\bunnecessary\b|\bcan (?:safely )?(?:ignore|wait|skip)\b"
     r"|(?<!says )(?<!that )(?<!know )\b(?:it is|it['’]s) (?:perfectly )?(?:fine|ok|okay|safe|all right) to\b"
     r"|\b(?:do not|don['’]t|never) (?:avoid|call|seek|contact|report|tell|check|weigh|limit|worry)\b"
-    r"|\b(?:do not|don['’]t|never) get (?:emergency|urgent|medical|same)", re.I)
+    r"|\b(?:do not|don['’]t|never) get (?:emergency|urgent|medical|same)",
+    re.I,
+)
 _NEGATED = re.compile(
     r"\b(?:not|never|avoid(?:ing)?|without|cannot|instead of|rather than|stay away|no)\b|n['’]t\b"
-    r"|\b(?:ask|check)\b.*\bbefore\b|\bbefore (?:you|using|taking)\b", re.I)
+    r"|\b(?:ask|check)\b.*\bbefore\b|\bbefore (?:you|using|taking)\b",
+    re.I,
+)
 _LEADING_CONDITION = re.compile(r"^\W*(?:if|when|because|since|while|after|until|as)\b[^,]*,", re.I)
 
 
@@ -355,7 +383,15 @@ def said(rule, answer):
 
 def forbidden(rule, answer):
     """Does the answer advise what this caution forbids? Advice against it ("do not take ...") does not count."""
-    parts = [_LEADING_CONDITION.sub("", clause) for sentence in _SENTENCE_END.split(answer) if sentence
-             for clause in re.split(r", (?:and|then) ", _LEADING_CONDITION.sub("", sentence))]
-    return any(not _NEGATED.search(part[:match.end()]) for part in parts for pattern in rule["forbid"]
-               for match in _compiled(pattern).finditer(part))
+    parts = [
+        _LEADING_CONDITION.sub("", clause)
+        for sentence in _SENTENCE_END.split(answer)
+        if sentence
+        for clause in re.split(r", (?:and|then) ", _LEADING_CONDITION.sub("", sentence))
+    ]
+    return any(
+        not _NEGATED.search(part[: match.end()])
+        for part in parts
+        for pattern in rule["forbid"]
+        for match in _compiled(pattern).finditer(part)
+    )

@@ -256,7 +256,7 @@ def new_patient(words: SimpleNamespace, rng: Random, subject_id: int, coded: boo
         inches=round(rng.gauss(63.5 if sex == "F" else 69, 2.6) * 4) / 4, bmi=max(17, rng.gauss(25.5, 3.2) + bmi),
         sbp=rng.gauss(120, 9) + sbp, hr=rng.gauss(78, 8) + hr,
         payer=_pick(rng, words.hospital["insurance"]["old" if age >= 65 else "young"])[0],
-    )
+    )  # fmt: skip
 
 
 def chronic_conditions(words: SimpleNamespace, rng: Random, sex: str, age: int, burden: float) -> dict:
@@ -314,7 +314,7 @@ def live_through(book: Book, patient: Patient, coded: bool) -> None:
         "patients", subject_id=patient.subject_id, gender=patient.sex,
         anchor_age=patient.age if patient.age <= 89 else 91, anchor_year=patient.anchor_year,
         anchor_year_group=patient.year_group, dod=patient.dod,
-    )
+    )  # fmt: skip
 
 
 def why(words: SimpleNamespace, patient: Patient, now: datetime) -> dict:
@@ -333,7 +333,9 @@ def stay(book: Book, patient: Patient, arrival: datetime, reason: dict, coded: b
     """One hospital stay, into every table that it touches. Returns the time of discharge, not shifted."""
     rng = patient.rng
     here = SimpleNamespace(
-        reason=reason, kind=reason.get("kind", "emergency"), version=10 if arrival >= ICD10_SINCE else 9,
+        reason=reason,
+        kind=reason.get("kind", "emergency"),
+        version=10 if arrival >= ICD10_SINCE else 9,
     )
     here.hadm_id = book.next_id("hadm_id", 20_000_000, 9_999_991)
     here.who = {"subject_id": patient.subject_id, "hadm_id": here.hadm_id}
@@ -395,7 +397,7 @@ def admission(book: Book, patient: Patient, here: SimpleNamespace) -> None:
         admission_type=here.type, admission_location=location, discharge_location=goes_to, edregtime=here.ed_in,
         edouttime=here.ed_out, insurance=patient.payer if rng.random() < 0.98 else None,
         hospital_expire_flag=int(here.died),
-    )
+    )  # fmt: skip
 
 
 def movements(book: Book, patient: Patient, here: SimpleNamespace) -> None:
@@ -418,7 +420,7 @@ def movements(book: Book, patient: Patient, here: SimpleNamespace) -> None:
             book.add(
                 "icustays", **here.who, stay_id=transfer_id, first_careunit=unit, last_careunit=unit, intime=time,
                 outtime=until, los=days,
-            )
+            )  # fmt: skip
         time = until
     move(book, here.who, "discharge", None, end, None)
     first = rng.choice(("MED", "SURG", reason["service"])) if rng.random() < 0.15 else reason["service"]
@@ -428,14 +430,14 @@ def movements(book: Book, patient: Patient, here: SimpleNamespace) -> None:
         book.add(
             "services", **here.who, transfertime=_seconds(rng, later), prev_service=first,
             curr_service=reason["service"],
-        )
+        )  # fmt: skip
 
 
 def move(book: Book, who: dict, event: str, careunit: str | None, intime: datetime, outtime: datetime | None) -> int:
     transfer_id = book.next_id("transfer_id", 30_000_000, 9_999_991)
     book.add(
         "transfers", **who, transfer_id=transfer_id, eventtype=event, careunit=careunit, intime=intime, outtime=outtime,
-    )
+    )  # fmt: skip
     return transfer_id
 
 
@@ -464,7 +466,7 @@ def billing(book: Book, patient: Patient, here: SimpleNamespace) -> None:
         book.add(
             "drgcodes", **here.who, drg_type="APR", drg_code=reason["apr"][0], description=reason["apr"][1],
             drg_severity=severity, drg_mortality=mortality,
-        )
+        )  # fmt: skip
     for number, code in enumerate((code for code in reason.get("hcpcs", ()) if rng.random() < 0.6), 1):
         row = {"hcpcs_cd": code, "seq_num": number, "short_description": book.words.hcpcs[code]}
         book.add("hcpcsevents", **here.who, chartdate=here.begin.date(), **row)
@@ -493,7 +495,7 @@ def orders(book: Book, patient: Patient, here: SimpleNamespace) -> None:
         late = timedelta(hours=rng.expovariate(1 / 20)) if rng.random() < 0.35 else timedelta()
         prescribe(
             book, book.words.drugs[key], patient, here, min(_seconds(rng, time + late), here.end - timedelta(hours=2)),
-        )
+        )  # fmt: skip
     leave = {"Discharge Planning": "Finalized", "Discharge When": "Discharge Now"}
     order(book, patient, here, here.end - _minutes(rng, 20, 240), "ADT orders", "Discharge", leave)
 
@@ -507,12 +509,12 @@ def order(book, patient, here, time, kind, subtype=None, details=None, seq=None,
         "poe", **here.who, poe_id=poe_id(seq), poe_seq=seq, ordertime=time, order_type=kind, order_subtype=subtype,
         transaction_type=change, discontinue_of_poe_id=poe_id(stops), discontinued_by_poe_id=poe_id(stopped_by),
         order_status="Inactive",
-    )
+    )  # fmt: skip
     for name, value in (details or {}).items():
         book.add(
             "poe_detail", poe_id=poe_id(seq), poe_seq=seq, subject_id=patient.subject_id, field_name=name,
             field_value=value,
-        )
+        )  # fmt: skip
     return seq
 
 
@@ -533,13 +535,14 @@ def prescribe(book: Book, drug: dict, patient: Patient, here: SimpleNamespace, t
     if rng.random() < 0.035:  # as in the real tables: an order stopped before it began
         stop = start - timedelta(hours=rng.randrange(1, 5))
     ids = {
-        **here.who, "pharmacy_id": book.next_id("pharmacy_id", 1_000_000, 98_999_987),
+        **here.who,
+        "pharmacy_id": book.next_id("pharmacy_id", 1_000_000, 98_999_987),
         "poe_id": f"{patient.subject_id}-{seq}",
     }
     common = {
         **ids, "starttime": start, "stoptime": stop, "doses_per_24_hrs": drug["doses_per_24_hrs"],
         "route": drug["route"],
-    }
+    }  # fmt: skip
     entered = time + timedelta(seconds=rng.randrange(900))
     book.add(
         "pharmacy", **common, medication=None if fluid else drug["drug"], proc_type=drug["proc_type"],
@@ -549,7 +552,7 @@ def prescribe(book: Book, drug: dict, patient: Patient, here: SimpleNamespace, t
         disp_sched={"1": "10", "2": "08, 20", "3": "08, 14, 20", "4": "0, 6, 12, 18"}.get(drug["doses_per_24_hrs"]),
         infusion_type="C" if drug["route"] == "IV DRIP" else None,
         sliding_scale="Y" if drug["key"] == "Insulin" else None,
-    )
+    )  # fmt: skip
     amounts = ("prod_strength", "dose_val_rx", "dose_unit_rx", "form_val_disp", "form_unit_disp")
     dose = {key: drug[key] for key in amounts}
     tablet = drug["form_unit_disp"] in ("TAB", "CAP") and drug["frequency"] in ("DAILY", "BID", "QHS")
@@ -559,13 +562,13 @@ def prescribe(book: Book, drug: dict, patient: Patient, here: SimpleNamespace, t
         "prescriptions", **common, **dose, poe_seq=seq, formulary_drug_cd=drug["formulary_drug_cd"], gsn=drug["gsn"],
         ndc=drug["ndc"], drug_type="BASE" if fluid else "MAIN", drug="" if rng.random() < 0.001 else drug["drug"],
         form_rx="" if rng.random() < 0.15 else "TAB" if rng.random() < 0.01 else None,
-    )
+    )  # fmt: skip
     if drug["base"]:
         bag = dict(zip(amounts, ("100 mL Bag", "100", "mL", "1", "BAG"), strict=True))
         book.add(
             "prescriptions", **common, **bag, poe_seq=seq, formulary_drug_cd="BASE", ndc="0", drug_type="BASE",
             drug=drug["base"],
-        )
+        )  # fmt: skip
     if here.has_emar and not fluid:
         administer(book, drug, dose, patient, ids, start, given_until)
 
@@ -590,13 +593,13 @@ def administer(
         book.add(
             "emar", **ids | emar | gaps, charttime=time, medication=drug["drug"] if rng.random() < 0.96 else None,
             event_txt=event if rng.random() < 0.99 else None, scheduletime=due, storetime=_stored(rng, time, 0.03, 15),
-        )
+        )  # fmt: skip
         emar["subject_id"] = patient.subject_id
         complete = "No" if event == "Administered" else None
         book.add(
             "emar_detail", **emar, administration_type=kind, complete_dose_not_given=complete,
             dose_due=dose["dose_val_rx"], dose_due_unit=dose["dose_unit_rx"], will_remainder_of_dose_be_given=complete,
-        )
+        )  # fmt: skip
         if given:
             by_mouth = drug["route"].startswith("PO") and rng.random() < 0.3
             book.add(
@@ -605,7 +608,7 @@ def administer(
                 product_amount_given=dose["form_val_disp"], product_unit=dose["form_unit_disp"],
                 product_code=drug["formulary_drug_cd"], route="PO" if by_mouth else None,
                 product_description=f"{drug['drug']} {drug['prod_strength']}",
-            )
+            )  # fmt: skip
 
 
 # ---- laboratory
@@ -621,7 +624,7 @@ def stay_labs(book: Book, patient: Patient, here: SimpleNamespace) -> None:
     draw(
         book, patient, here, here.ed_in + timedelta(minutes=40) if here.ed_in else here.begin + timedelta(hours=1),
         panels, 0.6,
-    )
+    )  # fmt: skip
     daily = ["chemistry", "count"] + [panel for panel in ("coagulation", "gas", "liver") if panel in panels]
     for day in range(1, min(math.ceil(here.days), 15)):
         morning = _midnight(here.begin) + timedelta(days=day) + _minutes(rng, 300, 480)
@@ -657,12 +660,14 @@ def draw(
             delay = timedelta(hours=rng.uniform(100, 666) if rng.random() < 0.003 else rng.lognormvariate(0.2, 0.5))
             stored = _whole(time + delay) if rng.random() < 0.99 else None
             specimens[one.panel] = {
-                "specimen_id": book.next_id("specimen_id", 100, 99_999_989), "charttime": time, "storetime": stored,
+                "specimen_id": book.next_id("specimen_id", 100, 99_999_989),
+                "charttime": time,
+                "storetime": stored,
             }
         book.add(
             "labevents", **specimens[one.panel], labevent_id=book.next_id("labevent_id", 1, 158_000_003),
             hadm_id=hadm_id, subject_id=patient.subject_id, itemid=one.itemid, **report(patient, one, values),
-        )
+        )  # fmt: skip
 
 
 def result(patient: Patient, one: SimpleNamespace, acute: float) -> float:
@@ -708,17 +713,20 @@ def report(patient: Patient, one: SimpleNamespace, values: dict) -> dict:
     short = lambda number: None if number is None else f"{number:g}"  # noqa: E731
     cells = {
         "valueuom": one.unit, "ref_range_lower": short(low), "ref_range_upper": short(high), "comments": one.comment,
-    }
+    }  # fmt: skip
     if one.panel == "egfr":
         return {"comments": f"Estimated GFR = {values[one.key]:.0f} mL/min/1.73 m2, from age, sex and creatinine."}
     if one.scale is None:
         infected = values.get("WBC (urine)", 0) > 15
         texts = {
-            "Specimen Type": ("ART.", "VEN."), "Nitrite": ("POS",) if infected else ("NEG",), "Yeast": ("NONE", "None"),
+            "Specimen Type": ("ART.", "VEN."),
+            "Nitrite": ("POS",) if infected else ("NEG",),
+            "Yeast": ("NONE", "None"),
         }
         texts |= {"Urine Color": ("Yellow", "Straw", "DKYELLOW"), "Epithelial Cells": ("0-2", "<1", "3-5", "N/A")}
         return {
-            "value": rng.choice(texts[one.key]), "valueuom": one.unit,
+            "value": rng.choice(texts[one.key]),
+            "valueuom": one.unit,
             "comments": "___" if rng.random() < 0.02 else None,
         }
     number = round(values[one.key] if one.key == "Base Excess" else max(values[one.key], 0), one.decimals)
@@ -747,7 +755,7 @@ def culture(book: Book, patient: Patient, here: SimpleNamespace, time: datetime,
         "chartdate": _midnight(time), "test_seq": 1, "charttime": time if rng.random() < 0.94 else None,
         "spec_type_desc": "" if rng.random() < 0.02 else specimen, "storedate": _midnight(stored), "storetime": stored,
         "test_itemid": test_itemid, "test_name": test_name,
-    }
+    }  # fmt: skip
     nothing = ("No MRSA isolated.  ",) if specimen == "MRSA SCREEN" else ("NO GROWTH.  ", "NO GROWTH.  ", "___")
     findings = [{"comments": rng.choice(nothing)}]
     if rng.random() < positive:
@@ -759,7 +767,9 @@ def culture(book: Book, patient: Patient, here: SimpleNamespace, time: datetime,
             for ab_itemid, ab_name in rng.sample(hospital["antibiotics"], 5):
                 text, comparison, value, reading, _ = _pick(rng, hospital["dilutions"])
                 dilution = {
-                    "dilution_text": text, "dilution_comparison": comparison, "dilution_value": value,
+                    "dilution_text": text,
+                    "dilution_comparison": comparison,
+                    "dilution_value": value,
                     "interpretation": reading,
                 }
                 findings.append({"ab_itemid": ab_itemid, "ab_name": ab_name, **dilution})
@@ -805,7 +815,7 @@ def emergency_visit(book: Book, patient: Patient) -> None:
     if not patient.dod or time.date() < patient.dod:
         move(
             book, {"subject_id": patient.subject_id}, "ED", "Emergency Department", time, time + _minutes(rng, 90, 700),
-        )
+        )  # fmt: skip
         panels = ["chemistry", "count"] + ["urine"] * (rng.random() < 0.4)
         draw(book, patient, _outside(patient, time), time + timedelta(minutes=50), panels)
 
@@ -833,7 +843,7 @@ def intensive_care(book: Book, patient: Patient, here: SimpleNamespace) -> None:
             book.add(
                 "outputevents", **who, charttime=time, storetime=_stored(rng, time, 0.15, 90), itemid=itemid,
                 value=value, valueuom="ml",
-            )
+            )  # fmt: skip
     for itemid, share, unit, location, location_category, category in icu["processes"]:
         if rng.random() < share:
             time, order_id, runs = at(), book.next_id("orderid", 1, 9_999_973), int(bool(unit))
@@ -846,7 +856,7 @@ def intensive_care(book: Book, patient: Patient, here: SimpleNamespace) -> None:
                 locationcategory=location_category, orderid=order_id, linkorderid=order_id, ordercategoryname=category,
                 patientweight=weight, isopenbag=runs, ordercategorydescription="ContinuousProcess" if unit else "Task",
                 continueinnextdept=0, statusdescription="FinishedRunning", ORIGINALAMOUNT=minutes, ORIGINALRATE=runs,
-            )
+            )  # fmt: skip
     for itemid, share, unit in icu["dates"]:
         placed = _whole(here.icu_in) - _minutes(rng, 0, 4000)
         for _ in range(hours // 8 if rng.random() < share else 0):
@@ -854,7 +864,7 @@ def intensive_care(book: Book, patient: Patient, here: SimpleNamespace) -> None:
             book.add(
                 "datetimeevents", **who, charttime=time, storetime=_stored(rng, time, 0, 60), itemid=itemid,
                 value=value, valueuom=unit,
-            )
+            )  # fmt: skip
 
 
 def vitals(book: Book, patient: Patient, here: SimpleNamespace, who: dict, hours: int, weight: float) -> None:
@@ -868,7 +878,7 @@ def vitals(book: Book, patient: Patient, here: SimpleNamespace, who: dict, hours
         book.add(
             "chartevents", **who, charttime=time, storetime=stored, itemid=itemid, value=value, valuenum=number,
             valueuom=unit,
-        )
+        )  # fmt: skip
 
     start = _hour(here.icu_in) + timedelta(hours=1)
     for itemid, value, unit in ((226512, f"{weight:g}", "kg"), (226730, f"{patient.inches * 2.54:.0f}", "cm")):
@@ -899,7 +909,7 @@ def infuse(book: Book, patient: Patient, who: dict, time: datetime, one: dict, w
         **who, "starttime": time, "endtime": time + timedelta(minutes=minutes),
         "storetime": _stored(rng, time, 0.05, minutes // 2 + 5), "orderid": order_id, "linkorderid": order_id,
         "statusdescription": status,
-    }
+    }  # fmt: skip
     per_hour = lambda quantity: repr(quantity * 60 / minutes) if rate_unit else None  # noqa: E731
     rate = repr(amount * 1000 / weight / minutes) if rate_unit == "mcg/kg/min" else per_hour(amount)
     total = 250 if one["description"].startswith("Continuous") else None
@@ -910,14 +920,14 @@ def infuse(book: Book, patient: Patient, who: dict, time: datetime, one: dict, w
         ordercomponenttypedescription="Main order parameter", ordercategorydescription=one["description"],
         patientweight=weight, totalamount=total, totalamountuom="ml" if total else None, continueinnextdept=0,
         originalamount=f"{amount:g}", originalrate=rate or f"{amount:g}",
-    )
+    )  # fmt: skip
     volume = amount if unit == "ml" else 50
     ingredient = 227075 if "Oral" in one["category"] else 226509 if "Blood" in one["category"] else 227074
     for itemid in (220490, ingredient):
         row = {
             "itemid": itemid, "amount": repr(float(volume)), "amountuom": "ml", "rate": per_hour(volume),
             "originalamount": 0,
-        }
+        }  # fmt: skip
         book.add("ingredientevents", **common, **row, rateuom="mL/hour" if rate_unit else None)
 
 
