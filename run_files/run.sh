@@ -6,8 +6,12 @@ set -eu
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(dirname "$here")"
 
+# an environment that the user has activated comes first; conda's base is on in every shell and means nothing
+activated=""
+if [ -n "${VIRTUAL_ENV:-}" ] || [ "${CONDA_DEFAULT_ENV:-base}" != base ]; then activated=python; fi
+
 python=""
-for candidate in "$root/.venv/bin/python" "$root/.venv/Scripts/python.exe" python3 python; do
+for candidate in $activated "$root/.venv/bin/python" "$root/.venv/Scripts/python.exe" python3 python; do
   if command -v "$candidate" >/dev/null 2>&1; then python="$candidate"; break; fi
 done
 if [ -z "$python" ]; then
