@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from mimic_qlora import tables
 
 PATIENTS_PER_BUCKET = 1000
-MIB_PER_BUCKET = 256  # of uncompressed CSV
+MIB_PER_BUCKET = 128  # of uncompressed CSV
 MEMORY_PER_BUCKET = 8  # what nesting needs at its peak, in sizes of a bucket's CSV
 HELD_BYTES = 128 << 20  # of rows that wait to be written; sorting them takes about three times as much
 GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about
