@@ -116,13 +116,13 @@ def said_undefined(metrics: list) -> list:
 
 
 def write_files(folder: Path, columns: list, lists: dict, metrics: list, result: dict) -> None:
-    from mimic_qlora import page
+    from mimic_qlora import spreadsheet
 
     names = list(columns[0])
-    page.write_csv(folder / "columns_all.csv", columns)
-    page.write_csv(folder / "columns_top.csv", lists["important"], names)
-    page.write_csv(folder / "columns_least.csv", lists["least"][::-1], names)
-    page.write_csv(folder / "metrics.csv", metrics)
+    spreadsheet.write(folder / "columns_all.csv", columns)
+    spreadsheet.write(folder / "columns_top.csv", lists["important"], names)
+    spreadsheet.write(folder / "columns_least.csv", lists["least"][::-1], names)
+    spreadsheet.write(folder / "metrics.csv", metrics)
     storage.write_json(folder / "metrics.json", {**result, "targets": metrics})
 
 

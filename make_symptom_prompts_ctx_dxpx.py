@@ -94,17 +94,17 @@ def make_records(store: Path, folder: Path, shared: dict, args, count_tokens) ->
     """Write the records of every patient of the cohort, by split, and count who is left out and why."""
     from tqdm import tqdm
 
-    from mimic_qlora import context, splits, subjects
+    from mimic_qlora import context, draws, facts, moments, splits, subjects
 
     split = subjects.split_of(store)
     labels = context.lab_labels(store)
     counts = {name: Counter() for name in ("cohort", "records", "symptoms", "cautions", "cut")}
-    order = {s: rank for rank, s in enumerate(splits.order(split, "prompts", args.seed))}
+    order = {s: rank for rank, s in enumerate(draws.order(split, "prompts", args.seed))}
     lines = []
-    bar = tqdm(subjects.records(store, context.WANTED, split), total=len(split), desc="patients", disable=None)
+    bar = tqdm(subjects.records(store, facts.WANTED, split), total=len(split), desc="patients", disable=None)
     for record in bar:
         subject_id = record["subject_id"]
-        found = context.moments(record, args.seed)
+        found = moments.of(record, args.seed)
         reason = "kept" if found else "no live discharge to home that a question could follow"
         counts["cohort"]["no coded stay" if not record["diagnoses_icd_labeled"] else reason] += 1
         if not found or not record["diagnoses_icd_labeled"]:
@@ -136,7 +136,7 @@ def prompts_of(subject_id: int, moment, built, shared: dict, split: str, args) -
     The symptoms of the curated questions and the held-out caution rules stay out, so that step 7 can tell learning
     from copying.
     """
-    from mimic_qlora import clinical, context, guidance
+    from mimic_qlora import clinical, context, draws, guidance
 
     key = f"{args.seed}:{subject_id}"
     asked = [s for s in clinical.load().symptoms.values() if not s["held_out"]]
@@ -146,13 +146,13 @@ def prompts_of(subject_id: int, moment, built, shared: dict, split: str, args) -
         key=lambda s: (
             not trained[s["id"]],
             len(called_for[s["id"]]) - len(trained[s["id"]]),
-            context.pick(f"{key}:{s['id']}", 1 << 30),
+            draws.pick(f"{key}:{s['id']}", 1 << 30),
         )
     )
     made = []
     for symptom in asked[: args.pairs_per_subject]:
         cautions = trained[symptom["id"]][: guidance.MOST_CAUTIONS]
-        question = symptom["phrasings"][context.pick(f"{key}:{symptom['id']}:phrasing", len(symptom["phrasings"]))]
+        question = symptom["phrasings"][draws.pick(f"{key}:{symptom['id']}:phrasing", len(symptom["phrasings"]))]
         answer = guidance.compose(symptom, trained[symptom["id"]], f"{key}:{symptom['id']}")
         made.append({
             "messages": [*context.messages(shared, built.text, question), {"role": "assistant", "content": answer}],

@@ -99,7 +99,7 @@ def parse_time(text: str) -> datetime:
 
 def open_patient(talk, name: str) -> None:
     """Make a patient the one that is asked about. Raises UserError for an unknown one."""
-    from mimic_qlora import answers, context, subjects
+    from mimic_qlora import answers, facts, moments, subjects
 
     if name == "random":
         found = next(talk.randoms, None)
@@ -110,20 +110,20 @@ def open_patient(talk, name: str) -> None:
         name = str(found[0])
     if not (name.isascii() and name.isdigit()):
         raise UserError(f"'{name}' is not a subject_id: give a number such as 10014729, or random")
-    record = subjects.record(talk.source.store, int(name), context.WANTED)
-    usual = None if talk.as_of else context.latest_moment(record, talk.source.settings["seed"])
+    record = subjects.record(talk.source.store, int(name), facts.WANTED)
+    usual = None if talk.as_of else moments.latest(record, talk.source.settings["seed"])
     as_of = talk.as_of or usual.as_of
     built = answers.build(talk.source, record, as_of)
     talk.patient = SimpleNamespace(subject_id=int(name), as_of=as_of, context=built)
 
 
 def describe(patient) -> str:
-    from mimic_qlora import answers
+    from mimic_qlora import terminal
 
     cuts = ", ".join(f"{n} of {section}" for section, n in patient.context.cuts.items())
     return (
         f"\nsubject_id {patient.subject_id} as of {patient.as_of}: this is what the model gets\n\n"
-        f"{answers.printable(patient.context.text)}\n" + (f"\n(left out to fit: {cuts})\n" if cuts else "")
+        f"{terminal.printable(patient.context.text)}\n" + (f"\n(left out to fit: {cuts})\n" if cuts else "")
     )
 
 
@@ -140,7 +140,7 @@ def messages(talk, question: str) -> list:
 
 def once(talk) -> None:
     """Answer the one question of --once and keep the transcript."""
-    from mimic_qlora import answers, models
+    from mimic_qlora import models, terminal
 
     question, arms = talk.args.question.strip(), ARMS[talk.arm]
     turns, budget = messages(talk, question), talk.args.max_new_tokens
@@ -155,16 +155,16 @@ def once(talk) -> None:
         print(json.dumps(entry))  # ASCII: no character of an answer reaches the terminal as it is
     else:
         print(describe(talk.patient))
-        print(f"Question\n{answers.printable(question)}")
+        print(f"Question\n{terminal.printable(question)}")
         for arm, a in zip(arms, given, strict=True):
             cut = "" if a.ended else f"\n[cut at {budget} tokens]"
-            print(f"\n--- {arm} ---\n{answers.printable(a.text)}{cut}")
+            print(f"\n--- {arm} ---\n{terminal.printable(a.text)}{cut}")
     print(f"\nSaved {save(talk)}", file=sys.stderr)
 
 
 def stream(talk, question: str) -> None:
-    """Print the answers as they come; Ctrl-C stops them and keeps the program."""
-    from mimic_qlora import answers, models
+    """Print the answers as they come; Ctrl-C stops them and keep the program."""
+    from mimic_qlora import models, terminal
 
     turns, given = messages(talk, question), {}
     for arm in ARMS[talk.arm]:
@@ -174,7 +174,7 @@ def stream(talk, question: str) -> None:
         try:
             for piece in flow:
                 pieces.append(piece)
-                print(answers.printable(piece), end="", flush=True)
+                print(terminal.printable(piece), end="", flush=True)
         except KeyboardInterrupt:
             stopped = True
         finally:

@@ -91,10 +91,10 @@ def privacy(min_cell: int) -> str:
 
 
 def write_tables(folder: Path, tables: dict, manifest: dict, min_cell: int) -> None:
-    from mimic_qlora import page
+    from mimic_qlora import page, spreadsheet
 
     for name, (_, rows) in tables.items():
-        page.write_csv(folder / f"{name}.csv", rows)
+        spreadsheet.write(folder / f"{name}.csv", rows)
     content = {name: {"title": heading, "rows": rows} for name, (heading, rows) in tables.items()}
     summary = {"data": page.data_line(manifest), "min_cell": min_cell, "tables": content}
     storage.write_json(folder / "summary.json", summary)

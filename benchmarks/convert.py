@@ -101,9 +101,9 @@ def median(values) -> float:
 
 def look_ups(store: Path) -> float:
     """Milliseconds to get one patient's line of the JSONL by its id, the 95th percentile of 200 random patients."""
-    from mimic_qlora import splits, subjects
+    from mimic_qlora import draws, subjects
 
-    ids = splits.order(subjects.split_of(store), "bench", 0)[:200]
+    ids = draws.order(subjects.split_of(store), "bench", 0)[:200]
     subjects.raw_line(store, ids[0])
     times = []
     for subject_id in ids:

@@ -1,11 +1,9 @@
-"""What steps 6 and 7 do around an answer: which data, model and adapter it rests on, how its text is shown and kept."""
+"""What an answer of steps 6 and 7 rests on: data, settings, model and adapter, with room for it in tokens."""
 
-import csv
 import json
 import math
 import os
 import tempfile
-import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,50 +78,6 @@ def load_arms(source: SimpleNamespace, run: str | None):
 
 def build(source: SimpleNamespace, record: dict, as_of) -> context.Context:
     return context.build(record, as_of, source.settings, source.labels, source.count_tokens)
-
-
-# ---------------------------------------------------------------- text of a model, on a terminal and in a file
-
-
-def printable(text: str) -> str:
-    """The text without what could steer a terminal: control, formatting and bidirectional characters. Newlines stay."""
-    text = text.replace("\t", " ")
-    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp"))
-
-
-def one_line(text: str, width: int) -> str:
-    """The text in quotation marks on one line of at most `width` terminal columns, newlines folded."""
-    text = " ".join(printable(text.replace("\n", " ")).split())
-    room, kept = width - 2, ""
-    if columns(text) > room:
-        for character in text:
-            if columns(kept + character) > room - 1:
-                break
-            kept += character
-        text = kept.rstrip() + "…"
-    return f'"{text}"'
-
-
-def columns(text: str) -> int:
-    """Terminal columns that the text takes: East Asian wide characters and emoji take two, combining marks none."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def safe_cell(value):
-    """A CSV cell that no spreadsheet runs: text that starts like a formula gets a leading apostrophe."""
-    if isinstance(value, str):
-        value = printable(value.replace("\r\n", "\n"))
-        return f"'{value}" if value.lstrip().startswith(tuple("=+-@＝＋－＠")) else value
-    return "" if value is None else value
-
-
-def write_csv(path: Path, rows: list, first: tuple = ()) -> None:
-    """Rows as UTF-8 CSV, the named columns first, with no cell that a spreadsheet would run."""
-    columns = dict.fromkeys([*first, *(column for row in rows for column in row)])
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([safe_cell(row.get(column)) for column in columns] for row in rows)
 
 
 def private_file(folder: Path, prefix: str, suffix: str) -> Path:

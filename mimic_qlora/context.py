@@ -1,38 +1,17 @@
 """The patient's context: what the chart says at a time, in words, within a token budget. Steps 4, 6 and 7 share it."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora import clinical, subjects
+from mimic_qlora import clinical, facts, subjects, terminal
 from mimic_qlora.storage import UserError, read_manifest
 from mimic_qlora.visibility import visible
 
-# Every table and column that a context or a caution rule can rest on.
-WANTED = {
-    "patients": ("gender", "anchor_age", "anchor_year", "dod"),
-    "admissions": (
-        *("hadm_id", "admittime", "dischtime", "deathtime", "admission_type", "admission_location"),
-        *("discharge_location", "insurance", "language", "marital_status", "hospital_expire_flag"),
-    ),
-    "icustays": ("hadm_id", "stay_id", "intime", "outtime", "los", "first_careunit"),
-    "services": ("hadm_id", "transfertime", "curr_service"),
-    "diagnoses_icd_labeled": ("hadm_id", "seq_num", "icd_code", "icd_version", "long_title"),
-    "procedures_icd_labeled": ("hadm_id", "chartdate", "icd_code", "icd_version", "long_title"),
-    "prescriptions": ("hadm_id", "starttime", "drug_type", "drug", "route"),
-    "labevents": (
-        *("labevent_id", "hadm_id", "itemid", "charttime", "storetime", "value", "valuenum", "valueuom"),
-        *("ref_range_lower", "ref_range_upper", "flag"),
-    ),
-    "omr": ("chartdate", "result_name", "result_value"),
-}
-HOME = ("HOME", "HOME HEALTH CARE")
-LAB_DAYS = 365
 # The most items that a section may show, before the token budget cuts further, newest or most telling first.
 QUOTA = {"Known conditions": 18, "Medicines ordered during the last stay": 16, "Recent labs": 12, "Past procedures": 6}
 CUT_ORDER = (
@@ -61,13 +40,7 @@ NOT_A_MEDICINE = re.compile(
     r"|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|^neutra-phos$",
     re.IGNORECASE,
 )
-
-
-class Moment(NamedTuple):
-    """A time at which a patient may ask: after which stay, and until when nothing new begins."""
-
-    hadm_id: int
-    as_of: datetime
+CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>)|\|(?=>)|\[(?=/?INST)")  # where one begins or ends
 
 
 class Context(NamedTuple):
@@ -78,117 +51,12 @@ class Context(NamedTuple):
     cuts: dict
 
 
-def moments(record: dict, seed: int) -> list:
-    """The times, newest last, at which this patient may ask for guidance: 1 to 14 days after a live discharge to home.
-
-    The day is drawn by hash from those before the next stay and before death; a stay with no such day has no moment.
-    """
-    stays = _stays(record)
-    dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
-    found = []
-    for stay, following in zip(stays, [*stays[1:], None], strict=False):
-        if stay.get("discharge_location") not in HOME or "deathtime" in stay or "dischtime" not in stay:
-            continue
-        end = min(dod, following["admittime"] if following else datetime.max)
-        days = min(14, (end - stay["dischtime"]).days)
-        if days >= 1:
-            drawn = 1 + pick(f"{seed}:{stay['hadm_id']}:as_of", days)
-            found.append(Moment(stay["hadm_id"], stay["dischtime"] + timedelta(days=drawn)))
-    return found
-
-
-def latest_moment(record: dict, seed: int) -> Moment:
-    """The moment to ask at when nobody names one: the newest guidance moment, else a day after the last discharge."""
-    if found := moments(record, seed):
-        return found[-1]
-    if ended := [s for s in _stays(record) if "dischtime" in s]:
-        return Moment(ended[-1]["hadm_id"], ended[-1]["dischtime"] + timedelta(days=1))
-    raise UserError(
-        f"subject_id {record['subject_id']} has no hospital stay: choose another or give a time with --as-of"
-    )
-
-
-def pick(key: str, n: int) -> int:
-    """A number below n drawn by hash: the same for the same key everywhere."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % n
-
-
-def _stays(record: dict) -> list:
-    return sorted(record["admissions"], key=lambda a: (a["admittime"], a["hadm_id"]))
-
-
-def last_stay(view: dict) -> dict:
-    """The newest stay that is known in this view; an empty dict when there is none."""
-    return _stays(view)[-1] if view["admissions"] else {}
-
-
-def facts(view: dict, as_of: datetime) -> dict:
-    """What the caution rules match on (see clinical.matches), each with the row that it rests on in `rows`.
-
-    Acute phenotypes count for 90 days after the discharge of the stay that they were coded for, all others for good.
-    Drug classes are those ordered during the last stay. A lab is the newest value of its itemid.
-    """
-    catalogue = clinical.load()
-    stays = {a["hadm_id"]: a for a in view["admissions"]}
-    stay = last_stay(view)
-    person = view["patients"][0] if view["patients"] else {}
-    found = {"phenotypes": {}, "drug_classes": {}, "labs": {}, "procedures": []}
-    for row in _newest_first(view["diagnoses_icd_labeled"], stays):
-        for name in clinical.phenotypes_of([(row["icd_code"], row["icd_version"])]):
-            days = (as_of - stays[row["hadm_id"]]["dischtime"]).days
-            if catalogue.phenotypes[name]["kind"] != "acute" or days <= 90:
-                found["phenotypes"].setdefault(name, row)
-    for row in view["prescriptions"]:
-        if row.get("hadm_id") == stay.get("hadm_id") and row.get("drug"):
-            for name in clinical.drug_classes_of(row["drug"], row.get("route")):
-                found["drug_classes"].setdefault(name, row)
-    newest = {itemid: rows[0] for itemid, rows in _latest_labs(view, as_of).items()}
-    found["labs"] = {
-        itemid: (row["valuenum"], row.get("valueuom"), (as_of - row["charttime"]).days)
-        for itemid, row in newest.items()
-        if "valuenum" in row
-    }
-    found["lab_rows"] = newest
-    found["procedures"] = [
-        (row["icd_code"], row["icd_version"], (as_of - row["chartdate"]).days) for row in view["procedures_icd_labeled"]
-    ]
-    found["procedure_rows"] = view["procedures_icd_labeled"]
-    found["age"] = _age(person, as_of)
-    found["sex"] = person.get("gender")
-    return found
-
-
-def _age(person: dict, as_of: datetime) -> int | None:
-    """Age in years: MIMIC-IV gives the age in one shifted year; those above 89 all carry 91."""
-    if "anchor_age" not in person or "anchor_year" not in person:
-        return None
-    return person["anchor_age"] + as_of.year - person["anchor_year"]
-
-
-def _newest_first(rows: list, stays: dict) -> list:
-    return sorted(rows, key=lambda r: (-stays[r["hadm_id"]]["admittime"].timestamp(), r.get("seq_num", 0)))
-
-
-def _latest_labs(view: dict, as_of: datetime) -> dict:
-    """itemid -> its rows within a year, newest first."""
-    since = as_of - timedelta(days=LAB_DAYS)
-    by_item = {}
-    for row in sorted(
-        view["labevents"], key=lambda r: (r["charttime"], r["storetime"], r["labevent_id"]), reverse=True
-    ):
-        if row["charttime"] >= since and ("valuenum" in row or _is_value(row.get("value"))):
-            by_item.setdefault(row["itemid"], []).append(row)
-    return by_item
-
-
-def _is_value(text) -> bool:
-    return bool(text) and "___" not in text
-
-
 def clean(text: str) -> str:
     """Text of a record as one line that cannot speak to a terminal or pose as a chat-control token."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e]+", " ", str(text))
-    return re.sub(r"\s+", " ", re.sub(r"<(?=[|/]|s>)|\|(?=>)|\[(?=/?INST)", "", text)).strip()
+    text, before = terminal.folded(str(text)), None
+    while text != before:  # what is left when a token is cut may be a token again
+        before, text = text, CONTROL_TOKEN.sub("", text)
+    return " ".join(text.split())
 
 
 def ago(days: int) -> str:
@@ -202,10 +70,10 @@ def ago(days: int) -> str:
 def sections(view: dict, as_of: datetime, known: dict, labels: dict) -> dict:
     """The context's sections in order: name -> list of items, the most telling first.
 
-    `known` is what `facts` gives for the same view; `labels` maps itemid to the name of the lab.
+    `known` is what `facts.of` gives for the same view; `labels` maps itemid to the name of the lab.
     """
-    stay = last_stay(view)
-    others = [s for s in _stays(view) if s is not stay and "dischtime" in s]
+    stay = facts.last_stay(view)
+    others = [s for s in facts.stays(view) if s is not stay and "dischtime" in s]
     age = known["age"]
     return {
         "Age": ["unknown" if age is None else "over 89" if age > 89 else str(age)],
@@ -274,7 +142,7 @@ def _conditions(view: dict, as_of: datetime) -> list:
     catalogue = clinical.load().phenotypes
     stays = {a["hadm_id"]: a for a in view["admissions"]}
     named, titled = {}, {}
-    for row in _newest_first(view["diagnoses_icd_labeled"], stays):
+    for row in facts.newest_first(view["diagnoses_icd_labeled"], stays):
         names = clinical.phenotypes_of([(row["icd_code"], row["icd_version"])])
         when = (as_of - stays[row["hadm_id"]]["dischtime"]).days
         for name in names:
@@ -306,7 +174,7 @@ def _labs(view: dict, as_of: datetime, labels: dict) -> list:
     """The newest value of each lab with unit and the one before it: those that a rule reads and out of range first."""
     read_by_rules = _rule_labs()
     items = []
-    for itemid, (row, *before) in _latest_labs(view, as_of).items():
+    for itemid, (row, *before) in facts.latest_labs(view, as_of).items():
         if "valuenum" not in row:
             continue
         low, high = row.get("ref_range_lower"), row.get("ref_range_upper")
@@ -353,7 +221,7 @@ def _measurements(view: dict, as_of: datetime) -> list:
     }
     newest = {}
     for row in sorted(view["omr"], key=lambda r: r["chartdate"]):
-        if row.get("result_name") in kinds and _is_value(row.get("result_value")):
+        if row.get("result_name") in kinds and facts.is_value(row.get("result_value")):
             newest[kinds[row["result_name"]]] = row
     return [
         f"{kind} {clean(row['result_value'])}, {ago((as_of - row['chartdate']).days)}"
@@ -405,14 +273,14 @@ def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
 def build(record: dict, as_of: datetime, settings: dict, labels: dict, count_tokens: Callable) -> Context:
     """The context of one patient at one time, by the settings that step 4 left in context.json."""
     view = visible(record, as_of, frozenset(settings["dropped_columns"]))
-    known = facts(view, as_of)
+    known = facts.of(view, as_of)
     text, cuts = write(sections(view, as_of, known, labels), settings["token_budget"], count_tokens)
     return Context(text, known, cuts)
 
 
 def messages(settings: dict, context: str, question: str) -> list:
-    """The system and user turn of a prompt; without a context the user turn is the bare question."""
-    user = f"{context}\n\nQuestion\n{question}" if context else question
+    """The system and user turn of a prompt."""
+    user = f"{context}\n\nQuestion\n{question}"
     return [{"role": "system", "content": settings["system_prompt"]}, {"role": "user", "content": user}]
 
 

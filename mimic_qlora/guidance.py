@@ -3,7 +3,7 @@
 import re
 
 from mimic_qlora import clinical
-from mimic_qlora.context import pick
+from mimic_qlora.draws import pick
 
 WORDS = (120, 180)
 MOST_CAUTIONS = 3

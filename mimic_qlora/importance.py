@@ -216,13 +216,13 @@ def rotations(people, n: int) -> list:
     """
     import numpy as np
 
-    from mimic_qlora import splits
+    from mimic_qlora import draws
 
     develop = (people.split != "test").to_numpy()
     if n == 1:
         held = (people.split == "validation").to_numpy()
         return [(develop & ~held, held)]
-    place = {s: i for i, s in enumerate(splits.order(people.subject_id[develop].tolist(), "rotation", 0))}
+    place = {s: i for i, s in enumerate(draws.order(people.subject_id[develop].tolist(), "rotation", 0))}
     turn = np.array([place.get(s, -1) % n if s in place else -1 for s in people.subject_id.tolist()])
     return [(develop & (turn != k), turn == k) for k in range(n)]
 

@@ -1,11 +1,10 @@
-"""How results are shown: tables in a terminal of 100 columns, CSV files, and one self-contained HTML page with plots.
+"""How results are shown: tables in a terminal of 100 columns, and one self-contained HTML page with plots.
 
 A table is a list of dicts with the same keys. Columns whose name ends in "share" hold parts of one and are shown as
 percentages.
 """
 
 import base64
-import csv
 import html
 import io
 import math
@@ -80,20 +79,6 @@ def terminal(rows: list, title: str, width: int = WIDTH, columns: list | None = 
 def _fit(text: str, width: int, right: bool) -> str:
     text = text if len(text) <= width else text[: width - 1] + "…"
     return text.rjust(width) if right else text.ljust(width)
-
-
-def write_csv(path: Path, rows: list, columns: list | None = None) -> None:
-    """A table as CSV. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    columns = columns or (list(rows[0]) if rows else [])
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if columns:
-            writer.writerow(columns)
-        writer.writerows([_safe(row[c]) for c in columns] for row in rows)
-
-
-def _safe(value):
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\0") else value
 
 
 def data_line(manifest: dict) -> str:

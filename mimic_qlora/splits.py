@@ -1,14 +1,8 @@
 """The one split of patients: who is for training, who for validation, who for the test."""
 
-import hashlib
+from mimic_qlora import draws
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-
-
-def order(subject_ids, purpose: str, seed: int) -> list:
-    """The ids in the order of a keyed hash: random, but the same for the same ids, purpose and seed everywhere."""
-    key = f"{purpose}:{seed}".encode()
-    return sorted(subject_ids, key=lambda s: hashlib.blake2b(str(s).encode(), key=key, digest_size=16).digest())
 
 
 def assign(subject_ids, seed: int) -> dict:
@@ -16,7 +10,7 @@ def assign(subject_ids, seed: int) -> dict:
 
     By rank in hash order, not by the hash's value, so that the shares hold for 100 patients as for 364,627.
     """
-    ranked = order(subject_ids, "split", seed)
+    ranked = draws.order(subject_ids, "split", seed)
     n_test = round(len(ranked) * SHARES["test"])
     n_validation = round(len(ranked) * SHARES["validation"])
     names = ["test"] * n_test + ["validation"] * n_validation
@@ -26,5 +20,5 @@ def assign(subject_ids, seed: int) -> dict:
 
 def sample(subject_ids, share: float, seed: int) -> set:
     """A random share of the patients, at least one; apart from the split, so that both may use one seed."""
-    ranked = order(subject_ids, "sample", seed)
+    ranked = draws.order(subject_ids, "sample", seed)
     return set(ranked[: max(1, round(len(ranked) * share))])

@@ -7,7 +7,7 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from mimic_qlora import answers, clinical, context, guidance, splits, subjects
+from mimic_qlora import answers, clinical, context, draws, facts, guidance, moments, subjects
 from mimic_qlora.storage import UserError
 
 
@@ -21,16 +21,16 @@ class Trial(NamedTuple):
     question: dict
     messages: list
     subject_id: int | None = None
-    moment: context.Moment | None = None
+    moment: moments.Moment | None = None
     cautions: tuple = ()
 
 
 def charts(source: SimpleNamespace, split: str, seed: int) -> Iterator[tuple]:
     """Yield (subject_id, moment, context) of a split's patients with a coded stay and a time to ask, shuffled."""
     members = [subject_id for subject_id, name in subjects.split_of(source.store).items() if name == split]
-    for subject_id in splits.order(members, "trials", seed):
-        record = subjects.record(source.store, subject_id, context.WANTED)
-        found = context.moments(record, source.settings["seed"])
+    for subject_id in draws.order(members, "trials", seed):
+        record = subjects.record(source.store, subject_id, facts.WANTED)
+        found = moments.of(record, source.settings["seed"])
         if found and record["diagnoses_icd_labeled"]:
             yield subject_id, found[-1], answers.build(source, record, found[-1].as_of)
 
@@ -54,7 +54,7 @@ def draw(source: SimpleNamespace, questions: list, n: int, split: str, seed: int
             f"no {split} patient has a coded stay that ended with a discharge to home: convert more patients in step 1"
         )
     by_id = {question["id"]: question for question in questions}
-    asked = [by_id[i] for i in splits.order(by_id, "questions", seed)]
+    asked = [by_id[i] for i in draws.order(by_id, "questions", seed)]
     trials = []
     for number, (subject_id, moment, built), question in pairs(n, patients, asked):
         turns = context.messages(source.settings, built.text, question["question"])

@@ -220,7 +220,7 @@ def lossless(trial, given: dict, row: dict, split: str) -> list:
 
 def preview(trial, given: dict, width: int) -> list:
     """Four lines, each one line of the terminal."""
-    from mimic_qlora import answers
+    from mimic_qlora import terminal
 
     texts = {
         "Prompt: ": trial.question["question"],
@@ -228,7 +228,7 @@ def preview(trial, given: dict, width: int) -> list:
         "Response (QLoRA):  ": given["qlora"].text,
         "Ideal Response:    ": trial.question["ideal"],
     }
-    return [label + answers.one_line(text, width - len(label)) for label, text in texts.items()]
+    return [label + terminal.one_line(text, width - len(label)) for label, text in texts.items()]
 
 
 def probe(source, model, trial) -> dict:
@@ -262,7 +262,7 @@ def add_likeness(rows: list) -> None:
 
 def report(source, rows: list, points: list, probed: dict, folder: Path, questions: list, args) -> str:
     """Write output.csv, knowledge.csv, summary.csv and summary.txt; the text of the last."""
-    from mimic_qlora import answers, comparison, scoring
+    from mimic_qlora import answers, comparison, scoring, spreadsheet
 
     metrics = dict(scoring.METRICS)
     found = comparison.compare(rows, metrics, ARMS)
@@ -300,9 +300,9 @@ def report(source, rows: list, points: list, probed: dict, folder: Path, questio
         {"metric": name, "higher_is_better": metrics[name][1], **d._asdict(), "p_holm": adjusted.get(name)}
         for name, d in found.items()
     ]
-    answers.write_csv(folder / "output.csv", rows, COLUMNS)
-    answers.write_csv(folder / "knowledge.csv", points)
-    answers.write_csv(folder / "summary.csv", summary)
+    spreadsheet.write(folder / "output.csv", rows, first=COLUMNS)
+    spreadsheet.write(folder / "knowledge.csv", points)
+    spreadsheet.write(folder / "summary.csv", summary)
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
     return text
 

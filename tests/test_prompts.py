@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 from conftest import folder_bytes, step_three_stub
 
-from mimic_qlora import clinical, context, guidance, models, subjects
+from mimic_qlora import clinical, context, facts, guidance, models, subjects, trials
 from mimic_qlora.storage import UserError
 
 FACTS = {
@@ -75,7 +75,7 @@ def test_every_answer_has_the_three_sections_the_words_and_the_cautions_of_its_c
 def test_an_answer_rests_on_rows_that_the_patient_has(prompts):
     storage, seen = prompts[0], 0
     for made in every(prompts):
-        record = subjects.record(storage, made["subject_id"], context.WANTED)
+        record = subjects.record(storage, made["subject_id"], facts.WANTED)
         for row in made["evidence"]:
             table, cells = row.pop("table"), {k: str(v) for k, v in row.items() if k not in ("caution", "age", "sex")}
             name = f"{table}_labeled" if table.endswith("_icd") else table
@@ -95,7 +95,7 @@ def test_the_context_is_the_one_that_later_steps_build(prompts, embedded_model):
 
     assert settings["dropped_columns"] == ["admissions.language"]
     for made in records["validation"]:
-        record = subjects.record(storage, made["subject_id"], context.WANTED)
+        record = subjects.record(storage, made["subject_id"], facts.WANTED)
         built = context.build(record, datetime.fromisoformat(made["as_of"]), settings, labels, count)
         system, user, _ = made["messages"]
         assert user["content"].startswith(built.text + "\n\nQuestion\n") and count(built.text) <= 700
@@ -176,11 +176,11 @@ def test_advice_is_not_given_twice_for_two_reasons():
     assert chosen and sum("ibuprofen" in c["say"] for c in chosen) == 1
 
 
-def test_a_knowledge_prompt_has_no_context():
-    system, user = context.messages({"system_prompt": "s"}, "", "What is sepsis?")
-    assert (system["content"], user["content"]) == ("s", "What is sepsis?")
+def test_a_knowledge_prompt_is_the_bare_question():
+    (trial,) = trials.without_patient([{"question": "What is sepsis?"}])
+    assert trial.messages == [{"role": "user", "content": "What is sepsis?"}] and trial.subject_id is None
 
 
 def test_an_unknown_patient_is_named(prompts):
     with pytest.raises(UserError, match="subject_id 1 is not in"):
-        subjects.record(prompts[0], 1, context.WANTED)
+        subjects.record(prompts[0], 1, facts.WANTED)

@@ -11,7 +11,7 @@ from conftest import run_script, write_table
 from test_models import write_tiny_model
 
 import qa_by_subject
-from mimic_qlora import context, models, storage, subjects
+from mimic_qlora import context, facts, models, moments, storage, subjects
 
 QUESTION = "My head hurts. What should I do?"
 IDS = [10000000 + 7 * i for i in range(20)]
@@ -90,13 +90,13 @@ def ask(ready, tmp_path, monkeypatch, capsys):
 
 def expected_context(store, subject_id, as_of=None):
     settings = context.load_settings(store)
-    record = subjects.record(store, subject_id, context.WANTED)
+    record = subjects.record(store, subject_id, facts.WANTED)
     tokenizer = models.load_tokenizer(models.model_path(settings["model"], store))
 
     def count(text):
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    as_of = as_of or context.latest_moment(record, 42).as_of
+    as_of = as_of or moments.latest(record, 42).as_of
     return context.build(record, as_of, settings, context.lab_labels(store), count).text
 
 

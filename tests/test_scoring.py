@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mimic_qlora import answers, clinical, comparison, guidance, scoring
+from mimic_qlora import clinical, comparison, guidance, scoring, spreadsheet, terminal
 
 QUESTIONS = clinical.load_questions(Path(__file__).parents[1] / "run_files")
 KNOWLEDGE = clinical.load_knowledge(Path(__file__).parents[1] / "run_files")
@@ -247,21 +247,21 @@ def test_the_table_fits_a_hundred_columns():
 
 
 def test_nothing_in_an_answer_steers_a_terminal():
-    text = answers.printable("a\x1b[31mb\x9b2Jc\r\n\td\u202ee\u2066f\x07")
+    text = terminal.printable("a\x1b[31mb\x9b2Jc\r\n\td\u202ee\u2066f\x07")
     assert text == "a[31mb2Jc\n defg".replace("g", "")
 
 
 @pytest.mark.parametrize("text", ["plain", "two\nlines " * 40, "漢字" * 100, "e\u0301" * 200, "\x1b]0;x\x07" * 30, ""])
 @pytest.mark.parametrize("width", [21, 40, 100])
 def test_a_folded_text_is_one_line_within_the_width(text, width):
-    line = answers.one_line(text, width)
-    assert line.isprintable() and answers.columns(line) <= width
+    line = terminal.one_line(text, width)
+    assert line.isprintable() and terminal.columns(line) <= width
     assert line.startswith('"') and line.endswith('"')
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\x00=1", "- bullet", " =1", "＝1"])
 def test_no_cell_is_run_by_a_spreadsheet(text, tmp_path):
-    answers.write_csv(tmp_path / "t.csv", [{"a": text, "b": 0.5, "c": None}])
+    spreadsheet.write(tmp_path / "t.csv", [{"a": text, "b": 0.5, "c": None}])
     with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert row["a"].startswith("'") and (row["b"], row["c"]) == ("0.5", "")
@@ -269,7 +269,7 @@ def test_no_cell_is_run_by_a_spreadsheet(text, tmp_path):
 
 def test_quotes_newlines_and_commas_come_back_from_the_csv(tmp_path):
     text = 'a "b", c\nd; é'
-    answers.write_csv(tmp_path / "t.csv", [{"x": 1, "a": text}], ("a",))
+    spreadsheet.write(tmp_path / "t.csv", [{"x": 1, "a": text}], first=("a",))
     with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert list(row) == ["a", "x"] and row["a"] == text

@@ -1,0 +1,46 @@
+"""The times at which a patient may ask for guidance."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from mimic_qlora import draws, facts
+from mimic_qlora.storage import UserError
+
+HOME = ("HOME", "HOME HEALTH CARE")
+
+
+class Moment(NamedTuple):
+    """A time at which a patient may ask, and the stay that came before it."""
+
+    hadm_id: int
+    as_of: datetime
+
+
+def of(record: dict, seed: int) -> list:
+    """The times, newest last, at which this patient may ask for guidance: 1 to 14 days after a live discharge to home.
+
+    The day is drawn by hash from those before the next stay and before death; a stay with no such day has no moment.
+    """
+    stays = facts.stays(record)
+    dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
+    found = []
+    for stay, following in zip(stays, [*stays[1:], None], strict=False):
+        if stay.get("discharge_location") not in HOME or "deathtime" in stay or "dischtime" not in stay:
+            continue
+        end = min(dod, following["admittime"] if following else datetime.max)
+        days = min(14, (end - stay["dischtime"]).days)
+        if days >= 1:
+            drawn = 1 + draws.pick(f"{seed}:{stay['hadm_id']}:as_of", days)
+            found.append(Moment(stay["hadm_id"], stay["dischtime"] + timedelta(days=drawn)))
+    return found
+
+
+def latest(record: dict, seed: int) -> Moment:
+    """The moment to ask at when nobody names one: the newest guidance moment, else a day after the last discharge."""
+    if found := of(record, seed):
+        return found[-1]
+    if ended := [s for s in facts.stays(record) if "dischtime" in s]:
+        return Moment(ended[-1]["hadm_id"], ended[-1]["dischtime"] + timedelta(days=1))
+    raise UserError(
+        f"subject_id {record['subject_id']} has no hospital stay: choose another or give a time with --as-of"
+    )
