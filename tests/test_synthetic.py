@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from mimic_qlora import synthetic
+from mimic_qlora import synthetic, synthetic_tables
 from mimic_qlora.tables import schema
 
 TABLES = {name: table for name, table in schema().items() if table.module in ("hosp", "icu")}
@@ -285,8 +285,8 @@ def test_noise_has_nothing_to_do_with_the_patient(tmp_path, folder, monkeypatch)
     """Other noise streams change the noise columns and not one other cell."""
     truths = json.loads((folder / "planted_truths.json").read_text(encoding="utf-8"))
     noisy = {(one["table"], one["column"]) for one in truths["noise"]}
-    real = synthetic.Random
-    monkeypatch.setattr(synthetic, "Random", lambda seed: real(f"x{seed}" if ":noise:" in str(seed) else seed))
+    real = synthetic_tables.Random
+    monkeypatch.setattr(synthetic_tables, "Random", lambda seed: real(f"x{seed}" if ":noise:" in str(seed) else seed))
     synthetic.write(tmp_path / "b", n_patients=25, seed=3, progress=False)
     monkeypatch.undo()
     synthetic.write(tmp_path / "a", n_patients=25, seed=3, progress=False)
@@ -298,7 +298,7 @@ def test_noise_has_nothing_to_do_with_the_patient(tmp_path, folder, monkeypatch)
 
 
 def test_the_vocabularies_agree():
-    words = synthetic.vocabulary()
+    words = synthetic_tables.vocabulary()
     names = {one["name"] for one in words.conditions}
     assert len(names) == len(words.conditions) >= 35 and len(words.reasons) >= 16
     for one in words.conditions + words.reasons:
