@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import ROOT, folder_bytes
 
-from mimic_qlora import buckets, synthetic
+from mimic_qlora import synthetic
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,10 @@ def mimic(tmp_path_factory):
     return folder
 
 
-def start(mimic, storage):
+def start(mimic, storage, change="pass"):
     """A run with many small buckets, so that a kill finds some of them done; starts in its own session."""
     code = (
-        "import sys; from mimic_qlora import buckets, storage; buckets.PATIENTS_PER_BUCKET = 5; "
+        f"import sys; from mimic_qlora import buckets, storage; buckets.PATIENTS_PER_BUCKET = 5; {change}; "
         "import convert_to_jsonl; sys.argv[0] = 'convert_to_jsonl.py'; storage.run(convert_to_jsonl.main)"
     )
     command = [sys.executable, "-c", code, "--mimic-dir", str(mimic), "--storage", str(storage), "--workers", "1"]
@@ -105,30 +105,20 @@ def test_two_runs_at_once_are_refused(mimic, tmp_path):
     assert second.returncode == 2 and "another run" in errors and errors.count("\n") == 1
 
 
-def test_a_full_disk_ends_in_a_sentence_and_leaves_the_previous_output(mimic, tmp_path, tiny_mimic, monkeypatch):
+def test_a_full_disk_ends_in_a_sentence_and_leaves_the_previous_output(mimic, tmp_path, tiny_mimic):
     """A real full disk: a small tmpfs, with the estimate that would refuse the run beforehand switched off."""
-    import convert_to_jsonl
-    from mimic_qlora import storage
-
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
     if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root on Linux")
     try:
-        monkeypatch.setattr(buckets, "GZIP_RATIO", 0)
-
-        def main(folder):
-            monkeypatch.setattr(
-                sys, "argv", ["convert_to_jsonl.py", "--mimic-dir", str(folder), "--storage", str(disk / "s")]
-            )
-            with pytest.raises(SystemExit) as end:
-                storage.run(convert_to_jsonl.main)
-            return end.value.code
-
-        assert main(tiny_mimic) == 0
+        first = start(tiny_mimic, disk / "s", "buckets.GZIP_RATIO = 0")
+        assert (first.communicate(), first.returncode)[1] == 0
         before = folder_bytes(disk / "s" / "subjects")
-        assert main(mimic) == 2
+        second = start(mimic, disk / "s", "buckets.GZIP_RATIO = 0")
+        _, errors = second.communicate()
+        assert second.returncode == 2 and "the disk is full" in errors and "Traceback" not in errors
         assert folder_bytes(disk / "s" / "subjects") == before
     finally:
         subprocess.run(["umount", str(disk)], check=True)
