@@ -31,9 +31,7 @@ def arguments():
     parser.add_argument("--seeds", type=int, default=3, help=seeds)
     storage.add_arguments(parser)
     args = parser.parse_args()
-    for name in ("n_targets", "landmark_hours", "seeds"):
-        if getattr(args, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not a positive number")
+    storage.check_positive(args, "n_targets", "landmark_hours", "seeds")
     return args
 
 
@@ -44,7 +42,7 @@ def main():
     print(storage.data_line(manifest))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ten times slower on a busy machine
 
-    from mimic_qlora import clinical, database, evidence, features, importance, targets
+    from mimic_qlora import clinical, database, features, importance, targets, verdicts
 
     settings = {name: getattr(args, name) for name in ("targets", "n_targets", "landmark_hours", "seeds")}
     roles = storage.digest(sorted(features.roles().items()))
@@ -64,10 +62,10 @@ def main():
         found = importance.explore(built, people, chosen, args.seeds, on)
         has_skill = importance.skilled(found)
         judged = importance.judge(found, has_skill) if has_skill.any() else None
-        columns = evidence.weigh(built, people, found, judged, chosen)
-        metrics, change = evidence.confirm(built, people, chosen, columns, found, has_skill, args.seeds, on)
+        columns = verdicts.weigh(built, people, found, judged, chosen)
+        metrics, change = verdicts.confirm(built, people, chosen, columns, found, has_skill, args.seeds, on)
 
-        says = setup + evidence.statements(columns, metrics, change, judged)
+        says = setup + verdicts.statements(columns, metrics, change, judged)
         lists = {verdict: [row for row in columns if row["verdict"] == verdict] for verdict in VERDICTS}
         report(lists, metrics, says[len(setup) :])
         write_files(out.path, columns, lists, metrics, {"statements": says, "without_least": change})

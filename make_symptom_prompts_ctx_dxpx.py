@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from mimic_qlora import storage
@@ -39,9 +40,7 @@ def arguments():
     parser.add_argument("--preview", type=int, default=0, metavar="N", help="print the first N records (default: none)")
     storage.add_arguments(parser)
     args = parser.parse_args()
-    for name in ("pairs_per_subject", "max_total", "token_budget"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not a positive number")
+    storage.check_positive(args, "pairs_per_subject", "max_total", "token_budget")
     return args
 
 
@@ -74,9 +73,7 @@ def main():
             "template_sha256": models.template_sha256(tokenizer),
         }
         storage.write_json(out.path / "context.json", shared)
-        counts = make_records(
-            store, out.path, shared, args, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
-        )
+        counts = make_records(store, out.path, shared, args, partial(models.count_tokens, tokenizer))
         out.manifest["counts"] = counts
         (out.path / "README.md").write_text(card(subjects_manifest, shared, counts), encoding="utf-8")
         report(counts)

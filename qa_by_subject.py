@@ -50,8 +50,7 @@ def arguments():
         raise UserError("--once needs --subject-id (a number or random) and --question")
     if not args.once and (args.question or args.format == "json"):
         raise UserError("--question and --format json go with --once")
-    if args.max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens {args.max_new_tokens} is not a positive number")
+    storage.check_positive(args, "max_new_tokens")
     return args
 
 

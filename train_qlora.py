@@ -10,7 +10,6 @@ loss on the validation patients. An interrupted run goes on from its last checkp
 
 import argparse
 import json
-import math
 import os
 import re
 import shutil
@@ -54,21 +53,8 @@ def arguments():
     add("--preview", action="store_true", help="print one sample (patient text!) with its supervised part marked")
     storage.add_arguments(parser)
     args = parser.parse_args()
-    for name in (
-        "epochs",
-        "max_steps",
-        "lr",
-        "rank",
-        "alpha",
-        "max_length",
-        "batch_tokens",
-        "accumulate",
-        "validations",
-        "limit",
-    ):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} {value} is not a positive number")
+    storage.check_positive(args, "epochs", "max_steps", "lr", "rank", "alpha", "max_length", "batch_tokens")
+    storage.check_positive(args, "accumulate", "validations", "limit")
     if not 0 <= args.dropout < 1:
         raise UserError(f"--dropout {args.dropout} is not a share from 0 up to 1")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", args.run):
@@ -81,7 +67,6 @@ def main():
     store = storage.open_storage(args.storage)
     subjects_manifest = storage.read_manifest(store, "subjects")
     prompts_manifest = storage.read_manifest(store, "prompts")
-    context = json.loads((store / "prompts" / "context.json").read_text(encoding="utf-8"))
     records = read_prompts(store, args.limit)
     check_split(store, records)
     print(storage.data_line(subjects_manifest))
@@ -89,7 +74,7 @@ def main():
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ten times slower on a busy machine
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # the Trainer would split a batch over all, which 4 bits don't allow
-    from mimic_qlora import models
+    from mimic_qlora import context, models
 
     path = models.model_path(args.model, store)
     print(models.describe(path))
@@ -99,9 +84,10 @@ def main():
         "fingerprint": models.fingerprint(path),
         "template_sha256": models.template_sha256(tokenizer),
     }
-    if context["template_sha256"] != base["template_sha256"]:
+    shared = context.load_settings(store)
+    if shared["template_sha256"] != base["template_sha256"]:
         raise UserError(
-            f"the prompts in {store / 'prompts'} were budgeted for {context['model']}, whose chat template is not "
+            f"the prompts in {store / 'prompts'} were budgeted for {shared['model']}, whose chat template is not "
             f"that of {base['name']}: run `{storage.command_for('prompts')} --model {args.model or models.EMBEDDED}`"
         )
 
@@ -244,6 +230,8 @@ def write_adapter(work: Path, tokenizer, state: dict, manifest: dict, subjects_m
 
 def card(manifest: dict, subjects_manifest: dict) -> str:
     """The adapter's card. It names no patient."""
+    from mimic_qlora import page
+
     base, found = manifest["base_model"], manifest["results"]
     settings = {k: v for k, v in manifest["settings"].items() if k != "base_model" and v is not None}
     synthetic = subjects_manifest["source"]["kind"] == "synthetic"
@@ -256,7 +244,7 @@ def card(manifest: dict, subjects_manifest: dict) -> str:
         "",
         f"Base model: {base['name']} (weights {base['fingerprint']}, chat template {base['template_sha256'][:16]}), "
         "4-bit NF4 with double quantisation.",
-        storage.data_line(subjects_manifest).split(" in /")[0] + f". Prompts: {manifest['inputs']['prompts']}.",
+        f"{page.data_line(subjects_manifest)}. Prompts: {manifest['inputs']['prompts']}.",
         "",
         "| validation loss (nats per supervised token) | |",
         "| --- | --- |",

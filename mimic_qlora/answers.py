@@ -4,6 +4,7 @@ import json
 import math
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ def sources(store: Path, model: str | None) -> SimpleNamespace:
         path=path,
         tokenizer=tokenizer,
         labels=context.lab_labels(store),
-        count_tokens=lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        count_tokens=partial(models.count_tokens, tokenizer),
     )
 
 

@@ -1,7 +1,6 @@
 """The open MIMIC-IV demo from PhysioNet, and the check of a folder against PhysioNet's SHA256SUMS.txt."""
 
 import errno
-import hashlib
 import http.client
 import re
 import time
@@ -11,7 +10,7 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 
 from mimic_qlora import __version__
-from mimic_qlora.storage import UserError, locked
+from mimic_qlora.storage import UserError, file_sha256, locked
 
 DEMO_URL = "https://physionet.org/files/mimic-iv-demo/2.2/"
 SUMS = "SHA256SUMS.txt"
@@ -42,7 +41,7 @@ def fetch_demo(folder: Path, base_url: str = DEMO_URL, wait: float = 1.0) -> Pat
         for name, expected in read_sums(folder / SUMS).items():
             path = folder / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists() or sha256(path) != expected:
+            if not path.exists() or file_sha256(path) != expected:
                 _fetch(base_url + urllib.parse.quote(name), path, expected, wait)
     return folder
 
@@ -61,14 +60,6 @@ def read_sums(path: Path) -> dict:
     if not sums:
         raise UserError(f"{path} is empty: delete it and download it again")
     return sums
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def verify_checksums(mimic_dir: Path) -> list:
@@ -94,7 +85,7 @@ def verify_checksums(mimic_dir: Path) -> list:
     wrong = []
     with tqdm(total=size, desc="checking sums", unit="B", unit_scale=True, disable=None) as bar:
         for name, path in places.items():
-            if path and sha256(path) != sums[name]:
+            if path and file_sha256(path) != sums[name]:
                 wrong.append(name)
             bar.update(path.stat().st_size if path else 0)
     if wrong:
@@ -109,9 +100,9 @@ def _fetch(url: str, path: Path, expected: str | None, wait: float) -> None:
         if attempt:
             time.sleep(wait * 2 ** (attempt - 1))
         try:
-            if not (expected and part.exists() and sha256(part) == expected):  # whole, but not renamed any more
+            if not (expected and part.exists() and file_sha256(part) == expected):  # whole, but not renamed any more
                 _append(url, part)
-            if expected and sha256(part) != expected:
+            if expected and file_sha256(part) != expected:
                 part.unlink()
                 raise _Broken("its SHA-256 is not the one in SHA256SUMS.txt")
             part.replace(path)

@@ -175,7 +175,7 @@ def _table(job: tuple) -> Features:
     if numbers:
         blocks.append(_numbers(con, name, numbers, item))
     if categories:
-        blocks.append(_categories(con, name, categories, item))
+        blocks.append(_categories(con, name, categories))
     con.close()
     matrix = np.concatenate([_dense(len(people), *block) for block in blocks], axis=1)
     matrix[matrix[:, 0] == 0, 1 + len(items) :] = np.nan  # nothing can be said of rows that are not there
@@ -292,7 +292,7 @@ def _numbers(con, name: str, numbers: dict, item: str | None) -> tuple:
     return cells, features, float("nan")
 
 
-def _categories(con, name: str, categories: dict, item: str | None) -> tuple:
+def _categories(con, name: str, categories: dict) -> tuple:
     """Per frequent value of a category: the share of the patient's rows that have it; and the share that is filled."""
     texts = ", ".join(f'{sql} AS "{column}"' for column, sql in categories.items())
     names = ", ".join(f'"{column}"' for column in categories)

@@ -216,6 +216,11 @@ def load_tokenizer(path: Path):
     return tokenizer
 
 
+def count_tokens(tokenizer, text: str) -> int:
+    """Tokens of a piece of text, without those that begin or end a text."""
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def template_sha256(tokenizer) -> str:
     """The hash of the chat template: prompts, adapter and answers must all have been made with the same one."""
     return hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()

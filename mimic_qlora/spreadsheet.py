@@ -19,5 +19,6 @@ def write(path: Path, rows: list, columns=None, first: tuple = ()) -> None:
     columns = columns or dict.fromkeys([*first, *(column for row in rows for column in row)])
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
+        if columns:
+            writer.writerow(columns)
         writer.writerows([safe_cell(row.get(column)) for column in columns] for row in rows)

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -44,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:
         parser.add_argument("--force", action="store_true", help="redo the step even if nothing has changed")
 
 
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """Raise UserError unless each of these arguments is a positive, finite number or was not given."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {value} is not a positive number")
+
+
 def open_storage(argument: str | None = None, create: bool = False) -> Path:
     """The storage folder, readable by its owner alone. Raises UserError when it is missing and not to be made."""
     path = Path(argument or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
@@ -68,6 +77,15 @@ def file_identity(path: Path) -> dict:
     """What tells that an input file has not changed since: its size in bytes and its modification time."""
     stat = path.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 sum of a file of any size, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def command_for(step: str) -> str:

@@ -9,13 +9,10 @@ storage folder. Exit codes: 0 done, 2 something to put right, 130 stopped by Ctr
 """
 
 import argparse
-import getpass
-import hashlib
 import json
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 import textwrap
@@ -28,29 +25,6 @@ from mimic_qlora import storage
 from mimic_qlora.storage import UserError
 
 HERE = Path(__file__).resolve().parent
-ARMS = {"base": "base", "qlora": "adapter"}  # ending of the columns -> name of the arm
-COLUMNS = (
-    *("subject_id", "question", "lat_ms_base", "lat_ms_qlora", "len_base", "len_qlora"),
-    *(
-        "rel_cos_prompt_base",
-        "rel_cos_prompt_qlora",
-        "rel_to_ideal_base",
-        "rel_to_ideal_qlora",
-        "base_answer",
-        "qlora_answer",
-    ),
-    *(
-        "question_id",
-        "symptom",
-        "hadm_id",
-        "as_of",
-        "split",
-        "prompt",
-        "ideal",
-        "cautions_called_for",
-        "cautions_called_for_held_out",
-    ),
-)
 PROBE_TOKENS = 32
 
 
@@ -72,9 +46,7 @@ def arguments():
     if not re.fullmatch("0*[1-9][0-9]{0,17}", args.n):
         raise UserError(f"n is '{args.n}': give the number of trials as a positive whole number, like ./run.sh 20")
     args.n = int(args.n)
-    for name in ("max_new_tokens", "batch_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not a positive number")
+    storage.check_positive(args, "max_new_tokens", "batch_size")
     return args
 
 
@@ -83,7 +55,7 @@ def main():
     store = storage.open_storage(args.storage)
     storage.read_manifest(store, f"adapters/{args.run}")
 
-    from mimic_qlora import answers, clinical, trials
+    from mimic_qlora import answers, clinical, delivery, results, trials
 
     questions, knowledge = clinical.load_questions(HERE), clinical.load_knowledge(HERE) if args.knowledge else []
     source = answers.sources(store, args.model)
@@ -111,10 +83,10 @@ def main():
         return 130
     rows.sort(key=lambda row: row["trial"])
     points.sort(key=lambda row: row["trial"])
-    add_likeness(rows)
+    results.add_likeness(rows)
     text = report(source, rows, points, probed, folder, questions, args)
-    kept = copy_to(store / "validation", folder)
-    print(f"{text}\n\n{farewell(folder, kept)}")
+    kept = delivery.copy_to(store / "validation", folder)
+    print(f"{text}\n\n{delivery.farewell(folder, kept)}")
     if stopped:
         print(f"\nStopped after {len(rows)} of {len(drawn)} trials: these are kept and compared above", file=sys.stderr)
         return 130
@@ -127,95 +99,42 @@ def answer_all(source, model, trials: list, extra: list, args, folder: Path, row
     """Answer, score and preview batch by batch; what is finished stands in results.jsonl, `rows` and `points`."""
     from tqdm import tqdm
 
+    from mimic_qlora import results
+
     width = max(40, shutil.get_terminal_size().columns)
-    per_batch = max(1, args.batch_size // len(ARMS))
+    per_batch = max(1, args.batch_size // len(results.ARMS))
     split = "test" if args.final else "validation"
+    total = len(results.ARMS) * len(trials + extra)
     with (
-        tqdm(total=len(ARMS) * len(trials + extra), desc="answers", smoothing=0, disable=None, leave=False) as bar,
-        open(folder / "results.jsonl", "w", encoding="utf-8") as results,
+        tqdm(total=total, desc="answers", smoothing=0, disable=None, leave=False) as bar,
+        open(folder / "results.jsonl", "w", encoding="utf-8") as file,
     ):
-        for part, score, made in ((trials, score_trial, rows), (extra, score_knowledge, points)):
+        for part, row_of, made in ((trials, results.of_trial, rows), (extra, results.of_knowledge, points)):
             # prompts of like length share a batch, the longest first: if memory does not suffice, that shows at once
             waiting = sorted(part, key=lambda t: -source.count_tokens(t.messages[-1]["content"]))
             for batch in (waiting[i : i + per_batch] for i in range(0, len(waiting), per_batch)):
                 answered, milliseconds = answer(source, model, batch, args)
                 for trial, given in zip(batch, answered, strict=True):
-                    row = score(trial, given, milliseconds) | ({"split": split} if trial.subject_id else {})
+                    row = row_of(trial, given, milliseconds) | ({"split": split} if trial.subject_id else {})
                     made.append(row)
-                    for line in lossless(trial, given, row, split):
-                        results.write(json.dumps(line, default=str) + "\n")
+                    for line in results.lines(trial, given, row, split):
+                        file.write(json.dumps(line, default=str) + "\n")
                     bar.write("\n".join(preview(trial, given, width)) + "\n", file=sys.stdout)
-                bar.update(len(ARMS) * len(batch))
-                results.flush()
+                bar.update(len(results.ARMS) * len(batch))
+                file.flush()
 
 
 def answer(source, model, batch: list, args) -> tuple:
     """Both arms' answers to each trial, as {"base": Answer, "qlora": Answer}, and milliseconds per answer."""
-    from mimic_qlora import models
+    from mimic_qlora import models, results
 
     started = time.perf_counter()
-    conversations = [t.messages for t in batch for _ in ARMS]
-    flat = models.generate(
-        model, source.tokenizer, conversations, [*ARMS.values()] * len(batch), args.max_new_tokens, args.batch_size
-    )
+    conversations = [t.messages for t in batch for _ in results.ARMS]
+    arms = [*results.ARMS.values()] * len(batch)
+    flat = models.generate(model, source.tokenizer, conversations, arms, args.max_new_tokens, args.batch_size)
     milliseconds = (time.perf_counter() - started) * 1000 / len(flat)
-    return [dict(zip(ARMS, flat[i : i + len(ARMS)], strict=True)) for i in range(0, len(flat), len(ARMS))], milliseconds
-
-
-def score_trial(trial, given: dict, milliseconds: float) -> dict:
-    """A row of output.csv; likeness is added at the end, when one pass embeds all answers."""
-    from mimic_qlora import scoring
-
-    row = {
-        "trial": trial.number,
-        "subject_id": trial.subject_id,
-        "question": trial.question["question"],
-        "question_id": trial.question["id"],
-        "symptom": trial.question["symptom"],
-        "hadm_id": trial.moment.hadm_id,
-        "as_of": str(trial.moment.as_of),
-        "prompt": trial.messages[-1]["content"],
-        "ideal": trial.question["ideal"].strip(),
-        "cautions_called_for": scoring.ids(trial.cautions),
-        "cautions_called_for_held_out": scoring.ids([c for c in trial.cautions if c["held_out"]]),
-        "lat_basis": "seconds of the batch / its answers, so equal for the arms that share it",
-    }
-    for arm, a in given.items():
-        scores = scoring.rubric(trial.question, trial.cautions, a.text, a.ended)
-        row |= {f"{arm}_answer": a.text, f"lat_ms_{arm}": round(milliseconds, 1), f"len_{arm}": a.n_tokens}
-        row |= {f"{name}_{arm}": value for name, value in scores.items()}
-    return row
-
-
-def score_knowledge(trial, given: dict, milliseconds: float) -> dict:
-    from mimic_qlora import scoring
-
-    row = {"trial": trial.number, "question_id": trial.question["id"], "question": trial.question["question"]}
-    row |= {"ideal": trial.question["ideal"].strip()}
-    for arm, a in given.items():
-        row |= {f"{arm}_answer": a.text, f"key_points_{arm}": scoring.key_points(trial.question, a.text)}
-        row |= {f"len_{arm}": a.n_tokens, f"cut_{arm}": float(not a.ended), f"lat_ms_{arm}": round(milliseconds, 1)}
-    return row
-
-
-def lossless(trial, given: dict, row: dict, split: str) -> list:
-    """The lines of results.jsonl: one per arm, with the exact conversation and answer."""
-    about = {"subject_id": trial.subject_id, "hadm_id": row.get("hadm_id"), "as_of": row.get("as_of"), "split": split}
-    return [
-        {
-            "trial": trial.number,
-            "kind": "trial" if trial.subject_id else "knowledge",
-            "arm": ARMS[arm],
-            "question_id": trial.question["id"],
-            **(about if trial.subject_id else {}),
-            "messages": trial.messages,
-            "answer": a.text,
-            "n_tokens": a.n_tokens,
-            "ended": a.ended,
-            "scores": {k.removesuffix(f"_{arm}"): v for k, v in row.items() if k.endswith(f"_{arm}")},
-        }
-        for arm, a in given.items()
-    ]
+    per_trial = zip(*[iter(flat)] * len(results.ARMS), strict=True)
+    return [dict(zip(results.ARMS, given, strict=True)) for given in per_trial], milliseconds
 
 
 def preview(trial, given: dict, width: int) -> list:
@@ -233,28 +152,14 @@ def preview(trial, given: dict, width: int) -> list:
 
 def probe(source, model, trial) -> dict:
     """Milliseconds per token of each arm when it answers alone: what the rows of a shared batch cannot tell."""
-    from mimic_qlora import models
+    from mimic_qlora import models, results
 
     taken = {}
-    for arm in ("base", *ARMS.values()):  # the first pass warms up and is overwritten
+    for arm in ("base", *results.ARMS.values()):  # the first pass warms up and is overwritten
         started = time.perf_counter()
         (a,) = models.generate(model, source.tokenizer, [trial.messages], [arm], PROBE_TOKENS)
         taken[arm] = (time.perf_counter() - started) * 1000 / a.n_tokens
     return taken
-
-
-def add_likeness(rows: list) -> None:
-    from mimic_qlora import scoring
-
-    likeness = [
-        (column, other, arm)
-        for column, other in (("rel_cos_prompt", "question"), ("rel_to_ideal", "ideal"))
-        for arm in ARMS
-    ]
-    cosines = iter(scoring.cosines([(row[other], row[f"{arm}_answer"]) for row in rows for _, other, arm in likeness]))
-    for row in rows:
-        row |= {f"{column}_{arm}": next(cosines) for column, _, arm in likeness}
-        row |= {f"rouge_l_{arm}": scoring.rouge_l(row["ideal"], row[f"{arm}_answer"]) for arm in ARMS}
 
 
 # ---------------------------------------------------------------- results
@@ -262,14 +167,14 @@ def add_likeness(rows: list) -> None:
 
 def report(source, rows: list, points: list, probed: dict, folder: Path, questions: list, args) -> str:
     """Write output.csv, knowledge.csv, summary.csv and summary.txt; the text of the last."""
-    from mimic_qlora import answers, comparison, scoring, spreadsheet
+    from mimic_qlora import answers, comparison, results, scoring, spreadsheet
 
     metrics = dict(scoring.METRICS)
-    found = comparison.compare(rows, metrics, ARMS)
+    found = comparison.compare(rows, metrics, results.ARMS)
     adjusted = comparison.holm({name: found[name].p for name in scoring.HEADLINE if name in found})
     if points:
         metrics["key_points"] = ("knowledge: key points", True)
-        found |= comparison.compare(points, ["key_points"], ARMS)
+        found |= comparison.compare(points, ["key_points"], results.ARMS)
 
     patients, used = len({r["subject_id"] for r in rows}), {r["question_id"] for r in rows}
     reviewed = sum(bool(q["reviewed_by"]) for q in questions if q["id"] in used)
@@ -279,7 +184,7 @@ def report(source, rows: list, points: list, probed: dict, folder: Path, questio
         "the question. One adapter of one training seed: another seed may give another result.",
         f"Ideal responses reviewed by a clinician: {reviewed} of {len(used)}.",
         "Answers cut at {} tokens: base {:.0f}, adapter {:.0f} of {}.".format(
-            args.max_new_tokens, *(sum(r[f"cut_{arm}"] for r in rows) for arm in ARMS), len(rows)
+            args.max_new_tokens, *(sum(r[f"cut_{arm}"] for r in rows) for arm in results.ARMS), len(rows)
         ),
     ]
     if not args.final:
@@ -300,50 +205,11 @@ def report(source, rows: list, points: list, probed: dict, folder: Path, questio
         {"metric": name, "higher_is_better": metrics[name][1], **d._asdict(), "p_holm": adjusted.get(name)}
         for name, d in found.items()
     ]
-    spreadsheet.write(folder / "output.csv", rows, first=COLUMNS)
+    spreadsheet.write(folder / "output.csv", rows, first=results.COLUMNS)
     spreadsheet.write(folder / "knowledge.csv", points)
     spreadsheet.write(folder / "summary.csv", summary)
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
     return text
-
-
-def copy_to(place: Path, folder: Path) -> Path:
-    """A copy in the storage folder: /tmp is wiped when a cluster job ends."""
-    kept = place / f"{time.strftime('%Y%m%d-%H%M%S')}-{folder.name.removeprefix('mimic_qlora_')}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    shutil.copytree(folder, kept.with_name(f".{kept.name}.partial"))
-    return kept.with_name(f".{kept.name}.partial").rename(kept)
-
-
-def farewell(folder: Path, kept: Path) -> str:
-    """Where the results are, what identifies them, and the line that fetches them."""
-    output = folder / "output.csv"
-    port = os.environ.get("SSH_CONNECTION", "").split()[3:4]
-    option = f"-P {port[0]} " if port and port[0] != "22" else ""
-    return "\n".join([
-        f"Results: {folder} (copy: {kept})",
-        f"sha256 of output.csv: {hashlib.sha256(output.read_bytes()).hexdigest()}",
-        "Fetch it, on your own machine, with:",
-        f"  scp {option}{user()}@{host()}:{output} ./results/",
-        "What comes from MIMIC-IV stays under its data use agreement: no third-party services.",
-    ])  # fmt: skip
-
-
-def user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user may have no name
-        return os.environ.get("LOGNAME", "user")
-
-
-def host() -> str:
-    """What another machine may reach this one by: its name, or the SSH session's address if the name has no domain."""
-    name, address = socket.getfqdn(), os.environ.get("SSH_CONNECTION", "").split()[2:3]
-    if "." in name and not name.startswith("localhost"):
-        return name
-    if address:
-        return f"[{address[0]}]" if ":" in address[0] else address[0]
-    return socket.gethostname()
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def store(tmp_path, tiny) -> Path:
     store = tmp_path / "storage"
     for step, inputs in (("subjects", {}), ("prompts", {"subjects": None})):
         (store / step).mkdir(parents=True)
-        source = {"kind": "synthetic", "patients": len(PATIENTS)}
+        source = {"kind": "synthetic", "folder": "synthetic", "patients": len(PATIENTS)}
         storage.write_json(store / step / "manifest.json", storage.new_manifest(step, {}, inputs) | {"source": source})
     rows = "".join(f"{subject_id},{split}\n" for subject_id, split in PATIENTS.items())
     (store / "subjects" / "split.csv").write_text(f"subject_id,split\n{rows}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import run_script
 
-from mimic_qlora import models, storage, trials
+from mimic_qlora import delivery, models, storage, trials
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD_COLUMNS = (
@@ -203,12 +203,12 @@ def test_more_trials_than_pairs_says_so_and_uses_all(run_validate):
 
 def test_the_end_says_what_was_shown_where_it_is_and_how_to_fetch_it(run_validate, monkeypatch):
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.9 50000 10.1.2.3 2222")
-    monkeypatch.setattr(validate.socket, "getfqdn", lambda: "node7")
+    monkeypatch.setattr(delivery.socket, "getfqdn", lambda: "node7")
     code, out, _ = run_validate("16")
     assert "Ideal responses reviewed by a clinician: 0 of 8." in out
     assert "Answers cut at 320 tokens: base 16, adapter 0 of 16." in out
     assert re.search(r"The adapter is better at [^\n]*red flags|No difference could be shown", out)
-    assert f"  scp -P 2222 {validate.user()}@10.1.2.3:{results(out)}/output.csv ./results/" in out
+    assert f"  scp -P 2222 {delivery.user()}@10.1.2.3:{results(out)}/output.csv ./results/" in out
     assert re.search(r"sha256 of output.csv: [0-9a-f]{64}", out) and "data use agreement" in out
     assert (results(out) / "summary.txt").read_text(encoding="utf-8").strip() in out
 
