@@ -2,9 +2,10 @@
 
     python feature_select_xgb_columns.py
 
-One XGBoost model per target diagnosis (the 20 most frequent) on what was known 24 hours into a patient's first coded
-stay. Leaves `features/` in the storage folder: columns_top.csv, columns_least.csv (step 4 reads it), columns_all.csv,
-metrics.csv, metrics.json and a page with plots, features.html.
+One XGBoost model per target diagnosis (the 20 most frequent) on what was known 24 hours into a
+patient's first coded stay. Leaves `features/` in the storage folder: columns_top.csv,
+columns_least.csv (step 4 reads it), columns_all.csv, metrics.csv, metrics.json and a page with
+plots, features.html.
 """
 
 import argparse
@@ -31,7 +32,8 @@ def arguments():
     parser.add_argument("--seeds", type=int, default=3, help=seeds)
     storage.add_arguments(parser)
     args = parser.parse_args()
-    storage.check_positive(args, "n_targets", "landmark_hours", "seeds")
+    storage.check_positive(args, "n_targets", "seeds")
+    storage.check_range(args, "landmark_hours", 0.1, 10_000)
     return args
 
 

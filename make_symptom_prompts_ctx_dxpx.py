@@ -2,10 +2,10 @@
 
     python make_symptom_prompts_ctx_dxpx.py --model meta-llama/Meta-Llama-3-8B-Instruct
 
-Leaves `prompts/` in the storage folder: chat records for training, validation and test as JSONL, what each gold answer
-rests on, a card, and context.json with the settings that steps 5 to 7 share. A prompt stands some days after a live
-discharge to home and shows only what the chart held at that time, without the columns that step 3 found least
-important.
+Leaves `prompts/` in the storage folder: chat records for training, validation and test as JSONL,
+what each gold answer rests on, a card, and context.json with the settings that steps 5 to 7 share.
+A prompt stands some days after a live discharge to home and shows only what the chart held at that
+time, without the columns that step 3 found least important.
 """
 
 import argparse
@@ -41,6 +41,7 @@ def arguments():
     storage.add_arguments(parser)
     args = parser.parse_args()
     storage.check_positive(args, "pairs_per_subject", "max_total", "token_budget")
+    storage.check_range(args, "preview", 0, 1_000_000)
     return args
 
 

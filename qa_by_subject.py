@@ -1,12 +1,12 @@
 """Step 6: ask a question about one patient, by subject_id.
 
     python qa_by_subject.py
-    python qa_by_subject.py --once --subject-id 10014729 --question "I have a bad headache. What should I do?"
+    python qa_by_subject.py --once --subject-id 10014729 --question "I have a bad headache."
 
-Shows the context that the model gets, exactly, and answers with the base, with the adapter, or with both. Without
---once it is a conversation with the terminal (:help lists what can be typed). Each question is asked on its own, as in
-step 7. Transcripts go to `qa/` in the storage folder. Exit codes: 0 answered or left, 2 something to put right, 130
-stopped by Ctrl-C.
+Shows the context that the model gets, exactly, and answers with the base, with the adapter, or with
+both. Without --once it is a conversation with the terminal (:help lists what can be typed). Each
+question is asked on its own, as in step 7. Transcripts go to `qa/` in the storage folder. Exit
+codes: 0 answered or left, 2 something to put right, 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -51,6 +51,7 @@ def arguments():
     if not args.once and (args.question or args.format == "json"):
         raise UserError("--question and --format json go with --once")
     storage.check_positive(args, "max_new_tokens")
+    storage.check_run(args.run)
     return args
 
 
@@ -65,7 +66,7 @@ def main():
 
         from mimic_qlora import answers, trials
 
-        arm = args.arm or ("both" if answers.has_adapter(store, args.run) else "base")
+        arm = args.arm or ("both" if args.run != "default" or answers.has_adapter(store, args.run) else "base")
         if arm != "base":
             storage.read_manifest(store, f"adapters/{args.run}")
         source = answers.sources(store, args.model)

@@ -2,8 +2,9 @@
 
     python summarize_jsonl.py
 
-Leaves `summary/` in the storage folder: every table as CSV, all of them in summary.json, and one page with plots,
-summary.html, that needs no network. Counts of fewer patients than --min-cell are not shown.
+Leaves `summary/` in the storage folder: every table as CSV, all of them in summary.json, and one
+page with plots, summary.html, that needs no network. Counts of fewer patients than --min-cell are
+not shown.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import textwrap
 from pathlib import Path
 
 from mimic_qlora import storage
-from mimic_qlora.storage import UserError
 
 
 def arguments():
@@ -20,8 +20,7 @@ def arguments():
     parser.add_argument("--min-cell", type=int, default=10, help=less)
     storage.add_arguments(parser)
     args = parser.parse_args()
-    if args.min_cell < 0:
-        raise UserError(f"--min-cell {args.min_cell} is not a number of patients: give 0 or more")
+    storage.check_range(args, "min_cell", 0, 1_000_000)
     return args
 
 

@@ -2,16 +2,16 @@
 
     python train_qlora.py --model meta-llama/Meta-Llama-3-8B-Instruct | tee train.log
 
-Leaves `adapters/<run>/` in the storage folder: the adapter in PEFT format with tokenizer and chat template, a card, the
-log and its curves. The base model is loaded in 4 bits (NF4, double quantisation) and stays as it is; only low-rank
-matrices beside its linear layers learn, from the assistant's tokens alone. The adapter kept is the one with the lowest
-loss on the validation patients. An interrupted run goes on from its last checkpoint with the same command.
+Leaves `adapters/<run>/` in the storage folder: the adapter in PEFT format with tokenizer and chat
+template, a card, the log and its curves. The base model is loaded in 4 bits (NF4, double
+quantisation) and stays as it is; only low-rank matrices beside its linear layers learn, from the
+assistant's tokens alone. The adapter kept is the one with the lowest loss on the validation
+patients. An interrupted run goes on from its last checkpoint with the same command.
 """
 
 import argparse
 import json
 import os
-import re
 import shutil
 import time
 from pathlib import Path
@@ -55,10 +55,11 @@ def arguments():
     args = parser.parse_args()
     storage.check_positive(args, "epochs", "max_steps", "lr", "rank", "alpha", "max_length", "batch_tokens")
     storage.check_positive(args, "accumulate", "validations", "limit")
+    storage.check_range(args, "seed", 0, 2**32 - 1)
+    storage.check_range(args, "save_minutes", 0, 1_000_000)
     if not 0 <= args.dropout < 1:
         raise UserError(f"--dropout {args.dropout} is not a share from 0 up to 1")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", args.run):
-        raise UserError(f"--run {args.run!r} is no folder name: use letters, digits, '-', '_' and '.'")
+    storage.check_run(args.run)
     return args
 
 
@@ -112,7 +113,8 @@ def main():
         if state["global_step"] < state["max_steps"]:
             raise UserError(f"training stopped at step {state['global_step']} of {state['max_steps']} without a reason")
         manifest["results"] = results(state, samples)
-        whole = write_adapter(work, tokenizer, state, storage.finish_manifest(manifest, started), subjects_manifest)
+        whole = write_adapter(work, tokenizer, state, manifest, subjects_manifest)
+        storage.write_json(whole / "manifest.json", storage.finish_manifest(whole, manifest, started))
         storage.replace_folder(whole, place)
         shutil.rmtree(work)
     report(manifest["results"], place)
@@ -224,7 +226,6 @@ def write_adapter(work: Path, tokenizer, state: dict, manifest: dict, subjects_m
     training.write_log(state["log_history"], whole / "log.csv")
     training.plot_curves(state["log_history"], whole / "curves.png")
     (whole / "README.md").write_text(card(manifest, subjects_manifest), encoding="utf-8")
-    storage.write_json(whole / "manifest.json", manifest)
     return whole
 
 
@@ -264,7 +265,7 @@ def card(manifest: dict, subjects_manifest: dict) -> str:
     if synthetic:
         lines += ["", "This one was trained on synthetic patients: it is for trying things out, never for results."]
     lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in settings.items())]
-    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in manifest["versions"].items()), ""]
+    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in storage.versions().items()), ""]
     return "\n".join(lines)
 
 

@@ -66,6 +66,8 @@ def model_path(name: str | None, storage: Path) -> Path:
     else:
         path = cached_snapshot(name)
         remedy = f"fetch it on a machine with access: `hf download {name} --exclude 'original/*'`"
+        if not name or name[0] in "/.~" or name.count("/") > 1:  # no name that a hub has
+            remedy = "give a folder that is there, or a hub name such as meta-llama/Meta-Llama-3-8B-Instruct"
     if path is None:
         raise UserError(f"model {name} is neither a folder nor in the local cache of the hub: {remedy}")
     if missing := missing_files(path):

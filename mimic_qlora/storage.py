@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -53,6 +54,20 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value} is not a positive number")
 
 
+def check_range(args: argparse.Namespace, name: str, least: float, most: float) -> None:
+    """Raise UserError unless this argument is a number from `least` to `most`."""
+    if not least <= getattr(args, name) <= most:
+        raise UserError(
+            f"--{name.replace('_', '-')} {getattr(args, name)} is out of range: give a number from {least} to {most}"
+        )
+
+
+def check_run(name: str) -> None:
+    """Raise UserError unless the name of a run can be the name of its folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise UserError(f"--run {name!r} is no folder name: use letters, digits, '-', '_' and '.'")
+
+
 def open_storage(argument: str | None = None, create: bool = False) -> Path:
     """The storage folder, readable by its owner alone. Raises UserError when it is missing and not to be made."""
     path = Path(argument or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
@@ -95,8 +110,8 @@ def command_for(step: str) -> str:
 def read_manifest(storage: Path, step: str) -> dict:
     """The manifest of an earlier step.
 
-    Raises UserError, naming the command to run, when the step is missing, was written by another schema version, or
-    rests on an earlier step that has changed since.
+    Raises UserError, naming the command to run, when the step is missing or damaged, was written by another schema
+    version, or rests on an earlier step that has changed since.
     """
     place = storage / step
     recover(place)
@@ -113,10 +128,24 @@ def read_manifest(storage: Path, step: str) -> dict:
             f"{place} has schema version {version}, this software reads {SCHEMA_VERSION}: "
             f"run `{command_for(step)} --force`"
         )
+    if damaged := damaged_files(place, manifest):
+        raise UserError(
+            f"{damaged[0]} is missing or was changed since it was written ({len(damaged):,} such in {place}): "
+            f"run `{command_for(step)}` to write it anew"
+        )
     for name, recorded in inputs.items():
         if name.split("/")[0] in COMMANDS and recorded and read_manifest(storage, name)["id"] != recorded:
             raise UserError(f"{place} was made from an older {name}: run `{command_for(step)}` again")
     return manifest
+
+
+def damaged_files(place: Path, manifest: dict) -> list:
+    """The files of a step's folder that are gone or of another size than the manifest says."""
+
+    def size(path: Path) -> int | None:
+        return path.stat().st_size if path.is_file() else None
+
+    return [place / name for name, n_bytes in manifest.get("files", {}).items() if size(place / name) != n_bytes]
 
 
 def recover(place: Path) -> None:
@@ -175,22 +204,30 @@ def new_manifest(step: str, settings: dict, inputs: dict) -> dict:
 
 def is_up_to_date(place: Path, manifest: dict) -> bool:
     try:
-        return json.loads((place / "manifest.json").read_text(encoding="utf-8"))["id"] == manifest["id"]
+        found = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        return found["id"] == manifest["id"] and not damaged_files(place, found)
     except (OSError, ValueError, KeyError):
         return False
 
 
-def finish_manifest(manifest: dict, started: float) -> dict:
-    """Add what does not belong to the identity: when, how long, with which Python and libraries."""
+def versions() -> dict:
+    """The versions of Python and of the libraries that shape a result."""
     from importlib.metadata import distributions
 
     wanted = {"pyarrow", "pandas", "duckdb", "xgboost", "torch", "transformers", "peft", "bitsandbytes", "accelerate"}
-    versions = {d.name: d.version for d in distributions() if d.name in wanted}
+    found = {d.name: d.version for d in distributions() if d.name in wanted}
+    return {"python": sys.version.split()[0], **dict(sorted(found.items()))}
+
+
+def finish_manifest(folder: Path, manifest: dict, started: float) -> dict:
+    """Add what does not belong to the identity: which files are in the folder, when, how long, with which libraries."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.name != RUN_ID}
     return {
         **manifest,
+        "files": {name: path.stat().st_size for name, path in files.items() if path.is_file()},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.time() - started, 1),
-        "versions": {"python": sys.version.split()[0], **dict(sorted(versions.items()))},
+        "versions": versions(),
     }
 
 
@@ -219,7 +256,7 @@ def step_output(storage: Path, step: str, settings: dict, inputs: dict, force: b
         try:
             output = SimpleNamespace(path=temp, manifest=manifest)
             yield output
-            write_json(temp / "manifest.json", finish_manifest(output.manifest, started))
+            write_json(temp / "manifest.json", finish_manifest(temp, output.manifest, started))
             (temp / RUN_ID).unlink()
             replace_folder(temp, place)
         except BaseException as error:
@@ -249,10 +286,16 @@ def run(main) -> None:
     Everything that the process writes is readable by its owner alone.
     """
     os.umask(0o077)
+    stopped = []
+
+    def stop(number, frame):
+        stopped.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
     # a closed terminal or a scheduler's SIGTERM unwinds like Ctrl-C, so that no half-written folder stays behind
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:  # nohup has its way
+            signal.signal(getattr(signal, name), stop)
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -268,10 +311,22 @@ def run(main) -> None:
     except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (OSError, RuntimeError) as error:
-        # libraries wrap a full disk in errors of their own
-        if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
+    except Exception as error:
+        if stopped:  # a library that was importing swallowed the interrupt and failed of it
+            code = 128 + stopped[-1]
+        elif fault := fault_of_the_machine(error):
+            print(f"error: {fault}", file=sys.stderr)
+            code = 2
+        else:
             raise
-        print("error: the disk is full: free some space or give another --storage", file=sys.stderr)
-        code = 2
     sys.exit(code)
+
+
+def fault_of_the_machine(error: Exception) -> str | None:
+    """The sentence for a full disk, or for a file that cannot be opened; None for what is the software's fault."""
+    # libraries wrap a full disk in errors of their own
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return "the disk is full: free some space or give another --storage"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be used ({error.strerror}): mend that, or redo the step that wrote it"
+    return None

@@ -2,10 +2,12 @@
 
     cd run_files && ./run.sh 50
 
-Asks n distinct (patient, question) pairs and eight knowledge prompts without a patient, each answered by the 4-bit base
-and by the adapter from one loaded copy; previews them, scores them by a rubric (mimic_qlora/scoring.py), and says what
-difference could be shown (mimic_qlora/comparison.py). The CSVs lie in a private folder under /tmp, with a copy in the
-storage folder. Exit codes: 0 done, 2 something to put right, 130 stopped by Ctrl-C with the finished trials kept.
+Asks n distinct (patient, question) pairs and eight knowledge prompts without a patient, each
+answered by the 4-bit base and by the adapter from one loaded copy; previews them, scores them by a
+rubric (mimic_qlora/scoring.py), and says what difference could be shown
+(mimic_qlora/comparison.py). The CSVs lie in a private folder under /tmp, with a copy in the storage
+folder. Exit codes: 0 done, 2 something to put right, 130 stopped by Ctrl-C with the finished trials
+kept.
 """
 
 import argparse
@@ -47,6 +49,7 @@ def arguments():
         raise UserError(f"n is '{args.n}': give the number of trials as a positive whole number, like ./run.sh 20")
     args.n = int(args.n)
     storage.check_positive(args, "max_new_tokens", "batch_size")
+    storage.check_run(args.run)
     return args
 
 
