@@ -194,7 +194,8 @@ SCHEMA = {
                                    "symptoms": _TEXTS, "say": _text, "pattern": _list_of(_regex, 1),
                                    "forbid": _list_of(_regex), "held_out": _flag}),
     "questions": _record(_COMMON | {"symptom": _text, "question": _text, "ideal": _text,
-                                    "red_flags": _list_of(_record({"name": _text, "pattern": _regex}), 1)}),
+                                    "red_flags": _list_of(_record({"name": _text, "pattern": _regex}), 1)},
+                         {"tags": _TEXTS}),
     "knowledge": _record(_COMMON | {"question": _text, "ideal": _text,
                                     "key_points": _list_of(_record({"point": _text, "pattern": _regex}), 1)}),
 }  # fmt: skip
@@ -259,15 +260,27 @@ def load(folder=DATA):
 
 
 def load_questions(folder):
-    """The curated questions of `folder`/questions.yaml as a list. Raises UserError like `load`."""
+    """The curated questions of `folder`/questions.yaml as a list. Raises UserError like `load`.
+
+    A symptom that symptoms.yaml does not know has its tags in the question: no training answer can speak of it.
+    """
     questions = list(_read(folder, "questions").values())
+    tags = {tag for symptom in load().symptoms.values() for tag in symptom["tags"]}
     for question in questions:
-        if question["symptom"] not in load().symptoms:
-            raise UserError(
-                f"questions.yaml, entry {question['id']}: field 'symptom' names an unknown symptom "
-                f"'{question['symptom']}'."
-            )
+        where, known = f"questions.yaml, entry {question['id']}", question["symptom"] in load().symptoms
+        if known == ("tags" in question):
+            reason = "has its tags in symptoms.yaml" if known else "is unknown there and needs 'tags' here"
+            kind = "a" if known else "an unknown"
+            raise UserError(f"{where}: field 'symptom' names {kind} symptom '{question['symptom']}', which {reason}.")
+        for tag in set(question.get("tags", ())) - tags:
+            raise UserError(f"{where}: field 'tags' names an unknown tag '{tag}'.")
     return questions
+
+
+def symptom_of(question):
+    """What a question asks about: {"id", "tags", "held_out", ...}; held_out when no training answer speaks of it."""
+    own = {"id": question["symptom"], "tags": question.get("tags", ()), "held_out": True}
+    return load().symptoms.get(question["symptom"], own)
 
 
 def load_knowledge(folder):

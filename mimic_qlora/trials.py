@@ -58,7 +58,7 @@ def draw(source: SimpleNamespace, questions: list, n: int, split: str, seed: int
     trials = []
     for number, (subject_id, moment, built), question in pairs(n, patients, asked):
         turns = context.messages(source.settings, built.text, question["question"])
-        cautions = guidance.cautions_for(clinical.load().symptoms[question["symptom"]], built.facts)
+        cautions = guidance.cautions_for(clinical.symptom_of(question), built.facts)
         trials.append(Trial(number, question, turns, subject_id, moment, tuple(cautions)))
     return trials
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mimic_qlora import clinical
+from mimic_qlora import clinical, guidance
 from mimic_qlora.storage import UserError
 
 RUN_FILES = Path(__file__).parents[1] / "run_files"
@@ -280,8 +280,35 @@ def test_the_curated_questions_come_first_and_their_ideals_are_whole():
 
 
 def test_the_curated_questions_are_worded_afresh():
-    known = {phrasing for symptom in SYMPTOMS for phrasing in symptom["phrasings"]}
-    assert not known & {question["question"] for question in QUESTIONS}
+    """No question shares more than 60% of its words, in order, with any that training asks."""
+    from mimic_qlora import scoring
+
+    known = [phrasing for symptom in SYMPTOMS if not symptom["held_out"] for phrasing in symptom["phrasings"]]
+    near = [(q["id"], max(scoring.rouge_l(phrasing, q["question"]) for phrasing in known)) for q in QUESTIONS]
+    assert [(name, likeness) for name, likeness in near if likeness > 0.6] == []
+
+
+def test_most_questions_are_on_symptoms_never_trained_on_each_on_its_own():
+    assert len(QUESTIONS) == 32 and len({q["symptom"] for q in QUESTIONS}) == 32
+    assert sum(clinical.symptom_of(q)["held_out"] for q in QUESTIONS) == 20
+    for question in QUESTIONS:
+        symptom = clinical.symptom_of(question)
+        assert any(guidance.bearing(rule, symptom) > 1 and rule["held_out"] for rule in RULES), question["id"]
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "wrong"),
+    [
+        ("tags: [pain]", "tags: [teeth]", "entry toothache: field 'tags' names an unknown tag 'teeth'"),
+        ("symptom: hip_pain", "symptom: back_pain", "entry sore_hip: .* 'back_pain', which has its tags in"),
+    ],
+)
+def test_a_symptom_has_its_tags_in_one_place_and_they_are_known(tmp_path, line, other, wrong):
+    text = (RUN_FILES / "questions.yaml").read_text()
+    assert line in text
+    (tmp_path / "questions.yaml").write_text(text.replace(line, other, 1))
+    with pytest.raises(UserError, match=wrong):
+        clinical.load_questions(tmp_path)
 
 
 def test_the_knowledge_ideals_hold_their_key_points():
