@@ -140,12 +140,12 @@ def messages(talk, question: str) -> list:
 
 def once(talk) -> None:
     """Answer the one question of --once and keep the transcript."""
-    from mimic_qlora import models, terminal
+    from mimic_qlora import generation, terminal
 
     question, arms = talk.args.question.strip(), ARMS[talk.arm]
     turns, budget = messages(talk, question), talk.args.max_new_tokens
     started = time.perf_counter()
-    given = models.generate(talk.model, talk.source.tokenizer, [turns] * len(arms), arms, budget, len(arms))
+    given = generation.generate(talk.model, talk.source.tokenizer, [turns] * len(arms), arms, budget, len(arms))
     seconds = round(time.perf_counter() - started, 2)
     entry = remember(talk, question, {arm: a._asdict() for arm, a in zip(arms, given, strict=True)}) | {
         "seconds": seconds
@@ -164,13 +164,13 @@ def once(talk) -> None:
 
 def stream(talk, question: str) -> None:
     """Print the answers as they come; Ctrl-C stops them and keep the program."""
-    from mimic_qlora import models, terminal
+    from mimic_qlora import generation, terminal
 
     turns, given = messages(talk, question), {}
     for arm in ARMS[talk.arm]:
         print(f"\n--- {arm} ---")
         pieces, stopped = [], False
-        flow = models.stream(talk.model, talk.source.tokenizer, turns, arm, talk.args.max_new_tokens)
+        flow = generation.stream(talk.model, talk.source.tokenizer, turns, arm, talk.args.max_new_tokens)
         try:
             for piece in flow:
                 pieces.append(piece)

@@ -1,4 +1,4 @@
-"""Language models: finding one on this machine, its chat tokens, loading it in 4 bits, and its greedy answers.
+"""Language models: finding one on this machine, its chat tokens, and loading it in 4 bits.
 
 Nothing here reaches the network: a model is the embedded one, a local folder, or already in the hub's local cache.
 """
@@ -12,10 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 from mimic_qlora.storage import UserError
 
@@ -40,14 +38,6 @@ END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<
 # Some Llama templates write a date into the system turn: 3.1's a fixed one, 3.2's today's, beside charts dated 21xx.
 # It is pinned to 3.1's own, so that a prompt has the same tokens on every day.
 TEMPLATE_DATE = "26 Jul 2024"
-
-
-class Answer(NamedTuple):
-    """One greedy answer: its text, its length in tokens (the end token included), and whether it ended by itself."""
-
-    text: str
-    n_tokens: int
-    ended: bool
 
 
 # ---------------------------------------------------------------- where a model is
@@ -334,16 +324,17 @@ def guard_linear4bit(model) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def load_adapter(model, folder: Path):
+def load_adapter(model, folder: Path, name: str = "default"):
     """The base model with a trained LoRA adapter beside its weights (not merged: 4-bit weights stay as trained on).
 
-    Raises UserError when the folder holds no adapter or the adapter was trained on another base model.
+    Further adapters go beside the first, each under its own name. Raises UserError when the folder holds no adapter as
+    safetensors (a pickled one could run code) or the adapter was trained on another base model.
     """
     from peft import PeftModel
 
-    path = Path(model.name_or_path)
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} holds no adapter: run `python train_qlora.py` first")
+    path = Path(model.name_or_path if not hasattr(model, "peft_config") else model.get_base_model().name_or_path)
+    if not all((folder / file).is_file() for file in ("adapter_config.json", "adapter_model.safetensors")):
+        raise UserError(f"{folder} holds no adapter as safetensors: run `python train_qlora.py` first")
     manifest = folder / "manifest.json"
     trained_on = json.loads(manifest.read_text(encoding="utf-8")).get("base_model", {}) if manifest.is_file() else {}
     if trained_on and trained_on["fingerprint"] != fingerprint(path):
@@ -352,118 +343,12 @@ def load_adapter(model, folder: Path):
             "give that model with --model, or train again"
         )
     try:
-        return PeftModel.from_pretrained(model, folder, local_files_only=True).eval()
+        if hasattr(model, "peft_config"):
+            model.load_adapter(folder, adapter_name=name, local_files_only=True)
+        else:
+            model = PeftModel.from_pretrained(model, folder, adapter_name=name, local_files_only=True)
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
         raise UserError(f"the adapter in {folder} does not fit the shape of {model_name(path)}") from None
-
-
-# ---------------------------------------------------------------- answers
-
-
-def adapter_names(model, arms: list[str]) -> dict:
-    """How `generate` is told which row is answered by the base and which by the adapter."""
-    if unknown := set(arms) - {"base", "adapter"}:
-        raise ValueError(f"arms are 'base' or 'adapter', not {sorted(unknown)}")
-    if hasattr(model, "peft_config"):
-        return {"adapter_names": ["__base__" if arm == "base" else "default" for arm in arms]}
-    if "adapter" in arms:
-        raise ValueError("the model has no adapter: load_adapter first")
-    return {}
-
-
-def greedy(tokenizer, model, max_new_tokens: int):
-    from transformers import GenerationConfig
-
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=end_token_ids(tokenizer, model),
-        pad_token_id=tokenizer.pad_token_id,
-        use_cache=True,
-    )
-
-
-def to_answer(tokenizer, ids: list[int], ends: list[int]) -> Answer:
-    """Cut a row of generated ids after its first end token; what follows is padding."""
-    stop = next((i for i, token in enumerate(ids) if token in ends), None)
-    kept = ids if stop is None else ids[: stop + 1]
-    return Answer(tokenizer.decode(kept, skip_special_tokens=True).strip(), len(kept), stop is not None)
-
-
-def generate(
-    model,
-    tokenizer,
-    conversations: list[list[dict]],
-    arms: list[str],
-    max_new_tokens: int,
-    batch_size: int = 8,
-    on_batch=None,
-) -> list[Answer]:
-    """Greedy answers to conversations, each by the arm ("base" or "adapter") at its place, in the order given.
-
-    Base and adapter rows share a batch. Rows go by length, longest first, so that batches hold little padding and
-    memory is at its worst at once; a batch that does not fit on the GPU is halved. `on_batch(rows)` is called with the
-    number of rows just answered.
-    """
-    import torch
-
-    prompts = [chat_ids(tokenizer, conversation, add_generation_prompt=True) for conversation in conversations]
-    waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    settings = greedy(tokenizer, model, max_new_tokens)
-    answers: dict[int, Answer] = {}
-    model.eval()
-    while waiting:
-        rows = waiting[:batch_size]
-        batch = tokenizer.pad({"input_ids": [prompts[i] for i in rows]}, padding_side="left", return_tensors="pt")
-        names = adapter_names(model, [arms[i] for i in rows])
-        try:
-            output = model.generate(**batch.to(model.device), generation_config=settings, **names)
-        except torch.OutOfMemoryError:
-            if len(rows) == 1:
-                raise UserError("the GPU has too little memory to answer even one question at a time") from None
-            batch_size = len(rows) // 2
-            torch.cuda.empty_cache()
-            continue
-        for i, ids in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            answers[i] = to_answer(tokenizer, ids, settings.eos_token_id)
-        waiting = waiting[len(rows) :]
-        if on_batch:
-            on_batch(len(rows))
-    return [answers[i] for i in range(len(prompts))]
-
-
-def stream(model, tokenizer, conversation: list[dict], arm: str, max_new_tokens: int):
-    """Yield the greedy answer to one conversation piece by piece. Closing the generator stops the model."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-
-    stopped = threading.Event()
-
-    class Stop(StoppingCriteria):
-        def __call__(self, input_ids, scores, **kwargs):
-            return torch.full((input_ids.shape[0],), stopped.is_set(), device=input_ids.device)
-
-    ids = torch.tensor([chat_ids(tokenizer, conversation, add_generation_prompt=True)], device=model.device)
-    pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    model.eval()
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(
-            model.generate,
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=greedy(tokenizer, model, max_new_tokens),
-            stopping_criteria=StoppingCriteriaList([Stop()]),
-            streamer=pieces,
-            **adapter_names(model, [arm]),
-        )
-        answer.add_done_callback(lambda _: pieces.end())  # also after an error, else the reader waits for ever
-        try:
-            yield from (piece for piece in pieces if piece)
-            answer.result()
-        finally:
-            stopped.set()
+    return model.eval()

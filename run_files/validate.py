@@ -129,12 +129,12 @@ def answer_all(source, model, trials: list, extra: list, args, folder: Path, row
 
 def answer(source, model, batch: list, args) -> tuple:
     """Both arms' answers to each trial, as {"base": Answer, "qlora": Answer}, and milliseconds per answer."""
-    from mimic_qlora import models, results
+    from mimic_qlora import generation, results
 
     started = time.perf_counter()
     conversations = [t.messages for t in batch for _ in results.ARMS]
     arms = [*results.ARMS.values()] * len(batch)
-    flat = models.generate(model, source.tokenizer, conversations, arms, args.max_new_tokens, args.batch_size)
+    flat = generation.generate(model, source.tokenizer, conversations, arms, args.max_new_tokens, args.batch_size)
     milliseconds = (time.perf_counter() - started) * 1000 / len(flat)
     per_trial = zip(*[iter(flat)] * len(results.ARMS), strict=True)
     return [dict(zip(results.ARMS, given, strict=True)) for given in per_trial], milliseconds
@@ -155,12 +155,12 @@ def preview(trial, given: dict, width: int) -> list:
 
 def probe(source, model, trial) -> dict:
     """Milliseconds per token of each arm when it answers alone: what the rows of a shared batch cannot tell."""
-    from mimic_qlora import models, results
+    from mimic_qlora import generation, results
 
     taken = {}
     for arm in ("base", *results.ARMS.values()):  # the first pass warms up and is overwritten
         started = time.perf_counter()
-        (a,) = models.generate(model, source.tokenizer, [trial.messages], [arm], PROBE_TOKENS)
+        (a,) = generation.generate(model, source.tokenizer, [trial.messages], [arm], PROBE_TOKENS)
         taken[arm] = (time.perf_counter() - started) * 1000 / a.n_tokens
     return taken
 

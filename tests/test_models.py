@@ -1,12 +1,11 @@
-"""Models: finding them, chat tokens, 4-bit loading, answers. For speed on a tiny random Llama, but for one test."""
+"""Models: finding them, chat tokens, 4-bit loading. For speed on a tiny random Llama, but for one test."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 
-from mimic_qlora import models
+from mimic_qlora import generation, models
 from mimic_qlora.storage import UserError
 
 SPECIAL = [
@@ -102,7 +101,7 @@ def test_the_embedded_model_is_converted_once_and_answers_in_4_bits(tmp_path):
     assert "never for results" in models.describe(path)
     tokenizer = models.load_tokenizer(path)
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    [answer] = models.generate(models.load_base(path), tokenizer, [question], ["base"], max_new_tokens=12)
+    [answer] = generation.generate(models.load_base(path), tokenizer, [question], ["base"], max_new_tokens=12)
     assert "Paris" in answer.text
 
 
@@ -188,77 +187,19 @@ def test_gradients_are_the_same_before_and_after_an_evaluation(tiny):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_base_and_adapter_rows_of_one_batch_answer_as_if_asked_alone(with_adapter):
-    model, tokenizer = with_adapter
-    talks = [[*TALK[:1], {"role": "user", "content": text}] for text in ("Hi", "A much longer question, is it?", "Why")]
-    rows, arms = [t for t in talks for _ in range(2)], ["base", "adapter"] * 3
-    batches = []
-    together = models.generate(model, tokenizer, rows, arms, 12, batch_size=4, on_batch=batches.append)
-    alone = [models.generate(model, tokenizer, [r], [a], 12)[0] for r, a in zip(rows, arms, strict=True)]
-    assert together == alone and sum(batches) == 6
-    assert all(base != adapter for base, adapter in zip(together[::2], together[1::2], strict=True))
-
-
-def test_a_batch_too_large_for_the_gpu_is_halved(with_adapter, monkeypatch):
-    import torch
-
-    model, tokenizer = with_adapter
-    expected = models.generate(model, tokenizer, [TALK] * 5, ["base"] * 5, 4)
-    whole, sizes = model.generate, []
-
-    def small(**inputs):
-        sizes.append(len(inputs["input_ids"]))
-        if sizes[-1] > 2:
-            raise torch.OutOfMemoryError
-        return whole(**inputs)
-
-    monkeypatch.setattr(model, "generate", small)
-    assert models.generate(model, tokenizer, [TALK] * 5, ["base"] * 5, 4, batch_size=5) == expected
-    assert sizes == [5, 2, 2, 1]
-
-
-def test_the_sampling_settings_of_a_checkpoint_never_reach_an_answer(tmp_path, tiny):
-    eager = write_tiny_model(tmp_path, repetition_penalty=5.0, do_sample=True, temperature=9.0)
-    tokenizer = models.load_tokenizer(tiny)
-    ours, plain = (
-        models.generate(models.load_base(path, four_bit=False), tokenizer, [TALK], ["base"], 16)
-        for path in (eager, tiny)
-    )
-    assert ours == plain
-
-
-def test_an_answer_ends_with_its_first_end_token(tiny):
-    tokenizer = models.load_tokenizer(tiny)
-    ids = tokenizer("ab", add_special_tokens=False)["input_ids"]
-    end, pad = tokenizer.convert_tokens_to_ids("<|eot_id|>"), tokenizer.pad_token_id
-    assert models.to_answer(tokenizer, [*ids, end, pad, pad], [end]) == models.Answer("ab", 3, True)
-    assert models.to_answer(tokenizer, ids, [end]) == models.Answer("ab", 2, False)
-
-
-def test_a_streamed_answer_is_the_same_and_can_be_closed(with_adapter):
-    model, tokenizer = with_adapter
-    for arm in ("base", "adapter"):
-        [answer] = models.generate(model, tokenizer, [TALK], [arm], 20)
-        assert "".join(models.stream(model, tokenizer, TALK, arm, 20)).strip() == answer.text
-    steps = []
-    hook = model.get_base_model().register_forward_hook(lambda *_: steps.append(time.sleep(0.005)))
-    pieces = models.stream(model, tokenizer, TALK, "base", 1500)
-    next(pieces)
-    pieces.close()  # returns only when the model has stopped
-    hook.remove()
-    assert len(steps) < 200, "by itself this answer ends after 393 tokens"
-    with pytest.raises(ValueError):
-        next(models.stream(model, tokenizer, TALK, "both", 4))
-
-
 def test_an_adapter_of_another_base_is_refused(with_adapter, tiny, tmp_path):
     base = models.load_base(tiny, four_bit=False)
     with pytest.raises(UserError, match="train_qlora.py"):
         models.load_adapter(base, tmp_path)
     with_adapter[0].save_pretrained(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.rename(tmp_path / "adapter_model.bin")  # a pickle could run code as it is loaded
+    with pytest.raises(UserError, match="no adapter as safetensors"):
+        models.load_adapter(base, tmp_path)
+    (tmp_path / "adapter_model.bin").rename(weights)
     trained_on = {"name": "some/model", "fingerprint": "0" * 16}
     (tmp_path / "manifest.json").write_text(json.dumps({"base_model": trained_on}))
     with pytest.raises(UserError, match="trained on some/model"):
         models.load_adapter(base, tmp_path)
     with pytest.raises(ValueError, match="no adapter"):
-        models.generate(base, models.load_tokenizer(tiny), [TALK], ["adapter"], 4)
+        generation.generate(base, models.load_tokenizer(tiny), [TALK], ["adapter"], 4)

@@ -11,7 +11,7 @@ from conftest import run_script, write_table
 from test_models import write_tiny_model
 
 import qa_by_subject
-from mimic_qlora import context, facts, models, moments, storage, subjects
+from mimic_qlora import context, facts, generation, models, moments, storage, subjects
 
 QUESTION = "My head hurts. What should I do?"
 IDS = [10000000 + 7 * i for i in range(20)]
@@ -131,9 +131,9 @@ def test_the_model_gets_what_is_shown(ask, monkeypatch):
 
     def generate(model, tokenizer, conversations, arms, *_):
         got.extend(zip(conversations, arms, strict=True))
-        return [models.Answer("x", 1, True) for _ in arms]
+        return [generation.Answer("x", 1, True) for _ in arms]
 
-    monkeypatch.setattr(models, "generate", generate)
+    monkeypatch.setattr(generation, "generate", generate)
     ask(*once())
     shown = expected_context(ask.store, IDS[3])
     turns = [{"role": "system", "content": "Help."}, {"role": "user", "content": f"{shown}\n\nQuestion\n{QUESTION}"}]
@@ -171,7 +171,7 @@ def test_without_an_adapter_the_base_answers(ask):
 
 
 def test_an_answer_cannot_steer_the_terminal(ask, monkeypatch):
-    monkeypatch.setattr(models, "generate", lambda *_: [models.Answer("one\x1b[2J\ntwo\x9b31m", 5, False)])
+    monkeypatch.setattr(generation, "generate", lambda *_: [generation.Answer("one\x1b[2J\ntwo\x9b31m", 5, False)])
     _, out, _ = ask(*once("--arm", "base"))
     assert "one[2J\ntwo31m\n[cut at 8 tokens]" in out and "\x1b" not in out
 
@@ -215,7 +215,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(ask, monkeypatch):
         yield "Rest "
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "stream", stream)
+    monkeypatch.setattr(generation, "stream", stream)
     code, out, _ = ask(typed=[str(IDS[3]), QUESTION, KeyboardInterrupt, ":save", ":quit"])
     assert code == 0 and out.count("[stopped]") == 1 and "--- adapter ---" not in out
     (saved,) = (ask.store / "qa").glob("*.jsonl")

@@ -12,7 +12,7 @@ import pytest
 from test_models import TALK, TEMPLATE, write_tiny_model
 
 import train_qlora
-from mimic_qlora import models, storage
+from mimic_qlora import generation, models, storage
 from mimic_qlora.storage import UserError
 
 ROOT = Path(train_qlora.__file__).parent
@@ -180,7 +180,9 @@ def test_a_run_leaves_an_adapter_that_peft_loads_and_that_lowers_validation_loss
     assert all(tensor.any() for tensor in weights.values()), "every matrix has learned"
     tokenizer = models.load_tokenizer(folder)
     model = models.load_adapter(models.load_base(tiny), folder)
-    base, adapter = models.generate(model, tokenizer, [record(10000000)["messages"][:2]] * 2, ["base", "adapter"], 20)
+    base, adapter = generation.generate(
+        model, tokenizer, [record(10000000)["messages"][:2]] * 2, ["base", "adapter"], 20
+    )
     assert adapter.text != base.text
     with pytest.raises(storage.UpToDate):
         train("--epochs", 4)

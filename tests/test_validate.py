@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import run_script
 
-from mimic_qlora import delivery, models, storage, trials
+from mimic_qlora import delivery, generation, models, storage, trials
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD_COLUMNS = (
@@ -57,12 +57,12 @@ def answers_for(conversations, arms):
     for conversation, arm in zip(conversations, arms, strict=True):
         question = conversation[-1]["content"].rpartition("\n")[2]
         if arm == "base":
-            yield models.Answer("=HYPERLINK(1)\n\x1b[31m- Rest.\n" + question, 320, False)
+            yield generation.Answer("=HYPERLINK(1)\n\x1b[31m- Rest.\n" + question, 320, False)
         else:
             text = (
                 "What you can try now\n- Rest.\n\nWhen to seek urgent care\n- Call 911 for chest pain or a fever.\n\n"
             )
-            yield models.Answer(text + "What to track or share with a clinician\n- The time.", 60, True)
+            yield generation.Answer(text + "What to track or share with a clinician\n- The time.", 60, True)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def run_validate(prompts, tmp_path, monkeypatch, capsys):
     def generate(model, tokenizer, conversations, arms, *_, **__):
         return list(answers_for(conversations, arms))
 
-    monkeypatch.setattr(models, "generate", generate)
+    monkeypatch.setattr(generation, "generate", generate)
 
     def run_validate(*args):
         monkeypatch.setattr(sys, "argv", ["run.sh", *args, "--storage", str(store)])
@@ -214,7 +214,7 @@ def test_the_end_says_what_was_shown_where_it_is_and_how_to_fetch_it(run_validat
 
 
 def test_ctrl_c_keeps_and_names_what_was_finished(run_validate, monkeypatch):
-    generate, calls = models.generate, []
+    generate, calls = generation.generate, []
 
     def stopping(*args, **kwargs):
         calls.append(1)
@@ -222,7 +222,7 @@ def test_ctrl_c_keeps_and_names_what_was_finished(run_validate, monkeypatch):
             raise KeyboardInterrupt
         return generate(*args, **kwargs)
 
-    monkeypatch.setattr(models, "generate", stopping)
+    monkeypatch.setattr(generation, "generate", stopping)
     code, out, err = run_validate("12", "--batch-size", "4")
     assert code == 130 and "Stopped after 4 of 12 trials" in err
     assert len(read_csv(results(out) / "output.csv")) == 4
@@ -232,7 +232,7 @@ def test_ctrl_c_before_the_first_answer_leaves_nothing(run_validate, monkeypatch
     made = []
     mkdtemp = validate.tempfile.mkdtemp
     monkeypatch.setattr(validate.tempfile, "mkdtemp", lambda **kw: made.append(mkdtemp(**kw)) or made[-1])
-    monkeypatch.setattr(models, "generate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(generation, "generate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     code, _, err = run_validate("3")
     assert code == 130 and not Path(made[0]).exists() and not (run_validate.store / "validation").exists()
 
