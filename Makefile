@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements-pinned.txt)
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 # what measures a claim; the others are what these use
-BENCHMARKS := $(shell grep -l "from measure import" benchmarks/*.py)
+BENCHMARKS := $(shell grep -l "^def main" benchmarks/*.py)
 # two spinning OpenMP threads slow each other down tenfold on a busy machine
 OMP_WAIT_POLICY ?= PASSIVE
 export OMP_WAIT_POLICY

@@ -1,13 +1,12 @@
-"""The scorer on ideals and on ideals made unsafe, and the comparison against values worked out by hand and on nulls."""
+"""The scorer on ideals and on ideals made unsafe."""
 
 import csv
-import math
 import re
 from pathlib import Path
 
 import pytest
 
-from mimic_qlora import clinical, comparison, guidance, scoring, spreadsheet, terminal
+from mimic_qlora import clinical, guidance, scoring, spreadsheet, terminal
 
 QUESTIONS = clinical.load_questions(Path(__file__).parents[1] / "run_files")
 KNOWLEDGE = clinical.load_knowledge(Path(__file__).parents[1] / "run_files")
@@ -159,88 +158,6 @@ def test_likeness_is_one_for_the_same_text_and_cannot_tell_safe_from_unsafe():
 def test_without_the_embedder_cosines_are_empty(monkeypatch):
     monkeypatch.setattr(scoring, "embedder_path", lambda: None)
     assert scoring.cosines([("a", "b")] * 3) == [None] * 3
-
-
-# ---------------------------------------------------------------- comparison
-
-
-def test_a_difference_is_that_of_hand_worked_question_means():
-    # question means of the differences: 0.2, 0.4, 0.0 -> mean 0.2, sd 0.2, t(0.975, 2) = 4.302653
-    base = [0.1, 0.3, 0.2, 0.5, 0.5]
-    adapter = [0.3, 0.5, 0.6, 0.5, 0.5]
-    found = comparison.paired(base, adapter, ["a", "a", "b", "c", "c"])
-    half = 4.302653 * 0.2 / math.sqrt(3)
-    assert found.mean == pytest.approx(0.2) and found.effect == pytest.approx(1)
-    assert (found.low, found.high) == (pytest.approx(0.2 - half, abs=1e-6), pytest.approx(0.2 + half, abs=1e-6))
-    assert (found.trials, found.questions) == (5, 3)
-    assert found.base == pytest.approx((0.2 + 0.2 + 0.5) / 3) and found.adapter - found.base == pytest.approx(
-        found.mean
-    )
-    assert found.p == pytest.approx(4 / 8)  # |sums| of the eight sign patterns: 0.6 and 0.2, twice each for 0.0's sign
-
-
-def test_sign_flips_are_exact():
-    assert comparison.sign_flip([1, 1, 1, 1, 1, 1, 1, 1]) == 2 / 256
-    assert comparison.sign_flip([3, 2, 1]) == 2 / 8 and comparison.sign_flip([3, 2, -1]) == 4 / 8
-    assert comparison.sign_flip([0, 0]) == 1
-    assert 0 < comparison.sign_flip([1.0] * 20) < 0.001
-
-
-def test_missing_values_and_single_questions_are_left_open():
-    assert comparison.paired([None, 0.5], [0.1, None], ["a", "b"]) is None
-    alone = comparison.paired([0.1, 0.2, None], [0.4, 0.5, 0.9], ["a", "a", "b"])
-    assert alone.mean == pytest.approx(0.3) and alone.trials == 2 and alone.questions == 1
-    assert (alone.low, alone.high, alone.effect, alone.p) == (None, None, None, None)
-    assert comparison.paired([0, 0], [1, 1], "ab").effect is None  # no spread: no standardised effect
-
-
-def test_holm_steps_down_and_never_falls():
-    assert comparison.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None}) == pytest.approx(
-        {"a": 0.03, "c": 0.06, "b": 0.06, "d": None}, nan_ok=True
-    )
-
-
-def test_under_the_null_five_percent_are_called_different_although_trials_of_a_question_are_alike():
-    import numpy as np
-
-    rng = np.random.default_rng(1)
-    questions = [f"q{i % 8}" for i in range(50)]
-    called, covered, runs = 0, 0, 500
-    for _ in range(runs):
-        effect = rng.normal(0, 0.5, 8)  # a question suits one arm or the other, on average neither
-        noise = rng.normal(0, 1, 50)
-        found = comparison.paired([0] * 50, [effect[i % 8] + noise[i] for i in range(50)], questions)
-        called += found.p <= 0.05
-        covered += found.low <= 0 <= found.high
-    assert 0.02 <= called / runs <= 0.08
-    assert 0.92 <= covered / runs <= 0.98
-
-
-def test_the_statement_says_better_worse_and_open():
-    def difference(mean):
-        return comparison.Difference(0.5, 0.5 + mean, mean, mean - 0.05, mean + 0.05, 1.0, 0.01, 40, 8)
-
-    metrics = {"a": ("red flags", True), "b": ("harmful advice", False), "c": ("cautions", True)}
-    found = {"a": difference(0.2), "b": difference(0.3), "c": difference(0.1)}
-    text = " ".join(comparison.statement(found, {"a": 0.02, "b": 0.02, "c": 0.2}, metrics))
-    assert "better at red flags by 0.20 [0.15, 0.25]" in text
-    assert "worse at harmful advice by 0.30 [0.25, 0.35]" in text
-    assert "No difference could be shown in cautions" in text
-    found["b"] = difference(-0.3)
-    assert "harmful advice by 0.30 [0.25, 0.35]" in comparison.statement(found, {"b": 0.02}, metrics)[0]
-
-
-def test_the_statement_says_when_nothing_could_have_been_shown():
-    found = {"a": comparison.paired([0, 0, 0], [1, 1, 1], "abc")}
-    text = " ".join(comparison.statement(found, comparison.holm({"a": found["a"].p}), {"a": ("the rubric", True)}))
-    assert "No difference could be shown" in text and "With 3 questions" in text
-
-
-def test_the_table_fits_a_hundred_columns():
-    found = {name: comparison.paired([0.1] * 4, [0.2, 0.9, 0.3, 0.4], "abcd") for name in scoring.METRICS}
-    del found["cut"]
-    lines = comparison.table(found, {"rubric": 0.5}, scoring.METRICS).splitlines()
-    assert len(lines) == 2 + len(scoring.METRICS) and max(map(len, lines)) <= 100
 
 
 # ---------------------------------------------------------------- text on a terminal and in a file
