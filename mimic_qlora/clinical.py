@@ -5,6 +5,7 @@ of every entry, so a slip in an edit is reported by file, entry and field before
 """
 
 import hashlib
+import json
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -100,6 +101,11 @@ def _url(value):
     return None if isinstance(value, str) and value.startswith("https://") else "must be an https:// address"
 
 
+def _day(value):
+    correct = isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)
+    return None if correct else 'must be a day in quotes, like "2026-01-31"'
+
+
 def _say(value):
     """A plain sentence, or {say, unless: [caution ids]}."""
     return _text(value) if isinstance(value, str) else _record({"say": _text, "unless": _list_of(_text, 1)})(value)
@@ -180,28 +186,36 @@ _COMMON = {
     "sources": _list_of(_record({"title": _text, "url": _url}), 1),
     "reviewed_by": lambda value: None if value is None else _text(value),
 }
+_REVIEWED_ON = {"reviewed_on": lambda value: None if value is None else _day(value)}
+
+
+def _entry(required, optional=None):
+    return _record(_COMMON | required, _REVIEWED_ON | (optional or {}))
+
+
 _RED_FLAG = _record({"say": _text, "pattern": _regex})
 SCHEMA = {
-    "phenotypes": _record(_COMMON | {"name": _text, "kind": _one_of("condition", "status", "acute"),
+    "phenotypes": _entry({"name": _text, "kind": _one_of("condition", "status", "acute"),
                                      "icd9": _PREFIXES, "icd10": _list_of(_prefix, 1)},
                           {"exclude9": _PREFIXES, "exclude10": _PREFIXES}),
-    "drugs": _record(_COMMON | {"name": _text, "ingredients": _TEXTS, "exclude": _list_of(_text),
+    "drugs": _entry({"name": _text, "ingredients": _TEXTS, "exclude": _list_of(_text),
                                 "routes": _list_of(_text)}),
-    "symptoms": _record(_COMMON | {"name": _text, "tags": _TEXTS, "held_out": _flag, "phrasings": _list_of(_text, 5),
+    "symptoms": _entry({"name": _text, "tags": _TEXTS, "held_out": _flag, "phrasings": _list_of(_text, 5),
                                    "try": _list_of(_say, 6), "urgent": _list_of(_RED_FLAG, 6),
                                    "track": _list_of(_text, 6)}),
-    "cautions": _record(_COMMON | {"severity": _one_of(1, 2, 3), "section": _one_of(*SECTIONS), "when": _when,
+    "cautions": _entry({"severity": _one_of(1, 2, 3), "section": _one_of(*SECTIONS), "when": _when,
                                    "symptoms": _TEXTS, "say": _text, "pattern": _list_of(_regex, 1),
                                    "forbid": _list_of(_regex), "held_out": _flag}),
-    "questions": _record(_COMMON | {"symptom": _text, "question": _text, "ideal": _text,
+    "questions": _entry({"symptom": _text, "question": _text, "ideal": _text,
                                     "red_flags": _list_of(_record({"name": _text, "pattern": _regex}), 1)},
                          {"tags": _TEXTS}),
-    "knowledge": _record(_COMMON | {"question": _text, "ideal": _text,
+    "knowledge": _entry({"question": _text, "ideal": _text,
                                     "key_points": _list_of(_record({"point": _text, "pattern": _regex}), 1)}),
 }  # fmt: skip
 
 
-def _read(folder, name):
+def read(folder, name):
+    """id -> entry of one content file, checked, in file order. Raises UserError like `load`."""
     import yaml
 
     path = Path(folder) / f"{name}.yaml"
@@ -241,7 +255,7 @@ def _referenced(condition):
 @lru_cache
 def load(folder=DATA):
     """All clinical content in `folder`, checked. Raises UserError that names file, entry and field of a mistake."""
-    content = Clinical(*(_read(folder, name) for name in Clinical._fields))
+    content = Clinical(*(read(folder, name) for name in Clinical._fields))
     tags = {tag for symptom in content.symptoms.values() for tag in symptom["tags"]}
     known = {"phenotype": content.phenotypes, "drug_class": content.drugs}
     for caution in content.cautions.values():
@@ -264,7 +278,7 @@ def load_questions(folder):
 
     A symptom that symptoms.yaml does not know has its tags in the question: no training answer can speak of it.
     """
-    questions = list(_read(folder, "questions").values())
+    questions = list(read(folder, "questions").values())
     tags = {tag for symptom in load().symptoms.values() for tag in symptom["tags"]}
     for question in questions:
         where, known = f"questions.yaml, entry {question['id']}", question["symptom"] in load().symptoms
@@ -285,16 +299,21 @@ def symptom_of(question):
 
 def load_knowledge(folder):
     """The prompts without a patient of `folder`/knowledge.yaml as a list. Raises UserError like `load`."""
-    return list(_read(folder, "knowledge").values())
+    return list(read(folder, "knowledge").values())
 
 
 @lru_cache
 def content_sha256():
-    """One hash over the data files: a step that rests on them is stale when it changes."""
-    digest = hashlib.sha256()
-    for name in Clinical._fields:
-        digest.update((DATA / f"{name}.yaml").read_bytes())
-    return digest.hexdigest()
+    """One hash over the data files: a step that rests on them is stale when it changes.
+
+    Who reviewed an entry, and when, is no part of it: approval of what stands changes no result.
+    """
+    content = [
+        {field: value for field, value in entry.items() if not field.startswith("reviewed_")}
+        for name in Clinical._fields
+        for entry in read(DATA, name).values()
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 # ---- charts ----
@@ -386,6 +405,11 @@ def _compiled(pattern):
 def affirmed(answer):
     """The sentences of an answer, one a line, without those that reverse their advice ("no need to avoid ...")."""
     return "\n".join(part for part in _SENTENCE_END.split(answer) if part and not _REVERSED.search(part))
+
+
+def names(pattern, text):
+    """Does the text match a pattern of the content files, upper or lower case alike?"""
+    return bool(_compiled(pattern).search(text))
 
 
 def said(rule, answer):

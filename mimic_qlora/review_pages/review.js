@@ -1,0 +1,104 @@
+"use strict";
+// Entering: the token leaves the address bar before anything else happens.
+const door = document.getElementById("enter");
+if (door && location.hash.length > 1) {
+  document.getElementById("token").value = decodeURIComponent(location.hash.slice(1));
+  history.replaceState(null, "", "/");
+  door.submit();
+}
+
+// Judging: every click is saved at once; what could not be sent waits and is sent again, in order.
+const form = document.getElementById("marks");
+if (form) {
+  const status = document.getElementById("status");
+  const waiting = [];
+  let sending = false, leaving = false, timer = null;
+
+  async function send() {
+    if (sending) return;
+    sending = true;
+    while (waiting.length) {
+      try {
+        const reply = await fetch(form.action, {method: "POST", body: new URLSearchParams(waiting[0])});
+        if (reply.status >= 500) throw new Error();
+        if (!reply.ok) {
+          status.textContent = reply.status === 401 ? "Not saved: this page is signed out. Open a new link of review.py."
+                                                    : "Not saved: the page is out of date. Load it again.";
+          sending = false;
+          return;
+        }
+        waiting.shift();
+        show(await reply.json());
+      } catch {
+        status.textContent = "Not saved yet: no connection. It is tried again until it works; leave this page open.";
+        await new Promise(again => setTimeout(again, 1500));
+      }
+    }
+    sending = false;
+    status.textContent = "Saved.";
+    if (leaving) location.assign(form.dataset.next);
+  }
+
+  function save(fields) {
+    waiting.push([...fields, ["marking", "1"]]);
+    send();
+  }
+
+  function show(reply) {
+    document.getElementById("answered").textContent = reply.answered;
+    document.getElementById("progress").value = reply.answered;
+    for (const side of ["a", "b"]) {
+      const group = [...form.elements].filter(e => e.type === "radio" && e.name.startsWith(side + "_"));
+      const single = group.filter(e => !e.name.endsWith("_all"));
+      for (const input of single) input.checked = reply.marks[input.name] === input.value;
+      const given = new Set([...new Set(single.map(e => e.name))].map(name => reply.marks[name] || ""));
+      for (const input of group) if (input.name.endsWith("_all")) input.checked = given.size === 1 && given.has(input.value);
+    }
+  }
+
+  form.addEventListener("change", event => {
+    const input = event.target;
+    if (input.type === "checkbox") {
+      const name = input.name, ticked = [...form.elements].filter(e => e.name === name && e.checked);
+      document.getElementById(name[0] + "-" + input.value).classList.toggle("harmful", input.checked);
+      save(ticked.length ? ticked.map(e => [name, e.value]) : [[name, ""]]);
+    } else if (input.type === "radio") save([[input.name, input.value]]);
+  });
+
+  const comment = document.getElementById("comment");
+  let kept = comment.value;
+  const keepComment = () => {
+    clearTimeout(timer);
+    if (comment.value !== kept) save([["comment", kept = comment.value]]);
+  };
+  comment.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(keepComment, 1000); });
+  comment.addEventListener("change", keepComment);
+
+  form.addEventListener("submit", event => {
+    event.preventDefault();
+    keepComment();
+    leaving = true;
+    send();
+  });
+
+  // Keys act only inside the group that has the focus, so they never get in the way of reading or of other tools.
+  const groups = [...form.querySelectorAll("fieldset[data-keys]")];
+  const go = document.getElementById("go");
+  const isAll = group => group.querySelector("input").name.endsWith("_all");
+  const isDone = group => group.querySelector("input:checked") !== null;
+  form.addEventListener("keydown", event => {
+    const group = event.target.closest("fieldset[data-keys]");
+    if (!group || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.key === "u") return document.getElementById("undo").click();
+    const input = group.querySelector(`input[data-key="${CSS.escape(event.key)}"]`);
+    if (!input) return;
+    event.preventDefault();
+    input.checked = true;
+    input.dispatchEvent(new Event("change", {bubbles: true}));
+    const later = groups.slice(groups.indexOf(group) + 1);
+    const next = isAll(group) ? later.find(other => isAll(other) || other.classList.contains("better")) : later[0];
+    (next || go).focus();
+  });
+  const first = groups.find(group => (isAll(group) || group.classList.contains("better")) && !isDone(group));
+  (first || go).focus({preventScroll: true});
+}

@@ -1,0 +1,235 @@
+"""The review page: which address answers with what. Addresses hold a place in the rater's order or the name of a rule,
+never anything of a patient; what is shown is rendered here, and works without JavaScript but for the link's token.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import parse_qs
+
+import jinja2
+import starlette.exceptions
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from mimic_qlora import access, content_review, ratings, review_items
+
+PAGES = Path(__file__).parent / "review_pages"
+STATIC = {"review.css": "text/css", "review.js": "text/javascript"}
+COOKIE_DAYS = 30
+SHOWN_APART = ("id", "ideal", "say", "try", "urgent", "track", "sources", "reviewed_by", "reviewed_on")
+PATTERNS = ("pattern", "forbid", "red_flags", "key_points")
+FIELDS_OF_ENTRIES = {
+    "say": "What a good answer says", "ideal": "The ideal response", "when": "Which chart calls for it",
+    "severity": "How bad it is to leave it out (3 = serious harm)", "section": "Section of the answer",
+    "symptoms": "For which symptoms", "held_out": "Kept out of the training", "question": "The question",
+    "try": "What you can try now", "urgent": "When to seek urgent care", "track": "What to track or share",
+}  # fmt: skip
+FIELD_NAMES = {
+    **{f"{side}_{n}": f"{words[0]} of answer {side.upper()}" for side in "ab" for n, words in ratings.CRITERIA.items()},
+    "better": "Which answer is better", "comment": "Comment",
+    "a_harm": "Harmful sentences of answer A", "b_harm": "Harmful sentences of answer B",
+}  # fmt: skip
+
+
+def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
+    """The ASGI application, behind its guard. `items` maps a number to its Item; `port` is the one in the browser."""
+    site = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    static = {name: (PAGES / name).read_bytes() for name in STATIC}
+    cookie = f"review_{port}"  # cookies are shared by all ports of a host
+
+    def page(name: str, status: int = 200, **values) -> HTMLResponse:
+        return HTMLResponse(templates.get_template(f"{name}.html").render(values), status)
+
+    def goto(path: str) -> RedirectResponse:
+        return RedirectResponse(path, 303)
+
+    def signed_in(request: Request) -> str:
+        rater = store.rater_of(request.cookies.get(cookie))
+        if rater is None:
+            text = "Open the link that review.py printed for you. It works once: start review.py again for a new one."
+            raise HTTPException(401, text)
+        return rater
+
+    async def form(request: Request) -> dict:
+        """field -> values of the request's form. A body that is too long is refused before it is read whole."""
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > access.LARGEST:
+                raise HTTPException(413, "That is too long to be kept: shorten it.")
+        try:
+            return parse_qs(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=500)
+        except ValueError:
+            raise HTTPException(400, "The form could not be read.") from None
+
+    Rater, Fields = Annotated[str, Depends(signed_in)], Annotated[dict, Depends(form)]
+
+    @site.exception_handler(starlette.exceptions.HTTPException)
+    def refused(request: Request, error) -> HTMLResponse:
+        texts = {404: "There is no such page.", 405: "There is no such page."}
+        return page("message", error.status_code, title="Not possible", text=texts.get(error.status_code, error.detail))
+
+    @site.exception_handler(Exception)
+    def failed(request: Request, error) -> HTMLResponse:
+        place = traceback.extract_tb(error.__traceback__)[-1]  # the message may hold what was typed, so it is not shown
+        print(f"error: {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}", file=sys.stderr)
+        return page("message", 500, title="Something went wrong", text="What you had marked before is kept.")
+
+    @site.get("/")
+    def door(request: Request):
+        return goto("/next") if store.rater_of(request.cookies.get(cookie)) else page("door")
+
+    @site.post("/enter")
+    def enter(fields: Fields):
+        session = store.enter(fields.get("token", [""])[0])
+        if session is None:
+            raise HTTPException(403, "This link has been used or replaced. Start review.py again for a new one.")
+        response = goto("/next")
+        response.set_cookie(cookie, session, COOKIE_DAYS * 86_400, httponly=True, samesite="strict")
+        return response
+
+    @site.get("/static/{name}")
+    def asset(name: str):
+        if name not in static:
+            raise HTTPException(404)
+        return Response(static[name], media_type=STATIC[name])
+
+    @site.get("/next")
+    def next_item(rater: Rater, after: str = ""):
+        position = store.first_open(rater, int(after) if after.isdecimal() and len(after) < 9 else 0)
+        return goto(f"/items/{position}" if position else "/items")
+
+    @site.get("/items")
+    def overview(rater: Rater):
+        tasks, answered = store.tasks(rater), set(store.answered(rater))
+        started = store.all_marks(rater).keys()
+        rows = [(t.position, items[t.item].question, t.position in answered, t.position in started) for t in tasks]
+        return page("items", rater=rater, rows=rows, answered=len(answered), total=len(tasks))
+
+    @site.get("/items/{position:int}")
+    def item(position: int, rater: Rater, undone: str = ""):
+        task = store.task(rater, position)
+        if task is None:
+            raise HTTPException(404)
+        shown, marks = items[task.item], dict.fromkeys(FIELD_NAMES, "") | store.marks(rater, position)
+        sides = [
+            (side, review_items.sentences(answer), set(marks[f"{side}_harm"].split()), _all_four(side, marks))
+            for side, answer in zip(ratings.SIDES, review_items.shown(shown, task.swapped), strict=True)
+        ]
+        tasks, answered = len(store.tasks(rater)), len(store.answered(rater))
+        return page(
+            "item", rater=rater, position=position, total=tasks, answered=answered, item=shown, sides=sides,
+            marks=marks, criteria=ratings.CRITERIA, scale=ratings.MARKS, undone=FIELD_NAMES.get(undone, ""),
+        )  # fmt: skip
+
+    @site.post("/items/{position:int}")
+    def save(request: Request, position: int, fields: Fields, rater: Rater):
+        if store.task(rater, position) is None:
+            raise HTTPException(404)
+        at_once = fields.pop("marking", None)  # sent by the script: one click, which stays on the page
+        if not at_once:
+            fields = {**dict.fromkeys(ratings.HARM, []), **fields}  # a form leaves out boxes that are not ticked
+        try:
+            store.save(rater, position, {field: " ".join(values) for field, values in fields.items()})
+        except ValueError:
+            raise HTTPException(400, "There is no such mark.") from None
+        if at_once:
+            return JSONResponse({"answered": len(store.answered(rater)), "marks": store.marks(rater, position)})
+        return goto(f"/next?after={position}")
+
+    @site.post("/undo")
+    def undo(rater: Rater):
+        taken_back = store.undo(rater)
+        return goto(f"/items/{taken_back[0]}?undone={taken_back[1][0]}" if taken_back else "/items")
+
+    @site.get("/content")
+    def content(rater: Rater):
+        entries = content_review.current(run_files, store.decisions())
+        return page("content", rater=rater, entries=entries.items(), kinds=content_review.KINDS)
+
+    def entry_of(kind: str, name: str):
+        """The entry, its neighbours' addresses included. Raises 404."""
+        entries = content_review.current(run_files, store.decisions())
+        if (key := f"{kind}/{name}") not in entries:
+            raise HTTPException(404)
+        keys = list(entries)
+        return entries[key], keys, keys.index(key)
+
+    @site.get("/content/{kind}/{name}")
+    def entry(kind: str, name: str, rater: Rater):
+        return shown_entry(kind, name, rater)
+
+    def shown_entry(kind: str, name: str, rater: str, status: int = 200, problem: str = ""):
+        found, keys, place = entry_of(kind, name)
+        return page(
+            "entry", status, rater=rater, found=found, place=place, keys=keys, signs_as=store.signs_as(rater),
+            lost=content_review.lost(kind, found.entry), problem=problem, rows=_readable(found.entry),
+            patterns=_readable(found.entry, PATTERNS), texts=[(_name(p), text) for p, text in found.texts.items()],
+            mine=[d for d in found.approved + found.rejected if d["rater"] == rater],
+        )  # fmt: skip
+
+    @site.post("/content/{kind}/{name}")
+    def decide(kind: str, name: str, fields: Fields, rater: Rater):
+        found, keys, place = entry_of(kind, name)
+        given = {field: values[0] for field, values in fields.items()}
+        texts = [content_review.normal(text) for text in fields.get("text", [])]
+        verdict, signs_as = given.get("verdict"), " ".join(given.get("signs_as", "").split())
+        if given.get("fingerprint") != found.fingerprint:
+            text = "Somebody changed this entry while you read it, so nothing was kept. This is how it reads now."
+            return shown_entry(kind, name, rater, 409, text)
+        if verdict not in ("edit", "approve", "reject") or len(texts) != len(found.texts) or not all(texts):
+            return shown_entry(kind, name, rater, 400, "Nothing was kept: a text must not be empty.")
+        if verdict == "approve" and not signs_as:
+            return shown_entry(kind, name, rater, 400, "Nothing was kept: an approval needs your name and profession.")
+        now = found.fingerprint
+        if texts != list(found.texts.values()):
+            changed = content_review.with_texts(kind, found.entry, texts)
+            store.decide(rater, f"{kind}/{name}", "edit", json.dumps(texts), found.in_file)
+            now = content_review.fingerprint(changed)
+        if verdict != "edit":
+            comment = given.get("comment", "")[: ratings.LONGEST].strip()
+            store.decide(rater, f"{kind}/{name}", verdict, json.dumps(texts), now, signs_as, comment)
+        onwards = keys[place + 1] if verdict != "edit" and place + 1 < len(keys) else keys[place]
+        return goto(f"/content/{onwards}")
+
+    return access.Guard(site, port)
+
+
+def _all_four(side: str, marks: dict) -> str:
+    """The mark that all four criteria of an answer have in common, or an empty text."""
+    given = {marks[f"{side}_{name}"] for name in ratings.CRITERIA}
+    return given.pop() if len(given) == 1 else ""
+
+
+def _readable(entry: dict, names: tuple = ()) -> list:
+    """The fields of an entry that are read and not edited here, as (name, [lines]): those named, else all but these."""
+    names = names or [name for name in entry if name not in (*PATTERNS, *SHOWN_APART)]
+    return [
+        (_name((name,)), [_line(item) for item in (value if isinstance(value, list) else [value])])
+        for name in names
+        if (value := entry.get(name)) not in ([], None)
+    ]
+
+
+def _name(path: tuple) -> str:
+    """What a field of an entry is called on the page."""
+    name = FIELDS_OF_ENTRIES.get(path[0], path[0].replace("_", " ").capitalize())
+    return name if len(path) == 1 else f"{name}, sentence {path[1] + 1}"
+
+
+def _line(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_line(part)}" for name, part in value.items())
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
