@@ -1,6 +1,7 @@
 """Models: finding them, chat tokens, 4-bit loading. For speed on a tiny random Llama, but for one test."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_the_embedded_model_is_converted_once_and_answers_in_4_bits(tmp_path):
 
 
 def test_without_its_package_the_embedded_model_is_asked_for_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "EMBEDDED_PACKAGE", "no_such_package")
+    monkeypatch.setattr("mimic_qlora.embedded.EMBEDDED_PACKAGE", "no_such_package")
     with pytest.raises(UserError, match="requirements-embedded"):
         models.model_path(None, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -203,3 +204,45 @@ def test_an_adapter_of_another_base_is_refused(with_adapter, tiny, tmp_path):
         models.load_adapter(base, tmp_path)
     with pytest.raises(ValueError, match="no adapter"):
         generation.generate(base, models.load_tokenizer(tiny), [TALK], ["adapter"], 4)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "use"),
+    [
+        ("config.json", cut, models.describe),
+        ("tokenizer.json", cut, models.load_tokenizer),
+        ("model.safetensors", cut, models.fingerprint),
+        ("model.safetensors", cut, models.load_base),
+        ("config.json", lambda path: path.write_text('{"model_type": "no such"}'), models.load_base),
+    ],
+)
+def test_a_damaged_model_is_named_in_one_sentence(tiny, tmp_path, file, damage, use):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    damage(folder / file)
+    with pytest.raises(UserError, match=f"{folder}.*anew") as refused:
+        use(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_without_all_its_tensors_is_refused(tiny, tmp_path):
+    """transformers alone would fill the gap with random numbers and go on."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lack 1 tensors, model.layers.1.mlp.up_proj.weight"):
+        models.load_base(folder)
+
+
+def test_a_damaged_adapter_is_named_in_one_sentence(with_adapter, tiny, tmp_path):
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        with_adapter[0].save_pretrained(tmp_path)
+        cut(tmp_path / file)
+        with pytest.raises(UserError, match=f"{tmp_path}.*train it again"):
+            models.load_adapter(models.load_base(tiny, four_bit=False), tmp_path)

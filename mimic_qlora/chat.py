@@ -1,0 +1,82 @@
+"""Conversations as tokens: the tokenizer, its end tokens and the chat template."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+from mimic_qlora.offline import quiet_transformers
+from mimic_qlora.storage import UserError
+
+# The names under which chat models of the Llama family end a turn or a text
+END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<|eom_id|>")
+# Some Llama templates write a date into the system turn: 3.1's a fixed one, 3.2's today's, beside charts dated 21xx.
+# It is pinned to 3.1's own, so that a prompt has the same tokens on every day.
+TEMPLATE_DATE = "26 Jul 2024"
+
+
+@functools.lru_cache(maxsize=4)
+def load_tokenizer(path: Path):
+    """The tokenizer of a chat model, padding on the left, with a pad token that is never an end token.
+
+    Llama 3 comes without a pad token; giving it EOS would hide the very token that an answer must learn to end with,
+    so a reserved special token serves. It is set in the tokenizer only: the model's config stays the checkpoint's.
+    Raises UserError when there is no chat template, as in base checkpoints, or the files are damaged.
+    """
+    try:
+        tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # the Rust tokenizers raise a bare Exception
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"the tokenizer in {path} cannot be read ({reason}): fetch or copy the model anew") from None
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer in {path} has no chat template: use the instruct model, for example "
+            f"meta-llama/Meta-Llama-3-8B-Instruct instead of meta-llama/Meta-Llama-3-8B"
+        )
+    tokenizer.padding_side = "left"
+    ends = end_token_ids(tokenizer)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
+        special = {i: str(t) for i, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special}
+        spare = [t for i, t in special.items() if i not in ends and i != tokenizer.bos_token_id]
+        named = [t for t in spare if t == "<|finetune_right_pad_id|>"]
+        tokenizer.pad_token = (named or spare or [tokenizer.eos_token])[-1]
+    return tokenizer
+
+
+def count_tokens(tokenizer, text: str) -> int:
+    """Tokens of a piece of text, without those that begin or end a text."""
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def template_sha256(tokenizer) -> str:
+    """The hash of the chat template: prompts, adapter and answers must all have been made with the same one."""
+    return hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()
+
+
+def end_token_ids(tokenizer, model=None) -> list[int]:
+    """Every token that ends a turn or a text: what training must teach and generation must stop on."""
+    vocabulary = tokenizer.get_vocab()
+    ends = {vocabulary[token] for token in END_TOKENS if token in vocabulary}
+    declared = model.generation_config.eos_token_id if model is not None else None
+    ends.update([declared] if isinstance(declared, int) else declared or [])
+    ends.update([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+    return sorted(ends)
+
+
+def neutralise(tokenizer, text: str) -> str:
+    """The text with every chat-control token in it broken by a space, so that a record cannot open or end a turn."""
+    for token in map(str, tokenizer.added_tokens_decoder.values()):
+        if token.strip() and token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def chat_ids(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> list[int]:
+    """The token ids of a conversation, exactly as the chat template writes it (so with one BOS where it has one)."""
+    safe = [{"role": turn["role"], "content": neutralise(tokenizer, turn["content"])} for turn in messages]
+    return tokenizer.apply_chat_template(
+        safe,
+        add_generation_prompt=add_generation_prompt,
+        tokenize=True,
+        return_dict=False,
+        date_string=TEMPLATE_DATE,
+    )
