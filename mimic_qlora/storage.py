@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -139,13 +140,22 @@ def read_manifest(storage: Path, step: str) -> dict:
     return manifest
 
 
+def written(path: Path, folder: Path) -> dict:
+    """What a manifest says of a file of its folder: its size and, unless it is one of many parts, its SHA-256 sum."""
+    stat = path.stat()
+    whole = {"sha256": _sha256(path, stat.st_size, stat.st_mtime_ns)} if path.parent == folder else {}
+    return {"bytes": stat.st_size, **whole}
+
+
+@functools.cache
+def _sha256(path: Path, n_bytes: int, mtime_ns: int) -> str:  # one run asks for the same file many times
+    return file_sha256(path)
+
+
 def damaged_files(place: Path, manifest: dict) -> list:
-    """The files of a step's folder that are gone or of another size than the manifest says."""
-
-    def size(path: Path) -> int | None:
-        return path.stat().st_size if path.is_file() else None
-
-    return [place / name for name, n_bytes in manifest.get("files", {}).items() if size(place / name) != n_bytes]
+    """The files of a step's folder that are gone or not what the manifest says."""
+    files = {place / name: recorded for name, recorded in manifest.get("files", {}).items()}
+    return [path for path, recorded in files.items() if not path.is_file() or written(path, place) != recorded]
 
 
 def recover(place: Path) -> None:
@@ -221,10 +231,11 @@ def versions() -> dict:
 
 def finish_manifest(folder: Path, manifest: dict, started: float) -> dict:
     """Add what does not belong to the identity: which files are in the folder, when, how long, with which libraries."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.name != RUN_ID}
+    for_people = {RUN_ID, "README.md"}  # into a card they may write
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in for_people)
     return {
         **manifest,
-        "files": {name: path.stat().st_size for name, path in files.items() if path.is_file()},
+        "files": {path.relative_to(folder).as_posix(): written(path, folder) for path in files},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.time() - started, 1),
         "versions": versions(),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import written_otherwise
 
 from mimic_qlora import database, features, importance, splits, storage, tables, targets
 
@@ -377,7 +378,7 @@ def test_no_diagnoses_and_no_targets_are_one_sentence(tmp_path):
 def test_a_split_without_patients_is_told_and_nothing_breaks(tmp_path):
     folder = keep(tmp_path, hospital())
     ids = range(1, N + 1)
-    (folder / "subjects" / "split.csv").write_text("subject_id,split\n" + "".join(f"{i},train\n" for i in ids))
+    written_otherwise(folder / "subjects" / "split.csv", "subject_id,split\n" + "".join(f"{i},train\n" for i in ids))
     result = step3(folder)
     assert result.returncode == 0, result.stderr
     assert (

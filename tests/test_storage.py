@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -74,7 +75,10 @@ def stored(place, files: dict):
             (output.path / name).write_text(text)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "gone"])
+DAMAGES = {"gone": Path.unlink, "truncated": lambda path: path.write_text("")}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_output_is_refused_by_the_next_step_and_written_anew_by_its_own(tmp_path, damage):
     files = {"columns_least.csv": "column\nlabevents.priority\n", "tables/part-00000.csv": "1\n"}
     stored(tmp_path, files)
@@ -83,8 +87,15 @@ def test_a_damaged_output_is_refused_by_the_next_step_and_written_anew_by_its_ow
         stored(tmp_path, files)
     for name in files:
         spoiled = tmp_path / "features" / name
-        spoiled.unlink() if damage == "gone" else spoiled.write_text("")
+        DAMAGES[damage](spoiled)
         with pytest.raises(UserError, match=f"{name} is missing or was changed.*feature_select_xgb_columns.py"):
             storage.read_manifest(tmp_path, "features")
         stored(tmp_path, files)
         assert spoiled.read_text() == files[name]
+
+
+def test_a_file_that_was_edited_is_refused_whatever_its_size(tmp_path):
+    stored(tmp_path, {"columns_least.csv": "labevents.priority"})
+    (tmp_path / "features" / "columns_least.csv").write_text("labevents.valuenum")
+    with pytest.raises(UserError, match="columns_least.csv is missing or was changed"):
+        storage.read_manifest(tmp_path, "features")

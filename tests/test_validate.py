@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import run_script, written_otherwise
 
 from mimic_qlora import delivery, generation, models, storage, trials
 
@@ -284,7 +284,8 @@ def test_a_missing_adapter_names_the_command(run_validate):
 
 def test_another_chat_template_than_the_prompts_is_refused(run_validate):
     path = run_validate.store / "prompts" / "context.json"
-    storage.write_json(path, json.loads(path.read_text()) | {"template_sha256": "0", "model": "meta-llama/X"})
+    settings = json.loads(path.read_text()) | {"template_sha256": "0", "model": "meta-llama/X"}
+    written_otherwise(path, json.dumps(settings))
     code, out, err = run_validate("2")
     assert code == 2 and "give --model meta-llama/X" in err
 
