@@ -163,7 +163,7 @@ class Ratings:
 
     def task(self, rater: str, position: int) -> Task | None:
         sql = "SELECT position, item, swapped, again FROM task WHERE rater = ? AND position = ?"
-        rows = self._rows(sql, rater, position)
+        rows = self._rows(sql, rater, position) if position < 2**63 else []  # SQLite's largest whole number
         return Task(*rows[0][:2], *map(bool, rows[0][2:])) if rows else None
 
     # ---------------------------------------------------------------- marks

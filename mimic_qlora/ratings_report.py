@@ -29,7 +29,7 @@ def _row(rater: str, task: ratings.Task, item: review_items.Item, marks: dict) -
     side_of = dict(zip(ARMS, ratings.SIDES[::-1] if task.swapped else ratings.SIDES, strict=True))
     better = marks["better"][0]
     row = {
-        "rater": rater, "trial": item.number, "question_id": item.question_id, "question": item.question,
+        "rater": rater, "trial": item.number, "subject_id": item.subject_id, "question_id": item.question_id, "question": item.question,
         "position": task.position, "again": task.again, "answer_a": next(arm for arm in ARMS if side_of[arm] == "a"),
         "better": next((arm for arm in ARMS if side_of[arm] == better), "equal"),
     }  # fmt: skip
@@ -52,7 +52,7 @@ def summarize(rows: list, tasks: dict) -> dict:
     for row in first:
         by_item.setdefault(row["trial"], []).append(row)
     means = [
-        {"question_id": group[0]["question_id"]}
+        {"question_id": group[0]["question_id"], "subject_id": group[0]["subject_id"]}
         | {f"{m}_{arm}": sum(row[f"{m}_{arm}"] for row in group) / len(group) for m in METRICS for arm in ARMS}
         for group in by_item.values()
     ]

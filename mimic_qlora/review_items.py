@@ -9,14 +9,18 @@ from mimic_qlora import results, storage, terminal
 from mimic_qlora.storage import UserError
 
 FILE = "results.jsonl"
-_BREAK = re.compile(r"((?<=[^\W\d]{2}[.!?])\s+|(?<=[\])\"'”’][.!?])\s+|\n\s*)")
+# a full stop ends a sentence after two letters, two digits, a bracket or a quotation mark: not in "e.g.", "2." or "B."
+_BREAK = re.compile(r"((?<=[!?])\s+|(?:(?<=[^\W\d]{2}\.)|(?<=\d\d\.)|(?<=[\])\"'”’]\.)|(?<=\.[\"”]))\s+|\n\s*)")
 
 
 class Item(NamedTuple):
-    """`answers` maps "base" and "adapter" to the text that each gave; `question_id` is the cluster in statistics."""
+    """`answers` maps "base" and "adapter" to the text that each gave. Question and patient are clusters in statistics;
+    `subject_id` is on no page.
+    """
 
     number: int
     question_id: str
+    subject_id: int | None
     question: str
     context: str
     answers: dict
@@ -33,7 +37,7 @@ def read(folder: Path) -> tuple:
             row = json.loads(line)
             if row["kind"] == "trial":
                 context, _, question = terminal.printable(row["messages"][-1]["content"]).rpartition("\n\nQuestion\n")
-                _, _, answers = found.setdefault(row["trial"], ((row["question_id"], question), context, {}))
+                _, _, answers = found.setdefault(row["trial"], ((row["question_id"], row.get("subject_id"), question), context, {}))
                 answers.setdefault(row["arm"], terminal.printable(row["answer"]).strip() or "(no answer)")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise UserError(f"{path} cannot be read: run step 7 again, or give another folder with --results") from None
