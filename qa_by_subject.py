@@ -77,7 +77,7 @@ def main():
             open_patient(talk, args.subject_id)
         # kept at hand in a conversation, where :both may follow; --once loads what it needs
         wants_adapter = arm != "base" if args.once else answers.has_adapter(store, args.run)
-        talk.model = answers.load_arms(source, args.run if wants_adapter else None)
+        talk.model = answers.load_arms(source, [args.run] if wants_adapter else [])
     if args.once:
         return once(talk)
     return converse(talk)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from mimic_qlora import context, models, storage
+from mimic_qlora import arms, context, models, storage
 from mimic_qlora.storage import UserError
 
 
@@ -64,17 +64,33 @@ def has_adapter(store: Path, run: str) -> bool:
     return (store / "adapters" / run / "manifest.json").is_file()
 
 
-def load_arms(source: SimpleNamespace, run: str | None):
-    """The 4-bit base with the adapter of `run` beside it; the base alone when `run` is None.
+def load_arms(source: SimpleNamespace, runs: list):
+    """The 4-bit base with the adapters of these runs beside it, the first as "default" (see arms.adapter_name).
 
-    Raises UserError when the run is missing, stale, or was trained on another base.
+    Raises UserError when a run is missing, stale, or was trained on another base.
     """
-    if run is not None:
+    for run in runs:
         storage.read_manifest(source.store, f"adapters/{run}")
-    print("Loading the model" + (f" and adapter {run}" if run else ""), flush=True)
-    if run is None:
-        return models.load_base(source.path)
-    return models.load_adapter(models.load_base(source.path), source.store / "adapters" / run)
+    print("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""), flush=True)
+    model = models.load_base(source.path)
+    for place, run in enumerate(runs):
+        model = models.load_adapter(model, source.store / "adapters" / run, arms.adapter_name(place))
+    return model
+
+
+def identity(source: SimpleNamespace, runs: list) -> dict:
+    """What answers are made by: base and adapters by their content, the software, the device."""
+    import torch
+
+    return {
+        "model": models.model_name(source.path),
+        "fingerprint": models.fingerprint(source.path),
+        "adapters": {
+            run: storage.file_sha256(source.store / "adapters" / run / "adapter_model.safetensors") for run in runs
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": storage.versions(),
+    }
 
 
 def build(source: SimpleNamespace, record: dict, as_of) -> context.Context:
@@ -83,7 +99,6 @@ def build(source: SimpleNamespace, record: dict, as_of) -> context.Context:
 
 def private_file(folder: Path, prefix: str, suffix: str) -> Path:
     """A fresh file with a name of its own that its owner alone can read, in a folder made private."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=folder)
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=storage.private_folder(folder))
     os.close(handle)
     return Path(name)

@@ -145,6 +145,20 @@ def groups(rows: list, by: dict, names, arms, labels: dict) -> list:
     return [{column: row.get(column) for column in columns} for row in table]
 
 
+def against_arms(rows: list, arms: list, names, metrics: dict) -> list:
+    """A sentence for each further arm: what the adapter has over it, in the given metrics, with 95% intervals."""
+    sentences = []
+    for arm in arms:
+        found = compare(rows, names, (arm, "qlora")) if arm not in ("base", "qlora") else {}
+        parts = [
+            f"{metrics[name][0]} {d.mean:+.2f}" + (f" [{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else "")
+            for name, d in found.items()
+        ]
+        if parts:
+            sentences.append(f"The adapter minus {arm.replace('qlora', 'adapter')}: {'; '.join(parts)}.")
+    return sentences
+
+
 def sign_flip(differences: Sequence) -> float:
     """Two-sided p: the share of sign patterns whose mean is at least as far from 0 as the one observed.
 

@@ -2,7 +2,7 @@
 
 from mimic_qlora import scoring
 
-ARMS = {"base": "base", "qlora": "adapter"}  # ending of the columns -> name of the arm
+ARMS = {"base": "base", "qlora": "adapter"}  # ending of the columns -> name of the arm, of the pair that is compared
 # The columns of output.csv that stand first; the first twelve are those that its readers know.
 COLUMNS = (
     "subject_id", "question", "lat_ms_base", "lat_ms_qlora", "len_base", "len_qlora",
@@ -13,8 +13,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def of_trial(trial, given: dict, milliseconds: float) -> dict:
-    """A row of output.csv. `given` maps "base" and "qlora" to their Answer; `milliseconds` is what one answer took.
+def of_trial(trial, given: dict, milliseconds: dict) -> dict:
+    """A row of output.csv. `given` maps each arm's ending of columns to its Answer, `milliseconds` to what it took.
 
     Likeness is added at the end (`add_likeness`), when one pass embeds all answers.
     """
@@ -34,49 +34,72 @@ def of_trial(trial, given: dict, milliseconds: float) -> dict:
     }
     for arm, a in given.items():
         scores = scoring.rubric(trial.question, trial.cautions, a.text, a.ended)
-        row |= {f"{arm}_answer": a.text, f"lat_ms_{arm}": round(milliseconds, 1), f"len_{arm}": a.n_tokens}
+        row |= {f"{arm}_answer": a.text, f"lat_ms_{arm}": milliseconds[arm], f"len_{arm}": a.n_tokens}
         row |= {f"{name}_{arm}": value for name, value in scores.items()}
     return row
 
 
-def of_knowledge(trial, given: dict, milliseconds: float) -> dict:
+def of_knowledge(trial, given: dict, milliseconds: dict) -> dict:
     """A row of knowledge.csv."""
     row = {"trial": trial.number, "question_id": trial.question["id"], "question": trial.question["question"]}
     row |= {"ideal": trial.question["ideal"].strip()}
     for arm, a in given.items():
         row |= {f"{arm}_answer": a.text, f"key_points_{arm}": scoring.key_points(trial.question, a.text)}
-        row |= {f"len_{arm}": a.n_tokens, f"cut_{arm}": float(not a.ended), f"lat_ms_{arm}": round(milliseconds, 1)}
+        row |= {f"len_{arm}": a.n_tokens, f"cut_{arm}": float(not a.ended), f"lat_ms_{arm}": milliseconds[arm]}
     return row
 
 
-def lines(trial, given: dict, row: dict, split: str) -> list:
-    """The lines of results.jsonl: one per arm, with the exact conversation and answer."""
-    about = {"subject_id": trial.subject_id, "hadm_id": row.get("hadm_id"), "as_of": row.get("as_of"), "split": split}
+def lines(trial, asked: list, given: dict, row: dict) -> list:
+    """The lines of results.jsonl: one per arm (`asked` holds its arms.Ask), with the exact conversation and answer."""
+    about = {name: row.get(name) for name in ("subject_id", "hadm_id", "as_of", "split")}
     return [
         {
             "trial": trial.number,
             "kind": "trial" if trial.subject_id else "knowledge",
-            "arm": ARMS[arm],
+            "arm": ask.arm.name,
             "question_id": trial.question["id"],
             **(about if trial.subject_id else {}),
-            "messages": trial.messages,
+            "messages": ask.messages,
             "answer": a.text,
             "n_tokens": a.n_tokens,
             "ended": a.ended,
             "scores": {k.removesuffix(f"_{arm}"): v for k, v in row.items() if k.endswith(f"_{arm}")},
         }
-        for arm, a in given.items()
+        for ask in asked
+        for arm, a in [(ask.arm.column, given[ask.arm.column])]
     ]
 
 
 def add_likeness(rows: list) -> None:
     """Add to each row of output.csv how like its answers are to the question and to the ideal response."""
-    likeness = [
-        (column, other, arm)
+    pairs = [
+        (row, arm, column, other)
+        for row in rows
+        for arm in [name.removesuffix("_answer") for name in row if name.endswith("_answer")]
         for column, other in (("rel_cos_prompt", "question"), ("rel_to_ideal", "ideal"))
-        for arm in ARMS
     ]
-    cosines = iter(scoring.cosines([(row[other], row[f"{arm}_answer"]) for row in rows for _, other, arm in likeness]))
-    for row in rows:
-        row |= {f"{column}_{arm}": next(cosines) for column, _, arm in likeness}
-        row |= {f"rouge_l_{arm}": scoring.rouge_l(row["ideal"], row[f"{arm}_answer"]) for arm in ARMS}
+    cosines = scoring.cosines([(row[other], row[f"{arm}_answer"]) for row, arm, _, other in pairs])
+    for (row, arm, column, _), cosine in zip(pairs, cosines, strict=True):
+        row[f"{column}_{arm}"] = cosine
+        row[f"rouge_l_{arm}"] = scoring.rouge_l(row["ideal"], row[f"{arm}_answer"])
+
+
+def over_runs(rows: list, arms: list) -> list:
+    """The rows with the adapter's scores as means over all its runs, where step 5 trained it from several seeds."""
+    runs = ["qlora", *(arm.column for arm in arms if "@" in arm.name)]
+    if len(runs) == 1:
+        return rows
+    names = [name for name in [*scoring.METRICS, "key_points"] if f"{name}_qlora" in (rows or [{}])[0]]
+    return [row | {f"{name}_qlora": _mean([row[f"{name}_{run}"] for run in runs]) for name in names} for row in rows]
+
+
+def seeds(arms: list) -> str:
+    """How far the claim reaches: over how many adapters."""
+    runs = 1 + sum("@" in arm.name for arm in arms)
+    if runs == 1:
+        return "One adapter of one training seed: another seed may give another result."
+    return f"The adapter's figures are means over {runs} trained adapters; output.csv has each one's."
+
+
+def _mean(values: list) -> float | None:
+    return None if None in values else sum(values) / len(values)

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ COMMANDS = {
     "prompts": "python make_symptom_prompts_ctx_dxpx.py",
     "adapters": "python train_qlora.py",
     "qa": "python qa_by_subject.py",
+    "validation": "cd run_files && ./run.sh",
 }
 
 
@@ -84,6 +86,20 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     return path
 
 
+def private_folder(path: Path) -> Path:
+    """A folder for patient data, made if it is missing, that its owner alone can read.
+
+    Raises UserError for what somebody else on a shared host may have put in its place: a link, or a folder of theirs.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+        raise UserError(f"{path} is a link, a file, or another user's folder: find out who put it there and remove it")
+    path.chmod(0o700)
+    return path
+
+
 def digest(data) -> str:
     """A short hash of anything that JSON can hold, the same on every machine."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -91,8 +107,8 @@ def digest(data) -> str:
 
 def file_identity(path: Path) -> dict:
     """What tells that an input file has not changed since: its size in bytes and its modification time."""
-    stat = path.stat()
-    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    status = path.stat()
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def file_sha256(path: Path) -> str:

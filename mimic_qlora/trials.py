@@ -12,7 +12,7 @@ from mimic_qlora.storage import UserError
 
 
 class Trial(NamedTuple):
-    """One question with the messages that ask it, of one chart at one time; a knowledge prompt has no chart.
+    """One question with the messages that ask it, of one `chart` at one time; a knowledge prompt has no chart.
 
     `cautions` are the rules that the chart calls for on the question's symptom.
     """
@@ -23,6 +23,7 @@ class Trial(NamedTuple):
     subject_id: int | None = None
     moment: moments.Moment | None = None
     cautions: tuple = ()
+    chart: context.Context | None = None
 
 
 def charts(source: SimpleNamespace, split: str, seed: int) -> Iterator[tuple]:
@@ -59,7 +60,7 @@ def draw(source: SimpleNamespace, questions: list, n: int, split: str, seed: int
     for number, (subject_id, moment, built), question in pairs(n, patients, asked):
         turns = context.messages(source.settings, built.text, question["question"])
         cautions = guidance.cautions_for(clinical.symptom_of(question), built.facts)
-        trials.append(Trial(number, question, turns, subject_id, moment, tuple(cautions)))
+        trials.append(Trial(number, question, turns, subject_id, moment, tuple(cautions), built))
     return trials
 
 

@@ -1,24 +1,25 @@
 """Step 7: base against adapter on held-out patients, asked the curated questions.
 
     cd run_files && ./run.sh 50
+    ./run.sh 50 --plan                 which difference 50 trials can show
+    ./run.sh --freeze plan.yaml        settle what will be tested; then ./run.sh --final, once
 
-Asks n distinct (patient, question) pairs and eight knowledge prompts without a patient, each
-answered by the 4-bit base and by the adapter from one loaded copy; previews them, scores them by a
-rubric (mimic_qlora/scoring.py), and says what difference could be shown
-(mimic_qlora/comparison.py). The CSVs lie in a private folder under /tmp, with a copy in the storage
-folder. Exit codes: 0 done, 2 something to put right, 130 stopped by Ctrl-C with the finished trials
-kept.
+Asks n distinct (patient, question) pairs and the knowledge prompts without a patient, each answered
+by every arm from one loaded copy of the 4-bit base; previews them, scores them by a rubric
+(mimic_qlora/scoring.py), and says what difference could be shown (mimic_qlora/comparison.py). The
+CSVs lie in a private folder under /tmp, with a copy in the storage folder. A run that was stopped
+or killed goes on with the same command. Exit codes: 0 done, 2 something to put right, 130 stopped
+by Ctrl-C with the finished trials reported.
 """
 
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
-import tempfile
 import textwrap
 import time
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,109 +36,120 @@ def arguments():
         prog="run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("n", nargs="?", default="20", help="number of trials: distinct (patient, question) pairs (default: 20)")
-    add("--run", default="default", help="which adapter of step 5 (default: %(default)s)")
+    add("n", nargs="?", help="number of trials: distinct (patient, question) pairs (default: 20)")
+    add("--arms", help="what answers beside base and adapter: base-examples (two training records in the prompt), "
+        "base-rules (the caution rules that the chart calls for in the prompt), adapter-other-chart (the chart of "
+        "another patient), or all (default: base,adapter)")  # fmt: skip
+    add("--run", help="adapter of step 5, or several of different seeds: a,b,c (default: default)")
     add("--model", help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)")
-    add("--final", action="store_true", help="ask about the test patients, once (default: the validation patients)")
-    add("--seed", type=int, default=0, help="seed that draws the trials (default: %(default)s)")
-    add("--max-new-tokens", type=int, default=320, help="budget of an answer in tokens (default: %(default)s)")
-    add("--batch-size", type=int, default=16, help="answers generated at once, of both arms (default: %(default)s)")
+    add("--final", action="store_true", help="ask the test patients by the frozen plan (default: validation patients)")
+    add("--freeze", metavar="PLAN", help="freeze this plan.yaml for --final, and end")
+    add("--plan", action="store_true", help="say which difference n trials can show, and end")
+    add("--seed", type=int, help="seed that draws the trials (default: 0)")
+    add("--max-new-tokens", type=int, help="budget of an answer in tokens (default: 512)")
+    add("--batch-size", type=int, default=16, help="answers generated at once, of all arms (default: %(default)s)")
+    add("--strict", action="store_true", help="answer one by one, so that no answer depends on its batch (slower)")
     add("--knowledge", action=argparse.BooleanOptionalAction, default=True, help="ask the knowledge prompts too")
+    add("--force", action="store_true", help="answer anew even what an earlier run of the same content answered")
+    add("--jump", metavar="HOST", help="login host on the way to this machine, for the scp line (ssh's ProxyJump)")
     storage.add_arguments(parser, force=False)
     args = parser.parse_args()
-    if not re.fullmatch("0*[1-9][0-9]{0,17}", args.n):
-        raise UserError(f"n is '{args.n}': give the number of trials as a positive whole number, like ./run.sh 20")
-    args.n = int(args.n)
+    if args.n is not None:
+        if not re.fullmatch("0*[1-9][0-9]{0,17}", args.n):
+            raise UserError(f"n is '{args.n}': give the number of trials as a positive whole number, like ./run.sh 20")
+        args.n = int(args.n)
     storage.check_positive(args, "max_new_tokens", "batch_size")
-    storage.check_run(args.run)
     return args
 
 
 def main():
     args = arguments()
     store = storage.open_storage(args.storage)
-    storage.read_manifest(store, f"adapters/{args.run}")
 
-    from mimic_qlora import answers, clinical, delivery, results, trials
+    from mimic_qlora import answers, arms, clinical, delivery, journal, plans, results, trials
 
+    if args.freeze:
+        print(f"Frozen: {plans.freeze(store, Path(args.freeze))} ({store / 'validation' / 'plan.yaml'})")
+        return None
     questions, knowledge = clinical.load_questions(HERE), clinical.load_knowledge(HERE) if args.knowledge else []
+    if args.plan:
+        print(plans.what_can_be_shown(store, len(questions), args.n or plans.DEFAULTS["n"]))
+        return None
+    plan, plan_sha256 = plans.frozen(store) if args.final else (None, None)
+    runs = plans.settle(args, plan)
+    for run in runs:
+        storage.read_manifest(store, f"adapters/{run}")
     source = answers.sources(store, args.model)
     print(answers.first_lines(source))
     split = "test" if args.final else "validation"
     drawn = trials.draw(source, questions, args.n, split, args.seed)
     fewer = f" ({args.n:,} were asked for: these are all pairs there are)" if len(drawn) < args.n else ""
     print(f"Trials: {len(drawn)} pairs of a {split} patient and a question{fewer}, seed {args.seed}")
-    extra = trials.without_patient(knowledge)
-    answers.check_room(source, [t.messages for t in drawn + extra], args.max_new_tokens)
-    model = answers.load_arms(source, args.run)
+    chosen = arms.chosen(args.arms, runs)
+    asks = arms.asks(drawn + trials.without_patient(knowledge), chosen, source)
+    answers.check_room(source, [ask.messages for ask in asks], args.max_new_tokens)
+    identity = answers.identity(source, runs)
+    about = {"split": split, "plan_sha256": plan_sha256}
+    opened = plans.opening(store, plan_sha256, identity["adapters"]) if args.final else ""
+    path = journal.path_of(store, identity, args.force)
+    load = cache(lambda: answers.load_arms(source, runs))
 
-    folder = Path(tempfile.mkdtemp(prefix="mimic_qlora_", dir=None if os.name == "nt" else "/tmp"))
-    rows, points, stopped = [], [], False
-    try:
-        answer_all(source, model, drawn, extra, args, folder, rows, points)
-        probed = probe(source, model, drawn[0])
-    except KeyboardInterrupt:
-        stopped, probed = True, {}
-    finally:
-        if not rows:
-            shutil.rmtree(folder)
+    rows, points, lines, stopped = [], [], [], False
+    with storage.locked(path, "validation"):
+        try:
+            answer_all(load, source, asks, args, path, about, rows, points, lines)
+            probed = journal.once(path, f"probe of {args.arms}", lambda: probe(load(), source, drawn[0], chosen))
+        except KeyboardInterrupt:
+            stopped, probed = True, {}
     if not rows:
-        print("\nStopped before the first trial was answered: nothing was kept", file=sys.stderr)
+        print("\nStopped before a trial was answered: the same command goes on from here", file=sys.stderr)
         return 130
-    rows.sort(key=lambda row: row["trial"])
-    points.sort(key=lambda row: row["trial"])
+    rows, points = (sorted(part, key=lambda row: row["trial"]) for part in (rows, points))
+    lines.sort(key=lambda line: (line["kind"] != "trial", line["trial"]))
     results.add_likeness(rows)
-    text = report(source, rows, points, probed, folder, questions, args)
+    folder = delivery.fresh_folder()
+    text = report(source, rows, points, lines, probed, folder, questions, chosen, opened, args)
     kept = delivery.copy_to(store / "validation", folder)
-    print(f"{text}\n\n{delivery.farewell(folder, kept)}")
+    print(f"{text}\n\n{delivery.farewell(folder, kept, args.jump)}")
     if stopped:
-        print(f"\nStopped after {len(rows)} of {len(drawn)} trials: these are kept and compared above", file=sys.stderr)
+        print(f"\nStopped after {len(rows)} of {len(drawn)} trials, compared above: the same command goes on from here",
+              file=sys.stderr)  # fmt: skip
         return 130
 
 
 # ---------------------------------------------------------------- answers
 
 
-def answer_all(source, model, trials: list, extra: list, args, folder: Path, rows: list, points: list) -> None:
-    """Answer, score and preview batch by batch; what is finished stands in results.jsonl, `rows` and `points`."""
+def answer_all(load, source, asks, args, path, about, rows: list, points: list, lines: list) -> None:
+    """Answer, score and preview batch by batch; finished trials go into `rows`, `points` and `lines`."""
     from tqdm import tqdm
 
-    from mimic_qlora import results
+    from mimic_qlora import journal, results
 
     width = max(40, shutil.get_terminal_size().columns)
-    per_batch = max(1, args.batch_size // len(results.ARMS))
-    split = "test" if args.final else "validation"
-    total = len(results.ARMS) * len(trials + extra)
-    with (
-        tqdm(total=total, desc="answers", smoothing=0, disable=None, leave=False) as bar,
-        open(folder / "results.jsonl", "w", encoding="utf-8") as file,
-    ):
-        for part, row_of, made in ((trials, results.of_trial, rows), (extra, results.of_knowledge, points)):
-            # prompts of like length share a batch, the longest first: if memory does not suffice, that shows at once
-            waiting = sorted(part, key=lambda t: -source.count_tokens(t.messages[-1]["content"]))
-            for batch in (waiting[i : i + per_batch] for i in range(0, len(waiting), per_batch)):
-                answered, milliseconds = answer(source, model, batch, args)
-                for trial, given in zip(batch, answered, strict=True):
-                    row = row_of(trial, given, milliseconds) | ({"split": split} if trial.subject_id else {})
-                    made.append(row)
-                    for line in results.lines(trial, given, row, split):
-                        file.write(json.dumps(line, default=str) + "\n")
-                    bar.write("\n".join(preview(trial, given, width)) + "\n", file=sys.stdout)
-                bar.update(len(results.ARMS) * len(batch))
-                file.flush()
-
-
-def answer(source, model, batch: list, args) -> tuple:
-    """Both arms' answers to each trial, as {"base": Answer, "qlora": Answer}, and milliseconds per answer."""
-    from mimic_qlora import generation, results
-
-    started = time.perf_counter()
-    conversations = [t.messages for t in batch for _ in results.ARMS]
-    arms = [*results.ARMS.values()] * len(batch)
-    flat = generation.generate(model, source.tokenizer, conversations, arms, args.max_new_tokens, args.batch_size)
-    milliseconds = (time.perf_counter() - started) * 1000 / len(flat)
-    per_trial = zip(*[iter(flat)] * len(results.ARMS), strict=True)
-    return [dict(zip(results.ARMS, given, strict=True)) for given in per_trial], milliseconds
+    batch_size, earlier, given = 1 if args.strict else args.batch_size, 0, {}
+    asked = {}
+    for ask in asks:
+        asked.setdefault((ask.trial.subject_id is None, ask.trial.number), []).append(ask)
+    with tqdm(total=len(asks), desc="answers", smoothing=0, disable=None, leave=False) as bar:
+        for batch, answered, milliseconds, kept in journal.answers(
+            load, source.tokenizer, asks, args.max_new_tokens, batch_size, path
+        ):
+            earlier += kept * len(batch)
+            for ask, a in zip(batch, answered, strict=True):
+                trial, key = ask.trial, (ask.trial.subject_id is None, ask.trial.number)
+                given.setdefault(key, {})[ask.arm.column] = (a, milliseconds)
+                if len(given[key]) < len(asked[key]):
+                    continue
+                texts, took = ({column: got[i] for column, got in given[key].items()} for i in (0, 1))
+                row_of, made = (results.of_trial, rows) if trial.subject_id else (results.of_knowledge, points)
+                row = row_of(trial, texts, took) | about
+                made.append(row)
+                lines.extend(results.lines(trial, asked[key], texts, row))
+                bar.write("\n".join(preview(trial, texts, width)) + "\n", file=sys.stdout)
+            bar.update(len(batch))
+    if earlier:
+        print(f"{earlier} of {len(asks)} answers were kept from an earlier run (--force answers anew)")
 
 
 def preview(trial, given: dict, width: int) -> list:
@@ -153,38 +165,40 @@ def preview(trial, given: dict, width: int) -> list:
     return [label + terminal.one_line(text, width - len(label)) for label, text in texts.items()]
 
 
-def probe(source, model, trial) -> dict:
-    """Milliseconds per token of each arm when it answers alone: what the rows of a shared batch cannot tell."""
-    from mimic_qlora import generation, results
+def probe(model, source, trial, arms: list) -> dict:
+    """Milliseconds per token of each who answers alone: what the rows of a shared batch cannot tell."""
+    from mimic_qlora import generation
 
-    taken = {}
-    for arm in ("base", *results.ARMS.values()):  # the first pass warms up and is overwritten
+    taken, names = {}, {arm.who: arm.name for arm in reversed(arms)}
+    for who in ("base", *reversed(names)):  # the first pass warms up and is overwritten
         started = time.perf_counter()
-        (a,) = generation.generate(model, source.tokenizer, [trial.messages], [arm], PROBE_TOKENS)
-        taken[arm] = (time.perf_counter() - started) * 1000 / a.n_tokens
+        (a,) = generation.generate(model, source.tokenizer, [trial.messages], [who], PROBE_TOKENS)
+        taken[names[who]] = round((time.perf_counter() - started) * 1000 / a.n_tokens, 2)
     return taken
 
 
 # ---------------------------------------------------------------- results
 
 
-def report(source, rows: list, points: list, probed: dict, folder: Path, questions: list, args) -> str:
-    """Write output.csv, knowledge.csv, summary.csv and summary.txt; the text of the last."""
+def report(source, rows, points, lines, probed, folder: Path, questions, arms, opened: str, args) -> str:
+    """Write output.csv, knowledge.csv, results.jsonl, summary.csv and summary.txt; the text of the last."""
     from mimic_qlora import answers, comparison, results, scoring, spreadsheet
 
     metrics = dict(scoring.METRICS)
-    found = comparison.compare(rows, metrics, results.ARMS)
+    found = comparison.compare(results.over_runs(rows, arms), metrics, results.ARMS)
     adjusted = comparison.holm({name: found[name].p for name in scoring.HEADLINE if name in found})
     if points:
         metrics["key_points"] = ("knowledge: key points", True)
-        found |= comparison.compare(points, ["key_points"], results.ARMS)
+        found |= comparison.compare(results.over_runs(points, arms), ["key_points"], results.ARMS)
 
     patients, used = len({r["subject_id"] for r in rows}), {r["question_id"] for r in rows}
     reviewed = sum(bool(q["reviewed_by"]) for q in questions if q["id"] in used)
     notes = [
         *comparison.statement(found, adjusted, metrics),
+        *comparison.against_arms(rows, [arm.column for arm in arms], ("rubric", "cautions_held_out"), metrics),
         f"{len(rows)} trials of {patients} {rows[0]['split']} patients and {len(used)} questions; the unit compared is "
-        "the question. One adapter of one training seed: another seed may give another result.",
+        "the question. " + results.seeds(arms),
+        *([opened] if opened else []),
         f"Ideal responses reviewed by a clinician: {reviewed} of {len(used)}.",
         "Answers cut at {} tokens: base {:.0f}, adapter {:.0f} of {}.".format(
             args.max_new_tokens, *(sum(r[f"cut_{arm}"] for r in rows) for arm in results.ARMS), len(rows)
@@ -211,6 +225,8 @@ def report(source, rows: list, points: list, probed: dict, folder: Path, questio
     spreadsheet.write(folder / "output.csv", rows, first=results.COLUMNS)
     spreadsheet.write(folder / "knowledge.csv", points)
     spreadsheet.write(folder / "summary.csv", summary)
+    with open(folder / "results.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
     return text
 

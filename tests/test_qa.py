@@ -7,61 +7,19 @@ import stat
 import sys
 
 import pytest
-from conftest import run_script, write_table
-from test_models import write_tiny_model
+from conftest import TUNED_IDS as IDS
 
 import qa_by_subject
 from mimic_qlora import context, facts, generation, models, moments, storage, subjects
 
 QUESTION = "My head hurts. What should I do?"
-IDS = [10000000 + 7 * i for i in range(20)]
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory):
-    """What steps 1, 4 and 5 leave, for twenty patients, with a tiny model and an adapter of random weights."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("qa")
-    mimic, store, tiny = folder / "mimic", folder / "storage", write_tiny_model(folder / "tiny")
-    patients = [f"{s},{'FM'[i % 2]},{40 + i},2150,2011 - 2013," for i, s in enumerate(IDS)]
-    write_table(mimic, "patients", "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod", patients)
-    stay = "2150-03-01 10:00:00,2150-03-15 12:00:00,,URGENT,P1,CLINIC,HOME,Medicare,English,,WHITE,,,0"
-    header = "subject_id,hadm_id,admittime,dischtime,deathtime,admission_type,admit_provider_id,admission_location,"
-    header += "discharge_location,insurance,language,marital_status,race,edregtime,edouttime,hospital_expire_flag"
-    write_table(mimic, "admissions", header, [f"{s},{s + 9},{stay}" for s in IDS])
-    write_table(mimic, "d_icd_diagnoses", "icd_code,icd_version,long_title", ["I10,10,Essential hypertension"])
-    coded = [f"{s},{s + 9},1,I10,10" for s in IDS]
-    write_table(mimic, "diagnoses_icd", "subject_id,hadm_id,seq_num,icd_code,icd_version", coded)
-    done = run_script("convert_to_jsonl.py", "--mimic-dir", mimic, storage=store)
-    assert done.returncode == 0, done.stderr
-
-    inputs = {"subjects": storage.read_manifest(store, "subjects")["id"]}
-    with storage.step_output(store, "prompts", {}, inputs) as out:
-        settings = {
-            "system_prompt": "Help.",
-            "token_budget": 900,
-            "dropped_columns": [],
-            "seed": 42,
-            "model": str(tiny),
-        }
-        template = models.template_sha256(models.load_tokenizer(tiny))
-        storage.write_json(out.path / "context.json", settings | {"template_sha256": template})
-    with storage.step_output(store, "adapters/default", {}, {"prompts": out.manifest["id"]}) as out:
-        model = get_peft_model(models.load_base(tiny, four_bit=False), LoraConfig(r=4, target_modules="all-linear"))
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.5)
-        model.save_pretrained(out.path)
-    return store, tiny
 
 
 @pytest.fixture
-def ask(ready, tmp_path, monkeypatch, capsys):
+def ask(tuned_store, tmp_path, monkeypatch, capsys):
     """Run step 6 in this process: ask("--once", ..., typed=[lines]) -> (exit code, stdout, stderr)."""
-    store, tiny = tmp_path / "storage", ready[1]
-    shutil.copytree(ready[0], store)
+    store, tiny = tmp_path / "storage", tuned_store.model
+    shutil.copytree(tuned_store.path, store)
 
     def ask(*args, typed=()):
         lines = iter(typed)
