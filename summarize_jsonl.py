@@ -4,7 +4,7 @@
 
 Leaves `summary/` in the storage folder: every table as CSV, all of them in summary.json, and one
 page with plots, summary.html, that needs no network. Counts of fewer patients than --min-cell are
-not shown.
+not shown. With --model, how long the records are in that model's tokens.
 """
 
 import argparse
@@ -18,6 +18,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     less = "hide counts of fewer patients than this; 0 hides none (default: %(default)s)"
     parser.add_argument("--min-cell", type=int, default=10, help=less)
+    model = "count the tokens of a sample of records with this model's tokenizer: a folder or a cached hub name"
+    parser.add_argument("--model", help=f"{model} (default: not counted)")
     storage.add_arguments(parser)
     args = parser.parse_args()
     storage.check_range(args, "min_cell", 0, 1_000_000)
@@ -32,15 +34,38 @@ def main():
 
     from mimic_qlora import clinical
 
+    count, model = token_counter(args.model, store)
+    settings = {"min_cell": args.min_cell, "model": model}
     inputs = {"subjects": manifest["id"], "clinical content": clinical.content_sha256()}
-    with storage.step_output(store, "summary", {"min_cell": args.min_cell}, inputs, args.force) as out:
+    with storage.step_output(store, "summary", settings, inputs, args.force) as out:
         tables, skipped = summarize(store, out.path, manifest, args.min_cell)
+        if count:
+            from mimic_qlora import tokens
+
+            tables["tokens_per_record"] = (
+                f"Tokens per record for {model}",
+                tokens.per_record(store, count, args.min_cell),
+            )
+        else:
+            skipped.append("Tokens per record: left out, no --model was given")
         print_tables(tables, skipped, args.min_cell)
         write_tables(out.path, tables, manifest, args.min_cell)
         write_page(out.path / "summary.html", tables, skipped, manifest, args.min_cell)
         out.manifest["tables"] = {name: len(rows) for name, (_, rows) in tables.items()}
         out.manifest["skipped"] = skipped
     print(f"\nWrote {store / 'summary'}: open summary.html in a browser, or copy the folder")
+
+
+def token_counter(name: str | None, store: Path) -> tuple:
+    """A function that counts a text's tokens, and the model's name; (None, None) where no model was asked for."""
+    if name is None:
+        return None, None
+    from functools import partial
+
+    from mimic_qlora import chat, models
+
+    path = models.model_path(name, store)
+    return partial(chat.count_tokens, chat.load_tokenizer(path)), models.model_name(path)
 
 
 def summarize(store: Path, temp: Path, manifest: dict, min_cell: int):

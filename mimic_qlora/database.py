@@ -9,7 +9,7 @@ MEMORY = "768MB"
 
 
 def connect(storage: Path, temp: Path, threads: int | None = None):
-    """A DuckDB connection with a view for every table and dictionary that is there, and a table `split`.
+    """A DuckDB connection with a view for every table and dictionary that is there, and tables `split` and `files`.
 
     Spilled data goes to `temp`. `threads=1` makes sums of decimal numbers the same on every run.
     """
@@ -24,6 +24,7 @@ def connect(storage: Path, temp: Path, threads: int | None = None):
     }
     con = duckdb.connect(config=config)
     con.execute("SET enable_progress_bar = false")
+    con.execute("CREATE TABLE files (name VARCHAR, pattern VARCHAR)")
     folder = storage / "subjects"
     for place in sorted((folder / "tables").iterdir()):
         if subjects.table_files(storage, place.name):
@@ -40,6 +41,7 @@ def _text(value) -> str:
 
 def _view(con, name: str, files: Path) -> None:
     con.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet({_text(files)}, union_by_name = true)')
+    con.execute("INSERT INTO files VALUES (?, ?)", [name, str(files)])
 
 
 def names(con) -> set:
@@ -52,6 +54,14 @@ def rows(con, sql: str) -> list:
     cursor = con.execute(sql)
     columns = [column[0] for column in cursor.description]
     return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+
+
+def nulls(con, name: str) -> dict:
+    """How many cells of each column of a table are null, from the footers of its files."""
+    (pattern,) = con.execute("SELECT pattern FROM files WHERE name = ?", [name]).fetchall()[0]
+    return dict(con.execute(f"""
+        SELECT path_in_schema, sum(stats_null_count)::BIGINT FROM parquet_metadata({_text(pattern)})
+        GROUP BY path_in_schema""").fetchall())  # fmt: skip
 
 
 def add_phenotypes(con) -> None:

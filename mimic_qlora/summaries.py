@@ -3,32 +3,10 @@
 from functools import partial
 
 from mimic_qlora import clinical, database, tables
+from mimic_qlora.small_cells import HIDDEN, hidden_cells, hide_small, is_small
+from mimic_qlora.table1 import table1
 
 TOP = 20
-COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
-SPLITS = COLUMNS[:4]  # the first is the sum of the others
-HIDDEN = "hidden"
-
-# Race in MIMIC-IV's words, by how they begin, in the groups of a Table 1.
-_RACES = {
-    "WHITE": "White", "PORTUGUESE": "White", "BLACK": "Black", "ASIAN": "Asian",
-    "HISPANIC": "Hispanic", "SOUTH AMERICAN": "Hispanic",
-    "UNKNOWN": "not recorded", "UNABLE": "not recorded", "PATIENT DECLINED": "not recorded",
-}  # fmt: skip
-
-
-def is_small(n, min_cell: int) -> bool:
-    """A count that may point at a patient: above 0 and below `min_cell`."""
-    return isinstance(n, int) and 0 < n < min_cell
-
-
-def hide_small(rows: list, counts: tuple, min_cell: int, also: tuple = ()) -> list:
-    """The rows with small counts written as "<10"; in such a row the columns of `also` are hidden too."""
-    result = []
-    for row in rows:
-        small = {c: f"<{min_cell}" for c in counts if is_small(row[c], min_cell)}
-        result.append({**row, **(dict.fromkeys(also, HIDDEN) if small else {}), **small})
-    return result
 
 
 def overview(con, manifest: dict, min_cell: int) -> list:
@@ -49,135 +27,6 @@ def overview(con, manifest: dict, min_cell: int) -> list:
 
 def _count(con, sql: str) -> int:
     return con.execute(sql).fetchall()[0][0]
-
-
-def table1(con, manifest: dict, min_cell: int) -> list:
-    """Table 1 of the patients: overall, by split, and those without any coded stay apart.
-
-    Stay-level characteristics are of the first stay; lengths of stay are of all stays. Counts above 0 and below
-    `min_cell` are hidden, and so is the next smallest where they could be worked out from a sum.
-    """
-    people, stays = _people(con), _stays(con)
-    member = {
-        "overall": people.subject_id.notna(),
-        **{name: people.split == name for name in SPLITS[1:]},
-        "no coded stay": ~people.coded,
-    }
-    who = {name: people[mask] for name, mask in member.items()}
-    sizes = {name: len(part) for name, part in who.items()}
-    apart = hidden_cells({name: n for name, n in sizes.items() if name not in SPLITS}, [], min_cell)
-    blocks = [
-        [{"characteristic": "Patients", **sizes, **apart}],
-        _quartiles("Age, years", {name: part.anchor_age for name, part in who.items()}, sizes, min_cell),
-    ]
-    at_first_stay = {
-        "Race, first stay": "race",
-        "Insurance, first stay": "insurance",
-        "Admission type": "admission_type",
-    }
-    for title, column in {"Sex": "gender", **at_first_stay}.items():
-        order = people[column].value_counts().sort_index().sort_values(ascending=False, kind="stable").index
-        counts = {level: {name: int((part[column] == level).sum()) for name, part in who.items()} for level in order}
-        blocks.append(_levels(title, counts, sizes, min_cell))
-    blocks.append(_quartiles("Stays per patient", {name: part.stays for name, part in who.items()}, sizes, min_cell))
-    lengths = {name: stays.days[stays.subject_id.isin(part.subject_id)] for name, part in who.items()}
-    blocks.append(_quartiles("Days of each stay", lengths, sizes, min_cell))
-    first_to_last = {name: part.days_covered[part.stays > 0] for name, part in who.items()}
-    blocks.append(_quartiles("Days from first to last", first_to_last, sizes, min_cell))
-    for title, column in (("Any ICU stay", "icu_stays"), ("Died in hospital", "died")):
-        yes = {name: int((part[column] > 0).sum()) for name, part in who.items()}
-        no = {name: sizes[name] - n for name, n in yes.items()}
-        blocks.append(_levels(title, {"": yes, "no": no}, sizes, min_cell)[:1])
-    in_icu = {name: part.icu_stays[part.icu_stays > 0] for name, part in who.items()}
-    blocks.append(_quartiles("ICU stays if any", in_icu, sizes, min_cell))
-    return [row for block in blocks for row in block]
-
-
-def _people(con):
-    there = database.names(con)
-    # a table that is not there has nobody in it
-    coded, icu = (
-        t if t in there else "(SELECT subject_id FROM patients WHERE false)" for t in ("diagnoses_icd", "icustays")
-    )
-    people = con.execute(f"""
-        WITH first AS (SELECT *, row_number() OVER (PARTITION BY subject_id ORDER BY admittime, hadm_id) AS place
-                       FROM admissions),
-             stays AS (SELECT subject_id, count(*) AS stays, max(hospital_expire_flag) AS died,
-                              epoch(max(dischtime) - min(admittime)) / 86400 AS days_covered FROM admissions GROUP BY 1)
-        SELECT p.subject_id, s.split, p.gender, p.anchor_age, c.subject_id IS NOT NULL AS coded,
-               a.race, a.insurance, a.admission_type, a.subject_id IS NOT NULL AS admitted,
-               coalesce(t.stays, 0) AS stays, coalesce(t.died, 0) AS died, t.days_covered, coalesce(i.n, 0) AS icu_stays
-        FROM patients p JOIN split s USING (subject_id)
-        LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1
-        LEFT JOIN stays t ON t.subject_id = p.subject_id
-        LEFT JOIN (SELECT DISTINCT subject_id FROM {coded}) c ON c.subject_id = p.subject_id
-        LEFT JOIN (SELECT subject_id, count(*) AS n FROM {icu} GROUP BY 1) i ON i.subject_id = p.subject_id
-        ORDER BY p.subject_id""").df()
-    people["race"] = people.race.map(_race, na_action="ignore")
-    for column in ("race", "insurance", "admission_type"):
-        people[column] = people[column].astype(object).fillna("not recorded").where(people.admitted, "no hospital stay")
-    people["gender"] = people.gender.astype(object).fillna("not recorded")
-    return people
-
-
-def _race(text: str) -> str:
-    return next((group for start, group in _RACES.items() if text.startswith(start)), "Other")
-
-
-def _stays(con):
-    days = "epoch(dischtime - admittime) / 86400 AS days"
-    return con.execute(f"SELECT subject_id, {days} FROM admissions ORDER BY subject_id, hadm_id").df()
-
-
-def _levels(title: str, counts: dict, sizes: dict, min_cell: int) -> list:
-    """Rows "n (%)" of one characteristic: level -> column -> count."""
-    sums = [[(v, c) for v in counts] for c in COLUMNS] + [[(v, c) for c in SPLITS] for v in counts]
-    hidden = hidden_cells({(v, c): counts[v][c] for v in counts for c in COLUMNS}, sums, min_cell)
-    rows = [] if list(counts)[:1] == [""] else [{"characteristic": title, **dict.fromkeys(COLUMNS, "")}]
-    for level, by_column in counts.items():
-        row = {"characteristic": f"  {level}" if level else title}
-        for column in COLUMNS:
-            n, size = by_column[column], sizes[column]
-            share = f" ({n / size:.0%})" if size else ""
-            row[column] = hidden.get((level, column)) or f"{n:,}{share}"
-        rows.append(row)
-    return rows
-
-
-def hidden_cells(counts: dict, sums: list, min_cell: int) -> dict:
-    """Which of the counts (key -> n) may not be shown: {key: "<10" or "hidden"}.
-
-    A small count is hidden. Where only one term of a sum (`sums`: lists of keys) is hidden, it could be worked out, so
-    the next smallest goes too.
-    """
-    hidden = {key: f"<{min_cell}" for key, n in counts.items() if is_small(n, min_cell)}
-    changed = bool(hidden)
-    while changed:
-        changed = False
-        for keys in sums:
-            others = [key for key in keys if key not in hidden and counts[key] > 0]
-            if others and sum(key in hidden for key in keys) == 1:
-                hidden[min(others, key=counts.get)] = HIDDEN
-                changed = True
-    return hidden
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 20 or value == int(value) else f"{value:.1f}"
-
-
-def _quartiles(title: str, values: dict, sizes: dict, min_cell: int) -> list:
-    row = {"characteristic": title}
-    for name, column in values.items():
-        numbers = column.dropna()
-        if 0 < sizes[name] < min_cell or 0 < len(numbers) < min_cell:
-            row[name] = HIDDEN
-        elif len(numbers):
-            low, middle, high = numbers.quantile([0.25, 0.5, 0.75])
-            row[name] = f"{_short(middle)} [{_short(low)}-{_short(high)}]"
-        else:
-            row[name] = ""
-    return [row]
 
 
 def _plain(value):
@@ -233,15 +82,21 @@ def diagnoses_histogram(con, manifest: dict, min_cell: int) -> list:
     return [{"coded_diagnoses": label, "patients": n} for label, n in counts.items()]
 
 
-def top(
-    con, manifest: dict, min_cell: int, table: str, key: dict, where: str = "true", order: str = "patients"
-) -> list:
-    """The most frequent values of `key` (name -> SQL over the table, called t), by patients or by rows."""
+def top(con, manifest: dict, min_cell: int, table: str, key: dict, **options) -> list:
+    """The most frequent values of `key` (name -> SQL over the table, called t).
+
+    Options, each as SQL: `where`, the rows that count; `order`, "patients" or "rows"; `within`, a column of the key
+    each of whose values has a list of its own.
+    """
+    where, by, within = options.get("where", "true"), options.get("order", "patients"), options.get("within")
+    order = f"{by} DESC, {', '.join(key)}"
+    lists, first = (f"PARTITION BY {within}", f"{within}, ") if within else ("", "")
     columns, exprs = ", ".join(key), ", ".join(f"{sql} AS {name}" for name, sql in key.items())
     found = database.rows(con, f"""
         SELECT {columns}, count(*) AS patients, sum(n)::BIGINT AS rows
         FROM (SELECT {exprs}, t.subject_id AS who, count(*) AS n FROM {table} WHERE {where} GROUP BY {columns}, who)
-        GROUP BY {columns} ORDER BY {order} DESC, {columns} LIMIT {TOP}""")  # fmt: skip
+        GROUP BY {columns}
+        QUALIFY row_number() OVER ({lists} ORDER BY {order}) <= {TOP} ORDER BY {first}{order}""")  # fmt: skip
     return hide_small(found, ("patients",), min_cell, ("rows",))
 
 
@@ -262,17 +117,30 @@ def top_labs(con, manifest: dict, min_cell: int) -> list:
 
 
 def missing(con, manifest: dict, min_cell: int) -> list:
-    """The empty cells of every column of every table, and their share; few filled cells are a small count too."""
+    """The empty cells of every column of every table, and their share; few filled cells are a small count too.
+
+    They stand in the footers of the tables' files: no row is read for them.
+    """
     result = []
     for name, columns in sorted(manifest["columns"].items()):
         rows = manifest["rows"][name]["columnar"]
-        counted = ", ".join(f'count("{column}")' for column in columns)
-        filled = con.execute(f'SELECT {counted} FROM "{name}"').fetchall()[0] if rows else [0] * len(columns)
-        for (column, type_), n in zip(columns.items(), filled, strict=True):
-            share = (rows - n) / rows if rows else None
+        nulls = database.nulls(con, name) if rows else {}
+        for column, type_ in columns.items():
+            empty = nulls.get(column, rows)
+            share = empty / rows if rows else None
             row = {"column": f"{name}.{column}", "type": type_, "rows": rows}
-            result.append({**row, "empty": rows - n, "filled": n, "empty_share": share})
+            result.append({**row, "empty": empty, "filled": rows - empty, "empty_share": share})
     return hide_small(result, ("empty", "filled"), min_cell, ("empty", "filled", "empty_share"))
+
+
+def quality(con, manifest: dict, min_cell: int) -> list:
+    """What step 1 flagged and did not change: rows that cannot be right, and whose they are."""
+    found = [flag for flag in manifest["quality"] if flag["rows"]]
+    rows = [{name: flag[name] for name in ("table", "sentence", "rows", "share", "patients")} for flag in found]
+    for row in rows:
+        if is_small(row["patients"], min_cell) or is_small(row["rows"], min_cell):
+            row["sentence"] = row["sentence"].split(", at worst")[0]  # the worst value is one patient's
+    return hide_small(rows, ("rows", "patients"), min_cell, ("rows", "share", "patients"))
 
 
 def misfits(con, manifest: dict, min_cell: int) -> list:
@@ -286,8 +154,8 @@ def misfits(con, manifest: dict, min_cell: int) -> list:
 
 
 _CODE = {"icd_version": "t.icd_version", "icd_code": "t.icd_code", "title": "coalesce(t.long_title, '')"}
-_diagnoses = partial(top, table="diagnoses_icd_labeled t", key=_CODE, where="t.icd_code IS NOT NULL")
-_procedures = partial(top, table="procedures_icd_labeled t", key=_CODE, where="t.icd_code IS NOT NULL")
+_coded = partial(top, key=_CODE, where="t.icd_code IS NOT NULL", within="icd_version")
+_diagnoses, _procedures = (partial(_coded, table=f"{kind}_icd_labeled t") for kind in ("diagnoses", "procedures"))
 _drugs = partial(top, table="prescriptions t", key={"drug": "t.drug"}, where="t.drug <> ''")
 
 # name of the file: (heading, the table of MIMIC-IV that it needs, function of (con, manifest, min_cell))
@@ -297,12 +165,17 @@ SUMMARIES = {
     "rows_per_table": ("Rows and patients per table", "patients", rows_per_table),
     "diagnoses_per_patient": ("Coded diagnoses per patient", "diagnoses_icd", diagnoses_per_patient),
     "diagnoses_histogram": ("Patients by number of coded diagnoses", "diagnoses_icd", diagnoses_histogram),
-    "top_diagnoses_by_patients": (f"Top {TOP} diagnoses by patients", "diagnoses_icd", _diagnoses),
-    "top_diagnoses_by_rows": (f"Top {TOP} diagnoses by rows", "diagnoses_icd", partial(_diagnoses, order="rows")),
+    "top_diagnoses_by_patients": (f"Top {TOP} diagnoses of each ICD version by patients", "diagnoses_icd", _diagnoses),
+    "top_diagnoses_by_rows": (
+        f"Top {TOP} diagnoses of each ICD version by rows",
+        "diagnoses_icd",
+        partial(_diagnoses, order="rows"),
+    ),
     "top_phenotypes": (f"Top {TOP} phenotypes: ICD-9 and ICD-10 joined", "diagnoses_icd", top_phenotypes),
-    "top_procedures": (f"Top {TOP} procedures", "procedures_icd", _procedures),
+    "top_procedures": (f"Top {TOP} procedures of each ICD version", "procedures_icd", _procedures),
     "top_drugs": (f"Top {TOP} drugs ordered", "prescriptions", _drugs),
     "top_labs": (f"Top {TOP} laboratory tests", "labevents", top_labs),
+    "quality": ("What cannot be right (step 1 flags it, nothing is changed)", "patients", quality),
     "missing": ("Empty cells per column", "patients", missing),
     "misfits": ("Cells that are not of their column's type", "patients", misfits),
 }

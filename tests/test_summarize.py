@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mimic_qlora import page, summaries
+from mimic_qlora import database, page, small_cells, summaries, tokens
 
 ROOT = Path(__file__).parents[1]
 N = 40
@@ -107,10 +107,42 @@ def test_counts_are_those_of_the_hospital(store, shown):
         (10, "E785", 12),
         (10, "I10", "<10"),
     ]
-    assert result["top_diagnoses_by_rows"][0]["icd_code"] == "E785"
+    assert [r["icd_code"] for r in result["top_diagnoses_by_rows"]] == ["4019", "E785", "I10"]
     everybody, _, some, _ = result["diagnoses_per_patient"]
     assert (everybody["mean"], everybody["median"], everybody["none_share"]) == (70 / N, 1, 0.25)
     assert some["mean"] == round(70 / 30, 2) and some["most"] == 5
+
+
+def test_each_icd_version_has_a_list_of_its_own(store):
+    con = database.connect(store, store)
+    con.execute("""
+        CREATE OR REPLACE VIEW diagnoses_icd_labeled AS
+        SELECT i AS subject_id, v AS icd_version, i::VARCHAR AS icd_code, '' AS long_title
+        FROM range(30) t(i), (VALUES (9), (10)) u(v), range(if(v = 9, 5, 1))""")
+    _, _, by_rows = summaries.SUMMARIES["top_diagnoses_by_rows"]
+    found = by_rows(con, {}, 0)
+    assert [row["icd_version"] for row in found] == [9] * 20 + [10] * 20
+    assert found[0]["rows"] == 5 and found[20]["rows"] == 1
+
+
+def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, shown):
+    flags = tables(store)["quality"]
+    assert flags and all(row["rows"] for row in flags)
+    flag = {"check": "c", "table": "t", "sentence": "is late, at worst by 9 days", "rows": 40, "share": 0.1}
+    many, few = ({**flag, "patients": n} for n in (10, 3))
+    shown = summaries.quality(None, {"quality": [many, few]}, 10)
+    assert shown[0] == {**{k: many[k] for k in shown[0]}} and shown[1]["sentence"] == "is late"
+    assert shown[1]["rows"] == shown[1]["share"] == "hidden" and shown[1]["patients"] == "<10"
+
+
+def test_tokens_of_long_records_are_those_of_their_pieces_in_proportion(store, monkeypatch):
+    whole = tokens.per_record(store, len, 0)
+    assert [row["of_each_record"] for row in whole] == ["bytes", "tokens"] and whole[0]["records"] == N
+    assert whole[0]["median"] == whole[1]["median"]  # a token a byte
+    monkeypatch.setattr(tokens, "PIECE", 40)
+    assert tokens.per_record(store, len, 0)[1]["mean"] == whole[1]["mean"]
+    assert tokens.per_record(store, lambda text: 1, 0)[1]["median"] < whole[1]["median"] / 30
+    assert tokens.per_record(store, len, N + 1) == []
 
 
 def test_phenotypes_join_both_versions_of_a_disease(store, shown):
@@ -139,8 +171,8 @@ def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
 
 def test_one_hidden_term_of_a_sum_never_stands_alone():
     counts = {"a": 50, "b": 12, "c": 3, "d": 0}
-    assert summaries.hidden_cells(counts, [list(counts)], 10) == {"c": "<10", "b": "hidden"}
-    assert summaries.hidden_cells(counts, [list(counts)], 0) == {}
+    assert small_cells.hidden_cells(counts, [list(counts)], 10) == {"c": "<10", "b": "hidden"}
+    assert small_cells.hidden_cells(counts, [list(counts)], 0) == {}
 
 
 def test_the_same_input_gives_the_same_bytes(store, shown):
