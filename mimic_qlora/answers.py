@@ -48,15 +48,20 @@ def trial_only(source: SimpleNamespace) -> bool:
     return source.manifest["source"]["kind"] == "synthetic" or models.is_embedded(source.path)
 
 
-def check_room(source: SimpleNamespace, conversations: list, max_new_tokens: int) -> None:
-    """Raise UserError when a prompt and its answer together are longer than the model can read."""
+def room(source: SimpleNamespace, conversation: list) -> float:
+    """How many tokens of an answer the model can read after this conversation."""
     config = json.loads((source.path / "config.json").read_text(encoding="utf-8"))
-    longest = max(len(models.chat_ids(source.tokenizer, c, add_generation_prompt=True)) for c in conversations)
-    limit = config.get("max_position_embeddings", math.inf)
-    if longest + max_new_tokens > limit:
+    prompt = len(models.chat_ids(source.tokenizer, conversation, add_generation_prompt=True))
+    return config.get("max_position_embeddings", math.inf) - prompt
+
+
+def check_room(source: SimpleNamespace, conversations: list, max_new_tokens: int) -> None:
+    """Raise UserError when a prompt and its answer together are longer than the model can read: nothing is cut."""
+    least = min(room(source, conversation) for conversation in conversations)
+    if least < max_new_tokens:
         raise UserError(
-            f"the longest prompt has {longest} tokens, which leaves {limit - longest} of the {limit} that the model "
-            "can read: give a smaller --max-new-tokens"
+            f"the longest prompt leaves {least} tokens of those that the model can read for an answer: give a smaller "
+            "--max-new-tokens, or a shorter question"
         )
 
 

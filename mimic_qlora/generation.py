@@ -1,7 +1,7 @@
 """Greedy answers: many at once, with the base and several adapters in one batch, or one answer as it comes."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 from mimic_qlora import models
@@ -106,8 +106,8 @@ def to_answer(tokenizer, ids: list, ends: list) -> Answer:
     return Answer(tokenizer.decode(kept, skip_special_tokens=True).strip(), len(kept), stop is not None)
 
 
-def stream(model, tokenizer, conversation: list, who: str, max_new_tokens: int) -> Iterator[str]:
-    """Yield the greedy answer to one conversation piece by piece. Closing the generator stops the model."""
+def stream(model, tokenizer, conversation: list, who: str, max_new_tokens: int) -> Generator[str, None, Answer]:
+    """Yield the greedy answer to one conversation piece by piece, and return it whole. Closing this stops the model."""
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -135,6 +135,7 @@ def stream(model, tokenizer, conversation: list, who: str, max_new_tokens: int) 
         done.add_done_callback(lambda _: pieces.end())  # also after an error, else the reader waits for ever
         try:
             yield from (piece for piece in pieces if piece)
-            done.result()
+            (output,) = done.result()[:, ids.shape[1] :].tolist()
+            return to_answer(tokenizer, output, models.end_token_ids(tokenizer, model))
         finally:
             stopped.set()
