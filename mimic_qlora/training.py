@@ -1,111 +1,42 @@
-"""Fine-tuning a LoRA adapter on packed conversations: samples, packs, the loss, and the edges of the training loop."""
+"""Training a LoRA adapter on packed conversations: the loss, transformers' Trainer on packs, and one run of it."""
 
-import bisect
 import contextlib
 import json
 import math
+import os
 import shutil
-import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from mimic_qlora import models
+from mimic_qlora import attention, device, footprint, models, probe, validation_loss
+from mimic_qlora.pace import Pace, stopped_early
+from mimic_qlora.samples import collate, pack
 from mimic_qlora.storage import UserError
+from mimic_qlora.training_log import Report
 
 transformers = models.quiet_transformers()
 
 
-class Sample(NamedTuple):
-    """A conversation up to the end of its answer: token ids, of which those from `n_prompt` on are supervised."""
-
-    ids: list[int]
-    n_prompt: int
-
-
-# ---------------------------------------------------------------- samples and packs
-
-
-def encode(tokenizer, messages: list[dict], where: str) -> Sample:
-    """A conversation as a sample whose supervised part is the last turn with the token that ends it.
-
-    What the template puts after that token (SmolLM2: a newline) is left out. `where` names the record in errors.
-    Raises UserError when the answer cannot be told apart, is empty, or is never ended.
-    """
-    ids = models.chat_ids(tokenizer, messages)
-    prompt = models.chat_ids(tokenizer, messages[:-1], add_generation_prompt=True)
-    if ids[: len(prompt)] != prompt:
-        raise UserError(
-            f"{where}: this model's chat template rewrites earlier turns once an answer follows, "
-            "so that the answer's tokens cannot be told apart: use another instruct model"
-        )
-    if not messages[-1]["content"].strip():
-        raise UserError(f"{where}: the answer is empty, there is nothing to learn from: run step 4 again")
-    ends = set(models.end_token_ids(tokenizer))
-    last = max((i for i in range(len(prompt), len(ids)) if ids[i] in ends), default=None)
-    if last is None:
-        raise UserError(
-            f"{where}: the chat template ends no answer with an end token, "
-            "so that the model would never learn to stop: use another instruct model"
-        )
-    return Sample(ids[: last + 1], len(prompt))
-
-
-def pack(samples: list[Sample], room: int) -> list[list[Sample]]:
-    """Put samples into sequences of at most `room` tokens, best fit, longest first; what is longer goes alone."""
-    packs: list[list[Sample]] = []
-    space: list[tuple[int, int]] = []  # (tokens left, index of the pack), sorted
-    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
-        place = bisect.bisect_left(space, (len(sample.ids), 0))
-        left, index = space.pop(place) if place < len(space) else (max(room, len(sample.ids)), len(packs))
-        if index == len(packs):
-            packs.append([])
-        packs[index].append(sample)
-        bisect.insort(space, (left - len(sample.ids), index))
-    return packs
-
-
-def collate(samples: list[Sample]) -> dict:
-    """One pack as a batch of a single row without padding.
-
-    `input_ids` and `position_ids` are [1, tokens]; positions start anew with each sample, from which transformers
-    keeps attention within a sample as long as it gets no attention mask and no cache. `supervised` [n] are the
-    positions whose next token is a target, `targets` [n] those tokens.
-    """
-    ids, positions, supervised, targets = [], [], [], []
-    for sample in samples:
-        supervised += range(len(ids) + sample.n_prompt - 1, len(ids) + len(sample.ids) - 1)
-        targets += sample.ids[sample.n_prompt :]
-        positions += range(len(sample.ids))
-        ids += sample.ids
-    return {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "supervised": torch.tensor(supervised),
-        "targets": torch.tensor(targets),
-    }
-
-
-def summed_loss(model, batch: dict):
-    """Cross entropy in nats, summed over the supervised tokens; logits are computed at their positions alone."""
+def token_losses(model, batch: dict):
+    """Cross entropy in nats of each supervised token; logits are computed at their positions alone."""
     logits = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         logits_to_keep=batch["supervised"],
+        boundaries=batch["boundaries"],
+        longest=batch["longest"],
         use_cache=False,
     ).logits
-    return torch.nn.functional.cross_entropy(logits[0].float(), batch["targets"], reduction="sum")
-
-
-# ---------------------------------------------------------------- the trainer
+    return torch.nn.functional.cross_entropy(logits[0].float(), batch["targets"], reduction="none")
 
 
 class PackedTrainer(transformers.Trainer):
     """transformers' Trainer on packs: an item is a list of samples, and every supervised token weighs the same."""
 
-    def __init__(self, model, args, train_packs, validation_packs, callbacks):
+    def __init__(self, model, args, train_packs, validation_packs, callbacks, flops, peak_flops):
         super().__init__(
             model=model,
             args=args,
@@ -115,31 +46,47 @@ class PackedTrainer(transformers.Trainer):
         )
         self.remove_callback(transformers.PrinterCallback)
         self.validation_packs = validation_packs
-        self.seen = {"tokens": 0, "supervised": 0}
+        self.flops, self.peak_flops = flops, peak_flops
+        self.seen = {"tokens": 0, "supervised": 0, "padding": 0}
         self.clock = time.time()
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the base class, but counts the targets themselves: its own count drops the first label of each row."""
+        """As the base class, but counts the targets itself: the base's own count drops the first label of a row."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, torch.tensor(sum(batch["targets"].numel() for batch in batches), device=device)
+        count = torch.tensor(sum(batch["targets"].numel() for batch in batches), device=device)
+        return batches, self.accelerator.gather(count).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.seen["tokens"] += inputs["input_ids"].numel()
         self.seen["supervised"] += inputs["targets"].numel()
-        return summed_loss(model, inputs) / num_items_in_batch
+        self.seen["padding"] += inputs["input_ids"].numel() - int(inputs["boundaries"][-1])
+        # processes average their gradients: times their number, that is the sum over all tokens of the step
+        return token_losses(model, inputs).sum() * (self.accelerator.num_processes / num_items_in_batch)
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Mean loss over all supervised tokens of the validation patients."""
+        """Mean loss over all supervised tokens of the validation patients; their sums by patient go into a file."""
         started = time.time()
-        self.model.eval()
-        total = count = 0
+        model = self.model_wrapped if self.is_fsdp_enabled else self.model
+        model.eval()
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        samples, sums = [], []
         with self.accelerator.autocast():
-            for samples in self.validation_packs:
-                batch = self._prepare_inputs(collate(samples))
-                total += summed_loss(self.model, batch).item()
-                count += batch["targets"].numel()
-        metrics = {f"{metric_key_prefix}_loss": total / count}
+            for pack in self.validation_packs[rank::processes]:
+                losses = token_losses(model, self._prepare_inputs(collate(pack))).double().cpu()
+                samples += pack
+                sums += [part.sum().item() for part in losses.split([s.n_supervised for s in pack])]
+        found = validation_loss.by_patient(samples, sums)
+        if processes > 1:
+            parts = [None] * processes
+            torch.distributed.all_gather_object(parts, found)
+            found = {}
+            for patient, row in (item for part in parts for item in part.items()):
+                found[patient] = [a + b for a, b in zip(found.get(patient, (0, 0, 0)), row, strict=True)]
+        if self.is_world_process_zero():
+            validation_loss.write(Path(self.args.output_dir), self.state.global_step, found)
+        nats, tokens, _ = map(sum, zip(*found.values(), strict=True))
+        metrics = {f"{metric_key_prefix}_loss": nats / tokens}
         self.clock += time.time() - started  # training speed is told without it
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -148,118 +95,89 @@ class PackedTrainer(transformers.Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             seconds = time.time() - self.clock
-            logs |= {f"{name}_per_second": count / seconds for name, count in self.seen.items()}
+            all_seen = {name: count * self.accelerator.num_processes for name, count in self.seen.items()}
+            logs |= {f"{name}_per_second": all_seen[name] / seconds for name in ("tokens", "supervised")}
+            logs["padding"] = all_seen["padding"] / all_seen["tokens"]
+            logs["mfu"] = logs["tokens_per_second"] * self.flops / self.peak_flops
+            logs["peak_memory_gib"] = device.peak_memory() / 2**30
             self.seen, self.clock = dict.fromkeys(self.seen, 0), time.time()
         super().log(logs, start_time)
 
 
-class Pace(transformers.TrainerCallback):
-    """When to validate, to save and to stop: a signal ends training after the running step, with a checkpoint."""
-
-    def __init__(self, validate_at: set[int], save_minutes: float):
-        self.validate_at = validate_at
-        self.save_seconds = 60 * save_minutes
-        self.saved = time.time()
-        self.signal = None
-
-    @contextlib.contextmanager
-    def listening(self):
-        """Take SIGINT, SIGTERM and SIGHUP; the second one stops at once."""
-
-        def handle(number, frame):
-            if self.signal:
-                raise KeyboardInterrupt
-            self.signal = number
-            print("Stopping after this step, with a checkpoint (once more: at once)", flush=True)
-
-        signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        before = {number: signal.signal(number, handle) for number in signals}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_evaluate = state.global_step in self.validate_at
-        control.should_training_stop |= self.signal is not None
-        control.should_save |= (
-            control.should_evaluate or self.signal is not None or time.time() - self.saved > self.save_seconds
-        )
-
-    def on_save(self, args, state, control, **kwargs):
-        self.saved = time.time()
+# ---------------------------------------------------------------- one run
 
 
-class Report(transformers.TrainerCallback):
-    """One line a log step, readable through `tee`; a bar besides on a terminal. Refuses a loss that is no number."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="steps", disable=None)
-        self.began, self.first_step = time.time(), state.global_step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(1)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-        if "eval_loss" in logs:
-            name = "validation loss" if state.global_step else "validation loss of the base model"
-            self.bar.write(f"{step}  {name} {logs['eval_loss']:.4f}")
-        elif "loss" in logs:
-            if not all(math.isfinite(logs[name]) for name in ("loss", "grad_norm")):
-                raise UserError(f"the loss is no longer a number at step {state.global_step}: lower --lr and run again")
-            left = (state.max_steps - state.global_step) / max(1, state.global_step - self.first_step)
-            minutes, seconds = divmod(round(left * (time.time() - self.began)), 60)
-            self.bar.write(
-                f"{step}  epoch {state.epoch:.2f}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.1e}  "
-                f"grad {logs['grad_norm']:.2f}  {logs['supervised_per_second']:.0f} supervised tok/s  "
-                f"{logs['tokens_per_second']:.0f} tok/s  ETA {minutes}:{seconds:02d}"
-            )
-
-
-def default_batch_tokens() -> int:
-    """Room of a pack: on a CPU about one prompt, since attention there pays for the whole pack; on a GPU as much as
-    keeps it busy."""
-    return 8192 if torch.cuda.is_available() else 1024
-
-
-def train(args, path: Path, name: str, samples: dict, work: Path) -> dict:
-    """Train from the last checkpoint, if there is one, to the end; the Trainer's last state as it was saved."""
+def add_lora(model, args, name: str):
+    """The base model with fresh float32 LoRA matrices beside all its linear layers but the head."""
     from peft import LoraConfig, get_peft_model
 
-    packs = {split: pack(rows, args.batch_tokens) for split, rows in samples.items()}
-    steps_per_epoch = math.ceil(len(packs["train"]) / args.accumulate)
-    steps = args.max_steps or max(1, round(args.epochs * steps_per_epoch))
-    checkpoint, state = last_checkpoint(work)
-    if checkpoint and state["global_step"] >= steps:
-        return state
-
-    transformers.set_seed(args.seed)
-    model = models.load_base(path)
     # by their short names: peft's "all-linear" would write the full path of each of hundreds of layers into the config
     linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
     lora = LoraConfig(
         r=args.rank,
         lora_alpha=args.alpha,
         lora_dropout=args.dropout,
+        use_rslora=args.rslora,
         target_modules=sorted(linear),
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, lora)
     model.peft_config["default"].base_model_name_or_path = name
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    check_disk(work, trainable)
-    gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(f"Device: {device}; 4-bit NF4 base computing in {models.compute_dtype()}, {trainable:,} float32 LoRA weights")
-    sequences = f"{len(packs['train']):,} sequences of at most {args.batch_tokens:,} tokens"
-    print(f"{sequences}, {args.accumulate} to a step: {steps:,} steps")
+    for module in model.modules():  # on a CPU peft would widen each input to float32, and autocast narrow it again
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+    return model
+
+
+def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict, dict]:
+    """Train from the last checkpoint, if there is one, to the end.
+
+    Returns the Trainer's last state as it was saved, and what the log's columns rest on.
+    Raises UserError before the first step when memory, disk or gradients are not as they must be.
+    """
+    processes = device.n_processes()
+    packs = {split: pack(rows, args.batch_tokens, processes) for split, rows in samples.items()}
+    steps_per_epoch = math.ceil(len(packs["train"]) / processes / args.accumulate)
+    steps = args.max_steps or max(1, round(args.epochs * steps_per_epoch))
+    checkpoint, state = last_checkpoint(work)
+    about_file = work / "about.json"
+    about = json.loads(about_file.read_text(encoding="utf-8")) if about_file.exists() else {}
+    if checkpoint and ended(state, steps, args.patience):
+        return state, about
+
+    transformers.set_seed(args.seed)
+    shape = footprint.shape(models.read_json(path / "config.json"))
+    check_room(shape, args, work)
+    # a run that goes on computes as it began, whatever the machine's speeds are today
+    dtype = device.dtype(about.get("compute", args.compute))
+    model = models.load_base(path, dtype=dtype)
+    attention.use_packed(model)
+    model = add_lora(model, args, name)
+    gpu = device.gpu()
+    every = prepare(model, args, packs["train"], dtype)
+    tokens, supervised = (sum(f(s) for s in samples["train"]) for f in (lambda s: len(s.ids), lambda s: s.n_supervised))
+    flops = footprint.flops_per_token(shape, args.rank, tokens / len(samples["train"]), supervised / tokens)
+    peak, peak_from = device.peak_flops(dtype)
+    floor = footprint.fixed_bytes(shape, args.rank, dtype.itemsize)
+    about = {
+        "compute": {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype],
+        "device": device.name(),
+        "checkpointing": "none" if not every else "all layers" if every == 1 else f"one of {every} layers",
+        "mfu": "tokens_per_second x flops_per_token / peak_flops, recomputation not counted",
+        "flops_per_token": flops,
+        "peak_flops": peak,
+        "peak_flops_from": peak_from,
+        "computed_memory_floor_gib": floor / 2**30,
+        "tensorboard": find_spec("tensorboard") is not None,
+    }
+    if device.is_main():
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        print(f"Device: {device.name()}; 4-bit NF4 base computing in {dtype}, {trainable:,} float32 LoRA weights")
+        print(f"Checkpointed: {about['checkpointing']}; memory floor {floor / 2**30:.1f} GiB; MFU of {peak_from}")
+        room = f"{len(packs['train']):,} sequences of at most {args.batch_tokens:,} tokens"
+        print(f"{room}, {args.accumulate * processes} to a step: {steps:,} steps")
+        about_file.write_text(json.dumps(about), encoding="utf-8")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(work / "tensorboard"))
     settings = transformers.TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
@@ -270,12 +188,10 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> dict:
         warmup_steps=round(0.05 * steps),
         weight_decay=0.0,
         max_grad_norm=1.0,
-        optim="adamw_torch_fused",
-        bf16=models.compute_dtype() is torch.bfloat16,
-        fp16=models.compute_dtype() is torch.float16,
+        optim=args.optimizer,
+        bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
         use_cpu=not gpu,
-        gradient_checkpointing=args.gradient_checkpointing and gpu,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         eval_on_start=checkpoint is None,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
@@ -284,37 +200,89 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> dict:
         save_total_limit=2,
         logging_steps=max(1, steps // 40),
         logging_nan_inf_filter=False,  # it would hide a loss that is no number behind the mean of those before
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_pin_memory=gpu,
         disable_tqdm=True,
-        report_to="none",
+        report_to=["tensorboard"] if about["tensorboard"] else "none",
         seed=args.seed,
     )
-    pace = Pace({round(steps * (k + 1) / args.validations) for k in range(args.validations)}, args.save_minutes)
-    trainer = PackedTrainer(model, settings, packs["train"], packs["validation"], [pace, Report()])
-    if checkpoint:
+    validate_at = {round(steps * (k + 1) / args.validations) for k in range(args.validations)}
+    pace = Pace(validate_at, args.save_minutes, args.patience)
+    trainer = PackedTrainer(model, settings, packs["train"], packs["validation"], [pace, Report()], flops, peak)
+    if checkpoint and device.is_main():
         print(f"Going on from step {state['global_step']}")
     try:
         with pace.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError:
-        raise UserError("the GPU ran out of memory: lower --batch-tokens or give --gradient-checkpointing") from None
+        raise UserError("the GPU ran out of memory: lower --batch-tokens or give --checkpointing all") from None
+    except (OSError, RuntimeError) as error:
+        raise_if_full(error, work)
+        raise
     _, state = last_checkpoint(work)
-    if pace.signal and state["global_step"] < steps:
+    if pace.signal and not ended(state, steps, args.patience):
         print(f"Stopped at step {state['global_step']} of {steps}; the same command goes on from there")
         raise SystemExit(128 + pace.signal)
-    return state
+    return state, about
 
 
-def check_disk(work: Path, trainable: int) -> None:
-    """Raise UserError unless three checkpoints (float32 weights and AdamW's two moments) and the adapter fit."""
-    needed = 3 * 12 * trainable + 4 * trainable + 50_000_000
+def prepare(model, args, packs: list, dtype) -> int:
+    """Choose the checkpointing that fits on the longest pack, prove on it that every matrix learns; n of every n-th."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # nothing is on a GPU before the Trainer shards it
+        probe.set_checkpointing(model, 1)
+        return 1
+    longest = max(packs, key=lambda pack: sum(len(s.ids) for s in pack))
+    shortest = min((p for p in packs if p[0].n_supervised), key=lambda pack: sum(len(s.ids) for s in pack))
+    batch = collate(longest if device.gpu() else shortest)
+    where = next(model.parameters()).device
+    batch = {name: value.to(where) if torch.is_tensor(value) else value for name, value in batch.items()}
+    autocast = torch.autocast(where.type, dtype) if dtype is not torch.float32 else contextlib.nullcontext()
+
+    def loss():
+        with autocast:
+            return token_losses(model, batch).mean()
+
+    def step(every: int) -> None:
+        probe.set_checkpointing(model, every)
+        probe.two_steps(model, loss, 1024.0 if dtype is torch.float16 else 1.0)
+
+    model.train()
+    return probe.choose_checkpointing(args.checkpointing, step)
+
+
+def ended(state: dict, steps: int, patience: int) -> bool:
+    """Whether a run with this state of the Trainer is over: all its steps done, or stopped early."""
+    history = transformers.TrainerState(log_history=state["log_history"])
+    return state["global_step"] >= steps or stopped_early(history, patience)
+
+
+def check_room(shape: footprint.Shape, args, work: Path) -> None:
+    """Raise UserError unless the least that training needs fits into memory, and its files on the disk."""
+    weights = args.rank * shape.lora_per_rank
+    needed = footprint.fixed_bytes(shape, args.rank)
+    needed += footprint.activation_bytes(shape, args.batch_tokens, args.batch_tokens // 4, kept_layers=1)
+    free = device.free_memory()
+    where = "the GPU" if device.gpu() else "this machine"
+    if free < needed and not os.environ.get("ACCELERATE_USE_FSDP"):
+        raise UserError(
+            f"{where} has {free / 1e9:.1f} GB of memory free, training needs {needed / 1e9:.1f} GB at least "
+            "(computed): stop what holds it (nvidia-smi, top), lower --batch-tokens, or take a larger machine"
+        )
+    # three checkpoints (float32 weights and AdamW's two moments) and the adapter
+    needed = 3 * 12 * weights + 4 * weights + 50_000_000
     free = shutil.disk_usage(work).free
     if free < needed:
         raise UserError(f"{work} has {free / 1e6:,.0f} MB free, training needs {needed / 1e6:,.0f} MB: free some of it")
 
 
-# ---------------------------------------------------------------- checkpoints and results
+def raise_if_full(error: Exception, work: Path) -> None:
+    """Say it in a sentence if the disk is full; safetensors and torch wrap that in errors of their own."""
+    full = shutil.disk_usage(work).free < 1_000_000
+    if full or "No space left" in str(error) or "os error 28" in str(error):
+        _, state = last_checkpoint(work)
+        kept = f"the checkpoint of step {state['global_step']} is whole" if state else "no checkpoint was written yet"
+        raise UserError(f"the disk of {work} is full; {kept}: free some space, the same command goes on") from None
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, dict] | tuple[None, None]:
@@ -324,40 +292,6 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict] | tuple[None, None]:
         try:  # the state is what the Trainer writes last
             return path, json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            shutil.rmtree(path)
+            if device.is_main():
+                shutil.rmtree(path, ignore_errors=True)
     return None, None
-
-
-def mark_supervised(tokenizer, sample: Sample) -> str:
-    """The sample as text, its supervised part between ⟦ and ⟧."""
-    return f"{tokenizer.decode(sample.ids[: sample.n_prompt])}⟦{tokenizer.decode(sample.ids[sample.n_prompt :])}⟧"
-
-
-def write_log(history: list[dict], path: Path) -> None:
-    """The log as CSV, a row for each log step and each validation."""
-    import csv
-
-    columns = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second"]
-    columns.append("supervised_per_second")
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(row for row in history if "loss" in row or "eval_loss" in row)
-
-
-def plot_curves(history: list[dict], path: Path) -> None:
-    """Training and validation loss over the steps, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
-        points = [(row["step"], row[key]) for row in history if key in row]
-        axes.plot(*zip(*points, strict=True), style, label=label)
-    axes.set(xlabel="optimizer step", ylabel="loss (nats per supervised token)")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

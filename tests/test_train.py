@@ -1,35 +1,22 @@
-"""Step 5: what is trained, on which tokens, and that a run ends whole or goes on. On the tiny model of test_models."""
+"""Step 5 from its command: what a run leaves, that it is right, and what it refuses. On a tiny model."""
 
 import csv
 import json
 import os
+import re
+import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_models import TALK, TEMPLATE, write_tiny_model
+import torch
+from test_models import write_tiny_model
+from training_runs import OPTIONS, PATIENTS, record, write_prompts, write_store
 
 import train_qlora
-from mimic_qlora import generation, models, storage
+from mimic_qlora import generation, models, pace, storage
 from mimic_qlora.storage import UserError
-
-ROOT = Path(train_qlora.__file__).parent
-PATIENTS = {10000000 + 7 * i: ("train", "train", "validation", "train", "test")[i % 5] for i in range(20)}
-OPTIONS = ["--batch-tokens", "400", "--accumulate", "2", "--lr", "0.01", "--rank", "4", "--dropout", "0.1"]
-
-
-def record(subject_id: int, answer: str = "- Rest and drink water.") -> dict:
-    symptom = ("cough", "a sore leg", "a bad headache since this morning")[subject_id % 3]
-    question = {"role": "user", "content": f"Patient context\n- Age: {subject_id % 90}\n\nQuestion\nI have {symptom}."}
-    answer = {"role": "assistant", "content": f"What you can try now\n{answer} {'Sit down. ' * (subject_id % 4)}"}
-    return {"messages": [TALK[0], question, answer], "subject_id": subject_id, "split": PATIENTS[subject_id]}
-
-
-def write_prompts(store: Path, split: str, records: list) -> None:
-    lines = [json.dumps(row) + "\n" for row in records]
-    (store / "prompts" / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -39,19 +26,7 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def store(tmp_path, tiny) -> Path:
-    """A storage folder as steps 1 and 4 leave it, with twelve training and four validation prompts."""
-    store = tmp_path / "storage"
-    for step, inputs in (("subjects", {}), ("prompts", {"subjects": None})):
-        (store / step).mkdir(parents=True)
-        source = {"kind": "synthetic", "folder": "synthetic", "patients": len(PATIENTS)}
-        storage.write_json(store / step / "manifest.json", storage.new_manifest(step, {}, inputs) | {"source": source})
-    rows = "".join(f"{subject_id},{split}\n" for subject_id, split in PATIENTS.items())
-    (store / "subjects" / "split.csv").write_text(f"subject_id,split\n{rows}")
-    for split in ("train", "validation"):
-        write_prompts(store, split, [record(s) for s, name in PATIENTS.items() if name == split])
-    template = models.template_sha256(models.load_tokenizer(tiny))
-    storage.write_json(store / "prompts" / "context.json", {"model": str(tiny), "template_sha256": template})
-    return store
+    return write_store(tmp_path / "storage", tiny)
 
 
 @pytest.fixture
@@ -59,101 +34,41 @@ def train(store, tiny, monkeypatch):
     """Run step 5 in this process: train("--epochs", 2) -> the adapter's folder."""
 
     def main(*options) -> Path:
-        arguments = ["--storage", store, "--model", tiny, *OPTIONS, *options]
-        monkeypatch.setattr(sys, "argv", ["train_qlora.py", *map(str, arguments)])
+        name_arguments(*options)
         train_qlora.main()
         return store / "adapters" / "default"
 
+    def name_arguments(*options):
+        arguments = ["--storage", store, "--model", tiny, *OPTIONS, *options]
+        monkeypatch.setattr(sys, "argv", ["train_qlora.py", *map(str, arguments)])
+
+    def check(*options) -> int:
+        name_arguments("--check", *options)
+        return train_qlora.main()
+
+    main.check = check
     return main
-
-
-@pytest.fixture
-def samples(tiny):
-    from mimic_qlora import training
-
-    tokenizer = models.load_tokenizer(tiny)
-    return [training.encode(tokenizer, record(s)["messages"], "here") for s in PATIENTS]
-
-
-# ---------------------------------------------------------------- samples, packs, loss
-
-
-def test_exactly_the_answer_and_its_end_token_are_supervised(tiny):
-    from mimic_qlora import training
-
-    tokenizer, messages = models.load_tokenizer(tiny), record(10000000)["messages"]
-    sample = training.encode(tokenizer, messages, "here")
-    assert tokenizer.decode(sample.ids[sample.n_prompt :]) == messages[-1]["content"].strip() + "<|eot_id|>"
-    assert tokenizer.decode(sample.ids[: sample.n_prompt]).endswith("assistant<|end_header_id|>\n\n")
-
-
-def test_a_template_that_hides_or_never_ends_the_answer_is_refused(tmp_path):
-    from mimic_qlora import training
-
-    for change, message in (
-        (TEMPLATE.replace("{% if loop.first %}", "{% if not loop.last %}"), "rewrites earlier turns"),
-        (TEMPLATE.replace("<|eot_id|>", "\n"), "ends no answer"),
-    ):
-        folder = write_tiny_model(tmp_path / str(len(change)), template=change)
-        with pytest.raises(UserError, match=message):
-            training.encode(models.load_tokenizer(folder), record(10000000)["messages"], "prompts/train.jsonl line 1")
-
-
-def test_every_sample_is_in_one_pack_and_no_pack_overflows(samples):
-    from mimic_qlora import training
-
-    longest = max(len(sample.ids) for sample in samples)
-    for room in (1, longest, 3 * longest):
-        packs = training.pack(samples, room)
-        assert sorted(sample for pack in packs for sample in pack) == sorted(samples)
-        assert all(len(pack) == 1 or sum(len(s.ids) for s in pack) <= room for pack in packs)
-    assert len(packs) < len(samples) / 2
-
-
-def test_packed_loss_and_gradients_equal_unpacked(samples, tiny):
-    import torch
-
-    from mimic_qlora import training
-
-    model = models.load_base(tiny, four_bit=False).float()
-    results = []
-    for packs in ([samples], [[sample] for sample in samples]):
-        model.zero_grad()
-        loss = sum(training.summed_loss(model, on(model, training.collate(pack))) for pack in packs)
-        loss.backward()
-        results.append((loss.item(), model.model.layers[0].mlp.up_proj.weight.grad.clone()))
-    (packed, packed_gradient), (alone, gradient) = results
-    assert packed == pytest.approx(alone, rel=1e-4)
-    torch.testing.assert_close(packed_gradient, gradient, rtol=1e-3, atol=1e-3)
-
-
-def test_logits_where_supervised_give_the_loss_of_full_logits(samples, tiny):
-    import torch
-
-    from mimic_qlora import training
-
-    model = models.load_base(tiny, four_bit=False).float()
-    batch = on(model, training.collate(samples[:3]))
-    labels = torch.full_like(batch["input_ids"], -100)
-    labels[0, batch["supervised"] + 1] = batch["targets"]
-    full = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], labels=labels, use_cache=False).loss
-    assert training.summed_loss(model, batch).item() / len(batch["targets"]) == pytest.approx(full.item(), rel=1e-4)
-
-
-def on(model, batch: dict) -> dict:
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 # ---------------------------------------------------------------- a whole run
 
 
-def test_a_run_leaves_an_adapter_that_peft_loads_and_that_lowers_validation_loss(train, tiny, monkeypatch, capsys):
-    import socket
+@pytest.fixture
+def no_network():
+    """Fails at any attempt to reach beyond this machine; Python reports them all to an audit hook."""
+    watch = {"on": True}
 
-    def refuse(*_):
-        raise AssertionError("a network call")
+    def hook(event, arguments):
+        outward = event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.connect")
+        if outward and watch["on"] and not isinstance(arguments[-1], (str, bytes)):  # a path is a Unix socket
+            raise AssertionError(f"a network call: {event} {arguments}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    sys.addaudithook(hook)
+    yield
+    watch["on"] = False
+
+
+def test_a_run_leaves_an_adapter_that_peft_loads_and_that_lowers_validation_loss(train, tiny, no_network, capsys):
     old = os.umask(0o077)
     folder = train("--epochs", 4)
     os.umask(old)
@@ -162,16 +77,25 @@ def test_a_run_leaves_an_adapter_that_peft_loads_and_that_lowers_validation_loss
     manifest = json.loads((folder / "manifest.json").read_text())
     found = manifest["results"]
     assert found["validation_loss_adapter"] < found["validation_loss_base"] - 0.2
+    value, low, high = found["bits_per_byte"]["difference"]
+    assert low < value < high < 0 and found["validation_patients"] == 4
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny) == manifest["base_model"]["name"]
     assert sorted(config["target_modules"]) == sorted(f"{n}_proj" for n in ("q", "k", "v", "o", "gate", "up", "down"))
-    assert {p.name for p in folder.iterdir()} >= {"README.md", "log.csv", "curves.png", "tokenizer.json"}
+    assert {p.name for p in folder.iterdir()} >= {"README.md", "log.csv", "log.json", "curves.png", "tokenizer.json"}
+    assert (folder / "chat_template.jinja").read_text() == models.load_tokenizer(tiny).chat_template
     assert all(p.stat().st_mode & 0o077 == 0 for p in [folder, *folder.iterdir()])
-    assert not any(str(s) in p.read_text() for s in PATIENTS for p in (folder / "README.md", folder / "manifest.json"))
+    texts = [p.read_text() for p in folder.iterdir() if p.suffix in (".md", ".json", ".csv", ".jinja")]
+    assert not {str(s) for s in PATIENTS} & {word for text in texts for word in re.findall(r"\d+", text)}
     assert [p.name for p in folder.parent.iterdir() if not p.name.endswith(".lock")] == ["default"]
     rows = list(csv.DictReader(open(folder / "log.csv")))
     assert float(rows[0]["eval_loss"]) == found["validation_loss_base"] and rows[0]["step"] == "0"
     assert min(float(r["eval_loss"]) for r in rows if r["eval_loss"]) == found["validation_loss_adapter"]
+    assert all(float(r["padding"]) == 0 and 0 < float(r["mfu"]) < 1 for r in rows if r["loss"])
+    log = json.loads((folder / "log.json").read_text())
+    last = log["log"][-2]
+    assert last["mfu"] == pytest.approx(last["tokens_per_second"] * log["flops_per_token"] / log["peak_flops"])
+    assert last["peak_memory_gib"] > log["computed_memory_floor_gib"] > 0
 
     from safetensors.torch import load_file
 
@@ -188,26 +112,24 @@ def test_a_run_leaves_an_adapter_that_peft_loads_and_that_lowers_validation_loss
         train("--epochs", 4)
 
 
-def test_every_supervised_token_weighs_the_same_in_a_step(train, samples, tiny):
-    from mimic_qlora import training
+def test_every_supervised_token_weighs_the_same_however_a_step_is_cut_up(train):
+    """Twelve samples of unlike length in one step: one sequence, or twelve that are accumulated."""
+    from safetensors.torch import load_file
 
-    folder = train("--max-steps", 1, "--accumulate", 99, "--dropout", 0, "--batch-tokens", 1)
-    logged = next(float(r["loss"]) for r in csv.DictReader(open(folder / "log.csv")) if r["loss"])
-    model = models.load_base(tiny)
-    batches = [
-        on(model, training.collate([sample]))
-        for sample, split in zip(samples, PATIENTS.values(), strict=True)
-        if split == "train"
+    options = ["--max-steps", 2, "--dropout", 0, "--accumulate", 99, "--seed", 3]
+    folders = [
+        train(*options, "--batch-tokens", room, "--run", f"room{room}").parent / f"room{room}" for room in (1, 9999)
     ]
-    total = sum(training.summed_loss(model, batch).item() for batch in batches)
-    assert logged == pytest.approx(total / sum(len(batch["targets"]) for batch in batches), rel=5e-3)
+    alone, packed = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    losses = [[float(r["loss"]) for r in csv.DictReader(open(f / "log.csv")) if r["loss"]] for f in folders]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert any(weight.any() for name, weight in alone.items() if "lora_B" in name)
+    for name in alone:
+        torch.testing.assert_close(alone[name], packed[name], rtol=1e-3, atol=1e-4)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_adapter(train, store, monkeypatch, capsys):
-    from mimic_qlora import training
-
-    expected = (train("--epochs", 2, "--run", "whole").parent / "whole" / "adapter_model.safetensors").read_bytes()
-    step_end = training.Pace.on_step_end
+def test_an_interrupted_run_goes_on_only_with_the_same_settings(train, store, monkeypatch, capsys):
+    step_end = pace.Pace.on_step_end
 
     def interrupted(self, args, state, control, **kwargs):
         if state.global_step == 2:
@@ -215,31 +137,71 @@ def test_an_interrupted_run_goes_on_to_the_same_adapter(train, store, monkeypatc
         step_end(self, args, state, control, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Pace, "on_step_end", interrupted)
+        patch.setattr(pace.Pace, "on_step_end", interrupted)
         with pytest.raises(SystemExit) as stop:
             train("--epochs", 2)
     assert stop.value.code == 130 and "the same command goes on" in capsys.readouterr().out
     with pytest.raises(UserError, match="other settings .*epochs"):
         train("--epochs", 3)
-    half = store / "adapters" / ".default.training" / "checkpoint-3"
-    half.mkdir()
-    folder = train("--epochs", 2)
+    (store / "adapters" / ".default.training" / "checkpoint-3").mkdir()  # half of one, as a kill leaves it
+    train("--epochs", 2)
     assert "Going on from step 2" in capsys.readouterr().out
-    assert (folder / "adapter_model.safetensors").read_bytes() == expected
 
 
-def test_sigterm_saves_a_checkpoint_and_ends_with_143(store, tiny):
-    command = [sys.executable, ROOT / "train_qlora.py", "--storage", store, "--model", tiny, *OPTIONS, "--epochs", 500]
-    run = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for line in run.stdout:
-        if "loss" in line and "base model" not in line:
-            break
-    run.send_signal(signal.SIGTERM)
-    rest = run.stdout.read()
-    assert run.wait(timeout=60) == 143, rest
-    assert "the same command goes on" in rest
-    assert list((store / "adapters" / ".default.training").glob("checkpoint-*/trainer_state.json"))
-    assert not (store / "adapters" / "default").exists()
+def test_a_run_that_no_longer_helps_ends_early_and_keeps_its_best_adapter(train, store, capsys):
+    other = [record(s, "0123456789 " * 9) for s, split in PATIENTS.items() if split == "validation"]
+    write_prompts(store, "validation", other)
+    folder = train("--epochs", 20, "--patience", 2, "--validations", 20)
+    found = json.loads((folder / "manifest.json").read_text())["results"]
+    rows = [r for r in csv.DictReader(open(folder / "log.csv")) if r["eval_loss"]]
+    assert found["steps"] < found["planned_steps"] and "ended early" in capsys.readouterr().out
+    best = min(rows, key=lambda r: float(r["eval_loss"]))
+    assert [r["step"] for r in rows].index(best["step"]) == len(rows) - 3
+    assert found["best_step"] == int(best["step"])
+
+
+def test_seeds_train_an_adapter_each(train, store, capsys):
+    train("--max-steps", 1, "--seeds", "0,1")
+    weights = [store / "adapters" / f"default-seed{n}" / "adapter_model.safetensors" for n in (0, 1)]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+    train("--max-steps", 1, "--seeds", "0,1")
+    assert capsys.readouterr().out.count("is up to date") == 2
+
+
+def test_a_recipe_gives_what_the_command_line_leaves_open(train, tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "epochs: 1\nlr: 0.5\nbatch_tokens: 300\naccumulate: 3\ncheckpointing: 2\n"
+        "optimizer: adamw_torch_fused\nvalidations: 1\n"
+    )
+    folder = train("--recipe", recipe, "--max-steps", 1)
+    settings = json.loads((folder / "manifest.json").read_text())["settings"]
+    assert (settings["checkpointing"], settings["validations"]) == ("2", 1), "the recipe's"
+    assert (settings["batch_tokens"], settings["lr"]) == (400, 0.01), "the command line's"
+    assert "Checkpointed: one of 2 layers" in capsys.readouterr().out
+
+
+def test_every_recipe_is_complete(monkeypatch):
+    for path in sorted(train_qlora.RECIPES.glob("*.yaml")):
+        if "accelerate" not in path.stem:
+            monkeypatch.setattr(sys, "argv", ["train_qlora.py", "--recipe", path.stem])
+            train_qlora.complete(train_qlora.arguments())
+
+
+def test_check_names_everything_that_is_missing_and_trains_nothing(train, store, tmp_path, capsys):
+    assert train.check() == 0
+    assert "Nothing is missing" in capsys.readouterr().out
+    test_patient(store)
+    damaged = shutil.copytree(storage_model(store), tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"cut")
+    assert train.check("--model", damaged) == 2
+    said = capsys.readouterr().out
+    assert "2 missing: every patient in the split of step 1; model on this machine, whole" in said
+    assert not (store / "adapters").exists()
+
+
+def storage_model(store) -> Path:
+    return Path(json.loads((store / "prompts" / "context.json").read_text())["model"])
 
 
 # ---------------------------------------------------------------- refusals
@@ -267,6 +229,11 @@ def other_template(store):
     storage.write_json(store / "prompts" / "context.json", {"model": "other/model", "template_sha256": "0"})
 
 
+def other_model(store):
+    settings = json.loads((store / "prompts" / "context.json").read_text())
+    storage.write_json(store / "prompts" / "context.json", settings | {"model": "other/model"})
+
+
 def broken_line(store):
     (store / "prompts" / "train.jsonl").write_text('{"messages": [')
 
@@ -288,7 +255,13 @@ test_patient.__test__ = False
         (test_patient, [], "line 4 is of a patient whom step 1 put into test"),
         (same_patient_twice, [], "line 1 is of a patient whom step 1 put into train"),
         (other_template, [], "budgeted for other/model"),
+        (other_model, [], "budgeted for other/model, not for"),
         (broken_line, [], "train.jsonl cannot be read"),
+        (None, ["--recipe", "none such"], "give one of cpu, fsdp, gpu_24gb"),
+        (None, ["--compute", "fp16"], "a CPU does not train in float16"),
+        (None, ["--compute", "int1"], "--compute int1 is none of"),
+        (None, ["--checkpointing", "0"], "--checkpointing 0 is none of"),
+        (None, ["--seeds", "0,x"], "no list of whole numbers"),
     ],
 )
 def test_it_refuses_to_train_wrongly(train, store, change, options, message):
@@ -297,6 +270,17 @@ def test_it_refuses_to_train_wrongly(train, store, change, options, message):
     with pytest.raises(UserError, match=message):
         train(*options)
     assert not (store / "adapters" / "default").exists()
+
+
+def test_too_little_memory_is_noticed_before_training(train, monkeypatch):
+    monkeypatch.setattr("mimic_qlora.device.free_memory", lambda: 1000)
+    with pytest.raises(UserError, match="GB of memory free, training needs"):
+        train()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(train):
+    with pytest.raises(UserError, match="no longer a number at step .*lower --lr"):
+        train("--lr", 1e30, "--epochs", 20)
 
 
 def test_a_full_disk_is_noticed_before_training(train, monkeypatch):

@@ -1,0 +1,73 @@
+"""When training validates, saves and stops: by steps, by minutes, by signals, and early once it no longer helps."""
+
+import contextlib
+import signal
+import time
+
+import torch
+
+from mimic_qlora import models
+
+transformers = models.quiet_transformers()
+
+
+class Pace(transformers.TrainerCallback):
+    """A signal ends training after the running step, with a checkpoint; so does a validation loss that stays up.
+
+    All processes of a run decide alike, since each waits for the others in every step.
+    """
+
+    def __init__(self, validate_at: set[int], save_minutes: float, patience: int):
+        self.validate_at = validate_at
+        self.save_seconds = 60 * save_minutes
+        self.patience = patience
+        self.saved = time.time()
+        self.signal = 0
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Take SIGINT, SIGTERM and SIGHUP; the second one stops at once. What was told to ignore one goes on so."""
+
+        def handle(number, frame):
+            if self.signal:
+                raise KeyboardInterrupt
+            self.signal = number
+            print("Stopping after this step, with a checkpoint (once more: at once)", flush=True)
+
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {n: signal.signal(n, handle) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        due = time.time() - self.saved > self.save_seconds
+        self.signal, due = greatest(self.signal, int(due), device=args.device)
+        control.should_evaluate = state.global_step in self.validate_at
+        control.should_training_stop |= bool(self.signal)
+        control.should_save |= bool(control.should_evaluate or self.signal or due)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if stopped_early(state, self.patience):
+            control.should_training_stop = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved = time.time()
+
+
+def stopped_early(state, patience: int) -> bool:
+    """Whether the last `patience` validations (0: never) all failed to be better than the best before them."""
+    losses = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
+    best = losses.index(min(losses)) if losses else 0
+    return 0 < patience <= len(losses) - 1 - best
+
+
+def greatest(*numbers: int, device) -> list[int]:
+    """Each number's maximum over the processes of the run."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(numbers)
+    tensor = torch.tensor(numbers, device=device)
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return tensor.tolist()

@@ -1,0 +1,142 @@
+"""Step 5 killed, interrupted, out of disk, and on two processes: it ends with the same adapter."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_models import write_tiny_model
+from training_runs import adapter_bytes, start, write_store
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked, which Windows cannot")
+EPOCHS = ["--epochs", "12", "--save-minutes", "0"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory) -> tuple[bytes, float]:
+    """The adapter of a run that nothing disturbs, and its seconds."""
+    store = write_store(tmp_path_factory.mktemp("undisturbed") / "storage", tiny)
+    began = time.time()
+    run = start(store, tiny, *EPOCHS)
+    run.join()
+    assert run.exitcode == 0, store.with_suffix(".log").read_text()
+    return adapter_bytes(store), time.time() - began
+
+
+def kill_until_done(tiny, folder: Path, expected: bytes, delays: list[float]) -> None:
+    store = write_store(folder / "storage", tiny)
+    for delay in delays:
+        run = start(store, tiny, *EPOCHS)
+        run.join(delay)
+        run.kill()
+        run.join()
+    run = start(store, tiny, *EPOCHS)
+    run.join()
+    log = store.with_suffix(".log").read_text()
+    assert run.exitcode == 0, log
+    assert adapter_bytes(store) == expected, log
+    assert [p.name for p in (store / "adapters").iterdir() if not p.name.endswith(".lock")] == ["default"]
+
+
+def test_three_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturbed, tmp_path):
+    expected, seconds = undisturbed
+    draw = random.Random(1)
+    kill_until_done(tiny, tmp_path, expected, [draw.uniform(0.3, 0.9) * seconds for _ in range(3)])
+
+
+@pytest.mark.soak
+def test_twenty_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturbed, tmp_path):
+    expected, seconds = undisturbed
+    draw = random.Random(2)
+    for n in range(5):
+        delays = [draw.uniform(0, 1.1) * seconds for _ in range(4)]
+        kill_until_done(tiny, tmp_path / str(n), expected, delays)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tmp_path, number):
+    store, log = write_store(tmp_path / "storage", tiny), tmp_path / "storage.log"
+    run = start(store, tiny, "--epochs", 12)
+    while run.is_alive() and "  loss " not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.02)
+    os.kill(run.pid, number)
+    run.join()
+    said = log.read_text()
+    assert run.exitcode == 128 + number and "the same command goes on" in said and "Traceback" not in said
+    assert list((store / "adapters" / ".default.training").glob("checkpoint-*/trainer_state.json"))
+    assert not (store / "adapters" / "default").exists()
+    again = start(store, tiny, "--epochs", 12)
+    again.join()
+    assert again.exitcode == 0 and "Going on from step" in log.read_text()
+    assert adapter_bytes(store) == undisturbed[0], "a run that went on equals one that was left alone, to the last bit"
+
+
+def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(tiny, undisturbed, tmp_path):
+    """A real full disk: a small tmpfs, filled up once the first checkpoint is there."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(disk)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root on Linux")
+    log = tmp_path / "log"
+    try:
+        store = write_store(disk / "storage", tiny)
+        run = start(store, tiny, *EPOCHS, output=log)
+        work = store / "adapters" / ".default.training"
+        while run.is_alive() and not list(work.glob("checkpoint-*/trainer_state.json")):
+            time.sleep(0.005)
+        with open(disk / "filler", "wb") as filler:
+            filler.truncate(0)
+            try:
+                while True:
+                    filler.write(b"0" * 4096)
+                    filler.flush()
+            except OSError:
+                pass
+        run.join()
+        said = log.read_text()
+        assert run.exitcode == 2 and "is full; the checkpoint of step" in said and "Traceback" not in said, said
+        (disk / "filler").unlink()
+        again = start(store, tiny, *EPOCHS, output=log)
+        again.join()
+        assert again.exitcode == 0 and "Going on from step" in log.read_text(), log.read_text()
+        assert adapter_bytes(store) == undisturbed[0]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(tiny, tmp_path):
+    """Over gloo, as `accelerate launch --cpu` starts them; sums are added in another order, so not to the last bit."""
+    import torch
+    from safetensors.torch import load
+
+    options = ["--epochs", "3", "--dropout", "0", "--batch-tokens", "200", "--seed", "7"]
+    one = write_store(tmp_path / "one", tiny)
+    runs = [start(one, tiny, *options, "--accumulate", "2")]
+    two = write_store(tmp_path / "two", tiny)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for rank in ("0", "1"):
+        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": port}
+        where |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+        log = tmp_path / f"rank{rank}.log"
+        runs.append(start(two, tiny, *options, "--accumulate", "1", environment=where, output=log))
+    for run in runs:
+        run.join()
+    logs = [path.read_text() for path in tmp_path.glob("*.log")]
+    assert [run.exitcode for run in runs] == [0, 0, 0], "\n".join(logs)
+    ours, theirs = load(adapter_bytes(one)), load(adapter_bytes(two))
+    assert all(weight.any() for weight in ours.values())
+    for name in ours:
+        torch.testing.assert_close(theirs[name], ours[name], rtol=2e-3, atol=2e-4)

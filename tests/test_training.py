@@ -1,0 +1,289 @@
+"""The parts of step 5: samples, packs, the loss, the probe, costs computed. On a tiny model in this process."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_models import TEMPLATE, write_tiny_model
+from training_runs import PATIENTS, record
+
+from mimic_qlora import attention, device, footprint, models, pace, probe, samples, training, validation_loss
+from mimic_qlora.storage import UserError
+
+LORA = SimpleNamespace(rank=4, alpha=8, dropout=0.0, rslora=False)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny):
+    return models.load_tokenizer(tiny)
+
+
+@pytest.fixture(scope="module")
+def talks(tokenizer) -> list:
+    return [samples.encode(tokenizer, record(s)["messages"], "here", s) for s in PATIENTS]
+
+
+def packed_model(path, dtype=torch.float32, four_bit=True):
+    """The model as step 5 trains it, with LoRA matrices of which none is zero."""
+    model = models.load_base(path, four_bit=four_bit, dtype=dtype)
+    attention.use_packed(model)
+    model = training.add_lora(model, LORA, "tiny")
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model.train()
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return packed_model(tiny)
+
+
+def on(model, batch: dict) -> dict:
+    where = next(model.parameters()).device
+    return {name: value.to(where) if torch.is_tensor(value) else value for name, value in batch.items()}
+
+
+def gradients(model, packs: list) -> dict:
+    model.zero_grad()
+    for pack in packs:
+        training.token_losses(model, on(model, samples.collate(pack))).sum().backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+# ---------------------------------------------------------------- samples and packs
+
+
+def test_exactly_the_answer_and_its_end_token_are_supervised(tokenizer):
+    messages = record(10000000)["messages"]
+    sample = samples.encode(tokenizer, messages, "here")
+    assert tokenizer.decode(sample.ids[sample.n_prompt :]) == messages[-1]["content"].strip() + "<|eot_id|>"
+    assert tokenizer.decode(sample.ids[: sample.n_prompt]).endswith("assistant<|end_header_id|>\n\n")
+    assert samples.mark_supervised(tokenizer, sample).endswith("<|eot_id|>⟧")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (TEMPLATE.replace("{% if loop.first %}", "{% if not loop.last %}"), "rewrites earlier turns"),
+        (TEMPLATE.replace("<|eot_id|>", "\n"), "ends no answer"),
+        (
+            TEMPLATE.replace("m['content'] | trim", "m['content'] if m['role'] != 'assistant' else ''"),
+            "drops the answer",
+        ),
+    ],
+)
+def test_a_template_that_hides_drops_or_never_ends_the_answer_is_refused(tmp_path, change, message):
+    tokenizer = models.load_tokenizer(write_tiny_model(tmp_path, template=change))
+    with pytest.raises(UserError, match=message):
+        samples.encode(tokenizer, record(10000000)["messages"], "prompts/train.jsonl line 1")
+
+
+def test_every_sample_is_in_one_pack_and_no_pack_overflows(talks):
+    longest = max(len(sample.ids) for sample in talks)
+    for room in (1, longest, 3 * longest):
+        packs = samples.pack(talks, room)
+        assert sorted(sample for pack in packs for sample in pack) == sorted(talks)
+        assert all(len(pack) == 1 or sum(len(s.ids) for s in pack) <= room for pack in packs)
+    assert len(packs) < len(talks) / 2
+
+
+def test_packs_that_fill_up_for_other_processes_teach_nothing(talks, model):
+    packs = samples.pack(talks[:3], 1, n_processes=2)
+    assert len(packs) == 4 and packs[:3] == samples.pack(talks[:3], 1)
+    found = gradients(model, packs[3:])
+    assert found and not any(gradient.any() for gradient in found.values())
+
+
+# ---------------------------------------------------------------- the loss and its gradients
+
+
+def test_packed_loss_and_gradients_equal_unpacked_ones_of_the_plain_model(tiny, talks):
+    """The reference knows nothing of packs: transformers' own causal attention and full logits, a sample at a time."""
+    model = models.load_base(tiny, four_bit=False).float()
+    loss = 0
+    for sample in talks:
+        ids = torch.tensor([sample.ids], device=model.device)
+        labels = ids.clone()
+        labels[0, : sample.n_prompt] = -100
+        loss = loss + model(input_ids=ids, labels=labels, use_cache=False).loss * sample.n_supervised
+    loss.backward()
+    expected = model.model.layers[0].mlp.up_proj.weight.grad.clone()
+    model.zero_grad()
+    attention.use_packed(model)
+    packed = training.token_losses(model, on(model, samples.collate(talks))).sum()
+    packed.backward()
+    assert packed.item() == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight.grad, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_leaks_from_one_sample_of_a_pack_into_another(model, talks):
+    with torch.no_grad():
+        alone = training.token_losses(model, on(model, samples.collate([talks[1]])))
+        for neighbour in talks[2:4]:
+            pack = on(model, samples.collate([neighbour, talks[1], neighbour]))
+            among = training.token_losses(model, pack)[neighbour.n_supervised :][: talks[1].n_supervised]
+            torch.testing.assert_close(among, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_through_4_bit_weights_equal_those_of_a_dequantised_copy(tiny, talks, model):
+    from bitsandbytes.functional import dequantize_4bit
+
+    reference = packed_model(tiny, four_bit=False)
+    ours = {n.replace(".base_layer", ""): w for n, w in model.named_parameters()}
+    with torch.no_grad():
+        for name, weight in reference.named_parameters():
+            source = ours[name.replace(".base_layer", "")]
+            state = getattr(source, "quant_state", None)
+            weight.copy_(dequantize_4bit(source.data, state) if state else source)
+    found, expected = gradients(model, [talks[:4]]), gradients(reference, [talks[:4]])
+    trainable = [name for name in expected if "lora_" in name]
+    assert len(trainable) == len(found) == 2 * 2 * 7
+    for name in trainable:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4 * expected[name].norm().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_the_same_before_and_after_an_evaluation(tiny, talks, dtype):
+    """The trap of bitsandbytes on CPUs with AVX512-BF16 (see `guard_linear4bit`), in the model of step 5."""
+    model = packed_model(tiny, dtype)
+    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
+        before = gradients(model, [talks[:3]])
+        model.eval()
+        with torch.no_grad():
+            training.token_losses(model, on(model, samples.collate(talks[3:6])))
+        model.train()
+        after = gradients(model, [talks[:3]])
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_checkpointed_layers_give_the_same_gradients(model, talks):
+    expected = gradients(model, [talks[:3]])
+    for every in (1, 2, 0):
+        probe.set_checkpointing(model, every)
+        layers = [m.gradient_checkpointing for m in model.modules() if type(m).__name__ == "LlamaDecoderLayer"]
+        assert layers == [bool(every) and i % every == 0 for i in range(2)]
+        found = gradients(model, [talks[:3]])
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+# ---------------------------------------------------------------- the probe
+
+
+def test_the_probe_passes_a_sound_model_and_leaves_it_as_it_was(tiny, talks):
+    model = training.add_lora(models.load_base(tiny, dtype=torch.float32), LORA, "tiny").train()
+    attention.use_packed(model)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    batch, state = on(model, samples.collate(talks[:2])), torch.get_rng_state()
+    probe.two_steps(model, lambda: training.token_losses(model, batch).mean())
+    assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+    assert torch.equal(state, torch.get_rng_state()) and all(w.grad is None for w in model.parameters())
+
+
+def test_the_probe_names_a_matrix_that_would_never_learn_and_a_gradient_that_is_no_number(tiny, talks):
+    model = packed_model(tiny)
+    batch = on(model, samples.collate(talks[:2]))
+    down = next(m for n, m in model.named_modules() if n.endswith("layers.1.mlp.down_proj.lora_A.default"))
+    hook = down.register_forward_hook(lambda module, inputs, output: output.detach())
+    with pytest.raises(UserError, match="1 of 28 adapter matrices get no gradient, .*layers.1.mlp.down_proj.lora_A"):
+        probe.two_steps(model, lambda: training.token_losses(model, batch).mean())
+    hook.remove()
+    with pytest.raises(UserError, match="not finite"):
+        probe.two_steps(model, lambda: training.token_losses(model, batch).mean() * math.inf)
+
+
+def test_checkpointing_goes_up_until_it_fits(monkeypatch):
+    """The GPU and its memory are made up: there is none where the tests run."""
+    monkeypatch.setattr(device, "gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=100))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: held[tried[-1]])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    held, tried = {}, []
+
+    def step(every):
+        tried.append(every)
+        if held[every] is None:
+            raise torch.OutOfMemoryError
+
+    for memory, chosen in (({0: 80}, 0), ({0: 95, 2: 60}, 2), ({0: None, 2: 99, 1: 95}, 1)):
+        held.update(memory)
+        assert probe.choose_checkpointing("auto", step) == chosen
+    held.update({0: None, 2: None, 1: None})
+    with pytest.raises(UserError, match="--batch-tokens"):
+        probe.choose_checkpointing("auto", step)
+    assert probe.choose_checkpointing("3", lambda every: None) == 3
+
+
+# ---------------------------------------------------------------- what is computed
+
+
+def test_costs_are_those_of_the_tiny_model_and_of_llama_3_8b(tiny, model):
+    shape = footprint.shape(models.read_json(tiny / "config.json"))
+    trained = sum(w.numel() for n, w in model.named_parameters() if "lora_" in n)
+    assert 4 * shape.lora_per_rank == trained
+    plain = models.load_base(tiny, four_bit=False)
+    assert shape.linear + shape.embeddings == sum(w.numel() for w in plain.parameters() if w.ndim == 2)
+    llama = dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32)
+    llama |= dict(num_key_value_heads=8, vocab_size=128256)
+    shape = footprint.shape(llama)
+    assert shape.linear + shape.embeddings == 8_029_995_008 and 16 * shape.lora_per_rank == 41_943_040
+    assert footprint.flops_per_token(shape, 16, 2048, 1.0) == pytest.approx(31.9e9, rel=0.01)
+    assert footprint.fixed_bytes(shape, 16) / 2**30 == pytest.approx(5.96, abs=0.05)
+
+
+def test_the_interval_of_a_ratio_holds_the_truth_in_19_of_20_draws():
+    import numpy
+
+    draw, held = numpy.random.default_rng(0), 0
+    for _ in range(400):
+        sizes = draw.integers(50, 400, 12)
+        value, low, high = validation_loss.ratio(list(sizes * (1.5 + 0.4 * draw.standard_normal(12))), list(sizes))
+        held += low <= 1.5 <= high
+    assert 0.91 < held / 400 < 0.985
+    assert all(map(math.isnan, validation_loss.ratio([3.0], [2.0])[1:]))
+
+
+def test_bits_per_byte_of_a_patient_are_summed_before_they_are_divided():
+    talks = [samples.Sample([0] * 4, 2, patient, n_bytes) for patient, n_bytes in ((1, 10), (2, 30), (1, 20))]
+    losses = validation_loss.by_patient([*talks, samples.Sample([0], 1)], [math.log(2) * n for n in (5, 30, 10)] + [0])
+    assert losses.keys() == {1, 2} and losses[1][1:] == [4, 30]
+    halved = {patient: [row[0] / 2, *row[1:]] for patient, row in losses.items()}
+    found = validation_loss.bits_per_byte(losses, halved)
+    assert found["base"][0] == pytest.approx(45 / 60) and found["difference"][0] == pytest.approx(-22.5 / 60)
+
+
+def test_training_ends_after_as_many_validations_without_a_gain_as_it_has_patience():
+    def state(*losses):
+        return SimpleNamespace(log_history=[{"loss": 1.0}, *({"eval_loss": loss} for loss in losses)])
+
+    assert not pace.stopped_early(state(), 2)
+    assert not pace.stopped_early(state(3, 2, 2.5), 2)
+    assert pace.stopped_early(state(3, 2, 2.5, 2.1), 2)
+    assert not pace.stopped_early(state(3, 2, 2.5, 1.9), 2)
+    assert not pace.stopped_early(state(3, 4, 5, 6, 7), 0)
+
+
+def test_a_gpu_without_bfloat16_gets_float16(monkeypatch):
+    """The GPU is made up: there is none where the tests run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    assert device.dtype("auto") is torch.float16
+    assert device.peak_flops(torch.float16)[0] == 65e12
+    with pytest.raises(UserError, match="T4 has no bfloat16 of its own: give --compute fp16"):
+        device.dtype("bf16")
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_named(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="sees no GPU"):
+        device.check_driver()
