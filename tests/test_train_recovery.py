@@ -1,5 +1,6 @@
 """Step 5 killed, interrupted, out of disk, and on two processes: it ends with the same adapter."""
 
+import contextlib
 import os
 import random
 import signal
@@ -95,14 +96,9 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(tiny, 
         work = store / "adapters" / ".default.training"
         while run.is_alive() and not list(work.glob("checkpoint-*/trainer_state.json")):
             time.sleep(0.005)
-        with open(disk / "filler", "wb") as filler:
-            filler.truncate(0)
-            try:
-                while True:
-                    filler.write(b"0" * 4096)
-                    filler.flush()
-            except OSError:
-                pass
+        with open(disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(b"0" * 4096)
         run.join()
         said = log.read_text()
         assert run.exitcode == 2 and "is full; the checkpoint of step" in said and "Traceback" not in said, said
@@ -112,7 +108,7 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(tiny, 
         assert again.exitcode == 0 and "Going on from step" in log.read_text(), log.read_text()
         assert adapter_bytes(store) == undisturbed[0]
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(tiny, tmp_path):
