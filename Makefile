@@ -39,7 +39,7 @@ demo: .venv/installed  ## run all seven steps on built-in synthetic patients and
 	step 7 'cd run_files && ./run.sh 8 --max-new-tokens 320'; \
 	printf '\nAll seven steps took %s s; what they left is in %s\n' $$SECONDS "$$STORAGE_DIR"
 
-test: .venv/installed-dev  ## run the tests
+test: .venv/installed-dev .venv/browser  ## run the tests
 	@$(BIN)/python -m pytest
 
 lint: .venv/installed-dev  ## check the code with ruff
@@ -54,6 +54,17 @@ soak: .venv/installed-dev  ## run the long tests
 clean:  ## remove .venv and caches (never the storage folder)
 	rm -rf .venv .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './storage*' -prune -exec rm -rf {} +
+
+# What the tests of the review page look through: Debian's chromium and axe-core. Where they cannot be had, those tests
+# are skipped with a word, and the next `make test` tries again.
+AXE := axe-core@4.14.1
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver
+.venv/browser: .venv/installed-dev
+	@command -v chromedriver >/dev/null || { command -v apt-get >/dev/null && { $(APT) || sudo -n $(APT); } >/dev/null 2>&1; } || true
+	@test -f .venv/axe/package/axe.min.js || { mkdir -p .venv/axe && cd .venv/axe && \
+	  npm pack --silent $(AXE) && tar xzf axe-core-*.tgz package/axe.min.js && rm axe-core-*.tgz; } >/dev/null 2>&1 || true
+	@if command -v chromedriver >/dev/null && test -f .venv/axe/package/axe.min.js; then touch $@; else \
+	  echo "The browser tests will be skipped: they need chromium, chromium-driver, npm and the internet"; fi
 
 .venv/installed: requirements.txt requirements-pinned.txt requirements-embedded.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \

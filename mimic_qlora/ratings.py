@@ -50,6 +50,8 @@ CREATE TABLE IF NOT EXISTS decision (
     fingerprint TEXT NOT NULL, signs_as TEXT NOT NULL, comment TEXT NOT NULL, at TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS decision_on ON decision (entry, id);
 """
+_ANSWERED = f"""SELECT position FROM mark WHERE rater = ? AND field IN ({", ".join("?" * len(REQUIRED))})
+                GROUP BY position HAVING count(*) = {len(REQUIRED)}"""
 
 
 class Task(NamedTuple):
@@ -182,17 +184,25 @@ class Ratings:
             found.setdefault(position, {})[field] = (value, bool(at_once))
         return found
 
+    def begun(self, rater: str) -> set:
+        """The positions that have a mark."""
+        return {row[0] for row in self._rows("SELECT DISTINCT position FROM mark WHERE rater = ?", rater)}
+
     def answered(self, rater: str) -> list:
         """The positions whose required marks are all there."""
-        sql = f"""SELECT position FROM mark WHERE rater = ? AND field IN ({", ".join("?" * len(REQUIRED))})
-                  GROUP BY position HAVING count(*) = ? ORDER BY position"""
-        return [row["position"] for row in self._rows(sql, rater, *REQUIRED, len(REQUIRED))]
+        return [row[0] for row in self._rows(f"{_ANSWERED} ORDER BY position", rater, *REQUIRED)]
+
+    def progress(self, rater: str) -> tuple:
+        """(answered, all) items."""
+        sql = f"SELECT (SELECT count(*) FROM ({_ANSWERED})), (SELECT count(*) FROM task WHERE rater = ?)"
+        return tuple(self._rows(sql, rater, *REQUIRED, rater)[0])
 
     def first_open(self, rater: str, after: int = 0) -> int | None:
         """The first position after this one, else the first of all, that is not answered; None when all are."""
-        answered = set(self.answered(rater))
-        left = [t.position for t in self.tasks(rater) if t.position not in answered]
-        return next((position for position in left if position > after), left[0] if left else None)
+        sql = f"""SELECT position FROM task WHERE rater = ? AND position NOT IN ({_ANSWERED})
+                  ORDER BY position <= ?, position LIMIT 1"""
+        rows = self._rows(sql, rater, rater, *REQUIRED, after)
+        return rows[0][0] if rows else None
 
     def save(self, rater: str, position: int, values: dict) -> None:
         """Keep marks of one item as one step that can be taken back. Saving the same again changes nothing.

@@ -29,8 +29,9 @@ def _row(rater: str, task: ratings.Task, item: review_items.Item, marks: dict) -
     side_of = dict(zip(ARMS, ratings.SIDES[::-1] if task.swapped else ratings.SIDES, strict=True))
     better = marks["better"][0]
     row = {
-        "rater": rater, "trial": item.number, "subject_id": item.subject_id, "question_id": item.question_id, "question": item.question,
-        "position": task.position, "again": task.again, "answer_a": next(arm for arm in ARMS if side_of[arm] == "a"),
+        "rater": rater, "trial": item.number, "subject_id": item.subject_id, "question_id": item.question_id,
+        "question": item.question, "position": task.position, "again": task.again,
+        "answer_a": next(arm for arm in ARMS if side_of[arm] == "a"),
         "better": next((arm for arm in ARMS if side_of[arm] == better), "equal"),
     }  # fmt: skip
     for arm in ARMS:

@@ -31,17 +31,18 @@ def read(folder: Path) -> tuple:
     path = folder / FILE
     if not path.is_file():
         raise UserError(f"{path} is missing: give step 7's results folder with --results")
-    found = {}
+    arms, found = list(results.ARMS.values()), {}
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            if row["kind"] == "trial":
+            if row["kind"] == "trial" and row["arm"] in arms:  # other arms were shown other prompts
                 context, _, question = terminal.printable(row["messages"][-1]["content"]).rpartition("\n\nQuestion\n")
-                _, _, answers = found.setdefault(row["trial"], ((row["question_id"], row.get("subject_id"), question), context, {}))
+                _, _, answers = found.setdefault(
+                    row["trial"], ((row["question_id"], row.get("subject_id"), question), context, {})
+                )
                 answers.setdefault(row["arm"], terminal.printable(row["answer"]).strip() or "(no answer)")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise UserError(f"{path} cannot be read: run step 7 again, or give another folder with --results") from None
-    arms = list(results.ARMS.values())
     items = {
         number: Item(number, *asked, context, {arm: answers[arm] for arm in arms})
         for number, (asked, context, answers) in sorted(found.items())

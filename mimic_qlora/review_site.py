@@ -112,8 +112,8 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
     @site.get("/items")
     def overview(rater: Rater):
         tasks, answered = store.tasks(rater), set(store.answered(rater))
-        started = store.all_marks(rater).keys()
-        rows = [(t.position, items[t.item].question, t.position in answered, t.position in started) for t in tasks]
+        begun = store.begun(rater)
+        rows = [(t.position, items[t.item].question, t.position in answered, t.position in begun) for t in tasks]
         return page("items", rater=rater, rows=rows, answered=len(answered), total=len(tasks))
 
     @site.get("/items/{position:int}")
@@ -126,9 +126,9 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
             (side, review_items.sentences(answer), set(marks[f"{side}_harm"].split()), _all_four(side, marks))
             for side, answer in zip(ratings.SIDES, review_items.shown(shown, task.swapped), strict=True)
         ]
-        tasks, answered = len(store.tasks(rater)), len(store.answered(rater))
+        answered, total = store.progress(rater)
         return page(
-            "item", rater=rater, position=position, total=tasks, answered=answered, item=shown, sides=sides,
+            "item", rater=rater, position=position, total=total, answered=answered, item=shown, sides=sides,
             marks=marks, criteria=ratings.CRITERIA, scale=ratings.MARKS, undone=FIELD_NAMES.get(undone, ""),
         )  # fmt: skip
 
@@ -144,7 +144,7 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
         except ValueError:
             raise HTTPException(400, "There is no such mark.") from None
         if at_once:
-            return JSONResponse({"answered": len(store.answered(rater)), "marks": store.marks(rater, position)})
+            return JSONResponse({"answered": store.progress(rater)[0], "marks": store.marks(rater, position)})
         return goto(f"/next?after={position}")
 
     @site.post("/undo")

@@ -270,6 +270,22 @@ def test_sentences_joined_are_the_text():
     assert [said for said, _ in parts] == sentences
 
 
+def test_only_the_two_arms_that_are_compared_are_judged(tmp_path):
+    folder = make_results(tmp_path / "results", questions=2, each=1)
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    others = [{**json.loads(line), "arm": arm, "answer": "?", "messages": [{"content": "c\n\nQuestion\nother?"}]}
+              for line in lines for arm in ("base-rules", "adapter@b")]  # fmt: skip
+    knowledge = [{**json.loads(lines[0]), "kind": "knowledge", "trial": 9}]
+    (folder / "results.jsonl").write_text("\n".join([*map(json.dumps, others + knowledge), *lines]) + "\n")
+    items, _ = review_items.read(folder)
+    assert list(items) == [1, 2] and [item.question for item in items.values()] == [
+        f"What about symptom {n}?" for n in (0, 1)
+    ]
+    assert all(
+        list(item.answers) == ["base", "adapter"] and "?" not in item.answers.values() for item in items.values()
+    )
+
+
 def test_damaged_missing_and_one_armed_results_are_refused_in_one_sentence(tmp_path, run):
     folder = make_results(tmp_path / "results")
     lines = (folder / "results.jsonl").read_text().splitlines()

@@ -1,0 +1,97 @@
+"""Claim: a page of the review takes less than 50 ms at 1,000 items, and as long whichever model's answer is left.
+
+    python benchmarks/review.py [--items 1000] [--requests 300]
+
+Starts the real server on made-up results of 1,000 items, all of them marked by two raters, and times its pages over
+HTTP from this machine, one after the other, the connection included. Beside it: the same page for the two orders of an
+item, in turn, with the time that two equal halves of one order differ by.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests")]
+
+import psutil  # noqa: E402
+from reviewing import Server, make_results, mark  # noqa: E402
+
+from mimic_qlora import ratings, review_items  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=1000, help="items to judge (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=300, help="requests of each kind (default: %(default)s)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = make_results(Path(folder) / "results", questions=40, each=args.items // 40)
+        store = marked(results, args.items)
+        with Server(results, raters="anna,ben") as server:
+            client = server.client("anna")
+            positions = random.Random(0).choices(range(1, args.items), k=args.requests)
+            pages(client, positions, psutil.Process(server.process.pid))
+            orders(client, store, args.requests)
+
+
+def marked(results: Path, n: int) -> ratings.Ratings:
+    """A store in which two raters have marked everything."""
+    items, sha256 = review_items.read(results)
+    store = ratings.Ratings(results)
+    store.prepare(["anna", "ben"], list(items), sha256)
+    fields = {**dict.fromkeys(ratings.REQUIRED, "4"), "better": "a", "comment": "a comment", "a_harm": "1 2"}
+    with store._open(write=True) as db:
+        for rater in store.raters():
+            rows = [(rater, t.position, field, v, 0) for t in store.tasks(rater) for field, v in fields.items()]
+            db.executemany("INSERT INTO mark VALUES (?, ?, ?, ?, ?)", rows)
+    return store
+
+
+def timed(call) -> float:
+    """Milliseconds until the whole answer is read."""
+    began = time.perf_counter()
+    answer = call()
+    assert answer.status < 400, answer.text
+    return (time.perf_counter() - began) * 1000
+
+
+def pages(client, positions: list, server: psutil.Process) -> None:
+    """Wall time holds what else the machine is doing; the server's CPU time does not."""
+    kinds = {
+        "an item": lambda n: client.get(f"/items/{n}"),
+        "a click saved": lambda n: client.post(f"/items/{n}", a_safety=str(n % 5 + 1), marking="1"),
+        "a whole form saved": lambda n: client.post(f"/items/{n}", {**mark(str(n % 5 + 1)), "comment": str(n)}),
+        "which item is next": lambda n: client.get("/next"),
+        "the list of all items": lambda n: client.get("/items"),
+        "the list of ideals and rules": lambda n: client.get("/content"),
+        "an ideal response": lambda n: client.get("/content/questions/cough"),
+    }
+    print(f"{'page':<30}{'median ms':>10}{'p95 ms':>10}{'CPU ms':>10}{'requests':>10}")
+    for name, call in kinds.items():
+        call(positions[0])
+        before = sum(server.cpu_times()[:2])
+        taken = sorted(timed(lambda n=n, call=call: call(n)) for n in positions)
+        cpu = (sum(server.cpu_times()[:2]) - before) * 1000 / len(taken)
+        p95 = taken[int(len(taken) * 0.95)]
+        print(f"{name:<30}{statistics.median(taken):>10.1f}{p95:>10.1f}{cpu:>10.1f}{len(taken):>10}")
+
+
+def orders(client, store: ratings.Ratings, n: int) -> None:
+    """Medians of the same item in its two orders, drawn in turn."""
+    taken = {0: [], 1: []}
+    for turn in range(2 * n):
+        with store._open(write=True) as db:
+            db.execute("UPDATE task SET swapped = ? WHERE rater = 'anna' AND position = 7", (turn % 2,))
+        taken[turn % 2].append(timed(lambda: client.get("/items/7")))
+    base, adapter = (statistics.median(taken[side]) for side in (0, 1))
+    noise = abs(statistics.median(taken[0][::2]) - statistics.median(taken[0][1::2]))
+    print(f"\nThe base model's answer left: {base:.2f} ms, the adapter's left: {adapter:.2f} ms (medians of {n} each),")
+    print(f"difference {abs(base - adapter):.2f} ms; two halves of one order differ by {noise:.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
