@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -278,6 +279,36 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_answers(run_validate, monke
     monkeypatch.setattr(models, "load_base", None)  # with all answers at hand there is nothing to load
     code, out, err = run_validate(*options)
     assert code == 0 and same_answers(out) == expected and not batches and "24 of 24 answers were kept" in out
+
+
+@pytest.mark.soak
+def test_a_run_killed_at_any_moment_ends_with_the_answers_of_an_undisturbed_one(tuned_store, tmp_path):
+    """With the real (tiny) model in processes of their own, killed by SIGKILL after one more batch each time."""
+    command = [sys.executable, str(ROOT / "run_files" / "validate.py"), "8", "--model", str(tuned_store.model)]
+    command += ["--batch-size", "4", "--max-new-tokens", "100", "--no-knowledge"]
+    stores = [tmp_path / name for name in ("undisturbed", "killed")]
+    for store in stores:
+        shutil.copytree(tuned_store.path, store)
+    made = []
+    for store in stores:
+        again = [*command, "--storage", str(store)]
+        while store is stores[1]:
+            process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            size = journal_size(store)
+            while process.poll() is None and journal_size(store) < size + 300:
+                time.sleep(0.01)
+            process.kill()
+            if process.wait() == 0:
+                break
+        done = subprocess.run(again, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        made.append(same_answers(done.stdout))
+        shutil.rmtree(results(done.stdout))
+    assert made[0] == made[1] and len(made[0]) == 16
+
+
+def journal_size(store: Path) -> int:
+    return sum(path.stat().st_size for path in (store / "validation" / "answers").glob("*.jsonl"))
 
 
 def test_another_adapter_or_budget_keeps_no_answer(run_validate):

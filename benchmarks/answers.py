@@ -1,0 +1,279 @@
+"""Step 7's answers against two model copies asked one question at a time; step 6's first answer and its look-ups.
+
+    python benchmarks/answers.py                       # on a CPU, the embedded model: some minutes
+    python benchmarks/answers.py --gpu                 # one GPU, Llama-3-8B's shape with random weights
+    python benchmarks/answers.py --steps STORAGE       # of a storage folder that has steps 1 to 5: start and look-up
+
+The old way loads the base twice, one copy with the adapter, and asks each copy one question after the other. Each
+system runs in a process of its own; CPU and wall seconds are of answering alone, memory is the process's peak.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from measure import measure
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+TEXT = "Since I came home I have had a headache that comes and goes. Could one of my medicines have to do with it? "
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[60, 700], help="default: 60 700")
+    parser.add_argument("--precision", nargs="+", default=["nf4", "fp32"], help="default: nf4 fp32")
+    parser.add_argument("--questions", type=int, help="default: 8, and 256 on a GPU")
+    parser.add_argument("--new-tokens", type=int, help="default: 64, and 256 on a GPU")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows of step 7 (default: 16)")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--shape", default="8b", help="of the model on the GPU: 8b, or tiny to try the script")
+    parser.add_argument("--steps", metavar="STORAGE", help="measure step 6 on this storage folder instead")
+    parser.add_argument("--work", type=Path, help="folder of the models, kept (default: a temporary one)")
+    parser.add_argument("--system", help=argparse.SUPPRESS)  # what one process measures
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.questions = args.questions or (256 if args.gpu else 8)
+    args.new_tokens = args.new_tokens or (256 if args.gpu else 64)
+    if args.system:
+        return SYSTEMS[args.system](args)
+    if args.steps:
+        return steps(Path(args.steps).resolve())
+    work = args.work or Path(tempfile.mkdtemp(prefix="bench_answers_"))
+    work.mkdir(parents=True, exist_ok=True)
+    prepare(work, args)
+    print("| weights | prompt tokens | system | answers | CPU s | wall s | peak MB | old / this | same text |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    systems = ("old", "step7", "strict", "continuous") if args.gpu else ("old", "step7")
+    for precision in ["nf4"] if args.gpu else args.precision:
+        for tokens in args.prompt_tokens:
+            compare(systems, precision, tokens, work, args)
+
+
+def compare(systems: tuple, precision: str, tokens: int, work: Path, args) -> None:
+    """Print a row per system; "same text" counts the answers that are those of the old way."""
+    first = None
+    for system in systems:
+        out = work / "out.json"
+        out.unlink(missing_ok=True)
+        command = [sys.executable, __file__, "--system", system, "--precision", precision, "--out", out, "--work", work]
+        command += ["--prompt-tokens", tokens, "--questions", args.questions, "--new-tokens", args.new_tokens]
+        command += ["--batch-size", args.batch_size]
+        cost = measure([str(part) for part in command])
+        if cost.code:
+            print(f"| {precision} | {tokens} | {system} | failed with exit code {cost.code} | | | | | |")
+            continue
+        found = json.loads(out.read_text())
+        found["peak_mb"] = found.get("gpu_mb") or cost.peak_mb
+        first = first or found
+        key = "wall_s" if args.gpu else "cpu_s"
+        # the old way is asked fewer questions on a GPU, so the ratio is of the time of one answer
+        ratio = first[key] / len(first["answers"]) / (found[key] / len(found["answers"]))
+        same = sum(a == b for a, b in zip(first["answers"], found["answers"], strict=False))
+        n = len(found["answers"])
+        print(
+            f"| {precision} | {tokens} | {system} | {n} | {found['cpu_s']:.1f} | {found['wall_s']:.1f} "
+            f"| {found['peak_mb']:.0f} | {ratio:.1f} | {same} of {min(n, len(first['answers']))} |",
+            flush=True,
+        )
+
+
+# ---------------------------------------------------------------- the model, and what it is asked
+
+
+def prepare(work: Path, args) -> None:
+    """The base in work/base and an adapter of random weights, strong enough to change answers, in work/adapter."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from mimic_qlora import models
+
+    if (work / "adapter").is_dir():
+        return
+    base = models.model_path(None, work)
+    (work / "base").symlink_to(llama(work, base, args.shape) if args.gpu else base)
+    model = models.load_base(work / "base")
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    model.save_pretrained(work / "adapter")
+
+
+def llama(work: Path, embedded: Path, shape: str) -> Path:
+    """A model of Llama-3-8B's shape with random weights and the embedded model's tokenizer: speed needs no more."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    sizes = {"8b": (4096, 14336, 32, 32, 8, 128256), "tiny": (64, 128, 2, 4, 2, 49152)}[shape]
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    config = LlamaConfig(**dict(zip((*names, "vocab_size"), sizes, strict=True)), rope_theta=5e5)
+    config.max_position_embeddings = 8192
+    folder = work / f"llama_{shape}"
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(embedded, local_files_only=True).save_pretrained(folder)
+    return folder
+
+
+def load(args, adapter: bool):
+    from mimic_qlora import models
+
+    model = models.load_base((args.work / "base").resolve(), four_bit=args.precision[0] == "nf4")
+    return models.load_adapter(model, args.work / "adapter") if adapter else model
+
+
+def prompts(tokenizer, args, n: int) -> list:
+    """n different prompts of exactly so many tokens, as step 7 would pass them."""
+    tokens = args.prompt_tokens[0]
+    whole = [tokenizer(f"{i} {TEXT * (tokens // 20 + 2)}", add_special_tokens=False)["input_ids"] for i in range(n)]
+    return [ids[:tokens] for ids in whole]
+
+
+def timed(args, rows: list, answer) -> None:
+    """Run `answer(rows)`, which gives each row's text, and write what it took."""
+    import torch
+
+    answer(rows[:2])  # compiles kernels, fills caches
+    wall, cpu = time.perf_counter(), time.process_time()
+    texts = answer(rows)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    cost = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "answers": texts}
+    if torch.cuda.is_available():
+        cost["gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    args.out.write_text(json.dumps(cost))
+
+
+# ---------------------------------------------------------------- the systems
+
+
+def old(args) -> None:
+    """Two copies; each question to one, then to the other."""
+    import torch
+
+    from mimic_qlora import generation, models
+
+    copies = {"base": load(args, False), "adapter": load(args, True)}
+    tokenizer = models.load_tokenizer((args.work / "base").resolve())
+    settings = generation.greedy(tokenizer, copies["base"], args.new_tokens)
+    n = min(args.questions, 8)  # its time per answer does not depend on how many there are
+
+    def answer(rows):
+        made = []
+        for who, ids in rows:
+            inputs = torch.tensor([ids], device=copies[who].device)
+            with torch.no_grad():
+                output = copies[who].generate(
+                    input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=settings
+                )
+            made.append(generation.to_answer(tokenizer, output[0, len(ids) :].tolist(), settings.eos_token_id).text)
+        return made
+
+    rows = [(who, ids) for ids in prompts(tokenizer, args, n) for who in copies]
+    timed(args, rows, answer)
+
+
+def step7(args) -> None:
+    """One copy, rows of both arms in one batch, as journal.answers asks for them."""
+    from mimic_qlora import generation, models
+
+    model = load(args, True)
+    tokenizer = models.load_tokenizer((args.work / "base").resolve())
+    size = 1 if args.system == "strict" else args.batch_size
+    n = min(args.questions, 8) if size == 1 else args.questions
+
+    def answer(rows):
+        made = []
+        for start in range(0, len(rows), size):
+            who, batch = map(list, zip(*rows[start : start + size], strict=True))
+            made += generation.answer(model, tokenizer, batch, who, args.new_tokens, size)[0]
+        return [a.text for a in made]
+
+    rows = [(who, ids) for ids in prompts(tokenizer, args, n) for who in ("base", "adapter")]
+    timed(args, rows, answer)
+
+
+def continuous(args) -> None:
+    """transformers' generate_batch: continuous batching, one pass with the adapter and one without."""
+    from mimic_qlora import generation, models
+
+    model = load(args, True)
+    tokenizer = models.load_tokenizer((args.work / "base").resolve())
+    settings = generation.greedy(tokenizer, model, args.new_tokens)
+
+    def answer(rows):
+        made = {}
+        for who in ("adapter", "base"):
+            places = [i for i, row in enumerate(rows) if row[0] == who]
+            asked = [rows[i][1] for i in places]
+            if who == "base":
+                with model.disable_adapter():
+                    given = model.generate_batch(asked, generation_config=settings, progress_bar=False)
+            else:
+                given = model.generate_batch(asked, generation_config=settings, progress_bar=False)
+            results = sorted(given.values(), key=lambda r: int("".join(filter(str.isdigit, r.request_id))))
+            texts = [generation.to_answer(tokenizer, r.generated_tokens, settings.eos_token_id).text for r in results]
+            made |= zip(places, texts, strict=True)
+        return [made[i] for i in range(len(rows))]
+
+    rows = [(who, ids) for ids in prompts(tokenizer, args, args.questions) for who in ("base", "adapter")]
+    timed(args, rows, answer)
+
+
+SYSTEMS = {"old": old, "step7": step7, "strict": step7, "continuous": continuous}
+
+
+# ---------------------------------------------------------------- step 6
+
+
+def steps(store: Path) -> None:
+    """Print the time to step 6's first word after its start, and from a subject_id to its context."""
+    from mimic_qlora import answers, context, conversation, subjects
+
+    lines = b"random\nI have a bad headache. What should I do?\n:quit\n"
+    waits = []
+    for _ in range(3):
+        began = time.perf_counter()
+        command = [sys.executable, ROOT / "qa_by_subject.py", "--storage", store, "--max-new-tokens", "8"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )  # fmt: skip
+        process.stdin.write(lines)
+        process.stdin.close()
+        heard = b""
+        while not heard.partition(b"--- base ---\n")[2]:
+            heard += process.stdout.read(1)
+        waits.append(time.perf_counter() - began)
+        process.stdout.read()
+        process.wait()
+    model = context.load_settings(store)["model"]
+    source = answers.sources(store, None if model.endswith("SmolLM2-135M-Instruct") else model)
+    ids = list(subjects.split_of(store))
+    times = []
+    for subject_id in ids[:: max(1, len(ids) // 200)]:
+        began = time.perf_counter()
+        try:
+            conversation.chart(source, subject_id, None)
+        except conversation.UserError:  # a patient without a stay has no usual time
+            continue
+        times.append((time.perf_counter() - began) * 1000)
+    late = sorted(times)[int(len(times) * 0.95)]
+    print("| what | median | range or 95th percentile | n |")
+    print("| --- | --- | --- | --- |")
+    print(f"| start of step 6 to its first word, s | {median(waits):.1f} | {min(waits):.1f} to {max(waits):.1f} | 3 |")
+    print(f"| subject_id to context, ms | {median(times):.1f} | {late:.1f} | {len(times)} |")
+    print(f"| the first of these, which reads the index, ms | {times[0]:.1f} | | 1 |")
+
+
+if __name__ == "__main__":
+    main()
