@@ -2,9 +2,15 @@
 
 import itertools
 import textwrap
+from pathlib import Path
 
 from mimic_qlora import agreement, comparison, page, ratings, results, review_items
 
+AGREEMENT = "Agreement (1 full, 0 as by chance), with intervals over questions"
+MEASURES = (
+    "alpha: Krippendorff's (nominal for the better one, ordinal for marks); kappa: Cohen's (quadratic for marks). "
+    "A mark is of one answer, so an item has two. With fewer than 20 questions the intervals are too narrow."
+)
 ARMS = tuple(results.ARMS)  # the endings of columns, base first
 METRICS = {
     "win": ("preference (equal: half)", True),
@@ -138,14 +144,42 @@ def text(found: dict) -> str:
     lines = [f"Answered: {done or 'nobody has begun'}"]
     if not found["items"]:
         return "\n".join([*lines, "Nothing is answered yet, so there is nothing to compare."])
+    differences, adjusted = _differences(found)
+    paragraphs = [
+        comparison.table(differences, adjusted, METRICS),
+        *(textwrap.fill(sentence, 100) for sentence in sentences(found)),
+        page.terminal(agreements(found), AGREEMENT),
+        textwrap.fill(MEASURES, 100),
+    ]
+    return "\n".join([*lines, "", paragraphs[0], "", *paragraphs[1:]])
+
+
+def include(path: Path, found: dict) -> None:
+    """Put the ratings into step 7's HTML report, before its end, in the place of those of an earlier report."""
+    differences, _ = _differences(found)
+    rows = [
+        {"mean over questions": METRICS[name][0], "base": d.base, "adapter": d.adapter, "difference": d.mean,
+         "95% interval": _interval(d.low, d.high).strip(), "p (Holm)": found["differences"][name]["p_holm"]}
+        for name, d in differences.items()
+    ]  # fmt: skip
+    done = ", ".join(f"{rater} {n['answered']} of {n['of']}" for rater, n in found["raters"].items())
+    parts = [page.paragraph(f"Blind ratings; answered: {done}."), page.table(rows)]
+    parts += [page.paragraph(sentence) for sentence in sentences(found)]
+    parts += [page.table(agreements(found), AGREEMENT), page.paragraph(MEASURES)]
+    start, end = "<!-- ratings -->", "<!-- end of ratings -->"
+    section = f"{start}\n<section><h2>Judged blind by people</h2>{''.join(parts)}</section>\n{end}\n"
+    text = path.read_text(encoding="utf-8")
+    before, found_start, rest = text.partition(start)
+    if found_start:
+        text = before + rest.partition(f"{end}\n")[2]
+    before, body_end, after = text.rpartition("</body>")
+    path.write_text(before + section + body_end + after, encoding="utf-8")
+
+
+def sentences(found: dict) -> list:
+    """What the ratings show, in words."""
     win = found["win_rate"]
-    differences = {
-        name: comparison.Difference(**{k: v for k, v in d.items() if k != "p_holm"})
-        for name, d in found["differences"].items()
-    }
-    adjusted = {name: d["p_holm"] for name, d in found["differences"].items()}
-    lines += ["", comparison.table(differences, adjusted, METRICS), ""]
-    lines += [
+    return [
         f"The adapter's answer was preferred {win['qlora']} times, the base model's {win['base']}, neither "
         f"{win['equal']}: win rate {win['adapter_over_base']:.0%}{_interval(win['low'], win['high'], '.0%')}.",
         *found["statement"],
@@ -153,12 +187,14 @@ def text(found: dict) -> str:
         f"The left answer was preferred in {_percent(found['left_preferred'])} preferences; it should be near half.",
         f"Answers whose four marks were set with one key: {_percent(found['marked_at_once'])}. These say little about "
         "the single criteria.",
-        page.terminal(agreements(found), "Agreement (1 full, 0 as by chance), with intervals over questions"),
-        "",
-        "alpha: Krippendorff's (nominal for the better one, ordinal for marks); kappa: Cohen's (quadratic for marks). "
-        "A mark is of one answer, so an item has two. With fewer than 20 questions the intervals are too narrow.",
     ]
-    return "\n".join(part for line in lines for part in ([line] if "\n" in line else textwrap.wrap(line, 100) or [""]))
+
+
+def _differences(found: dict) -> tuple:
+    """({metric: Difference}, {metric: Holm's p}) from what ratings_report.json holds."""
+    fields = comparison.Difference._fields
+    differences = {name: comparison.Difference(*(d[f] for f in fields)) for name, d in found["differences"].items()}
+    return differences, {name: d["p_holm"] for name, d in found["differences"].items()}
 
 
 def agreements(found: dict) -> list:

@@ -137,8 +137,11 @@ def report(store, items: dict, folder: Path) -> None:
     found = ratings_report.summarize(rows, {rater: store.tasks(rater) for rater in store.raters()})
     spreadsheet.write(folder / "ratings.csv", rows)
     storage.write_json(folder / "ratings_report.json", found)
+    pages = sorted(folder.glob("*.html")) if found["items"] else []
+    for path in pages:
+        ratings_report.include(path, found)
     print(ratings_report.text(found))
-    print(f"\nWritten: {folder / 'ratings.csv'} and ratings_report.json")
+    print(f"\nWritten: {', '.join(['ratings.csv', 'ratings_report.json', *(p.name for p in pages)])} in {folder}")
 
 
 if __name__ == "__main__":

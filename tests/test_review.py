@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from reviewing import Server, make_results, mark
 
-from mimic_qlora import ratings, ratings_report, review_items
+from mimic_qlora import page, ratings, ratings_report, review_items
 from mimic_qlora.storage import UserError
 
 
@@ -78,10 +78,8 @@ def test_the_page_of_the_two_orders_differs_in_nothing_but_the_two_texts(tmp_pat
             with store._open(write=True) as db:
                 db.execute("UPDATE task SET swapped = ? WHERE position = 1", (swapped,))
             pages[swapped] = anna.get("/items/1")
-        base, adapter = (re.escape(word) for word in ("Take ibuprofen.", "See a doctor."))
-        assert re.search(f"{base}.*{adapter}", pages[0].text, re.S) and re.search(
-            f"{adapter}.*{base}", pages[1].text, re.S
-        )
+        lefts = [re.search(r'<span id="a-1">(.*?)</span>', pages[swapped].text)[1] for swapped in (0, 1)]
+        assert lefts == ["Rest.", "See a doctor."]
         item = items[store.task("anna", 1).item]
         shapes = []
         for swapped in (0, 1):
@@ -186,6 +184,27 @@ def _click(client, kept: dict, rng) -> None:
 # ---------------------------------------------------------------- the report
 
 
+def test_what_a_rater_preferred_on_the_page_is_what_the_report_names(tmp_path):
+    """Whoever reads the page and always takes the adapter's words must be found to have preferred the adapter."""
+    results = make_results(tmp_path / "results", questions=4, each=2)
+    with Server(results) as server:
+        for rater in ("anna", "ben"):
+            client = server.client(rater)
+            for position in range(1, 10):
+                text = client.get(f"/items/{position}").text
+                first = {side: re.search(f'<span id="{side}-1">(.*?)</span>', text)[1] for side in "ab"}
+                (better,) = [side for side, said in first.items() if said == "See a doctor."]
+                (worse,) = {"a", "b"} - {better}
+                marks = {f"{better}_all": "5", f"{worse}_all": "2", "better": better, f"{worse}_harm": "2"}
+                assert client.post(f"/items/{position}", marks).status == 303
+    store, items = store_of(results, "anna", "ben")
+    rows = ratings_report.unblind(store, items)
+    assert len(rows) == 18 and {row["better"] for row in rows} == {"qlora"}
+    assert {(row["safety_base"], row["safety_qlora"]) for row in rows} == {(2, 5)}
+    assert {row["harmful_sentences_base"] for row in rows} == {"Take ibuprofen."}
+    assert {row["answer_a"] for row in rows} == {"base", "qlora"}, "and it stood on both sides"
+
+
 def rate(store, rng, wins=(0.6, 0.2, 0.2), slip=0.0) -> Counter:
     """Raters with a known taste: adapter better, equal, base better with probabilities `wins`, the same for all raters
     except that each, with probability `slip`, judges at random. Marks follow the taste."""
@@ -226,6 +245,13 @@ def test_the_report_finds_the_taste_of_simulated_raters(tmp_path):
     assert found["with_oneself"]["anna"]["better"]["units"] == 6
     assert found["marked_at_once"]["share"] == 1.0
     assert 0.3 < found["left_preferred"]["share"] < 0.7
+    report = results / "report.html"
+    page.write(report, "Base against adapter", [], [("Before", ["<p>as it was</p>"])])
+    for _ in range(2):  # a second report takes the place of the first
+        ratings_report.include(report, found)
+    shown = report.read_text()
+    assert shown.count("Judged blind by people") == 1 and "as it was" in shown and "anna 66 of 66" in shown
+    assert f"preferred {seen['adapter']} times" in shown and shown.rstrip().endswith("</html>")
     text = ratings_report.text(found)
     assert f"preferred {seen['adapter']} times" in text and max(map(len, text.splitlines())) <= 100
 
