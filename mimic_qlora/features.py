@@ -4,14 +4,13 @@ An event table is aggregated per item (a mean over all laboratory tests means no
 (items, values of a category, which texts are numbers, which features vary) is chosen on train patients.
 """
 
-import csv
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from mimic_qlora import database, subjects, visibility
-from mimic_qlora.storage import UserError, read_manifest
+from mimic_qlora.column_roles import reason_for
+from mimic_qlora.storage import read_manifest
 
 ROWS = "*"  # stands for a column: how many rows of its table the patient has
 STATISTICS = ("mean", "std", "min", "max", "last")
@@ -21,7 +20,7 @@ MAX_VALUES = 25  # per column
 MIN_PATIENTS = 5  # train patients that an item, a value or a feature must tell apart from the rest
 NUMERIC_SHARE = 0.9  # of a text column's filled cells on train patients: from here on it is a column of numbers
 EMPTY = "nothing of it was known before the landmark"
-ALIKE = f"fewer than {MIN_PATIENTS} train patients differ in it"
+ALIKE = f"no value of it tells {MIN_PATIENTS} train patients from the rest"
 
 # What a row of an event table is about; its other columns are aggregated for each.
 _EVENTS = ("labevents", "chartevents", "datetimeevents", "inputevents", "ingredientevents", "outputevents")
@@ -45,44 +44,6 @@ class Features(NamedTuple):
     excluded: dict  # "table.column" -> why it is no feature
     silent: dict  # "table.column" -> why it could be one, but none of its features is left
     rows: dict  # table -> how many rows each patient has
-
-
-@cache
-def roles() -> dict:
-    """(table, column), either of which may be "*", -> (role, reason), from column_roles.csv."""
-    with open(Path(__file__).parent / "column_roles.csv", newline="", encoding="utf-8") as file:
-        return {(row["table"], row["column"]): (row["role"], row["reason"]) for row in csv.DictReader(file)}
-
-
-def reason_for(role: str, column: str) -> str:
-    """Why a column ("table.column") is "excluded" or "protected"; an empty text when it is not."""
-    table, _, name = column.partition(".")
-    found = (roles().get(key, ("", "")) for key in ((table, name), (table, "*"), ("*", name)))
-    return next((reason for kind, reason in found if kind == role), "")
-
-
-def cohort(con, hours: float):
-    """The patients with a coded stay, as a table `cohort` of `con` and as a data frame in the order of subject_id.
-
-    The index stay is the first coded one: what was coded earlier would give a chronic disease away, and one stay per
-    patient keeps patients from counting twice. `as_of` is the landmark: `hours` after admission, or just before
-    discharge where that came first. Raises UserError when there is no coded stay.
-    """
-    if "diagnoses_icd" not in database.names(con):
-        raise UserError("the data has no diagnoses_icd: there is nothing to predict")
-    con.execute(f"""
-        CREATE TABLE cohort AS
-        WITH coded AS (SELECT hadm_id, max(icd_version) AS icd_version FROM diagnoses_icd GROUP BY hadm_id),
-             stays AS (SELECT a.*, c.icd_version,
-                              row_number() OVER (PARTITION BY subject_id ORDER BY admittime, hadm_id) AS place
-                       FROM admissions a JOIN coded c USING (hadm_id) WHERE a.admittime IS NOT NULL)
-        SELECT subject_id, hadm_id, icd_version, split, admittime,
-               least(admittime + INTERVAL 1 SECOND * {hours * 3600:.0f}, dischtime - INTERVAL 1 SECOND) AS as_of
-        FROM stays JOIN split USING (subject_id) WHERE place = 1 ORDER BY subject_id""")
-    people = con.execute("SELECT * FROM cohort ORDER BY subject_id").df()
-    if people.empty:
-        raise UserError("no patient has a stay with coded diagnoses: there is nothing to predict")
-    return people
 
 
 def build(storage: Path, people, temp: Path) -> Features:

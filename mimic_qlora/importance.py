@@ -1,139 +1,50 @@
-"""XGBoost models of many targets over one binned matrix, their skill, and which columns they rest on."""
+"""On which columns the models rest: permutation on patients held out, column by column and cluster by cluster, beside
+shadows: copies of the same columns that can tell nothing."""
 
 from typing import NamedTuple
 
-PARAMS = {
-    "objective": "binary:logistic",
-    "eval_metric": "logloss",
-    "tree_method": "hist",
-    "max_depth": 3,
-    "eta": 0.15,
-    "subsample": 0.8,
-    "colsample_bytree": 0.5,
-    "min_child_weight": 2,
-    "max_bin": 64,
-}
-ROUNDS = 120
-PATIENCE = 10  # rounds without a better validation loss
+from mimic_qlora import boosters, clusters, discrimination
+
 REPEATS = 5  # permutations of each column
-BOOTSTRAPS = 500
-MAX_PERMUTED = 2000  # patients: more do not change a mean of drops
-MIN_AUROC = 0.55  # on patients held out: below it a target has no skill
+MAX_PERMUTED = 2000  # patients of a turn: more do not change a mean of drops
 NULL_QUANTILE = 0.95
+RESAMPLES = 100  # of the patients of each turn, for how often a column is selected
 STRATA = 10  # groups of patients with like numbers of rows
 
 
-class Bins(NamedTuple):
-    """Train and validation patients as xgboost bins them, once for all targets."""
+class Units(NamedTuple):
+    """What is permuted as one: each column, then each cluster of two or more columns; then the shadows of all these."""
 
-    train: object
-    validation: object  # None when there are no such patients
+    columns: list  # names
+    groups: object  # the column number of each feature
+    cluster: object  # the cluster number of each column
+    features: list  # of each unit: its places in the matrix of features and shadows
+    rows: object  # of each unit: how many rows of its table each patient has
+    members: dict  # unit number -> the column numbers of a cluster
 
-
-def device() -> str:
-    """ "cuda" where xgboost can use a GPU, else "cpu"."""
-    import shutil
-
-    import xgboost
-
-    return "cuda" if xgboost.build_info().get("USE_CUDA") and shutil.which("nvidia-smi") else "cpu"
-
-
-def bins(matrix, is_train, is_validation) -> Bins:
-    import xgboost
-
-    limit = PARAMS["max_bin"]
-    train = xgboost.QuantileDMatrix(matrix[is_train], max_bin=limit)
-    some = is_validation.any()
-    return Bins(train, xgboost.QuantileDMatrix(matrix[is_validation], ref=train, max_bin=limit) if some else None)
+    @property
+    def n(self) -> int:
+        """Units that are no shadows."""
+        return len(self.features) // 2
 
 
-def fit(binned: Bins, target, is_train, is_validation, seed: int, on: str):
-    """One target's model over the binned patients, stopped where the validation loss was least.
-
-    Patients outside `target.who` have no weight, so that all targets share the bins.
-    """
-    import xgboost
-
-    for part, mask in zip(binned, (is_train, is_validation), strict=True):
-        if part is not None:
-            part.set_label(target.y[mask].astype(float))
-            part.set_weight(target.who[mask].astype(float))
-    stops = bool(target.who[is_validation].any())  # without patients to stop on: a quarter of the rounds
-    booster = xgboost.train(
-        {**PARAMS, "seed": seed, "device": on},
-        binned.train,
-        num_boost_round=ROUNDS if stops else ROUNDS // 4,
-        evals=[(binned.validation, "validation")] if stops else [],
-        early_stopping_rounds=PATIENCE if stops else None,
-        verbose_eval=False,
-    )
-    return booster[: booster.best_iteration + 1] if stops else booster
-
-
-def gains(booster, n_features: int):
-    """Total gain of each feature; a feature that no tree used has 0, not no entry."""
+def units(built, people) -> Units:
     import numpy as np
 
-    result = np.zeros(n_features)
-    for name, gain in booster.get_score(importance_type="total_gain").items():
-        result[int(name[1:])] = gain
-    return result
-
-
-def auroc(y, scores, weights=None):
-    """Area under the ROC curve, ties counting half; nan where a class is missing.
-
-    y: n booleans, scores: n, weights: k lines of n numbers (how often a patient counts). Returns k values, or one.
-    """
-    import numpy as np
-
-    positives, negatives = _class_weights(y, scores, weights)
-    total = positives.sum(axis=1) * negatives.sum(axis=1)
-    above = positives.cumsum(axis=1) - positives / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = (above * negatives).sum(axis=1) / total
-    return values if weights is not None else float(values[0])
-
-
-def average_precision(y, scores, weights=None):
-    """Average precision, in the same terms as `auroc`; nan where no patient has the target."""
-    import numpy as np
-
-    positives, negatives = _class_weights(y, scores, weights)
-    found, seen = positives.cumsum(axis=1), (positives + negatives).cumsum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(seen > 0, found / seen, 0)
-        values = (positives * precision).sum(axis=1) / found[:, -1]
-    return values if weights is not None else float(values[0])
-
-
-def _class_weights(y, scores, weights):
-    """The weights of both classes at each score, highest score first: two arrays of k x number of different scores."""
-    import numpy as np
-
-    y, weights = np.asarray(y, bool), np.ones((1, len(y))) if weights is None else weights
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    return tuple(np.add.reduceat(weights[:, order] * mask, starts, axis=1) for mask in (y[order], ~y[order]))
-
-
-def bootstrap_weights(n: int, seed: int):
-    """BOOTSTRAPS lines of how often each of n patients is drawn."""
-    import numpy as np
-
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS) if n else np.ones((0, 0))
-
-
-def interval(values) -> tuple:
-    """The 2.5% and 97.5% quantiles of what is defined; (None, None) where less than half is."""
-    import numpy as np
-
-    defined = values[np.isfinite(values)]
-    if len(defined) < max(1, len(values) / 2):
-        return None, None
-    return tuple(float(q) for q in np.quantile(defined, (0.025, 0.975)))
+    columns = sorted({f.column for f in built.features})
+    groups = np.array([columns.index(f.column) for f in built.features])
+    is_count = np.array([c.endswith(".*") for c in columns])
+    cluster = clusters.cluster(built.matrix[(people.split == "train").to_numpy()], groups, is_count)
+    # a number of rows itself is permuted over all patients
+    rows = [built.rows[c.partition(".")[0]] * (not c.endswith(".*")) for c in columns]
+    features = [np.flatnonzero(groups == c) for c in range(len(columns))]
+    members = {}
+    for name in np.flatnonzero(np.bincount(cluster) > 1):
+        members[len(features)] = of_it = np.flatnonzero(cluster == name)
+        features.append(np.concatenate([features[c] for c in of_it]))
+        rows.append(rows[of_it[0]])
+    features += [own + len(groups) for own in features]
+    return Units(columns, groups, cluster, features, np.tile(np.array(rows), (2, 1)), members)
 
 
 def permuted(rows, rng):
@@ -151,30 +62,52 @@ def permuted(rows, rng):
     return places
 
 
-def permutation_drops(booster, gain, groups, rows, matrix, y, seed: int):
-    """How much AUROC falls when all features of a column are permuted together (see `permuted`), for each column.
+def shadows(matrix, own: Units, parts: list, rng):
+    """A copy in which the features of each cluster are permuted together (see `permuted`) within each part: the shadows
+    of twins are twins."""
+    import numpy as np
 
-    `rows` holds the numbers of rows of each column's table, columns x patients; `groups` is the column number of each
-    feature. A column that no tree uses has 0 and costs nothing: only the features in use are predicted on, as a sparse
-    matrix. Returns the mean over REPEATS permutations; nan where AUROC is not defined.
+    copy = np.empty_like(matrix)
+    for name in range(own.cluster.max() + 1):
+        columns = np.flatnonzero(own.cluster == name)
+        features = np.flatnonzero(np.isin(own.groups, columns))
+        for part in parts:
+            places = np.flatnonzero(part)
+            copy[np.ix_(places, features)] = matrix[
+                np.ix_(places[permuted(own.rows[columns[0]][places], rng)], features)
+            ]
+    return copy
+
+
+def permutation_drops(booster, gain, features: list, rows, matrix, y, seed: int) -> tuple:
+    """How much AUROC falls when all features of a unit are permuted together (see `permuted`), for each unit.
+
+    `features` and `rows` are those of the units, for the patients of `matrix`. A unit that no tree uses has 0 and costs
+    nothing: only the features in use are predicted on, as a sparse matrix. Returns the mean over REPEATS permutations,
+    and how each patient moves it (units x patients, see discrimination.influence); nan where AUROC is not defined.
     """
     import numpy as np
 
     rng = np.random.default_rng(seed)
     used = np.flatnonzero(gain)
-    drops = np.zeros(groups.max() + 1)
+    drops, moves = np.zeros(len(features)), np.zeros((len(features), len(y)), np.float32)
     if y.all() or not y.any():
-        return drops * np.nan
-    base, n = matrix[:, used], len(matrix)
-    reference = auroc(y, booster.inplace_predict(_sparse(base, used, matrix.shape[1])))
-    for column in np.unique(groups[used]):
-        own = groups[used] == column
+        return drops * np.nan, moves
+    base, place = matrix[:, used], np.full(matrix.shape[1], -1)
+    place[used] = np.arange(len(used))
+    reference, of_reference = discrimination.influence(y, booster.inplace_predict(_sparse(base, used, matrix.shape[1])))
+    for unit, of_unit in enumerate(features):
+        own = place[of_unit][place[of_unit] >= 0]
+        if not len(own):
+            continue
         copies = np.tile(base, (REPEATS, 1, 1))
         for copy in copies:
-            copy[:, own] = base[permuted(rows[column], rng)][:, own]
+            copy[:, own] = base[permuted(rows[unit], rng)][:, own]
         scores = booster.inplace_predict(_sparse(copies.reshape(-1, len(used)), used, matrix.shape[1]))
-        drops[column] = reference - np.mean([auroc(y, line) for line in scores.reshape(REPEATS, n)])
-    return drops
+        areas, of_copies = zip(*(discrimination.influence(y, s) for s in scores.reshape(REPEATS, -1)), strict=True)
+        drops[unit] = reference - np.mean(areas)
+        moves[unit] = of_reference - np.mean(of_copies, axis=0)
+    return drops, moves
 
 
 def _sparse(rows, used, width: int):
@@ -187,88 +120,44 @@ def _sparse(rows, used, width: int):
 
 
 class Explored(NamedTuple):
-    """What the rotations found: arrays of targets x seeds (x columns, then as many shadows)."""
+    """What the turns found, for targets with skill alone."""
 
-    columns: list
-    drops: object
-    gains: object  # columns only, as shares of the model's total gain
-    auroc: object
-    baseline: object  # AUROC of a model that knows the numbers of rows alone
+    drops: object  # targets x turns x units
+    moves: list  # of each turn: units x patients held out, of the mean over the targets
+    gains: object  # targets x turns x columns, as shares of the model's total gain
 
 
-def shadows(matrix, groups, rows, parts: list, rng):
-    """A copy in which the features of each column are permuted together (see `permuted`) within each part."""
-    import numpy as np
-
-    copy = np.empty_like(matrix)
-    for column in range(groups.max() + 1):
-        own = np.flatnonzero(groups == column)
-        for part in parts:
-            places = np.flatnonzero(part)
-            copy[np.ix_(places, own)] = matrix[np.ix_(places[permuted(rows[column, places], rng)], own)]
-    return copy
-
-
-def rotations(people, n: int) -> list:
-    """n pairs (fitted on, held out) over the train and validation patients, each held out once; test patients never.
-
-    The few validation patients alone would drown small drops in noise. With n = 1: the project's train and validation.
-    """
-    import numpy as np
-
-    from mimic_qlora import draws
-
-    develop = (people.split != "test").to_numpy()
-    if n == 1:
-        held = (people.split == "validation").to_numpy()
-        return [(develop & ~held, held)]
-    place = {s: i for i, s in enumerate(draws.order(people.subject_id[develop].tolist(), "rotation", 0))}
-    turn = np.array([place.get(s, -1) % n if s in place else -1 for s in people.subject_id.tolist()])
-    return [(develop & (turn != k), turn == k) for k in range(n)]
-
-
-def explore(built, people, targets: list, seeds: int, on: str) -> Explored:
-    """Per target and seed: a model over all columns and their shadows, its gains and its permutation drops."""
+def explore(built, people, own: Units, targets: list, fold, on: str) -> Explored:
+    """Per target and turn: a model over all columns and their shadows, its gains and its permutation drops."""
     import numpy as np
     from tqdm import tqdm
 
-    matrix, features = built.matrix, built.features
-    columns = sorted({f.column for f in features})
-    # a number of rows itself is permuted over all patients
-    rows = np.array([built.rows[c.partition(".")[0]] * (not c.endswith(".*")) for c in columns])
-    groups = np.array([columns.index(f.column) for f in features])
-    c, n = len(columns), len(features)
-    counts = np.ascontiguousarray(matrix[:, [f.statistic == "*" for f in features]])
-    both = np.r_[groups, groups + c]
-    found = Explored(
-        columns,
-        drops=np.full((len(targets), seeds, 2 * c), np.nan),
-        gains=np.zeros((len(targets), seeds, c)),
-        auroc=np.full((len(targets), seeds), np.nan),
-        baseline=np.full((len(targets), seeds), np.nan),
-    )
-    bar = tqdm(total=len(targets) * seeds, desc="importance", unit="model", disable=None)
-    for seed, (fitted, held) in enumerate(rotations(people, seeds)):
-        rng = np.random.default_rng(seed)
+    matrix, n, c = built.matrix, built.matrix.shape[1], len(own.columns)
+    turns = boosters.turns(people, fold)
+    drops = np.full((len(targets), len(turns), len(own.features)), np.nan)
+    shares, moves = np.zeros((len(targets), len(turns), c)), []
+    bar = tqdm(total=len(targets) * len(turns), desc="importance", unit="model", disable=None)
+    for seed, (fitted, held) in enumerate(turns):
         parts = [people.split.to_numpy() == "test", fitted, held]
-        doubled = np.concatenate([matrix, shadows(matrix, groups, rows, parts, rng)], axis=1)
-        binned, few = bins(doubled, fitted, held), bins(counts, fitted, held)
+        doubled = np.concatenate([matrix, shadows(matrix, own, parts, np.random.default_rng(seed))], axis=1)
+        binned = boosters.bins(doubled, fitted, held)
+        here = np.flatnonzero(held)[:MAX_PERMUTED]
+        moved = np.zeros((len(own.features), len(here)), np.float32)
         for t, target in enumerate(targets):
             bar.update()
-            here = np.flatnonzero(held & target.who)
-            if not 0 < target.y[fitted & target.who].sum() < (fitted & target.who).sum() or not len(here):
+            judged = np.flatnonzero(target.who[here])
+            booster = boosters.fit(binned, target, fitted, held, seed, on)
+            if booster is None or not len(judged):
                 continue
-            booster = fit(binned, target, fitted, held, seed, on)
-            gain = gains(booster, 2 * n)
-            found.gains[t, seed] = np.bincount(groups, gain[:n], c) / max(gain.sum(), 1e-12)
-            found.auroc[t, seed] = auroc(target.y[here], booster.inplace_predict(doubled[here]))
-            baseline = fit(few, target, fitted, held, seed, on)
-            found.baseline[t, seed] = auroc(target.y[here], baseline.inplace_predict(counts[here]))
-            here = here[:MAX_PERMUTED]
-            of_here = np.tile(rows[:, here], (2, 1))
-            found.drops[t, seed] = permutation_drops(booster, gain, both, of_here, doubled[here], target.y[here], seed)
+            gain, at = boosters.gains(booster, 2 * n), here[judged]
+            shares[t, seed] = np.bincount(own.groups, gain[:n], c) / max(gain.sum(), 1e-12)
+            drops[t, seed], of_them = permutation_drops(
+                booster, gain, own.features, own.rows[:, at], doubled[at], target.y[at], seed
+            )
+            moved[:, judged] += of_them
+        moves.append(moved / max(1, np.isfinite(drops[:, seed, 0]).sum()))
     bar.close()
-    return found
+    return Explored(drops, moves, shares)
 
 
 def mean(values, axis=None):
@@ -282,64 +171,62 @@ def mean(values, axis=None):
         return np.nanmean(values, axis=axis)
 
 
-def skilled(found: Explored):
-    """Which targets are predicted, on patients held out, better than chance and than from numbers of rows alone."""
-    scores, baseline = mean(found.auroc, 1), mean(found.baseline, 1)
-    return (scores >= MIN_AUROC) & (scores > baseline)
-
-
 class Judged(NamedTuple):
-    """Per column: how it did, beside the null that its shadows give."""
+    """How each unit (shadows left out) did, beside the null that the shadows give."""
 
-    drop: object  # mean over targets with skill, and seeds
-    spread: object  # standard deviation over seeds
-    best: object  # mean over seeds in the target where it matters most
-    best_target: object
-    selected: object  # share of the seeds in which it is above that seed's null
-    gain: object
+    drop: object  # mean over targets and turns
+    low: object  # 95% interval of it over patients
+    high: object
+    spread: object  # standard deviation over turns
+    best: object  # mean over turns in the target where it matters most
+    best_target: object  # its place among the targets with skill
+    by_target: object  # targets x units, mean over turns
+    selected: object  # share of resampled patients and turns in which it is above the null of the same draw
+    gain: object  # columns only
     above: object
     null: object  # the shadows' mean drops
     limit: float
     best_limit: float
 
 
-def judge(found: Explored, has_skill) -> Judged:
-    """A column matters if its mean drop is above 95% of the shadows', or its drop in one target above all of theirs."""
+def judge(found: Explored, own: Units) -> Judged:
+    """A unit matters if its mean drop is above 95% of the shadows', or its drop in one target above all of theirs."""
     import numpy as np
 
-    c = len(found.columns)
-    drops = found.drops[has_skill]
-    overall, by_target, by_seed = mean(drops, (0, 1)), mean(drops, 1), mean(drops, 0)
-    limit, best_limit = np.quantile(overall[c:], NULL_QUANTILE), by_target[:, c:].max()
-    best = by_target[:, :c].max(axis=0)
-    limits = np.quantile(by_seed[:, c:], NULL_QUANTILE, axis=1, keepdims=True)
+    n = own.n
+    overall, by_target, by_turn = mean(found.drops, (0, 1)), mean(found.drops, 1), mean(found.drops, 0)
+    limit, best_limit = np.quantile(overall[n:], NULL_QUANTILE), np.nanmax(by_target[:, n:])
+    best = np.nanmax(by_target[:, :n], axis=0)
+    turns = np.isfinite(by_turn[:, 0]).sum()
+    half = 1.96 * np.sqrt(sum((moved[:n] ** 2).sum(axis=1) for moved in found.moves)) / turns
     return Judged(
-        drop=overall[:c],
-        spread=by_seed[:, :c].std(axis=0),
+        drop=overall[:n],
+        low=overall[:n] - half,
+        high=overall[:n] + half,
+        spread=np.nanstd(by_turn[:, :n], axis=0),
         best=best,
-        best_target=np.flatnonzero(has_skill)[by_target[:, :c].argmax(axis=0)],
-        selected=(by_seed[:, :c] > limits).mean(axis=0),
-        gain=found.gains[has_skill].mean(axis=(0, 1)),
-        above=(overall[:c] > max(limit, 0)) | (best > max(best_limit, 0)),
-        null=overall[c:],
+        best_target=np.nanargmax(by_target[:, :n], axis=0),
+        by_target=by_target[:, :n],
+        selected=_selected(by_turn, found.moves, n),
+        gain=found.gains.mean(axis=(0, 1)),
+        above=(overall[:n] > max(limit, 0)) | (best > max(best_limit, 0)),
+        null=overall[n:],
         limit=float(limit),
         best_limit=float(best_limit),
     )
 
 
-def held_out_scores(matrix, people, targets: list, seeds: int, on: str, what: str):
-    """Scores of the test patients, targets x patients: fitted on train, stopped on validation, averaged over seeds."""
+def _selected(by_turn, moves: list, n: int):
+    """How often a unit is above the null when the patients of each turn are drawn again (Meinshausen and Buehlmann
+    2010 call it stability selection)."""
     import numpy as np
-    from tqdm import tqdm
 
-    fitted, held, test = (people.split.to_numpy() == name for name in ("train", "validation", "test"))
-    unseen = matrix[test]
-    scores = np.zeros((len(targets), len(unseen)))
-    if not matrix.shape[1] or not len(unseen):
-        return scores
-    binned = bins(matrix, fitted, held)
-    for t, target in enumerate(tqdm(targets, desc=what, unit="target", disable=None)):
-        for seed in range(seeds):
-            booster = fit(binned, target, fitted, held, seed, on)
-            scores[t] += booster.inplace_predict(unseen) / seeds
-    return scores
+    counts, rng = [], np.random.default_rng(0)
+    for drops, moved in zip(by_turn, moves, strict=True):
+        if not np.isfinite(drops[0]):
+            continue
+        weights = rng.multinomial(moved.shape[1], np.full(moved.shape[1], 1 / moved.shape[1]), size=RESAMPLES)
+        drawn = drops[:, None] + moved @ (weights.T - 1)
+        limits = np.maximum(np.quantile(drawn[n:], NULL_QUANTILE, axis=0), 0)
+        counts.append((drawn[:n] > limits).mean(axis=1))
+    return np.mean(counts, axis=0)

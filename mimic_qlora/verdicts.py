@@ -1,133 +1,128 @@
-"""The verdict on each column and the figures on test patients: what step 3 reports."""
+"""The verdict on each column, and what step 3 says in sentences."""
 
-from mimic_qlora import features, importance
+from mimic_qlora import features
+from mimic_qlora.column_roles import reason_for
 
 FEW = 100  # test patients: with fewer, an AUROC says little
 MIN_SEEN = 50  # train and validation patients with rows of a table: with fewer, its columns are not called unimportant
-FIGURES = ("permutation_drop", "drop_sd", "best_drop", "best_target", "selected_share", "gain_share")
+FIGURES = ("permutation_drop", "drop_low", "drop_high", "drop_sd", "selected_share", "best_drop", "best_target")
+FIGURES += ("gain_share", "cluster", "cluster_drop")
+VERDICTS = {
+    "important": "shown to matter, alone or for its cluster",
+    "least": "not shown to matter, and proven free to go",
+    "unproven": "not shown to matter, but a loss without it is not ruled out",
+    "protected": "not shown to matter, but safety rests on it",
+    "rows": "a table's number of rows, no column",
+    "unjudged": "too little is known of it",
+    "excluded": "never a feature",
+}
 
 
-def weigh(built, people, found, judged, chosen: list) -> list:
-    """One row per column of the data, most important first: verdict, reason, figures.
+def weigh(built, people, own, judged, targets: list) -> list:
+    """One row per column of the data, most important first: verdict (see VERDICTS), reason, figures.
 
-    Verdicts: important, least (not shown to matter, free to be left out), protected (not shown to matter, but safety
-    rests on it), rows (a table's number of rows, no column), unjudged, excluded.
+    `own` are the units, `judged` how they did (None: no target has skill), `targets` those with skill. What may go is
+    "unproven" until a refit without it has shown that nothing is lost.
     """
     develop = (people.split != "test").to_numpy()
     seen = {table: int((rows[develop] > 0).sum()) for table, rows in built.rows.items()}
-    place = {column: i for i, column in enumerate(found.columns)}
+    place = {column: i for i, column in enumerate(own.columns)}
+    stands = _representatives(own, judged) if judged else {}
     counts = [f.column for f in built.features]
     rows = []
-    for column in sorted({*found.columns, *built.silent, *built.excluded}):
+    for column in sorted({*own.columns, *built.silent, *built.excluded}):
         row = {"column": column, "verdict": "unjudged", "reason": "", **dict.fromkeys(FIGURES)}
         row["features"] = counts.count(column)
-        protected = features.reason_for("protected", column)
+        protected = reason_for("protected", column)
         if column in built.excluded:
             row |= {"verdict": "excluded", "reason": built.excluded[column]}
         elif column in built.silent:
             is_idle = built.silent[column] != features.EMPTY and judged is not None
-            verdict = "protected" if protected else "least" if is_idle else "unjudged"
-            row |= {"verdict": verdict, "reason": protected or built.silent[column]}
+            row |= {"verdict": "least" if is_idle else "unjudged", "reason": built.silent[column]}
         elif judged is None:
             row["reason"] = "no target is predicted well enough to judge by"
         else:
-            i = place[column]
-            row |= {
-                "permutation_drop": float(judged.drop[i]),
-                "drop_sd": float(judged.spread[i]),
-                "best_drop": float(judged.best[i]),
-                "best_target": chosen[judged.best_target[i]].name if judged.best[i] > 0 else "",
-                "selected_share": float(judged.selected[i]),
-                "gain_share": float(judged.gain[i]),
-            }
-            row |= _verdict(column, row, bool(judged.above[i]), protected, judged)
+            row |= _figures(place[column], own, judged, targets)
+            row |= _verdict(place[column], own, judged, row, stands)
+        if protected and row["verdict"] in ("least", "unproven"):
+            row |= {"verdict": "protected", "reason": protected}
         table = column.partition(".")[0]
-        if row["verdict"] == "least" and seen[table] < MIN_SEEN:
+        if row["verdict"] in ("least", "unproven") and seen[table] < MIN_SEEN:
             few = f"only {seen[table]} patients have rows of {table}: too few to call it unimportant"
             row |= {"verdict": "unjudged", "reason": few}
         rows.append(row)
     return sorted(rows, key=lambda r: (r["permutation_drop"] is None, -(r["permutation_drop"] or 0), r["column"]))
 
 
-def _verdict(column: str, row: dict, is_above: bool, protected: str, judged) -> dict:
-    drop, best = f"{row['permutation_drop']:.4f}", f"{row['best_drop']:.4f}"
-    if is_above:
-        if row["permutation_drop"] > max(judged.limit, 0):
+def _figures(i: int, own, judged, targets: list) -> dict:
+    cluster = next((unit for unit, members in own.members.items() if i in members), None)
+    return {
+        "permutation_drop": float(judged.drop[i]),
+        "drop_low": float(judged.low[i]),
+        "drop_high": float(judged.high[i]),
+        "drop_sd": float(judged.spread[i]),
+        "selected_share": float(judged.selected[i]),
+        "best_drop": float(judged.best[i]),
+        "best_target": targets[judged.best_target[i]].name if judged.best[i] > 0 else "",
+        "gain_share": float(judged.gain[i]),
+        "cluster": " + ".join(own.columns[c] for c in own.members[cluster]) if cluster is not None else "",
+        "cluster_drop": float(judged.drop[cluster]) if cluster is not None else None,
+    }
+
+
+def _representatives(own, judged) -> dict:
+    """Per column of a cluster that matters: the columns that stay for it. Those above the null, else the one that
+    matters most, of the protected if there are any."""
+    result = {}
+    for unit, members in own.members.items():
+        if judged.above[unit]:
+            safe = [c for c in members if reason_for("protected", own.columns[c])]
+            best = max(safe or members, key=lambda c: (judged.drop[c], judged.gain[c], -c))
+            result |= dict.fromkeys(members.tolist(), [c for c in members if judged.above[c]] or [best])
+    return result
+
+
+def _verdict(i: int, own, judged, row: dict, stands: dict) -> dict:
+    column, drop, best = own.columns[i], f"{judged.drop[i]:.4f}", f"{judged.best[i]:.4f}"
+    if judged.above[i]:
+        if judged.drop[i] > max(judged.limit, 0):
             return {"verdict": "important", "reason": f"mean drop {drop} is above the shadows' {judged.limit:.4f}"}
         how = f"drop {best} for {row['best_target']} is above all shadows' {judged.best_limit:.4f}"
         return {"verdict": "important", "reason": how}
     if column.endswith(".*"):
         return {"verdict": "rows", "reason": "the number of rows of a table, not a column"}
-    if protected:
-        return {"verdict": "protected", "reason": protected}
-    used = f"mean drop {drop} is not above the shadows' {judged.limit:.4f}" if row["gain_share"] else "no tree used it"
-    return {"verdict": "least", "reason": used}
+    if i in stands.get(i, []):
+        others = ", ".join(own.columns[c] for c in stands if stands[c] is stands[i] and c != i)
+        return {"verdict": "important", "reason": f"stands for its cluster, which matters: {others}"}
+    if i in stands:
+        told = ", ".join(own.columns[c] for c in stands[i])
+        return {"verdict": "unproven", "reason": f"tells the same as {told}, which stays"}
+    used = f"mean drop {drop} is not above the shadows' {judged.limit:.4f}" if judged.gain[i] else "no tree used it"
+    return {"verdict": "unproven", "reason": used}
 
 
-def confirm(built, people, chosen: list, columns: list, found, has_skill, seeds: int, on: str) -> tuple:
-    """The models' figures on test patients, beside a model of row counts and one without the least important columns.
-
-    Returns the rows of metrics.csv, and what leaving the columns out changes in the mean AUROC of targets with skill.
-    """
-    import numpy as np
-
-    least = {row["column"] for row in columns if row["verdict"] == "least"}
-    kept = [i for i, f in enumerate(built.features) if f.column not in least]
-    counts = [i for i, f in enumerate(built.features) if f.column.endswith(".*")]
-    scores = {
-        name: importance.held_out_scores(built.matrix[:, some], people, chosen, seeds, on, name)
-        for name, some in (("all columns", slice(None)), ("without the least", kept), ("numbers of rows", counts))
-    }
-    train, test = ((people.split == name).to_numpy() for name in ("train", "test"))
-    drawn = importance.bootstrap_weights(int(test.sum()), seed=0)
-    rows, differences = [], []
-    for t, target in enumerate(chosen):
-        who = target.who[test]
-        y, weights = target.y[test][who], drawn[:, who]
-        own = {name: of_all[t][who] for name, of_all in scores.items()}
-        both = 0 < y.sum() < len(y)
-        auroc = {name: importance.auroc(y, s) if both else None for name, s in own.items()}
-        draws = {name: importance.auroc(y, s, weights) if both else None for name, s in own.items()}
-        enough = min(y.sum(), len(y) - y.sum()) >= features.MIN_PATIENTS  # fewer: a bootstrap's interval is too narrow
-        low, high = importance.interval(draws["all columns"]) if enough else (None, None)
-        precision = importance.average_precision(y, own["all columns"]) if y.any() else None
-        spread = importance.average_precision(y, own["all columns"], weights) if enough else None
-        ap_low, ap_high = importance.interval(spread) if enough else (None, None)
-        change = auroc["without the least"] - auroc["all columns"] if both else None
-        if both and has_skill[t]:
-            differences.append((change, draws["without the least"] - draws["all columns"]))
-        held_out, of_rows = (_defined(importance.mean(x[t])) for x in (found.auroc, found.baseline))
-        notes = ["AUROC undefined: the test patients are all with or all without it"] * (not both)
-        notes += ["no skill told: patients held out are all with or all without it"] * (held_out is None)
-        rows.append({
-            "target": target.name, "label": target.label, "train_patients": int(target.who[train].sum()),
-            "train_share": float(target.y[train].sum() / target.who[train].sum()),
-            "test_patients": len(y), "test_with": int(y.sum()),
-            "auroc": auroc["all columns"], "auroc_low": low, "auroc_high": high, "auroc_rows": auroc["numbers of rows"],
-            "auroc_without_least": auroc["without the least"], "change": change,
-            "average_precision": precision, "ap_low": ap_low, "ap_high": ap_high,
-            "held_out_auroc": held_out, "held_out_auroc_rows": of_rows, "skill": bool(has_skill[t]),
-            "note": "; ".join(notes),
-        })  # fmt: skip
-    change = {"columns": len(least), "features_left": len(kept)}
-    change |= {"test_patients": int(test.sum()), "targets": len(differences)}
-    if differences:
-        draws = importance.mean(np.array([draw for _, draw in differences]), 0)
-        low, high = importance.interval(draws)
-        change |= {"auroc_change": float(np.mean([point for point, _ in differences])), "low": low, "high": high}
-    return rows, change
+def candidates(columns: list) -> list:
+    """The columns that a refit may prove free to go, the most likely to matter first."""
+    return [row["column"] for row in columns if row["verdict"] == "unproven"]
 
 
-def _defined(value) -> float | None:
-    return float(value) if value == value else None
+def settle(columns: list, tried: list) -> None:
+    """Write the outcome of the refits into the rows: what the last one left out at no loss is "least"."""
+    names = candidates(columns)
+    proven = set(names[len(names) - tried[-1].columns :]) if tried and tried[-1].holds else set()
+    for row in columns:
+        if row["column"] in proven:
+            row["verdict"] = "least"
+        elif row["verdict"] == "unproven":
+            row["reason"] += "; but a refit without it cannot rule out a loss"
 
 
-def statements(columns: list, metrics: list, change: dict, judged) -> list:
+def statements(columns: list, metrics: list, tried: list, test: dict, margin: float, judged) -> list:
     """What the run shows and what it does not, in sentences."""
-    counts = {row["verdict"]: 0 for row in columns} | dict.fromkeys(("important", "least", "protected"), 0)
+    counts = dict.fromkeys(VERDICTS, 0)
     for row in columns:
         counts[row["verdict"]] += 1
-    n, n_test, undefined = len(metrics), change["test_patients"], sum(row["auroc"] is None for row in metrics)
+    n, n_test, undefined = len(metrics), test["test_patients"], sum(row["auroc"] is None for row in metrics)
     says = [
         f"Skill: {sum(row['skill'] for row in metrics)} of {n} targets are predicted better than from the numbers of "
         f"rows alone, on train and validation patients held out in turn; only these judge the columns"
@@ -144,18 +139,23 @@ def statements(columns: list, metrics: list, change: dict, judged) -> list:
     if judged is None:
         return [*says, "No column is called least important: nothing was predicted well enough to judge by"]
     says.append(
-        f"Columns: {counts['important']} important, {counts['least']} least important, {counts['protected']} not shown "
-        f"to matter but protected, {counts.get('unjudged', 0)} not judged, {counts.get('excluded', 0)} never features"
+        f"Columns: {counts['important']} important, {counts['least']} least important, {counts['unproven']} not shown "
+        f"to matter but not proven free to go, {counts['protected']} not shown to matter but protected, "
+        f"{counts['unjudged']} not judged, {counts['excluded']} never features"
     )
-    if "auroc_change" not in change:
-        return [
-            *says,
-            "What the least important columns are worth cannot be told: no target with skill has a test AUROC",
-        ]
-    has_interval = change["low"] is not None
-    span = f"95% interval {change['low']:+.3f} to {change['high']:+.3f}" if has_interval else "too few for an interval"
-    says.append(
-        f"Without the {change['columns']} least important columns the mean test AUROC of {change['targets']} targets "
-        f"changes by {change['auroc_change']:+.3f} ({span})"
-    )
-    return says
+    for step in tried:
+        says.append(
+            f"Refit without {step.columns} columns: mean AUROC on patients held out changes by {step.mean:+.4f} "
+            f"(interval {step.low:+.4f} to {step.high:+.4f}, 95% for all refits together): "
+            + ("they can go" if step.holds else f"a loss of {margin:g} or more is not ruled out")
+        )
+    if not counts["least"] or "auroc_change" not in test:
+        return says
+    span = "too few for an interval"
+    if test["low"] is not None:
+        span = f"95% interval {test['low']:+.3f} to {test['high']:+.3f}"
+    return [
+        *says,
+        f"On the {n_test} test patients, looked at once: without the {test['columns']} least important columns the "
+        f"mean AUROC of {test['targets']} targets changes by {test['auroc_change']:+.3f} ({span})",
+    ]

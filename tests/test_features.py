@@ -12,7 +12,23 @@ import numpy as np
 import pytest
 from conftest import written_otherwise
 
-from mimic_qlora import database, features, importance, splits, storage, tables, targets
+from mimic_qlora import (
+    boosters,
+    clusters,
+    cohort,
+    column_roles,
+    database,
+    discrimination,
+    features,
+    giveaways,
+    importance,
+    proof,
+    splits,
+    storage,
+    tables,
+    targets,
+    verdicts,
+)
 
 ROOT = Path(__file__).parents[1]
 START = datetime(2150, 1, 1, 8)
@@ -115,7 +131,7 @@ def built(folder: Path, made: dict):
     """(cohort, features) of the tables."""
     store = keep(folder, made)
     con = database.connect(store, folder / "cohort")
-    people = features.cohort(con, 24)
+    people = cohort.gather(con, 24)
     con.close()
     return people, features.build(store, people, folder)
 
@@ -245,7 +261,7 @@ def test_absent_rows_speak_through_their_number_alone(tmp_path):
 def test_a_code_is_judged_over_stays_of_its_own_version(tmp_path):
     store = keep(tmp_path, hospital())
     con = database.connect(store, tmp_path)
-    people = features.cohort(con, 24)
+    people = cohort.gather(con, 24)
     chosen, _ = targets.choose(con, people, "codes", 3)
     by_name = {t.name: t for t in chosen}
     target = by_name["ICD-9 4019"]
@@ -260,7 +276,7 @@ def test_patients_without_a_coded_stay_are_left_out_and_everybodys_disease_is_pa
         {**made, "diagnoses_icd": [r for r in made["diagnoses_icd"] if r["icd_code"] not in ("I10", "4019")] + sick},
     )
     con = database.connect(store, tmp_path)
-    people = features.cohort(con, 24)
+    people = cohort.gather(con, 24)
     chosen, passed = targets.choose(con, people, "phenotypes", 20)
     assert len(people) == 200 and [t.name for t in chosen] == ["diabetes"]
     assert "only 0 train patients are without it" in passed[0] and "1 targets instead of 20" in passed[1]
@@ -275,21 +291,30 @@ def test_auroc_and_average_precision_are_the_known_ones():
     rng = np.random.default_rng(0)
     y, scores = rng.random(50) < 0.4, np.round(rng.random(50), 1)
     weights = rng.multinomial(50, np.full(50, 1 / 50), size=3)
-    assert importance.auroc(y, scores) == pytest.approx(roc_auc_score(y, scores))
-    areas, precisions = (m(y, scores, weights) for m in (importance.auroc, importance.average_precision))
+    assert discrimination.auroc(y, scores) == pytest.approx(roc_auc_score(y, scores))
+    areas, precisions = (m(y, scores, weights) for m in (discrimination.auroc, discrimination.average_precision))
     for line, area, precision in zip(weights, areas, precisions, strict=True):
         again = np.repeat(np.arange(50), line)
         assert area == pytest.approx(roc_auc_score(y[again], scores[again]))
         assert precision == pytest.approx(average_precision_score(y[again], scores[again]))
-    assert np.isnan(importance.auroc(np.zeros(5, bool), np.arange(5.0)))
+    assert np.isnan(discrimination.auroc(np.zeros(5, bool), np.arange(5.0)))
 
 
-def test_shadows_keep_the_features_of_a_column_together():
+def units_of(groups: list, together: list, n: int) -> importance.Units:
+    """Columns by number of feature, clusters by number of column, no numbers of rows."""
+    groups, cluster = np.array(groups), np.array(together)
+    return importance.Units(
+        [f"t.{c}" for c in range(len(cluster))], groups, cluster, [], np.zeros((len(cluster), n)), {}
+    )
+
+
+def test_shadows_keep_the_features_of_a_cluster_together():
     rng = np.random.default_rng(0)
-    matrix = np.arange(40).repeat(3).reshape(40, 3).astype(float)
-    groups, parts = np.array([0, 0, 1]), [np.arange(40) < 20, np.arange(40) >= 20]
-    copy = importance.shadows(matrix, groups, np.zeros((2, 40)), parts, rng)
-    assert (copy[:, 0] == copy[:, 1]).all() and not (copy[:, 0] == copy[:, 2]).all()
+    matrix = np.arange(40).repeat(4).reshape(40, 4).astype(float)
+    parts = [np.arange(40) < 20, np.arange(40) >= 20]
+    copy = importance.shadows(matrix, units_of([0, 0, 1, 2], [0, 1, 0], 40), parts, rng)
+    assert (copy[:, 0] == copy[:, 1]).all() and (copy[:, 0] == copy[:, 3]).all()
+    assert not (copy[:, 0] == copy[:, 2]).all()
     assert sorted(copy[:20, 2]) == list(range(20))  # nobody's value crosses into another part
 
 
@@ -303,10 +328,132 @@ def test_patients_swap_values_with_those_of_like_numbers_of_rows():
 
 def test_each_patient_is_held_out_once_and_test_patients_never(tmp_path):
     people, _ = built(tmp_path, hospital())
-    turns = importance.rotations(people, 3)
+    is_test = (people.split == "test").to_numpy()
+    turns = boosters.turns(people, boosters.folds(people, 3))
     times = sum(held.astype(int) for _, held in turns)
-    assert (times[people.split == "test"] == 0).all() and (times[people.split != "test"] == 1).all()
-    assert not any((fitted & (people.split == "test").to_numpy()).any() for fitted, _ in turns)
+    assert (times[is_test] == 0).all() and (times[~is_test] == 1).all()
+    assert not any((fitted & (held | is_test)).any() for fitted, held in turns)
+    ((fitted, held),) = boosters.turns(people, boosters.folds(people, 1))
+    assert (held == (people.split == "validation")).all() and (fitted == (people.split == "train")).all()
+
+
+def test_patients_move_an_auroc_as_drawing_them_again_does():
+    rng = np.random.default_rng(0)
+    y, scores = rng.random(300) < 0.4, np.round(rng.normal(size=300), 1)
+    scores += y
+    area, moves = discrimination.influence(y, scores)
+    assert area == pytest.approx(discrimination.auroc(y, scores)) and abs(moves.sum()) < 1e-9
+    drawn = discrimination.auroc(y, scores, discrimination.bootstrap_weights(300, 0))
+    assert np.sqrt((moves**2).sum()) == pytest.approx(drawn.std(), rel=0.1)
+    low, high = discrimination.bounds(area, moves)
+    assert np.quantile(drawn, (0.025, 0.975)) == pytest.approx((low, high), abs=0.01)
+
+
+def test_calibration_tells_bold_models_from_timid_ones():
+    rng = np.random.default_rng(0)
+    logit = rng.normal(size=5000)
+    y = rng.random(5000) < 1 / (1 + np.exp(-logit))
+    slopes = [discrimination.calibration(y, 1 / (1 + np.exp(-bold * logit)))["slope"] for bold in (0.5, 1, 2)]
+    assert slopes == pytest.approx([2, 1, 0.5], rel=0.1)
+    apart = discrimination.calibration(np.array([False, True]), np.array([0.2, 0.7]))
+    assert apart["slope"] is None and apart["brier"] == pytest.approx((0.04 + 0.09) / 2)
+
+
+# ---- clusters, proof, giveaways ----
+
+
+def test_twins_are_one_cluster_and_strangers_are_not():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 400))
+    twin = np.exp(a) + rng.normal(0, 0.05, 400)  # another scale
+    matrix = np.column_stack([a, b, twin, rng.normal(size=400), a])
+    groups = np.array([0, 1, 2, 3, 3])  # the last column echoes a in one of its two features: no twin
+    assert clusters.cluster(matrix, groups, np.zeros(4, bool)).tolist() == [0, 1, 0, 2]
+    assert clusters.cluster(matrix, groups, np.array([True, False, False, False])).tolist() == [0, 1, 2, 3]
+
+
+def judged(drops: list, above: list) -> importance.Judged:
+    n = len(drops)
+    zeros, rest = np.zeros(n), dict.fromkeys(importance.Judged._fields)
+    rest |= dict.fromkeys(("low", "high", "spread", "best", "selected", "gain"), zeros)
+    rest |= {"best_target": np.zeros(n, int), "limit": 0.01, "best_limit": 0.1}
+    return importance.Judged(**{**rest, "drop": np.array(drops), "above": np.array(above)})
+
+
+def test_of_twins_that_matter_together_one_stays():
+    names = ["admissions.a", "admissions.b", "patients.gender"]
+    own = importance.Units(names, None, np.array([0, 0, 0]), [], None, {3: np.array([0, 1, 2])})
+    two = importance.Units(names[:2], None, np.array([0, 0]), [], None, {2: np.array([0, 1])})
+    stays = verdicts._representatives(two, judged([0.001, 0.003, 0.05], [False, False, True]))
+    assert stays == {0: [1], 1: [1]}
+    alone = verdicts._representatives(two, judged([0.001, 0.03, 0.05], [False, True, True]))
+    assert alone == {0: [1], 1: [1]}
+    safe = verdicts._representatives(own, judged([0.001, 0.003, 0.0, 0.05], [False, False, False, True]))
+    assert safe == {0: [2], 1: [2], 2: [2]}  # the protected one stays anyway
+    assert verdicts._representatives(two, judged([0.001, 0.003, 0.005], [False] * 3)) == {}
+
+
+def made_up(n: int, seed: int = 0) -> tuple:
+    """(features, people, targets) of n patients with three columns: x tells the target, y is noise, z is x's twin."""
+    import pandas as pd
+
+    rng = np.random.default_rng(seed)
+    matrix = rng.normal(size=(n, 3)).astype(np.float32)
+    matrix[:, 2] = matrix[:, 0] + rng.normal(0, 0.05, n)
+    y = rng.random(n) < 1 / (1 + np.exp(-2 * matrix[:, 0]))
+    named = [features.Feature(f"admissions.{c}", "", "mean") for c in "xyz"]
+    split = rng.choice(["train", "validation", "test"], n, p=(0.8, 0.1, 0.1))
+    people = pd.DataFrame({"subject_id": np.arange(n), "split": split})
+    everybody = np.ones(n, bool)
+    return features.Features(matrix, named, {}, {}, {}), people, [targets.Target("t", "a target", y, everybody)]
+
+
+def test_a_refit_lets_noise_go_and_signal_not():
+    built, people, chosen = made_up(1500)
+    fold = boosters.folds(people, 3)
+    scores = boosters.out_of_fold(built.matrix, people, chosen, fold, "cpu", "all")
+    every = ["admissions.x", "admissions.z", "admissions.y"]  # the twins first
+    tried = proof.prove(built, people, chosen, scores, every, fold, "cpu", 0.03)
+    assert [step.columns for step in tried] == [3, 2] and [step.holds for step in tried] == [False, True]
+    assert tried[0].high < -0.1 and tried[-1].low > -0.03
+    twin = proof.change(built, people, chosen, scores, {"admissions.z"}, fold, "cpu", 0.03)
+    assert twin.holds  # either of the twins may go, not both
+    both = proof.change(built, people, chosen, scores, {"admissions.x", "admissions.z"}, fold, "cpu", 0.03)
+    assert not both.holds and both.targets[0]["high"] < -0.1
+
+
+def test_a_few_patients_prove_nothing():
+    built, people, chosen = made_up(80)
+    fold = boosters.folds(people, 3)
+    scores = boosters.out_of_fold(built.matrix, people, chosen, fold, "cpu", "all")
+    tried = proof.prove(built, people, chosen, scores, ["admissions.y"], fold, "cpu", 0.001)
+    assert not tried[-1].holds
+    rows = [{"column": "admissions.y", "verdict": "unproven", "reason": "why"}]
+    verdicts.settle(rows, tried)
+    assert rows[0]["verdict"] == "unproven" and "cannot rule out a loss" in rows[0]["reason"]
+
+
+def test_a_column_that_gives_the_target_away_is_told_and_a_known_one_explained():
+    built, people, _ = made_up(600)
+    rng = np.random.default_rng(1)
+    leak = built.matrix[:, 0] > 0
+    insulin = features.Feature("prescriptions.drug", "Insulin Glargine", "rows")
+    built = built._replace(features=[*built.features[:2], insulin])
+    chosen = [targets.Target("diabetes", "diabetes", leak ^ (rng.random(600) < 0.03), np.ones(600, bool))]
+    found = giveaways.find(built, people, chosen)
+    assert [(row["column"], bool(row["plausible"])) for row in found] == [
+        ("admissions.x", False),
+        ("prescriptions.drug", True),
+    ]
+    assert "implausibly well" in giveaways.sentence(found) and "known reason" in giveaways.sentence(found[1:])
+    assert giveaways.find(built, people.iloc[:20], [t._replace(y=t.y[:20], who=t.who[:20]) for t in chosen]) == []
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert boosters.device("auto") == "cpu"
+    with pytest.raises(storage.UserError, match="no GPU to use"):
+        boosters.device("cuda")
 
 
 # ---- the step ----
@@ -315,7 +462,7 @@ def test_each_patient_is_held_out_once_and_test_patients_never(tmp_path):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = keep(tmp_path_factory.mktemp("step3"), hospital())
-    result = step3(folder)
+    result = step3(folder, "--seeds", 3, "--margin", 0.03)
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
 
@@ -334,7 +481,7 @@ def test_the_least_list_has_columns_no_tree_used_and_no_protected_or_excluded_on
     assert any(row["gain_share"] == "0.0" or not row["gain_share"] for row in least.values())
     assert everything["patients.gender"]["verdict"] == "protected"
     for column in least:
-        assert not features.reason_for("protected", column) and not features.reason_for("excluded", column)
+        assert not column_roles.reason_for("protected", column) and not column_roles.reason_for("excluded", column)
         assert least[column]["reason"]
 
 
@@ -360,9 +507,9 @@ def test_metrics_and_statements_are_told(done):
 def test_the_same_input_gives_the_same_bytes(done):
     folder, _ = done
     first = {p.name: p.read_bytes() for p in (folder / "features").iterdir() if p.name != "manifest.json"}
-    assert step3(folder, "--force").returncode == 0
+    assert step3(folder, "--seeds", 3, "--margin", 0.03, "--force").returncode == 0
     assert first == {p.name: p.read_bytes() for p in (folder / "features").iterdir() if p.name != "manifest.json"}
-    assert "up to date" in step3(folder).stdout
+    assert "up to date" in step3(folder, "--seeds", 3, "--margin", 0.03).stdout
 
 
 def test_no_diagnoses_and_no_targets_are_one_sentence(tmp_path):
