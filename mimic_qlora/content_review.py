@@ -71,7 +71,7 @@ def current(run_files: Path, decisions: list) -> dict:
             edits = [d for d in history if d["verdict"] == "edit"]
             now = in_file
             if edits and edits[-1]["fingerprint"] == in_file:
-                entry = with_texts(kind, entry, json.loads(edits[-1]["texts"]))
+                entry = with_texts(kind, entry, edits[-1]["texts"])
                 now = fingerprint(entry)
             last = {d["rater"]: d for d in history if d["verdict"] != "edit"}
             held = [d for d in last.values() if d["fingerprint"] == now]

@@ -5,6 +5,7 @@ made, what was taken back, and what was decided about the clinical content. It n
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import random
 import secrets
@@ -47,7 +48,7 @@ CREATE TABLE IF NOT EXISTS change (
 CREATE INDEX IF NOT EXISTS change_of ON change (rater, undone, id);
 CREATE TABLE IF NOT EXISTS decision (
     id INTEGER PRIMARY KEY, rater TEXT NOT NULL, entry TEXT NOT NULL, verdict TEXT NOT NULL, texts TEXT NOT NULL,
-    fingerprint TEXT NOT NULL, signs_as TEXT NOT NULL, comment TEXT NOT NULL, at TEXT NOT NULL);
+    was TEXT NOT NULL, fingerprint TEXT NOT NULL, signs_as TEXT NOT NULL, comment TEXT NOT NULL, at TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS decision_on ON decision (entry, id);
 """
 _ANSWERED = f"""SELECT position FROM mark WHERE rater = ? AND field IN ({", ".join("?" * len(REQUIRED))})
@@ -244,14 +245,15 @@ class Ratings:
     # ---------------------------------------------------------------- clinical content
 
     def decide(
-        self, rater: str, entry: str, verdict: str, texts: str, fingerprint: str, signs_as="", comment=""
+        self, rater: str, entry: str, verdict: str, texts: list, was: list, fingerprint: str, signs_as="", comment=""
     ) -> None:
-        """Add a decision; none is ever changed. `texts` and `fingerprint` say which wording it is about."""
+        """Add a decision; none is ever changed. It is about these texts, of the entry with this fingerprint; `was`
+        holds the texts before an edit."""
         with self._open(write=True) as db:
             db.execute(
-                "INSERT INTO decision (rater, entry, verdict, texts, fingerprint, signs_as, comment, at)"
-                " VALUES (?,?,?,?,?,?,?,?)",
-                (rater, entry, verdict, texts, fingerprint, signs_as, comment, now_text()),
+                "INSERT INTO decision (rater, entry, verdict, texts, was, fingerprint, signs_as, comment, at)"
+                " VALUES (?,?,?,?,?,?,?,?,?)",
+                (rater, entry, verdict, json.dumps(texts), json.dumps(was), fingerprint, signs_as, comment, now_text()),
             )
             if signs_as:
                 db.execute("UPDATE rater SET signs_as = ? WHERE name = ?", (signs_as, rater))
@@ -262,7 +264,8 @@ class Ratings:
     def decisions(self, entry: str | None = None) -> list:
         """The decisions on an entry, or on all, the earliest first, as dicts."""
         sql = "SELECT * FROM decision WHERE entry = coalesce(?, entry) ORDER BY id"
-        return [dict(row) for row in self._rows(sql, entry)]
+        rows = (dict(row) for row in self._rows(sql, entry))
+        return [{**row, "texts": json.loads(row["texts"]), "was": json.loads(row["was"])} for row in rows]
 
 
 def check(field: str, value: str) -> str:

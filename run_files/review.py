@@ -50,30 +50,30 @@ def main():
     args = arguments()
     from mimic_qlora import ratings, review_items
 
-    folder = results_folder(args)
-    items, sha256 = review_items.read(folder) if folder.name != "review" else ({}, "")
+    folder, has_results = results_folder(args)
+    items, sha256 = review_items.read(folder) if has_results else ({}, "")
     store = ratings.Ratings(folder)
-    if args.report or args.export:
-        if args.export:
-            export(store)
-        if args.report:
-            report(store, items, folder)
-        return
-    raters = args.raters or store.raters() or ["reviewer"]
+    raters = [] if args.report or args.export else args.raters or store.raters() or ["reviewer"]
     store.prepare(raters, list(items), sha256)
-    serve(store, items, raters, args)
+    if args.export:
+        export(store)
+    if args.report:
+        report(store, items, folder)
+    if raters:
+        serve(store, items, raters, args)
 
 
-def results_folder(args) -> Path:
-    """The results to judge. Where step 7 has left none, a folder for reviewing ideals and rules alone."""
+def results_folder(args) -> tuple:
+    """(folder, whether it has results). Where step 7 has left none: a folder for reviewing ideals and rules alone."""
     if args.results:
-        return Path(args.results).expanduser().resolve()
+        return Path(args.results).expanduser().resolve(), True
     store = storage.open_storage(args.storage, create=True)
     done = sorted(path.parent for path in (store / "validation").glob("[!.]*/results.jsonl"))
-    if not done:
-        (store / "review").mkdir(mode=0o700, exist_ok=True)
-        print(f"No results of step 7 in {store}: only ideals and rules can be reviewed")
-    return done[-1] if done else store / "review"
+    if done:
+        return done[-1], True
+    (store / "review").mkdir(mode=0o700, exist_ok=True)
+    print(f"No results of step 7 in {store}: only ideals and rules can be reviewed")
+    return store / "review", False
 
 
 def serve(store, items: dict, raters: list, args) -> None:
@@ -103,6 +103,8 @@ def serve(store, items: dict, raters: list, args) -> None:
     )
     try:
         uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        print("\nStopped. All marks are kept; the same command goes on with them.")
     finally:
         if path:
             path.unlink(missing_ok=True)

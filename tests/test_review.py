@@ -59,12 +59,14 @@ def test_the_order_is_drawn_once_and_another_rater_changes_nobodys(results):
     assert orders != {tuple(t.swapped for t in before)}, "the draw can be foreseen"
 
 
-def test_results_that_changed_after_rating_began_are_refused(results):
+def test_results_that_changed_after_rating_began_are_refused(results, run):
     store_of(results, "anna")
     with open(results / "results.jsonl", "a") as file:
         file.write((results / "results.jsonl").read_text().splitlines()[0] + "\n")
     with pytest.raises(UserError, match="has changed since its rating began"):
         store_of(results, "anna")
+    done = run("run_files/review.py", "--results", results, "--report")
+    assert done.returncode == 2 and "has changed since" in done.stderr
 
 
 def test_the_page_of_the_two_orders_differs_in_nothing_but_the_two_texts(tmp_path):
@@ -179,6 +181,15 @@ def _click(client, kept: dict, rng) -> None:
             return
         assert answer.status == 200 and json.loads(answer.text)["marks"][key[1]] == value
         kept[key] = value
+
+
+def test_ctrl_c_ends_the_page_with_a_word_and_without_an_error(results):
+    with Server(results, raters="anna") as server:
+        assert server.client("anna").get("/items/1").status == 200
+        server.stop(signal.SIGINT)
+        assert server.process.returncode == 0
+        log = server.log.read_text()
+        assert "All marks are kept" in log and "Traceback" not in log
 
 
 # ---------------------------------------------------------------- the report

@@ -91,9 +91,9 @@ def decide(store, run_files, rater, key, verdict, texts=None, comment=""):
     found = content_review.current(run_files, store.decisions())[key]
     entry, texts = found.entry, texts or list(found.texts.values())
     if verdict == "edit":
-        return store.decide(rater, key, "edit", json.dumps(texts), found.in_file)
+        return store.decide(rater, key, "edit", texts, list(found.texts.values()), found.in_file)
     signs_as = f"{rater.title()}, MD"
-    store.decide(rater, key, verdict, json.dumps(texts), content_review.fingerprint(entry), signs_as, comment)
+    store.decide(rater, key, verdict, texts, texts, content_review.fingerprint(entry), signs_as, comment)
 
 
 def write(changes: dict) -> dict:
@@ -179,6 +179,7 @@ def test_decisions_on_the_page_are_kept_and_a_change_behind_ones_back_is_not_ove
         assert ben.post(path, {**now, "verdict": "approve", "signs_as": "Ben, MD"}).status == 303
         page = anna.get(path).text
         assert "anna changed the text" in page and "ben approved" in page
+        assert "ibuprofen, naproxen or aspirin for pain unless a clinician says so.</dd>" in page, "what it was is kept"
         assert "edited, approved by ben" in anna.get("/content").text
         assert anna.post(path, {**now, "text": "", "verdict": "edit"}).status == 400
         assert anna.post(path, {**now, "verdict": "delete"}).status == 400
