@@ -2,9 +2,10 @@
 
     python convert_to_jsonl.py --mimic-dir /data/mimiciv/3.1
 
-Leaves `subjects/` in the storage folder: one JSON record per patient in compressed, indexed shards, the same rows as
-typed columnar tables, and the split of patients into train, validation and test. Without --mimic-dir it uses the
-built-in synthetic MIMIC-IV. Stopped or killed, the same command goes on where it was.
+Leaves `subjects/` in the storage folder: one JSON record per patient in compressed, indexed
+shards, the same rows as typed columnar tables, and the split of patients into train, validation
+and test. Without --mimic-dir it uses the built-in synthetic MIMIC-IV. Stopped or killed, the same
+command goes on where it was.
 """
 
 import argparse
@@ -41,12 +42,15 @@ def arguments():
     )
     storage.add_arguments(parser)
     args = parser.parse_args()
+    storage.check_positive(args, "memory", "workers")
     if not 0 < args.sample <= 1:
         raise UserError(f"--sample {args.sample} is not a share of the patients: give a number above 0 and up to 1")
     if args.synthetic_patients < 10:
         raise UserError(f"--synthetic-patients {args.synthetic_patients} is too few for three splits: give 10 or more")
-    if args.memory is not None and args.memory < 0.5:
-        raise UserError(f"--memory {args.memory} is too little to work with: give 0.5 (GB) or more")
+    if args.memory is not None and not 0.5 <= args.memory <= machine_memory() / 1e9:
+        raise UserError(
+            f"--memory {args.memory} cannot be kept: give GB, from 0.5 to this machine's {machine_memory() / 1e9:.0f}"
+        )
     return args
 
 
@@ -162,14 +166,17 @@ def check_space(sources: dict, store: Path) -> None:
 
 def convert(sources: dict, out, store: Path, args) -> None:
     """Read every table once into buckets, nest the buckets, and prove that no row was lost on the way."""
-    from mimic_qlora import buckets, nesting, splits
+    from mimic_qlora import buckets, nesting, releases, splits
 
     folder = out.path
     for name in ("shards", "tables", "dictionaries", "parts"):
         (folder / name).mkdir(exist_ok=True)
     by_subject = {n: s for n, s in sources.items() if not {"subject_id", "hadm_id", "stay_id"}.isdisjoint(s.columns)}
-    for name in sources.keys() - by_subject.keys():
-        write_dictionary(name, sources[name], folder / "dictionaries")
+    dictionaries = {
+        name: write_dictionary(sources[name], folder / "dictionaries" / f"{name}.parquet")
+        for name in sources
+        if name not in by_subject
+    }
 
     patients = read_subject_ids(sources["patients"])
     listed = read_list(given_file(args.subjects_file), patients) if args.subjects_file else patients
@@ -197,7 +204,14 @@ def convert(sources: dict, out, store: Path, args) -> None:
     out.manifest["cells_not_of_their_type"] = misfits
     out.manifest["columns"] = columns
     out.manifest["split"] = {name: sum(s == name for s in split.values()) for name in splits.SHARES}
-    out.manifest["source"] = {"version": version_of(rows, patients), "patients": len(chosen)}
+    found = {name: counts["in"] for name, counts in rows.items()} | dictionaries
+    version, agreeing, differing = releases.identify(found)
+    out.manifest["dictionaries"] = dictionaries
+    out.manifest["source"] = {"version": version, "patients": len(chosen), "unexpected": differing}
+    if agreeing or differing:
+        print(f"Row counts: {agreeing} of {agreeing + len(differing)} tables as published for {version}")
+    for sentence in differing:
+        print(f"  {sentence}: check the download, or say so in the paper")
 
 
 def keep_rejects(rows: dict, folder: Path, store: Path, most: int) -> None:
@@ -218,15 +232,16 @@ def keep_rejects(rows: dict, folder: Path, store: Path, most: int) -> None:
         )
 
 
-def write_dictionary(name: str, source, folder: Path) -> None:
-    """A table that names no patient, kept whole and typed as dictionaries/<table>.parquet."""
+def write_dictionary(source, path: Path) -> int:
+    """Keep a table that names no patient whole and typed. Returns its number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from mimic_qlora import tables
 
     rows = pa.Table.from_batches(tables.read(source), pa.schema([(c, pa.string()) for c in source.columns]))
-    pq.write_table(tables.typed(name, source.columns, rows)[0], folder / f"{name}.parquet", compression="zstd")
+    pq.write_table(tables.typed(source.columns, rows)[0], path, compression="zstd")
+    return rows.num_rows
 
 
 def read_subject_ids(source) -> list:
@@ -269,16 +284,6 @@ def machine_memory() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     contained = limit.read_text().strip() if limit.exists() else ""
     return min(psutil.virtual_memory().total, int(contained) if contained.isdecimal() else sys.maxsize)
-
-
-def version_of(rows: dict, patients: list) -> str:
-    """Which release of MIMIC-IV has this many patients and admissions (counts published by PhysioNet)."""
-    known = {
-        (100, 275): "MIMIC-IV Clinical Database Demo (2.2)",
-        (364_627, 546_028): "MIMIC-IV 3.0 or 3.1",
-        (299_712, 431_231): "MIMIC-IV 2.2",
-    }
-    return known.get((len(patients), rows["admissions"]["in"]), "MIMIC-IV tables of an unlisted release")
 
 
 def print_proof(rows: dict) -> None:

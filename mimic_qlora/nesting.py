@@ -27,11 +27,10 @@ def nest_all(plan: Layout, columns: dict, folder: Path, memory: int, workers: in
 
     from tqdm import tqdm
 
-    n_buckets = len(plan.first_ids)
     fitting = memory // (MIB_PER_BUCKET * MEMORY_PER_BUCKET << 20)
-    workers = max(1, min(workers or os.cpu_count() or 1, fitting, n_buckets))
-    jobs = [(b, plan.subject_ids(b), columns, folder / "dictionaries", folder) for b in range(n_buckets)]
-    progress = {"desc": "nesting patients", "unit": "bucket", "total": n_buckets, "disable": None}
+    workers = max(1, min(workers or os.cpu_count() or 1, fitting, plan.count))
+    jobs = [(b, plan.subject_ids(b), columns, folder / "dictionaries", folder) for b in range(plan.count)]
+    progress = {"desc": "nesting patients", "unit": "bucket", "total": plan.count, "disable": None}
     if workers == 1:
         return [nest(*job) for job in tqdm(jobs, **progress)]
     with ProcessPoolExecutor(
@@ -96,7 +95,7 @@ def _nest_table(name, columns, rows, bucket, pieces, folder, result) -> None:
         order = np.argsort(ids, kind="stable")
         rows, ids = rows.take(order), ids[order]
     rows = rows.combine_chunks()
-    typed, misfits = tables.typed(name, columns, rows)
+    typed, misfits = tables.typed(columns, rows)
     for column, cells in misfits.items():
         result["misfits"][f"{name}.{column}"] = cells
     path = folder / "tables" / name
@@ -129,28 +128,40 @@ def _code_key(rows):
 
 def json_rows(rows, columns: dict):
     """Each row of a table of strings as `{...},` in a LargeStringArray: ids bare, all else quoted, nulls left out."""
-    fields = []
+    # texts and columns in turn; a column with nulls is joined to its key and comma first, so that they go with it
+    pieces, text, comma = [], "{", ""
     for column, kind in columns.items():
         value = rows[column].combine_chunks().cast(pa.large_string())
         if value.null_count == len(value):
             continue
-        key = orjson.dumps(column).decode() + ":"
         quote = "" if kind == "id" else '"'
+        before = f"{comma}{orjson.dumps(column).decode()}:{quote}"
         value = value if kind == "id" else _escaped(value)
-        fields.append(pc.binary_join_element_wise(_scalar(key + quote), value, _scalar(quote), _scalar("")))
-    joined = pc.binary_join_element_wise(*fields, _scalar(","), null_handling="skip")
-    return pc.binary_join_element_wise(_scalar("{"), joined, _scalar("},"), _scalar(""))
+        if value.null_count:
+            # before the first column that has a value in every row (one has: subject_id), the comma stands behind
+            behind = quote if comma else quote + ","
+            pieces += [text, _joined([before, value, behind], "emit_null")]
+            text = ""
+        else:
+            pieces += [text + before, value]
+            text, comma = quote, ","
+    return _joined([*pieces, text + "},"], "skip")
 
 
-def _scalar(text: str):
-    return pa.scalar(text, pa.large_string())
+def _joined(pieces: list, nulls: str):
+    """Texts and columns one after the other, row by row."""
+    pieces = [pa.scalar(piece, pa.large_string()) if isinstance(piece, str) else piece for piece in pieces]
+    return pc.binary_join_element_wise(*pieces, pa.scalar("", pa.large_string()), null_handling=nulls)
 
 
 def _escaped(values):
     """The values as they stand between the quotes of a JSON string."""
-    special = pc.fill_null(pc.match_substring_regex(values, r'["\\\x00-\x1f]'), False)
-    if not pc.any(special).as_py():
+    _, offsets, data = values.buffers()
+    start, end = np.frombuffer(offsets, np.int64)[[values.offset, values.offset + len(values)]]
+    data = np.frombuffer(data or b"", np.uint8)[start:end]
+    if not ((data < 0x20) | (data == ord('"')) | (data == ord("\\"))).any():  # faster than a look at each value
         return values
+    special = pc.fill_null(pc.match_substring_regex(values, r'["\\\x00-\x1f]'), False)
     escaped = [orjson.dumps(value)[1:-1].decode() for value in values.filter(special).to_pylist()]
     return pc.replace_with_mask(values, special, pa.array(escaped, pa.large_string()))
 

@@ -131,7 +131,9 @@ def read_manifest(storage: Path, step: str) -> dict:
     version, or rests on an earlier step that has changed since.
     """
     place = storage / step
-    recover(place)
+    if not place.exists() and _previous(place).exists():
+        with locked(place, step):
+            recover(place)
     path = place / "manifest.json"
     if not path.exists():
         raise UserError(f"{place} is missing: run `{command_for(step)}` first")
@@ -174,9 +176,16 @@ def damaged_files(place: Path, manifest: dict) -> list:
     return [path for path, recorded in files.items() if not path.is_file() or written(path, place) != recorded]
 
 
+def _previous(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old")
+
+
 def recover(place: Path) -> None:
-    """Put back the previous output if a run was killed between the two renames of `replace_folder`."""
-    old = place.with_name(f".{place.name}.old")
+    """Put back the previous output if a run was killed between the two renames of `replace_folder`.
+
+    For who holds the step's lock: to anyone else a run that is between the two renames just now looks like a dead one.
+    """
+    old = _previous(place)
     if old.exists():
         if place.exists():
             shutil.rmtree(old)
@@ -186,7 +195,7 @@ def recover(place: Path) -> None:
 
 def replace_folder(temp: Path, place: Path) -> None:
     """Put `temp` in the place of `place`; at any moment one whole folder can be found (see `recover`)."""
-    old = place.with_name(f".{place.name}.old")
+    old = _previous(place)
     recover(place)
     if place.exists():
         place.rename(old)

@@ -75,12 +75,14 @@ def _source(name: str, path: Path, folder: Path) -> Source:
     unknown = [column for column in header if column not in known.columns]
     if name in REQUIRED and missing:
         raise UserError(f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found {', '.join(header)}")
-    notes = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"also has {', '.join(unknown)}"] * bool(unknown)
+    drift = f"expected {', '.join(missing) or 'no other columns'}, found {', '.join(unknown) or 'no such column'}"
     types = {
         column: known.columns.get(column, "id" if column in ("subject_id", "hadm_id", "stay_id") else "text")
         for column in header
     }
-    return Source(path, known.module, types, "; ".join(notes) if known.columns else "not a table of MIMIC-IV v3.1")
+    if not known.columns:
+        drift = "not a table of MIMIC-IV v3.1"
+    return Source(path, known.module, types, drift if missing or unknown else "")
 
 
 def _header(path: Path) -> list:
@@ -154,7 +156,21 @@ def read(source: Source, on_ragged=None, on_bytes=None) -> Iterator:
         raise UserError(f"{source.path} cannot be read, it {reason}: check the download") from None
 
 
-def typed(name: str, columns: dict, table):
+@cache
+def arrow_types() -> dict:
+    """The Arrow type of each kind of column in the typed view."""
+    import pyarrow as pa
+
+    return {
+        "id": pa.int64(),
+        "int": pa.int64(),
+        "num": pa.float64(),
+        "time": pa.timestamp("us"),
+        "text": pa.large_string(),
+    }
+
+
+def typed(columns: dict, table):
     """The typed columns of a table of strings, and how many cells of each column did not fit its type.
 
     A cell that does not fit (such as `___` in a number) becomes null here; the JSONL keeps it as it was.
@@ -162,16 +178,9 @@ def typed(name: str, columns: dict, table):
     """
     import pyarrow as pa
 
-    types = {
-        "id": pa.int64(),
-        "int": pa.int64(),
-        "num": pa.float64(),
-        "time": pa.timestamp("us"),
-        "text": pa.large_string(),
-    }
     arrays, misfits = [], {}
-    for column, type_ in columns.items():
-        array, lost = _cast(table[column], types[type_], type_)
+    for column, kind in columns.items():
+        array, lost = _cast(table[column], arrow_types()[kind], kind)
         arrays.append(array)
         if lost:
             misfits[column] = lost

@@ -146,12 +146,20 @@ def test_a_sample_is_a_share_of_the_patients_with_all_their_rows(run, tiny_mimic
     assert rows["in"] == 36 and rows["unsampled"] == rows["jsonl"] == 18
 
 
+def rewrite_shard(folder, old, new):
+    """Change some bytes of the records, with a manifest that takes the shard's new size for right."""
+    shard = folder / "shards/part-00000.jsonl.gz"
+    shard.write_bytes(gzip.compress(gzip.decompress(shard.read_bytes()).replace(old, new, 1)))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["shards/part-00000.jsonl.gz"]["bytes"] = shard.stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_verify_finds_a_changed_cell_and_says_where(run, tiny_mimic, tmp_path):
     command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--verify")
     done = run(*command)
     assert done.returncode == 0 and "Verified: every cell of 5 tables" in done.stdout, done.stderr
-    shard = tmp_path / "storage/subjects/shards/part-00000.jsonl.gz"
-    shard.write_bytes(gzip.compress(gzip.decompress(shard.read_bytes()).replace(b'"500,000"', b'"500,001"', 1)))
+    rewrite_shard(tmp_path / "storage/subjects", b'"500,000"', b'"500,001"')
     again = run(*command)
     assert again.returncode == 2 and "differ in labevents" in again.stderr and "part-00000" in again.stdout
 
@@ -159,8 +167,7 @@ def test_verify_finds_a_changed_cell_and_says_where(run, tiny_mimic, tmp_path):
 def test_verify_tells_an_empty_string_from_null(run, tiny_mimic, tmp_path):
     command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--verify")
     run(*command)
-    shard = tmp_path / "storage/subjects/shards/part-00000.jsonl.gz"
-    shard.write_bytes(gzip.compress(gzip.decompress(shard.read_bytes()).replace(b',"drug":""', b"", 1)))
+    rewrite_shard(tmp_path / "storage/subjects", b',"drug":""', b"")
     assert "differ in prescriptions" in run(*command).stderr
 
 
