@@ -2,10 +2,10 @@
 
     python make_symptom_prompts_ctx_dxpx.py --model meta-llama/Meta-Llama-3-8B-Instruct
 
-Leaves `prompts/` in the storage folder: chat records for training, validation and test as JSONL,
-what each gold answer rests on, a card, and context.json with the settings that steps 5 to 7 share.
-A prompt stands some days after a live discharge to home and shows only what the chart held at that
-time, without the columns that step 3 found least important.
+Leaves `prompts/` in the storage folder: chat records of three tasks (guidance on a symptom, questions
+about the chart, the diagnoses of a stay) for training, validation and test as JSONL, what each gold
+answer rests on, a card, and context.json with the settings that steps 5 to 7 share. A prompt has a
+time and shows only what the chart held at it, without the columns that step 3 found least important.
 """
 
 import argparse
@@ -13,35 +13,33 @@ import csv
 import json
 from collections import Counter
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from mimic_qlora import storage
 from mimic_qlora.storage import UserError
 
 SYSTEM_PROMPT = Path(__file__).parent / "run_files" / "system_prompt.txt"
+TASKS = ("guidance", "chart_qa", "diagnoses")
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model",
-        help="model that budgets the context in tokens: folder or hub name (default: the embedded one)",
-    )
-    parser.add_argument(
-        "--pairs-per-subject", type=int, default=2, help="questions asked per patient (default: %(default)s)"
-    )
-    parser.add_argument("--max-total", type=int, help="at most this many records over all splits (default: no limit)")
-    parser.add_argument(
-        "--token-budget", type=int, default=700, help="tokens of the patient context (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=42, help="seed of days, symptoms and sentences (default: %(default)s)"
-    )
-    parser.add_argument("--preview", type=int, default=0, metavar="N", help="print the first N records (default: none)")
+    add = parser.add_argument
+    add("--model", help="model that budgets the context in tokens: folder or hub name (default: the embedded one)")
+    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which tasks (default: all three)")
+    add("--pairs-per-subject", type=int, default=2, help="records of each task per patient (default: %(default)s)")
+    add("--max-total", type=int, help="at most this many records over all splits (default: no limit)")
+    add("--token-budget", type=int, default=700, help="tokens of the patient context (default: %(default)s)")
+    add("--landmark-hours", type=float, default=24, help="early in a stay: hours after arrival (default: %(default)s)")
+    add("--seed", type=int, default=42, help="seed of days, questions and sentences (default: %(default)s)")
+    add("--preview", type=int, default=0, metavar="N", help="print the first N training records (default: none)")
+    add("--audit", action="store_true", help="check the records of an earlier run against the chart, and make none")
     storage.add_arguments(parser)
     args = parser.parse_args()
-    storage.check_positive(args, "pairs_per_subject", "max_total", "token_budget")
+    storage.check_positive(args, "pairs_per_subject", "max_total", "token_budget", "landmark_hours")
     storage.check_range(args, "preview", 0, 1_000_000)
+    args.tasks = [task for task in TASKS if task in args.tasks]
     return args
 
 
@@ -49,24 +47,32 @@ def main():
     args = arguments()
     store = storage.open_storage(args.storage)
     subjects_manifest = storage.read_manifest(store, "subjects")
-    features_manifest = storage.read_manifest(store, "features")
     print(storage.data_line(subjects_manifest))
+    if args.audit:
+        from mimic_qlora import audit
 
-    from mimic_qlora import clinical, models
+        return audit.report(audit.of_storage(store))
+    features_manifest = storage.read_manifest(store, "features")
+
+    from mimic_qlora import dataset, models, page, prompts
 
     path = models.model_path(args.model, store)
     system_prompt = SYSTEM_PROMPT.read_text(encoding="utf-8").strip()
-    content = storage.digest([clinical.content_sha256(), system_prompt])
-    settings = {k: getattr(args, k) for k in ("pairs_per_subject", "max_total", "token_budget", "seed")} | {
-        "model": models.model_name(path)
+    given = ("tasks", "pairs_per_subject", "max_total", "token_budget", "landmark_hours", "seed")
+    settings = {name: getattr(args, name) for name in given} | {"model": models.model_name(path)}
+    inputs = {
+        "subjects": subjects_manifest["id"],
+        "features": features_manifest["id"],
+        "clinical_content": prompts.content_sha256(system_prompt),
     }
-    inputs = {"subjects": subjects_manifest["id"], "features": features_manifest["id"], "clinical_content": content}
     with storage.step_output(store, "prompts", settings, inputs, args.force) as out:
         print(f"Tokenizer: {models.describe(path)}")
         tokenizer = models.load_tokenizer(path)
         shared = {
             "system_prompt": system_prompt,
+            "system_prompts": prompts.system_prompts(system_prompt),
             "token_budget": args.token_budget,
+            "landmark_hours": args.landmark_hours,
             "dropped_columns": dropped_columns(store),
             "seed": args.seed,
             "tokenizer": models.model_name(path),
@@ -76,7 +82,8 @@ def main():
         storage.write_json(out.path / "context.json", shared)
         counts = make_records(store, out.path, shared, args, partial(models.count_tokens, tokenizer))
         out.manifest["counts"] = counts
-        (out.path / "README.md").write_text(card(subjects_manifest, shared, counts), encoding="utf-8")
+        card = dataset.card(page.data_line(subjects_manifest), shared, counts)
+        (out.path / "README.md").write_text(card, encoding="utf-8")
         report(counts)
         preview(out.path, args.preview)
     print(f"Wrote {store / 'prompts'}")
@@ -89,127 +96,60 @@ def dropped_columns(store: Path) -> list:
 
 
 def make_records(store: Path, folder: Path, shared: dict, args, count_tokens) -> dict:
-    """Write the records of every patient of the cohort, by split, and count who is left out and why."""
+    """Write the records of every patient of the cohort, by split, and count what was made and who was left out."""
     from tqdm import tqdm
 
-    from mimic_qlora import context, draws, facts, moments, splits, subjects
+    from mimic_qlora import context, dataset, facts, prompts, subjects
 
-    split = subjects.split_of(store)
-    labels = context.lab_labels(store)
-    counts = {name: Counter() for name in ("cohort", "records", "symptoms", "cautions", "cut")}
-    order = {s: rank for rank, s in enumerate(draws.order(split, "prompts", args.seed))}
-    lines = []
-    bar = tqdm(subjects.records(store, facts.WANTED, split), total=len(split), desc="patients", disable=None)
-    for record in bar:
-        subject_id = record["subject_id"]
-        found = moments.of(record, args.seed)
-        reason = "kept" if found else "no live discharge to home that a question could follow"
-        counts["cohort"]["no coded stay" if not record["diagnoses_icd_labeled"] else reason] += 1
-        if not found or not record["diagnoses_icd_labeled"]:
-            continue
-        built = context.build(record, found[-1].as_of, shared, labels, count_tokens)
-        counts["cut"].update(built.cuts.keys())
-        for number, made in enumerate(prompts_of(subject_id, found[-1], built, shared, split[subject_id], args)):
-            lines.append(((number, order[subject_id]), made))
-    # a limit takes whole rounds of patients in random order, so that it neither prefers nor splits neighbours
-    lines = [made for _, made in sorted(lines, key=lambda line: line[0])][: args.max_total]
-    if not any(made["split"] == "train" for made in lines):
+    found = prompts.cohort(store, args.tasks, args.pairs_per_subject, args.seed, args.landmark_hours)
+    slots = prompts.chosen(found.slots, args.max_total, args.seed)
+    split, labels, cut = subjects.split_of(store), context.lab_labels(store), Counter()
+
+    def made():
+        bar = tqdm(subjects.records(store, facts.WANTED, slots, facts.ONLY), "patients", len(slots), disable=None)
+        for record in bar:
+            subject_id = record["subject_id"]
+            years = found.year_groups[subject_id]
+            groups = {
+                "split": split[subject_id],
+                "anchor_year_group": years,
+                "temporal_split": "test" if years and years == found.latest else "train",
+            }
+            for one in prompts.of_patient(record, slots[subject_id], shared, labels, count_tokens, cut):
+                yield one | groups
+
+    counts = dataset.write(folder, made())
+    if not counts["splits"].get("train"):
         raise UserError(
-            "no training prompt could be made: no patient has a coded stay that ended with a discharge to home"
+            "no training prompt could be made: no patient has a coded stay that a question could be asked about"
         )
-    for name in splits.SHARES:
-        with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
-            for made in lines:
-                if made["split"] == name:
-                    file.write(json.dumps(made, ensure_ascii=False, default=str) + "\n")
-    counts["records"].update(made["split"] for made in lines)
-    counts["symptoms"].update(made["symptom"] for made in lines)
-    counts["cautions"].update(caution for made in lines for caution in made["cautions"])
-    return {name: dict(sorted(counter.items())) for name, counter in counts.items()}
-
-
-def prompts_of(subject_id: int, moment, built, shared: dict, split: str, args) -> list:
-    """The records of one patient: different symptoms, those first for which the chart calls for a caution.
-
-    The symptoms of the curated questions and the held-out caution rules stay out, so that step 7 can tell learning
-    from copying.
-    """
-    from mimic_qlora import clinical, context, draws, guidance
-
-    key = f"{args.seed}:{subject_id}"
-    asked = [s for s in clinical.load().symptoms.values() if not s["held_out"]]
-    called_for = {s["id"]: guidance.cautions_for(s, built.facts) for s in asked}
-    trained = {i: [c for c in rules if not c["held_out"]] for i, rules in called_for.items()}
-    asked.sort(
-        key=lambda s: (
-            not trained[s["id"]],
-            len(called_for[s["id"]]) - len(trained[s["id"]]),
-            draws.pick(f"{key}:{s['id']}", 1 << 30),
-        )
-    )
-    made = []
-    for symptom in asked[: args.pairs_per_subject]:
-        cautions = trained[symptom["id"]][: guidance.MOST_CAUTIONS]
-        question = symptom["phrasings"][draws.pick(f"{key}:{symptom['id']}:phrasing", len(symptom["phrasings"]))]
-        answer = guidance.compose(symptom, trained[symptom["id"]], f"{key}:{symptom['id']}")
-        made.append({
-            "messages": [*context.messages(shared, built.text, question), {"role": "assistant", "content": answer}],
-            "task": "guidance",
-            "subject_id": subject_id,
-            "hadm_id": moment.hadm_id,
-            "as_of": str(moment.as_of),
-            "split": split,
-            "symptom": symptom["id"],
-            "cautions": [c["id"] for c in cautions],
-            "evidence": [{"caution": c["id"], **row} for c in cautions for row in guidance.evidence(c, built.facts)],
-            "rubric": guidance.rubric(symptom, cautions),
-        })  # fmt: skip
-    return made
+    return counts | {"cohort": found.counts, "cut": dict(sorted(cut.items())), "latest_years": found.latest}
 
 
 def report(counts: dict) -> None:
-    print("\nPatients")
-    for reason, n in counts["cohort"].items():
-        print(f"  {n:>8,}  {reason}")
-    print("Records")
-    for name, n in counts["records"].items():
-        print(f"  {n:>8,}  {name}")
-    print(f"Symptoms: {len(counts['symptoms'])}; caution rules that a chart called for: {len(counts['cautions'])}")
+    def lines(title, rows):
+        print("\n".join([title, *(f"  {n:>8,}  {name}" for name, n in rows.items())]))
+
+    lines("\nPatients", counts["cohort"])
+    lines("Records", counts["tasks"])
+    lines("By split", counts["splits"])
     print(
-        "Sections cut to quota or budget, in patients: "
-        + (", ".join(f"{k} {n}" for k, n in counts["cut"].items()) or "none")
+        f"Symptoms: {len(counts['symptoms'])}; caution rules that a chart called for: {len(counts['cautions'])}; "
+        f"kinds of chart questions: {len(counts['kinds'])}; near-duplicates left out: {counts['near_duplicates']}"
     )
+    cut = ", ".join(f"{section} {n:,}" for section, n in counts["cut"].items())
+    print(f"Contexts in which a section was cut to its quota or the budget: {cut or 'none'}")
 
 
 def preview(folder: Path, n: int) -> None:
-    lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()[:n]
-    for line in lines:
-        made = json.loads(line)
-        print(f"\n=== subject_id {made['subject_id']} as of {made['as_of']}; supervised part between >>> and <<<")
-        for turn in made["messages"]:
-            mark = (">>>\n", "\n<<<") if turn["role"] == "assistant" else ("", "")
-            print(f"[{turn['role']}]\n{mark[0]}{turn['content']}{mark[1]}")
-
-
-def card(subjects_manifest: dict, shared: dict, counts: dict) -> str:
-    """The dataset card: what these records are, how many, and what they must not be used for."""
-    table = "\n".join(f"| {name} | {n} |" for name, n in counts["records"].items())
-    return f"""# Symptom prompts
-
-{storage.data_line(subjects_manifest)}.
-Tokenizer: {shared["tokenizer"]}. Context budget: {shared["token_budget"]} tokens.
-
-| split | records |
-| --- | --- |
-{table}
-
-Each record is one patient at one time after a live discharge to home, a lay symptom question and a gold answer that
-is put together from the clinical content files (`reviewed_by: null`: no clinician has reviewed them). No patient is in
-two splits. The symptoms of the curated questions and the held-out caution rules are in none of the records.
-
-Records that come from MIMIC-IV are credentialed data under its data use agreement: do not share them. They are for
-research on this pipeline and must not be used to advise a patient.
-"""
+    with open(folder / "train.jsonl", encoding="utf-8") as file:
+        for line in islice(file, n):
+            made = json.loads(line)
+            print(f"\n=== {made['task']}, subject_id {made['subject_id']} as of {made['as_of']}", end="; ")
+            print("supervised part between >>> and <<<")
+            for turn in made["messages"]:
+                mark = (">>>\n", "\n<<<") if turn["role"] == "assistant" else ("", "")
+                print(f"[{turn['role']}]\n{mark[0]}{turn['content']}{mark[1]}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Clinical content: loads and checks the data files in clinical_data/, and matches them to charts and answers.
+"""Clinical content: the data files in clinical_data/, checked as a whole, and matched to charts and answers.
 
-The files are written for clinicians to read and edit (docs/clinical_content.md). `load()` checks every field
-of every entry, so a slip in an edit is reported by file, entry and field before anything runs on it.
+The files are written for clinicians to read and edit (docs/clinical_content.md); entries.py says what a field may hold.
 """
 
 import hashlib
@@ -11,14 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from mimic_qlora import entries
+from mimic_qlora.entries import read
 from mimic_qlora.storage import UserError
 
 DATA = Path(__file__).parent / "clinical_data"
-SECTIONS = {
-    "try": "What you can try now",
-    "urgent": "When to seek urgent care",
-    "track": "What to track or share with a clinician",
-}
+SECTIONS = entries.SECTIONS
 
 
 class Clinical(NamedTuple):
@@ -30,218 +27,7 @@ class Clinical(NamedTuple):
     cautions: dict
 
 
-# ---- what a field may hold: each check returns what is wrong, or None ----
-
-
-def _text(value):
-    return None if isinstance(value, str) and value.strip() else "must be a text"
-
-
-def _flag(value):
-    return None if isinstance(value, bool) else "must be true or false"
-
-
-def _regex(value):
-    if not isinstance(value, str) or not value.strip():
-        return "must be a regular expression"
-    try:
-        return "matches an empty text, so it would match everything" if re.compile(value).search("") else None
-    except re.error as error:
-        return f"is not a regular expression ({error}): {value}"
-
-
-def _one_of(*choices):
-    return lambda value: None if value in choices else f"must be one of {', '.join(map(str, choices))}"
-
-
-def _list_of(check, at_least=0):
-    def check_list(value):
-        if not isinstance(value, list) or len(value) < at_least:
-            return f"must be a list of at least {at_least}"
-        return next((f"item {i}: {wrong}" for i, item in enumerate(value, 1) if (wrong := check(item))), None)
-
-    return check_list
-
-
-def _record(required, optional=None):
-    def check_record(value):
-        if not isinstance(value, dict):
-            return f"must have the fields {', '.join(required)}"
-        known = required | (optional or {})
-        unknown = [field for field in value if field not in known]
-        missing = [field for field in required if field not in value]
-        if unknown or missing:
-            return f"unknown field '{unknown[0]}'" if unknown else f"field '{missing[0]}' is missing"
-        return next((f"field '{field}' {wrong}" for field in value if (wrong := known[field](value[field]))), None)
-
-    return check_record
-
-
-def _prefix(value):
-    return (
-        None
-        if isinstance(value, str) and re.fullmatch("[A-Z0-9]+", value)
-        else "must be an ICD code prefix in quotes, upper case, without a dot"
-    )
-
-
-def _number(value):
-    return None if isinstance(value, (int, float)) and not isinstance(value, bool) else "must be a number"
-
-
-def _integer(value):
-    return None if isinstance(value, int) and not isinstance(value, bool) else "must be a whole number"
-
-
-def _unit(value):
-    return None if isinstance(value, str) else "must be a text ('' where the lab has no unit)"
-
-
-def _url(value):
-    return None if isinstance(value, str) and value.startswith("https://") else "must be an https:// address"
-
-
-def _day(value):
-    correct = isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)
-    return None if correct else 'must be a day in quotes, like "2026-01-31"'
-
-
-def _say(value):
-    """A plain sentence, or {say, unless: [caution ids]}."""
-    return _text(value) if isinstance(value, str) else _record({"say": _text, "unless": _list_of(_text, 1)})(value)
-
-
-def _lab(value):
-    wrong = _record(
-        {"itemid": _list_of(_integer, 1), "unit": _unit, "within_days": _number}, {"above": _number, "below": _number}
-    )(value)
-    return wrong or (None if ("above" in value) != ("below" in value) else "needs either 'above' or 'below'")
-
-
-def _age(value):
-    wrong = _record({}, {"at_least": _number, "below": _number})(value)
-    return wrong or (None if value else "needs 'at_least' or 'below'")
-
-
-def _when(value):
-    if not isinstance(value, dict) or len(value) != 1:
-        return "must be one condition, like {phenotype: id} or {any: [...]}"
-    kind, item = next(iter(value.items()))
-    if kind not in CONDITIONS:
-        return f"unknown condition '{kind}'"
-    wrong = CONDITIONS[kind][0](item)
-    return f"condition '{kind}': {wrong}" if wrong else None
-
-
-# ---- conditions of a caution: name -> (check of its value, does it hold for these facts) ----
-
-
-def _lab_holds(lab, facts):
-    values = [facts["labs"][item] for item in lab["itemid"] if item in facts["labs"]]
-    if not values:
-        return False
-    value, unit, days_ago = min(values, key=lambda latest: latest[2])
-    if value is None or not 0 <= days_ago <= lab["within_days"] or (unit or "").strip() != lab["unit"]:
-        return False
-    return value > lab["above"] if "above" in lab else value < lab["below"]
-
-
-def _procedure_holds(procedure, facts):
-    return any(
-        0 <= days_ago <= procedure["within_days"] and code.strip().startswith(tuple(procedure[f"icd{int(version)}"]))
-        for code, version, days_ago in facts["procedures"]
-    )
-
-
-def _age_holds(age, facts):
-    return facts["age"] is not None and age.get("at_least", 0) <= facts["age"] < age.get("below", 999)
-
-
-_PREFIXES = _list_of(_prefix)
-CONDITIONS = {
-    "any": (lambda items: _list_of(_when, 1)(items), lambda items, facts: any(_holds(i, facts) for i in items)),
-    "all": (lambda items: _list_of(_when, 1)(items), lambda items, facts: all(_holds(i, facts) for i in items)),
-    "none": (lambda items: _list_of(_when, 1)(items), lambda items, facts: not any(_holds(i, facts) for i in items)),
-    "phenotype": (_text, lambda name, facts: name in facts["phenotypes"]),
-    "drug_class": (_text, lambda name, facts: name in facts["drug_classes"]),
-    "lab": (_lab, _lab_holds),
-    "age": (_age, _age_holds),
-    "sex": (_one_of("F", "M"), lambda sex, facts: facts["sex"] == sex),
-    "procedure": (_record({"icd9": _PREFIXES, "icd10": _PREFIXES, "within_days": _number}), _procedure_holds),
-}
-
-
-def _holds(condition, facts):
-    kind, value = next(iter(condition.items()))
-    return CONDITIONS[kind][1](value, facts)
-
-
 # ---- the files ----
-
-_TEXTS = _list_of(_text, 1)
-_COMMON = {
-    "id": lambda value: (
-        None if isinstance(value, str) and re.fullmatch("[a-z0-9_]+", value) else "must be lower-case words joined by _"
-    ),
-    "sources": _list_of(_record({"title": _text, "url": _url}), 1),
-    "reviewed_by": lambda value: None if value is None else _text(value),
-}
-_REVIEWED_ON = {"reviewed_on": lambda value: None if value is None else _day(value)}
-
-
-def _entry(required, optional=None):
-    return _record(_COMMON | required, _REVIEWED_ON | (optional or {}))
-
-
-_RED_FLAG = _record({"say": _text, "pattern": _regex})
-SCHEMA = {
-    "phenotypes": _entry({"name": _text, "kind": _one_of("condition", "status", "acute"),
-                                     "icd9": _PREFIXES, "icd10": _list_of(_prefix, 1)},
-                          {"exclude9": _PREFIXES, "exclude10": _PREFIXES}),
-    "drugs": _entry({"name": _text, "ingredients": _TEXTS, "exclude": _list_of(_text),
-                                "routes": _list_of(_text)}),
-    "symptoms": _entry({"name": _text, "tags": _TEXTS, "held_out": _flag, "phrasings": _list_of(_text, 5),
-                                   "try": _list_of(_say, 6), "urgent": _list_of(_RED_FLAG, 6),
-                                   "track": _list_of(_text, 6)}),
-    "cautions": _entry({"severity": _one_of(1, 2, 3), "section": _one_of(*SECTIONS), "when": _when,
-                                   "symptoms": _TEXTS, "say": _text, "pattern": _list_of(_regex, 1),
-                                   "forbid": _list_of(_regex), "held_out": _flag}),
-    "questions": _entry({"symptom": _text, "question": _text, "ideal": _text,
-                                    "red_flags": _list_of(_record({"name": _text, "pattern": _regex}), 1)},
-                         {"tags": _TEXTS}),
-    "knowledge": _entry({"question": _text, "ideal": _text,
-                                    "key_points": _list_of(_record({"point": _text, "pattern": _regex}), 1)}),
-}  # fmt: skip
-
-
-def read(folder, name):
-    """id -> entry of one content file, checked, in file order. Raises UserError like `load`."""
-    import yaml
-
-    path = Path(folder) / f"{name}.yaml"
-    try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(
-            f"{path.name} is not valid YAML"
-            f"{f' near line {mark.line + 1}' if mark else ''}: check its indents and quotes."
-        ) from None
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path.name} must hold a list of entries.")
-    by_id = {}
-    for number, entry in enumerate(entries, 1):
-        entry_id = entry.get("id") if isinstance(entry, dict) else None
-        where = f"{path.name}, entry {number}" + (f" ({entry_id})" if isinstance(entry_id, str) else "")
-        wrong = SCHEMA[name](entry)
-        if wrong:
-            raise UserError(f"{where}: {wrong}.")
-        if entry_id in by_id:
-            raise UserError(f"{where}: field 'id' is used by an earlier entry.")
-        by_id[entry_id] = entry
-    return by_id
 
 
 def _referenced(condition):
@@ -316,6 +102,48 @@ def content_sha256():
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+# ---- conditions of a caution: name -> whether it holds for these facts ----
+
+
+def _lab_holds(lab, facts):
+    values = [facts["labs"][item] for item in lab["itemid"] if item in facts["labs"]]
+    if not values:
+        return False
+    value, unit, days_ago = min(values, key=lambda latest: latest[2])
+    if value is None or not 0 <= days_ago <= lab["within_days"] or (unit or "").strip() != lab["unit"]:
+        return False
+    return value > lab["above"] if "above" in lab else value < lab["below"]
+
+
+def _procedure_holds(procedure, facts):
+    return any(
+        0 <= days_ago <= procedure["within_days"] and code.strip().startswith(tuple(procedure[f"icd{int(version)}"]))
+        for code, version, days_ago in facts["procedures"]
+    )
+
+
+def _age_holds(age, facts):
+    return facts["age"] is not None and age.get("at_least", 0) <= facts["age"] < age.get("below", 999)
+
+
+HOLDS = {
+    "any": lambda items, facts: any(_holds(i, facts) for i in items),
+    "all": lambda items, facts: all(_holds(i, facts) for i in items),
+    "none": lambda items, facts: not any(_holds(i, facts) for i in items),
+    "phenotype": lambda name, facts: name in facts["phenotypes"],
+    "drug_class": lambda name, facts: name in facts["drug_classes"],
+    "lab": _lab_holds,
+    "age": _age_holds,
+    "sex": lambda sex, facts: facts["sex"] == sex,
+    "procedure": _procedure_holds,
+}
+
+
+def _holds(condition, facts):
+    kind, value = next(iter(condition.items()))
+    return HOLDS[kind](value, facts)
+
+
 # ---- charts ----
 
 
@@ -379,9 +207,10 @@ def matches(rule, facts):
 # ---- answers ----
 
 _SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n|,? but ")
-# "unless a clinician says it is safe to" is not a reversal, hence the look-behinds.
+# "unless a clinician says it is safe to" is not a reversal, hence the look-behinds; "not need sleep" is a symptom.
 _REVERSED = re.compile(
-    r"\bno (?:real )?(?:need|reason)\b|(?:\bnot|n['’]t|\bnever) (?:really )?(?:need|have to)\b|\bneed(?: not|n['’]t)\b"
+    r"\bno (?:real )?(?:need|reason)\b|\bneed(?: not|n['’]t)\b"
+    r"|(?:\bnot|n['’]t|\bnever) (?:really )?(?:need\b(?! (?:any |much )?sleep)|have to\b)"
     r"|\bnot necessary\b|\bunnecessary\b|\bcan (?:safely )?(?:ignore|wait|skip)\b"
     r"|(?<!says )(?<!that )(?<!know )\b(?:it is|it['’]s) (?:perfectly )?(?:fine|ok|okay|safe|all right) to\b"
     r"|\b(?:do not|don['’]t|never) (?:avoid|call|seek|contact|report|tell|check|weigh|limit|worry)\b"

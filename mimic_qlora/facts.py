@@ -1,17 +1,17 @@
-"""The facts of a chart that contexts and caution rules rest on: stays, codes, orders, labs, procedures, age and sex."""
+"""The facts of a chart that contexts and caution rules rest on: stays, codes, orders, labs, vitals, age and sex."""
 
 from datetime import datetime, timedelta
 
 from mimic_qlora import clinical
 
-# Every table and column that a context or a caution rule can rest on.
+# Every table and column that a context, a caution rule or a gold answer can rest on.
 WANTED = {
-    "patients": ("gender", "anchor_age", "anchor_year", "dod"),
+    "patients": ("gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"),
     "admissions": (
-        *("hadm_id", "admittime", "dischtime", "deathtime", "admission_type", "admission_location"),
-        *("discharge_location", "insurance", "language", "marital_status", "hospital_expire_flag"),
+        *("hadm_id", "admittime", "dischtime", "deathtime", "edregtime", "admission_type", "discharge_location"),
+        *("insurance", "language", "marital_status"),
     ),
-    "icustays": ("hadm_id", "stay_id", "intime", "outtime", "los", "first_careunit"),
+    "icustays": ("hadm_id", "stay_id", "intime"),
     "services": ("hadm_id", "transfertime", "curr_service"),
     "diagnoses_icd_labeled": ("hadm_id", "seq_num", "icd_code", "icd_version", "long_title"),
     "procedures_icd_labeled": ("hadm_id", "chartdate", "icd_code", "icd_version", "long_title"),
@@ -21,7 +21,48 @@ WANTED = {
         *("ref_range_lower", "ref_range_upper", "flag"),
     ),
     "omr": ("chartdate", "result_name", "result_value"),
+    "chartevents": ("stay_id", "itemid", "charttime", "storetime", "valuenum"),
+    "vitalsign": ("stay_id", "charttime", "temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp"),
+    "medrecon": ("stay_id", "charttime", "name"),
 }
+# The bedside vital signs by the itemids and the plausible ranges of mimic-code's concept `vitalsign`
+# (github.com/MIT-LCP/mimic-code, concepts/measurement/vitalsign.sql): itemid -> (kind, above, below).
+VITALS = {
+    220045: ("heart rate", 0, 300),
+    **dict.fromkeys((220179, 220050, 225309), ("systolic", 0, 400)),
+    **dict.fromkeys((220180, 220051, 225310), ("diastolic", 0, 300)),
+    **dict.fromkeys((220210, 224690), ("breathing rate", 0, 70)),
+    223761: ("fahrenheit", 70, 120),
+    223762: ("celsius", 10, 50),
+    220277: ("oxygen saturation", 0, 100.01),
+}
+DIASTOLIC = {220179: 220180, 220050: 220051, 225309: 225310}  # by the systolic itemid of the same cuff or line
+ED_VITALS = {
+    "heartrate": 220045,
+    "resprate": 220210,
+    "o2sat": 220277,
+    "temperature": 223761,
+    "sbp": 220179,
+    "dbp": 220180,
+}
+# Of a big table, only these values of a column are ever read.
+ONLY = {"chartevents": {"itemid": sorted(VITALS)}}
+# The columns that name a row and what was read of it, as gold answers cite it.
+CITED = {
+    "patients": ("gender", "anchor_age", "anchor_year"),
+    "admissions": ("hadm_id", "admittime", "dischtime", "admission_type", "discharge_location", "insurance", "language",
+                   "marital_status"),
+    "icustays": ("hadm_id", "stay_id", "intime"),
+    "services": ("hadm_id", "transfertime", "curr_service"),
+    "diagnoses_icd": ("hadm_id", "seq_num", "icd_code", "icd_version"),
+    "procedures_icd": ("hadm_id", "chartdate", "icd_code", "icd_version"),
+    "prescriptions": ("hadm_id", "starttime", "drug", "route"),
+    "labevents": ("labevent_id", "itemid", "charttime", "valuenum", "valueuom"),
+    "omr": ("chartdate", "result_name", "result_value"),
+    "chartevents": ("stay_id", "itemid", "charttime", "valuenum"),
+    "vitalsign": ("stay_id", "charttime", "temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp"),
+    "medrecon": ("stay_id", "charttime", "name"),
+}  # fmt: skip
 LAB_DAYS = 365
 
 
@@ -39,7 +80,7 @@ def of(view: dict, as_of: datetime) -> dict:
     """What the caution rules match on (see clinical.matches), with the rows that it rests on.
 
     `phenotypes` and `drug_classes` map a name to its row; `labs` and `procedures` have theirs in `lab_rows`
-    (itemid -> row) and `procedure_rows`.
+    (itemid -> row) and `procedure_rows`, `age` and `sex` in `person`.
     Acute phenotypes count for 90 days after the discharge of the stay that they were coded for, all others for good.
     Drug classes are those ordered during the last stay. A lab is the newest value of its itemid.
     """
@@ -68,6 +109,7 @@ def of(view: dict, as_of: datetime) -> dict:
         (row["icd_code"], row["icd_version"], (as_of - row["chartdate"]).days) for row in view["procedures_icd_labeled"]
     ]
     found["procedure_rows"] = view["procedures_icd_labeled"]
+    found["person"] = person
     found["age"] = _age(person, as_of)
     found["sex"] = person.get("gender")
     return found
@@ -85,16 +127,54 @@ def newest_first(rows: list, by_id: dict) -> list:
     return sorted(rows, key=lambda r: (-by_id[r["hadm_id"]]["admittime"].timestamp(), r.get("seq_num", 0)))
 
 
+def is_administrative(icd_code: str, icd_version: int) -> bool:
+    """Whether a code tells of an external cause, a history or a status: E and V in ICD-9, V to Z in ICD-10."""
+    return icd_code.startswith(("E", "V") if icd_version == 9 else ("V", "W", "X", "Y", "Z"))
+
+
 def latest_labs(view: dict, as_of: datetime) -> dict:
     """itemid -> its rows within a year, newest first."""
     since = as_of - timedelta(days=LAB_DAYS)
+    rows = [r for r in view["labevents"] if r["charttime"] >= since and ("valuenum" in r or is_value(r.get("value")))]
     by_item = {}
     for row in sorted(
-        view["labevents"], key=lambda r: (r["charttime"], r["storetime"], r["labevent_id"]), reverse=True
+        rows, key=lambda r: (r["charttime"], r.get("storetime", r["charttime"]), r["labevent_id"]), reverse=True
     ):
-        if row["charttime"] >= since and ("valuenum" in row or is_value(row.get("value"))):
-            by_item.setdefault(row["itemid"], []).append(row)
+        by_item.setdefault(row["itemid"], []).append(row)
     return by_item
+
+
+def vitals(view: dict) -> list:
+    """The bedside vital signs as (kind, time, text, (table, row) ...), those of intensive care and of emergency visits.
+
+    A value outside the plausible range of its kind is left out, and so is a systolic pressure without its diastolic.
+    Temperatures are told in Fahrenheit.
+    """
+    charted = [row for row in view.get("chartevents", ()) if row.get("itemid") in VITALS and "valuenum" in row]
+    readings = [(row["itemid"], row["charttime"], row["valuenum"], ("chartevents", row)) for row in charted]
+    for row in view.get("vitalsign", ()):
+        here = (row["charttime"], ("vitalsign", row))
+        readings += [(item, here[0], row[column], here[1]) for column, item in ED_VITALS.items() if column in row]
+    readings = [r for r in readings if VITALS[r[0]][1] < r[2] < VITALS[r[0]][2]]
+    lower = {(itemid, when, cited[0]): (value, cited) for itemid, when, value, cited in readings}
+    found = []
+    for itemid, when, value, cited in readings:
+        kind = VITALS[itemid][0]
+        if kind == "systolic" and (below := lower.get((DIASTOLIC[itemid], when, cited[0]))):
+            rows = (cited,) if cited[1] is below[1][1] else (cited, below[1])
+            found.append(("blood pressure", when, f"{value:g}/{below[0]:g}", *rows))
+        elif kind in ("fahrenheit", "celsius"):
+            value = value if kind == "fahrenheit" else round(value * 9 / 5 + 32, 1)
+            found.append(("temperature", when, f"{value:g} F", cited))
+        elif kind not in ("systolic", "diastolic"):
+            unit = "%" if kind == "oxygen saturation" else "/min"
+            found.append((kind, when, f"{value:g}{unit}", cited))
+    return found
+
+
+def citation(why: str, table: str, row: dict) -> dict:
+    """A row as a gold answer cites it: {"for": what it proves, "table": ..., "cells": ["column=value", ...]}."""
+    return {"for": why, "table": table, "cells": [f"{c}={row[c]}" for c in CITED[table] if c in row]}
 
 
 def is_value(text) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 
-from mimic_qlora import clinical
+from mimic_qlora import clinical, facts
 from mimic_qlora.draws import pick
 
 WORDS = (120, 180)
@@ -19,12 +19,18 @@ def bearing(caution: dict, symptom: dict) -> int:
     return 3 * (symptom["id"] in named) or 2 * (not named.isdisjoint(symptom["tags"])) or ("any" in named)
 
 
-def cautions_for(symptom: dict, facts: dict) -> list:
+def called_for(known: dict) -> list:
+    """The caution rules that this chart calls for, whatever is asked."""
+    return [c for c in clinical.load().cautions.values() if clinical.matches(c, known)]
+
+
+def cautions_for(symptom: dict, known: dict, called: list | None = None) -> list:
     """The caution rules that this chart calls for and that bear on the symptom, the most severe and closest first.
 
     A rule whose advice an earlier one gives already (no ibuprofen, for kidneys as for blood thinners) is left out.
+    `called` is what `called_for(known)` gives, for callers that ask about many symptoms.
     """
-    rules = [c for c in clinical.load().cautions.values() if bearing(c, symptom) and clinical.matches(c, facts)]
+    rules = [c for c in (called_for(known) if called is None else called) if bearing(c, symptom)]
     chosen = []
     for rule in sorted(rules, key=lambda c: (-c["severity"], -bearing(c, symptom))):
         if not clinical.said(rule, "\n".join(c["say"] for c in chosen)):
@@ -32,16 +38,47 @@ def cautions_for(symptom: dict, facts: dict) -> list:
     return chosen
 
 
-def compose(symptom: dict, cautions: list, key: str) -> str:
+def golds(known: dict, n: int, key: str) -> list:
+    """At most n questions with gold answers: different symptoms, those first for which the chart calls for a caution.
+
+    The symptoms of the curated questions and the held-out caution rules stay out, so that step 7 can tell learning
+    from copying; advice that a held-out rule forbids is still not given.
+    """
+    called = called_for(known)
+    trained = [c for c in called if not c["held_out"]]
+    asked = []
+    for symptom in clinical.load().symptoms.values():
+        if not symptom["held_out"]:
+            cautions = cautions_for(symptom, known, trained)[:MOST_CAUTIONS]
+            left_out = sum(c["held_out"] and bearing(c, symptom) > 0 for c in called)
+            asked.append(((not cautions, left_out, pick(f"{key}:{symptom['id']}", 1 << 30)), symptom, cautions))
+    return [
+        {
+            "question": symptom["phrasings"][pick(f"{key}:{symptom['id']}:phrasing", len(symptom["phrasings"]))],
+            "answer": compose(symptom, cautions, f"{key}:{symptom['id']}", called),
+            "symptom": symptom["id"],
+            "cautions": [c["id"] for c in cautions],
+            "evidence": [row for c in cautions for row in evidence(c, known)],
+            "rubric": rubric(symptom, cautions),
+        }
+        for _, symptom, cautions in sorted(asked, key=lambda one: one[0])[:n]
+    ]
+
+
+def compose(symptom: dict, cautions: list, key: str, called: list = ()) -> str:
     """The gold answer: three sections, 120 to 180 words, with each of the cautions (at most three) in its section.
 
-    The first two red flags are always there. What else is said is drawn by hash of `key`, so that answers vary between
-    patients but not between runs. Raises ValueError when no choice of sentences keeps within the words.
+    No advice is given that one of the rules in `called`, all that the chart calls for, forbids. The first two red flags
+    are always there. What else is said is drawn by hash of `key`, so that answers vary between patients but not between
+    runs. Raises ValueError when no choice of sentences keeps within the words.
     """
-    ruled_out = {c["id"] for c in cautions}
+    binding = {c["id"]: c for c in [*cautions, *called]}
     pools = {
         "try": [
-            t["say"] for t in symptom["try"] if ruled_out.isdisjoint(t["unless"]) and not _forbidden(cautions, t["say"])
+            t["say"]
+            for t in symptom["try"]
+            if binding.keys().isdisjoint(t["unless"])
+            and not any(clinical.forbidden(caution, t["say"]) for caution in binding.values())
         ],
         "urgent": [u["say"] for u in symptom["urgent"]],
         "track": list(symptom["track"]),
@@ -71,10 +108,6 @@ def compose(symptom: dict, cautions: list, key: str) -> str:
     return answer
 
 
-def _forbidden(cautions: list, sentence: str) -> bool:
-    return any(clinical.forbidden(caution, sentence) for caution in cautions)
-
-
 def _text(chosen: dict) -> str:
     return "\n\n".join(
         "\n".join([heading, *(f"- {sentence}" for sentence in chosen[section])])
@@ -95,9 +128,10 @@ def rubric(symptom: dict, cautions: list) -> list:
     return [*rules, *flags, {"criterion": "has the three sections", "points": 1, "tags": ["format"]}]
 
 
-def evidence(caution: dict, facts: dict) -> list:
-    """The rows of the chart that make a caution apply: [{"table": ..., ids, time, code or value}]."""
-    return [row for condition in _leaves(caution["when"]) for row in _rows(*condition, facts)]
+def evidence(caution: dict, known: dict) -> list:
+    """The rows of the chart that make a caution apply, as citations."""
+    rows = [row for condition in _leaves(caution["when"]) for row in _rows(*condition, known)]
+    return [facts.citation(caution["id"], table, row) for table, row in rows]
 
 
 def _leaves(condition: dict) -> list:
@@ -107,33 +141,21 @@ def _leaves(condition: dict) -> list:
     return [] if kind == "none" else [(kind, value)]
 
 
-def _rows(kind: str, value, facts: dict) -> list:
-    if not clinical.matches({"when": {kind: value}}, facts):
+def _rows(kind: str, value, known: dict) -> list:
+    """The (table, row) pairs by which one condition holds; none when it does not."""
+    if not clinical.matches({"when": {kind: value}}, known):
         return []
     if kind == "phenotype":
-        return [
-            {
-                "table": "diagnoses_icd",
-                **_keys(facts["phenotypes"][value], "hadm_id", "seq_num", "icd_code", "icd_version"),
-            }
-        ]
+        return [("diagnoses_icd", known["phenotypes"][value])]
     if kind == "drug_class":
-        return [
-            {"table": "prescriptions", **_keys(facts["drug_classes"][value], "hadm_id", "starttime", "drug", "route")}
-        ]
+        return [("prescriptions", known["drug_classes"][value])]
     if kind == "lab":
-        rows = [facts["lab_rows"][i] for i in value["itemid"] if i in facts["labs"]]
-        return [
-            {"table": "labevents", **_keys(row, "labevent_id", "itemid", "charttime", "valuenum", "valueuom")}
-            for row in rows
-        ]
+        newest = min((i for i in value["itemid"] if i in known["labs"]), key=lambda i: known["labs"][i][2])
+        return [("labevents", known["lab_rows"][newest])]
     if kind == "procedure":
-        rows = [r for r in facts["procedure_rows"] if r["icd_code"].startswith(tuple(value[f"icd{r['icd_version']}"]))]
         return [
-            {"table": "procedures_icd", **_keys(row, "hadm_id", "chartdate", "icd_code", "icd_version")} for row in rows
+            ("procedures_icd", row)
+            for row, (code, version, days) in zip(known["procedure_rows"], known["procedures"], strict=True)
+            if code.startswith(tuple(value[f"icd{version}"])) and 0 <= days <= value["within_days"]
         ]
-    return [{"table": "patients", kind: facts[kind]}]
-
-
-def _keys(row: dict, *names: str) -> dict:
-    return {name: row[name] for name in names if name in row}
+    return [("patients", known["person"])]

@@ -1,4 +1,4 @@
-"""The times at which a patient may ask for guidance."""
+"""The times at which a prompt stands: when a patient may ask for guidance, and early in a stay."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -10,7 +10,7 @@ HOME = ("HOME", "HOME HEALTH CARE")
 
 
 class Moment(NamedTuple):
-    """A time at which a patient may ask, and the stay that came before it."""
+    """A time at which a prompt stands, and the stay that came before it or that is on."""
 
     hadm_id: int
     as_of: datetime
@@ -32,6 +32,21 @@ def of(record: dict, seed: int) -> list:
         if days >= 1:
             drawn = 1 + draws.pick(f"{seed}:{stay['hadm_id']}:as_of", days)
             found.append(Moment(stay["hadm_id"], stay["dischtime"] + timedelta(days=drawn)))
+    return found
+
+
+def landmarks(record: dict, hours: float) -> list:
+    """The landmark of each coded stay, newest last: `hours` after arrival (`edregtime` where there, else `admittime`).
+
+    A stay that has ended by then, or had not yet begun, has none: its codes could be known, or the stay itself not.
+    """
+    coded = {row["hadm_id"] for row in record["diagnoses_icd_labeled"]}
+    found = []
+    for stay in facts.stays(record):
+        as_of = min(stay.get("edregtime", stay["admittime"]), stay["admittime"]) + timedelta(hours=hours)
+        end = min(stay.get("dischtime", datetime.max), stay.get("deathtime", datetime.max))
+        if stay["hadm_id"] in coded and stay["admittime"] <= as_of < end:
+            found.append(Moment(stay["hadm_id"], as_of))
     return found
 
 

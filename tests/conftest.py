@@ -23,6 +23,14 @@ def demo_dir() -> Path:
     return DEMO
 
 
+@pytest.fixture(scope="session")
+def demo_storage(demo_dir, tmp_path_factory) -> Path:
+    """The real demo as step 1 leaves it, converted once for all tests: read it, write elsewhere."""
+    storage = tmp_path_factory.mktemp("demo")
+    assert run_script("convert_to_jsonl.py", "--mimic-dir", demo_dir, storage=storage).returncode == 0
+    return storage
+
+
 def run_script(script: str, *args, storage: Path, **environment):
     """Run a script in its own process, as a user would. Returns the CompletedProcess with its text captured."""
     variables = {k: v for k, v in os.environ.items() if k not in ("MIMIC_DIR", "STORAGE_DIR")}

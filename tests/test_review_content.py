@@ -9,6 +9,7 @@ import yaml
 from reviewing import ROOT, Server
 
 from mimic_qlora import clinical, content_review, ratings
+from mimic_qlora.entries import SCHEMA
 from mimic_qlora.storage import UserError
 
 RUN_FILES = ROOT / "run_files"
@@ -33,7 +34,7 @@ def test_an_approval_changes_two_lines_and_every_entry_can_be_edited_and_edited_
     lines = changed_lines(text, approved)
     assert len(lines) == 3 and lines[0].strip("- ") == "reviewed_by: null"
     assert [line.split(": ")[1] for line in lines[1:]] == ['"A. Name, MD"', '"2026-01-31"']
-    assert clinical.SCHEMA[kind](next(e for e in yaml.safe_load(approved) if e["id"] == name)) is None
+    assert SCHEMA[kind](next(e for e in yaml.safe_load(approved) if e["id"] == name)) is None
     texts = {n: content_review.texts_of(kind, entry) for n, entry in entries.items()}
     new = {n: {path: f"{t}\n{NEW}" if kind == "questions" else f"{t} {NEW.strip()}" for path, t in given.items()}
            for n, given in texts.items()}  # fmt: skip

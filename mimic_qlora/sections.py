@@ -1,0 +1,277 @@
+"""The sections of a patient's context: what a view of the chart says, in words, each item with the rows behind it."""
+
+import re
+from datetime import datetime
+from functools import cache
+from typing import NamedTuple
+
+from mimic_qlora import clinical, facts, terminal
+
+ROUTES = {
+    "PO": "by mouth", "PO/NG": "by mouth", "ORAL": "by mouth", "SL": "under the tongue", "NG": "by feeding tube",
+    "IV": "IV", "IV DRIP": "IV", "IV BOLUS": "IV", "IVPCA": "IV", "SC": "injection under the skin",
+    "SUBCUT": "injection under the skin", "IM": "injection", "IH": "inhaled", "NEB": "inhaled",
+    "INHALATION": "inhaled", "TP": "on the skin", "TD": "skin patch", "PR": "rectal", "OU": "eye drops",
+    "BOTH EYES": "eye drops", "LEFT EYE": "eye drops", "RIGHT EYE": "eye drops", "IN": "in the nose",
+    "NU": "in the nose", "NAS": "in the nose",
+}  # fmt: skip
+ADMISSIONS = {
+    "EW EMER.": "emergency admission", "DIRECT EMER.": "emergency admission", "URGENT": "urgent admission",
+    "ELECTIVE": "planned admission", "SURGICAL SAME DAY ADMISSION": "planned admission for surgery",
+    "OBSERVATION ADMIT": "admitted after observation", "EU OBSERVATION": "emergency observation",
+    "DIRECT OBSERVATION": "observation", "AMBULATORY OBSERVATION": "observation",
+}  # fmt: skip
+PLACES = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}
+SEXES = {"F": "female", "M": "male"}
+# What omr and the bedside call a measurement, in our words; the others of omr are rare.
+MEASURED = {
+    "Blood Pressure": "blood pressure",
+    "Weight (Lbs)": "weight in pounds",
+    "BMI (kg/m2)": "BMI",
+    "Height (Inches)": "height in inches",
+}
+# Carriers and line care, not medicines that a patient would ask about.
+NOT_A_MEDICINE = re.compile(
+    r"flush|^sodium chloride 0|^0\.9% sodium|sterile water|^dextrose 5%|^d5|^d10|^lactated|^iso-osmotic|^syringe|^bag\b"
+    r"|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|^neutra-phos$",
+    re.IGNORECASE,
+)
+CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>)|\|(?=>)|\[(?=/?INST)")  # where one begins or ends
+NOT_SAID = "the record does not say"
+NONE = "none on record"
+
+
+class Item(NamedTuple):
+    """One entry of a section: its text, the name of what it tells of, and the (table, row) pairs that it rests on."""
+
+    text: str
+    name: str = ""
+    rows: tuple = ()
+
+
+def clean(text: str) -> str:
+    """Text of a record as one line that cannot speak to a terminal, nor pose as a control token or a second entry."""
+    text, before = terminal.folded(str(text)).replace(";", ","), None
+    while text != before:  # what is left when a token is cut may be a token again
+        before, text = text, CONTROL_TOKEN.sub("", text)
+    return " ".join(text.split())
+
+
+def ago(days: int) -> str:
+    if days < 1:
+        return "today"
+    if days < 60:
+        return "1 day ago" if days == 1 else f"{days} days ago"
+    return f"{days // 30} months ago" if days < 730 else f"{days // 365} years ago"
+
+
+def since(row: dict, column: str, as_of: datetime) -> str:
+    return ago((as_of - row[column]).days)
+
+
+def of(view: dict, as_of: datetime, known: dict, labels: dict) -> dict:
+    """The context's sections in order: name -> list of Items, the most telling first.
+
+    `known` is what `facts.of` gives for the same view; `labels` maps itemid to the name of the lab. A stay that has
+    not ended in this view is the current one, and is called so.
+    """
+    stay = facts.last_stay(view)
+    others = [s for s in facts.stays(view) if s is not stay and "dischtime" in s]
+    ended = not stay or "dischtime" in stay
+    age = known["age"]
+    person = (("patients", known["person"]),)
+    return {
+        "Age": [Item("unknown" if age is None else "over 89" if age > 89 else str(age), rows=person)],
+        "Sex": [Item(SEXES.get(known["sex"], "unknown"), rows=person)],
+        "Background": _background(stay),
+        "Last stay" if ended else "Current stay": _stay_items(view, stay, as_of),
+        "Prior stays": _prior_items(view, others, as_of),
+        "Known conditions": _conditions(view, as_of),
+        "Medicines taken at home": _home_medicines(view),
+        f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(view, stay),
+        "Recent labs": _labs(view, as_of, labels),
+        "Recent measurements": _measurements(view, as_of),
+        "Past procedures": _procedures(view, as_of),
+        "Allergies": _allergies(view),
+    }
+
+
+def _background(stay: dict) -> list:
+    language, marital, insurance = (clean(stay.get(c, "")) for c in ("language", "marital_status", "insurance"))
+    row = (("admissions", stay),)
+    return [
+        *([Item(f"speaks {language.title()}", "language", row)] if language not in ("", "?", "Other") else []),
+        *([Item(marital.lower(), "marital status", row)] if marital else []),
+        *([Item(f"{insurance} insurance", "insurance", row)] if insurance not in ("", "Other") else []),
+    ]
+
+
+def _stay_items(view: dict, stay: dict, as_of: datetime) -> list:
+    if not stay:
+        return [Item(NONE)]
+    row = (("admissions", stay),)
+    if "dischtime" in stay:
+        days = max(0, (stay["dischtime"].date() - stay["admittime"].date()).days)
+        where = clean(stay.get("discharge_location", ""))
+        where = PLACES.get(where, where.lower())
+        text = f"{days} {'day' if days == 1 else 'days'}, discharged {since(stay, 'dischtime', as_of)}"
+        items = [Item(text + (f" to {where}" if where else ""), "end", row)]
+    else:
+        items = [Item(f"admitted {since(stay, 'admittime', as_of)}, still in hospital", "begin", row)]
+    if "admission_type" in stay:
+        kind = clean(ADMISSIONS.get(stay["admission_type"], stay["admission_type"])).lower()
+        items.append(Item(kind, "admission", row))
+    if services := [s for s in view["services"] if s.get("hadm_id") == stay["hadm_id"] and "curr_service" in s]:
+        newest = max(services, key=lambda s: s["transfertime"])
+        items.append(Item(f"service {clean(newest['curr_service'])}", "service", (("services", newest),)))
+    if icu := [("icustays", s) for s in view["icustays"] if s.get("hadm_id") == stay["hadm_id"]]:
+        stays = "stay" if len(icu) == 1 else "stays"
+        items.append(Item(f"intensive care: {len(icu)} {stays}", "intensive care", tuple(icu)))
+    return items
+
+
+def _prior_items(view: dict, others: list, as_of: datetime) -> list:
+    if not others:
+        return [Item(NONE)]
+    text = f"{len(others)}, the last one {since(others[-1], 'dischtime', as_of)}"
+    items = [Item(text, "prior stays", tuple(("admissions", s) for s in others))]
+    prior = {s["hadm_id"] for s in others}
+    if icu := [("icustays", s) for s in view["icustays"] if s.get("hadm_id") in prior]:
+        text = f"{len(icu)} ICU {'stay' if len(icu) == 1 else 'stays'} in them"
+        items.append(Item(text, "prior intensive care", tuple(icu)))
+    return items
+
+
+def _conditions(view: dict, as_of: datetime) -> list:
+    """Conditions by their plain names, once each, with those of the last stay first; other codes by their titles."""
+    catalogue = clinical.load().phenotypes
+    stays = {a["hadm_id"]: a for a in view["admissions"]}
+    named, titled = {}, {}
+    for row in facts.newest_first(view["diagnoses_icd_labeled"], stays):
+        names = clinical.phenotypes_of([(row["icd_code"], row["icd_version"])])
+        for name in names:
+            entry = catalogue[name]
+            suffix = f" ({since(stays[row['hadm_id']], 'dischtime', as_of)})" if entry["kind"] == "acute" else ""
+            rows = (("diagnoses_icd", row),)
+            named.setdefault(name, Item(clean(entry["name"]) + suffix, clean(entry["name"]), rows))
+        # external causes and administrative codes tell a reader little; the phenotypes name those that matter
+        if not names and "long_title" in row and not facts.is_administrative(row["icd_code"], row["icd_version"]):
+            title = clean(row["long_title"])
+            titled.setdefault(title, Item(title, title, (("diagnoses_icd", row),)))
+    return [*named.values(), *titled.values()] or [Item("none coded")]
+
+
+def _home_medicines(view: dict) -> list:
+    """What was told in the newest emergency visit, where MIMIC-IV-ED is there: orders say nothing of it."""
+    rows = [row for row in view.get("medrecon", ()) if row.get("name")]
+    newest = max((row["charttime"] for row in rows), default=None)
+    told = {clean(row["name"]): row for row in rows if row["charttime"] == newest}
+    return [Item(name, name, (("medrecon", row),)) for name, row in told.items()] or [Item(NOT_SAID)]
+
+
+def _medicines(view: dict, stay: dict) -> list:
+    """The medicines ordered in the stay with their routes: those of a class that rules know first, then the latest."""
+    orders, classed = {}, set()
+    rows = [r for r in view["prescriptions"] if r.get("hadm_id") == stay.get("hadm_id") and r.get("drug")]
+    for row in sorted(rows, key=lambda r: (r["starttime"], r["drug"]), reverse=True):
+        drug = clean(row["drug"])
+        if row.get("drug_type", "MAIN") == "MAIN" and drug and not NOT_A_MEDICINE.search(drug):
+            orders.setdefault(drug, []).append(row)
+            if clinical.drug_classes_of(row["drug"], row.get("route")):
+                classed.add(drug)
+    return [_order(drug, orders[drug]) for drug in sorted(orders, key=lambda drug: drug not in classed)] or [Item(NONE)]
+
+
+def _order(drug: str, rows: list) -> Item:
+    by_route = {route_words(row): row for row in reversed(rows)}  # the newest order of each route
+    routes = [route for route in dict.fromkeys(map(route_words, rows)) if route]
+    text = f"{drug} ({', '.join(routes)})" if routes else drug
+    return Item(text, drug, tuple(("prescriptions", by_route[route]) for route in routes or by_route))
+
+
+def route_words(row: dict) -> str:
+    route = row.get("route", "").strip().upper()
+    return ROUTES.get(route, clean(route).lower())
+
+
+def _labs(view: dict, as_of: datetime, labels: dict) -> list:
+    """The newest value of each lab with unit and the one before it: those that a rule reads and out of range first."""
+    read_by_rules = _rule_labs()
+    items = []
+    for itemid, (row, *before) in facts.latest_labs(view, as_of).items():
+        if "valuenum" not in row:
+            continue
+        name, note = clean(labels.get(itemid) or f"item {itemid}"), lab_note(row)
+        details = [note] if note else []
+        if note and "ref_range_lower" in row and "ref_range_upper" in row:
+            details.append(f"range {row['ref_range_lower']:g}-{row['ref_range_upper']:g}")
+        earlier = [b for b in before if "valuenum" in b and b["charttime"] < row["charttime"]][:1]
+        details += [f"was {b['valuenum']:g}" for b in earlier]
+        text = f"{name} {lab_value(row)}" + f" ({', '.join(details)})" * bool(details)
+        item = Item(f"{text}, {since(row, 'charttime', as_of)}", name, tuple(("labevents", r) for r in (row, *earlier)))
+        items.append((itemid not in read_by_rules, not note, -row["charttime"].timestamp(), itemid, item))
+    return [item for *_, item in sorted(items, key=lambda one: one[:-1])] or [Item(NONE)]
+
+
+def lab_value(row: dict) -> str:
+    return f"{row['valuenum']:g} {clean(row.get('valueuom', ''))}".strip()
+
+
+def lab_note(row: dict) -> str:
+    """ "low" or "high" by the row's own reference range, "abnormal" where only its flag says so, else nothing."""
+    if row["valuenum"] < row.get("ref_range_lower", row["valuenum"]):
+        return "low"
+    if row["valuenum"] > row.get("ref_range_upper", row["valuenum"]):
+        return "high"
+    return "abnormal" if row.get("flag") == "abnormal" else ""
+
+
+@cache
+def _rule_labs() -> frozenset:
+    """The itemids of the labs that a caution rule reads."""
+
+    def items(condition):
+        kind, value = next(iter(condition.items()))
+        nested = value if kind in ("any", "all", "none") else []
+        return [*(value["itemid"] if kind == "lab" else []), *(i for part in nested for i in items(part))]
+
+    return frozenset(i for caution in clinical.load().cautions.values() for i in items(caution["when"]))
+
+
+def _measurements(view: dict, as_of: datetime) -> list:
+    """The newest measurement of each kind, from the bedside or the clinic, and for the bedside the one before it."""
+    found = [
+        (MEASURED[row["result_name"]], row["chartdate"], clean(row["result_value"]), ("omr", row))
+        for row in sorted(view["omr"], key=lambda r: r["chartdate"], reverse=True)
+        if row.get("result_name") in MEASURED and facts.is_value(row.get("result_value"))
+    ] + facts.vitals(view)
+    newest = {}
+    for kind, when, text, *rows in sorted(found, key=lambda one: one[1], reverse=True):
+        newest.setdefault(kind, []).append((when, text, rows))
+    items = []
+    for kind, ((when, text, rows), *before) in sorted(newest.items()):
+        was = before[0] if before and rows[0][0] == before[0][2][0][0] != "omr" else None
+        text = f"{kind} {text}" + (f" (was {was[1]})" if was else "")
+        items.append(Item(f"{text}, {ago((as_of - when).days)}", kind, (*rows, *(was[2] if was else ()))))
+    return items
+
+
+def _procedures(view: dict, as_of: datetime) -> list:
+    newest = {}
+    for row in sorted(view["procedures_icd_labeled"], key=lambda r: (r["chartdate"], r["icd_code"]), reverse=True):
+        if "long_title" in row:
+            newest.setdefault(row["long_title"], row)
+    return [
+        Item(f"{clean(title)} ({since(row, 'chartdate', as_of)})", clean(title), (("procedures_icd", row),))
+        for title, row in newest.items()
+    ] or [Item(NONE)]
+
+
+def _allergies(view: dict) -> list:
+    """MIMIC-IV has no allergy table: only the codes for an allergy status tell of one."""
+    found = {
+        clean(row["long_title"]): row
+        for row in view["diagnoses_icd_labeled"]
+        if re.match("allergy status|personal history of allergy", row.get("long_title", ""), re.IGNORECASE)
+    }
+    return [Item(title, title, (("diagnoses_icd", row),)) for title, row in found.items()] or [Item(NOT_SAID)]
