@@ -2,11 +2,12 @@
 
     python feature_select_xgb_columns.py
 
-One XGBoost model per target diagnosis (the 20 most frequent) on what was known 24 hours into a patient's first coded
-stay. A column is called least important when it does no better than its shadow and refits without it have shown that
-nothing is lost. Leaves `features/` in the storage folder: columns_top.csv, columns_least.csv (step 4 reads it),
-columns_all.csv, columns_per_target.csv, metrics.csv, metrics.json, ablation.csv, giveaways.csv and a page with plots,
-features.html.
+One XGBoost model per target diagnosis (the 20 most frequent) on what was known 24 hours into a
+patient's first coded stay. A column is called least important when it does no better than its
+shadow and refits without it have shown that nothing is lost. Leaves `features/` in the storage
+folder: columns_top.csv, columns_least.csv (step 4 reads it), columns_all.csv,
+columns_per_target.csv, metrics.csv, metrics.json, ablation.csv, giveaways.csv and a page with
+plots, features.html.
 """
 
 import argparse

@@ -240,9 +240,13 @@ def new_manifest(step: str, settings: dict, inputs: dict) -> dict:
 def is_up_to_date(place: Path, manifest: dict) -> bool:
     try:
         found = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        return found["id"] == manifest["id"] and not damaged_files(place, found)
+        if found["id"] != manifest["id"]:
+            return False
     except (OSError, ValueError, KeyError):
         return False
+    if damaged := damaged_files(place, found):
+        print(f"{damaged[0]} is missing or was changed since it was written: the step is done again", flush=True)
+    return not damaged
 
 
 def versions() -> dict:

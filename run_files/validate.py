@@ -59,6 +59,8 @@ def arguments():
             raise UserError(f"n is '{args.n}': give the number of trials as a positive whole number, like ./run.sh 20")
         args.n = int(args.n)
     storage.check_positive(args, "max_new_tokens", "batch_size")
+    for run in (args.run or "default").split(","):
+        storage.check_run(run)
     return args
 
 

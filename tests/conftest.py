@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = Path(os.environ.get("MIMIC_DEMO_DIR", ROOT.parent / "shared/data/mimic-iv-demo-2.2"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts `make test &` with Ctrl-C ignored
 
 
 @pytest.fixture(scope="session")

@@ -235,7 +235,7 @@ def test_ctrl_c_before_the_first_answer_leaves_nothing(run_validate, monkeypatch
 
 def test_an_answer_budget_beyond_the_model_is_refused(run_validate):
     code, out, err = run_validate("2", "--max-new-tokens", "100000")
-    assert code == 2 and err.startswith("error: the longest prompt has") and err.count("\n") == 1
+    assert code == 2 and err.startswith("error: the longest prompt leaves") and err.count("\n") == 1
 
 
 # ---------------------------------------------------------------- killed, and going on
