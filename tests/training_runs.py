@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def write_store(store: Path, tiny: Path) -> Path:
 def run_main(arguments: list, output: str, environment: dict) -> None:
     """Step 5 as a user starts it, with its output in a file."""
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the process that it was forked from ignores it
     log = open(output, "ab", buffering=0)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -53,13 +55,19 @@ def run_main(arguments: list, output: str, environment: dict) -> None:
     storage.run(train_qlora.main)
 
 
+def warm():
+    """The way to start processes from one that has imported the libraries."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["peft", "bitsandbytes", "matplotlib.pyplot", "mimic_qlora.training"])
+    return context
+
+
 def start(store: Path, tiny: Path, *options, environment=None, output: Path | None = None):
     """A run in a process of its own, forked from one that has imported the libraries already: that saves ten seconds.
 
     Process.wait() is join(); .exitcode is what a shell would see.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["peft", "bitsandbytes", "matplotlib.pyplot", "mimic_qlora.training"])
+    context = warm()
     arguments = ["--storage", store, "--model", tiny, *OPTIONS, *options]
     output = output or store.with_suffix(".log")
     process = context.Process(target=run_main, args=([str(a) for a in arguments], str(output), environment or {}))

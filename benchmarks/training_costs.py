@@ -1,0 +1,50 @@
+"""Hours and memory of training Llama 3 8B on GPUs of 24, 48 and 80 GB, computed from its shape: nothing is measured.
+
+    python benchmarks/training_costs.py
+
+For a million tokens of prompts as step 4 writes them (768 tokens each, 26% of them supervised). Checkpointing is the
+least with which the sum stays below nine tenths of the memory; speed assumes that the GPU reaches `SHARE` of its peak,
+recomputation included, which is what the best published run on a Hopper GPU reaches.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from train_gpu import LLAMA_3_8B
+
+from mimic_qlora import device, footprint
+
+SHARE, RANK, SAMPLE, SUPERVISED = 0.4, 16, 768, 0.26
+GPUS = {
+    "RTX 4090": (24, 4096),
+    "L4": (24, 4096),
+    "L40S": (48, 8192),
+    "A6000": (48, 8192),
+    "A100": (80, 8192),
+    "H100": (80, 8192),
+}
+
+KINDS = {None: "no layer", 2: "every second layer", 1: "every layer"}
+
+
+def main():
+    shape = footprint.shape(LLAMA_3_8B)
+    print("| GPU | memory | `--batch-tokens` | checkpointed | GiB in all | hours for a million tokens |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, (memory, room) in GPUS.items():
+        for every in (None, 2, 1):
+            total = footprint.fixed_bytes(shape, RANK)
+            kept = footprint.kept_layers(shape, every)
+            total += footprint.activation_bytes(shape, room, round(room * SUPERVISED), kept)
+            if total < 0.9 * memory * 1e9:
+                break
+        flops = footprint.flops_per_token(shape, RANK, SAMPLE, SUPERVISED)
+        again = 2 * shape.linear / every if every else 0
+        hours = 1e6 * (flops + again) / (SHARE * device.PEAK_TFLOPS[name] * 1e12) / 3600
+        print(f"| {name} | {memory} GB | {room:,} | {KINDS[every]} | {total / 2**30:.0f} | {hours:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
