@@ -1,6 +1,6 @@
 """Claim: with raters of known taste the report's intervals hold the true win rate and the true agreement.
 
-    python benchmarks/raters.py [--studies 400]
+    python benchmarks/raters.py [--studies 200]
 
 Simulates whole reviews: two raters, an answer of each arm to three charts of each question, questions that suit one arm
 or the other by chance. A rater sees the better answer with a known probability, else judges at random, so win rate,
@@ -49,12 +49,11 @@ def row(rater: str, question: str, trial: int, better: str) -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--studies", type=int, default=400, help="simulated reviews of each size (default: %(default)s)"
+        "--studies", type=int, default=200, help="simulated reviews of each size (default: %(default)s)"
     )
     args = parser.parse_args()
     agreement.SAMPLES = 500  # of 2,000: quicker, and the ends of an interval move by less than a hundredth
-    big = measure(study(4000, np.random.default_rng(99)))
-    truth = {name: value[0] for name, value in big.items()}
+    truth = expected(study(4000, np.random.default_rng(99)))
     print(f"Truth (from 4,000 questions): {', '.join(f'{name} {value:.3f}' for name, value in truth.items())}")
     print(f"\n{'questions':<12}" + "".join(f"{name:>22}" for name in truth))
     print(f"{'':<12}" + f"{'held    mean width':>22}" * len(truth))
@@ -67,6 +66,17 @@ def main():
             held = sum(low <= value <= high for low, high in ends) / len(ends)
             cells.append(f"{held:.1%}    {np.mean([high - low for low, high in ends]):.2f}")
         print(f"{questions:<12}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def expected(rows: list) -> dict:
+    """The values alone, of a study so large that they are the truth."""
+    pairs = [(one["better"], other["better"]) for one, other in zip(rows[::2], rows[1::2], strict=True)]
+    clusters = [0] * len(pairs)
+    return {
+        "win rate": float(np.mean([row["win_qlora"] for row in rows])),
+        "alpha": agreement.alpha([list(pair) for pair in pairs], VALUES, "nominal", clusters).value,
+        "kappa": agreement.kappa(pairs, VALUES, None, clusters).value,
+    }
 
 
 def measure(rows: list) -> dict:

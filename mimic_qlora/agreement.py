@@ -84,11 +84,11 @@ def _distance(sizes, level: str):
 
 def _with_interval(tables: list, clusters: list, value) -> Agreement:
     """The value over all units, and over samples of whole clusters, drawn with a fixed seed."""
-    names = list(dict.fromkeys(clusters))
     if not tables:
         return Agreement(None, None, None, 0, 0)
-    member = np.array([[cluster == name for cluster in clusters] for name in names], dtype=float)
-    sums = np.tensordot(member, np.array(tables), axes=1)  # (clusters, values, values)
+    names = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros((len(names), *tables[0].shape))
+    np.add.at(sums, [names[cluster] for cluster in clusters], np.array(tables))
     with np.errstate(invalid="ignore", divide="ignore"):
         point = value(sums.sum(axis=0, keepdims=True))[0]
         draws = np.random.default_rng(0).multinomial(len(names), [1 / len(names)] * len(names), size=SAMPLES)
