@@ -191,14 +191,14 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
             return shown_entry(kind, name, rater, 400, "Nothing was kept: a text must not be empty.")
         if verdict == "approve" and not signs_as:
             return shown_entry(kind, name, rater, 400, "Nothing was kept: an approval needs your name and profession.")
-        now, was = found.fingerprint, list(found.texts.values())
-        if texts != was:
-            changed = content_review.with_texts(kind, found.entry, texts)
-            store.decide(rater, f"{kind}/{name}", "edit", texts, was, found.in_file)
-            now = content_review.fingerprint(changed)
+        key, now, was = f"{kind}/{name}", found.fingerprint, list(found.texts.values())
+        comment = given.get("comment", "")[: ratings.LONGEST].strip()
+        if texts != was or (verdict == "edit" and comment):
+            said = comment if verdict == "edit" else ""
+            store.decide(rater, key, "edit", texts, was, found.in_file, signs_as, said)
+            now = content_review.fingerprint(content_review.with_texts(kind, found.entry, texts))
         if verdict != "edit":
-            comment = given.get("comment", "")[: ratings.LONGEST].strip()
-            store.decide(rater, f"{kind}/{name}", verdict, texts, texts, now, signs_as, comment)
+            store.decide(rater, key, verdict, texts, texts, now, signs_as, comment)
         onwards = keys[place + 1] if verdict != "edit" and place + 1 < len(keys) else keys[place]
         return goto(f"/content/{onwards}")
 

@@ -67,6 +67,7 @@ def results_folder(args) -> tuple:
     """(folder, whether it has results). Where step 7 has left none: a folder for reviewing ideals and rules alone."""
     if args.results:
         return Path(args.results).expanduser().resolve(), True
+    os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))  # where step 7 leaves its results, as in run.sh
     store = storage.open_storage(args.storage, create=True)
     done = sorted(path.parent for path in (store / "validation").glob("[!.]*/results.jsonl"))
     if done:

@@ -171,14 +171,17 @@ def test_decisions_on_the_page_are_kept_and_a_change_behind_ones_back_is_not_ove
         read = _form(anna.get(path).text)
         answer = anna.post(path, {**read, "verdict": "approve"})
         assert answer.status == 400 and "needs your name" in answer.text
-        edited = anna.post(path, {**read, "text": "Do not take ibuprofen or naproxen.", "verdict": "edit"})
-        assert edited.status == 303
+        edited = {**read, "text": "Do not take ibuprofen or naproxen.", "verdict": "edit", "comment": "shorter"}
+        assert anna.post(path, edited).status == 303
         late = ben.post(path, {**read, "text": "Ben's words", "verdict": "approve", "signs_as": "Ben, MD"})
         assert late.status == 409 and "Somebody changed this entry" in late.text
         assert "Do not take ibuprofen or naproxen." in late.text and "Ben&#39;s words" not in ben.get(path).text
         now = _form(ben.get(path).text)
         assert ben.post(path, {**now, "verdict": "approve", "signs_as": "Ben, MD"}).status == 303
+        again = {**_form(anna.get(path).text), "verdict": "edit", "comment": "and one more thing"}
+        assert anna.post(path, again).status == 303
         page = anna.get(path).text
+        assert "anna changed the text: “shorter”" in page and "anna commented: “and one more thing”" in page
         assert "anna changed the text" in page and "ben approved" in page
         assert "ibuprofen, naproxen or aspirin for pain unless a clinician says so.</dd>" in page, "what it was is kept"
         assert "edited, approved by ben" in anna.get("/content").text
