@@ -74,7 +74,7 @@ def arguments():
     add("--seeds", help="train one adapter for each seed, such as 0,1,2, into RUN-seed0, RUN-seed1, ...")
     add("--limit", type=int, help="use only the first N prompts of each split, for a trial")
     add("--save-minutes", type=float, default=10, help="minutes between checkpoints at most (default: %(default)s)")
-    add("--preview", action="store_true", help="print one sample (patient text!) with its supervised part marked")
+    add("--preview", action="store_true", help="print a real sample (patient text!) with its supervised part marked")
     storage.add_arguments(parser)
     return parser.parse_args()
 
@@ -137,6 +137,8 @@ def main():
         seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else [args.seed]
     except ValueError:
         raise UserError(f"--seeds {args.seeds} is no list of whole numbers such as 0,1,2") from None
+    if not args.check:
+        storage.read_manifest(storage.open_storage(args.storage), "prompts")  # before torch takes its seconds to load
     complete(args)
     if args.check:
         from mimic_qlora import preflight
@@ -188,7 +190,7 @@ def train_one(args) -> None:
         if not args.force and storage.is_up_to_date(place, manifest):
             raise storage.UpToDate(f"{place} is up to date (--force redoes it)")
         samples = training_prompts.encode(tokenizer, records, args.max_length, path)
-        training_prompts.describe(samples)
+        training_prompts.describe(samples, tokenizer)
         if args.preview:
             from mimic_qlora.samples import mark_supervised
 

@@ -63,8 +63,10 @@ def matmul_flops(dtype) -> float:
 
 def dtype(choice: str):
     """What the base computes in: bf16, fp16 or fp32 as chosen; "auto" is `models.compute_dtype()`, except that a CPU
-    multiplying float32 clearly faster gets that (some have bfloat16 instructions at half the speed)."""
-    if choice == "auto" and not gpu():
+    multiplying float32 clearly faster gets that (some have bfloat16 instructions at half the speed). Several processes
+    don't measure, since they could disagree.
+    """
+    if choice == "auto" and not gpu() and n_processes() == 1:
         choice = "fp32" if matmul_flops(torch.float32) > 1.2 * matmul_flops(torch.bfloat16) else "bf16"
     chosen = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.get(choice, models.compute_dtype())
     if gpu() and chosen is torch.bfloat16 and models.compute_dtype() is not torch.bfloat16:

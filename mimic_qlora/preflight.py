@@ -40,7 +40,7 @@ def check(args) -> int:
         training_prompts.check_model(found["store"], found["model"], found["tokenizer"])
     with need("every prompt whole, its answer and end token supervised"):
         wanted = (found["tokenizer"], found["records"], args.max_length, found["model"])
-        training_prompts.describe(training_prompts.encode(*wanted))
+        training_prompts.describe(training_prompts.encode(*wanted), found["tokenizer"])
     with need("driver and number type"):
         device.check_driver()
         print(f"         {device.name()} computing in {device.dtype(args.compute)}, recipe {args.recipe}")

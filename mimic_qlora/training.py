@@ -177,7 +177,7 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict,
         room = f"{len(packs['train']):,} sequences of at most {args.batch_tokens:,} tokens"
         print(f"{room}, {args.accumulate * processes} to a step: {steps:,} steps")
         about_file.write_text(json.dumps(about), encoding="utf-8")
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(work / "tensorboard"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(work / "tensorboard")
     settings = transformers.TrainingArguments(
         output_dir=str(work),
         max_steps=steps,

@@ -85,8 +85,19 @@ def encode(tokenizer, records: dict, max_length: int, path: Path) -> dict:
     return encoded
 
 
-def describe(encoded: dict) -> None:
-    """Say how much there is to train on."""
+MADE_UP = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "My knee hurts."},
+    {"role": "assistant", "content": "Rest it."},
+]
+
+
+def describe(encoded: dict, tokenizer) -> None:
+    """Say how much there is to train on, and show what is supervised, on a made-up sample: logs name no patient."""
+    from mimic_qlora import samples
+
+    sample = samples.encode(tokenizer, MADE_UP, "a made-up conversation")
+    print("Supervised, between ⟦ and ⟧:", samples.mark_supervised(tokenizer, sample).replace("\n", "⏎"))
     for split, rows in encoded.items():
         patients = len({sample.patient for sample in rows})
         tokens, supervised = sum(len(s.ids) for s in rows), sum(s.n_supervised for s in rows)
