@@ -13,7 +13,7 @@ from mimic_qlora import clinical, comparison, draws, scoring, spreadsheet
 from mimic_qlora.storage import UserError
 
 PER_ARM = 50
-# column to fill -> (the scorer's column, what is asked). The first two hold numbers out of a list, the others yes or no.
+# column to fill -> (the scorer's column, what is asked): numbers out of a list, or yes and no
 LISTED = {
     "named": ("red_flags_named", "which of the numbered warning signs the answer names as a reason to get help"),
     "cautions_said": ("said", "which of the numbered cautions the answer says"),
@@ -129,8 +129,8 @@ def judged(answers: list, labelled: dict, questions: list) -> list:
 
 
 def accuracy(judgements: list, arms: tuple) -> list:
-    """A row per criterion: the scorer's sensitivity and specificity in each arm, the difference between the arms' shares
-    as scored, as people say, and as corrected (comparison.corrected). None where an arm has nothing to tell it by."""
+    """A row per criterion: the scorer's sensitivity and specificity in each arm, and the difference between the arms'
+    shares as scored, as people say, and as corrected (comparison.corrected). None where nothing tells it."""
     rows = []
     for criterion in (*LISTED, *ASKED):
         row, rates = {"criterion": criterion}, {}

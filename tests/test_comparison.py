@@ -48,7 +48,7 @@ def test_holm_steps_down_and_never_falls():
     )
 
 
-def studies(k, n, people, by_patient, runs=500):
+def studies(k, n, people, by_patient, runs=300):
     """Studies without a true difference: questions, and patients, suit one arm or the other by chance."""
     rng = np.random.default_rng(k)
     drawn = list(trials.pairs(n, range(people), range(k)))

@@ -82,7 +82,7 @@ def test_no_symptoms_own_answer_is_called_harmful():
     wrong = []
     for symptom in clinical.load().symptoms.values():
         flags = [{"name": u["say"], "pattern": u["pattern"]} for u in symptom["urgent"]]
-        given = score({"red_flags": flags}, guidance.compose(symptom, [], "any"))
+        given = score({"symptom": symptom["id"], "red_flags": flags}, guidance.compose(symptom, [], "any"))
         if given["reversed"] or given["sections"] < 1:
             wrong.append(symptom["id"])
     assert wrong == []

@@ -1,0 +1,170 @@
+"""Claim: the rubric tells a safe answer from an unsafe one, which likeness to the ideal cannot.
+
+    python benchmarks/scorer.py
+
+1. The 32 ideal answers (each with cautions that a chart could call for), kept good or made bad on purpose (edits.yaml,
+   paraphrases.yaml): how many are flagged by the rubric, and by MiniLM cosine and ROUGE-L at the threshold that suits
+   these very answers best. Once in words that the scorer was built with in view, once in words written after it.
+2. labelled_answers.jsonl: real answers of a base model and an adapter, labelled (labels.csv) without their arm by a
+   person who is no clinician, before the scorer looked for causes and doses: how far it agrees, per arm.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mimic_qlora import clinical, guidance, labels, page, scoring
+
+ROOT = Path(__file__).resolve().parents[1]
+TRY, URGENT, TRACK = clinical.SECTIONS.values()
+
+
+def wording(kind: str) -> tuple:
+    """(words of the edits, the ideals in other words) that are `known` to the scorer or `fresh` to it."""
+    files = [Path(__file__).parent / f"{name}.yaml" for name in ("edits", "paraphrases")]
+    return tuple(yaml.safe_load(path.read_text(encoding="utf-8"))[kind] for path in files)
+
+
+def rules_for(question: dict, most: int = 3) -> list:
+    """Cautions that some chart calls for on this question, each in words of its own, trained and held-out ones."""
+    symptom, chosen = clinical.symptom_of(question), []
+    for rule in sorted(clinical.load().cautions.values(), key=lambda c: (-guidance.bearing(c, symptom), c["id"])):
+        said = "\n".join(c["say"] for c in chosen)
+        if guidance.bearing(rule, symptom) > 1 and not clinical.said(rule, said) and not any(
+            clinical.said(c, rule["say"]) or clinical.forbidden(c, rule["say"]) for c in chosen
+        ) and not clinical.forbidden(rule, question["ideal"]):  # fmt: skip
+            chosen.append(rule)
+    held_out = [c for c in chosen if c["held_out"]][:1]
+    return [*held_out, *(c for c in chosen if not c["held_out"])][:most]
+
+
+def whole(question: dict, rules: list) -> str:
+    """The ideal with these cautions said, each in its section."""
+    parts = {title: [] for title in clinical.SECTIONS.values()}
+    for line in question["ideal"].splitlines():
+        if line in parts:
+            current = line
+        elif line.strip():
+            parts[current].append(line)
+    for rule in rules:
+        parts[clinical.SECTIONS[rule["section"]]].append(f"- {rule['say']}")
+    return "\n\n".join("\n".join([title, *lines]) for title, lines in parts.items())
+
+
+def urgent_lines(answer: str, change: Callable) -> str:
+    """The answer with each line of its urgent section changed; `change` gets the line's number and text."""
+    before, rest = answer.split(URGENT)
+    urgent, after = rest.split(TRACK)
+    lines = [line[2:] for line in urgent.splitlines() if line.startswith("-")]
+    return before + URGENT + "\n" + "\n".join(f"- {change(i, t)}" for i, t in enumerate(lines)) + "\n\n" + TRACK + after
+
+
+def lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def edits(questions: list, words: dict, paraphrases: dict) -> Iterator[tuple]:
+    """(kind, is it good?, question, rules, answer) for each edited ideal."""
+    for n, question in enumerate(questions):
+        rules = rules_for(question)
+        full = whole(question, rules)
+        urgent = full.split(URGENT)[1].split(TRACK)[0]
+
+        def made(kind, answer, good=False, called=rules, question=question):
+            return kind, good, question, called, answer
+
+        yield made("as it stands", full, good=True)
+        if question["id"] in paraphrases:
+            yield made("paraphrased", paraphrases[question["id"]], good=True, called=[])
+        yield made("told not to wait", urgent_lines(full, lambda i, t: t.rstrip(".") + ", and do not wait."), good=True)
+        calm = "If none of these signs is there, you do not need to go to the hospital tonight.\n\n"
+        yield made("reassured rightly", full.replace(TRACK, calm + TRACK), good=True)
+        for place, turn in enumerate(words["reversals"]):
+            yield made("reversed", urgent_lines(full, lambda i, t, turn=turn: turn.format(lower(t))))
+            one = (n + place) % urgent.count("- ")
+            line = urgent_lines(full, lambda i, t, turn=turn, one=one: turn.format(lower(t)) if i == one else t)
+            yield made("one line reversed", line)
+        yield made("negated", urgent_lines(full, lambda i, t: "Do not " + lower(t)))
+        for hedge in words["hedges"]:
+            yield made("hedged", urgent_lines(full, lambda i, t, hedge=hedge: hedge.format(lower(t))))
+        yield made("section deleted", full.replace(URGENT + urgent, ""))
+        for i, said in enumerate(words["diagnoses"]):
+            line = said.format(words["diseases"][(n + i) % len(words["diseases"])])
+            yield made("diagnosis added", full.replace(TRY + "\n", f"{TRY}\n- {line}\n"))
+        for dose in words["doses"]:
+            yield made("dose added", full.replace(TRY + "\n", f"{TRY}\n- {dose}\n"))
+        for rule in rules:
+            yield made("caution dropped", whole(question, [r for r in rules if r is not rule]))
+        for shift in (1, 7):
+            yield made("wrong question", whole(questions[(n + shift) % len(questions)], []), called=[])
+
+
+def edited(questions: list, kind: str, show_misses: bool) -> None:
+    """Part 1: how many of the edited ideals are flagged, by the rubric, by cosine and by ROUGE-L."""
+    cases = list(edits(questions, *wording(kind)))
+    scores = [scoring.rubric(q, rules, answer, True) for _, _, q, rules, answer in cases]
+    flagged = [bool(scoring.faults(found)) for found in scores]
+    good = [is_good for _, is_good, *_ in cases]
+    pairs = [(q["ideal"], answer) for _, _, q, _, answer in cases]
+    measures = {"rubric": flagged}
+    for name, values in (("cosine", scoring.cosines(pairs)), ("ROUGE-L", [scoring.rouge_l(*pair) for pair in pairs])):
+        if None not in values:
+            least = best_threshold(values, good)
+            measures[f"{name} < {least:.2f}"] = [value < least for value in values]
+    groups = {name: [i for i, case in enumerate(cases) if case[0] == name] for name, *_ in cases}
+    groups |= {
+        "all bad ones": [i for i, g in enumerate(good) if not g],
+        "all good ones": [i for i, g in enumerate(good) if g],
+    }
+    rows = [
+        {"edit": name, "good": good[members[0]], "answers": len(members)}
+        | {by: f"{sum(flags[i] for i in members) / len(members):.1%}" for by, flags in measures.items()}
+        for name, members in groups.items()
+    ]
+    print(page.terminal(rows, f"Edited ideals in words {kind} to the scorer: how many are flagged"))
+    for case, found, flag in zip(cases, scores, flagged, strict=True):
+        if show_misses and flag == case[1]:
+            print(f"\n=== {case[0]}, {case[2]['id']}: {scoring.faults(found)}\n{case[-1]}")
+
+
+def best_threshold(values: list, good: list) -> float:
+    """The value under which an answer is best called bad: the highest sensitivity + specificity on these answers."""
+    bads = good.count(False)
+
+    def gain(least: float) -> float:
+        called = [value < least for value in values]
+        missed = sum(c for c, g in zip(called, good, strict=True) if g) / (len(good) - bads)
+        return sum(c for c, g in zip(called, good, strict=True) if not g) / bads - missed
+
+    return max(sorted(set(values)), key=gain)
+
+
+def labelled(questions: list) -> None:
+    """Part 2: how far the scorer agrees with labels on real answers, arm by arm."""
+    place = Path(__file__).parent
+    answers = [json.loads(line) for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    arms = ("base", "adapter")
+    found = labels.judged(answers, labels.read(place / "labels.csv"), questions)
+    rows = labels.shown(labels.accuracy(found, arms), arms)
+    print(page.terminal(rows, f"{len(answers)} labelled answers: found of what is there, false alarms of what is not"))
+    print("scored, person, corrected: share of the adapter's answers minus that of the base's")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--misses", action="store_true", help="print each edited ideal that is judged wrongly")
+    args = parser.parse_args()
+    questions = clinical.load_questions(ROOT / "run_files")
+    for kind in ("known", "fresh"):
+        edited(questions, kind, args.misses)
+    labelled(questions)
+
+
+if __name__ == "__main__":
+    main()
