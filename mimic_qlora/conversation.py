@@ -204,12 +204,14 @@ def obey(talk, line: str) -> None:
     rest = rest.strip()
     if line == "random" or word == ":patient" or line.isdigit():
         name = rest or line
-        found = with_part(talk.source.store, name) if name.isdigit() else []
+        found = with_part(talk.source.store, name) if name.isdigit() else [name]
+        if not found:
+            raise UserError(f"no patient has {name} in their subject_id: type another number, or random")
         if len(found) > 1:
             more = f" and {len(found) - SHOWN:,} more: type more digits" if len(found) > SHOWN else ""
             print(f"{len(found):,} patients have {name} in their number: {', '.join(found[:SHOWN])}{more}")
             return
-        open_patient(talk, found[0] if found else name)
+        open_patient(talk, found[0])
         print(describe(talk.patient))
     elif word in (":base", ":adapter", ":both"):
         if word != ":base" and not hasattr(talk.model, "peft_config"):
@@ -227,7 +229,7 @@ def obey(talk, line: str) -> None:
             raise UserError("nothing has been asked yet")
         print(f"Saved {save(talk)}")
     elif word.startswith(":") and word not in (":new", ":context"):
-        print(HELP)
+        print(HELP if word == ":help" else f"{word} is unknown. What can be typed:\n{HELP}")
     elif talk.patient is None:
         raise UserError("no patient is open: type a subject_id or random first")
     elif word == ":context":

@@ -21,10 +21,15 @@ def prompt_ids(tokenizer, conversations: list) -> list:
     return [models.chat_ids(tokenizer, turns, add_generation_prompt=True) for turns in conversations]
 
 
-def longest_first(prompts: list) -> list:
-    """The places of the prompts, longest first: rows of like length share a batch, which then holds little padding,
-    and if memory does not suffice it shows at once."""
-    return sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+def batches(prompts: list, batch_size: int) -> list:
+    """The places of the prompts in batches of at most so many rows, the longest first: if memory does not suffice it
+    shows at once. No row is padded to more than twice its length, as a short one beside few-shot examples would be."""
+    planned = []
+    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+        if not planned or len(planned[-1]) == batch_size or 2 * len(prompts[i]) < len(prompts[planned[-1][0]]):
+            planned.append([])
+        planned[-1].append(i)
+    return planned
 
 
 def generate(
@@ -34,10 +39,8 @@ def generate(
 
     `on_batch(rows)` is called with the number of rows just answered.
     """
-    prompts, answers = prompt_ids(tokenizer, conversations), {}
-    order, fits = longest_first(prompts), batch_size
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    prompts, answers, fits = prompt_ids(tokenizer, conversations), {}, batch_size
+    for rows in batches(prompts, batch_size):
         given, fits = answer(model, tokenizer, [prompts[i] for i in rows], [who[i] for i in rows], max_new_tokens, fits)
         answers |= zip(rows, given, strict=True)
         if on_batch:

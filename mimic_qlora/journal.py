@@ -61,9 +61,8 @@ def answers(load, tokenizer, asks: list, max_new_tokens: int, batch_size: int, p
     """
     done = kept(path)
     prompts = generation.prompt_ids(tokenizer, [ask.messages for ask in asks])
-    order, fits = generation.longest_first(prompts), batch_size
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    fits = batch_size
+    for rows in generation.batches(prompts, batch_size):
         batch, who = [prompts[i] for i in rows], [asks[i].arm.who for i in rows]
         key = storage.digest([batch, who, max_new_tokens])
         if key not in done:

@@ -76,6 +76,13 @@ def test_a_streamed_answer_is_the_same_and_can_be_closed(with_adapter):
         next(generation.stream(model, tokenizer, TALK, "both", 4))
 
 
+def test_rows_of_like_length_share_a_batch_and_the_longest_come_first():
+    prompts = [[0] * n for n in (5, 100, 49, 50, 51, 4, 11, 5)]
+    assert generation.batches(prompts, 3) == [[1, 4, 3], [2], [6], [0, 7, 5]]
+    assert generation.batches(prompts, 1) == [[1], [4], [3], [2], [6], [0], [7], [5]]
+    assert generation.batches([], 3) == []
+
+
 def test_several_adapters_answer_in_one_batch(with_adapter, tmp_path):
     import torch
 
