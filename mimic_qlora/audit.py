@@ -105,6 +105,8 @@ def _guidance_faults(made: dict, chart: claims.Chart, text: str, question: str):
     cited = {row["for"] for row in made["evidence"]} == {*made["cautions"]}
     if not (lines <= may_say and cited and all(c["say"] in lines for c in cautions) and _all_known(made, chart)):
         yield "gold"
+    if not all(_is_shown(row, chart, text) for row in made["evidence"]):
+        yield "gold"
 
 
 def _chart_qa_faults(made: dict, chart: claims.Chart, text: str, question: str):
@@ -135,6 +137,20 @@ def _diagnoses_faults(made: dict, chart: claims.Chart, text: str, question: str)
     said = {name for line in lines for name in line.partition(": ")[2].split("; ")} - {"none"}
     if said != due or not all(_found(cited, chart) for cited in made["evidence"]):
         yield "gold"
+
+
+def _is_shown(cited: dict, chart: claims.Chart, text: str) -> bool:
+    """Whether the context tells of a cited row, so that a reader of it can know the reason for a caution."""
+    row = _found(cited, chart)
+    if row is None:
+        return False
+    if cited["table"] == "diagnoses_icd":
+        catalogue = clinical.load().phenotypes
+        names = clinical.phenotypes_of([(row["icd_code"], row["icd_version"])])
+        return any(catalogue[name]["name"] in text for name in names)
+    told = {"prescriptions": "drug", "procedures_icd": "long_title", "labevents": "valuenum"}
+    value = row.get(told.get(cited["table"]), "- Age: ")
+    return (claims.number(value) or claims.plain(value)) in text
 
 
 def _all_known(made: dict, chart: claims.Chart) -> bool:

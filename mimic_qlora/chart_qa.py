@@ -193,7 +193,7 @@ def _of_orders(built, key: str) -> Iterator[tuple]:
         question = f"What dose of {item.name} does the patient take at home?"
         yield "home dose", question, NOT_SAID, ()
     listed = " ".join(item.name for item in items).casefold()
-    absent = [drug for drug in _ingredients() if drug not in listed and not _ordered(drug, built.facts)]
+    absent = [drug for drug in _ingredients() if drug not in listed and not _ordered(drug, built.chart)]
     if absent:
         drug = absent[pick(f"{key}:absent", len(absent))]
         answer = NOT_SAID if name in built.cuts else "no"

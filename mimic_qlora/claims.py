@@ -71,7 +71,7 @@ def _day_over(row: dict, column: str) -> datetime | None:
     return day and datetime(day.year, day.month, day.day) + timedelta(days=1)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text of a row as a context may show it: on one line, `;` kept for what parts entries, no control tokens."""
     return " ".join(re.sub(r"<(?=[|/]|s>)|\|(?=>)|\[(?=/?INST)", "", str(text)).replace(";", ",").split())
 
@@ -97,8 +97,8 @@ def _of_person(chart: Chart):
 
 def _of_background(chart: Chart):
     stay = chart.stay()
-    for text in (f"speaks {_plain(stay.get('language', '')).title()}", _plain(stay.get("marital_status", "")).lower(),
-                 f"{_plain(stay.get('insurance', ''))} insurance"):  # fmt: skip
+    for text in (f"speaks {plain(stay.get('language', '')).title()}", plain(stay.get("marital_status", "")).lower(),
+                 f"{plain(stay.get('insurance', ''))} insurance"):  # fmt: skip
         yield text, "admissions", stay
 
 
@@ -110,16 +110,16 @@ def _of_stay(chart: Chart):
     if chart.ended(stay):
         days = max(0, (end.date() - begin.date()).days)
         place = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}
-        where = place.get(stay.get("discharge_location"), _plain(stay.get("discharge_location", "")).lower())
+        where = place.get(stay.get("discharge_location"), plain(stay.get("discharge_location", "")).lower())
         text = f"{days} day{'s' * (days != 1)}, discharged {chart.ago(end)}"
         yield text + f" to {where}" * bool(where), "admissions", stay
     else:
         yield f"admitted {chart.ago(begin)}, still in hospital", "admissions", stay
     if "admission_type" in stay:
-        yield ADMISSIONS.get(stay["admission_type"], _plain(stay["admission_type"]).lower()), "admissions", stay
+        yield ADMISSIONS.get(stay["admission_type"], plain(stay["admission_type"]).lower()), "admissions", stay
     for row in chart.all("services"):
         if row.get("hadm_id") == stay["hadm_id"] and "curr_service" in row:
-            yield f"service {_plain(row['curr_service'])}", "services", row
+            yield f"service {plain(row['curr_service'])}", "services", row
     begun = [r for r in chart.all("icustays") if r.get("hadm_id") == stay["hadm_id"] and chart.known("icustays", r)]
     if begun:
         yield f"intensive care: {len(begun)} stay{'s' * (len(begun) > 1)}", "icustays", begun[-1]
@@ -147,22 +147,22 @@ def _of_conditions(chart: Chart):
         for name in names:
             entry = catalogue[name]
             when = f" ({chart.ago(end)})" if entry["kind"] == "acute" and end else ""
-            yield _plain(entry["name"]) + when, "diagnoses_icd", row
-        yield _plain(row.get("long_title", "")), "diagnoses_icd", row
+            yield plain(entry["name"]) + when, "diagnoses_icd", row
+        yield plain(row.get("long_title", "")), "diagnoses_icd", row
 
 
 def _of_home(chart: Chart):
     for row in chart.all("medrecon"):
-        yield _plain(row.get("name", "")), "medrecon", row
+        yield plain(row.get("name", "")), "medrecon", row
 
 
 def _of_orders(chart: Chart):
     stay = chart.stay()
     for row in chart.all("prescriptions"):
         if row.get("hadm_id") == stay.get("hadm_id", ""):
-            drug, route = _plain(row.get("drug", "")), row.get("route", "").strip().upper()
+            drug, route = plain(row.get("drug", "")), row.get("route", "").strip().upper()
             yield drug, "prescriptions", row
-            yield f"{drug} ({ROUTES.get(route, _plain(route).lower())})", "prescriptions", row
+            yield f"{drug} ({ROUTES.get(route, plain(route).lower())})", "prescriptions", row
 
 
 def _of_labs(chart: Chart):
@@ -174,8 +174,8 @@ def _of_labs(chart: Chart):
         note = "low" if low and float(value) < float(low) else "high" if high and float(value) > float(high) else ""
         note = note or ("abnormal" if row.get("flag") == "abnormal" else "")
         inside = note + (f", range {low}-{high}" if note and low and high else "")
-        name = _plain(chart.labs.get(row["itemid"], f"item {row['itemid']}"))
-        head = f"{name} {value} {_plain(row.get('valueuom', ''))}".strip() + f" ({inside})" * bool(inside)
+        name = plain(chart.labs.get(row["itemid"], f"item {row['itemid']}"))
+        head = f"{name} {value} {plain(row.get('valueuom', ''))}".strip() + f" ({inside})" * bool(inside)
         yield f"{head}, {chart.ago(time)}", "labevents", row, (row["itemid"], time, value)
 
 
@@ -184,7 +184,7 @@ def _of_measurements(chart: Chart):
         for ours, theirs in OMR.items():
             if row.get("result_name") == theirs:
                 yield (
-                    f"{ours} {_plain(row.get('result_value', ''))}, {chart.ago(time_of(row, 'chartdate'))}",
+                    f"{ours} {plain(row.get('result_value', ''))}, {chart.ago(time_of(row, 'chartdate'))}",
                     "omr",
                     row,
                 )
@@ -218,7 +218,7 @@ def _of_procedures(chart: Chart):
     for row in chart.all("procedures_icd"):
         when = time_of(row, "chartdate")
         if when and "long_title" in row:
-            yield f"{_plain(row['long_title'])} ({chart.ago(when)})", "procedures_icd", row
+            yield f"{plain(row['long_title'])} ({chart.ago(when)})", "procedures_icd", row
 
 
 SECTIONS = {

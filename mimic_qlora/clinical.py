@@ -194,6 +194,31 @@ def drug_classes_of(drug, route):
     )
 
 
+@lru_cache
+def read_by_rules():
+    """What the caution rules look at, by kind: ids of phenotypes and drug classes, itemids of labs, procedures.
+
+    A procedure is a (version, code prefix).
+    """
+    found = {"phenotype": set(), "drug_class": set(), "lab": set(), "procedure": set()}
+
+    def walk(condition):
+        kind, value = next(iter(condition.items()))
+        if kind in ("any", "all", "none"):
+            for part in value:
+                walk(part)
+        elif kind == "lab":
+            found[kind].update(value["itemid"])
+        elif kind == "procedure":
+            found[kind].update((version, prefix) for version in (9, 10) for prefix in value[f"icd{version}"])
+        elif kind in found:
+            found[kind].add(value)
+
+    for caution in load().cautions.values():
+        walk(caution["when"])
+    return found
+
+
 def matches(rule, facts):
     """Does this chart call for the caution `rule`?
 

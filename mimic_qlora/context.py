@@ -27,13 +27,15 @@ QUOTA = {
 class Context(NamedTuple):
     """The text that the model gets, the facts behind it, and how many items each section lost to quota and budget.
 
-    `shown` maps each section to the sections.Items that are in the text.
+    `shown` maps each section to the sections.Items that are in the text; `facts` are those that a reader of the text
+    can see, `chart` all that were known.
     """
 
     text: str
     facts: dict
     cuts: dict
     shown: dict
+    chart: dict
 
 
 def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
@@ -71,7 +73,7 @@ def build(record: dict, as_of: datetime, settings: dict, labels: dict, count_tok
     view = visible(record, as_of, frozenset(settings["dropped_columns"]))
     known = facts.of(view, as_of)
     text, cuts, shown = write(sections.of(view, as_of, known, labels), settings["token_budget"], count_tokens)
-    return Context(text, known, cuts, shown)
+    return Context(text, facts.as_shown(known, shown), cuts, shown, known)
 
 
 def messages(settings: dict, context: str, question: str) -> list:

@@ -115,6 +115,40 @@ def of(view: dict, as_of: datetime) -> dict:
     return found
 
 
+def as_shown(known: dict, shown: dict) -> dict:
+    """The facts that a reader of a context can see: `known` without what the sections (name -> Items) do not show.
+
+    No answer can be asked to name a reason that was cut. A lab that is hidden counts as one without a value, so that an
+    older one of the same substance does not take its place.
+    """
+    rows = {}
+    for items in shown.values():
+        for item in items:
+            for table, row in item.rows:
+                rows.setdefault(table, []).append(row)
+    catalogue = clinical.load().phenotypes
+    names = {item.name for item in shown["Known conditions"]}
+    labs = {row["labevent_id"] for row in rows.get("labevents", ())}
+    classes = {}
+    for row in rows.get("prescriptions", ()):
+        for name in clinical.drug_classes_of(row["drug"], row.get("route")):
+            classes.setdefault(name, row)
+    done = [id(row) for row in rows.get("procedures_icd", ())]
+    procedures = [
+        pair for pair in zip(known["procedures"], known["procedure_rows"], strict=True) if id(pair[1]) in done
+    ]
+    return known | {
+        "phenotypes": {i: row for i, row in known["phenotypes"].items() if catalogue[i]["name"] in names},
+        "drug_classes": classes,
+        "labs": {
+            item: (value if known["lab_rows"][item]["labevent_id"] in labs else None, *rest)
+            for item, (value, *rest) in known["labs"].items()
+        },
+        "procedures": [fact for fact, _ in procedures],
+        "procedure_rows": [row for _, row in procedures],
+    }
+
+
 def _age(person: dict, as_of: datetime) -> int | None:
     """Age in years: MIMIC-IV gives the age in one shifted year; those above 89 all carry 91."""
     if "anchor_age" not in person or "anchor_year" not in person:

@@ -38,14 +38,16 @@ def cautions_for(symptom: dict, known: dict, called: list | None = None) -> list
     return chosen
 
 
-def golds(known: dict, n: int, key: str) -> list:
+def golds(known: dict, chart: dict, n: int, key: str) -> list:
     """At most n questions with gold answers: different symptoms, those first for which the chart calls for a caution.
 
-    The symptoms of the curated questions and the held-out caution rules stay out, so that step 7 can tell learning
-    from copying; advice that a held-out rule forbids is still not given.
+    `known` are the facts that the context shows, on which the cautions rest; `chart` are all, and advice that any rule
+    forbids for them is not given. The symptoms of the curated questions and the held-out caution rules stay out, so
+    that step 7 can tell learning from copying.
     """
     called = called_for(known)
     trained = [c for c in called if not c["held_out"]]
+    binding = called_for(chart)
     asked = []
     for symptom in clinical.load().symptoms.values():
         if not symptom["held_out"]:
@@ -55,7 +57,7 @@ def golds(known: dict, n: int, key: str) -> list:
     return [
         {
             "question": symptom["phrasings"][pick(f"{key}:{symptom['id']}:phrasing", len(symptom["phrasings"]))],
-            "answer": compose(symptom, cautions, f"{key}:{symptom['id']}", called),
+            "answer": compose(symptom, cautions, f"{key}:{symptom['id']}", binding),
             "symptom": symptom["id"],
             "cautions": [c["id"] for c in cautions],
             "evidence": [row for c in cautions for row in evidence(c, known)],

@@ -117,11 +117,11 @@ def of_patient(record: dict, slots: list, shared: dict, labels: dict, count_toke
             cuts.update(built[moment].cuts.keys())
         here, n, key = built[moment], len(asked), f"{shared['seed']}:{record['subject_id']}"
         if task == "guidance":
-            golds = guidance.golds(here.facts, n, key)
+            golds = guidance.golds(here.facts, here.chart, n, key)
         elif task == "chart_qa":
             golds = chart_qa.golds(here, n, f"{key}:chart_qa")
         else:
-            golds = diagnoses.golds(record, moment.hadm_id, here.facts, f"{key}:{moment.hadm_id}")
+            golds = diagnoses.golds(record, moment.hadm_id, here.chart, f"{key}:{moment.hadm_id}")
         system = {"system_prompt": shared["system_prompts"][task]}
         for gold in golds:
             question, answer = gold.pop("question"), gold.pop("answer")

@@ -2,7 +2,6 @@
 
 import re
 from datetime import datetime
-from functools import cache
 from typing import NamedTuple
 
 from mimic_qlora import clinical, facts, terminal
@@ -143,7 +142,10 @@ def _prior_items(view: dict, others: list, as_of: datetime) -> list:
 
 
 def _conditions(view: dict, as_of: datetime) -> list:
-    """Conditions by their plain names, once each, with those of the last stay first; other codes by their titles."""
+    """Conditions by their plain names, once each; other codes by their titles.
+
+    Those that a caution rule reads come first, since no answer can name a reason that was cut; then the newest.
+    """
     catalogue = clinical.load().phenotypes
     stays = {a["hadm_id"]: a for a in view["admissions"]}
     named, titled = {}, {}
@@ -158,7 +160,8 @@ def _conditions(view: dict, as_of: datetime) -> list:
         if not names and "long_title" in row and not facts.is_administrative(row["icd_code"], row["icd_version"]):
             title = clean(row["long_title"])
             titled.setdefault(title, Item(title, title, (("diagnoses_icd", row),)))
-    return [*named.values(), *titled.values()] or [Item("none coded")]
+    first = sorted(named, key=lambda name: name not in clinical.read_by_rules()["phenotype"])
+    return [*(named[name] for name in first), *titled.values()] or [Item("none coded")]
 
 
 def _home_medicines(view: dict) -> list:
@@ -170,16 +173,20 @@ def _home_medicines(view: dict) -> list:
 
 
 def _medicines(view: dict, stay: dict) -> list:
-    """The medicines ordered in the stay with their routes: those of a class that rules know first, then the latest."""
-    orders, classed = {}, set()
+    """The medicines ordered in the stay with their routes: one of each class that a rule reads, then the newest."""
+    orders, classes = {}, {}
     rows = [r for r in view["prescriptions"] if r.get("hadm_id") == stay.get("hadm_id") and r.get("drug")]
     for row in sorted(rows, key=lambda r: (r["starttime"], r["drug"]), reverse=True):
         drug = clean(row["drug"])
         if row.get("drug_type", "MAIN") == "MAIN" and drug and not NOT_A_MEDICINE.search(drug):
             orders.setdefault(drug, []).append(row)
-            if clinical.drug_classes_of(row["drug"], row.get("route")):
-                classed.add(drug)
-    return [_order(drug, orders[drug]) for drug in sorted(orders, key=lambda drug: drug not in classed)] or [Item(NONE)]
+            classes.setdefault(drug, set()).update(clinical.drug_classes_of(row["drug"], row.get("route")))
+    told, rank = set(), {}
+    for drug, found in classes.items():
+        found &= clinical.read_by_rules()["drug_class"]
+        rank[drug] = 0 if found - told else 1 if found else 2
+        told |= found
+    return [_order(drug, orders[drug]) for drug in sorted(orders, key=rank.get)] or [Item(NONE)]
 
 
 def _order(drug: str, rows: list) -> Item:
@@ -196,7 +203,7 @@ def route_words(row: dict) -> str:
 
 def _labs(view: dict, as_of: datetime, labels: dict) -> list:
     """The newest value of each lab with unit and the one before it: those that a rule reads and out of range first."""
-    read_by_rules = _rule_labs()
+    read_by_rules = clinical.read_by_rules()["lab"]
     items = []
     for itemid, (row, *before) in facts.latest_labs(view, as_of).items():
         if "valuenum" not in row:
@@ -226,18 +233,6 @@ def lab_note(row: dict) -> str:
     return "abnormal" if row.get("flag") == "abnormal" else ""
 
 
-@cache
-def _rule_labs() -> frozenset:
-    """The itemids of the labs that a caution rule reads."""
-
-    def items(condition):
-        kind, value = next(iter(condition.items()))
-        nested = value if kind in ("any", "all", "none") else []
-        return [*(value["itemid"] if kind == "lab" else []), *(i for part in nested for i in items(part))]
-
-    return frozenset(i for caution in clinical.load().cautions.values() for i in items(caution["when"]))
-
-
 def _measurements(view: dict, as_of: datetime) -> list:
     """The newest measurement of each kind, from the bedside or the clinic, and for the bedside the one before it."""
     found = [
@@ -257,10 +252,17 @@ def _measurements(view: dict, as_of: datetime) -> list:
 
 
 def _procedures(view: dict, as_of: datetime) -> list:
+    """The newest of each title: those that a caution rule reads first, then by date."""
+    prefixes = clinical.read_by_rules()["procedure"]
+
+    def is_read(row):
+        return any(row["icd_version"] == version and row["icd_code"].startswith(code) for version, code in prefixes)
+
     newest = {}
     for row in sorted(view["procedures_icd_labeled"], key=lambda r: (r["chartdate"], r["icd_code"]), reverse=True):
         if "long_title" in row:
             newest.setdefault(row["long_title"], row)
+    newest = dict(sorted(newest.items(), key=lambda item: not is_read(item[1])))
     return [
         Item(f"{clean(title)} ({since(row, 'chartdate', as_of)})", clean(title), (("procedures_icd", row),))
         for title, row in newest.items()

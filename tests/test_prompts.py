@@ -321,6 +321,9 @@ def test_the_audit_fails_on_each_planted_untruth(made):
     wrong_cell = {**one["evidence"][0], "cells": ["hadm_id=1"]}
     assert faults(one | {"evidence": [wrong_cell, *one["evidence"]]}) == {"gold"}
 
+    coded = next(r for r in of_task(made, "guidance") if "heart_failure_fluid_limit" in r["cautions"])
+    assert "gold" in faults(change(coded, "heart failure", "diabetes"))  # the reason for a caution is not shown
+
     value = next(r for r in of_task(made, "chart_qa") if r["kind"] == "lab value")
     assert faults(change(value, answer_of(value), "77.77 mg/dL", turn=2)) == {"gold"}
     stay = next(r for r in of_task(made, "diagnoses"))
