@@ -89,11 +89,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=1, help="hospitals, each with a seed of its own")
+    parser.add_argument("--first", type=int, default=3, help="seed of the first (0 to 2 were used to build the step)")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     args = parser.parse_args()
     print("| hospital | method | on its list | noise on it | columns that matter on it | both twins on it | CPU s |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for seed in range(args.repeats):
+    for seed in range(args.first, args.first + args.repeats):
         with tempfile.TemporaryDirectory() as work:
             work = Path(work)
             matter, twins, noise = hospital(work / "mimic", args.patients, seed)
@@ -159,11 +160,11 @@ def permutation(built, people, chosen, n: int) -> set:
     """The mean drop of five permutations on the validation patients, one seed, no null: what is not above 0 goes."""
     own = importance.units(built, people)
     validation, total = parts(people)[1], np.zeros(len(own.columns))
-    matrix, anyone = built.matrix[validation], np.zeros((len(own.columns), validation.sum()))
+    matrix, anyone = built.matrix[validation], np.zeros((len(own.rows), validation.sum()))
+    own = own._replace(features=own.features[: len(own.columns)])
     for target, booster in models(built, people, chosen):
         used = boosters.gains(booster, matrix.shape[1])
-        features_of = own.features[: len(own.columns)]
-        total += importance.permutation_drops(booster, used, features_of, anyone, matrix, target.y[validation], 0)[0]
+        total += importance.permutation_drops(booster, used, own, anyone, matrix, target.y[validation], 0)[0]
     return {c for c, drop in zip(own.columns, total, strict=True) if drop <= 0 and not c.endswith(".*")}
 
 

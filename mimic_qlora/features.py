@@ -43,7 +43,7 @@ class Features(NamedTuple):
     features: list  # Feature of each column of the matrix
     excluded: dict  # "table.column" -> why it is no feature
     silent: dict  # "table.column" -> why it could be one, but none of its features is left
-    rows: dict  # table -> how many rows each patient has
+    rows: dict  # (table, item), and (table, "") for all of its rows -> how many rows each patient has
 
 
 def build(storage: Path, people, temp: Path) -> Features:
@@ -62,7 +62,8 @@ def build(storage: Path, people, temp: Path) -> Features:
     features = [feature for part in built for feature in part.features]
     is_train = (people.split == "train").to_numpy()
     holds = {f.column for f, some in zip(features, (matrix[is_train] > 0).any(axis=0), strict=True) if some}
-    rows = {f.column.partition(".")[0]: matrix[:, i] for i, f in enumerate(features) if f.statistic == ROWS}
+    counts = ((i, f) for i, f in enumerate(features) if f.statistic in (ROWS, "rows"))
+    rows = {(f.column.partition(".")[0], f.item): matrix[:, i].copy() for i, f in counts}
     matrix = _filled(matrix, is_train)
     kept, repeated = _distinct(matrix, features, is_train)
     excluded = {column: reason for part in built for column, reason in part.excluded.items()}

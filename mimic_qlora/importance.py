@@ -9,7 +9,8 @@ REPEATS = 5  # permutations of each column
 MAX_PERMUTED = 2000  # patients of a turn: more do not change a mean of drops
 NULL_QUANTILE = 0.95
 RESAMPLES = 100  # of the patients of each turn, for how often a column is selected
-STRATA = 10  # groups of patients with like numbers of rows
+SELECTED = 0.6  # of these draws: the least share that Meinshausen and Buehlmann (2010) take for stable
+STRATA = 10  # groups of patients with like numbers of rows, besides those without any
 
 
 class Units(NamedTuple):
@@ -19,8 +20,9 @@ class Units(NamedTuple):
     groups: object  # the column number of each feature
     cluster: object  # the cluster number of each column
     features: list  # of each unit: its places in the matrix of features and shadows
-    rows: object  # of each unit: how many rows of its table each patient has
     members: dict  # unit number -> the column numbers of a cluster
+    rows: object  # how many rows of a table, or of one item in it, each patient has: counts x patients
+    counted: object  # the number of the count that each feature, each shadow is taken from
 
     @property
     def n(self) -> int:
@@ -35,54 +37,60 @@ def units(built, people) -> Units:
     groups = np.array([columns.index(f.column) for f in built.features])
     is_count = np.array([c.endswith(".*") for c in columns])
     cluster = clusters.cluster(built.matrix[(people.split == "train").to_numpy()], groups, is_count)
-    # a number of rows itself is permuted over all patients
-    rows = [built.rows[c.partition(".")[0]] * (not c.endswith(".*")) for c in columns]
     features = [np.flatnonzero(groups == c) for c in range(len(columns))]
     members = {}
     for name in np.flatnonzero(np.bincount(cluster) > 1):
         members[len(features)] = of_it = np.flatnonzero(cluster == name)
         features.append(np.concatenate([features[c] for c in of_it]))
-        rows.append(rows[of_it[0]])
     features += [own + len(groups) for own in features]
-    return Units(columns, groups, cluster, features, np.tile(np.array(rows), (2, 1)), members)
+    keys = [_count_of(feature, built.rows) for feature in built.features]
+    names = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    rows = np.array([built.rows.get(key, np.zeros(len(people))) for key in names])
+    return Units(columns, groups, cluster, features, members, rows, np.tile([names[key] for key in keys], 2))
+
+
+def _count_of(feature, rows: dict) -> tuple | None:
+    """Which number of rows a feature is taken from; a number of rows itself is permuted over all patients."""
+    table = feature.column.partition(".")[0]
+    if feature.column.endswith(".*"):
+        return None
+    of_item = (table, feature.item)
+    return of_item if feature.statistic != "rows" and of_item in rows else (table, "")
 
 
 def permuted(rows, rng):
-    """The places of the patients, permuted among those with like numbers of rows in the column's table.
+    """The places of the patients, permuted among those with like numbers of rows.
 
-    A share, a least or a greatest value tells by itself how many rows it was taken from; permuted over all patients,
-    a column of noise would look important for what its table's number of rows says.
+    A share, a least or a greatest value tells by itself how many rows it was taken from, and whether there were any;
+    permuted over all patients, a column of noise would look important for what its number of rows says.
     """
     import numpy as np
 
-    order = np.lexsort((rng.random(len(rows)), rows))
+    some = rows[rows > 0]
+    edges = np.unique(np.quantile(some, np.linspace(0, 1, STRATA + 1)[:-1])) if len(some) else []
+    stratum = np.searchsorted(edges, rows, "right")
     places = np.empty(len(rows), int)
-    for stratum in np.array_split(order, max(1, min(STRATA, len(rows) // 5))):
-        places[stratum] = rng.permutation(stratum)
+    places[np.argsort(stratum, kind="stable")] = np.lexsort((rng.random(len(rows)), stratum))
     return places
 
 
 def shadows(matrix, own: Units, parts: list, rng):
-    """A copy in which the features of each cluster are permuted together (see `permuted`) within each part: the shadows
-    of twins are twins."""
+    """A copy in which patients swap their values (see `permuted`) within each part: it can tell nothing, but is spread
+    and tied together like the features, so that the shadows of twins are twins."""
     import numpy as np
 
-    copy = np.empty_like(matrix)
-    for name in range(own.cluster.max() + 1):
-        columns = np.flatnonzero(own.cluster == name)
-        features = np.flatnonzero(np.isin(own.groups, columns))
-        for part in parts:
-            places = np.flatnonzero(part)
-            copy[np.ix_(places, features)] = matrix[
-                np.ix_(places[permuted(own.rows[columns[0]][places], rng)], features)
-            ]
+    copy, counted = np.empty_like(matrix), own.counted[: matrix.shape[1]]
+    for count, rows in enumerate(own.rows):
+        features = np.flatnonzero(counted == count)
+        for places in map(np.flatnonzero, parts):
+            copy[np.ix_(places, features)] = matrix[np.ix_(places[permuted(rows[places], rng)], features)]
     return copy
 
 
-def permutation_drops(booster, gain, features: list, rows, matrix, y, seed: int) -> tuple:
-    """How much AUROC falls when all features of a unit are permuted together (see `permuted`), for each unit.
+def permutation_drops(booster, gain, own: Units, rows, matrix, y, seed: int) -> tuple:
+    """How much AUROC falls when the features of a unit are permuted (see `permuted`), for each unit.
 
-    `features` and `rows` are those of the units, for the patients of `matrix`. A unit that no tree uses has 0 and costs
+    `rows` are those of the units, for the patients of `matrix`. A unit that no tree uses has 0 and costs
     nothing: only the features in use are predicted on, as a sparse matrix. Returns the mean over REPEATS permutations,
     and how each patient moves it (units x patients, see discrimination.influence); nan where AUROC is not defined.
     """
@@ -90,19 +98,21 @@ def permutation_drops(booster, gain, features: list, rows, matrix, y, seed: int)
 
     rng = np.random.default_rng(seed)
     used = np.flatnonzero(gain)
-    drops, moves = np.zeros(len(features)), np.zeros((len(features), len(y)), np.float32)
+    drops, moves = np.zeros(len(own.features)), np.zeros((len(own.features), len(y)), np.float32)
     if y.all() or not y.any():
         return drops * np.nan, moves
     base, place = matrix[:, used], np.full(matrix.shape[1], -1)
     place[used] = np.arange(len(used))
     reference, of_reference = discrimination.influence(y, booster.inplace_predict(_sparse(base, used, matrix.shape[1])))
-    for unit, of_unit in enumerate(features):
-        own = place[of_unit][place[of_unit] >= 0]
-        if not len(own):
+    for unit, features in enumerate(own.features):
+        features = features[place[features] >= 0]
+        if not len(features):
             continue
+        by_count = [(count, place[features[own.counted[features] == count]]) for count in set(own.counted[features])]
         copies = np.tile(base, (REPEATS, 1, 1))
         for copy in copies:
-            copy[:, own] = base[permuted(rows[unit], rng)][:, own]
+            for count, some in sorted(by_count, key=lambda pair: pair[0]):
+                copy[:, some] = base[permuted(rows[count], rng)][:, some]
         scores = booster.inplace_predict(_sparse(copies.reshape(-1, len(used)), used, matrix.shape[1]))
         areas, of_copies = zip(*(discrimination.influence(y, s) for s in scores.reshape(REPEATS, -1)), strict=True)
         drops[unit] = reference - np.mean(areas)
@@ -124,6 +134,7 @@ class Explored(NamedTuple):
 
     drops: object  # targets x turns x units
     moves: list  # of each turn: units x patients held out, of the mean over the targets
+    variance: object  # targets x units: of the mean drop over the turns, from drawing patients
     gains: object  # targets x turns x columns, as shares of the model's total gain
 
 
@@ -135,7 +146,7 @@ def explore(built, people, own: Units, targets: list, fold, on: str) -> Explored
     matrix, n, c = built.matrix, built.matrix.shape[1], len(own.columns)
     turns = boosters.turns(people, fold)
     drops = np.full((len(targets), len(turns), len(own.features)), np.nan)
-    shares, moves = np.zeros((len(targets), len(turns), c)), []
+    shares, moves, variance = np.zeros((len(targets), len(turns), c)), [], np.zeros((len(targets), len(own.features)))
     bar = tqdm(total=len(targets) * len(turns), desc="importance", unit="model", disable=None)
     for seed, (fitted, held) in enumerate(turns):
         parts = [people.split.to_numpy() == "test", fitted, held]
@@ -152,12 +163,14 @@ def explore(built, people, own: Units, targets: list, fold, on: str) -> Explored
             gain, at = boosters.gains(booster, 2 * n), here[judged]
             shares[t, seed] = np.bincount(own.groups, gain[:n], c) / max(gain.sum(), 1e-12)
             drops[t, seed], of_them = permutation_drops(
-                booster, gain, own.features, own.rows[:, at], doubled[at], target.y[at], seed
+                booster, gain, own, own.rows[:, at], doubled[at], target.y[at], seed
             )
             moved[:, judged] += of_them
+            variance[t] += (of_them**2).sum(axis=1)
         moves.append(moved / max(1, np.isfinite(drops[:, seed, 0]).sum()))
     bar.close()
-    return Explored(drops, moves, shares)
+    of_turns = np.maximum(1, np.isfinite(drops[:, :, 0]).sum(axis=1))
+    return Explored(drops, moves, variance / of_turns[:, None] ** 2, shares)
 
 
 def mean(values, axis=None):
@@ -190,14 +203,18 @@ class Judged(NamedTuple):
 
 
 def judge(found: Explored, own: Units) -> Judged:
-    """A unit matters if its mean drop is above 95% of the shadows', or its drop in one target above all of theirs."""
+    """A unit matters if its mean drop is above 95% of the shadows', and stays so when patients are drawn again; or if
+    its drop in one target is above all of theirs in any, and above 0 for sure (95% for all targets together)."""
     import numpy as np
+    from scipy.stats import norm
 
     n = own.n
     overall, by_target, by_turn = mean(found.drops, (0, 1)), mean(found.drops, 1), mean(found.drops, 0)
     limit, best_limit = np.quantile(overall[n:], NULL_QUANTILE), np.nanmax(by_target[:, n:])
     best = np.nanmax(by_target[:, :n], axis=0)
-    turns = np.isfinite(by_turn[:, 0]).sum()
+    surely = by_target[:, :n] - norm.ppf(1 - 0.025 / len(by_target)) * np.sqrt(found.variance[:, :n]) > 0
+    alone = ((by_target[:, :n] > max(best_limit, 0)) & surely).any(axis=0)
+    selected, turns = _selected(by_turn, found.moves, n), np.isfinite(by_turn[:, 0]).sum()
     half = 1.96 * np.sqrt(sum((moved[:n] ** 2).sum(axis=1) for moved in found.moves)) / turns
     return Judged(
         drop=overall[:n],
@@ -207,9 +224,9 @@ def judge(found: Explored, own: Units) -> Judged:
         best=best,
         best_target=np.nanargmax(by_target[:, :n], axis=0),
         by_target=by_target[:, :n],
-        selected=_selected(by_turn, found.moves, n),
+        selected=selected,
         gain=found.gains.mean(axis=(0, 1)),
-        above=(overall[:n] > max(limit, 0)) | (best > max(best_limit, 0)),
+        above=((overall[:n] > max(limit, 0)) & (selected >= SELECTED)) | alone,
         null=overall[n:],
         limit=float(limit),
         best_limit=float(best_limit),
@@ -217,8 +234,7 @@ def judge(found: Explored, own: Units) -> Judged:
 
 
 def _selected(by_turn, moves: list, n: int):
-    """How often a unit is above the null when the patients of each turn are drawn again (Meinshausen and Buehlmann
-    2010 call it stability selection)."""
+    """How often a unit is above the null when the patients of each turn are drawn again: stability selection."""
     import numpy as np
 
     counts, rng = [], np.random.default_rng(0)

@@ -1,6 +1,6 @@
 """The verdict on each column, and what step 3 says in sentences."""
 
-from mimic_qlora import features
+from mimic_qlora import features, importance
 from mimic_qlora.column_roles import reason_for
 
 FEW = 100  # test patients: with fewer, an AUROC says little
@@ -25,7 +25,7 @@ def weigh(built, people, own, judged, targets: list) -> list:
     "unproven" until a refit without it has shown that nothing is lost.
     """
     develop = (people.split != "test").to_numpy()
-    seen = {table: int((rows[develop] > 0).sum()) for table, rows in built.rows.items()}
+    seen = {table: int((rows[develop] > 0).sum()) for (table, item), rows in built.rows.items() if not item}
     place = {column: i for i, column in enumerate(own.columns)}
     stands = _representatives(own, judged) if judged else {}
     counts = [f.column for f in built.features]
@@ -83,12 +83,12 @@ def _representatives(own, judged) -> dict:
 
 
 def _verdict(i: int, own, judged, row: dict, stands: dict) -> dict:
-    column, drop, best = own.columns[i], f"{judged.drop[i]:.4f}", f"{judged.best[i]:.4f}"
+    column, drop, limit = own.columns[i], f"mean drop {judged.drop[i]:.4f}", f"the shadows' {judged.limit:.4f}"
+    is_over = judged.drop[i] > max(judged.limit, 0)
     if judged.above[i]:
-        if judged.drop[i] > max(judged.limit, 0):
-            return {"verdict": "important", "reason": f"mean drop {drop} is above the shadows' {judged.limit:.4f}"}
-        how = f"drop {best} for {row['best_target']} is above all shadows' {judged.best_limit:.4f}"
-        return {"verdict": "important", "reason": how}
+        how = f"drop {judged.best[i]:.4f} for {row['best_target']} is above all shadows' {judged.best_limit:.4f}"
+        is_stable = is_over and judged.selected[i] >= importance.SELECTED
+        return {"verdict": "important", "reason": f"{drop} is above {limit}" if is_stable else how}
     if column.endswith(".*"):
         return {"verdict": "rows", "reason": "the number of rows of a table, not a column"}
     if i in stands.get(i, []):
@@ -97,8 +97,10 @@ def _verdict(i: int, own, judged, row: dict, stands: dict) -> dict:
     if i in stands:
         told = ", ".join(own.columns[c] for c in stands[i])
         return {"verdict": "unproven", "reason": f"tells the same as {told}, which stays"}
-    used = f"mean drop {drop} is not above the shadows' {judged.limit:.4f}" if judged.gain[i] else "no tree used it"
-    return {"verdict": "unproven", "reason": used}
+    if is_over:
+        share = f"{judged.selected[i]:.0%} of the draws of patients"
+        return {"verdict": "unproven", "reason": f"{drop} is above {limit} in only {share}"}
+    return {"verdict": "unproven", "reason": f"{drop} is not above {limit}" if judged.gain[i] else "no tree used it"}
 
 
 def candidates(columns: list) -> list:

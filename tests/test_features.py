@@ -225,6 +225,15 @@ def test_texts_that_are_numbers_are_numbers_and_codes_are_not(tmp_path):
     assert result.silent["prescriptions.ndc"] == features.ALIKE  # "00045" stays a code
 
 
+def test_a_column_of_countless_values_makes_no_feature_and_says_so(tmp_path):
+    made = hospital()
+    for n, row in enumerate(made["labevents"]):
+        row["order_provider_id"] = f"P{n}"
+    _, result = built(tmp_path, made)
+    assert result.silent["labevents.order_provider_id"] == features.ALIKE
+    assert result.silent["labevents.comments"] == features.EMPTY
+
+
 def test_every_column_is_a_feature_or_has_a_reason(tmp_path):
     _, result = built(tmp_path, hospital())
     heard = {f.column for f in result.features}
@@ -300,30 +309,62 @@ def test_auroc_and_average_precision_are_the_known_ones():
     assert np.isnan(discrimination.auroc(np.zeros(5, bool), np.arange(5.0)))
 
 
-def units_of(groups: list, together: list, n: int) -> importance.Units:
-    """Columns by number of feature, clusters by number of column, no numbers of rows."""
-    groups, cluster = np.array(groups), np.array(together)
-    return importance.Units(
-        [f"t.{c}" for c in range(len(cluster))], groups, cluster, [], np.zeros((len(cluster), n)), {}
-    )
+def units_of(groups: list, rows: list, counted: list) -> importance.Units:
+    """Columns by number of feature; counts of rows, and which of them each feature is taken from."""
+    groups = np.array(groups)
+    one = [np.flatnonzero(groups == c) for c in range(groups.max() + 1)]
+    shadows = [own + len(groups) for own in one]
+    counted = np.array(counted * 2)
+    return importance.Units(["t.c"] * len(one), groups, np.arange(len(one)), one + shadows, {}, np.array(rows), counted)
 
 
-def test_shadows_keep_the_features_of_a_cluster_together():
+def test_shadows_keep_together_what_is_taken_from_the_same_rows():
     rng = np.random.default_rng(0)
-    matrix = np.arange(40).repeat(4).reshape(40, 4).astype(float)
+    matrix = np.arange(40).repeat(3).reshape(40, 3).astype(float)
     parts = [np.arange(40) < 20, np.arange(40) >= 20]
-    copy = importance.shadows(matrix, units_of([0, 0, 1, 2], [0, 1, 0], 40), parts, rng)
-    assert (copy[:, 0] == copy[:, 1]).all() and (copy[:, 0] == copy[:, 3]).all()
-    assert not (copy[:, 0] == copy[:, 2]).all()
+    copy = importance.shadows(matrix, units_of([0, 1, 2], [np.ones(40), np.ones(40)], [0, 0, 1]), parts, rng)
+    assert (copy[:, 0] == copy[:, 1]).all() and not (copy[:, 0] == copy[:, 2]).all()
     assert sorted(copy[:20, 2]) == list(range(20))  # nobody's value crosses into another part
 
 
 def test_patients_swap_values_with_those_of_like_numbers_of_rows():
     rows = np.arange(100.0)
     places = importance.permuted(rows, np.random.default_rng(0))
-    assert (
-        sorted(places) == list(range(100)) and abs(rows[places] - rows).max() < 10 and (places != np.arange(100)).any()
-    )
+    assert sorted(places) == list(range(100)) and abs(rows[places] - rows).max() < 11
+    assert (places != np.arange(100)).any()
+    few = np.array([0] * 90 + [1] * 5 + [2] * 5)  # an item that few patients have: they swap among themselves
+    assert (few[importance.permuted(few, np.random.default_rng(0))] == few).all()
+
+
+def test_noise_that_only_tells_whether_there_were_rows_of_an_item_is_no_better_than_its_shadow():
+    """An item's value is the median for those without its rows: by itself it tells who had any."""
+    rng = np.random.default_rng(0)
+    has = rng.random(800) < 0.3
+    noise = np.where(has, rng.normal(size=800), 0)
+    y = rng.random(800) < np.where(has, 0.9, 0.1)
+    matrix = np.column_stack([noise, rng.permutation(noise)])
+    target = targets.Target("t", "t", y, np.ones(800, bool))
+    everybody = np.ones(800, bool)
+    booster = boosters.fit(boosters.bins(matrix, everybody, ~everybody), target, everybody, ~everybody, 0, "cpu")
+    gain = boosters.gains(booster, 2)
+    drops = [
+        importance.permutation_drops(booster, gain, own, own.rows, matrix, y, 0)[0][0]
+        for own in (units_of([0], [rows], [0]) for rows in (has.astype(float), np.zeros(800)))
+    ]
+    assert drops[0] < 0.05 < 0.3 < drops[1]  # among those with rows; among all
+
+
+def test_a_column_counts_as_important_only_if_it_stays_above_the_null_when_patients_are_drawn_again():
+    own = units_of([0, 1], [np.zeros(50)], [0, 0])
+    drops = np.array([[[0.05, 0.02, 0.0, 0.01]]] * 2)  # targets x turns x units: two columns, their two shadows
+    steady, shaky = np.full(50, 0.0001), np.random.default_rng(0).normal(0, 0.02, 50)
+    moves = [np.array([steady, shaky - shaky.mean(), steady * 0, steady * 0])]
+    found = importance.Explored(drops, moves, np.array([[1e-6, 1e-2, 0, 0]] * 2), np.ones((2, 1, 2)))
+    judged = importance.judge(found, own)
+    assert judged.selected[0] == 1 and judged.selected[1] < 0.75 and judged.high[1] > 0.2 > judged.high[0]
+    assert judged.above.tolist() == [True, judged.selected[1] >= importance.SELECTED]
+    certain = importance.judge(found._replace(variance=np.full((2, 4), 1e-6)), own)
+    assert certain.above.all()  # above all shadows in one target, and surely above 0
 
 
 def test_each_patient_is_held_out_once_and_test_patients_never(tmp_path):
@@ -382,8 +423,8 @@ def judged(drops: list, above: list) -> importance.Judged:
 
 def test_of_twins_that_matter_together_one_stays():
     names = ["admissions.a", "admissions.b", "patients.gender"]
-    own = importance.Units(names, None, np.array([0, 0, 0]), [], None, {3: np.array([0, 1, 2])})
-    two = importance.Units(names[:2], None, np.array([0, 0]), [], None, {2: np.array([0, 1])})
+    own = importance.Units(names, None, np.zeros(3, int), [], {3: np.array([0, 1, 2])}, None, None)
+    two = importance.Units(names[:2], None, np.zeros(2, int), [], {2: np.array([0, 1])}, None, None)
     stays = verdicts._representatives(two, judged([0.001, 0.003, 0.05], [False, False, True]))
     assert stays == {0: [1], 1: [1]}
     alone = verdicts._representatives(two, judged([0.001, 0.03, 0.05], [False, True, True]))
