@@ -45,6 +45,8 @@ def arguments():
     storage.check_positive(args, "memory", "workers")
     if not 0 < args.sample <= 1:
         raise UserError(f"--sample {args.sample} is not a share of the patients: give a number above 0 and up to 1")
+    if args.max_rejects < 0:
+        raise UserError(f"--max-rejects {args.max_rejects} is no number of rows: give 0 or more")
     if args.synthetic_patients < 10:
         raise UserError(f"--synthetic-patients {args.synthetic_patients} is too few for three splits: give 10 or more")
     if args.memory is not None and not 0.5 <= args.memory <= machine_memory() / 1e9:
@@ -101,7 +103,7 @@ def write_subjects(store: Path, sources: dict, settings: dict, inputs: dict, mim
             name for name, source in sources.items() if storage.file_identity(source.path) != inputs[key(source)]
         ]
         if changed:
-            raise UserError(f"{changed[0]} changed while it was read: run the same command again")
+            raise UserError(f"{sources[changed[0]].path} changed while it was read: run the same command again")
         out.manifest["source"] |= {"kind": "mimic" if mimic_dir else "synthetic", "folder": settings["folder"]}
         flags = quality.flags(out.path)
         out.manifest["quality"] = [flag for flag in flags if flag["rows"]]

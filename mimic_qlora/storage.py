@@ -321,12 +321,12 @@ def data_line(manifest: dict) -> str:
 
 
 def run(main) -> None:
-    """Run a script's `main` and leave with its exit code: 0 done, 2 the user's to mend, 130 interrupted.
+    """Run a script's `main` and leave with its exit code: 0 done, 2 the user's to mend, 130 interrupted, 141 unheard.
 
     Everything that the process writes is readable by its owner alone.
     """
     os.umask(0o077)
-    stopped = []
+    stopped, code = [], None
 
     def stop(number, frame):
         stopped.append(number)
@@ -350,7 +350,9 @@ def run(main) -> None:
         code = 130
     except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        if code is None:
+            print("error: stopped, because what read the output has ended: run it without that", file=sys.stderr)
+            code = 141
     except Exception as error:
         if stopped:  # a library that was importing swallowed the interrupt and failed of it
             code = 128 + stopped[-1]

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from mimic_qlora import tables
-from mimic_qlora.storage import UserError, read_manifest
+from mimic_qlora.storage import UserError, command_for, read_manifest
 
 
 def split_of(storage: Path) -> dict:
@@ -14,11 +14,23 @@ def split_of(storage: Path) -> dict:
     return {int(subject_id): name for subject_id, _, name in (line.partition(",") for line in lines)}
 
 
-@cache
-def _index(storage: Path) -> dict:
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged: run `{command_for('subjects')} --force` to write it anew")
+
+
+def _read_parquet(path: Path, **options):
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = pq.read_table(storage / "subjects" / "index.parquet").to_pydict()
+    try:
+        return pq.read_table(path, **options)
+    except (pa.ArrowInvalid, OSError):
+        raise _damaged(path) from None
+
+
+@cache
+def _index(storage: Path) -> dict:
+    columns = _read_parquet(storage / "subjects" / "index.parquet").to_pydict()
     return {row[0]: row[1:] for row in zip(*columns.values(), strict=True)}
 
 
@@ -43,16 +55,23 @@ def raw_record(storage: Path, subject_id: int) -> dict:
 
 def raw_line(storage: Path, subject_id: int) -> bytes:
     """One patient's line of the JSONL, found through the index. Raises UserError for an unknown subject_id."""
-    from isal import igzip
+    from isal import igzip_lib
 
     if subject_id not in _index(storage):
         raise UserError(
             f"subject_id {subject_id} is not in {storage / 'subjects'}: its patients are listed in split.csv there"
         )
     part, offset, length = _index(storage)[subject_id]
-    with open(storage / "subjects" / "shards" / f"part-{part:05d}.jsonl.gz", "rb") as shard:
+    path = storage / "subjects" / "shards" / f"part-{part:05d}.jsonl.gz"
+    with open(path, "rb") as shard:
         shard.seek(offset)
-        return igzip.decompress(shard.read(length))
+        member = shard.read(length)
+    # a gzip member ends with its unpacked size (modulo 4 GiB): room for all of it at once saves copying what grows
+    room = min(int.from_bytes(member[-4:], "little"), 1032 * length) + 1  # deflate packs 1032 to 1 at most
+    try:
+        return igzip_lib.decompress(member, flag=igzip_lib.DECOMP_GZIP, bufsize=room)
+    except igzip_lib.error:
+        raise _damaged(path) from None
 
 
 def record(storage: Path, subject_id: int, wanted: dict) -> dict:
@@ -80,7 +99,6 @@ def records(storage: Path, wanted: dict, subject_ids=None, only: dict | None = N
     `only` spares what nobody reads of a big table: {table: {column: values}} keeps the rows with one of these values.
     """
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     chosen = set(_index(storage) if subject_ids is None else subject_ids)
     by_part = {}
@@ -97,7 +115,7 @@ def records(storage: Path, wanted: dict, subject_ids=None, only: dict | None = N
             chosen_rows = pc.field("subject_id").isin(ids)
             for column, values in (only or {}).get(table, {}).items():
                 chosen_rows &= pc.field(column).isin(values)
-            rows = pq.read_table(path, columns=sorted({*kept, "subject_id"}), filters=chosen_rows)
+            rows = _read_parquet(path, columns=sorted({*kept, "subject_id"}), filters=chosen_rows)
             owners = rows["subject_id"].to_pylist()
             for owner, row in zip(owners, rows.select(kept).to_pylist(), strict=True):
                 bucket[owner][table].append({k: v for k, v in row.items() if v is not None})
@@ -107,10 +125,8 @@ def records(storage: Path, wanted: dict, subject_ids=None, only: dict | None = N
 @cache
 def labels(storage: Path, dictionary: str, key: str = "itemid", value: str = "label") -> dict:
     """One column of a dictionary table by another, as itemid -> label of d_labitems. Empty when the table is absent."""
-    import pyarrow.parquet as pq
-
     path = storage / "subjects" / "dictionaries" / f"{dictionary}.parquet"
     if not path.exists():
         return {}
-    rows = pq.read_table(path, columns=[key, value]).to_pydict()
+    rows = _read_parquet(path, columns=[key, value]).to_pydict()
     return dict(zip(rows[key], rows[value], strict=True))

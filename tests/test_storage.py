@@ -45,6 +45,7 @@ def test_a_number_out_of_range_is_refused(value):
 
 
 OUT_OF_RANGE = {
+    "convert_to_jsonl.py": ["--memory", "nan"],
     "summarize_jsonl.py": ["--min-cell", "99999999999999999999999"],
     "feature_select_xgb_columns.py": ["--landmark-hours", "nan"],
     "make_symptom_prompts_ctx_dxpx.py": ["--preview", "-1"],
