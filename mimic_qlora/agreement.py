@@ -16,8 +16,8 @@ FEWEST = 5  # clusters for an interval: a bootstrap of fewer shows next to nothi
 class Agreement(NamedTuple):
     """`value` is 1 for full agreement and 0 for chance; None where nothing varies or nothing was rated twice.
 
-    `low` and `high` bound the 95% percentile interval over bootstrap samples of clusters; None with fewer than FEWEST.
-    `units` is what was rated twice or more. With few clusters (below about 20) the interval is too narrow.
+    `low` and `high` bound the 95% interval over bootstrap samples of clusters; None with fewer than FEWEST clusters.
+    `units` is what was rated twice or more. benchmarks/raters.py shows what the intervals hold.
     """
 
     value: float | None
@@ -94,6 +94,17 @@ def _with_interval(tables: list, clusters: list, value) -> Agreement:
         draws = np.random.default_rng(0).multinomial(len(names), [1 / len(names)] * len(names), size=SAMPLES)
         found = value(np.tensordot(draws.astype(float), sums, axes=1))
     found = found[np.isfinite(found)]
-    low, high = np.percentile(found, [2.5, 97.5]) if len(names) >= FEWEST and len(found) else (None, None)
+    low, high = np.percentile(found, _ends(len(names))) if len(names) >= FEWEST and len(found) else (None, None)
     numbers = (None if x is None or not np.isfinite(x) else float(x) for x in (point, low, high))
     return Agreement(*numbers, len(tables), len(names))
+
+
+def _ends(k: int) -> tuple:
+    """The percentiles that bound a 95% interval over samples of k clusters: expanded, as samples of few vary less.
+
+    Source: Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69 (2015).
+    """
+    from scipy import stats
+
+    low = 100 * stats.norm.sf((k / (k - 1)) ** 0.5 * stats.t.ppf(0.975, k - 1))
+    return low, 100 - low

@@ -99,6 +99,9 @@ class Ratings:
             with self._open() as db:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(_SCHEMA)
+            # while one connection is open, the others do not write the whole log back each time that they close
+            self._held = sqlite3.connect(self.path, check_same_thread=False)
+            self._held.execute("SELECT count(*) FROM about").fetchone()
         except sqlite3.DatabaseError as error:
             raise UserError(f"{self.path} cannot be used ({error}): restore it from a backup or move it away") from None
 

@@ -156,13 +156,14 @@ def test_no_acknowledged_mark_is_lost_or_doubled_when_the_server_is_killed(resul
             threads = [threading.Thread(target=_click, args=(clients[n], kept[n], random.Random(turn))) for n in kept]
             for thread in threads:
                 thread.start()
-            time.sleep(0.5)
+            while min(map(len, kept.values())) < 12 * (turn + 1) and all(thread.is_alive() for thread in threads):
+                time.sleep(0.01)
             server.stop(signal.SIGKILL)
             for thread in threads:
                 thread.join()
     store = ratings.Ratings(results)
     for name, marks in kept.items():
-        assert len(marks) > 20
+        assert len(marks) > 20, "there were clicks before each kill"
         found = {p: {f: v for f, (v, _) in fields.items()} for p, fields in store.all_marks(name).items()}
         assert not {key: value for key, value in marks.items() if found.get(key[0], {}).get(key[1]) != value}
         changes = store._rows("SELECT position, field, old, new FROM change WHERE rater = ?", name)
@@ -216,15 +217,17 @@ def test_what_a_rater_preferred_on_the_page_is_what_the_report_names(tmp_path):
     assert {row["answer_a"] for row in rows} == {"base", "qlora"}, "and it stood on both sides"
 
 
-def rate(store, rng, wins=(0.6, 0.2, 0.2), slip=0.0) -> Counter:
+def rate(store, seed: int, wins=(0.6, 0.2, 0.2), slip=0.0) -> Counter:
     """Raters with a known taste: adapter better, equal, base better with probabilities `wins`, the same for all raters
-    except that each, with probability `slip`, judges at random. Marks follow the taste."""
-    taste, seen = {}, Counter()
+    except that each, with probability `slip`, judges at random. Marks follow the taste. The same for every draw of
+    orders, which nobody can foresee."""
+    seen, choices = Counter(), ["adapter", "equal", "base"]
     for rater in store.raters():
         for task in store.tasks(rater):
-            better = taste.setdefault(task.item, rng.choices(["adapter", "equal", "base"], wins)[0])
-            if rng.random() < slip:
-                better = rng.choices(["adapter", "equal", "base"], wins)[0]
+            (better,) = random.Random(f"{seed}:{task.item}").choices(choices, wins)
+            own = random.Random(f"{seed}:{task.item}:{rater}:{task.again}")
+            if own.random() < slip:
+                (better,) = own.choices(choices, wins)
             adapter, base = ("a", "b") if task.swapped else ("b", "a")
             side = {"adapter": adapter, "base": base, "equal": "equal"}[better]
             high, low = (adapter, base) if side == "equal" else (side, "ab".replace(side, ""))
@@ -238,7 +241,7 @@ def rate(store, rng, wins=(0.6, 0.2, 0.2), slip=0.0) -> Counter:
 def test_the_report_finds_the_taste_of_simulated_raters(tmp_path):
     results = make_results(tmp_path / "results", questions=30, each=2)
     store, items = store_of(results, "anna", "ben")
-    seen = rate(store, random.Random(4), slip=0.2)
+    seen = rate(store, 4, slip=0.2)
     rows = ratings_report.unblind(store, items)
     found = ratings_report.summarize(rows, {r: store.tasks(r) for r in store.raters()})
     win = found["win_rate"]
@@ -270,7 +273,7 @@ def test_the_report_finds_the_taste_of_simulated_raters(tmp_path):
 def test_raters_who_toss_a_coin_are_seen_to_agree_by_chance_and_to_prefer_nothing(tmp_path):
     results = make_results(tmp_path / "results", questions=40, each=1)
     store, items = store_of(results, "anna", "ben")
-    rate(store, random.Random(5), wins=(1, 1, 1), slip=1.0)
+    rate(store, 5, wins=(1, 1, 1), slip=1.0)
     found = ratings_report.summarize(ratings_report.unblind(store, items), {"anna": [], "ben": []})
     alpha = found["between_raters"]["better"]["alpha"]
     assert alpha["low"] < 0 < alpha["high"] and found["win_rate"]["low"] < 0.5 < found["win_rate"]["high"]
