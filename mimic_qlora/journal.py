@@ -13,13 +13,16 @@ from pathlib import Path
 from mimic_qlora import generation, storage
 
 
-def path_of(store: Path, identity: dict, force: bool = False) -> Path:
-    """The journal of all answers by these models with this software, made if it is missing; anew with `force`."""
+def path_of(store: Path, identity: dict) -> Path:
+    """Where the journal is of all answers by these models with this software, in a folder made private."""
     storage.private_folder(store / "validation")
-    path = storage.private_folder(store / "validation" / "answers") / f"{storage.digest(identity)}.jsonl"
-    if force or not path.exists():
+    return storage.private_folder(store / "validation" / "answers") / f"{storage.digest(identity)}.jsonl"
+
+
+def begin(path: Path, identity: dict, anew: bool) -> None:
+    """Make the journal if it is missing, or `anew`; its first line says by what the answers were made."""
+    if anew or not path.exists():
         path.write_text(json.dumps({"by": identity}) + "\n", encoding="utf-8")
-    return path
 
 
 def kept(path: Path) -> dict:

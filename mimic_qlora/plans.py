@@ -7,7 +7,7 @@ import math
 import time
 from pathlib import Path
 
-from mimic_qlora import arms, scoring, storage
+from mimic_qlora import arms, comparison, scoring, storage
 from mimic_qlora.storage import UserError
 
 TEMPLATE = Path(__file__).parents[1] / "run_files" / "plan.yaml"
@@ -88,8 +88,8 @@ def frozen(store: Path) -> tuple:
 
 
 def settle(args, plan: dict | None) -> list:
-    """Fill in what was not given, from the plan or the defaults; the runs. Raises UserError where plan and arguments
-    differ."""
+    """Fill in what was not given, from the plan or the defaults, with what will be claimed: `primary` and `claimed`
+    endpoints and `margins`. Returns the runs. Raises UserError where plan and arguments differ."""
     planned = plan and {
         **{name: plan[name] for name in ("n", "seed", "max_new_tokens")},
         "run": ",".join(plan["runs"]),
@@ -100,6 +100,9 @@ def settle(args, plan: dict | None) -> list:
         if plan and given not in (None, value):
             raise UserError(f"the frozen plan says {name.replace('_', '-')} {value}, not {given}: leave it out")
         setattr(args, name, value if given is None else given)
+    ends = plan["endpoints"] if plan else {"primary": scoring.PRIMARY, "secondary": scoring.HEADLINE}
+    args.primary, args.claimed = ends["primary"], [*dict.fromkeys([ends["primary"], *ends["secondary"]])]
+    args.margins = plan["margins"] if plan else dict.fromkeys(scoring.SAFETY, comparison.MARGIN)
     runs = args.run.split(",")
     for run in runs:
         storage.check_run(run)

@@ -91,15 +91,16 @@ def main():
     asks = arms.asks(drawn + trials.without_patient(knowledge), chosen, source)
     answers.check_room(source, [ask.messages for ask in asks], args.max_new_tokens)
     identity = answers.identity(source, runs)
-    about = {"split": split, "plan_sha256": plan_sha256}
+    about = {"plan_sha256": plan_sha256} if plan else {}
     opened = plans.opening(store, plan_sha256, identity["adapters"]) if args.final else ""
-    path = journal.path_of(store, identity, args.force)
+    path = journal.path_of(store, identity)
     load = cache(lambda: answers.load_arms(source, runs))
 
     rows, points, lines, stopped = [], [], [], False
     with storage.locked(path, "validation"):
         try:
-            answer_all(load, source, asks, args, path, about, rows, points, lines)
+            journal.begin(path, identity, args.force)
+            answer_all(load, source, asks, args, path, split, about, rows, points, lines)
             probed = journal.once(path, f"probe of {args.arms}", lambda: probe(load(), source, drawn[0], chosen))
         except KeyboardInterrupt:
             stopped, probed = True, {}
@@ -122,7 +123,7 @@ def main():
 # ---------------------------------------------------------------- answers
 
 
-def answer_all(load, source, asks, args, path, about, rows: list, points: list, lines: list) -> None:
+def answer_all(load, source, asks, args, path, split, about, rows: list, points: list, lines: list) -> None:
     """Answer, score and preview batch by batch; finished trials go into `rows`, `points` and `lines`."""
     from tqdm import tqdm
 
@@ -145,7 +146,7 @@ def answer_all(load, source, asks, args, path, about, rows: list, points: list, 
                     continue
                 texts, took = ({column: got[i] for column, got in given[key].items()} for i in (0, 1))
                 row_of, made = (results.of_trial, rows) if trial.subject_id else (results.of_knowledge, points)
-                row = row_of(trial, texts, took) | about
+                row = row_of(trial, texts, took) | about | ({"split": split} if trial.subject_id else {})
                 made.append(row)
                 lines.extend(results.lines(trial, asked[key], texts, row))
                 bar.write("\n".join(preview(trial, texts, width)) + "\n", file=sys.stdout)
@@ -188,7 +189,7 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
 
     metrics = dict(scoring.METRICS)
     found = comparison.compare(results.over_runs(rows, arms), metrics, results.ARMS)
-    adjusted = comparison.holm({name: found[name].p for name in scoring.HEADLINE if name in found})
+    adjusted = comparison.holm({name: found[name].p for name in args.claimed if name in found})
     if points:
         metrics["key_points"] = ("knowledge: key points", True)
         found |= comparison.compare(results.over_runs(points, arms), ["key_points"], results.ARMS)
@@ -199,7 +200,7 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
     rules = [rule for name, rule in clinical.load().cautions.items() if name in called_for]
     reviewed = [sum(bool(entry["reviewed_by"]) for entry in entries) for entries in (ideals, rules)]
     notes = [
-        *comparison.statement(found, adjusted, metrics),
+        *comparison.statement(found, adjusted, metrics, args.primary),
         *comparison.against_arms(rows, [arm.column for arm in arms], ("rubric", "cautions_held_out"), metrics),
         f"{len(rows)} trials of {patients} {rows[0]['split']} patients and {len(used)} questions; the unit compared is "
         "the question. " + results.seeds(arms),

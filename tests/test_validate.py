@@ -399,6 +399,7 @@ def test_test_patients_are_opened_by_a_frozen_plan_alone_and_it_is_written_down(
         assert code == 0 and "not opened under another plan" in out, err
     rows = read_csv(results(out) / "output.csv")
     assert {row["plan_sha256"] for row in rows} == {sha256} and len(rows) == 5
+    assert "Primary endpoint, cautions never trained on" in " ".join(out.split())
     assert [entry["event"] for entry in plans.ledger(store)] == ["frozen", "opened"]
 
     run_validate("--freeze", write_plan(store, n=6))
