@@ -53,8 +53,8 @@ def main():
     )
     args = parser.parse_args()
     agreement.SAMPLES = 500  # of 2,000: quicker, and the ends of an interval move by less than a hundredth
-    truth = expected(study(4000, np.random.default_rng(99)))
-    print(f"Truth (from 4,000 questions): {', '.join(f'{name} {value:.3f}' for name, value in truth.items())}")
+    truth = expected()
+    print(f"Truth: {', '.join(f'{name} {value:.3f}' for name, value in truth.items())}")
     print(f"\n{'questions':<12}" + "".join(f"{name:>22}" for name in truth))
     print(f"{'':<12}" + f"{'held    mean width':>22}" * len(truth))
     for questions in (8, 20, 32, 60):
@@ -68,15 +68,16 @@ def main():
         print(f"{questions:<12}" + "".join(f"{cell:>22}" for cell in cells))
 
 
-def expected(rows: list) -> dict:
-    """The values alone, of a study so large that they are the truth."""
-    pairs = [(one["better"], other["better"]) for one, other in zip(rows[::2], rows[1::2], strict=True)]
-    clusters = [0] * len(pairs)
-    return {
-        "win rate": float(np.mean([row["win_qlora"] for row in rows])),
-        "alpha": agreement.alpha([list(pair) for pair in pairs], VALUES, "nominal", clusters).value,
-        "kappa": agreement.kappa(pairs, VALUES, None, clusters).value,
-    }
+def expected() -> dict:
+    """The truth: shares of taste over all questions (Gauss-Hermite), and from them win rate and agreement by chance."""
+    places, weights = np.polynomial.hermite_e.hermegauss(60)
+    chances = np.exp(np.log(WINS) + SPREAD * places[:, None] * np.array([1, 0, -1]))
+    taste = (weights / weights.sum()) @ (chances / chances.sum(axis=1, keepdims=True))
+    given = (1 - SLIP) * taste + SLIP / 3
+    agree = (1 - SLIP) ** 2 + (1 - (1 - SLIP) ** 2) / 3
+    by_chance = given @ given
+    kappa = (agree - by_chance) / (1 - by_chance)  # alpha tends to the same, since both raters use values alike
+    return {"win rate": given[0] + given[1] / 2, "alpha": kappa, "kappa": kappa}
 
 
 def measure(rows: list) -> dict:
