@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
+from mimic_qlora import ratings, review_items
+
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "Longstanding-Secret-Finding"  # stands in the patients' context: it must be nowhere but on the page
 NASTY = '<script>document.title = "owned"</script><b onclick="x()">bold</b> & "quotes"'
@@ -114,3 +116,11 @@ class Client:
 def mark(value="4", **fields) -> dict:
     """All that an item needs: both answers with the same marks, neither better."""
     return {"a_all": value, "b_all": value, "better": "equal", **fields}
+
+
+def store_of(folder: Path, *raters) -> tuple:
+    """The store of a results folder with these raters, and its items."""
+    items, sha256 = review_items.read(folder)
+    store = ratings.Ratings(folder)
+    store.prepare(raters, list(items), sha256)
+    return store, items
