@@ -77,7 +77,7 @@ def read(path: Path) -> dict:
         rows = list(reader)
     found = {}
     for number, row in enumerate(rows, 2):
-        cells = {column: (row[column] or "").strip() for column in (*LISTED, *ASKED)}
+        cells = {column: (row[column] or "").strip().lstrip("'") for column in (*LISTED, *ASKED)}
         if any(cells.values()):
             found[row["key"]] = _label(cells, f"{path.name}, row {number}")
     return found
@@ -104,7 +104,7 @@ def _label(cells: dict, where: str) -> dict:
 def judged(answers: list, labelled: dict, questions: list) -> list:
     """One dict per judgement, what people and scorer say of it: {criterion, arm, question_id, person, scorer}.
 
-    `answers` as for `to_fill`, with prompt and ended; each warning sign and each caution is a judgement of its own.
+    `answers` as for `to_fill`, with ended, and prompt or messages. Each warning sign and each caution is judged by itself.
     """
     by_id, found = {q["id"]: q for q in questions}, []
     for a in answers:
@@ -112,7 +112,8 @@ def judged(answers: list, labelled: dict, questions: list) -> list:
         if label is None:
             continue
         question, rules = by_id[a["question_id"]], [clinical.load().cautions[i] for i in a["cautions"]]
-        scores = scoring.rubric(question, rules, a["answer"], a["ended"], a["prompt"])
+        shown = a["prompt"] if "prompt" in a else a["messages"][-1]["content"]
+        scores = scoring.rubric(question, rules, a["answer"], a["ended"], shown)
         names = {"named": [f["name"] for f in question["red_flags"]], "cautions_said": a["cautions"]}
         said = {"named": scores["red_flags_named"].split("; "), "cautions_said": scores["said"].split()}
         about = {"arm": a["arm"], "question_id": a["question_id"]}

@@ -149,16 +149,20 @@ def bars(labels: list, values: list, xlabel: str, alt: str, log: bool, texts: li
     return image(fig, alt)
 
 
-def write(path: Path, title: str, lead: list, sections: list) -> None:
-    """One HTML page that needs no network: lines under the title, then sections as pairs (heading, HTML parts)."""
+def write(path: Path, title: str, lead: list, sections: list, style: str = "", script: str = "") -> None:
+    """One HTML page that needs no network: lines under the title, then sections as pairs (heading, HTML parts).
+
+    `style` and `script` are put into the page, which a browser lets load nothing else.
+    """
     parts = [f"<h1>{html.escape(title)}</h1>", *(f'<p class="lead">{html.escape(line)}</p>' for line in lead)]
     for heading, content in sections:
         parts += [f"<section><h2>{html.escape(heading)}</h2>", *content, "</section>"]
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{_STYLE}{style}</style>'
     )
+    parts += [f"<script>{script}</script>"] if script else []
     body = "\n".join(parts)
-    page = (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>{body}\n</body></html>\n'
-    )
+    page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}\n</body></html>\n'
     path.write_text(page, encoding="utf-8")

@@ -1,6 +1,6 @@
 """What step 7 keeps of an answered trial: a row of output.csv or knowledge.csv, and a line of results.jsonl per arm."""
 
-from mimic_qlora import scoring
+from mimic_qlora import clinical, scoring, storage
 
 ARMS = {"base": "base", "qlora": "adapter"}  # ending of the columns -> name of the arm, of the pair that is compared
 # The columns of output.csv that stand first; the first twelve are those that its readers know.
@@ -8,7 +8,7 @@ COLUMNS = (
     "subject_id", "question", "lat_ms_base", "lat_ms_qlora", "len_base", "len_qlora",
     "rel_cos_prompt_base", "rel_cos_prompt_qlora", "rel_to_ideal_base", "rel_to_ideal_qlora",
     "base_answer", "qlora_answer",
-    "question_id", "symptom", "hadm_id", "as_of", "split", "prompt", "ideal",
+    "question_id", "symptom", "unseen", "sex", "age_band", "hadm_id", "as_of", "split", "prompt", "ideal",
     "cautions_called_for", "cautions_called_for_held_out",
 )  # fmt: skip
 
@@ -24,6 +24,9 @@ def of_trial(trial, given: dict, milliseconds: dict) -> dict:
         "question": trial.question["question"],
         "question_id": trial.question["id"],
         "symptom": trial.question["symptom"],
+        "unseen": clinical.symptom_of(trial.question)["held_out"],
+        "sex": trial.chart.facts["sex"],
+        "age_band": age_band(trial.chart.facts["age"]),
         "hadm_id": trial.moment.hadm_id,
         "as_of": str(trial.moment.as_of),
         "prompt": trial.messages[-1]["content"],
@@ -33,10 +36,14 @@ def of_trial(trial, given: dict, milliseconds: dict) -> dict:
         "lat_basis": "time of the batch / its answers, so equal for the arms that share it",
     }
     for arm, a in given.items():
-        scores = scoring.rubric(trial.question, trial.cautions, a.text, a.ended)
+        scores = scoring.rubric(trial.question, trial.cautions, a.text, a.ended, trial.chart.text)
         row |= {f"{arm}_answer": a.text, f"lat_ms_{arm}": milliseconds[arm], f"len_{arm}": a.n_tokens}
         row |= {f"{name}_{arm}": value for name, value in scores.items()}
     return row
+
+
+def age_band(age: int | None) -> str:
+    return "unknown" if age is None else "under 45" if age < 45 else "45 to 64" if age < 65 else "65 and over"
 
 
 def of_knowledge(trial, given: dict, milliseconds: dict) -> dict:
@@ -59,6 +66,7 @@ def lines(trial, asked: list, given: dict, row: dict) -> list:
             "arm": ask.arm.name,
             "question_id": trial.question["id"],
             **(about if trial.subject_id else {}),
+            "cautions": [c["id"] for c in trial.cautions],
             "messages": ask.messages,
             "answer": a.text,
             "n_tokens": a.n_tokens,
@@ -103,3 +111,22 @@ def seeds(arms: list) -> str:
 
 def _mean(values: list) -> float | None:
     return None if None in values else sum(values) / len(values)
+
+
+def of_pair(lines: list) -> list:
+    """The lines of results.jsonl that people label: trials as the two arms of the headline answered them."""
+    return [line for line in lines if line["kind"] == "trial" and line["arm"] in ARMS.values()]
+
+
+def bits_per_byte(store, runs: str) -> list:
+    """A sentence for each run of step 5: how well base and adapter foresee the gold answers of validation patients."""
+    told = []
+    for run in runs.split(","):
+        found = storage.read_manifest(store, f"adapters/{run}").get("results", {}).get("bits_per_byte")
+        if found:
+            base, adapter, change = (found[name] for name in ("base", "adapter", "difference"))
+            told.append(
+                f"Gold answers of validation patients, in bits a byte (less is better): base {base[0]:.3f}, adapter "
+                f"{adapter[0]:.3f}, difference {change[0]:+.3f} [{change[1]:+.3f}, {change[2]:+.3f}] (step 5)."
+            )
+    return told

@@ -184,8 +184,9 @@ def probe(model, source, trial, arms: list) -> dict:
 
 
 def report(source, rows, points, lines, probed, folder: Path, questions, arms, opened: str, args) -> str:
-    """Write output.csv, knowledge.csv, results.jsonl, summary.csv and summary.txt; the text of the last."""
-    from mimic_qlora import answers, clinical, comparison, results, scoring, spreadsheet
+    """Write the CSV files, results.jsonl, label.csv, report.html and summary.txt; the text of the last."""
+    from mimic_qlora import answers, clinical, comparison, labels, page, results, scoring, spreadsheet
+    from mimic_qlora import report as html_report
 
     metrics = dict(scoring.METRICS)
     found = comparison.compare(results.over_runs(rows, arms), metrics, results.ARMS)
@@ -201,6 +202,12 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
     reviewed = [sum(bool(entry["reviewed_by"]) for entry in entries) for entries in (ideals, rules)]
     notes = [
         *comparison.statement(found, adjusted, metrics, args.primary),
+        *(
+            s
+            for name, m in args.margins.items()
+            if name in found
+            for s in comparison.safety(found[name], *metrics[name], m)
+        ),
         *comparison.against_arms(rows, [arm.column for arm in arms], ("rubric", "cautions_held_out"), metrics),
         f"{len(rows)} trials of {patients} {rows[0]['split']} patients and {len(used)} questions; the unit compared is "
         "the question. " + results.seeds(arms),
@@ -211,6 +218,7 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
             args.max_new_tokens, *(sum(r[f"cut_{arm}"] for r in rows) for arm in results.ARMS), len(rows)
         ),
     ]
+    notes += results.bits_per_byte(source.store, args.run)
     if not args.final:
         notes.append("Step 5 chose its checkpoint by the loss on these patients; --final asks the test patients.")
     if "rel_to_ideal" not in found:
@@ -235,6 +243,10 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
     with open(folder / "results.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    labels.write(folder / "label.csv", labels.to_fill(results.of_pair(lines), questions, args.seed))
+    facts = html_report.facts(source, rows, arms, args, metrics[args.primary][0], probed, opened)
+    lead = [f"{page.data_line(source.manifest)}.", f"Model: {facts['model']}; adapter: {facts['runs']}."]
+    html_report.write(folder / "report.html", lead, rows, points, (found, adjusted, metrics), notes, questions, facts)
     return text
 
 

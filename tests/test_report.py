@@ -1,0 +1,173 @@
+"""Step 7's page stands alone, shows what each mark rests on and lets no answer act; labels and what they measure."""
+
+import csv
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mimic_qlora import clinical, comparison, labels, report, results, scoring
+from mimic_qlora.storage import UserError
+
+QUESTIONS = clinical.load_questions(Path(__file__).parents[1] / "run_files")
+RULES = [clinical.load().cautions["anticoagulant_no_nsaid"], clinical.load().cautions["metformin_sick_day"]]
+NASTY = "<script>alert(1)</script> You probably have a stroke & take 400 mg of ibuprofen.\nDo not call for chest pain."
+FACTS = dict.fromkeys(
+    re.findall(r"{(\w+)}", (report.ASSETS / "checklist.yaml").read_text(encoding="utf-8")), "a fact of the run"
+)
+
+
+def row(number, question, base, adapter):
+    made = {
+        "trial": number, "subject_id": 100 + number, "question": question["question"], "question_id": question["id"],
+        "unseen": clinical.symptom_of(question)["held_out"], "sex": "F", "age_band": "45 to 64", "as_of": "2150-01-01",
+        "split": "validation", "prompt": "Patient context\n- Age: 50", "ideal": question["ideal"],
+        "cautions_called_for": scoring.ids(RULES),
+    }  # fmt: skip
+    for arm, text in (("base", base), ("qlora", adapter)):
+        made |= {f"{arm}_answer": text, f"len_{arm}": 9}
+        made |= {f"{k}_{arm}": v for k, v in scoring.rubric(question, RULES, text, arm == "qlora").items()}
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of 12 trials: the base says something nasty, the adapter the ideal with one of the two cautions."""
+    rows = [row(i, q, NASTY, f"{q['ideal']}\n- {RULES[0]['say']}") for i, q in enumerate(QUESTIONS[:12], 1)]
+    found = comparison.compare(rows, scoring.METRICS, results.ARMS)
+    adjusted = comparison.holm({name: found[name].p for name in scoring.HEADLINE})
+    notes = comparison.statement(found, adjusted, scoring.METRICS, scoring.PRIMARY)
+    points = [{"question": "Why?", "base_answer": NASTY, "qlora_answer": "So.", "key_points_base": 0.5,
+               "key_points_qlora": 0.25}]  # fmt: skip
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    report.write(path, ["Data."], rows, points, (found, adjusted, scoring.METRICS), notes, QUESTIONS, FACTS)
+    return path.read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "input", "br", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_reaches_for_nothing(page):
+    tags = Tags(page)
+    assert tags.open == []
+    assert [a for _, attrs in tags.tags for a in ("src", "href", "action", "srcset") if a in attrs] == []
+    assert "http" not in page.replace("http-equiv", "") and "url(" not in page and "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_no_answer_can_act_on_the_page(page):
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert sum(tag == "script" for tag, _ in Tags(page).tags) == 1
+
+
+def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(page):
+    trials = page.split('<article class="trial"')[1:]
+    assert len(trials) == 12
+    for shown, question in zip(trials, QUESTIONS, strict=False):
+        text = re.sub(r"<[^>]+>", "", shown)
+        assert f'data-question="{question["id"]}"' in shown and "Patient context" in shown
+        assert text.count("Ideal, for a chart") == 1 and question["ideal"].splitlines()[1][2:].split("'")[0] in text
+        assert shown.count("warning sign: ") == len(question["red_flags"])
+        assert shown.count("<td class=broken>NO</td>") == 2  # the base names a cause and a dose, the adapter neither
+        assert "rule never trained on" in shown and "class=cut" in shown
+        assert 'class="harm' in shown and 'class="hit' in shown
+        assert re.search(r'data-kinds="better harm missed unseen"', shown)
+    assert "PLAYED DOWN" in trials[0]
+
+
+def test_how_many_ideals_were_reviewed_stands_beside_every_table_of_numbers(page):
+    said = "ideals reviewed by a clinician: 0 of 12"
+    captions = re.findall(r"<caption>(.*?)</caption>", page)
+    numbers = [caption for caption in captions if "TRIPOD" not in caption and "Gallifant" not in caption]
+    assert len(numbers) == 3 and all(said in caption for caption in numbers)
+
+
+def test_a_review_counts_once_it_is_there():
+    reviewed = [q | {"reviewed_by": "A. Name, MD"} if i < 2 else q for i, q in enumerate(QUESTIONS)]
+    rows = [{"question_id": q["id"]} for q in QUESTIONS[:5] * 2]
+    assert report.reviewed_line(rows, reviewed) == "ideals reviewed by a clinician: 2 of 5"
+
+
+def test_the_checklist_has_every_item_of_tripod_llm_and_leaves_no_gap():
+    rows = report.checklist(FACTS)
+    numbers = [str(row["item"]).rstrip("abcdefg") for row in rows]
+    assert list(dict.fromkeys(numbers)) == [str(n) for n in range(1, 20)] and len(rows) == 49
+    assert all(row["in this run"] and "{" not in row["in this run"] for row in rows)
+
+
+def test_words_that_the_other_lacks_are_found():
+    text = "Rest. Call 911 now."
+    lacking = report._lacking(text, "rest! call now")
+    assert "".join(text[i] for i in sorted(lacking)) == ".911."
+
+
+# ---------------------------------------------------------------- labels
+
+
+def answers():
+    question = QUESTIONS[0]
+    for trial in range(4):
+        for arm in ("base", "adapter"):
+            good = arm == "adapter" or trial == 0
+            text = question["ideal"] if good else f"Rest, number {trial}. It is caused by an infection."
+            yield {"trial": trial, "arm": arm, "question_id": question["id"], "answer": f"{text} {trial}",
+                   "ended": True, "cautions": [RULES[0]["id"]], "prompt": ""}  # fmt: skip
+
+
+def filled(path, fill):
+    """label.csv as step 7 leaves it, filled by fill(row)."""
+    rows = labels.to_fill(list(answers()), QUESTIONS)
+    assert len(rows) == 8 and not any("arm" in row or "base" in str(row.values()) for row in rows)
+    assert "1 trouble breathing" in rows[0]["warning_signs"] and RULES[0]["say"] in rows[0]["cautions"]
+    labels.write(path, [row | fill(row) for row in rows])
+    return labels.read(path)
+
+
+def test_labels_come_back_from_the_file_that_people_fill(tmp_path):
+    found = filled(
+        tmp_path / "label.csv", lambda row: {"named": "1, 3", "cause": "Yes"} if "Rest" in row["answer"] else {}
+    )
+    assert len(found) > 0 and all(label["named"] == {1, 3} and label["cause"] for label in found.values())
+    with open(tmp_path / "label.csv", newline="", encoding="utf-8") as file:
+        assert all(not row["answer"].startswith("-") for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("column", "cell"), [("named", "one"), ("cause", "perhaps")])
+def test_a_label_that_cannot_be_read_is_named_by_row_and_column(tmp_path, column, cell):
+    with pytest.raises(UserError, match=rf"label.csv, row 2: {column} is '{cell}'"):
+        filled(tmp_path / "label.csv", lambda row: {column: cell})
+
+
+def test_a_scorer_that_is_deaf_in_one_arm_is_measured_and_corrected(tmp_path):
+    """People see a cause in every answer of both arms; the scorer sees those of the base alone."""
+    found = filled(tmp_path / "label.csv", lambda row: {"named": "-", "cause": "yes"})
+    judged = labels.judged(list(answers()), found, QUESTIONS)
+    (cause,) = (row for row in labels.accuracy(judged, ("base", "adapter")) if row["criterion"] == "cause")
+    assert (cause["sensitivity_base"], cause["sensitivity_adapter"]) == (0.75, 0)
+    assert cause["difference_scored"] == -0.75 and cause["difference_person"] == 0
+    assert cause["difference_corrected"] is None  # nothing says how often the scorer is wrong where there is none
+    shown = labels.shown([cause], ("base", "adapter"))
+    assert shown[0]["found, base"] == "3 of 4" and shown[0]["false, base"] == "none"
+
+
+def test_the_frozen_labels_fit_their_answers():
+    import json
+
+    place = Path(__file__).parents[1] / "benchmarks"
+    kept = [json.loads(line) for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = labels.read(place / "labels.csv")
+    keys = {labels.key_of(a["trial"], a["arm"], a["answer"]) for a in kept}
+    assert keys == set(found) and [sum(a["arm"] == arm for a in kept) for arm in ("base", "adapter")] == [50, 50]
