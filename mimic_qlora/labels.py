@@ -104,7 +104,7 @@ def _label(cells: dict, where: str) -> dict:
 def judged(answers: list, labelled: dict, questions: list) -> list:
     """One dict per judgement, what people and scorer say of it: {criterion, arm, question_id, person, scorer}.
 
-    `answers` as for `to_fill`, with ended, and prompt or messages. Each warning sign and each caution is judged by itself.
+    `answers` as for `to_fill`, with ended, and prompt or messages. Each sign and each caution counts by itself.
     """
     by_id, found = {q["id"]: q for q in questions}, []
     for a in answers:
