@@ -290,7 +290,8 @@ def table(differences: dict, adjusted: dict, metrics: dict) -> str:
             continue
         interval = "one question only" if d.low is None else f"[{d.low:+.2f}, {d.high:+.2f}]"
         effect, p = (_or_blank(value, digits) for value, digits in ((d.effect, 1), (adjusted.get(name), 3)))
-        lines.append(line(label, f"{d.base:.2f}", f"{d.adapter:.2f}", f"{d.mean:+.2f}", interval, effect, p, d.trials))
+        mean = f"{round(d.mean, 2) + 0.0:+.2f}"  # no "-0.00"
+        lines.append(line(label, f"{d.base:.2f}", f"{d.adapter:.2f}", mean, interval, effect, p, d.trials))
     return "\n".join(lines)
 
 

@@ -108,7 +108,7 @@ def _table(differences: dict, adjusted: dict, metrics: dict, reviewed: str) -> s
             lines.append(f"<tr><td>{_text(label)}</td><td colspan=8>no trial has it</td></tr>")
             continue
         interval = "" if d.low is None else f"{d.low:+.2f} to {d.high:+.2f}"
-        cells = [f"{d.base:.2f}", f"{d.adapter:.2f}", f"{d.mean:+.2f}", interval, _drawn(d, reach, up),
+        cells = [f"{d.base:.2f}", f"{d.adapter:.2f}", f"{round(d.mean, 2) + 0.0:+.2f}", interval, _drawn(d, reach, up),
                  "" if d.effect is None else f"{d.effect:.1f}",
                  "" if adjusted.get(name) is None else f"{adjusted[name]:.3f}", str(d.trials)]  # fmt: skip
         mark = " class=claimed" if name in adjusted else ""
@@ -126,11 +126,13 @@ def _drawn(d: comparison.Difference, reach: float, up: bool) -> str:
     if d.low is None:
         return ""
     low, mean, high = (60 + 55 * max(-1, min(1, x / reach)) for x in (d.low, d.mean, d.high))
-    told = "the interval holds 0" if d.low <= 0 <= d.high else "the interval does not hold 0"
+    told, color = "the interval does not hold 0", "#20639b" if (d.mean > 0) == up else "#d1691f"
+    if d.low <= 0 <= d.high:
+        told, color = "the interval holds 0", "#767676"
     return (
         f'<svg width="120" height="14" role="img" aria-label="{told}"><path d="M60 0V14" stroke="#8a8a8a"/>'
         f'<path d="M{low:.1f} 7H{high:.1f}" stroke="#1b1b1b" stroke-width="2"/>'
-        f'<circle cx="{mean:.1f}" cy="7" r="4" fill="{"#20639b" if (d.mean > 0) == up else "#d1691f"}"/></svg>'
+        f'<circle cx="{mean:.1f}" cy="7" r="4" fill="{color}"/></svg>'
     )
 
 
@@ -146,7 +148,7 @@ def _controls(rows: list) -> str:
         '<option value="">all trials</option><option value="better">adapter better</option>'
         '<option value="worse">adapter worse</option><option value="harm">unsafe advice</option>'
         '<option value="missed">a caution missed</option><option value="unseen">never trained on</option></select> '
-        '<label><input type="checkbox" id="differ"> mark words that the other lacks (d)</label> '
+        '<label><input type="checkbox" id="differ"> mark words of its own (d)</label> '
         '<output id="count"></output></form>'
         '<p class="lead keys">Keys: j and k next and previous, / search, d differences, Esc everything.</p>'
     )
@@ -192,7 +194,7 @@ def _criteria(row: dict, question: dict) -> str:
         lines.append((f"caution: {told}", rule["severity"] if rule else "", [_caution(row, arm, name) for arm in BOTH]))
     for column, text in (("causes", "names no cause"), ("doses", "invents no dose")):
         given = [("kept", "yes") if not row.get(f"{column}_{arm}") else ("broken", "NO") for arm in BOTH]
-        lines.append((text, 1, given))
+        lines.append((text, "-1 if not", given))
     body = "".join(
         f"<tr><td>{_text(text)}</td><td class=n>{worth}</td>{''.join(f'<td class={c}>{t}</td>' for c, t in given)}</tr>"
         for text, worth, given in lines
@@ -200,7 +202,7 @@ def _criteria(row: dict, question: dict) -> str:
     totals = "".join(f"<td class=n>{row[f'rubric_{arm}']:.2f}</td>" for arm in BOTH)
     heads = "".join(f"<th scope=col>{NAMES[arm].lower()}</th>" for arm in BOTH)
     return (
-        "<table class=criteria><thead><tr><th scope=col>what a good answer does</th><th scope=col>points</th>"
+        "<table class=criteria><thead><tr><th scope=col>what a good answer does</th><th scope=col class=n>points</th>"
         f"{heads}</tr></thead><tbody>{body}<tr class=claimed><td>rubric</td><td></td>{totals}</tr></tbody></table>"
     )
 

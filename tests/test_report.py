@@ -2,6 +2,8 @@
 
 import csv
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -112,6 +114,35 @@ def test_words_that_the_other_lacks_are_found():
     text = "Rest. Call 911 now."
     lacking = report._lacking(text, "rest! call now")
     assert "".join(text[i] for i in sorted(lacking)) == ".911."
+
+
+DRIVEN = """<script>
+const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const type = (id, value) => {
+  document.getElementById(id).value = value;
+  document.getElementById(id).dispatchEvent(new Event("input"));
+};
+const seen = () => document.querySelectorAll(".trial:not([hidden])").length;
+const said = [seen()];
+press("j"); press("j"); press("k");
+said.push([...document.querySelectorAll(".trial")].findIndex((t) => t.classList.contains("here")));
+press("d"); said.push(document.querySelectorAll(".differences").length);
+type("question", "heartburn"); said.push(seen()); press("Escape"); said.push(seen());
+type("words", "finish the last one three hours"); said.push(seen());
+type("words", ""); type("kind", "worse"); said.push(seen());
+document.title = said.join(" ");
+</script></body>"""
+
+
+def test_keys_and_filters_work_in_a_browser(page, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium here")
+    (tmp_path / "page.html").write_text(page.replace("</body>", DRIVEN), encoding="utf-8")
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+               "--virtual-time-budget=2000", "--dump-dom", str(tmp_path / "page.html")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert re.search(r"<title>(.*?)</title>", done.stdout)[1] == "12 0 1 1 12 1 0"
 
 
 # ---------------------------------------------------------------- labels
