@@ -67,7 +67,8 @@ class Guard:
 def listen(port: int, path: Path | None) -> socket.socket:
     """A listening socket on 127.0.0.1, or a Unix socket that only its owner can open. Raises UserError when taken."""
     if path is None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio turns Nagle's delay (40 ms a page) off only for sockets that name their protocol
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         if os.name != "nt":  # on Windows this would let a second server share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         address = ("127.0.0.1", port)
