@@ -1,9 +1,11 @@
 """Step 7's page stands alone, shows what each mark rests on and lets no answer act; labels and what they measure."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from mimic_qlora import clinical, comparison, labels, report, results, scoring
 from mimic_qlora.storage import UserError
 
-QUESTIONS = clinical.load_questions(Path(__file__).parents[1] / "run_files")
+ROOT = Path(__file__).parents[1]
+QUESTIONS = clinical.load_questions(ROOT / "run_files")
 RULES = [clinical.load().cautions["anticoagulant_no_nsaid"], clinical.load().cautions["metformin_sick_day"]]
 NASTY = "<script>alert(1)</script> You probably have a stroke & take 400 mg of ibuprofen.\nDo not call for chest pain."
 FACTS = dict.fromkeys(
@@ -195,10 +198,30 @@ def test_a_scorer_that_is_deaf_in_one_arm_is_measured_and_corrected(tmp_path):
 
 
 def test_the_frozen_labels_fit_their_answers():
-    import json
-
-    place = Path(__file__).parents[1] / "benchmarks"
+    place = ROOT / "benchmarks"
     kept = [json.loads(line) for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()]
     found = labels.read(place / "labels.csv")
     keys = {labels.key_of(a["trial"], a["arm"], a["answer"]) for a in kept}
     assert keys == set(found) and [sum(a["arm"] == arm for a in kept) for arm in ("base", "adapter")] == [50, 50]
+
+
+def test_label_py_says_how_far_the_scorer_agrees_and_what_is_missing(tmp_path):
+    lines = [a | {"kind": "trial", "messages": [{"role": "user", "content": ""}]} for a in answers()]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    rows = labels.to_fill(lines, QUESTIONS)
+    labels.write(tmp_path / "label.csv", rows)
+
+    def run(*args):
+        command = [sys.executable, str(ROOT / "run_files" / "label.py"), "--results", str(tmp_path), *args]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    empty = run()
+    assert empty.returncode == 2 and "has no filled row yet" in empty.stderr and empty.stderr.count("\n") == 1
+    cause = {row["key"]: {"cause": "yes" if "infection" in row["answer"] else "no", "named": "-"} for row in rows}
+    labels.write(tmp_path / "mine.csv", [row | cause[row["key"]] for row in rows])
+    done = run("--labels", str(tmp_path / "mine.csv"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"8 labelled answers", done.stdout) and max(map(len, done.stdout.splitlines())) <= 100
+    assert re.search(r"^cause +3 of 3 +none +0 of 1 +0 of 4 ", done.stdout, re.M)
+    labels.write(tmp_path / "mine.csv", [row | {"key": "0" * 12, "cause": "no"} for row in rows])
+    assert "rows of other results" in run("--labels", str(tmp_path / "mine.csv")).stderr
