@@ -206,6 +206,14 @@ def test_damage_that_leaves_the_size_is_named_with_what_to_run(convert, tiny_mim
         storage.read_manifest(place, "subjects")
 
 
+def test_damage_that_duckdb_finds_is_named_with_what_to_run(convert, tiny_mimic, run):
+    damaged = convert("--mimic-dir", tiny_mimic) / "subjects/tables/labevents/part-00000.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"gone")
+    done = run("summarize_jsonl.py")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{damaged} is damaged: run" in done.stderr
+
+
 def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(tiny_mimic, convert):
     place = convert("--mimic-dir", tiny_mimic)
     os.rename(place / "subjects", place / ".subjects.old")
