@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+BYTES_PER_PASS = 64 << 20  # of Parquet
+
+
 class Check(NamedTuple):
     """One block of quality.sql."""
 
@@ -35,7 +38,7 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None, threa
 
     Returns a list of {"check", "table", "sentence", "rows", "share", "patients"}: how many rows of the table are
     faulty, what share of its rows that is (0 to 1), how many patients they belong to. A check that found nothing has
-    rows 0. It goes bucket by bucket, and DuckDB keeps within `memory` (bytes) by spilling to a private folder in
+    rows 0. It goes a few buckets at a time, and DuckDB keeps within `memory` (bytes) by spilling to a private folder in
     `temp` (default: the system's temporary folder).
     """
     import duckdb
@@ -58,12 +61,12 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None, threa
         with contextlib.closing(duckdb.connect(config={**config, "preserve_insertion_order": False})) as con:
             con.execute("SET enable_progress_bar = false")
             for name, path in dictionaries.items():
-                _view(con, name, path)
-            parts = sorted({part for by_part in files.values() for part in by_part})
-            for part in tqdm(parts, desc="checking quality", unit="bucket", disable=None):
+                _view(con, name, [path])
+            for group in tqdm(_groups(files), desc="checking quality", unit="pass", disable=None):
                 for table, by_part in files.items():
-                    # a table that has no rows of this bucket is there all the same, to compare with
-                    _view(con, table, by_part.get(part) or next(iter(by_part.values())), empty=part not in by_part)
+                    paths = [by_part[part] for part in group if part in by_part]
+                    # a table that has no rows of these buckets is there all the same, to compare with
+                    _view(con, table, paths or [next(iter(by_part.values()))], empty=not paths)
                 for check, table in jobs:
                     with contextlib.suppress(duckdb.BinderException):  # the table lacks a column that is asked for
                         counts = _faulty_rows(con, check.sql.replace("{table}", f'"{table}"'))
@@ -75,8 +78,25 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None, threa
     return [_flag(*key, n_rows[key[1]], counts) for key, counts in found.items()] + about_columns
 
 
-def _view(con, name: str, path: Path, empty: bool = False) -> None:
-    con.execute(f'CREATE OR REPLACE VIEW "{name}" AS FROM read_parquet({_text(path)})' + " LIMIT 0" * empty)
+def _groups(files: dict) -> list:
+    """The names of the parts, neighbours together as long as they are small: each pass has a cost of its own."""
+    sizes = {}
+    for by_part in files.values():
+        for part, path in by_part.items():
+            sizes[part] = sizes.get(part, 0) + path.stat().st_size
+    groups, room = [], 0
+    for part, size in sorted(sizes.items()):
+        if size > room:
+            groups.append([])
+            room = BYTES_PER_PASS
+        groups[-1].append(part)
+        room -= size
+    return groups
+
+
+def _view(con, name: str, paths: list, empty: bool = False) -> None:
+    listed = ", ".join(map(_text, paths))
+    con.execute(f'CREATE OR REPLACE VIEW "{name}" AS FROM read_parquet([{listed}])' + " LIMIT 0" * empty)
 
 
 def _text(path: Path) -> str:
