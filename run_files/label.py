@@ -55,10 +55,8 @@ def main():
     arms = tuple(results.ARMS.values())
     judged = labels.judged(answers, labelled, clinical.load_questions(HERE))
     print(page.terminal(labels.shown(labels.accuracy(judged, arms), arms), f"{len(labelled)} labelled answers"))
-    print("found: of what is there; false: alarms of what is not; the last three: adapter minus base, in shares of")
-    print(
-        "answers (or of warning signs and cautions) as the scorer says, as people say, and as corrected for its errors"
-    )
+    print("found: of what is there; false: alarms of what is not. The last three are adapter minus base, in")
+    print("shares, as the scorer says, as people say, and as corrected for the scorer's errors.")
 
 
 if __name__ == "__main__":
