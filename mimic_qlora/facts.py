@@ -80,7 +80,7 @@ def of(view: dict, as_of: datetime) -> dict:
     """What the caution rules match on (see clinical.matches), with the rows that it rests on.
 
     `phenotypes` and `drug_classes` map a name to its row; `labs` and `procedures` have theirs in `lab_rows`
-    (itemid -> row) and `procedure_rows`, `age` and `sex` in `person`.
+    (itemid -> row; all of a year are in `lab_history`) and `procedure_rows`, `age` and `sex` in `person`.
     Acute phenotypes count for 90 days after the discharge of the stay that they were coded for, all others for good.
     Drug classes are those ordered during the last stay. A lab is the newest value of its itemid.
     """
@@ -98,7 +98,8 @@ def of(view: dict, as_of: datetime) -> dict:
         if row.get("hadm_id") == stay.get("hadm_id") and row.get("drug"):
             for name in clinical.drug_classes_of(row["drug"], row.get("route")):
                 found["drug_classes"].setdefault(name, row)
-    newest = {itemid: rows[0] for itemid, rows in latest_labs(view, as_of).items()}
+    found["lab_history"] = latest_labs(view, as_of)
+    newest = {itemid: rows[0] for itemid, rows in found["lab_history"].items()}
     found["labs"] = {
         itemid: (row["valuenum"], row.get("valueuom"), (as_of - row["charttime"]).days)
         for itemid, row in newest.items()

@@ -1,6 +1,7 @@
 """The guidance task: which cautions a chart calls for, the gold answer to a symptom question, what it is judged by."""
 
 import re
+from functools import cache
 
 from mimic_qlora import clinical, facts
 from mimic_qlora.draws import pick
@@ -33,9 +34,21 @@ def cautions_for(symptom: dict, known: dict, called: list | None = None) -> list
     rules = [c for c in (called_for(known) if called is None else called) if bearing(c, symptom)]
     chosen = []
     for rule in sorted(rules, key=lambda c: (-c["severity"], -bearing(c, symptom))):
-        if not clinical.said(rule, "\n".join(c["say"] for c in chosen)):
+        if not any(_says(c["id"], rule["id"]) for c in chosen):
             chosen.append(rule)
     return chosen
+
+
+@cache
+def _says(one: str, other: str) -> bool:
+    """Whether the sentence of one caution gives the advice of the other."""
+    rules = clinical.load().cautions
+    return clinical.said(rules[other], rules[one]["say"])
+
+
+@cache
+def _forbids(caution: str, sentence: str) -> bool:
+    return clinical.forbidden(clinical.load().cautions[caution], sentence)
 
 
 def golds(known: dict, chart: dict, n: int, key: str) -> list:
@@ -74,13 +87,12 @@ def compose(symptom: dict, cautions: list, key: str, called: list = ()) -> str:
     are always there. What else is said is drawn by hash of `key`, so that answers vary between patients but not between
     runs. Raises ValueError when no choice of sentences keeps within the words.
     """
-    binding = {c["id"]: c for c in [*cautions, *called]}
+    binding = {c["id"] for c in [*cautions, *called]}
     pools = {
         "try": [
             t["say"]
             for t in symptom["try"]
-            if binding.keys().isdisjoint(t["unless"])
-            and not any(clinical.forbidden(caution, t["say"]) for caution in binding.values())
+            if binding.isdisjoint(t["unless"]) and not any(_forbids(caution, t["say"]) for caution in binding)
         ],
         "urgent": [u["say"] for u in symptom["urgent"]],
         "track": list(symptom["track"]),

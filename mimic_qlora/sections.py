@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from mimic_qlora import clinical, facts, terminal
@@ -48,6 +49,7 @@ class Item(NamedTuple):
     rows: tuple = ()
 
 
+@lru_cache(maxsize=50_000)  # the names of labs and drugs come again and again
 def clean(text: str) -> str:
     """Text of a record as one line that cannot speak to a terminal, nor pose as a control token or a second entry."""
     text, before = terminal.folded(str(text)).replace(";", ","), None
@@ -88,7 +90,7 @@ def of(view: dict, as_of: datetime, known: dict, labels: dict) -> dict:
         "Known conditions": _conditions(view, as_of),
         "Medicines taken at home": _home_medicines(view),
         f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(view, stay),
-        "Recent labs": _labs(view, as_of, labels),
+        "Recent labs": _labs(known, as_of, labels),
         "Recent measurements": _measurements(view, as_of),
         "Past procedures": _procedures(view, as_of),
         "Allergies": _allergies(view),
@@ -201,11 +203,11 @@ def route_words(row: dict) -> str:
     return ROUTES.get(route, clean(route).lower())
 
 
-def _labs(view: dict, as_of: datetime, labels: dict) -> list:
+def _labs(known: dict, as_of: datetime, labels: dict) -> list:
     """The newest value of each lab with unit and the one before it: those that a rule reads and out of range first."""
     read_by_rules = clinical.read_by_rules()["lab"]
     items = []
-    for itemid, (row, *before) in facts.latest_labs(view, as_of).items():
+    for itemid, (row, *before) in known["lab_history"].items():
         if "valuenum" not in row:
             continue
         name, note = clean(labels.get(itemid) or f"item {itemid}"), lab_note(row)

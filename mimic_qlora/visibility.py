@@ -36,24 +36,27 @@ def visible(record: dict, as_of: datetime, dropped: frozenset = frozenset()) -> 
         if table == "subject_id":
             continue
         by_column = rules().get(table, {"*": ["never"]})
+        seen = [row for row in rows if known(by_column["*"], row)]
         masked = {column: terms for column, terms in by_column.items() if column != "*"}
-        hidden = {
-            name.partition(".")[2] for name in dropped if name.partition(".")[0] == table.removesuffix("_labeled")
-        }
-        view[table] = [
-            {c: v for c, v in row.items() if c not in hidden and (c not in masked or known(masked[c], row))}
-            for row in rows
-            if known(by_column["*"], row)
-        ]
+        prefix = f"{table.removesuffix('_labeled')}."
+        hidden = {name.removeprefix(prefix) for name in dropped if name.startswith(prefix)}
+        if masked or hidden:
+            seen = [
+                {c: v for c, v in row.items() if c not in hidden and (c not in masked or known(masked[c], row))}
+                for row in seen
+            ]
+        view[table] = seen
     return view
 
 
 def _moment(term: str, row: dict, discharged: dict) -> datetime:
+    if term in row:
+        return row[term]
     if term == "always":
         return datetime.min
     if term == "discharge":
         return discharged.get(row.get("hadm_id"), datetime.max)
     column, _, day = term.partition("@")
-    if term == "never" or column not in row:
+    if not day or column not in row:  # "never", or a time that is null
         return datetime.max
-    return datetime.combine(row[column] + timedelta(days=1), time.min) if day else row[column]
+    return datetime.combine(row[column] + timedelta(days=1), time.min)

@@ -118,7 +118,7 @@ def test_the_transcript_is_kept_in_private(ask):
 
 def test_as_of_shows_what_the_chart_held_then(ask):
     _, out, _ = ask(*once("--arm", "base", "--as-of", "2150-03-02"))
-    assert "Last stay: admitted" in out and "Known conditions: none coded" in out
+    assert "Current stay: admitted" in out and "Known conditions: none coded" in out
 
 
 def test_random_is_a_validation_patient_by_seed(ask):
