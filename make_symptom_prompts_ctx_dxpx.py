@@ -2,10 +2,11 @@
 
     python make_symptom_prompts_ctx_dxpx.py --model meta-llama/Meta-Llama-3-8B-Instruct
 
-Leaves `prompts/` in the storage folder: chat records of three tasks (guidance on a symptom, questions
-about the chart, the diagnoses of a stay) for training, validation and test as JSONL, what each gold
-answer rests on, a card, and context.json with the settings that steps 5 to 7 share. A prompt has a
-time and shows only what the chart held at it, without the columns that step 3 found least important.
+Leaves `prompts/` in the storage folder: chat records of three tasks (guidance on a symptom,
+questions about the chart, the diagnoses of a stay) for training, validation and test as JSONL,
+what each gold answer rests on, a card, and context.json with the settings that steps 5 to 7
+share. A prompt has a time and shows only what the chart held at it, without the columns that
+step 3 found least important.
 """
 
 import argparse
@@ -27,7 +28,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", help="model that budgets the context in tokens: folder or hub name (default: the embedded one)")
-    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which tasks (default: all three)")
+    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK",
+        help=f"any of {', '.join(TASKS)} (default: all three)")  # fmt: skip
     add("--pairs-per-subject", type=int, default=2, help="records of each task per patient (default: %(default)s)")
     add("--max-total", type=int, help="at most this many records over all splits (default: no limit)")
     add("--token-budget", type=int, default=700, help="tokens of the patient context (default: %(default)s)")
