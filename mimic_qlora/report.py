@@ -22,10 +22,15 @@ GROUPS = {
 
 
 def reviewed_line(rows: list, questions: list) -> str:
-    """How many of the ideals that were used a clinician has reviewed: said beside every number."""
-    used = {row["question_id"] for row in rows}
-    reviewed = sum(bool(q["reviewed_by"]) for q in questions if q["id"] in used)
-    return f"ideals reviewed by a clinician: {reviewed} of {len(used)}"
+    """How many of the ideals and caution rules that were used a clinician has reviewed: said beside every number."""
+    asked = {row["question_id"] for row in rows}
+    called_for = {rule for row in rows for rule in row["cautions_called_for"].split()}
+    used = {
+        "ideals": [question for question in questions if question["id"] in asked],
+        "rules": [rule for name, rule in clinical.load().cautions.items() if name in called_for],
+    }
+    counts = [f"{sum(bool(e['reviewed_by']) for e in part)} of {len(part)} {kind}" for kind, part in used.items()]
+    return f"reviewed by a clinician: {', '.join(counts)}"
 
 
 def write(

@@ -185,7 +185,7 @@ def probe(model, source, trial, arms: list) -> dict:
 
 def report(source, rows, points, lines, probed, folder: Path, questions, arms, opened: str, args) -> str:
     """Write the CSV files, results.jsonl, label.csv, report.html and summary.txt; the text of the last."""
-    from mimic_qlora import answers, clinical, comparison, labels, page, results, scoring, spreadsheet
+    from mimic_qlora import answers, comparison, labels, page, results, scoring, spreadsheet
     from mimic_qlora import report as html_report
 
     metrics = dict(scoring.METRICS)
@@ -196,10 +196,6 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
         found |= comparison.compare(results.over_runs(points, arms), ["key_points"], results.ARMS)
 
     patients, used = len({r["subject_id"] for r in rows}), {r["question_id"] for r in rows}
-    called_for = {name for r in rows for name in r["cautions_called_for"].split()}
-    ideals = [q for q in questions if q["id"] in used]
-    rules = [rule for name, rule in clinical.load().cautions.items() if name in called_for]
-    reviewed = [sum(bool(entry["reviewed_by"]) for entry in entries) for entries in (ideals, rules)]
     notes = [
         *comparison.statement(found, adjusted, metrics, args.primary),
         *(
@@ -212,8 +208,7 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
         f"{len(rows)} trials of {patients} {rows[0]['split']} patients and {len(used)} questions; the unit compared is "
         "the question. " + results.seeds(arms),
         *([opened] if opened else []),
-        f"Reviewed by a clinician: {reviewed[0]} of {len(ideals)} ideal responses, {reviewed[1]} of {len(rules)} "
-        "caution rules that these charts call for.",
+        f"{html_report.reviewed_line(rows, questions).capitalize()} that were used.",
         "Answers cut at {} tokens: base {:.0f}, adapter {:.0f} of {}.".format(
             args.max_new_tokens, *(sum(r[f"cut_{arm}"] for r in rows) for arm in results.ARMS), len(rows)
         ),

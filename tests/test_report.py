@@ -94,7 +94,7 @@ def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(pag
 
 
 def test_how_many_ideals_were_reviewed_stands_beside_every_table_of_numbers(page):
-    said = "ideals reviewed by a clinician: 0 of 12"
+    said = f"reviewed by a clinician: 0 of 12 ideals, 0 of {len(RULES)} rules"
     captions = re.findall(r"<caption>(.*?)</caption>", page)
     numbers = [caption for caption in captions if "TRIPOD" not in caption and "Gallifant" not in caption]
     assert len(numbers) == 3 and all(said in caption for caption in numbers)
@@ -102,8 +102,8 @@ def test_how_many_ideals_were_reviewed_stands_beside_every_table_of_numbers(page
 
 def test_a_review_counts_once_it_is_there():
     reviewed = [q | {"reviewed_by": "A. Name, MD"} if i < 2 else q for i, q in enumerate(QUESTIONS)]
-    rows = [{"question_id": q["id"]} for q in QUESTIONS[:5] * 2]
-    assert report.reviewed_line(rows, reviewed) == "ideals reviewed by a clinician: 2 of 5"
+    rows = [{"question_id": q["id"], "cautions_called_for": scoring.ids(RULES)} for q in QUESTIONS[:5] * 2]
+    assert report.reviewed_line(rows, reviewed) == f"reviewed by a clinician: 2 of 5 ideals, 0 of {len(RULES)} rules"
 
 
 def test_the_checklist_has_every_item_of_tripod_llm_and_leaves_no_gap():

@@ -200,7 +200,7 @@ def test_the_end_says_what_was_shown_where_it_is_and_how_to_fetch_it(run_validat
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.9 50000 10.1.2.3 2222")
     monkeypatch.setattr(delivery.socket, "getfqdn", lambda: "node7")
     code, out, _ = run_validate("16")
-    assert "Reviewed by a clinician: 0 of 16 ideal responses, 0 of " in " ".join(out.split())
+    assert "Reviewed by a clinician: 0 of 16 ideals, 0 of " in out
     assert "Answers cut at 512 tokens: base 16, adapter 0 of 16." in out
     assert re.search(r"The adapter is better at [^\n]*red flags|No difference could be shown", out)
     assert f"  scp -P 2222 {delivery.user()}@10.1.2.3:{results(out)}/output.csv ./results/" in out
