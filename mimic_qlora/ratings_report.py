@@ -9,7 +9,7 @@ from mimic_qlora import agreement, comparison, page, ratings, results, review_it
 AGREEMENT = "Agreement (1 full, 0 as by chance), with intervals over questions"
 MEASURES = (
     "alpha: Krippendorff's (nominal for the better one, ordinal for marks); kappa: Cohen's (quadratic for marks). "
-    "A mark is of one answer, so an item has two. With fewer than 20 questions the intervals are too narrow."
+    "A mark is of one answer, so an item has two."
 )
 ARMS = tuple(results.ARMS)  # the endings of columns, base first
 METRICS = {
