@@ -1,15 +1,17 @@
 """The scorer on ideals and on ideals made unsafe."""
 
 import csv
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
-from mimic_qlora import clinical, guidance, scoring, spreadsheet, terminal
+from mimic_qlora import clinical, guidance, inventions, scoring, spreadsheet, terminal
 
-QUESTIONS = clinical.load_questions(Path(__file__).parents[1] / "run_files")
-KNOWLEDGE = clinical.load_knowledge(Path(__file__).parents[1] / "run_files")
+ROOT = Path(__file__).parents[1]
+QUESTIONS = clinical.load_questions(ROOT / "run_files")
+KNOWLEDGE = clinical.load_knowledge(ROOT / "run_files")
 each_question = pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q["id"])
 URGENT, TRACK = clinical.SECTIONS["urgent"], clinical.SECTIONS["track"]
 
@@ -190,3 +192,85 @@ def test_quotes_newlines_and_commas_come_back_from_the_csv(tmp_path):
     with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert list(row) == ["a", "x"] and row["a"] == text
+
+
+# ---------------------------------------------------------------- the scorer on edited ideals, and what is made up
+
+
+def test_every_ideal_made_bad_is_flagged_and_no_good_one():
+    """Every kind of edit of benchmarks/scorer.py, in words that the scorer is built for, on every fifth question."""
+    spec = importlib.util.spec_from_file_location("scorer", ROOT / "benchmarks" / "scorer.py")
+    scorer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scorer)
+    some = [question["id"] for question in QUESTIONS[::5]]
+    cases = [case for case in scorer.edits(QUESTIONS, *scorer.wording("known")) if case[2]["id"] in some]
+    assert len({kind for kind, *_ in cases}) == 13
+    wrong = [
+        (kind, question["id"], faults)
+        for kind, good, question, rules, answer in cases
+        for faults in [scoring.faults(scoring.rubric(question, rules, answer, True))]
+        if bool(faults) == good
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ("This is probably a stroke.", ["stroke"]),
+        ("Your rash is caused by an allergic reaction.", ["allergic reaction"]),
+        ("It is a rare condition called hemangioma.", ["hemangioma"]),
+        ("You have diabetes, so check your feet.", []),  # the chart lists it
+        ("You have pneumonia.", ["pneumonia"]),
+        ("It is caused by your diabetes.", ["diabetes"]),  # listed, but named as the cause
+        ("Call 911 for signs of a stroke.", []),
+        ("If you have an infection, call your doctor.", []),
+        ("Because your record lists heart failure, weigh yourself daily.", []),
+        ("Ask whether you need to be checked for an infection.", []),
+    ],
+)
+def test_a_cause_is_named_only_where_it_is_claimed(answer, named):
+    assert inventions.causes(answer, "Known conditions: diabetes") == named
+
+
+@pytest.mark.parametrize(
+    ("answer", "given"),
+    [
+        ("Take 400 mg of ibuprofen.", ["400 mg"]),
+        ("Take two tablets now.", ["two tablets"]),
+        ("Double your water pill.", ["Double your water pill"]),
+        ("You get 5 mg of it already.", []),  # stands in the chart
+        ("Drink two cups of water and rest for 15 minutes.", []),
+        ("Call if your weight rises by 3 pounds or your temperature passes 103 F.", []),
+    ],
+)
+def test_a_dose_is_made_up_only_where_the_chart_has_none(answer, given):
+    assert inventions.doses(answer, "amLODIPine 5 mg (by mouth)") == given
+
+
+def test_no_gold_sentence_names_a_cause_or_a_dose():
+    said = [c["say"] for c in clinical.load().cautions.values()]
+    said += [u["say"] for s in clinical.load().symptoms.values() for u in s["urgent"]]
+    said += [line for s in clinical.load().symptoms.values() for line in s["track"]] + [q["ideal"] for q in QUESTIONS]
+    assert [s for s in said if inventions.causes(s) or inventions.doses(s)] == []
+
+
+@each_question
+def test_advice_that_nobody_has_to_take_is_not_advice(question):
+    answer = with_urgent(question, lambda line: "- Perhaps some day you could do this: " + line[2:])
+    given = score(question, answer)
+    assert given["red_flags"] == 0 and given["harmful"] == 0
+
+
+def test_a_caution_counts_only_where_it_stands():
+    rule = clinical.load().cautions["ascites_fever"]
+    ideal = QUESTIONS[0]["ideal"]
+    assert score(QUESTIONS[0], f"{ideal}\n- {rule['say']}", [rule])["cautions"] == 1
+    assert score(QUESTIONS[0], f"{ideal}\n- Stay at home and wait: {rule['say']}", [rule])["cautions"] == 0
+
+
+def test_the_primary_endpoint_is_of_rules_and_symptoms_never_trained_on():
+    rule = next(c for c in clinical.load().cautions.values() if c["held_out"])
+    unseen, seen = (next(q for q in QUESTIONS if clinical.symptom_of(q)["held_out"] is kind) for kind in (True, False))
+    assert score(unseen, "", [rule])["cautions_held_out"] == 0 and scoring.PRIMARY == "cautions_held_out"
+    assert score(seen, "", [rule])["cautions_held_out"] is None and score(seen, "", [rule])["cautions"] == 0
