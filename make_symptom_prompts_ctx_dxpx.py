@@ -125,19 +125,26 @@ def make_records(store: Path, folder: Path, shared: dict, args, count_tokens) ->
         raise UserError(
             "no training prompt could be made: no patient has a coded stay that a question could be asked about"
         )
-    return counts | {"cohort": found.counts, "cut": dict(sorted(cut.items())), "latest_years": found.latest}
+    places = sum(map(len, slots.values()))
+    return counts | {
+        "cohort": found.counts,
+        "without_gold": places - sum(counts["splits"].values()) - counts["near_duplicates"],
+        "cut": dict(sorted(cut.items())),
+        "latest_years": found.latest,
+    }
 
 
 def report(counts: dict) -> None:
     def lines(title, rows):
-        print("\n".join([title, *(f"  {n:>8,}  {name}" for name, n in rows.items())]))
+        print("\n".join([title, *(f"  {n:>8,}  {name}" for name, n in rows.items() if n)]))
 
     lines("\nPatients", counts["cohort"])
     lines("Records", counts["tasks"])
     lines("By split", counts["splits"])
     print(
         f"Symptoms: {len(counts['symptoms'])}; caution rules that a chart called for: {len(counts['cautions'])}; "
-        f"kinds of chart questions: {len(counts['kinds'])}; near-duplicates left out: {counts['near_duplicates']}"
+        f"kinds of chart questions: {len(counts['kinds'])}; near-duplicates left out: {counts['near_duplicates']}; "
+        f"times at which the chart gave no gold answer: {counts['without_gold']}"
     )
     cut = ", ".join(f"{section} {n:,}" for section, n in counts["cut"].items())
     print(f"Contexts in which a section was cut to its quota or the budget: {cut or 'none'}")

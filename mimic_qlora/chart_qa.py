@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from functools import cache
 
 from mimic_qlora import clinical, facts, sections
 from mimic_qlora.draws import pick
@@ -177,11 +176,6 @@ def _of_labs(shown: dict) -> Iterator[tuple]:
             yield "lab before", f"What was the patient's {item.name} before the latest value?", f"{then:g}", before[:1]
 
 
-@cache
-def _ingredients() -> tuple:
-    return tuple(sorted({entry["ingredients"][0] for entry in clinical.load().drugs.values()}))
-
-
 def _of_orders(built, key: str) -> Iterator[tuple]:
     name = next(name for name in ORDERS if name in built.shown)
     when, items = ORDERS[name], [item for item in built.shown[name] if item.rows]
@@ -192,17 +186,18 @@ def _of_orders(built, key: str) -> Iterator[tuple]:
             yield "order route", f"By which route was {item.name} ordered {when}?", routes, item.rows
         question = f"What dose of {item.name} does the patient take at home?"
         yield "home dose", question, NOT_SAID, ()
+    # a drug of a class of which the chart has no order, by any of its names
     listed = " ".join(item.name for item in items).casefold()
-    absent = [drug for drug in _ingredients() if drug not in listed and not _ordered(drug, built.chart)]
+    absent = [
+        entry["ingredients"][0]
+        for kind, entry in clinical.load().drugs.items()
+        if kind not in built.chart["drug_classes"] and not any(drug in listed for drug in entry["ingredients"])
+    ]
     if absent:
         drug = absent[pick(f"{key}:absent", len(absent))]
         answer = NOT_SAID if name in built.cuts else "no"
         kind = "order beyond the list" if name in built.cuts else "no such order"
         yield kind, f"Was {drug} ordered {when}?", answer, ()
-
-
-def _ordered(drug: str, known: dict) -> bool:
-    return any(drug in row["drug"].casefold() for row in known["drug_classes"].values())
 
 
 def _of_conditions(built, key: str) -> Iterator[tuple]:

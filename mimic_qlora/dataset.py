@@ -137,6 +137,7 @@ Words, least / median / most: contexts {words["context"]}; answers {words["answe
 {cohort}
 - {counts["near_duplicates"]:,} near-duplicates: they ask what an earlier record asks, and of the three-word shingles of
   the two contexts {near_duplicates.THRESHOLD:.0%} or more are in both (Jaccard similarity)
+- {counts["without_gold"]:,} times at which the chart gave no gold answer (no listed condition was coded for the stay)
 - contexts in which a section was cut to its quota or to the token budget: {cut or "none"}
 - columns that step 3 found least important: {", ".join(shared["dropped_columns"]) or "none"}
 

@@ -327,7 +327,7 @@ def test_the_audit_fails_on_each_planted_untruth(made):
     value = next(r for r in of_task(made, "chart_qa") if r["kind"] == "lab value")
     assert faults(change(value, answer_of(value), "77.77 mg/dL", turn=2)) == {"gold"}
     stay = next(r for r in of_task(made, "diagnoses"))
-    assert faults(change(stay, "New in this stay: ", "New in this stay: gout attack; ", turn=2)) == {"gold"}
+    assert faults(change(stay, "or acute: ", "or acute: gout attack; ", turn=2)) == {"gold"}
     ends = next(
         a for a in subjects.raw_record(made.store, stay["subject_id"])["admissions"] if a["hadm_id"] == stay["hadm_id"]
     )
@@ -522,16 +522,16 @@ def test_the_gold_diagnoses_are_the_listed_conditions_of_that_stay_and_none_is_s
         assert {item["tags"][2] for item in one["rubric"]} == due
         assert "Current stay" in one["messages"][1]["content"]
         known, new = answer_of(one).splitlines()
-        assert known.startswith("Known before: ") and new.startswith("New in this stay: ")
+        assert known.startswith("Known before: ") and new.startswith("Not known before, or acute: ")
         lasting = {catalogue[i]["name"] for i in due if catalogue[i]["kind"] == "condition"}
         assert {*known.removeprefix("Known before: ").split("; ")} - {"none"} <= lasting
 
 
 def test_the_scorer_of_diagnoses_counts_what_is_named():
     rubric = [{"tags": ["condition", "known", "diabetes"]}, {"tags": ["condition", "new", "anemia"]}]
-    full = diagnoses.score({"rubric": rubric}, "Known before: diabetes\nNew in this stay: anemia (low red blood cells)")
+    full = diagnoses.score({"rubric": rubric}, "Known before: diabetes\nNot known before: anemia (low red blood cells)")
     assert full == {"precision": 1, "recall": 1, "f1": 1, "recall_new": 1}
-    half = diagnoses.score({"rubric": rubric}, "Known before: Diabetes; asthma\nNew in this stay: none")
+    half = diagnoses.score({"rubric": rubric}, "Known before: Diabetes; asthma\nNot known before, or acute: none")
     assert half == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "recall_new": 0}
     assert diagnoses.score({"rubric": rubric}, "past anemia, I think")["recall"] == 0
     assert diagnoses.score({"rubric": rubric[:1]}, "")["recall_new"] is None
