@@ -93,9 +93,9 @@ def test_single_marks_sentences_comment_and_undo_by_keyboard(browser, tmp_path):
         press(browser, "1")
         wait(browser, lambda b: store.marks("anna", 1).get("a_safety") == "1")
         assert store.marks("anna", 1)["a_chart"] == "4"
-        press(browser, "u")
-        wait(browser, lambda b: "Taken back: Safety of answer A." in status(b))
-        assert store.marks("anna", 1)["a_safety"] == "4"
+        press(browser, "3", "u")  # the focus went on to correctness; what is taken back is the mark just made
+        wait(browser, lambda b: "Taken back: Correctness of answer A." in status(b))
+        assert (store.marks("anna", 1)["a_safety"], store.marks("anna", 1)["a_correctness"]) == ("1", "4")
         browser.find_element(By.CSS_SELECTOR, "#marks summary").send_keys(Keys.ENTER)
         box = wait(browser, lambda b: next(x for x in b.find_elements(By.NAME, "a_harm") if x.is_displayed()))
         box.send_keys(Keys.SPACE)
@@ -106,7 +106,7 @@ def test_single_marks_sentences_comment_and_undo_by_keyboard(browser, tmp_path):
         assert "harmful" in label, "a mark is words, not colour alone"
         browser.find_element(By.ID, "comment").send_keys("u 1 a: plain text")  # keys mean letters here
         wait(browser, lambda b: store.marks("anna", 1).get("comment") == "u 1 a: plain text")
-        assert store.marks("anna", 1)["a_safety"] == "4" and "better" not in store.marks("anna", 1)
+        assert store.marks("anna", 1)["a_safety"] == "1" and "better" not in store.marks("anna", 1)
 
 
 def test_a_review_goes_on_after_the_server_was_killed_and_nothing_is_lost(browser, tmp_path):

@@ -12,7 +12,7 @@ const form = document.getElementById("marks");
 if (form) {
   const status = document.getElementById("status");
   const waiting = [];
-  let sending = false, leaving = false, timer = null;
+  let sending = false, afterwards = null, timer = null;
 
   async function send() {
     if (sending) return;
@@ -36,7 +36,7 @@ if (form) {
     }
     sending = false;
     status.textContent = "Saved.";
-    if (leaving) location.assign(form.dataset.next);
+    if (afterwards) afterwards();
   }
 
   function save(fields) {
@@ -77,9 +77,18 @@ if (form) {
   form.addEventListener("submit", event => {
     event.preventDefault();
     keepComment();
-    leaving = true;
+    afterwards = () => location.assign(form.dataset.next);
     send();
   });
+
+  // What is undone is the last mark that was made, so it has to be kept first.
+  const undo = document.getElementById("undo").form;
+  undo.addEventListener("submit", event => {
+    event.preventDefault();
+    afterwards = () => undo.submit();
+    send();
+  });
+  addEventListener("beforeunload", event => { if (waiting.length) event.preventDefault(); });
 
   // Keys act only inside the group that has the focus, so they never get in the way of reading or of other tools.
   const groups = [...form.querySelectorAll("fieldset[data-keys]")];
