@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mimic_qlora import claims, clinical, subjects
+from mimic_qlora.storage import read_manifest
 
 CHECKS = {
     "ahead": "statements of the context not yet known at as_of",
@@ -26,9 +27,13 @@ WAS = re.compile(r"(?:, | \()was ([^)]*)\)")
 
 
 def of_storage(store: Path) -> dict:
-    """Audit all records of `prompts/`: {"counts": how much was checked, "faults": {check: [where]}}."""
+    """Audit all records of `prompts/`: {"counts": how much was checked, "faults": {check: [where]}}.
+
+    Raises UserError when `prompts/` is missing or was made from an older `subjects/`.
+    """
     from tqdm import tqdm
 
+    read_manifest(store, "prompts")
     split, labs = subjects.split_of(store), _lab_names(store)
     counts, faults, splits_of, by_subject = Counter(), {name: [] for name in CHECKS}, {}, {}
     for name in ("train", "validation", "test"):

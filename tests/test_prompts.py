@@ -1,13 +1,14 @@
 """Step 4: records that are true to the chart, apart by patient, free of leaks and of what is held out."""
 
 import json
+import shutil
 import sys
 from collections import Counter
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from conftest import folder_bytes, run_script, step_three_stub
+from conftest import folder_bytes, run_script, step_three_stub, written_otherwise
 
 import make_symptom_prompts_ctx_dxpx as step_4
 from mimic_qlora import (
@@ -220,6 +221,8 @@ def test_missing_and_stale_steps_are_named(run_here, run, tiny_mimic, tmp_path, 
             run_here(*arguments, store=store)
     with pytest.raises(UserError, match="/nowhere"):
         run_here("--model", "/nowhere", store=store)
+    with pytest.raises(UserError, match="run `python make_symptom_prompts_ctx_dxpx.py`"):
+        run_here("--audit", store=store)
     run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--seed", "7")
     with pytest.raises(UserError, match="older subjects"):
         run_here("--model", embedded_model, store=store)
@@ -335,12 +338,12 @@ def test_the_audit_fails_on_each_planted_untruth(made):
 
 
 def test_the_audit_finds_patients_in_two_splits(made, tmp_path):
-    (tmp_path / "subjects").symlink_to(made.store / "subjects")
-    (tmp_path / "prompts").mkdir()
-    for name, line in zip(
-        SPLITS, (*[(made.store / "prompts/train.jsonl").read_text().splitlines()[0]] * 2, ""), strict=True
-    ):
-        (tmp_path / "prompts" / f"{name}.jsonl").write_text(line + "\n" * bool(line))
+    for step in ("subjects", "features"):
+        (tmp_path / step).symlink_to(made.store / step)
+    shutil.copytree(made.store / "prompts", tmp_path / "prompts")
+    first = (made.store / "prompts/train.jsonl").read_text().splitlines()[0] + "\n"
+    for name, text in zip(SPLITS, (first, first, ""), strict=True):
+        written_otherwise(tmp_path / "prompts" / f"{name}.jsonl", text)
     assert len(audit.of_storage(tmp_path)["faults"]["split"]) == 1
 
 
