@@ -5,6 +5,7 @@ from typing import NamedTuple
 from mimic_qlora import boosters, discrimination, skill
 
 PARTS = (1, 2 / 3, 1 / 3)  # of the candidates, the least likely to matter: what the refits leave out, in turn
+MIN_HELD_OUT = 100  # patients: with fewer, even equal scores prove nothing, and their interval has no width
 Z = 2.394  # normal deviate of 95% intervals that hold for all refits together (Bonferroni)
 
 
@@ -16,7 +17,7 @@ class Change(NamedTuple):
     low: float
     high: float
     targets: list  # one dict per target with skill: target, label, change, low, high
-    holds: bool  # the interval of the mean lies above -margin, and no target's lies below it
+    holds: bool  # the interval of the mean lies above -margin, no target's lies below it, and patients are not too few
 
 
 def change(built, people, targets: list, scores, without: set, fold, on: str, margin: float) -> Change:
@@ -34,7 +35,8 @@ def change(built, people, targets: list, scores, without: set, fold, on: str, ma
         moves += (of_less - of_full) / len(targets)
     mean = float(np.mean([row["change"] for row in rows]))
     low, high = discrimination.bounds(mean, moves, Z)
-    holds = low > -margin and all(row["high"] >= -margin for row in rows)
+    enough = (fold >= 0).sum() >= MIN_HELD_OUT
+    holds = bool(enough and low > -margin and all(row["high"] >= -margin for row in rows))
     return Change(len(without), mean, low, high, rows, holds)
 
 
