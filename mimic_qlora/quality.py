@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-
 BYTES_PER_PASS = 64 << 20  # of Parquet
 
 
