@@ -181,6 +181,8 @@ def train_one(args) -> None:
     manifest = storage.new_manifest(step, settings, {"prompts": prompts_manifest["id"]}) | {"base_model": base}
     work = place.with_name(f".{place.name}.training")
     if not device.is_main():  # one process writes; the others train along
+        if not args.force and storage.is_up_to_date(place, manifest):
+            return
         device.wait_for_all()
         samples = training_prompts.encode(tokenizer, records, args.max_length, path)
         training.train(args, path, base["name"], samples, work)
@@ -188,6 +190,8 @@ def train_one(args) -> None:
     with storage.locked(place, step):
         storage.recover(place)
         if not args.force and storage.is_up_to_date(place, manifest):
+            if draft_of(work).get("id") == manifest["id"]:  # a kill came between the end of the run and its tidying up
+                shutil.rmtree(work)
             raise storage.UpToDate(f"{place} is up to date (--force redoes it)")
         samples = training_prompts.encode(tokenizer, records, args.max_length, path)
         training_prompts.describe(samples, tokenizer)
@@ -208,6 +212,12 @@ def train_one(args) -> None:
     adapter_folder.report(manifest["results"], place)
 
 
+def draft_of(work: Path) -> dict:
+    """The manifest of the unfinished run in a folder; empty when there is none."""
+    draft = work / "draft.json"
+    return json.loads(draft.read_text(encoding="utf-8")) if draft.exists() else {}
+
+
 def open_work(work: Path, manifest: dict, force: bool) -> None:
     """Open the folder in which this run keeps its checkpoints; it outlives an interruption.
 
@@ -216,15 +226,14 @@ def open_work(work: Path, manifest: dict, force: bool) -> None:
     draft = work / "draft.json"
     if force:
         shutil.rmtree(work, ignore_errors=True)
-    if draft.exists():
-        before = json.loads(draft.read_text(encoding="utf-8"))
-        if before["id"] != manifest["id"]:
-            old, new = ({**m["settings"], "prompts": m["inputs"]["prompts"]} for m in (before, manifest))
-            changed = ", ".join(k for k in new if new[k] != old.get(k)) or "software version"
-            raise UserError(
-                f"{work} holds an unfinished run with other settings ({changed}): "
-                "go on with the same, choose another --run, or give --force to drop it"
-            )
+    before = draft_of(work)
+    if before and before["id"] != manifest["id"]:
+        old, new = ({**m["settings"], "prompts": m["inputs"]["prompts"]} for m in (before, manifest))
+        changed = ", ".join(k for k in new if new[k] != old.get(k)) or "software version"
+        raise UserError(
+            f"{work} holds an unfinished run with other settings ({changed}): "
+            "go on with the same, choose another --run, or give --force to drop it"
+        )
     work.mkdir(mode=0o700, exist_ok=True)
     temporary = draft.with_suffix(".new")  # a kill while writing would leave half of it
     storage.write_json(temporary, manifest)

@@ -147,6 +147,12 @@ def test_an_interrupted_run_goes_on_only_with_the_same_settings(train, store, mo
     (store / "adapters" / ".default.training" / "checkpoint-3").mkdir()  # half of one, as a kill leaves it
     train("--epochs", 2)
     assert "Going on from step 2" in capsys.readouterr().out
+    work = store / "adapters" / ".default.training"
+    work.mkdir()  # a kill right after the end leaves it behind
+    shutil.copy(store / "adapters" / "default" / "manifest.json", work / "draft.json")
+    with pytest.raises(storage.UpToDate):
+        train("--epochs", 2)
+    assert not work.exists()
 
 
 def test_a_run_that_no_longer_helps_ends_early_and_keeps_its_best_adapter(train, store, capsys):
