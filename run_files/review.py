@@ -90,7 +90,7 @@ def serve(store, items: dict, raters: list, args) -> None:
     port = os.environ.get("SSH_CONNECTION", "").split()[3:4]
     option = f"-p {port[0]} " if port and port[0] != "22" else ""
     end = path or f"127.0.0.1:{args.port}"
-    print(f"{len(items)} questions to judge for each of: {', '.join(raters)}; marks are kept in {store.path}")
+    print(f"{len(items)} pairs of answers to judge, for each of {', '.join(raters)}; marks are kept in {store.path}")
     print("On the rater's own computer, leave this running:")
     print(f"  ssh -N -L 127.0.0.1:{args.port}:{end} {option}{delivery.user()}@{delivery.host()}")
     print("and open the link there; it works once, in one browser, which then stays signed in:")

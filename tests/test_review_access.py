@@ -40,6 +40,7 @@ def test_a_link_lets_in_once_and_only_the_browser_that_used_it(server, anna):
 
 def test_the_token_is_in_no_address_that_the_server_sees_and_the_cookie_is_out_of_reach(server):
     assert re.fullmatch(rf"http://127\.0\.0\.1:{server.port}/#[\w-]{{32}}", server.links["ben"])
+    assert f"  ssh -N -L 127.0.0.1:{server.port}:127.0.0.1:{server.port} " in server.log.read_text()
     client = Client(server.port)
     answer = client.post("/enter", token=server.links["ben"].split("#")[1])
     cookie = answer.getheader("set-cookie").lower()
