@@ -19,6 +19,7 @@ from mimic_qlora import (
     column_roles,
     database,
     discrimination,
+    facts,
     features,
     giveaways,
     importance,
@@ -223,6 +224,14 @@ def test_texts_that_are_numbers_are_numbers_and_codes_are_not(tmp_path):
     }
     assert 500_000 in values
     assert result.silent["prescriptions.ndc"] == features.ALIKE  # "00045" stays a code
+
+
+def test_what_cautions_and_chart_questions_read_is_protected_or_never_a_feature():
+    for table, columns in facts.CITED.items():
+        for column in columns:
+            name, kind = f"{table}.{column}", tables.schema()[table].columns[column]
+            kept = column_roles.reason_for("protected", name) or column_roles.reason_for("excluded", name)
+            assert kept or kind == "time", name
 
 
 def test_a_column_of_countless_values_makes_no_feature_and_says_so(tmp_path):
@@ -513,7 +522,7 @@ def test_planted_signal_is_on_top_and_noise_is_least(done):
     folder, _ = done
     top, least = (lines(folder / "features" / f"columns_{name}.csv") for name in ("top", "least"))
     assert {"labevents.valuenum", "prescriptions.drug"} <= set(top)
-    assert {"labevents.priority", "labevents.order_provider_id", "admissions.marital_status"} <= set(least)
+    assert {"labevents.priority", "labevents.order_provider_id", "prescriptions.dose_val_rx"} <= set(least)
     assert not set(top) & set(least)
 
 
