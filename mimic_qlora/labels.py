@@ -173,7 +173,7 @@ def shown(rows: list, arms: tuple) -> list:
             **{f"found, {arm}": _of(row[f"found_{arm}"], row[f"there_{arm}"]) for arm in arms},
             **{f"false, {arm}": _of(row[f"false_alarms_{arm}"], row[f"absent_{arm}"]) for arm in arms},
             **{
-                name: "" if row.get(f"difference_{name}") is None else f"{row[f'difference_{name}']:+.2f}"
+                name: "" if row.get(f"difference_{name}") is None else f"{round(row[f'difference_{name}'], 2) + 0.0:+.2f}"
                 for name in ("scored", "person", "corrected")
             },
         }
