@@ -24,7 +24,6 @@ NEVER_ON_RECORD = (
     "What does the patient usually eat?",
     "Who helps the patient at home?",
     "How far can the patient walk?",
-    "Which illnesses run in the patient's family, and at what age did they begin?",
     "Which doctor looks after the patient outside hospital?",
     "What did the patient complain of on arrival, in their own words?",
     "Can the patient read and understand written advice?",
