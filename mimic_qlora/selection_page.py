@@ -90,7 +90,7 @@ def plot_importance(rows: list, judged) -> str:
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_xscale("symlog", linthresh=0.002)
-    axes.set_xlabel("fall of AUROC when permuted, with 95% interval (hatched: not above the null)")
+    axes.set_xlabel("fall of AUROC when permuted, with 95% interval (hatched: not shown to matter)")
     axes.legend(loc="lower right", frameon=False)
     return page.image(fig, "Permutation importance of the first columns beside the limit of their shadows")
 
