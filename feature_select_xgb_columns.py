@@ -99,7 +99,7 @@ def cohort_line(people, manifest: dict, hours: float) -> str:
         raise UserError("no train patient has a stay with coded diagnoses: convert more patients with step 1")
     return (
         f"Cohort: {len(people):,} of {manifest['source']['patients']:,} patients have a coded stay "
-        f"({', '.join(f'{name} {n:,}' for name, n in sizes.items())}); the others are left out, not counted as healthy. "
+        f"({', '.join(f'{name} {n:,}' for name, n in sizes.items())}); the others are left out, not taken as healthy. "
         f"Index stay: the first coded one. Features: what was known {hours:g} hours after admission"
     )
 
