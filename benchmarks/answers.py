@@ -236,43 +236,46 @@ SYSTEMS = {"old": old, "step7": step7, "strict": step7, "continuous": continuous
 
 
 def steps(store: Path) -> None:
-    """Print the time to step 6's first word after its start, and from a subject_id to its context."""
+    """Print the time from a subject_id to its context, and from step 6's start to its first word."""
+    import psutil
+
     from mimic_qlora import answers, context, conversation, subjects
 
-    lines = b"random\nI have a bad headache. What should I do?\n:quit\n"
-    waits = []
-    for _ in range(3):
-        began = time.perf_counter()
-        command = [sys.executable, ROOT / "qa_by_subject.py", "--storage", store, "--max-new-tokens", "8"]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"}
-        )  # fmt: skip
-        process.stdin.write(lines)
-        process.stdin.close()
-        heard = b""
-        while not heard.partition(b"--- base ---\n")[2]:
-            heard += process.stdout.read(1)
-        waits.append(time.perf_counter() - began)
-        process.stdout.read()
-        process.wait()
+    print("| what | CPU | wall | n |\n| --- | --- | --- | --- |")
     model = context.load_settings(store)["model"]
     source = answers.sources(store, None if model.endswith("SmolLM2-135M-Instruct") else model)
     ids = list(subjects.split_of(store))
-    times = []
+    walls, cpus = [], []
     for subject_id in ids[:: max(1, len(ids) // 200)]:
-        began = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         try:
             conversation.chart(source, subject_id, None)
         except conversation.UserError:  # a patient without a stay has no usual time
             continue
-        times.append((time.perf_counter() - began) * 1000)
-    late = sorted(times)[int(len(times) * 0.95)]
-    print("| what | median | range or 95th percentile | n |")
-    print("| --- | --- | --- | --- |")
-    print(f"| start of step 6 to its first word, s | {median(waits):.1f} | {min(waits):.1f} to {max(waits):.1f} | 3 |")
-    print(f"| subject_id to context, ms | {median(times):.1f} | {late:.1f} | {len(times)} |")
-    print(f"| the first of these, which reads the index, ms | {times[0]:.1f} | | 1 |")
+        walls.append((time.perf_counter() - wall) * 1000)
+        cpus.append((time.process_time() - cpu) * 1000)
+    late = sorted(cpus)[int(len(cpus) * 0.95)]
+    print(f"| the first context, with the index, ms | {cpus[0]:.1f} | {walls[0]:.1f} | 1 |")
+    print(
+        f"| subject_id to context, median ms | {median(cpus):.1f} (95%: {late:.1f}) | {median(walls):.1f} "
+        f"| {len(cpus)} |"
+    )
+    sys.stdout.flush()
+
+    began = time.perf_counter()
+    command = [sys.executable, ROOT / "qa_by_subject.py", "--storage", store, "--max-new-tokens", "8"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )  # fmt: skip
+    process.stdin.write(b"random\nI have a bad headache. What should I do?\n:quit\n")
+    process.stdin.close()
+    heard = b""
+    while not heard.partition(b"--- base ---\n")[2]:
+        heard += process.stdout.read(1)
+    cpu = sum(psutil.Process(process.pid).cpu_times()[:2])
+    print(f"| start of step 6 to its first word, s | {cpu:.1f} | {time.perf_counter() - began:.1f} | 1 |")
+    process.kill()
 
 
 if __name__ == "__main__":
