@@ -115,6 +115,8 @@ def partition(name: str, source: tables.Source, plan: Layout, owners: dict, part
                     path = parts / f"{name}-{bucket:05d}.arrow"
                     writers[bucket] = files.enter_context(pa.ipc.new_stream(path, schema, options=options))
                 writers[bucket].write_table(rows.slice(start, end - start))
+            del rows
+            pa.default_memory_pool().release_unused()
 
         ragged = []  # the places in the file, header = 1, of the rows with too few or too many fields
 
