@@ -156,8 +156,8 @@ def check_space(sources: dict, store: Path) -> None:
     """Refuse to start when the disk is too small for the intermediates and the output together."""
     from mimic_qlora import buckets
 
-    # measured on the demo: lz4 intermediates, JSONL and columnar tables take 0.35 of the CSV together
-    needed = 0.5 * sum(map(buckets.unpacked_bytes, sources.values()))
+    # measured on the demo with a stand-in chartevents: the output alone takes 0.45 of the CSV
+    needed = 0.7 * sum(map(buckets.unpacked_bytes, sources.values()))
     free = shutil.disk_usage(store).free
     if free < needed:
         raise UserError(
