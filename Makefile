@@ -46,7 +46,7 @@ lint: .venv/installed-dev  ## check the code with ruff
 	@$(BIN)/python -m ruff check .
 
 bench: .venv/installed-dev  ## run every benchmark, one after the other
-	@set -e; for script in $(BENCHMARKS); do echo "=== $$script"; $(BIN)/python "$$script"; done
+	@failed=0; for script in $(BENCHMARKS); do echo "=== $$script"; $(BIN)/python "$$script" || failed=1; done; exit $$failed
 
 soak: .venv/installed-dev  ## run the long tests
 	@$(BIN)/python -m pytest -m soak

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import psutil
-from measure import Cost, measure
+from measure import DEMO, Cost, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -57,7 +57,7 @@ CONCEPT_HEADER = "itemid (omop_source_code),label,omop_concept_name,omop_vocabul
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path, help="folder of the open 100-patient demo of MIMIC-IV")
+    parser.add_argument("demo", type=Path, nargs="?", default=DEMO, help="folder of the open 100-patient demo")
     parser.add_argument("--copies", type=int, nargs="+", default=[1, 10], help="sizes, in demos (default: 1 10)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each, the median is given (default: 1)")
     parser.add_argument("--meds", type=Path, help="virtual environment with MIMIC_IV_MEDS, to compare with")
@@ -66,7 +66,7 @@ def main():
     parser.add_argument("--work", type=Path, help="folder for the inputs, kept (default: a temporary one)")
     args = parser.parse_args()
     if not args.demo.is_dir():
-        sys.exit(f"the MIMIC-IV demo is not at {args.demo}: give its folder as the first argument")
+        sys.exit(f"the MIMIC-IV demo is not at {args.demo}: give its folder as the first argument or in MIMIC_DEMO_DIR")
     work = args.work or Path(tempfile.mkdtemp(prefix="bench_convert_"))
     print("| input | rows | system | wall s | CPU s | peak MB | CPU / isal | CPU / gzip |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)

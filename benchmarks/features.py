@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import measure
+from measure import DEMO, measure
 from summary import enlarge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +65,7 @@ features.build(store, people, temp)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path, nargs="?", default=ROOT.parent / "shared/data/mimic-iv-demo-2.2")
+    parser.add_argument("demo", type=Path, nargs="?", default=DEMO, help="folder of the open demo")
     parser.add_argument("--copies", type=int, nargs="+", default=[1], help="sizes, in demos (default: 1)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench_features_") as work:

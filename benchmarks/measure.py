@@ -5,9 +5,13 @@ import os
 import subprocess
 import threading
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+# the open 100-patient demo of MIMIC-IV; `convert_to_jsonl.py --fetch-demo FOLDER` downloads it
+DEMO = Path(os.environ.get("MIMIC_DEMO_DIR", Path(__file__).resolve().parents[2] / "shared/data/mimic-iv-demo-2.2"))
 
 
 class Cost(NamedTuple):

@@ -62,7 +62,7 @@ def made(records, slots: dict, shared: dict, labels: dict, count_tokens, split: 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", required=True, help="storage folder with subjects/")
+    parser.add_argument("--storage", help="storage folder with subjects/ (default: $STORAGE_DIR, else ./storage)")
     store = storage.open_storage(parser.parse_args().storage)
     path = models.model_path(None, store)
     count_tokens = partial(models.count_tokens, models.load_tokenizer(path))

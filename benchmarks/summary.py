@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from measure import measure
+from measure import DEMO, measure
 from replicate import SHIFTED, STEP
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +91,7 @@ def enlarge(demo: Path, folder: Path, copies: int, with_lines: bool) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path, nargs="?", default=ROOT.parent / "shared/data/mimic-iv-demo-2.2")
+    parser.add_argument("demo", type=Path, nargs="?", default=DEMO, help="folder of the open demo")
     parser.add_argument("--copies", type=int, nargs="+", default=[1, 10], help="sizes, in demos (default: 1 10)")
     parser.add_argument("--list-up-to", type=int, default=10, help="the largest size for the list (default: 10)")
     args = parser.parse_args()
