@@ -43,7 +43,7 @@ test: .venv/installed-dev .venv/browser  ## run the tests
 	@$(BIN)/python -m pytest
 
 lint: .venv/installed-dev  ## check the code with ruff
-	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 
 bench: .venv/installed-dev  ## run every benchmark, one after the other
 	@failed=0; for script in $(BENCHMARKS); do echo "=== $$script"; $(BIN)/python "$$script" || failed=1; done; exit $$failed

@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 
@@ -40,9 +40,9 @@ def arguments():
         default=0,
         help="rows that may be unreadable or belong to nobody (default: %(default)s)",
     )
-    storage.add_arguments(parser)
+    command_line.add_arguments(parser)
     args = parser.parse_args()
-    storage.check_positive(args, "memory", "workers")
+    command_line.check_positive(args, "memory", "workers")
     if not 0 < args.sample <= 1:
         raise UserError(f"--sample {args.sample} is not a share of the patients: give a number above 0 and up to 1")
     if args.max_rejects < 0:
@@ -299,4 +299,4 @@ def print_proof(rows: dict) -> None:
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

@@ -15,7 +15,7 @@ import os
 import textwrap
 from pathlib import Path
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 TOP = 20
@@ -35,10 +35,10 @@ def arguments():
     parser.add_argument("--margin", type=float, default=0.01, help=margin)
     on = "where the models are fitted; auto: on a GPU where there is one (default: %(default)s)"
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=on)
-    storage.add_arguments(parser)
+    command_line.add_arguments(parser)
     args = parser.parse_args()
-    storage.check_positive(args, "n_targets", "seeds", "margin")
-    storage.check_range(args, "landmark_hours", 0.1, 10_000)
+    command_line.check_positive(args, "n_targets", "seeds", "margin")
+    command_line.check_range(args, "landmark_hours", 0.1, 10_000)
     return args
 
 
@@ -136,4 +136,4 @@ def write_files(folder: Path, result, odd: list, says: list) -> None:
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 SYSTEM_PROMPT = Path(__file__).parent / "run_files" / "system_prompt.txt"
@@ -37,10 +37,10 @@ def arguments():
     add("--seed", type=int, default=42, help="seed of days, questions and sentences (default: %(default)s)")
     add("--preview", type=int, default=0, metavar="N", help="print the first N training records (default: none)")
     add("--audit", action="store_true", help="check the records of an earlier run against the chart, and make none")
-    storage.add_arguments(parser)
+    command_line.add_arguments(parser)
     args = parser.parse_args()
-    storage.check_positive(args, "pairs_per_subject", "max_total", "token_budget", "landmark_hours")
-    storage.check_range(args, "preview", 0, 1_000_000)
+    command_line.check_positive(args, "pairs_per_subject", "max_total", "token_budget", "landmark_hours")
+    command_line.check_range(args, "preview", 0, 1_000_000)
     args.tasks = [task for task in TASKS if task in args.tasks]
     return args
 
@@ -162,4 +162,4 @@ def preview(folder: Path, n: int) -> None:
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

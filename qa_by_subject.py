@@ -23,7 +23,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 QUESTIONS = Path(__file__).parent / "run_files"
@@ -53,7 +53,7 @@ def arguments():
         help="answers generated at once by --batch, --check (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="seed that picks random patients (default: %(default)s)")
-    storage.add_arguments(parser, force=False)
+    command_line.add_arguments(parser, force=False)
     args = parser.parse_args()
     if args.once and not (args.subject_id and (args.question or "").strip()):
         raise UserError("--once needs --subject-id (a number or random) and --question")
@@ -61,8 +61,8 @@ def arguments():
         raise UserError("--question and --format json go with --once")
     if (args.batch or args.check is not None) and (args.subject_id or args.as_of):
         raise UserError("--subject-id and --as-of are for one patient: leave them out with --batch and --check")
-    storage.check_positive(args, "max_new_tokens", "batch_size", "check")
-    storage.check_run(args.run)
+    command_line.check_positive(args, "max_new_tokens", "batch_size", "check")
+    command_line.check_run(args.run)
     return args
 
 
@@ -270,4 +270,4 @@ def check(talk, checked: list) -> int:
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

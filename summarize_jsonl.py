@@ -11,7 +11,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 
 
 def arguments():
@@ -20,9 +20,9 @@ def arguments():
     parser.add_argument("--min-cell", type=int, default=10, help=less)
     model = "count the tokens of a sample of records with this model's tokenizer: a folder or a cached hub name"
     parser.add_argument("--model", help=f"{model} (default: not counted)")
-    storage.add_arguments(parser)
+    command_line.add_arguments(parser)
     args = parser.parse_args()
-    storage.check_range(args, "min_cell", 0, 1_000_000)
+    command_line.check_range(args, "min_cell", 0, 1_000_000)
     return args
 
 
@@ -160,4 +160,4 @@ def write_page(path: Path, tables: dict, skipped: list, manifest: dict, min_cell
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

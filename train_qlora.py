@@ -17,7 +17,7 @@ import shutil
 import time
 from pathlib import Path
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -75,7 +75,7 @@ def arguments():
     add("--limit", type=int, help="use only the first N prompts of each split, for a trial")
     add("--save-minutes", type=float, default=10, help="minutes between checkpoints at most (default: %(default)s)")
     add("--preview", action="store_true", help="print a real sample (patient text!) with its supervised part marked")
-    storage.add_arguments(parser)
+    command_line.add_arguments(parser)
     return parser.parse_args()
 
 
@@ -89,11 +89,10 @@ def complete(args) -> None:
             setattr(args, name, value)
     if missing := [n for n in ("epochs", "lr", "batch_tokens", "accumulate", "validations") if not getattr(args, n)]:
         raise UserError(f"neither the recipe {args.recipe} nor the command line gives {', '.join(missing)}")
-    storage.check_positive(args, "epochs", "max_steps", "lr", "rank", "alpha", "max_length", "batch_tokens")
-    storage.check_positive(args, "accumulate", "validations", "limit")
-    storage.check_range(args, "seed", 0, 2**32 - 1)
-    storage.check_range(args, "save_minutes", 0, 1_000_000)
-    storage.check_range(args, "patience", 0, 1_000_000)
+    command_line.check_positive(args, "epochs", "max_steps", "lr", "rank", "alpha", "max_length", "batch_tokens")
+    command_line.check_positive(args, "accumulate", "validations", "limit")
+    command_line.check_range(args, "save_minutes", 0, 1_000_000)
+    command_line.check_range(args, "patience", 0, 1_000_000)
     if not 0 <= args.dropout < 1:
         raise UserError(f"--dropout {args.dropout} is not a share from 0 up to 1")
     for name, allowed in CHOICES.items():
@@ -106,7 +105,7 @@ def complete(args) -> None:
         or args.checkpointing == "0"
     ):
         raise UserError(f"--checkpointing {args.checkpointing} is none of none, all, auto, or a number of layers")
-    storage.check_run(args.run)
+    command_line.check_run(args.run)
 
 
 def read_recipe(name: str, known: dict) -> dict:
@@ -137,6 +136,8 @@ def main():
         seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else [args.seed]
     except ValueError:
         raise UserError(f"--seeds {args.seeds} is no list of whole numbers such as 0,1,2") from None
+    for seed in seeds:
+        command_line.check_range(argparse.Namespace(seed=seed), "seed", 0, 2**32 - 1)
     if not args.check:
         storage.read_manifest(storage.open_storage(args.storage), "prompts")  # before torch takes its seconds to load
     complete(args)
@@ -147,7 +148,6 @@ def main():
     for seed in seeds:
         one = copy.copy(args)
         one.seed, one.seeds = seed, None
-        storage.check_range(one, "seed", 0, 2**32 - 1)
         if args.seeds:
             one.run = f"{args.run}-seed{seed}"
         try:
@@ -241,4 +241,4 @@ def open_work(work: Path, manifest: dict, force: bool) -> None:
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

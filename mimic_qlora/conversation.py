@@ -181,7 +181,7 @@ def converse(talk) -> None:
     while True:
         try:
             line = input(f"{talk.patient.subject_id if talk.patient else 'patient'}> ").strip()
-        except EOFError:
+        except (EOFError, RuntimeError):  # the latter when standard input is closed
             print()
             return
         except KeyboardInterrupt:

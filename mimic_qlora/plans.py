@@ -7,7 +7,7 @@ import math
 import time
 from pathlib import Path
 
-from mimic_qlora import arms, comparison, scoring, storage
+from mimic_qlora import arms, command_line, comparison, scoring, storage
 from mimic_qlora.storage import UserError
 
 TEMPLATE = Path(__file__).parents[1] / "run_files" / "plan.yaml"
@@ -105,7 +105,7 @@ def settle(args, plan: dict | None) -> list:
     args.margins = plan["margins"] if plan else dict.fromkeys(scoring.SAFETY, comparison.MARGIN)
     runs = args.run.split(",")
     for run in runs:
-        storage.check_run(run)
+        command_line.check_run(run)
     if len(set(runs)) < len(runs):
         raise UserError(f"--run {args.run} names an adapter twice: one run counts once")
     return runs

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -27,7 +27,7 @@ def arguments():
     add = parser.add_argument
     add("--results", metavar="FOLDER", help="results folder of step 7 (default: the newest in the storage folder)")
     add("--labels", metavar="FILE", help="the filled file (default: label.csv in that folder)")
-    storage.add_arguments(parser, force=False)
+    command_line.add_arguments(parser, force=False)
     return parser.parse_args()
 
 
@@ -60,4 +60,4 @@ def main():
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

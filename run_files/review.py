@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -33,9 +33,9 @@ def arguments():
     add("--socket", metavar="PATH", help="listen on a private Unix socket instead, which no other user can reach")
     add("--report", action="store_true", help="unblind: write ratings.csv and ratings_report.json, then print them")
     add("--export", action="store_true", help="write approvals, edits and rejections into the YAML files")
-    storage.add_arguments(parser, force=False)
+    command_line.add_arguments(parser, force=False)
     args = parser.parse_args()
-    storage.check_range(args, "port", 1024, 65535)
+    command_line.check_range(args, "port", 1024, 65535)
     names = [name.strip() for name in args.raters.split(",")] if args.raters is not None else []
     wrong = [name for name in names if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", name)]
     if wrong or len(set(names)) != len(names):
@@ -148,4 +148,4 @@ def report(store, items: dict, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

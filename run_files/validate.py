@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -52,15 +52,15 @@ def arguments():
     add("--knowledge", action=argparse.BooleanOptionalAction, default=True, help="ask the knowledge prompts too")
     add("--force", action="store_true", help="answer anew even what an earlier run of the same content answered")
     add("--jump", metavar="HOST", help="login host on the way to this machine, for the scp line (ssh's ProxyJump)")
-    storage.add_arguments(parser, force=False)
+    command_line.add_arguments(parser, force=False)
     args = parser.parse_args()
     if args.n is not None:
         if not re.fullmatch("0*[1-9][0-9]{0,17}", args.n):
             raise UserError(f"n is '{args.n}': give the number of trials as a positive whole number, like ./run.sh 20")
         args.n = int(args.n)
-    storage.check_positive(args, "max_new_tokens", "batch_size")
+    command_line.check_positive(args, "max_new_tokens", "batch_size")
     for run in (args.run or "default").split(","):
-        storage.check_run(run)
+        command_line.check_run(run)
     return args
 
 
@@ -246,4 +246,4 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
 
 
 if __name__ == "__main__":
-    storage.run(main)
+    command_line.run(main)

@@ -23,8 +23,8 @@ def mimic(tmp_path_factory):
 def start(mimic, storage, change="pass"):
     """A run with many small buckets, so that a kill finds some of them done; starts in its own session."""
     code = (
-        f"import sys; from mimic_qlora import buckets, storage; buckets.PATIENTS_PER_BUCKET = 5; {change}; "
-        "import convert_to_jsonl; sys.argv[0] = 'convert_to_jsonl.py'; storage.run(convert_to_jsonl.main)"
+        f"import sys; from mimic_qlora import buckets, command_line; buckets.PATIENTS_PER_BUCKET = 5; {change}; "
+        "import convert_to_jsonl; sys.argv[0] = 'convert_to_jsonl.py'; command_line.run(convert_to_jsonl.main)"
     )
     command = [sys.executable, "-c", code, "--mimic-dir", str(mimic), "--storage", str(storage), "--workers", "1"]
     pipe = subprocess.PIPE

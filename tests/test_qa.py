@@ -12,7 +12,18 @@ import pytest
 from conftest import TUNED_IDS as IDS
 
 import qa_by_subject
-from mimic_qlora import answers, context, conversation, facts, generation, models, moments, storage, subjects, trials
+from mimic_qlora import (
+    answers,
+    command_line,
+    context,
+    conversation,
+    facts,
+    generation,
+    models,
+    moments,
+    subjects,
+    trials,
+)
 
 QUESTION = "My head hurts. What should I do?"
 
@@ -39,7 +50,7 @@ def ask(tuned_store, tmp_path, monkeypatch, capsys):
         before = os.umask(0o022)
         try:
             with pytest.raises(SystemExit) as end:
-                storage.run(qa_by_subject.main)
+                command_line.run(qa_by_subject.main)
         finally:
             os.umask(before)
         return end.value.code, *capsys.readouterr()

@@ -14,6 +14,7 @@ from reviewing import ROOT, SECRET, Server, make_results, mark
 from mimic_qlora import ratings
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: run make test")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -44,7 +45,8 @@ def browser():
 
 
 def wait(browser, condition):
-    return WebDriverWait(browser, 15, 0.05).until(condition)
+    # a page that is just being replaced is looked at again
+    return WebDriverWait(browser, 15, 0.05, [StaleElementReferenceException]).until(condition)
 
 
 def enter(browser, server, rater="anna") -> str:

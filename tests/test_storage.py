@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from mimic_qlora import storage
+from mimic_qlora import command_line, storage
 from mimic_qlora.storage import UserError
 
 
 def leave(body: str) -> subprocess.CompletedProcess:
     """Run a main with this body in a process of its own."""
-    code = f"import os, signal\nfrom mimic_qlora import storage\ndef main():\n    {body}\nstorage.run(main)"
+    code = f"import os, signal\nfrom mimic_qlora import command_line\ndef main():\n    {body}\ncommand_line.run(main)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 
@@ -39,9 +39,9 @@ def test_a_fault_of_the_software_keeps_its_traceback():
 
 @pytest.mark.parametrize("value", [-1, 11, float("nan"), float("inf")])
 def test_a_number_out_of_range_is_refused(value):
-    storage.check_range(argparse.Namespace(save_minutes=10), "save_minutes", 0, 10)
+    command_line.check_range(argparse.Namespace(save_minutes=10), "save_minutes", 0, 10)
     with pytest.raises(UserError, match="--save-minutes .* from 0 to 10"):
-        storage.check_range(argparse.Namespace(save_minutes=value), "save_minutes", 0, 10)
+        command_line.check_range(argparse.Namespace(save_minutes=value), "save_minutes", 0, 10)
 
 
 OUT_OF_RANGE = {

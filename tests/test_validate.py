@@ -18,7 +18,7 @@ import pytest
 import yaml
 from test_models import write_tiny_model
 
-from mimic_qlora import arms, clinical, delivery, generation, models, plans, scoring, storage, trials
+from mimic_qlora import arms, clinical, command_line, delivery, generation, models, plans, scoring, storage, trials
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD_COLUMNS = (
@@ -96,7 +96,7 @@ def run_validate(tuned_store, tmp_path, monkeypatch, capsys):
         before = os.umask(0o022)
         try:
             with pytest.raises(SystemExit) as end:
-                storage.run(validate.main)
+                command_line.run(validate.main)
         finally:
             os.umask(before)
         out, err = capsys.readouterr()

@@ -10,7 +10,7 @@ from pathlib import Path
 from test_models import TALK
 
 import train_qlora
-from mimic_qlora import models, storage
+from mimic_qlora import command_line, models, storage
 
 PATIENTS = {10000000 + 7 * i: ("train", "train", "validation", "train", "test")[i % 5] for i in range(20)}
 OPTIONS = ["--batch-tokens", "400", "--accumulate", "2", "--lr", "0.01", "--rank", "4", "--dropout", "0.1"]
@@ -52,7 +52,7 @@ def run_main(arguments: list, output: str, environment: dict) -> None:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     sys.argv = ["train_qlora.py", *arguments]
-    storage.run(train_qlora.main)
+    command_line.run(train_qlora.main)
 
 
 def warm():
