@@ -49,10 +49,8 @@ def arguments():
         raise UserError(f"--max-rejects {args.max_rejects} is no number of rows: give 0 or more")
     if args.synthetic_patients < 10:
         raise UserError(f"--synthetic-patients {args.synthetic_patients} is too few for three splits: give 10 or more")
-    if args.memory is not None and not 0.5 <= args.memory <= machine_memory() / 1e9:
-        raise UserError(
-            f"--memory {args.memory} cannot be kept: give GB, from 0.5 to this machine's {machine_memory() / 1e9:.0f}"
-        )
+    if args.memory is not None:  # in GB
+        command_line.check_range(args, "memory", 0.5, round(machine_memory() / 1e9, 1))
     return args
 
 

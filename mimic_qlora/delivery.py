@@ -35,6 +35,11 @@ def copy_to(place: Path, folder: Path) -> Path:
     return kept.with_name(f".{kept.name}.partial").rename(kept)
 
 
+def newest(store: Path) -> Path | None:
+    """The results that step 7 left last in the storage folder; None where there are none."""
+    return max((path.parent for path in (store / "validation").glob("[!.]*/results.jsonl")), default=None)
+
+
 def farewell(folder: Path, kept: Path, jump: str | None) -> str:
     """Where the results are, what identifies them, and the line that fetches them, by way of `jump` where one is set.
 

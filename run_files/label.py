@@ -33,13 +33,13 @@ def arguments():
 
 def main():
     args = arguments()
-    from mimic_qlora import clinical, labels, page, results
+    from mimic_qlora import clinical, delivery, labels, page, results
 
     if args.results:
         folder = Path(args.results).expanduser()
     else:
         store = storage.open_storage(args.storage)
-        folder = max((path.parent for path in (store / "validation").glob("[!.]*/results.jsonl")), default=None)
+        folder = delivery.newest(store)
     if folder is None or not (folder / "results.jsonl").is_file():
         raise UserError(f"no results.jsonl in {folder or store / 'validation'}: run step 7 first, or give --results")
     file = Path(args.labels).expanduser() if args.labels else folder / "label.csv"

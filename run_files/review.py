@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mimic_qlora import command_line, storage
+from mimic_qlora import command_line, delivery, storage
 from mimic_qlora.storage import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -69,9 +69,8 @@ def results_folder(args) -> tuple:
         return Path(args.results).expanduser().resolve(), True
     os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))  # where step 7 leaves its results, as in run.sh
     store = storage.open_storage(args.storage, create=True)
-    done = sorted(path.parent for path in (store / "validation").glob("[!.]*/results.jsonl"))
-    if done:
-        return done[-1], True
+    if newest := delivery.newest(store):
+        return newest, True
     (store / "review").mkdir(mode=0o700, exist_ok=True)
     print(f"No results of step 7 in {store}: only ideals and rules can be reviewed")
     return store / "review", False
