@@ -32,7 +32,7 @@ demo: .venv/installed  ## run all seven steps on built-in synthetic patients and
 	}; \
 	step 1 'python convert_to_jsonl.py'; \
 	step 2 'python summarize_jsonl.py'; \
-	step 3 'python feature_select_xgb_columns.py'; \
+	step 3 'python feature_select_xgb_columns.py --seeds 3'; \
 	step 4 'python make_symptom_prompts_ctx_dxpx.py --tasks guidance --token-budget 350 --max-total 80'; \
 	step 5 'python train_qlora.py --validations 2 | tee "$$STORAGE_DIR/train.log"'; \
 	step 6 'python qa_by_subject.py --max-new-tokens 160 --once --subject-id random --question "I have had a bad headache since this morning. What should I do?"'; \
