@@ -205,7 +205,7 @@ def convert(sources: dict, out, store: Path, args) -> None:
     out.manifest["columns"] = columns
     out.manifest["split"] = {name: sum(s == name for s in split.values()) for name in splits.SHARES}
     found = {name: counts["in"] for name, counts in rows.items()} | dictionaries
-    version, agreeing, differing = releases.identify(found)
+    version, agreeing, differing = releases.identify(found, Path(out.manifest["settings"]["folder"]))
     out.manifest["dictionaries"] = dictionaries
     out.manifest["source"] = {"version": version, "patients": len(chosen), "unexpected": differing}
     if agreeing or differing:

@@ -121,7 +121,7 @@ def one_size(copies: int, work: Path, args, smallest: bool) -> dict:
         )
     print(f"look-ups of x{copies}: {look_ups(store)}")
     if smallest and args.kill:
-        print(f"killed at half of x{copies}: {kill(convert)}")
+        print(f"killed at half of x{copies}: {kill(convert, store)}")
     size, taken = folder_bytes(store / "subjects"), folder_bytes(mimic)
     print(f"disk of x{copies}: input {taken / 1e6:.0f} MB, output {size / 1e6:.0f} MB", flush=True)
     shutil.rmtree(store)
@@ -137,13 +137,15 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def kill(convert: list) -> str:
+def kill(convert: list, store: Path) -> str:
     """What a run killed after half its CPU seconds and the same command again cost, against a run left alone.
 
     With one worker, so that all of the work is the killed process's own.
     """
-    command = [*convert, "--force", "--workers", "1"]
+    command = [*convert, "--workers", "1"]
+    shutil.rmtree(store)
     alone = measure(command, stderr=subprocess.DEVNULL).cpu_s
+    shutil.rmtree(store)  # else the second run would find the first one's output and have nothing to do
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process, spent = psutil.Process(killed.pid), 0.0
     while spent < alone / 2:
@@ -151,7 +153,7 @@ def kill(convert: list) -> str:
         spent = sum(process.cpu_times()[:2])
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    again = measure([c for c in command if c != "--force"], stderr=subprocess.DEVNULL).cpu_s
+    again = measure(command, stderr=subprocess.DEVNULL).cpu_s
     return f"{alone:.1f} CPU s alone, {spent:.1f} + {again:.1f} with the kill: {spent + again - alone:.1f} CPU s more"
 
 

@@ -5,6 +5,7 @@ releases.csv holds the rows of each table, from the validation scripts of github
 """
 
 import csv
+import re
 from functools import cache
 from pathlib import Path
 
@@ -26,16 +27,22 @@ def row_counts() -> dict:
     return found
 
 
-def identify(rows: dict) -> tuple:
+def identify(rows: dict, folder: Path = Path()) -> tuple:
     """The release with this many patients and admissions, and which of its tables have other numbers of rows.
 
-    `rows` maps each table that is there to its rows. Returns (name, tables whose rows are known and as they should be,
-    sentences on those that have more or fewer); a table that is not there is not looked for.
+    `rows` maps each table that is there to its rows; 3.0 and 3.1 are told apart by the name of the folder alone.
+    Returns (name, tables whose rows are known and as they should be, sentences on those that have more or fewer); a
+    table that is not there is not looked for.
     """
     release = SIZES.get((rows["patients"], rows["admissions"]))
+    name = NAMES.get(release, "MIMIC-IV tables of an unlisted release")
+    # PhysioNet's download lies in mimiciv/3.1, its archive unpacks as mimic-iv-3.1
+    named = [part for part in folder.parts if re.fullmatch(r"(mimic-?iv-)?3\.[01]", part)]
+    if release == "3.1" and named:
+        name = f"MIMIC-IV {named[-1][-3:]} (by its folder's name)"
     known = {table: n for table, n in row_counts().get(release, {}).items() if table in rows}
     differing = [
         f"{table}: expected {n:,} rows, found {rows[table]:,}" for table, n in known.items() if rows[table] != n
     ]
     agreeing = len(known) - len(differing)
-    return NAMES.get(release, "MIMIC-IV tables of an unlisted release"), agreeing, differing
+    return name, agreeing, differing

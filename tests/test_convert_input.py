@@ -4,6 +4,7 @@ import gzip
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import orjson
 import pytest
@@ -225,6 +226,8 @@ def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(tiny_mimi
 def test_rows_of_each_table_are_compared_with_those_of_the_release():
     rows = {table: n for table, n in releases.row_counts()["3.1"].items() if table != "omr"} | {"extra": 5}
     assert releases.identify(rows) == ("MIMIC-IV 3.0 or 3.1", 27, [])
+    for folder, version in {"/x/files/mimiciv/3.0": "3.0", "/x/mimic-iv-3.1/": "3.1"}.items():
+        assert releases.identify(rows, Path(folder))[0] == f"MIMIC-IV {version} (by its folder's name)"
     name, agreeing, differing = releases.identify({**rows, "labevents": 158_374_763})
     assert (agreeing, differing) == (26, ["labevents: expected 158,374,764 rows, found 158,374,763"])
     assert releases.identify({"patients": 12, "admissions": 12})[1:] == (0, [])
