@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from mimic_qlora import clinical, storage
+from mimic_qlora import clinical, storage, terminal
 from mimic_qlora.storage import UserError
 
 KINDS = {
@@ -43,6 +43,31 @@ def with_texts(kind: str, entry: dict, texts: list) -> dict:
     return entry
 
 
+def in_words(when: dict, nested: bool = False) -> str:
+    """Which charts a caution is for, as a clinician reads it."""
+    ((kind, value),) = when.items()
+    if kind in ("any", "all", "none"):
+        said = (" and " if kind == "all" else " or ").join(in_words(item, True) for item in value)
+        said = f"({said})" if len(value) > 1 and (nested or kind == "none") else said
+        return f"not {said}" if kind == "none" else said
+    if kind in ("phenotype", "drug_class"):
+        file, what = ("phenotypes", "a diagnosis of") if kind == "phenotype" else ("drugs", "an order for")
+        return f"{what} {_read(clinical.DATA, file)[value][0]['name']}"
+    if kind == "lab":
+        bound = f"above {value['above']}" if "above" in value else f"below {value['below']}"
+        items = " or ".join(map(str, value["itemid"]))
+        level = f"{bound} {value['unit']}".strip()
+        return f"a latest result of lab item {items} {level}, at most {value['within_days']} days old"
+    if kind == "age":
+        return " and ".join(f"age {name.replace('_', ' ')} {years}" for name, years in value.items())
+    if kind == "procedure":
+        codes = "; ".join(
+            f"{name.upper().replace('ICD', 'ICD-')} {', '.join(value[name])}" for name in ("icd9", "icd10")
+        )
+        return f"a procedure in the last {value['within_days']} days with a code that begins with {codes}"
+    return {"F": "female", "M": "male"}[value]
+
+
 def fingerprint(entry: dict) -> str:
     """What an approval is of: the whole entry as it reads, without who reviewed it."""
     entry = {name: value for name, value in entry.items() if name not in ("reviewed_by", "reviewed_on")}
@@ -50,8 +75,9 @@ def fingerprint(entry: dict) -> str:
 
 
 def normal(text: str) -> str:
-    """An edited text as it is kept: no blanks at line ends, at most one empty line between two."""
-    lines = [line.rstrip() for line in text.replace("\r\n", "\n").replace("\t", " ").strip().split("\n")]
+    """An edited text as it is kept: what word processors paste as line ends are line ends, other control characters,
+    which YAML cannot hold, are gone, lines end without blanks, and no two lines are empty."""
+    lines = [line.rstrip() for line in terminal.printable("\n".join(text.splitlines())).strip().split("\n")]
     return "\n".join(line for i, line in enumerate(lines) if line or lines[i - 1])
 
 
@@ -121,7 +147,10 @@ def left_to_settle(run_files: Path, decisions: list) -> list:
     for key, item in current(run_files, decisions).items():
         for d in item.rejected:
             others = f", but approved by {', '.join(a['rater'] for a in item.approved)}" if item.approved else ""
-            lines.append(f"{key}: rejected by {d['rater']}{others}" + (f": {d['comment']}" if d["comment"] else ""))
+            lines.append(
+                f"{key}: rejected by {d['rater']}{others}"
+                + (f": {terminal.folded(d['comment'])}" if d["comment"] else "")
+            )
         if item.edited and not item.approved and not item.rejected:
             lines.append(f"{key}: changed by {item.history[-1]['rater']}, and not approved yet")
         if item.history and (gone := lost(item.kind, item.entry)):
@@ -146,7 +175,11 @@ def edit(text: str, reviews: dict) -> str:
     ]  # `entries` now hold what shall be read back
     for start, end, new in sorted(spans, reverse=True):
         text = text[:start] + new + text[end:]
-    if json.dumps(yaml.load(text, loader), sort_keys=True) != json.dumps(wanted, sort_keys=True):
+    try:
+        found = yaml.load(text, loader)
+    except yaml.YAMLError:  # a character that the file's format has no room for
+        found = None
+    if json.dumps(found, sort_keys=True) != json.dumps(wanted, sort_keys=True):
         raise UserError(f"changing {', '.join(reviews)} would touch more than that: edit the file by hand")
     return text
 

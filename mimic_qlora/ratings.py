@@ -107,7 +107,7 @@ class Ratings:
 
     @contextlib.contextmanager
     def _open(self, write: bool = False):
-        db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=rw", timeout=30, isolation_level=None, uri=True)
         try:
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA synchronous = FULL")

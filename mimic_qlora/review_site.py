@@ -2,7 +2,6 @@
 never anything of a patient; what is shown is rendered here, and works without JavaScript but for the link's token.
 """
 
-import json
 import sys
 import traceback
 from pathlib import Path
@@ -13,8 +12,9 @@ import jinja2
 import starlette.exceptions
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect
 
-from mimic_qlora import access, content_review, ratings, review_items
+from mimic_qlora import access, content_review, entries, ratings, review_items, terminal
 
 PAGES = Path(__file__).parent / "review_pages"
 STATIC = {"review.css": "text/css", "review.js": "text/javascript"}
@@ -48,7 +48,7 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
     cookie = f"review_{port}"  # cookies are shared by all ports of a host
 
     def page(name: str, status: int = 200, **values) -> HTMLResponse:
-        return HTMLResponse(templates.get_template(f"{name}.html").render(values), status)
+        return HTMLResponse(templates.get_template(f"{name}.html").render(here=f"/{name}", **values), status)
 
     def goto(path: str) -> RedirectResponse:
         return RedirectResponse(path, 303)
@@ -63,16 +63,24 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
     async def form(request: Request) -> dict:
         """field -> values of the request's form. A body that is too long is refused before it is read whole."""
         body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > access.LARGEST:
-                raise HTTPException(413, "That is too long to be kept: shorten it.")
         try:
+            async for part in request.stream():
+                body += part
+                if len(body) > access.LARGEST:
+                    raise HTTPException(413, "That is too long to be kept: shorten it.")
             return parse_qs(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=500)
-        except ValueError:
+        except (ValueError, ClientDisconnect):
             raise HTTPException(400, "The form could not be read.") from None
 
-    Rater, Fields = Annotated[str, Depends(signed_in)], Annotated[dict, Depends(form)]
+    Rater = Annotated[str, Depends(signed_in)]
+
+    def own_form(rater: Rater, fields: Annotated[dict, Depends(form)]) -> dict:
+        """The form, unless this browser showed it to another rater, whose page may still be open beside this one's."""
+        if fields.pop("rater", [rater]) != [rater]:
+            raise HTTPException(409, f"Nothing was kept: this browser is now signed in as {rater}.")
+        return fields
+
+    Fields = Annotated[dict, Depends(own_form)]
 
     @site.exception_handler(starlette.exceptions.HTTPException)
     def refused(request: Request, error) -> HTMLResponse:
@@ -87,11 +95,11 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
 
     @site.get("/")
     def door(request: Request):
-        return goto("/next") if store.rater_of(request.cookies.get(cookie)) else page("door")
+        return page("door", known=store.rater_of(request.cookies.get(cookie)))
 
     @site.post("/enter")
-    def enter(fields: Fields):
-        session = store.enter(fields.get("token", [""])[0])
+    def enter(fields: Annotated[dict, Depends(form)]):
+        session = store.enter(fields.get("token", [""])[0].rpartition("#")[2].strip())
         if session is None:
             raise HTTPException(403, "This link has been used or replaced. Start review.py again for a new one.")
         response = goto("/next")
@@ -111,10 +119,10 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
 
     @site.get("/items")
     def overview(rater: Rater):
-        tasks, answered = store.tasks(rater), set(store.answered(rater))
-        begun = store.begun(rater)
-        rows = [(t.position, items[t.item].question, t.position in answered, t.position in begun) for t in tasks]
-        return page("items", rater=rater, rows=rows, answered=len(answered), total=len(tasks))
+        answered = store.answered(rater)
+        states = {**dict.fromkeys(store.begun(rater), "begun"), **dict.fromkeys(answered, "answered")}
+        rows = [(t.position, items[t.item].question, states.get(t.position, "open")) for t in store.tasks(rater)]
+        return page("items", rater=rater, rows=rows, answered=len(answered), total=len(rows))
 
     @site.get("/items/{position:int}")
     def item(position: int, rater: Rater, undone: str = ""):
@@ -147,23 +155,24 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
             return JSONResponse({"answered": store.progress(rater)[0], "marks": store.marks(rater, position)})
         return goto(f"/next?after={position}")
 
-    @site.post("/undo")
+    @site.post("/undo", dependencies=[Depends(own_form)])
     def undo(rater: Rater):
         taken_back = store.undo(rater)
         return goto(f"/items/{taken_back[0]}?undone={taken_back[1][0]}" if taken_back else "/items")
 
     @site.get("/content")
     def content(rater: Rater):
-        entries = content_review.current(run_files, store.decisions())
-        return page("content", rater=rater, entries=entries.items(), kinds=content_review.KINDS)
+        found = content_review.current(run_files, store.decisions())
+        undecided = [key for key, entry in found.items() if not _decided(entry, rater)]
+        return page("content", rater=rater, entries=found, open=undecided, kinds=content_review.KINDS)
 
     def entry_of(kind: str, name: str):
         """The entry, its neighbours' addresses included. Raises 404."""
-        entries = content_review.current(run_files, store.decisions())
-        if (key := f"{kind}/{name}") not in entries:
+        found = content_review.current(run_files, store.decisions())
+        if (key := f"{kind}/{name}") not in found:
             raise HTTPException(404)
-        keys = list(entries)
-        return entries[key], keys, keys.index(key)
+        keys = list(found)
+        return found[key], keys, keys.index(key)
 
     @site.get("/content/{kind}/{name}")
     def entry(kind: str, name: str, rater: Rater):
@@ -174,8 +183,8 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
         return page(
             "entry", status, rater=rater, found=found, place=place, keys=keys, signs_as=store.signs_as(rater),
             lost=content_review.lost(kind, found.entry), problem=problem, rows=_readable(found.entry),
-            patterns=_readable(found.entry, PATTERNS), texts=[(_name(p), text) for p, text in found.texts.items()],
-            mine=[d for d in found.approved + found.rejected if d["rater"] == rater],
+            patterns=_readable(found.entry, PATTERNS), texts=_editable(found), mine=_decided(found, rater),
+            kind_name=content_review.KINDS[kind],
         )  # fmt: skip
 
     @site.post("/content/{kind}/{name}")
@@ -183,7 +192,7 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
         found, keys, place = entry_of(kind, name)
         given = {field: values[0] for field, values in fields.items()}
         texts = [content_review.normal(text) for text in fields.get("text", [])]
-        verdict, signs_as = given.get("verdict"), " ".join(given.get("signs_as", "").split())
+        verdict, signs_as = given.get("verdict"), terminal.folded(given.get("signs_as", ""))[:200]
         if given.get("fingerprint") != found.fingerprint:
             text = "Somebody changed this entry while you read it, so nothing was kept. This is how it reads now."
             return shown_entry(kind, name, rater, 409, text)
@@ -211,25 +220,47 @@ def _all_four(side: str, marks: dict) -> str:
     return given.pop() if len(given) == 1 else ""
 
 
+def _decided(found, rater: str) -> list:
+    """The rater's decision on the present wording of an entry, if there is one."""
+    return [decision for decision in found.approved + found.rejected if decision["rater"] == rater]
+
+
 def _readable(entry: dict, names: tuple = ()) -> list:
     """The fields of an entry that are read and not edited here, as (name, [lines]): those named, else all but these."""
     names = names or [name for name in entry if name not in (*PATTERNS, *SHOWN_APART)]
+    return [(_name((name,)), _lines(name, value)) for name in names if (value := entry.get(name)) not in ([], None)]
+
+
+def _editable(found) -> list:
+    """The texts of an entry that are edited here, as (name, text, rows that it takes)."""
     return [
-        (_name((name,)), [_line(item) for item in (value if isinstance(value, list) else [value])])
-        for name in names
-        if (value := entry.get(name)) not in ([], None)
+        (_name(path, found.entry), text, sum(1 + len(line) // 95 for line in text.split("\n")))
+        for path, text in found.texts.items()
     ]
 
 
-def _name(path: tuple) -> str:
-    """What a field of an entry is called on the page."""
+def _name(path: tuple, entry: dict | None = None) -> str:
+    """What a field of an entry is called on the page, and in which answers a sentence is left out."""
     name = FIELDS_OF_ENTRIES.get(path[0], path[0].replace("_", " ").capitalize())
-    return name if len(path) == 1 else f"{name}, sentence {path[1] + 1}"
+    if len(path) == 1:
+        return name
+    rules = entry[path[0]][path[1]].get("unless", []) if path[0] == "try" and len(path) > 2 else []
+    but = f", left out where a rule holds: {', '.join(rules).replace('_', ' ')}" if rules else ""
+    return f"{name}, sentence {path[1] + 1}{but}"
+
+
+def _lines(name: str, value) -> list:
+    """A field's value in words."""
+    if name == "when":
+        return [content_review.in_words(value)]
+    if name == "section":
+        return [entries.SECTIONS[value]]
+    if name in ("symptoms", "tags"):
+        return [", ".join(value).replace("_", " ")]
+    return [_line(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def _line(value) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, dict):
-        return "; ".join(f"{name}: {_line(part)}" for name, part in value.items())
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "; ".join(f"{name}: {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)

@@ -144,8 +144,25 @@ def test_a_mark_that_there_is_not_is_refused(anna, fields):
     assert anna.get("/items/3").text.count(" checked") == 0
 
 
-def test_a_body_without_end_is_refused_before_it_is_read(anna):
+def test_a_body_without_end_is_refused_before_it_is_read_and_one_that_breaks_off_is_no_news(server, anna):
     assert anna.post("/items/3", {"comment": "x" * 300_000}).status == 413
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        host = f"127.0.0.1:{server.port}"
+        connection.sendall(
+            f"POST /enter HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: 99\r\n\r\nto".encode()
+        )
+    assert anna.get("/items/3").status == 200
+    assert "error" not in server.log.read_text()
+
+
+def test_a_page_that_another_rater_left_open_in_this_browser_changes_nothing(anna):
+    content = "/content/cautions/anticoagulant_no_nsaid"
+    before = anna.get("/items/5").text, anna.get(content).text
+    for path, fields in (("/items/5", mark()), ("/undo", {}), (content, {"verdict": "reject"})):
+        answer = anna.post(path, {**fields, "rater": "ben"})
+        assert answer.status == 409 and "signed in as anna" in answer.text, path
+    assert (anna.get("/items/5").text, anna.get(content).text) == before
+    assert before[0].count('name="rater" value="anna"') == 2 and 'name="rater" value="anna"' in before[1]
 
 
 def test_only_this_machine_is_listened_on_and_files_are_private(server, anna):

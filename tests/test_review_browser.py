@@ -215,6 +215,15 @@ def test_a_printed_item_has_what_was_read_and_marked_and_no_buttons(browser, vis
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
+def test_a_link_works_where_the_page_is_open_already_and_lets_in_whom_it_names(browser, tmp_path):
+    with Server(make_results(tmp_path / "results", questions=4, each=1)) as server:
+        browser.get(f"http://127.0.0.1:{server.port}/")
+        for rater in ("anna", "ben"):  # the second one while the first is signed in
+            browser.get(server.links[rater])
+            wait(browser, lambda b, name=rater: f"Rater: {name}" in b.find_element(By.TAG_NAME, "body").text)
+            assert browser.title == "Review: item 1" and "#" not in browser.current_url
+
+
 def test_a_second_browser_with_the_same_link_stays_outside(visited, tmp_path):
     results = make_results(tmp_path / "results", questions=4, each=1)
     with Server(results, raters="anna") as server:

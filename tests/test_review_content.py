@@ -53,6 +53,35 @@ def test_a_text_that_cannot_be_written_without_touching_more_is_refused(monkeypa
         content_review.edit(text, {"sepsis_risk": ({}, "A", "2026-01-31")})
 
 
+def test_what_a_word_processor_pastes_can_be_written():
+    text = (RUN_FILES / "questions.yaml").read_text(encoding="utf-8")
+    pasted = "Rest.\x0bDrink\u2028water.\r\n\r\n\r\nCall\x85\u202eus\x7f \x00now\t.  "
+    new = content_review.normal(pasted)
+    assert new == "Rest.\nDrink\nwater.\n\nCall\nus now ."
+    edited = content_review.edit(text, {"cough": ({("ideal",): new}, "A", "2026-01-31")})
+    assert next(e for e in yaml.safe_load(edited) if e["id"] == "cough")["ideal"].strip() == new
+    with pytest.raises(UserError, match="by hand"):
+        content_review.edit(text, {"cough": ({}, "\x7f", "2026-01-31")})
+
+
+def test_which_charts_a_caution_is_for_is_said_in_words():
+    cautions = clinical.load().cautions
+    said = {name: content_review.in_words(caution["when"]) for name, caution in cautions.items()}
+    assert not [name for name, words in said.items() if set("{}_[]'\"") & set(words.replace("'s ", " "))]
+    assert said["antiplatelet_order_no_nsaid"] == (
+        "an order for antiplatelet medicine and not (a diagnosis of long-term blood thinner use or an order for blood "
+        "thinner tablets)"
+    )
+    assert said["inr_high"] == "a latest result of lab item 51237 above 4, at most 30 days old"
+    assert said["older_no_sedating_antihistamine"] == "age at least 65"
+    assert content_review.in_words({"all": [{"sex": "F"}, {"age": {"at_least": 18, "below": 50}}]}) == (
+        "female and age at least 18 and age below 50"
+    )
+    assert said["recent_spinal_tap_headache"] == (
+        "a procedure in the last 14 days with a code that begins with ICD-9 0331; ICD-10 009U3Z, 00JU3Z"
+    )
+
+
 def test_who_reviewed_an_entry_changes_no_result(tmp_path, monkeypatch):
     before = clinical.content_sha256()
     folder = tmp_path / "clinical_data"

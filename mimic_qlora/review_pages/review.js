@@ -1,10 +1,18 @@
 "use strict";
-// Entering: the token leaves the address bar before anything else happens.
+// Entering: the token leaves the address bar before anything else happens. A link that is opened where this page is
+// shown already only changes the address; one of another rater comes before the rater who is signed in.
 const door = document.getElementById("enter");
-if (door && location.hash.length > 1) {
-  document.getElementById("token").value = decodeURIComponent(location.hash.slice(1));
-  history.replaceState(null, "", "/");
-  door.submit();
+if (door) {
+  const enter = () => {
+    const token = location.hash.slice(1), on = document.getElementById("on");
+    if (token) {
+      history.replaceState(null, "", "/");
+      document.getElementById("token").value = token;
+      door.submit();
+    } else if (on) location.replace(on.href);
+  };
+  addEventListener("hashchange", enter);
+  enter();
 }
 
 // Judging: every click is saved at once; what could not be sent waits and is sent again, in order.
@@ -23,7 +31,8 @@ if (form) {
         if (reply.status >= 500) throw new Error();
         if (!reply.ok) {
           status.textContent = reply.status === 401 ? "Not saved: this page is signed out. Open a new link of review.py."
-                                                    : "Not saved: the page is out of date. Load it again.";
+                             : reply.status === 409 ? "Not saved: this browser is now signed in as another rater."
+                             : "Not saved: the page is out of date. Load it again.";
           sending = false;
           return;
         }
@@ -40,7 +49,7 @@ if (form) {
   }
 
   function save(fields) {
-    waiting.push([...fields, ["marking", "1"]]);
+    waiting.push([...fields, ["marking", "1"], ["rater", form.elements.rater.value]]);
     send();
   }
 
