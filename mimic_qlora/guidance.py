@@ -1,7 +1,7 @@
 """The guidance task: which cautions a chart calls for, the gold answer to a symptom question, what it is judged by."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 from mimic_qlora import clinical, facts
 from mimic_qlora.draws import pick
@@ -11,7 +11,12 @@ MOST_CAUTIONS = 3
 
 
 def words(text: str) -> int:
-    return len(re.findall(r"[\w'’/.-]*\w", text))
+    return sum(map(_words, text.splitlines()))
+
+
+@lru_cache(maxsize=10_000)  # the sentences of answers come again and again
+def _words(line: str) -> int:
+    return len(re.findall(r"[\w'’/.-]*\w", line))
 
 
 def bearing(caution: dict, symptom: dict) -> int:

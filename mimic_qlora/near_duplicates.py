@@ -9,6 +9,7 @@ compared word by word, so that nothing is removed by mistake. Memory: 128 bytes 
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -32,12 +33,17 @@ def similarity(a: str, b: str) -> float:
 
 def signature(asked: str, context: str) -> np.ndarray:
     """One uint64 for each band: prompts that agree in one are worth comparing."""
-    hashes = np.fromiter((crc32(s.encode()) for s in shingles(context)), dtype=np.uint64)
-    lowest = ((hashes[:, None] * _FACTORS + _SHIFTS) >> np.uint64(32)).min(axis=0).reshape(BANDS, ROWS)
     mixed = np.full(BANDS, crc32(asked.encode()), dtype=np.uint64)
-    for column in lowest.T:
+    for column in _lowest(context):
         mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + column
     return mixed
+
+
+@lru_cache(maxsize=8)  # a patient is asked several things of one context
+def _lowest(context: str) -> np.ndarray:
+    """The MinHash of a context, (ROWS, BANDS)."""
+    hashes = np.fromiter((crc32(s.encode()) for s in shingles(context)), dtype=np.uint64)
+    return ((hashes[:, None] * _FACTORS + _SHIFTS) >> np.uint64(32)).min(axis=0).reshape(BANDS, ROWS).T
 
 
 def later_ones(signatures: list, prompt: Callable) -> dict:

@@ -6,6 +6,7 @@ the end of the row's hospital stay, `always`, `never`. A time that is null has n
 """
 
 import csv
+from collections.abc import Callable
 from datetime import datetime, time, timedelta
 from functools import cache
 from pathlib import Path
@@ -27,36 +28,34 @@ def visible(record: dict, as_of: datetime, dropped: frozenset = frozenset()) -> 
     `dropped` names further columns, as "table.column", to leave out. Tables without a rule are left out whole.
     """
     discharged = {a["hadm_id"]: a["dischtime"] for a in record["admissions"] if "dischtime" in a}
-
-    def known(terms: list, row: dict) -> bool:
-        return all(_moment(term, row, discharged) <= as_of for term in terms)
-
     view = {"subject_id": record["subject_id"]}
     for table, rows in record.items():
         if table == "subject_id":
             continue
         by_column = rules().get(table, {"*": ["never"]})
-        seen = [row for row in rows if known(by_column["*"], row)]
-        masked = {column: terms for column, terms in by_column.items() if column != "*"}
+        for time_of in (_time(term, discharged) for term in by_column["*"]):
+            rows = [row for row in rows if time_of(row) <= as_of]
+        masks = {c: [_time(term, discharged) for term in terms] for c, terms in by_column.items() if c != "*"}
         prefix = f"{table.removesuffix('_labeled')}."
-        hidden = {name.removeprefix(prefix) for name in dropped if name.startswith(prefix)}
-        if masked or hidden:
-            seen = [
-                {c: v for c, v in row.items() if c not in hidden and (c not in masked or known(masked[c], row))}
-                for row in seen
+        masks |= {name.removeprefix(prefix): [_time("never", {})] for name in dropped if name.startswith(prefix)}
+        if masks:
+            rows = [
+                {c: v for c, v in row.items() if c not in masks or all(time_of(row) <= as_of for time_of in masks[c])}
+                for row in rows
             ]
-        view[table] = seen
+        view[table] = rows
     return view
 
 
-def _moment(term: str, row: dict, discharged: dict) -> datetime:
-    if term in row:
-        return row[term]
-    if term == "always":
-        return datetime.min
-    if term == "discharge":
-        return discharged.get(row.get("hadm_id"), datetime.max)
+def _time(term: str, discharged: dict) -> Callable:
+    """The function that gives the time at which a row meets a term; datetime.max where it never does."""
     column, _, day = term.partition("@")
-    if not day or column not in row:  # "never", or a time that is null
-        return datetime.max
-    return datetime.combine(row[column] + timedelta(days=1), time.min)
+    if term == "always":
+        return lambda row: datetime.min
+    if term == "discharge":
+        return lambda row: discharged.get(row.get("hadm_id"), datetime.max)
+    if day:
+        return lambda row: (
+            datetime.combine(row[column] + timedelta(days=1), time.min) if column in row else datetime.max
+        )
+    return lambda row: row.get(column, datetime.max)  # "never" names no column
