@@ -12,6 +12,7 @@ import argparse
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 from mimic_qlora import command_line, storage
@@ -49,8 +50,9 @@ def arguments():
         raise UserError(f"--max-rejects {args.max_rejects} is no number of rows: give 0 or more")
     if args.synthetic_patients < 10:
         raise UserError(f"--synthetic-patients {args.synthetic_patients} is too few for three splits: give 10 or more")
-    if args.memory is not None:  # in GB
+    if args.memory is not None:
         command_line.check_range(args, "memory", 0.5, round(machine_memory() / 1e9, 1))
+    args.memory = int(args.memory * 1e9) if args.memory else machine_memory() // 4  # bytes
     return args
 
 
@@ -60,7 +62,7 @@ def main():
     mimic_dir = args.fetch_demo or args.mimic_dir or os.environ.get("MIMIC_DIR")
     folder = Path(mimic_dir).expanduser().resolve() if mimic_dir else synthetic(store, args)
 
-    from mimic_qlora import download, tables
+    from mimic_qlora import buckets, download, tables
 
     if args.fetch_demo:
         download.fetch_demo(folder)
@@ -70,11 +72,15 @@ def main():
     sources = tables.find(folder)
     missing = [n for n, t in tables.schema().items() if t.module in ("hosp", "icu") and n not in sources]
     print(f"Tables: {len(sources)} found in {folder}" + (f"; absent: {', '.join(missing)}" if missing else ""))
+    read = {source.path for source in sources.values()}
+    if outside := [path.name for path in tables.csv_files(folder) if path not in read]:
+        print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")
     for source in sources.values():
         if source.drift:
             print(f"  {source.path.name}: {source.drift}")
 
-    settings = {k: getattr(args, k) for k in ("sample", "seed", "subjects_file", "memory")} | {"folder": str(folder)}
+    settings = {k: getattr(args, k) for k in ("sample", "seed", "subjects_file")} | {"folder": str(folder)}
+    settings["bucket_bytes"] = buckets.bytes_per_bucket(args.memory)
     inputs = {key(source): storage.file_identity(source.path) for source in sources.values()}
     if args.subjects_file:
         inputs["subjects_file"] = storage.file_identity(given_file(args.subjects_file))
@@ -91,19 +97,17 @@ def write_subjects(store: Path, sources: dict, settings: dict, inputs: dict, mim
     from mimic_qlora import quality
 
     with storage.step_output(store, "subjects", settings, inputs, args.force, resumable=True) as out:
-        check_space(sources, store)
         try:
             convert(sources, out, store, args)
+            flags = quality.flags(out.path, temp=out.path / "parts")
         except (KeyboardInterrupt, SystemExit):
             print(f"\n{how_far(out.path)}; the same command goes on from there", file=sys.stderr)
             raise
-        changed = [
-            name for name, source in sources.items() if storage.file_identity(source.path) != inputs[key(source)]
-        ]
-        if changed:
-            raise UserError(f"{sources[changed[0]].path} changed while it was read: run the same command again")
+        for source in sources.values():
+            if storage.file_identity(source.path) != inputs[key(source)]:
+                raise UserError(f"{source.path} changed while it was read: run the same command again")
+        shutil.rmtree(out.path / "parts")  # only now: until here a run that is killed goes on from them
         out.manifest["source"] |= {"kind": "mimic" if mimic_dir else "synthetic", "folder": settings["folder"]}
-        flags = quality.flags(out.path)
         out.manifest["quality"] = [flag for flag in flags if flag["rows"]]
         print(storage.data_line(out.manifest))
         quality.print_flags(flags)
@@ -150,63 +154,60 @@ def synthetic(store: Path, args) -> Path:
     return store / name
 
 
-def check_space(sources: dict, store: Path) -> None:
-    """Refuse to start when the disk is too small for the intermediates and the output together."""
+def check_space(sources: dict, share: float, folder: Path) -> None:
+    """Refuse to start when the disk is too small for the intermediates and the output of a share of the patients.
+
+    What a run that was killed left in `folder` is a part of both.
+    """
     from mimic_qlora import buckets
 
     # measured on the demo with a stand-in chartevents: the output alone takes 0.45 of the CSV
-    needed = 0.7 * sum(map(buckets.unpacked_bytes, sources.values()))
-    free = shutil.disk_usage(store).free
+    needed = 0.7 * share * sum(map(buckets.unpacked_bytes, sources.values()))
+    needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{store} has {free / 1e9:.0f} GB free and about {needed / 1e9:.0f} GB are needed: "
+            f"{folder.parent} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are needed: "
             "free some space or give another --storage"
         )
 
 
 def convert(sources: dict, out, store: Path, args) -> None:
     """Read every table once into buckets, nest the buckets, and prove that no row was lost on the way."""
-    from mimic_qlora import buckets, nesting, releases, splits
+    from mimic_qlora import buckets, dictionaries, nesting, releases, roster, splits
 
     folder = out.path
     for name in ("shards", "tables", "dictionaries", "parts"):
         (folder / name).mkdir(exist_ok=True)
     by_subject = {n: s for n, s in sources.items() if not {"subject_id", "hadm_id", "stay_id"}.isdisjoint(s.columns)}
-    dictionaries = {
-        name: write_dictionary(sources[name], folder / "dictionaries" / f"{name}.parquet")
-        for name in sources
-        if name not in by_subject
-    }
-
-    patients = read_subject_ids(sources["patients"])
-    listed = read_list(given_file(args.subjects_file), patients) if args.subjects_file else patients
+    patients = roster.read(sources["patients"])
+    listed = roster.listed(given_file(args.subjects_file), patients) if args.subjects_file else patients
     chosen = set(listed) if args.sample == 1 else splits.sample(listed, args.sample, args.seed)
     split = splits.assign(chosen, args.seed)
     (folder / "split.csv").write_text("subject_id,split\n" + "".join(f"{s},{name}\n" for s, name in split.items()))
 
-    memory = int(args.memory * 1e9) if args.memory else machine_memory() // 4
-    plan = buckets.layout(patients, chosen, buckets.count(by_subject, len(patients), len(chosen), memory))
-    rows = buckets.partition_all(by_subject, plan, folder / "parts", memory)
-    keep_rejects(rows, folder, store, args.max_rejects)
+    check_space(by_subject, len(chosen) / len(patients), folder)
+    n_buckets = buckets.count(by_subject, len(patients), len(chosen), buckets.bytes_per_bucket(args.memory))
+    plan = buckets.layout(patients, chosen, n_buckets)
+    no_subject = {n: dictionaries.write(s, folder) for n, s in sources.items() if n not in by_subject}
+    rows = buckets.partition_all(by_subject, plan, folder / "parts", args.memory)
+    keep_rejects(rows | no_subject, folder, store, args.max_rejects)
     columns = {name: buckets.stored_columns(source) for name, source in by_subject.items()}
-    nested = nesting.nest_all(plan, columns, folder, memory, args.workers)
+    nested = nesting.nest_all(plan, columns, folder, args.memory, args.workers)
 
     for name, counts in rows.items():
         counts |= {view: sum(done[view].get(name, 0) for done in nested) for view in ("jsonl", "columnar")}
         if not counts["in"] - counts["unsampled"] - counts["rejected"] == counts["jsonl"] == counts["columnar"]:
             raise RuntimeError(f"rows of {name} were lost: {counts}")
-    misfits = {}
-    for column, cells in ((c, n) for done in nested for c, n in done["misfits"].items()):
-        misfits[column] = misfits.get(column, 0) + cells
+    misfits = sum((Counter(done["misfits"]) for done in [*nested, *no_subject.values()]), Counter())
     nesting.write_index([place for done in nested for place in done["index"]], folder / "index.parquet")
-    shutil.rmtree(folder / "parts")
     out.manifest["rows"] = rows
-    out.manifest["cells_not_of_their_type"] = misfits
+    out.manifest["cells_not_of_their_type"] = dict(misfits)
     out.manifest["columns"] = columns
     out.manifest["split"] = {name: sum(s == name for s in split.values()) for name in splits.SHARES}
-    found = {name: counts["in"] for name, counts in rows.items()} | dictionaries
+    found = {name: counts["in"] for name, counts in (rows | no_subject).items()}
     version, agreeing, differing = releases.identify(found, Path(out.manifest["settings"]["folder"]))
-    out.manifest["dictionaries"] = dictionaries
+    out.manifest["dictionaries"] = {name: counts["in"] - counts["rejected"] for name, counts in no_subject.items()}
     out.manifest["source"] = {"version": version, "patients": len(chosen), "unexpected": differing}
     if agreeing or differing:
         print(f"Row counts: {agreeing} of {agreeing + len(differing)} tables as published for {version}")
@@ -217,10 +218,11 @@ def convert(sources: dict, out, store: Path, args) -> None:
 def keep_rejects(rows: dict, folder: Path, store: Path, most: int) -> None:
     """Keep the rows that were rejected. Raises UserError when they are more than `most`."""
     rejected = sum(counts["rejected"] for counts in rows.values())
+    for old in (folder / "rejects", store / "rejects"):
+        shutil.rmtree(old, ignore_errors=True)
     if not rejected:
         return
     place = folder / "rejects" if rejected <= most else store / "rejects"
-    shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     for path in (folder / "parts").glob("*.rejects.csv"):
         shutil.copyfile(path, place / path.name.replace(".rejects", ""))
@@ -232,49 +234,11 @@ def keep_rejects(rows: dict, folder: Path, store: Path, most: int) -> None:
         )
 
 
-def write_dictionary(source, path: Path) -> int:
-    """Keep a table that names no patient whole and typed. Returns its number of rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from mimic_qlora import tables
-
-    rows = pa.Table.from_batches(tables.read(source), pa.schema([(c, pa.string()) for c in source.columns]))
-    pq.write_table(tables.typed(source.columns, rows)[0], path, compression="zstd")
-    return rows.num_rows
-
-
-def read_subject_ids(source) -> list:
-    """The subject_ids of `patients`. Raises UserError when one is not a whole number or stands there twice."""
-    from mimic_qlora import tables
-
-    ids = [value for batch in tables.read(source) for value in batch["subject_id"].to_pylist()]
-    bad = [i for i, value in enumerate(ids) if not (value or "").isdecimal()]
-    if bad:
-        raise UserError(
-            f"{source.path} has {len(bad)} rows whose subject_id is not a whole number (first: data row {bad[0] + 1})"
-        )
-    if not ids:
-        raise UserError(f"{source.path} has no patients: check the download")
-    if len(set(ids)) < len(ids):
-        raise UserError(f"{source.path} has {len(ids) - len(set(ids))} subject_ids twice: check the download")
-    return [int(value) for value in ids]
-
-
 def given_file(name: str) -> Path:
     path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"there is no file {path}: give one with a subject_id a line by --subjects-file")
     return path
-
-
-def read_list(path: Path, patients: list) -> list:
-    """The subject_ids that a file lists, one a line. Raises UserError when one is no patient."""
-    listed = set(path.read_text(encoding="utf-8", errors="replace").split()) - {"subject_id"}
-    known = {str(s) for s in patients}
-    if not listed or listed - known:
-        raise UserError(f"{path} lists {len(listed)} subject_ids, {len(listed - known)} of them not in patients")
-    return [s for s in patients if str(s) in listed]
 
 
 def machine_memory() -> int:

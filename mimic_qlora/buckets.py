@@ -49,9 +49,13 @@ def unpacked_bytes(source: tables.Source) -> int:
     return source.path.stat().st_size * (GZIP_RATIO if source.path.suffix == ".gz" else 1)
 
 
-def count(sources: dict, n_patients: int, n_chosen: int, memory: int) -> int:
-    """How many buckets keep one bucket's rows small, whatever the size of the data. `memory` is in bytes."""
-    bucket_bytes = min(MIB_PER_BUCKET << 20, memory // MEMORY_PER_BUCKET)
+def bytes_per_bucket(memory: int) -> int:
+    """How many bytes of CSV a bucket may have for its nesting to keep within `memory` bytes."""
+    return min(MIB_PER_BUCKET << 20, memory // MEMORY_PER_BUCKET)
+
+
+def count(sources: dict, n_patients: int, n_chosen: int, bucket_bytes: int) -> int:
+    """How many buckets keep one bucket's rows small, whatever the size of the data."""
     by_size = sum(map(unpacked_bytes, sources.values())) * n_chosen / n_patients / bucket_bytes
     # at most 900: each has a file open while a table is read, and systems allow 1,024
     return min(n_chosen, 900, max(1, round(by_size + 0.5), round(n_chosen / PATIENTS_PER_BUCKET + 0.5)))
@@ -92,13 +96,13 @@ def partition(name: str, source: tables.Source, plan: Layout, owners: dict, part
     """
     if done := read_done(parts / f"{name}.done.json"):
         return done
-    for leftover in parts.glob(f"{name}-*.arrow"):
+    for leftover in parts.glob(f"{name}-{'[0-9]' * 5}.arrow"):  # not those of a table whose name begins like this one's
         leftover.unlink()
     columns = stored_columns(source)
     schema = pa.schema([(column, pa.string()) for column in columns])
     counts = {"in": 0, "kept": 0, "unsampled": 0, "rejected": 0}
     with contextlib.ExitStack() as files:
-        reject = files.enter_context(_rejects(parts / f"{name}.rejects.csv", source.path.name, counts))
+        reject = files.enter_context(rejects(parts / f"{name}.rejects.csv", source.path.name, counts))
         writers, held = {}, []
 
         def flush():
@@ -126,7 +130,7 @@ def partition(name: str, source: tables.Source, plan: Layout, owners: dict, part
 
         n_held = 0
         for batch in tables.read(source, on_ragged, on_bytes=lambda read: tell(read, counts["in"])):
-            batch, subject_ids = _with_subject_ids(batch, columns, owners)
+            batch, subject_ids = with_subject_ids(batch, columns, owners)
             buckets = plan.bucket_of(subject_ids)
             for reason, bad in _faults(batch, source, buckets):
                 for number in np.flatnonzero(bad & (buckets != -3)):
@@ -201,7 +205,7 @@ def stored_columns(source: tables.Source) -> dict:
 
 
 @contextlib.contextmanager
-def _rejects(path: Path, file_name: str, counts: dict):
+def rejects(path: Path, file_name: str, counts: dict):
     """A function that keeps one rejected row, in a file that exists only when there is one."""
     with contextlib.ExitStack() as files:
         writers = []
@@ -217,7 +221,7 @@ def _rejects(path: Path, file_name: str, counts: dict):
         yield reject
 
 
-def _with_subject_ids(batch, columns: dict, owners: dict):
+def with_subject_ids(batch, columns: dict, owners: dict):
     """The batch with its subject_id column, and that column as numbers: 0, which no patient has, where it is none."""
     if "subject_id" in batch.schema.names:
         return batch, _numbers(batch["subject_id"])
@@ -260,6 +264,6 @@ def _faults(batch, source: tables.Source, buckets: np.ndarray):
         yield "its patient is not in patients", buckets == -2
     for column, kind in source.columns.items():
         if kind == "id" and column != "subject_id" and _plain_numbers(batch[column]) is None:
-            bad = pc.fill_null(pc.invert(pc.match_substring_regex(batch[column], r"^(0|-?[1-9]\d{0,17})$")), False)
+            bad = pc.fill_null(pc.invert(pc.match_substring_regex(batch[column], tables.WHOLE)), False)
             if pc.any(bad).as_py():
                 yield f"{column} is not a whole number", bad.to_numpy(zero_copy_only=False)

@@ -52,7 +52,7 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None, threa
         (check, table)
         for check in checks()
         for table in (sorted(files) if check.tables == ["{all}"] else check.tables)
-        if {table, *check.needs} <= files.keys() | dictionaries.keys()
+        if table in files and {*check.needs} <= files.keys() | dictionaries.keys()
     ]
     found = {}  # (check, table) -> (rows, patients, worst) of each bucket
     with tempfile.TemporaryDirectory(dir=temp) as spill:

@@ -1,7 +1,8 @@
 """Which release of MIMIC-IV a folder holds, and whether its tables have as many rows as that release has.
 
 releases.csv holds the rows of each table, from the validation scripts of github.com/MIT-LCP/mimic-code
-(mimic-iv/buildmimic: mysql/validate.sql for 3.1, postgres/validate_demo.sql for the demo); an empty cell is not known.
+(mimic-iv/buildmimic: mysql/validate.sql for 3.1, postgres/validate.sql for 2.2, postgres/validate_demo.sql for the
+demo); an empty cell is not known.
 """
 
 import csv

@@ -1,5 +1,6 @@
 """The tables of MIMIC-IV: their names, their columns and types, and how a folder of them is read."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from mimic_qlora.storage import UserError
 MODULES = ("hosp", "icu", "ed", "note")
 REQUIRED = ("patients", "admissions")
 BLOCK_BYTES = 8 << 20
+WHOLE = r"^(0|-?[1-9]\d{0,17})$"  # how an id is written: an integer of the JSONL has no leading zero
 
 
 class Table(NamedTuple):
@@ -45,18 +47,22 @@ def schema() -> dict:
 def find(mimic_dir: Path) -> dict:
     """The tables in a MIMIC-IV folder (with hosp/, icu/, ... in it, or all files in one place): name -> Source.
 
-    Raises UserError when the folder, `patients` or `admissions` is missing, when a table is there twice, or when a file
-    has no readable header.
+    Raises UserError when the folder, `patients` or `admissions` is missing, when a table is there twice or has a name
+    that the record cannot take, or when a file has no readable header.
     """
     if not mimic_dir.is_dir():
         raise UserError(
             f"there is no folder {mimic_dir}: give the one that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir"
         )
+    if mimic_dir.name in MODULES and all((mimic_dir.parent / module).is_dir() for module in ("hosp", "icu")):
+        raise UserError(f"{mimic_dir} is only one part of MIMIC-IV: give the folder around it, {mimic_dir.parent}")
     folders = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()] or [mimic_dir]
     found = {}
     for folder in folders:
-        for path in sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")]):
+        for path in csv_files(folder):
             name = path.name.split(".csv")[0]
+            if not re.fullmatch(r"\w[\w-]*", name) or name == "subject_id" or name.endswith("_labeled"):
+                raise UserError(f"{path} has a name that no table of the record can have: rename or remove it")
             if name in found:
                 raise UserError(f"table {name} is there twice, as {found[name].path} and {path}: remove or move one")
             found[name] = _source(name, path, folder)
@@ -68,12 +74,17 @@ def find(mimic_dir: Path) -> dict:
     return found
 
 
+def csv_files(folder: Path) -> list:
+    """The CSV files that lie in a folder itself, in the order of their names, without hidden ones."""
+    return sorted(p for p in [*folder.glob("*.csv"), *folder.glob("*.csv.gz")] if not p.name.startswith("."))
+
+
 def _source(name: str, path: Path, folder: Path) -> Source:
     header = _header(path)
     known = schema().get(name, Table(folder.name if folder.name in MODULES else "hosp", {}))
     missing = [column for column in known.columns if column not in header]
     unknown = [column for column in header if column not in known.columns]
-    if name in REQUIRED and missing:
+    if missing and (name in REQUIRED or "subject_id" in missing):  # else its rows would reach no record
         raise UserError(f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found {', '.join(header)}")
     drift = f"expected {', '.join(missing) or 'no other columns'}, found {', '.join(unknown) or 'no such column'}"
     types = {

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mimic_qlora import tables
+from mimic_qlora import buckets, tables
 
 BLOCK_BYTES = 16 << 20
 
@@ -36,13 +36,11 @@ def differences(subjects: Path, sources: dict, columns: dict) -> list:
             hashes = _hashes(rows, columns[name])
             with np.errstate(over="ignore"):
                 read[name][:, part] += np.array([len(hashes), hashes.sum(dtype=np.uint64)], np.uint64)
-    found = []
+    found, owners = [], buckets.stay_owners({name: sources[name] for name in columns})
     for name in tqdm(columns, desc="comparing with the CSV", unit="table", disable=None):
         expected = np.zeros((2, n_parts), np.uint64)
-        if "subject_id" not in sources[name].columns:
-            continue  # its rows carry a subject_id that the file has not
         for batch in tables.read(sources[name], on_ragged=lambda place, text: None):
-            batch, place = _placed(batch, columns[name], ids)
+            batch, place = _placed(batch, columns[name], owners, ids)
             with np.errstate(over="ignore"):
                 np.add.at(expected[0], parts[place], np.uint64(1))
                 np.add.at(expected[1], parts[place], _hashes(batch, columns[name]))
@@ -51,15 +49,14 @@ def differences(subjects: Path, sources: dict, columns: dict) -> list:
     return found
 
 
-def _placed(batch, columns: dict, ids: np.ndarray) -> tuple:
+def _placed(batch, columns: dict, owners: dict, ids: np.ndarray) -> tuple:
     """The rows that step 1 keeps, and the place of each one's patient in the index."""
-    whole = [pc.match_substring_regex(batch[c], r"^-?\d{1,18}$") for c, kind in columns.items() if kind == "id"]
-    kept = np.logical_and.reduce([pc.fill_null(mask, True).to_numpy(zero_copy_only=False) for mask in whole])
-    batch = batch.filter(pa.array(kept))
-    owner = pc.fill_null(pc.cast(batch["subject_id"], pa.int64()), 0).to_numpy()
+    batch, owner = buckets.with_subject_ids(batch, columns, owners)
     place = np.minimum(np.searchsorted(ids, owner), len(ids) - 1)
-    known = ids[place] == owner
-    return batch.filter(pa.array(known)), place[known]
+    whole = [pc.match_substring_regex(batch[c], tables.WHOLE) for c, kind in columns.items() if kind == "id"]
+    whole = [pc.fill_null(mask, True).to_numpy(zero_copy_only=False) for mask in whole]
+    kept = np.logical_and.reduce([ids[place] == owner, *whole])
+    return batch.filter(pa.array(kept)), place[kept]
 
 
 def _hashes(rows, columns: dict) -> np.ndarray:

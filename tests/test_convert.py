@@ -173,7 +173,7 @@ def test_verify_tells_an_empty_string_from_null(run, tiny_mimic, tmp_path):
 
 def test_a_file_of_subject_ids_chooses_the_patients(run, tiny_mimic, tmp_path):
     chosen = tmp_path / "chosen.csv"
-    chosen.write_text("subject_id\n10000007\n10000014\n")
+    chosen.write_bytes(b"\xef\xbb\xbfsubject_id\r\n10000007\r\n10000014\r\n")  # as Excel saves it
     command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--subjects-file", chosen)
     assert run(*command).returncode == 0
     assert [orjson.loads(line)["subject_id"] for line in lines(tmp_path / "storage")] == [10000007, 10000014]
@@ -223,6 +223,18 @@ def bad_hadm_id(folder):
     return "1 of them in diagnoses_icd"
 
 
+def header_in_upper_case(folder):
+    path = folder / "hosp/labevents.csv.gz"
+    header, rows = gzip.decompress(path.read_bytes()).split(b"\n", 1)
+    path.write_bytes(gzip.compress(header.upper() + b"\n" + rows))
+    return "expected column labevent_id, found LABEVENT_ID"
+
+
+def second_download(folder):
+    (folder / "hosp/labevents (1).csv.gz").write_bytes((folder / "hosp/labevents.csv.gz").read_bytes())
+    return "has a name that no table of the record can have"
+
+
 def empty_file(folder):
     (folder / "hosp/labevents.csv.gz").write_bytes(gzip.compress(b""))
     return "is empty"
@@ -235,7 +247,8 @@ def not_gzip(folder):
 
 @pytest.mark.parametrize(
     "spoil",
-    [cut_off, orphan, ragged, twice, no_patients_file, wrong_header, bad_subject_id, bad_hadm_id, empty_file, not_gzip],
+    [cut_off, orphan, ragged, twice, no_patients_file, wrong_header, bad_subject_id, bad_hadm_id, empty_file, not_gzip]
+    + [header_in_upper_case, second_download],
 )
 def test_bad_input_is_refused_in_a_sentence_and_leaves_the_previous_output(run, tiny_mimic, tmp_path, spoil):
     storage = tmp_path / "storage"
@@ -259,14 +272,18 @@ def test_rejected_rows_are_kept_with_their_reasons_and_up_to_the_limit_the_rest_
     assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--max-rejects", "2").returncode == 0
     rows = json.loads((tmp_path / "storage/subjects/manifest.json").read_text())["rows"]["labevents"]
     assert rows["in"] == 38 and rows["rejected"] == 2 and rows["jsonl"] == 36
+    assert not (tmp_path / "storage/rejects").exists()  # of the run that was refused
 
 
 def test_a_table_without_subject_id_follows_its_stays(run, tiny_mimic, tmp_path):
     write_table(tiny_mimic, "extra", "hadm_id,score", ["20000007,5", "20000000,6"])
-    done = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
-    assert "extra.csv.gz: not a table of MIMIC-IV" in done.stdout
+    command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--verify")
+    done = run(*command)
+    assert "extra.csv.gz: not a table of MIMIC-IV" in done.stdout and "Verified" in done.stdout, done.stderr
     first = orjson.loads(lines(tmp_path / "storage")[0])
     assert first["extra"] == [{"subject_id": 10000000, "hadm_id": 20000000, "score": "6"}]
+    rewrite_shard(tmp_path / "storage/subjects", b'"score":"6"', b'"score":"7"')
+    assert "differ in extra" in run(*command).stderr
 
 
 @pytest.mark.parametrize(

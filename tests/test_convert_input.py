@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT, folder_bytes, write_table
 
 import convert_to_jsonl
-from mimic_qlora import releases, storage, subjects, tables
+from mimic_qlora import buckets, nesting, quality, releases, storage, subjects, tables
 from mimic_qlora.storage import UserError
 
 
@@ -99,6 +100,42 @@ def test_emergency_and_note_tables_join_the_record(convert, tiny_mimic):
     assert first["discharge"] == [{"note_id": "n1", "subject_id": 10000000, "text": "two\nlines"}]
 
 
+def test_a_table_may_be_named_like_the_beginning_of_another(convert, tiny_mimic):
+    for name in ("labevents-more", "labevents_more"):
+        write_table(tiny_mimic, name, "subject_id,x", ["10000000,1"])
+    first = records(convert("--mimic-dir", tiny_mimic))[0]
+    assert first["labevents-more"] == first["labevents_more"] == [{"subject_id": 10000000, "x": "1"}]
+
+
+def test_a_dictionary_loses_no_row_or_cell_in_silence(convert, tiny_mimic):
+    header = "itemid,label,fluid,category"
+    write_table(tiny_mimic, "d_labitems", header, ["1,a,b,c", "2,a", "x3,a,b,c"])
+    with pytest.raises(UserError, match="1 of them in d_labitems"):
+        convert("--mimic-dir", tiny_mimic)
+    place = convert("--mimic-dir", tiny_mimic, "--max-rejects", "1")
+    manifest = storage.read_manifest(place, "subjects")
+    assert manifest["dictionaries"]["d_labitems"] == 2
+    assert manifest["cells_not_of_their_type"] == {"d_labitems.itemid": 1}
+    assert (place / "subjects/rejects/d_labitems.csv").read_text().count("wrong number of fields") == 1
+
+
+@pytest.mark.parametrize("cell", ["007", "+5", "5.0"])
+def test_an_id_that_would_not_come_back_as_it_was_is_rejected_and_not_missed_later(convert, tiny_mimic, cell):
+    coded = ["10000000,20000000,1,I10,10", f"10000000,{cell},2,I10,10"]
+    write_table(tiny_mimic, "diagnoses_icd", "subject_id,hadm_id,seq_num,icd_code,icd_version", coded)
+    place = convert("--mimic-dir", tiny_mimic, "--max-rejects", "1", "--verify")
+    assert len(records(place)[0]["diagnoses_icd"]) == 1
+
+
+def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, capsys):
+    (tiny_mimic / "icu").mkdir()
+    (tiny_mimic / "cohort.csv").write_text("subject_id\n")
+    with pytest.raises(UserError, match="only one part of MIMIC-IV: give the folder around it"):
+        convert("--mimic-dir", tiny_mimic / "hosp")
+    convert("--mimic-dir", tiny_mimic)
+    assert "not read, as they do not lie in hosp/, icu/, ed/ or note/: cohort.csv" in capsys.readouterr().out
+
+
 def test_a_header_that_differs_is_told_as_expected_and_found(convert, tiny_mimic, capsys):
     write_table(
         tiny_mimic, "omr", "subject_id,chartdate,seq,result_name,result_value", ["10000000,2150-01-01,1,BMI,20"]
@@ -181,6 +218,22 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(convert, tiny_mimic, tm
     assert folder_bytes(tmp_path / "storage/subjects") == before
 
 
+def test_a_run_stopped_while_it_looks_at_the_quality_reads_no_table_again(convert, tiny_mimic, tmp_path, monkeypatch):
+    expected = folder_bytes(convert("--mimic-dir", tiny_mimic) / "subjects")
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(quality, "flags", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        convert("--mimic-dir", tiny_mimic, "--force")
+    monkeypatch.setattr(buckets, "with_subject_ids", None)  # what each table is read with
+    monkeypatch.setattr(nesting, "json_rows", None)
+    assert folder_bytes(convert("--mimic-dir", tiny_mimic, "--force") / "subjects") == expected
+
+
+def test_more_memory_than_a_bucket_needs_changes_nothing(convert, tiny_mimic, capsys):
+    convert("--mimic-dir", tiny_mimic)
+    convert("--mimic-dir", tiny_mimic, "--memory", "1.5")
+    assert "is up to date" in capsys.readouterr().out
+
+
 def spoil(path):
     """Other bytes in the middle, the same size."""
     data = bytearray(path.read_bytes())
@@ -228,6 +281,9 @@ def test_rows_of_each_table_are_compared_with_those_of_the_release():
     assert releases.identify(rows) == ("MIMIC-IV 3.0 or 3.1", 27, [])
     for folder, version in {"/x/files/mimiciv/3.0": "3.0", "/x/mimic-iv-3.1/": "3.1"}.items():
         assert releases.identify(rows, Path(folder))[0] == f"MIMIC-IV {version} (by its folder's name)"
+    for release in ("2.2", "demo 2.2"):
+        name, agreeing, differing = releases.identify(releases.row_counts()[release])
+        assert release.split()[-1] in name and agreeing >= 28 and not differing
     name, agreeing, differing = releases.identify({**rows, "labevents": 158_374_763})
     assert (agreeing, differing) == (26, ["labevents: expected 158,374,764 rows, found 158,374,763"])
     assert releases.identify({"patients": 12, "admissions": 12})[1:] == (0, [])

@@ -133,5 +133,10 @@ def test_too_little_space_is_refused_before_the_start(run, mimic, tmp_path, monk
     from mimic_qlora.storage import UserError
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(UserError, match="0 GB free"):
-        convert_to_jsonl.check_space(tables.find(mimic), tmp_path)
+    sources = tables.find(mimic)
+    with pytest.raises(UserError, match=r"0\.0 GB free"):
+        convert_to_jsonl.check_space(sources, 1.0, tmp_path)
+    convert_to_jsonl.check_space(sources, 0.0, tmp_path)  # as little as that needs none
+    with open(tmp_path / "left by a run that was killed", "wb") as file:
+        file.truncate(1 << 40)
+    convert_to_jsonl.check_space(sources, 1.0, tmp_path)
