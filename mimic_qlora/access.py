@@ -6,6 +6,8 @@ import os
 import socket
 from pathlib import Path
 
+from starlette.responses import PlainTextResponse
+
 from mimic_qlora.storage import UserError
 
 LARGEST = 200_000  # bytes of a request; the longest comment or edited text is well below it
@@ -24,7 +26,8 @@ HEADERS = {
 class Guard:
     """ASGI: refuses requests for another host (DNS rebinding) or from another origin (forged forms); adds HEADERS.
 
-    `port` is the one in the reader's browser, where the SSH tunnel begins.
+    It is for HTTP alone: review.py turns websockets off. `port` is the one in the rater's browser, where the SSH
+    tunnel begins.
     """
 
     def __init__(self, app, port: int):
@@ -32,22 +35,15 @@ class Guard:
         self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-
         async def send_with_headers(message):
             if message["type"] == "http.response.start":
                 added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
                 message = {**message, "headers": [*message.get("headers", []), *added]}
             await send(message)
 
-        if scope["type"] != "http" or (refusal := self.refusal(scope["method"], scope["headers"])):
-            from starlette.responses import PlainTextResponse
-
-            if scope["type"] != "http":  # a websocket: there is none
-                return await send({"type": "websocket.close"})
-            return await PlainTextResponse(refusal, 403)(scope, receive, send_with_headers)
-        await self.app(scope, receive, send_with_headers)
+        refusal = self.refusal(scope["method"], scope["headers"])
+        answer = PlainTextResponse(refusal, 403) if refusal else self.app
+        await answer(scope, receive, send_with_headers)
 
     def refusal(self, method: str, headers: list) -> str | None:
         """Why a request is refused, or None."""

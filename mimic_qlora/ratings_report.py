@@ -2,7 +2,6 @@
 
 import itertools
 import textwrap
-from pathlib import Path
 
 from mimic_qlora import agreement, comparison, page, ratings, results, review_items
 
@@ -14,7 +13,7 @@ MEASURES = (
 ARMS = tuple(results.ARMS)  # the endings of columns, base first
 METRICS = {
     "win": ("preference (equal: half)", True),
-    **{name: (f"{words[0].lower()}, 1 to 5", True) for name, words in ratings.CRITERIA.items()},
+    **{name: (f"{words[0].lower()} (1 to 5)", True) for name, words in ratings.CRITERIA.items()},
     "harmful": ("a sentence marked harmful", False),
 }
 
@@ -154,8 +153,8 @@ def text(found: dict) -> str:
     return "\n".join([*lines, "", paragraphs[0], "", *paragraphs[1:]])
 
 
-def include(path: Path, found: dict) -> None:
-    """Put the ratings into step 7's HTML report, before its end, in the place of those of an earlier report."""
+def include(text: str, found: dict) -> str:
+    """Step 7's HTML report with the ratings before its end, in the place of those of an earlier report."""
     differences, _ = _differences(found)
     rows = [
         {"mean over questions": METRICS[name][0], "base": d.base, "adapter": d.adapter, "difference": d.mean,
@@ -168,12 +167,11 @@ def include(path: Path, found: dict) -> None:
     parts += [page.table(agreements(found), AGREEMENT), page.paragraph(MEASURES)]
     start, end = "<!-- ratings -->", "<!-- end of ratings -->"
     section = f"{start}\n<section><h2>Judged blind by people</h2>{''.join(parts)}</section>\n{end}\n"
-    text = path.read_text(encoding="utf-8")
     before, found_start, rest = text.partition(start)
     if found_start:
         text = before + rest.partition(f"{end}\n")[2]
     before, body_end, after = text.rpartition("</body>")
-    path.write_text(before + section + body_end + after, encoding="utf-8")
+    return before + section + body_end + after
 
 
 def sentences(found: dict) -> list:
@@ -209,12 +207,13 @@ def agreements(found: dict) -> list:
             "who": who,
             "on": ratings.CRITERIA.get(name, ("Better one",))[0].lower(),
             "measure": measure,
-            "value": "undefined" if value["value"] is None else f"{value['value']:.2f}",
-            "95% interval": _interval(value["low"], value["high"]).strip() or "too few questions",
+            "value": "" if few else "undefined" if value["value"] is None else f"{value['value']:.2f}",
+            "95% interval": "too few questions" if few else _interval(value["low"], value["high"]).strip(),
             "rated twice": value["units"],
         }
         for who, measure, name, value in sorted(measured, key=lambda row: row[0] if row[1] == "kappa" else "")
         if value["units"]
+        for few in [value["clusters"] < agreement.FEWEST]
     ]
 
 

@@ -118,10 +118,7 @@ def export(store) -> None:
     for path, (before, after) in changes.items():
         lines = difflib.unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), n=1, lineterm="")
         print("\n".join(lines))
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(after, encoding="utf-8", newline="\n")
-        shutil.copymode(path, new)
-        new.replace(path)
+        rewrite(path, after)
     for line in content_review.left_to_settle(HERE, store.decisions()):
         print(line)
     print(
@@ -139,11 +136,20 @@ def report(store, items: dict, folder: Path) -> None:
     found = ratings_report.summarize(rows, {rater: store.tasks(rater) for rater in store.raters()})
     spreadsheet.write(folder / "ratings.csv", rows)
     storage.write_json(folder / "ratings_report.json", found)
-    pages = sorted(folder.glob("*.html")) if found["items"] else []
-    for path in pages:
-        ratings_report.include(path, found)
+    written, page = ["ratings.csv", "ratings_report.json"], folder / "report.html"
+    if found["items"] and page.is_file():
+        rewrite(page, ratings_report.include(page.read_text(encoding="utf-8"), found))
+        written.append(page.name)
     print(ratings_report.text(found))
-    print(f"\nWritten: {', '.join(['ratings.csv', 'ratings_report.json', *(p.name for p in pages)])} in {folder}")
+    print(f"\nWritten: {', '.join(written)} in {folder}")
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Put a text in the place of a file's, whole or not at all, under the same mode."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8", newline="\n")
+    shutil.copymode(path, new)
+    new.replace(path)
 
 
 if __name__ == "__main__":

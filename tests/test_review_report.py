@@ -83,7 +83,7 @@ def test_the_report_finds_the_taste_of_simulated_raters(tmp_path):
     report = results / "report.html"
     page.write(report, "Base against adapter", [], [("Before", ["<p>as it was</p>"])])
     for _ in range(2):  # a second report takes the place of the first
-        ratings_report.include(report, found)
+        report.write_text(ratings_report.include(report.read_text(), found))
     shown = report.read_text()
     assert shown.count("Judged blind by people") == 1 and "as it was" in shown and "anna 66 of 66" in shown
     assert f"preferred {seen['adapter']} times" in shown and shown.rstrip().endswith("</html>")
