@@ -7,14 +7,18 @@ from typing import NamedTuple
 
 from mimic_qlora import clinical, facts, terminal
 
-ROUTES = {
-    "PO": "by mouth", "PO/NG": "by mouth", "ORAL": "by mouth", "SL": "under the tongue", "NG": "by feeding tube",
-    "IV": "IV", "IV DRIP": "IV", "IV BOLUS": "IV", "IVPCA": "IV", "SC": "injection under the skin",
-    "SUBCUT": "injection under the skin", "IM": "injection", "IH": "inhaled", "NEB": "inhaled",
-    "INHALATION": "inhaled", "TP": "on the skin", "TD": "skin patch", "PR": "rectal", "OU": "eye drops",
-    "BOTH EYES": "eye drops", "LEFT EYE": "eye drops", "RIGHT EYE": "eye drops", "IN": "in the nose",
-    "NU": "in the nose", "NAS": "in the nose",
-}  # fmt: skip
+ROUTES = {code: words for words, codes in {
+    "by mouth": ("PO", "PO/NG", "PO/OG", "PO/G TUBE", "ORAL"),
+    "by feeding tube": ("NG", "OG", "NG/OG", "G TUBE", "J TUBE", "DOBHOFF"),
+    "under the tongue": ("SL",), "inside the cheek": ("BU", "BUCCAL"),
+    "IV": ("IV", "IV DRIP", "IV BOLUS", "IVPCA"), "IV line lock": ("DWELL", "LOCK"), "during dialysis": ("DIALYS",),
+    "injection": ("IM",), "injection under the skin": ("SC", "SUBCUT"), "injection into the skin": ("ID",),
+    "injection near a nerve": ("PERIPHNERVE",), "epidural": ("ED",), "into the spinal fluid": ("IT",),
+    "inhaled": ("IH", "NEB", "INHALATION"), "in the nose": ("IN", "NU", "NAS"), "rectal": ("PR",), "vaginal": ("VG",),
+    "on the skin": ("TP",), "skin patch": ("TD",),
+    "eye drops": ("OU", "OD", "OS", "BOTH EYES", "LEFT EYE", "RIGHT EYE"),
+    "ear drops": ("AU", "AD", "AS", "BOTH EARS", "LEFT EAR", "RIGHT EAR"),
+}.items() for code in codes}  # fmt: skip
 ADMISSIONS = {
     "EW EMER.": "emergency admission", "DIRECT EMER.": "emergency admission", "URGENT": "urgent admission",
     "ELECTIVE": "planned admission", "SURGICAL SAME DAY ADMISSION": "planned admission for surgery",
@@ -33,7 +37,7 @@ MEASURED = {
 # Carriers and line care, not medicines that a patient would ask about.
 NOT_A_MEDICINE = re.compile(
     r"flush|^sodium chloride 0|^0\.9% sodium|sterile water|^dextrose 5%|^d5|^d10|^lactated|^iso-osmotic|^syringe|^bag\b"
-    r"|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|^neutra-phos$",
+    r"|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|cassette|dwell|^prismasate|machine priming|catheter clearance",
     re.IGNORECASE,
 )
 CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>)|\|(?=>)|\[(?=/?INST)")  # where one begins or ends

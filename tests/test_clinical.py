@@ -355,6 +355,9 @@ def test_the_system_prompt_is_short_and_names_the_sections():
         ("Z7901", 10, "long_term_anticoagulant"),
         ("2449", 9, "hypothyroidism"),
         ("4019  ", "9", "hypertension"),
+        ("49320", 9, "copd"),
+        ("4350", 9, "past_stroke_or_tia"),
+        ("T86810", 10, "organ_or_stem_cell_transplant"),
     ],
 )
 def test_the_common_codes_have_their_phenotype(code, version, name):
@@ -366,6 +369,20 @@ def test_a_code_means_nothing_in_the_other_version_and_exclusions_hold():
     assert "chronic_kidney_disease" not in clinical.phenotypes_of([("N186", 10)])
     assert clinical.phenotypes_of([("F17211", 10)]) == ["past_tobacco_use"]
     assert clinical.phenotypes_of([("I10", 10), ("4019", 9)]) == ["hypertension"]
+
+
+@pytest.mark.parametrize(
+    "code, version, name",
+    [
+        ("36501", 9, "glaucoma"),  # open angle with borderline findings: a suspicion
+        ("H4001", 10, "glaucoma"),
+        ("42611", 9, "heart_block"),  # first degree, which has no entry in ICD-10 either
+        ("07982", 9, "covid_19"),  # SARS of 2003
+        ("T86821", 10, "organ_or_stem_cell_transplant"),  # a skin graft
+    ],
+)
+def test_a_code_is_not_taken_for_more_than_its_title_says(code, version, name):
+    assert name not in clinical.phenotypes_of([(code, version)])
 
 
 @pytest.mark.parametrize(
@@ -387,6 +404,7 @@ def test_a_code_means_nothing_in_the_other_version_and_exclusions_hold():
         ("Hydrocortisone Cream 2.5%", "TP", set()),
         ("PredniSONE", "PO", {"systemic_corticosteroid"}),
         ("Oxycodone-Acetaminophen (5mg-325mg)", "PO", {"opioid", "acetaminophen_combination"}),
+        ("Butalbital-Aspirin-Caffeine", "PO", set()),
     ],
 )
 def test_an_order_belongs_to_its_classes_by_word_and_route(drug, route, classes):
