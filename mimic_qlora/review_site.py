@@ -178,13 +178,17 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
     def entry(kind: str, name: str, rater: Rater):
         return shown_entry(kind, name, rater)
 
-    def shown_entry(kind: str, name: str, rater: str, status: int = 200, problem: str = ""):
+    def shown_entry(
+        kind: str, name: str, rater: str, problem: str = "", status: int = 200, typed: tuple = ((), "", "")
+    ):
+        """The page of an entry; after a problem with what was `typed` (texts, comment, signature), so none is lost."""
         found, keys, place = entry_of(kind, name)
+        texts, comment, signs_as = typed
         return page(
-            "entry", status, rater=rater, found=found, place=place, keys=keys, signs_as=store.signs_as(rater),
-            lost=content_review.lost(kind, found.entry), problem=problem, rows=_readable(found.entry),
-            patterns=_readable(found.entry, PATTERNS), texts=_editable(found), mine=_decided(found, rater),
-            kind_name=content_review.KINDS[kind],
+            "entry", status, rater=rater, found=found, place=place, keys=keys, problem=problem, comment=comment,
+            signs_as=signs_as or store.signs_as(rater), lost=content_review.lost(kind, found.entry),
+            rows=_readable(found.entry), patterns=_readable(found.entry, PATTERNS), texts=_editable(found, texts),
+            mine=_decided(found, rater), kind_name=content_review.KINDS[kind],
         )  # fmt: skip
 
     @site.post("/content/{kind}/{name}")
@@ -193,15 +197,20 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
         given = {field: values[0] for field, values in fields.items()}
         texts = [content_review.normal(text) for text in fields.get("text", [])]
         verdict, signs_as = given.get("verdict"), terminal.folded(given.get("signs_as", ""))[:200]
+        comment, typed = given.get("comment", "")[: ratings.LONGEST].strip(), fields.get("text", [])
+
+        def again(status: int, problem: str):
+            return shown_entry(kind, name, rater, f"Nothing was kept: {problem}", status, (typed, comment, signs_as))
+
         if given.get("fingerprint") != found.fingerprint:
-            text = "Somebody changed this entry while you read it, so nothing was kept. This is how it reads now."
-            return shown_entry(kind, name, rater, 409, text)
+            return again(
+                409, "somebody changed this entry while you read it. How it reads now stands below your words."
+            )
         if verdict not in ("edit", "approve", "reject") or len(texts) != len(found.texts) or not all(texts):
-            return shown_entry(kind, name, rater, 400, "Nothing was kept: a text must not be empty.")
+            return again(400, "a text must not be empty.")
         if verdict == "approve" and not signs_as:
-            return shown_entry(kind, name, rater, 400, "Nothing was kept: an approval needs your name and profession.")
+            return again(400, "an approval needs your name and profession.")
         key, now, was = f"{kind}/{name}", found.fingerprint, list(found.texts.values())
-        comment = given.get("comment", "")[: ratings.LONGEST].strip()
         if texts != was or (verdict == "edit" and comment):
             said = comment if verdict == "edit" else ""
             store.decide(rater, key, "edit", texts, was, found.in_file, signs_as, said)
@@ -231,11 +240,12 @@ def _readable(entry: dict, names: tuple = ()) -> list:
     return [(_name((name,)), _lines(name, value)) for name in names if (value := entry.get(name)) not in ([], None)]
 
 
-def _editable(found) -> list:
-    """The texts of an entry that are edited here, as (name, text, rows that it takes)."""
+def _editable(found, typed: list) -> list:
+    """The texts of an entry that are edited here, as (name, text in the box, rows that it takes, text as it stands)."""
+    typed = typed if len(typed) == len(found.texts) else found.texts.values()
     return [
-        (_name(path, found.entry), text, sum(1 + len(line) // 95 for line in text.split("\n")))
-        for path, text in found.texts.items()
+        (_name(path, found.entry), text, sum(1 + len(line) // 95 for line in text.split("\n")), stands)
+        for text, (path, stands) in zip(typed, found.texts.items(), strict=True)
     ]
 
 

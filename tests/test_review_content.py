@@ -200,10 +200,13 @@ def test_decisions_on_the_page_are_kept_and_a_change_behind_ones_back_is_not_ove
         read = _form(anna.get(path).text)
         answer = anna.post(path, {**read, "verdict": "approve"})
         assert answer.status == 400 and "needs your name" in answer.text
+        unsigned = anna.post(path, {**read, "text": "A long text", "comment": "why", "verdict": "approve"}).text
+        assert ">A long text</textarea>" in unsigned and ">why</textarea>" in unsigned, "what was typed is not lost"
         edited = {**read, "text": "Do not take ibuprofen or naproxen.", "verdict": "edit", "comment": "shorter"}
         assert anna.post(path, edited).status == 303
         late = ben.post(path, {**read, "text": "Ben's words", "verdict": "approve", "signs_as": "Ben, MD"})
-        assert late.status == 409 and "Somebody changed this entry" in late.text
+        assert late.status == 409 and "somebody changed this entry" in late.text
+        assert ">Ben&#39;s words</textarea>" in late.text and 'value="Ben, MD"' in late.text
         assert "Do not take ibuprofen or naproxen." in late.text and "Ben&#39;s words" not in ben.get(path).text
         now = _form(ben.get(path).text)
         assert ben.post(path, {**now, "verdict": "approve", "signs_as": "Ben, MD"}).status == 303

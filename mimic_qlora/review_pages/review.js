@@ -15,6 +15,15 @@ if (door) {
   enter();
 }
 
+// Words that were changed and not sent are not left by mistake.
+const words = document.querySelector('form[action^="/content/"]');
+if (words) {
+  let changed = document.querySelector("[role=status]").textContent !== "";  // what was refused is not kept either
+  words.addEventListener("input", () => { changed = true; });
+  words.addEventListener("submit", () => { changed = false; });
+  addEventListener("beforeunload", event => { if (changed) event.preventDefault(); });
+}
+
 // Judging: every click is saved at once; what could not be sent waits and is sent again, in order.
 const form = document.getElementById("marks");
 if (form) {
