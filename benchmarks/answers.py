@@ -1,11 +1,13 @@
 """Step 7's answers against two model copies asked one question at a time; step 6's first answer and its look-ups.
 
     python benchmarks/answers.py                       # on a CPU, the embedded model: some minutes
-    python benchmarks/answers.py --gpu                 # one GPU, Llama-3-8B's shape with random weights
+    python benchmarks/answers.py --gpu --lm-eval VENV/bin/python   # one GPU, Llama-3-8B's shape with random weights
     python benchmarks/answers.py --steps STORAGE       # of a storage folder that has steps 1 to 5: start and look-up
 
 The old way loads the base twice, one copy with the adapter, and asks each copy one question after the other. Each
-system runs in a process of its own; CPU and wall seconds are of answering alone, memory is the process's peak.
+system runs in a process of its own; CPU and wall seconds are of answering alone, memory is the process's peak, trials a
+minute are of CPU time on a CPU. lm-evaluation-harness runs in an environment of its own: VENV/bin/pip install
+"lm_eval[hf]" peft bitsandbytes.
 """
 
 import argparse
@@ -33,6 +35,7 @@ def main():
     parser.add_argument("--new-tokens", type=int, help="default: 64, and 256 on a GPU")
     parser.add_argument("--batch-size", type=int, default=16, help="rows of step 7 (default: 16)")
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--lm-eval", metavar="PYTHON", help="of an environment with lm-evaluation-harness")
     parser.add_argument("--shape", default="8b", help="of the model on the GPU: 8b, or tiny to try the script")
     parser.add_argument("--steps", metavar="STORAGE", help="measure step 6 on this storage folder instead")
     parser.add_argument("--work", type=Path, help="folder of the models, kept (default: a temporary one)")
@@ -48,38 +51,42 @@ def main():
     work = args.work or Path(tempfile.mkdtemp(prefix="bench_answers_"))
     work.mkdir(parents=True, exist_ok=True)
     prepare(work, args)
-    print("| weights | prompt tokens | system | answers | CPU s | wall s | peak MB | old / this | same text |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    systems = ("old", "step7", "strict", "continuous") if args.gpu else ("old", "step7")
+    columns = "weights|prompt tokens|system|answers|CPU s|wall s|trials/min|peak MB|old / this|same text"
+    print(f"| {columns.replace('|', ' | ')} |")
+    print("| --- " * 10 + "|")
+    systems = dict.fromkeys(("old", "step7", "strict", "continuous") if args.gpu else ("old", "step7"), sys.executable)
+    if args.lm_eval:
+        systems["lm_eval"] = args.lm_eval
     for precision in ["nf4"] if args.gpu else args.precision:
         for tokens in args.prompt_tokens:
             compare(systems, precision, tokens, work, args)
 
 
-def compare(systems: tuple, precision: str, tokens: int, work: Path, args) -> None:
+def compare(systems: dict, precision: str, tokens: int, work: Path, args) -> None:
     """Print a row per system; "same text" counts the answers that are those of the old way."""
     first = None
-    for system in systems:
-        out = work / "out.json"
+    for system, python in systems.items():
+        out, said = work / "out.json", work / "said.txt"
         out.unlink(missing_ok=True)
-        command = [sys.executable, __file__, "--system", system, "--precision", precision, "--out", out, "--work", work]
+        command = [python, __file__, "--system", system, "--precision", precision, "--out", out, "--work", work]
         command += ["--prompt-tokens", tokens, "--questions", args.questions, "--new-tokens", args.new_tokens]
         command += ["--batch-size", args.batch_size]
-        cost = measure([str(part) for part in command])
+        row = f"| {precision} | {tokens} | {system} |"
+        with open(said, "w") as errors:
+            cost = measure([str(part) for part in command], stderr=errors)
         if cost.code:
-            print(f"| {precision} | {tokens} | {system} | failed with exit code {cost.code} | | | | | |")
+            last = (said.read_text().strip().splitlines() or ["nothing said"])[-1]
+            print(f"{row} failed with exit code {cost.code}: {last[:200]} | | | | | | |", flush=True)
             continue
         found = json.loads(out.read_text())
-        found["peak_mb"] = found.get("gpu_mb") or cost.peak_mb
-        first = first or found
-        key = "wall_s" if args.gpu else "cpu_s"
+        first, n = first or found, len(found["answers"])
+        seconds = "wall_s" if args.gpu else "cpu_s"
         # the old way is asked fewer questions on a GPU, so the ratio is of the time of one answer
-        ratio = first[key] / len(first["answers"]) / (found[key] / len(found["answers"]))
+        ratio = first[seconds] / len(first["answers"]) / (found[seconds] / n)
         same = sum(a == b for a, b in zip(first["answers"], found["answers"], strict=False))
-        n = len(found["answers"])
         print(
-            f"| {precision} | {tokens} | {system} | {n} | {found['cpu_s']:.1f} | {found['wall_s']:.1f} "
-            f"| {found['peak_mb']:.0f} | {ratio:.1f} | {same} of {min(n, len(first['answers']))} |",
+            f"{row} {n} | {found['cpu_s']:.1f} | {found['wall_s']:.1f} | {n / 2 / found[seconds] * 60:.1f} "
+            f"| {found.get('gpu_mb') or cost.peak_mb:.0f} | {ratio:.1f} | {same} of {min(n, len(first['answers']))} |",
             flush=True,
         )
 
@@ -229,7 +236,32 @@ def continuous(args) -> None:
     timed(args, rows, answer)
 
 
-SYSTEMS = {"old": old, "step7": step7, "strict": step7, "continuous": continuous}
+def lm_eval(args) -> None:
+    """lm-evaluation-harness' generate_until, one pass with the adapter and one without, from one loaded copy."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer = str((args.work / "base").resolve())
+    model = HFLM(pretrained=load(args, True), tokenizer=tokenizer, batch_size=args.batch_size)
+    settings = {"until": [], "max_gen_toks": args.new_tokens, "do_sample": False}
+
+    def generate(rows):
+        asked = [(model.tok_decode(ids, skip_special_tokens=False), settings) for ids in rows]
+        requests = [Instance("generate_until", {}, request, i) for i, request in enumerate(asked)]
+        return [text.strip() for text in model.generate_until(requests, disable_tqdm=True)]
+
+    def answer(rows):
+        places = {who: [i for i, row in enumerate(rows) if row[0] == who] for who in ("base", "adapter")}
+        made = dict(zip(places["adapter"], generate([rows[i][1] for i in places["adapter"]]), strict=True))
+        with model.model.disable_adapter():
+            made |= zip(places["base"], generate([rows[i][1] for i in places["base"]]), strict=True)
+        return [made[i] for i in range(len(rows))]
+
+    rows = [(who, ids) for ids in prompts(model.tokenizer, args, args.questions) for who in ("base", "adapter")]
+    timed(args, rows, answer)
+
+
+SYSTEMS = {"old": old, "step7": step7, "strict": step7, "continuous": continuous, "lm_eval": lm_eval}
 
 
 # ---------------------------------------------------------------- step 6
