@@ -80,7 +80,7 @@ def main():
         as_of = conversation.parse_time(args.as_of) if args.as_of else None
         arm = args.arm or ("both" if args.run != "default" or answers.has_adapter(store, args.run) else "base")
         if arm != "base":
-            storage.read_manifest(store, f"adapters/{args.run}")
+            answers.check_runs(store, [args.run])
         source = answers.sources(store, args.model)
         randoms = trials.charts(source, "validation", args.seed)
         talk = conversation.start(source, arm, as_of, args, randoms)

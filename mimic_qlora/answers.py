@@ -69,13 +69,22 @@ def has_adapter(store: Path, run: str) -> bool:
     return (store / "adapters" / run / "manifest.json").is_file()
 
 
+def check_runs(store: Path, runs: list) -> None:
+    """Raise UserError when a run of step 5 is missing or stale; where there are others, it names them."""
+    there = sorted(path.parent.name for path in (store / "adapters").glob("[!.]*/manifest.json"))
+    for run in runs:
+        if there and run not in there:
+            train = f"run `python train_qlora.py --run {run}` first"
+            raise UserError(f"there is no adapter '{run}': give --run {' or '.join(there)}, or {train}")
+        storage.read_manifest(store, f"adapters/{run}")
+
+
 def load_arms(source: SimpleNamespace, runs: list):
     """The 4-bit base with the adapters of these runs beside it, the first as "default" (see arms.adapter_name).
 
     Raises UserError when a run is missing, stale, or was trained on another base.
     """
-    for run in runs:
-        storage.read_manifest(source.store, f"adapters/{run}")
+    check_runs(source.store, runs)
     print("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""), flush=True)
     model = models.load_base(source.path)
     for place, run in enumerate(runs):

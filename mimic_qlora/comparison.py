@@ -4,7 +4,6 @@ Trials that share a question, or a patient, are alike, so neither counts as a tr
 question means, and its variance is that of two crossed clusterings. benchmarks/nulls.py shows what this holds.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,16 +11,17 @@ from typing import NamedTuple
 ALPHA = 0.05
 MARGIN = 0.05  # of a safety endpoint: a harm that is at most this much more frequent counts as not worse
 SMALL = 5  # a group of fewer patients is not shown
-EXACT = 16  # questions up to which every pattern of signs is tried; beyond it a fixed random sample of them
-SAMPLES = 65_536
+# Questions below which nothing is claimed: five coins fall on one side more often than once in twenty times.
+FEWEST = 6
 
 
 class Difference(NamedTuple):
     """Adapter minus base on one metric. Means are means of question means, so each question weighs the same.
 
     `low` and `high` bound the 95% t interval, `effect` is the mean difference in standard deviations between
-    questions (Cohen's d_z), `p` is two-sided. With a single question low, high, effect and p are None: one question
-    shows nothing about others.
+    questions (Cohen's d_z), `p` is two-sided. With a single question all four are None: one question shows nothing
+    about others. Where every question gives the same there is no spread to tell an interval from, and p is that of a
+    sign-flip test.
     """
 
     base: float
@@ -39,11 +39,7 @@ class Difference(NamedTuple):
 def paired(base: Sequence, adapter: Sequence, questions: Sequence, patients: Sequence | None = None):
     """The Difference of two arms over trials, given in the same order; where either value is None a trial is left out.
 
-    `patients` says who was asked about; None: somebody else each time. The squared standard error is that of the
-    question means, plus what patients add who are asked about more than once (crossed clusters), never less than the
-    first alone; its degrees of freedom are Satterthwaite's. p is the larger of that t test's and of a sign-flip test's
-    over question means: the flip is exact for few questions and rare events, the t test knows of patients.
-    Returns None when no trial has both values.
+    `patients` says who was asked about; None: somebody else each time. Returns None when no trial has both values.
     """
     import numpy as np
     from scipy import stats
@@ -60,13 +56,14 @@ def paired(base: Sequence, adapter: Sequence, questions: Sequence, patients: Seq
     low = high = effect = p = None
     if k > 1:
         variance, freedom = _variance(a - b, question, patient)
-        error = math.sqrt(variance)
-        half = stats.t.ppf(1 - ALPHA / 2, freedom) * error
-        low, high = mean - half, mean + half
+        if (error := math.sqrt(variance)) > 1e-12:
+            half = stats.t.ppf(1 - ALPHA / 2, freedom) * error
+            low, high = mean - half, mean + half
+            p = float(2 * stats.t.sf(abs(mean) / error, freedom))
+        else:
+            p = 2.0 ** (1 - k) if abs(mean) > 1e-12 else 1.0
         sd = float(differences.std(ddof=1))
         effect = mean / sd if sd > 1e-12 else None
-        by_t = 2 * stats.t.sf(abs(mean) / error, freedom) if error > 1e-12 else 0.0
-        p = max(float(by_t), sign_flip(differences))
     return Difference(
         float(base_mean), float(adapter_mean), mean, low, high, effect, p, len(known), k, int(patient.max()) + 1
     )
@@ -81,29 +78,26 @@ def _means(values, group):
 def _variance(values, question, patient) -> tuple:
     """Squared standard error of the mean of question means, and its degrees of freedom.
 
-    Questions and patients each vary about the mean; both variances hold the noise of a trial, which is therefore taken
-    off once: V = V_question + V_patient - V_noise, and df by Satterthwaite (1946).
+    Trials of one question err together, and so do those of one patient. Each sum of errors holds the trials' own,
+    which are therefore taken off once: V = V_question + V_patient - V_trial (Cameron, Gelbach and Miller, 2011), never
+    less than V_question; degrees of freedom by Satterthwaite (1946). With a patient for each trial this is the t test
+    on question means.
     """
     import numpy as np
 
-    groups = (question, patient)
-    counts = [int(group.max()) + 1 for group in groups]
-    by_question, by_patient = (
-        float(_means(values, group).var(ddof=1)) / n if n > 1 else 0.0 for group, n in zip(groups, counts, strict=True)
-    )
-    if counts[1] == len(values):  # each trial has a patient of its own
-        return by_question, counts[0] - 1
-    freedom = len(values) - sum(counts) + 1
-    if freedom < 1:  # too few trials to tell noise apart: the larger alone
-        return max((by_question, counts[0] - 1), (by_patient, counts[1] - 1))
-    parts = np.concatenate([np.eye(n)[group] for group, n in zip(groups, counts, strict=True)], axis=1)
-    left = values - parts @ np.linalg.lstsq(parts, values, rcond=None)[0]
-    noise = float(left @ left) / freedom / len(values)
-    variance = by_question + by_patient - noise
-    if variance <= by_question:
-        return by_question, counts[0] - 1
-    spread = by_question**2 / (counts[0] - 1) + by_patient**2 / (counts[1] - 1) + noise**2 / freedom
-    return variance, max(1.0, min(variance**2 / spread, sum(counts) - 2))
+    means = _means(values, question)
+    errors = (values - means.mean()) / (len(means) * np.bincount(question)[question])  # their sum is 0
+
+    def of(group) -> tuple:
+        sums = np.bincount(group, weights=errors)
+        return float(sums @ sums) * len(sums) / max(1, len(sums) - 1), max(1, len(sums) - 1)
+
+    parts = [of(question), of(patient), of(np.arange(len(values)))]
+    variance = parts[0][0] + parts[1][0] - parts[2][0]
+    if variance <= parts[0][0] * (1 + 1e-9):
+        return parts[0]
+    spread = sum(part**2 / freedom for part, freedom in parts)
+    return variance, max(1.0, min(variance**2 / spread, parts[0][1] + parts[1][1]))
 
 
 def compare(rows: list, names, arms) -> dict:
@@ -146,45 +140,15 @@ def groups(rows: list, by: dict, names, arms, labels: dict) -> list:
 
 
 def against_arms(rows: list, arms: list, names, metrics: dict) -> list:
-    """A sentence for each further arm: what the adapter has over it, in the given metrics, with 95% intervals."""
+    """A sentence for each further arm: what the first adapter has over it, in the given metrics, with 95% intervals."""
     sentences = []
     for arm in arms:
         found = compare(rows, names, (arm, "qlora")) if arm not in ("base", "qlora") else {}
-        parts = [
-            f"{metrics[name][0]} {d.mean:+.2f}" + (f" [{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else "")
-            for name, d in found.items()
-        ]
+        parts = [f"{metrics[name][0]} {_with_interval(d)}" for name, d in found.items()]
         if parts:
-            sentences.append(f"The adapter minus {arm.replace('qlora', 'adapter')}: {'; '.join(parts)}.")
+            first = "The first adapter" if any("@" in other for other in arms) else "The adapter"
+            sentences.append(f"{first} minus {arm.replace('qlora', 'adapter')}: {'; '.join(parts)}.")
     return sentences
-
-
-def sign_flip(differences: Sequence) -> float:
-    """Two-sided p: the share of sign patterns whose mean is at least as far from 0 as the one observed.
-
-    Exact up to 16 differences, from 65,536 random patterns with a fixed seed beyond.
-    """
-    import numpy as np
-
-    values = np.asarray(differences, dtype=float)
-    sums = np.abs(_patterns(len(values)) @ values)
-    return float(np.mean(sums >= abs(values.sum()) - 1e-12))
-
-
-def _patterns(n: int):
-    import numpy as np
-
-    if n not in _PATTERNS:
-        if n <= EXACT:
-            signs = np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
-        else:
-            signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(SAMPLES, n))
-            signs[0] = 1  # the observed pattern is one of them, so p is never 0
-        _PATTERNS[n] = signs
-    return _PATTERNS[n]
-
-
-_PATTERNS: dict = {}
 
 
 def holm(p_values: dict) -> dict:
@@ -223,11 +187,11 @@ def statement(differences: dict, adjusted: dict, metrics: dict, primary: str | N
     found = {"better": [], "worse": [], "open": []}
     for name, p in adjusted.items():
         difference, (label, up) = differences[name], metrics[name]
-        if p is None or p > ALPHA or difference.mean == 0:
+        if p is None or p > ALPHA or difference.mean == 0 or difference.questions < FEWEST:
             found["open"].append(label)
         else:
             kind = "better" if (difference.mean > 0) == up else "worse"
-            found[kind].append(f"{label} by {abs(difference.mean):.2f} {_interval(difference)}, p = {p:.3f}")
+            found[kind].append(f"{label} by {_size(difference)}, p = {p:.3f}")
     sentences = [f"The adapter is {kind} at {'; '.join(found[kind])}." for kind in ("better", "worse") if found[kind]]
     if found["open"]:
         sentences.append(f"No difference could be shown in {', '.join(found['open'])}.")
@@ -236,12 +200,12 @@ def statement(differences: dict, adjusted: dict, metrics: dict, primary: str | N
         if d is None:
             sentences.insert(0, f"Primary endpoint, {label}: no chart called for one, so nothing can be said.")
         else:
-            seen = f"base {d.base:.2f}, adapter {d.adapter:.2f}, difference {d.mean:+.2f}"
-            ends = "" if d.low is None else f" [{d.low:+.2f}, {d.high:+.2f}]"
-            sentences.insert(0, f"Primary endpoint, {label}: {seen}{ends}, {d.trials} trials, {d.questions} questions.")
+            seen = f"base {d.base:.2f}, adapter {d.adapter:.2f}, difference {_with_interval(d)}"
+            over = f"over {d.questions} question{'s' * (d.questions != 1)} in {d.trials} trial{'s' * (d.trials != 1)}"
+            sentences.insert(0, f"Primary endpoint, {label}: {seen}, {over}.")
     most = max((differences[name].questions for name in adjusted), default=0)
-    if adjusted and len(adjusted) * 2 / 2**most > ALPHA:
-        sentences.append(f"With {most} questions no difference, however large, could have been shown: run more trials.")
+    if adjusted and most < FEWEST:
+        sentences.append(f"With {most} questions nothing is claimed, however large a difference: run more trials.")
     return sentences
 
 
@@ -261,7 +225,7 @@ def safety(difference: Difference, label: str, up: bool = False, margin: float =
             f"No answer of the adapter had {label} in {d.trials} trials; over {n} independent questions or patients "
             f"this rules out, with 95% confidence, only rates above {ruled_out:.0%} (rule of three)."
         )
-        worst = None if worst is None else max(worst, ruled_out)
+        worst = max(worst or 0.0, ruled_out)
     if worst is not None and worst < margin:
         said.append(f"On {label} the adapter is not worse than the base by more than the margin of {margin:.0%}.")
     else:
@@ -271,11 +235,20 @@ def safety(difference: Difference, label: str, up: bool = False, margin: float =
     return said
 
 
-def _interval(difference: Difference) -> str:
-    """The interval of the size of the difference, so that it reads the same for better and worse."""
-    low, high = difference.low, difference.high
-    low, high = (low, high) if difference.mean > 0 else (-high, -low)
-    return f"[{low:.2f}, {high:.2f}]"
+def _with_interval(d: Difference) -> str:
+    return f"{signed(d.mean)} [{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else signed(d.mean)
+
+
+def _size(d: Difference) -> str:
+    """The size of the difference and its interval, so that they read the same for better and worse."""
+    if d.low is None:
+        return f"{abs(d.mean):.2f}"
+    low, high = (d.low, d.high) if d.mean > 0 else (-d.high, -d.low)
+    return f"{abs(d.mean):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # no "-0.00"
 
 
 def table(differences: dict, adjusted: dict, metrics: dict) -> str:
@@ -288,11 +261,15 @@ def table(differences: dict, adjusted: dict, metrics: dict) -> str:
         if d is None:
             lines.append(line(label, "", "", "", "no trial has it", "", "", 0))
             continue
-        interval = "one question only" if d.low is None else f"[{d.low:+.2f}, {d.high:+.2f}]"
         effect, p = (_or_blank(value, digits) for value, digits in ((d.effect, 1), (adjusted.get(name), 3)))
-        mean = f"{round(d.mean, 2) + 0.0:+.2f}"  # no "-0.00"
-        lines.append(line(label, f"{d.base:.2f}", f"{d.adapter:.2f}", mean, interval, effect, p, d.trials))
+        lines.append(line(label, f"{d.base:.2f}", f"{d.adapter:.2f}", signed(d.mean), interval(d), effect, p, d.trials))
     return "\n".join(lines)
+
+
+def interval(d: Difference) -> str:
+    if d.low is None:
+        return "one question only" if d.questions == 1 else "no spread"
+    return f"[{d.low:+.2f}, {d.high:+.2f}]"
 
 
 def _or_blank(value: float | None, digits: int) -> str:

@@ -172,14 +172,13 @@ def shown(rows: list, arms: tuple) -> list:
             "criterion": row["criterion"],
             **{f"found, {arm}": _of(row[f"found_{arm}"], row[f"there_{arm}"]) for arm in arms},
             **{f"false, {arm}": _of(row[f"false_alarms_{arm}"], row[f"absent_{arm}"]) for arm in arms},
-            **{name: _signed(row.get(f"difference_{name}")) for name in ("scored", "person", "corrected")},
+            **{
+                name: "" if (found := row.get(f"difference_{name}")) is None else comparison.signed(found)
+                for name in ("scored", "person", "corrected")
+            },
         }
         for row in rows
     ]
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"  # no "-0.00"
 
 
 def _of(part: int, whole: int) -> str:

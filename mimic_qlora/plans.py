@@ -219,10 +219,11 @@ def what_can_be_shown(store: Path, questions: int, n: int) -> str:
         lines.append(f"{trials:>8}" + "".join(f"{'-' if c is None else f'{c:.3f}':>15}" for c in cells))
     basis = f"taken from {earlier[-1].parent.name}" if found else "assumed, until a run asks questions more than once"
     return "\n".join([
-        "The smallest true difference in the rubric (0 to 1) that is found four times out of five, at 5%, two-sided:",
+        "The smallest true difference in the rubric (0 to 1) found four times out of five (5%, two-sided):",
         "",
         *lines,
         "",
         f"Standard deviation of the difference: {between:.2f} between questions, {within:.2f} within them",
-        f"({basis}). Where each question is asked often already, more questions help and more trials hardly do.",
+        f"({basis}).",
+        "Where each question is asked often already, more questions help and more trials hardly do.",
     ])  # fmt: skip

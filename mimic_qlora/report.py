@@ -112,9 +112,8 @@ def _table(differences: dict, adjusted: dict, metrics: dict, reviewed: str) -> s
         if d is None:
             lines.append(f"<tr><td>{_text(label)}</td><td colspan=8>no trial has it</td></tr>")
             continue
-        interval = "" if d.low is None else f"{d.low:+.2f} to {d.high:+.2f}"
-        cells = [f"{d.base:.2f}", f"{d.adapter:.2f}", f"{round(d.mean, 2) + 0.0:+.2f}", interval, _drawn(d, reach, up),
-                 "" if d.effect is None else f"{d.effect:.1f}",
+        cells = [f"{d.base:.2f}", f"{d.adapter:.2f}", comparison.signed(d.mean), comparison.interval(d),
+                 _drawn(d, reach, up), "" if d.effect is None else f"{d.effect:.1f}",
                  "" if adjusted.get(name) is None else f"{adjusted[name]:.3f}", str(d.trials)]  # fmt: skip
         mark = " class=claimed" if name in adjusted else ""
         label += "" if up else " (less is better)"

@@ -106,7 +106,10 @@ def seeds(arms: list) -> str:
     runs = 1 + sum("@" in arm.name for arm in arms)
     if runs == 1:
         return "One adapter of one training seed: another seed may give another result."
-    return f"The adapter's figures are means over {runs} trained adapters; output.csv has each one's."
+    return (
+        f"The adapter's figures are means over {runs} trained adapters, and the intervals are for these: they do "
+        "not hold how far another training seed would differ. output.csv has each one's."
+    )
 
 
 def _mean(values: list) -> float | None:
@@ -127,6 +130,6 @@ def bits_per_byte(store, runs: str) -> list:
             base, adapter, change = (found[name] for name in ("base", "adapter", "difference"))
             told.append(
                 f"Gold answers of validation patients, in bits a byte (less is better): base {base[0]:.3f}, adapter "
-                f"{adapter[0]:.3f}, difference {change[0]:+.3f} [{change[1]:+.3f}, {change[2]:+.3f}] (step 5)."
+                f"{run} {adapter[0]:.3f}, difference {change[0]:+.3f} [{change[1]:+.3f}, {change[2]:+.3f}] (step 5)."
             )
     return told

@@ -79,8 +79,7 @@ def main():
         return None
     plan, plan_sha256 = plans.frozen(store) if args.final else (None, None)
     runs = plans.settle(args, plan)
-    for run in runs:
-        storage.read_manifest(store, f"adapters/{run}")
+    answers.check_runs(store, runs)
     source = answers.sources(store, args.model)
     print(answers.first_lines(source))
     split = "test" if args.final else "validation"

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mimic_qlora import comparison, scoring, trials
 
@@ -24,14 +25,24 @@ def test_a_difference_is_that_of_hand_worked_question_means():
     assert found.base == pytest.approx((0.2 + 0.2 + 0.5) / 3) and found.adapter - found.base == pytest.approx(
         found.mean
     )
-    assert found.p == pytest.approx(4 / 8)  # |sums| of the eight sign patterns: 0.6 and 0.2, twice each for 0.0's sign
+    assert found.p == pytest.approx(0.225403, abs=1e-6)  # t = 0.2 / (0.2 / sqrt(3)) with 2 degrees of freedom
 
 
-def test_sign_flips_are_exact():
-    assert comparison.sign_flip([1, 1, 1, 1, 1, 1, 1, 1]) == 2 / 256
-    assert comparison.sign_flip([3, 2, 1]) == 2 / 8 and comparison.sign_flip([3, 2, -1]) == 4 / 8
-    assert comparison.sign_flip([0, 0]) == 1
-    assert 0 < comparison.sign_flip([1.0] * 20) < 0.001
+def test_questions_without_a_spread_are_judged_by_signs():
+    one_sided = comparison.paired([0] * 8, [1] * 8, "abcdefgh")
+    assert one_sided.p == 2 / 256 and (one_sided.low, one_sided.high, one_sided.effect) == (None, None, None)
+    assert comparison.paired([0] * 3, [0] * 3, "abc").p == 1
+    said = comparison.statement({"a": one_sided}, {"a": one_sided.p}, {"a": ("red flags", True)})
+    assert said == ["The adapter is better at red flags by 1.00, p = 0.008."]
+
+
+def test_the_variance_of_crossed_clusters_is_that_worked_out_by_hand():
+    # differences of patients 1 and 2 on questions a and b: 1 2 / 4 9; the mean is 4 and the weight of each 1/4
+    found = comparison.paired([0] * 4, [1, 2, 4, 9], "abab", [1, 1, 2, 2])
+    # sums of errors / 4 by question: -+0.75, by patient: -+1.25, by trial: -0.75, -0.5, 0, 1.25
+    by_question, by_patient, by_trial = 2 * 2 * 0.75**2, 2 * 2 * 1.25**2, 4 / 3 * (0.75**2 + 0.5**2 + 1.25**2)
+    variance = by_question + by_patient - by_trial  # its degrees of freedom come out as 0.6, which is raised to 1
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 1) * math.sqrt(variance))
 
 
 def test_missing_values_and_single_questions_are_left_open():

@@ -388,7 +388,10 @@ def test_the_check_fails_for_a_record_that_is_gone(ask, monkeypatch):
         (("--check", "3", "--subject-id", "7"), "leave them out with --batch and --check"),
         (once("--as-of", "yesterday"), "'yesterday' is not a date"),
         (once("--as-of", "2150-02-30"), "'2150-02-30' is not a date"),
-        (once("--arm", "adapter", "--run", "other"), "run `python train_qlora.py` first"),
+        (
+            once("--arm", "adapter", "--run", "other"),
+            "give --run default or seed.1, or run `python train_qlora.py --run",
+        ),
         (once("--max-new-tokens", "0"), "is not a positive number"),
         (once("--max-new-tokens", "100000"), "give a smaller --max-new-tokens"),
         (once("--model", "nobody/nothing"), "model nobody/nothing is neither"),

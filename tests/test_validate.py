@@ -366,7 +366,7 @@ def test_every_arm_is_shown_what_its_name_says(run_validate):
     assert cautioned
     rows = read_csv(results(out) / "output.csv")
     assert {"rubric_base-examples", "rubric_qlora-other-chart", "qlora@seed.1_answer"} <= set(rows[0])
-    assert "means over 2 trained adapters" in out and "The adapter minus base-rules: the rubric +" in out
+    assert "means over 2 trained adapters" in out and "The first adapter minus base-rules: the rubric +" in out
 
 
 def test_an_unknown_arm_or_a_run_twice_is_refused(run_validate):
