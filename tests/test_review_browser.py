@@ -184,6 +184,9 @@ def test_no_page_has_to_be_scrolled_sideways_and_the_focus_is_seen(browser, visi
             outlined = "const e = document.activeElement, s = x => parseFloat(getComputedStyle(x).outlineWidth);" \
                        "return Math.max(s(e), e.nextElementSibling ? s(e.nextElementSibling) : 0)"  # fmt: skip
             assert browser.execute_script(outlined) >= 1
+            above = "return document.activeElement.getBoundingClientRect().bottom" \
+                    " - document.querySelector('.bar').getBoundingClientRect().top"  # fmt: skip
+            assert browser.execute_script(above) <= 1, "the bar at the foot covers what has the focus"
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
