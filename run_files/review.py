@@ -70,6 +70,11 @@ def results_folder(args) -> tuple:
     os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))  # where step 7 leaves its results, as in run.sh
     store = storage.open_storage(args.storage, create=True)
     if newest := delivery.newest(store):
+        from mimic_qlora.ratings import FILE
+
+        rated = {path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}")} - {newest}
+        if rated:
+            print(f"Earlier results have ratings too: --results {max(rated)} goes on with those")
         return newest, True
     (store / "review").mkdir(mode=0o700, exist_ok=True)
     print(f"No results of step 7 in {store}: only ideals and rules can be reviewed")

@@ -238,6 +238,16 @@ def test_a_damaged_store_is_refused_in_one_sentence(results, run):
     assert done.returncode == 2 and "cannot be used" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_newer_results_do_not_hide_that_earlier_ones_have_been_rated(tmp_path, run):
+    for name in ("20260101-000000-a", "20260102-000000-b"):
+        (tmp_path / "storage/validation" / name).mkdir(parents=True)
+        make_results(tmp_path / "storage/validation" / name, questions=4, each=1)
+        done = run("run_files/review.py", "--report")
+        assert done.returncode == 0 and f"validation/{name}" in done.stdout.splitlines()[-1]
+        assert ("Earlier results have ratings too: --results " in done.stdout) == name.endswith("b")
+    assert "20260101-000000-a goes on with those" in done.stdout
+
+
 def test_without_results_the_ideals_can_be_reviewed_alone(tmp_path, run):
     shutil.rmtree(tmp_path / "storage", ignore_errors=True)
     done = run("run_files/review.py", "--export")
