@@ -4,7 +4,8 @@
 
 Takes step 4's prompts of the storage folder, or makes the demo's. Every system runs in the Python given for it, on
 the same prompts and the same embedded model, one after the other, repeated in turn; a system that fails says how.
-`--fp32` adds TRL computing in float32, which some CPUs multiply faster than bfloat16.
+`--fp32` adds TRL computing in float32, which some CPUs multiply faster than bfloat16. With `--results FILE` rounds add
+to those of earlier calls, so that a long run can be cut into short ones.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main():
     parser.add_argument("--trl", help="Python of an environment with TRL")
     parser.add_argument("--unsloth", help="Python of an environment with Unsloth")
     parser.add_argument("--fp32", action="store_true", help="TRL in float32 as well")
+    parser.add_argument("--results", type=Path, help="keep all rounds in this file, and take those in it along")
     args = parser.parse_args()
 
     from mimic_qlora import models
@@ -46,14 +48,20 @@ def main():
         systems |= dict.fromkeys(("trl-padded-fp32", "trl-packed-fp32") if args.fp32 else (), args.trl)
     if args.unsloth:
         systems["unsloth"] = args.unsloth
-    runs = {system: [] for system in systems}
+    runs = json.loads(args.results.read_text()) if args.results and args.results.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "prompts.json").write_text(json.dumps(records))
         for n in range(args.repeats):
             for system, python in systems.items():
                 run = one_run(python, system, model, Path(folder), n)
-                runs[system].append(run)
-                print(f"round {n + 1}  {system:16}", run.get("failed") or f"{run['cpu_s']:.1f} CPU-s", flush=True)
+                runs.setdefault(system, []).append(run)
+                print(
+                    f"round {len(runs[system])}  {system:16}",
+                    run.get("failed") or f"{run['cpu_s']:.1f} CPU-s",
+                    flush=True,
+                )
+                if args.results:
+                    args.results.write_text(json.dumps(runs))
     table(runs)
 
 
@@ -83,31 +91,30 @@ def one_run(python: str, system: str, model: Path, folder: Path, n: int) -> dict
 
 
 def table(runs: dict) -> None:
-    """Medians over the rounds; tokens are our count of the same prompts for every system."""
+    """Medians over the rounds, least and most in brackets; the tokens are our count of the prompts for every system."""
     counts = next(run for run in runs["ours-auto"] if "tokens" in run)
-    best = 0
-    for rounds in (r for s, r in runs.items() if not s.startswith("ours")):
-        done = [run["cpu_s"] for run in rounds if "cpu_s" in run]
-        best = max(best, counts["tokens"] / statistics.median(done) if done else 0)
+    done = {system: [run for run in rounds if "cpu_s" in run] for system, rounds in runs.items()}
+    speeds = {system: [counts["tokens"] / run["cpu_s"] for run in rounds] for system, rounds in done.items()}
+    peers = [statistics.median(found) for system, found in speeds.items() if found and not system.startswith("ours")]
     print(f"\n{counts['tokens']:,} tokens, {counts['supervised']:,} supervised, in one epoch of every run\n")
-    print(
-        "| system | tokens per CPU-s | supervised | of the best peer | peak MB | first and last loss | gradient norms |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| system | rounds | tokens per CPU-s | supervised | of the best peer | peak MB | loss | gradient norm |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for system, rounds in runs.items():
-        done = [run for run in rounds if "cpu_s" in run]
-        if not done:
-            print(f"| {system} | {rounds[0]['failed']} | | | | | |")
+        if not done[system]:
+            print(f"| {system} | {rounds[0]['failed']} | | | | | | |")
             continue
-        cpu = statistics.median(run["cpu_s"] for run in done)
-        peak = statistics.median(run["peak_mb"] for run in done)
-        speed, losses = counts["tokens"] / cpu, [x for x in done[0]["loss"]]
-        ratio = f"{speed / best:.2f}" if best else ""
-        norms = " ".join(f"{x:.2f}" for x in done[0]["grad_norm"])
+        speed = statistics.median(speeds[system])
+        supervised = speed * counts["supervised"] / counts["tokens"]
+        ratio = f"{speed / max(peers):.2f}" if peers else ""
+        losses, norms = (" ".join(f"{x:.3f}" for x in done[system][0][name]) for name in ("loss", "grad_norm"))
         print(
-            f"| {system} | {speed:.1f} | {counts['supervised'] / cpu:.1f} | {ratio} | {peak:,.0f} "
-            f"| {losses[0]:.3f} {losses[-1]:.3f} | {norms} |"
+            f"| {system} | {len(done[system])} | {spread(speeds[system])} | {supervised:.0f} | {ratio} "
+            f"| {spread([run['peak_mb'] for run in done[system]])} | {losses} | {norms} |"
         )
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
-os.environ["UNSLOTH_ALLOW_CPU"] = "1"  # it asks for a GPU otherwise; its own tests use this
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 system, model_folder, prompts_file, result_file = sys.argv[1:]
 records = json.loads(Path(prompts_file).read_text())

@@ -199,6 +199,8 @@ def load_base(path: Path, four_bit: bool = True, dtype=None):
     if absent := sorted(loaded["missing_keys"]):  # transformers fills these with random numbers
         raise UserError(f"the weights in {path} lack {len(absent):,} tensors, {absent[0]} among them: {remedy(path)}")
     guard_linear4bit(model)
+    if four_bit and not gpu:
+        let_file_go(model)
     # generate() fills whatever a caller leaves open from the model's own settings, so a checkpoint's temperature or
     # repetition penalty would reach a greedy answer; only its end tokens are kept
     model.generation_config = transformers.GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
@@ -214,6 +216,13 @@ def guard_linear4bit(model) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def let_file_go(model) -> None:
+    """Copy the weights that are still views of the file: as long as there is one, all of it stays in memory."""
+    for weight in model.parameters():
+        if weight.is_floating_point():  # the 4-bit ones are copies already
+            weight.data = weight.data.clone()
 
 
 def load_adapter(model, folder: Path, name: str = "default"):

@@ -133,6 +133,20 @@ def test_nothing_leaks_from_one_sample_of_a_pack_into_another(model, talks):
             torch.testing.assert_close(among, alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [1, attention.BLOCK, 2 * attention.BLOCK + 5])
+def test_attention_in_blocks_equals_pytorchs_own(n):
+    torch.manual_seed(0)
+    found = []
+    tensors = [torch.randn(1, heads, n, 16) for heads in (6, 2, 2)]
+    for attend in (attention.in_blocks, attention.in_one):
+        inputs = [tensor.clone().requires_grad_() for tensor in tensors]
+        output = attend(*inputs, 0.3)
+        (output * torch.arange(1.0, n + 1)[:, None]).sum().backward()
+        found.append([output, *(tensor.grad for tensor in inputs)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6 + 1e-4 * theirs.abs().max().item())
+
+
 def test_gradients_through_4_bit_weights_equal_those_of_a_dequantised_copy(tiny, talks, model):
     from bitsandbytes.functional import dequantize_4bit
 
