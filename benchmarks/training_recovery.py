@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STEP = re.compile(r"^step +(\d+)/\d+  epoch")
+STEP = re.compile(r"^step +(\d+)/\d+ loss")
 
 
 def main():

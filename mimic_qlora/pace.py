@@ -1,6 +1,7 @@
-"""When training validates, saves and stops: by steps, by minutes, by signals, and early once it no longer helps."""
+"""When training validates, saves and stops: by steps, minutes and signals, and early once it no longer helps."""
 
 import contextlib
+import os
 import signal
 import time
 
@@ -9,6 +10,8 @@ import torch
 from mimic_qlora import models
 
 transformers = models.quiet_transformers()
+
+UNHEARD = 13  # SIGPIPE's number, which Windows lacks: nobody reads the output any more
 
 
 class Pace(transformers.TrainerCallback):
@@ -32,7 +35,10 @@ class Pace(transformers.TrainerCallback):
             if self.signal:
                 raise KeyboardInterrupt
             self.signal = number
-            print("Stopping after this step, with a checkpoint (once more: at once)", flush=True)
+            for place in (1, 2):  # not print(), which may be what the signal interrupted
+                with contextlib.suppress(OSError):
+                    os.write(place, b"Stopping after this step, with a checkpoint (once more: at once)\n")
+                    break
 
         numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
         before = {n: signal.signal(n, handle) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
@@ -41,6 +47,22 @@ class Pace(transformers.TrainerCallback):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def say(self, line: str) -> None:
+        """Print a line. Where nobody reads it, this and the next ones go to standard error, and training stops.
+
+        Ctrl-C and a closed terminal end `tee` as well: a line that cannot be written must not cost the checkpoint.
+        """
+        try:
+            print(line, flush=True)
+        except OSError:
+            self.signal = self.signal or UNHEARD
+            with open(os.devnull, "w") as nowhere:
+                for place in (2, nowhere.fileno()):
+                    os.dup2(place, 1)
+                    with contextlib.suppress(OSError):
+                        print(line, flush=True)
+                        break
 
     def on_step_end(self, args, state, control, **kwargs):
         due = time.time() - self.saved > self.save_seconds

@@ -209,7 +209,7 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict,
     )
     validate_at = {round(steps * (k + 1) / args.validations) for k in range(args.validations)}
     pace = Pace(validate_at, args.save_minutes, args.patience)
-    trainer = PackedTrainer(model, settings, packs["train"], packs["validation"], [pace, Report()], flops, peak)
+    trainer = PackedTrainer(model, settings, packs["train"], packs["validation"], [pace, Report(pace.say)], flops, peak)
     if checkpoint and device.is_main():
         print(f"Going on from step {state['global_step']}")
     try:
@@ -222,7 +222,8 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict,
         raise
     _, state = last_checkpoint(work)
     if pace.signal and not ended(state, steps, args.patience):
-        print(f"Stopped at step {state['global_step']} of {steps}; the same command goes on from there")
+        if device.is_main():
+            pace.say(f"Stopped at step {state['global_step']} of {steps}; the same command goes on from there")
         raise SystemExit(128 + pace.signal)
     return state, about
 

@@ -1,9 +1,12 @@
 """What a run says of itself while it trains, and leaves as CSV, JSON and curves."""
 
+import contextlib
 import csv
 import json
 import math
+import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from mimic_qlora import device, models
@@ -18,25 +21,32 @@ COLUMNS = [
 
 
 class Report(transformers.TrainerCallback):
-    """One line a log step, readable through `tee`; a bar besides on a terminal. Refuses a loss that is no number."""
+    """One line a log step, of at most 100 columns; a bar besides on a terminal. Refuses a loss that is no number."""
+
+    def __init__(self, say):
+        self.write = say
 
     def on_train_begin(self, args, state, control, **kwargs):
         from tqdm import tqdm
 
-        hidden = None if device.is_main() else True
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="steps", disable=hidden)
+        shown = device.is_main() and sys.stdout.isatty()
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="steps", disable=not shown)
         self.began, self.first_step = time.time(), state.global_step
         self.fp16 = args.fp16
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(1)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self.bar.update(1)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
+        with contextlib.suppress(OSError):
+            self.bar.close()
 
     def say(self, line: str) -> None:
         if device.is_main():
-            self.bar.write(line)
+            with contextlib.suppress(OSError):
+                self.bar.clear()
+            self.write(line)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
@@ -48,13 +58,13 @@ class Report(transformers.TrainerCallback):
             if not math.isfinite(logs["loss"]) or not (self.fp16 or math.isfinite(logs["grad_norm"])):
                 raise UserError(f"the loss is no longer a number at step {state.global_step}: lower --lr and run again")
             left = (state.max_steps - state.global_step) / max(1, state.global_step - self.first_step)
-            logs["seconds_left"] = state.log_history[-1]["seconds_left"] = round(left * (time.time() - self.began))
-            minutes, seconds = divmod(logs["seconds_left"], 60)
+            seconds = logs["seconds_left"] = round(left * (time.time() - self.began))
+            state.log_history[-1]["seconds_left"] = seconds
+            rate = f"{logs['supervised_per_second']:.0f}/{logs['tokens_per_second']:.0f} answer tok/s"
             self.say(
-                f"{step}  epoch {state.epoch:.2f}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.1e}  "
-                f"grad {logs['grad_norm']:.2f}  {logs['supervised_per_second']:.0f} supervised tok/s  "
-                f"{logs['tokens_per_second']:.0f} tok/s  MFU {logs['mfu']:.0%}  {logs['peak_memory_gib']:.1f} GiB  "
-                f"ETA {minutes}:{seconds:02d}"
+                f"{step} loss {logs['loss']:.3f} grad {logs['grad_norm']:.2f} lr {logs['learning_rate']:.1e} {rate} "
+                f"MFU {logs['mfu']:.0%} {logs['peak_memory_gib']:.1f} GiB ETA "
+                + str(timedelta(seconds=seconds)).removeprefix("0:")
             )
 
 

@@ -73,7 +73,8 @@ def test_a_run_leaves_an_adapter_that_peft_loads_and_that_lowers_validation_loss
     folder = train("--epochs", 4)
     os.umask(old)
     said = capsys.readouterr().out
-    assert "synthetic" in said and "validation loss of the base model" in said and "supervised tok/s" in said
+    assert "synthetic" in said and "validation loss of the base model" in said and "answer tok/s" in said
+    assert all(len(line) <= 100 for line in said.splitlines() if line.startswith("step "))
     assert "My knee hurts.<|eot_id|><|start_header_id|>assistant<|end_header_id|>⏎⏎⟦Rest it.<|eot_id|>⟧" in said
     manifest = json.loads((folder / "manifest.json").read_text())
     found = manifest["results"]

@@ -15,6 +15,8 @@ import pytest
 from test_models import write_tiny_model
 from training_runs import adapter_bytes, start, warm, write_store
 
+from mimic_qlora import pace
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked, which Windows cannot")
 EPOCHS = ["--epochs", "12", "--save-minutes", "0"]
 
@@ -75,7 +77,7 @@ def test_twenty_kills_at_random_moments_end_with_the_same_adapter(tiny, undistur
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tmp_path, number):
     store, log = write_store(tmp_path / "storage", tiny), tmp_path / "storage.log"
     run = start(store, tiny, "--epochs", 12)
-    while run.is_alive() and "  loss " not in (log.read_text() if log.exists() else ""):
+    while run.is_alive() and " grad " not in (log.read_text() if log.exists() else ""):
         time.sleep(0.02)
     os.kill(run.pid, number)
     run.join()
@@ -89,6 +91,21 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tm
     again.join()
     assert again.exitcode == 0 and "Going on from step" in log.read_text()
     assert adapter_bytes(store) == undisturbed[0], "a run that went on equals one that was left alone, to the last bit"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, None])
+def test_a_run_that_nobody_reads_any_more_saves_a_checkpoint(tiny, tmp_path, number):
+    """Ctrl-C and a closed terminal end the `tee` behind step 5 too, as may a full disk."""
+    store, pipe = write_store(tmp_path / "storage", tiny), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    run = start(store, tiny, "--epochs", 300, output=pipe)
+    with open(pipe) as tee:
+        assert any(" grad " in line for line in tee)
+    if number:
+        os.kill(run.pid, number)
+    run.join()
+    assert run.exitcode == 128 + (number or pace.UNHEARD)
+    assert list((store / "adapters" / ".default.training").glob("checkpoint-*/trainer_state.json"))
 
 
 def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(tiny, undisturbed, tmp_path):
