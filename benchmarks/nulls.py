@@ -4,8 +4,9 @@
 
 Simulates whole studies as step 7 draws them (trials.pairs), for 8 and 32 questions: with a patient for each trial, as
 in a large hospital, and with few patients who are asked about again and again, as in the built-in data; with scores
-between 0 and 1 and with yes / no. Questions and patients suit one arm or the other by chance, on average neither.
-Beside it, what is common: a t test and Wilcoxon's over trials, and a percentile bootstrap over questions.
+between 0 and 1, with yes / no and with rare events. Questions and patients suit one arm or the other by chance, on
+average neither. Beside it, what is common: a t test and Wilcoxon's over trials, and a percentile bootstrap over
+questions.
 """
 
 import argparse
@@ -22,30 +23,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mimic_qlora import comparison, page, trials
 
-STUDIES = [  # questions, trials, patients, spread between questions, spread between patients, yes / no
-    (8, 50, 50, 0.0, 0.0, False),
-    (8, 50, 50, 0.5, 0.0, False),
-    (8, 50, 50, 0.5, 0.5, False),
-    (8, 50, 50, 0.5, 0.0, True),
-    (32, 64, 64, 0.0, 0.0, False),
-    (32, 64, 64, 0.5, 0.0, False),
-    (32, 64, 64, 0.5, 0.5, False),
-    (32, 64, 64, 0.5, 0.0, True),
-    (8, 50, 15, 0.5, 0.0, False),
-    (8, 50, 15, 0.5, 0.5, False),
-    (32, 64, 15, 0.5, 0.0, False),
-    (32, 64, 15, 0.5, 0.5, False),
-    (8, 160, 20, 0.0, 0.5, False),
+SCORES = {"graded": None, "yes/no": 0.4, "rare": 0.05}  # how often each arm has a yes
+STUDIES = [  # questions, trials, patients, spread between questions, spread between patients, place in SCORES
+    (8, 50, 50, 0.0, 0.0, 0),
+    (8, 50, 50, 0.5, 0.0, 0),
+    (8, 50, 50, 0.5, 0.5, 0),
+    (8, 50, 50, 0.5, 0.0, 1),
+    (32, 64, 64, 0.0, 0.0, 0),
+    (32, 64, 64, 0.5, 0.0, 0),
+    (32, 64, 64, 0.5, 0.5, 0),
+    (32, 64, 64, 0.5, 0.0, 1),
+    (8, 50, 15, 0.5, 0.0, 0),
+    (8, 50, 15, 0.5, 0.5, 0),
+    (32, 64, 15, 0.5, 0.0, 0),
+    (32, 64, 15, 0.5, 0.5, 0),
+    (8, 160, 20, 0.0, 0.5, 0),
+    (8, 50, 50, 0.5, 0.0, 2),
+    (32, 64, 64, 0.5, 0.0, 2),
 ]
 
 
-def study(k: int, n: int, people: int, by_question: float, by_patient: float, yes_no: bool, rng) -> tuple:
+def study(k: int, n: int, people: int, by_question: float, by_patient: float, scores: int, rng) -> tuple:
     """One study without a true difference: base, adapter, question and patient of each trial."""
     drawn = list(trials.pairs(n, range(people), range(k)))
     patient, question = (np.array([trial[place] for trial in drawn]) for place in (1, 2))
     effect = rng.normal(0, by_question, k)[question] + rng.normal(0, by_patient, people)[patient]
-    if yes_no:
-        base, adapter = (rng.random(n) < np.clip(0.4 + sign * effect / 4, 0, 1) for sign in (-1, 1))
+    if rate := [*SCORES.values()][scores]:
+        base, adapter = (rng.random(n) < np.clip(rate * (1 + sign * effect / 1.6), 0, 1) for sign in (-1, 1))
         return base.astype(float), adapter.astype(float), question, patient
     return np.zeros(n), effect + rng.normal(0, 1, n), question, patient
 
@@ -65,19 +69,19 @@ def simulate(shape: tuple, simulations: int) -> dict:
         found = comparison.paired(base, adapter, question, patient)
         difference = adapter - base
         counts["here"] += found.p <= comparison.ALPHA
-        counts["interval"] += found.low <= 0 <= found.high
+        counts["interval"] += found.mean == 0 if found.low is None else found.low <= 0 <= found.high
         counts["t over trials"] += stats.ttest_1samp(difference, 0).pvalue <= 0.05
         counts["Wilcoxon"] += np.any(difference) and stats.wilcoxon(difference).pvalue <= 0.05
         means = np.bincount(question, weights=difference) / np.bincount(question)
         counts["bootstrap"] += bootstrap_excludes_zero(means, rng)
-    k, n, people, by_question, by_patient, yes_no = shape
+    k, n, people, by_question, by_patient, scores = shape
     return {
         "questions": k,
         "trials": n,
         "patients": people,
         "of questions": by_question,
         "of patients": by_patient,
-        "scores": "yes/no" if yes_no else "graded",
+        "scores": [*SCORES][scores],
         "here share": counts["here"] / simulations,
         "coverage share": counts["interval"] / simulations,
         **{f"{name} share": counts[name] / simulations for name in ("t over trials", "Wilcoxon", "bootstrap")},
