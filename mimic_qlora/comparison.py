@@ -191,7 +191,8 @@ def statement(differences: dict, adjusted: dict, metrics: dict, primary: str | N
             found["open"].append(label)
         else:
             kind = "better" if (difference.mean > 0) == up else "worse"
-            found[kind].append(f"{label} by {_size(difference)}, p = {p:.3f}")
+            which = "" if up else " (less is better)"
+            found[kind].append(f"{label}{which} by {_size(difference)}, p {'' if p < 0.0005 else '= '}{p_value(p)}")
     sentences = [f"The adapter is {kind} at {'; '.join(found[kind])}." for kind in ("better", "worse") if found[kind]]
     if found["open"]:
         sentences.append(f"No difference could be shown in {', '.join(found['open'])}.")
@@ -261,8 +262,9 @@ def table(differences: dict, adjusted: dict, metrics: dict) -> str:
         if d is None:
             lines.append(line(label, "", "", "", "no trial has it", "", "", 0))
             continue
-        effect, p = (_or_blank(value, digits) for value, digits in ((d.effect, 1), (adjusted.get(name), 3)))
-        lines.append(line(label, f"{d.base:.2f}", f"{d.adapter:.2f}", signed(d.mean), interval(d), effect, p, d.trials))
+        effect = "" if d.effect is None else f"{d.effect:.1f}"
+        cells = (signed(d.mean), interval(d), effect, p_value(adjusted.get(name)), d.trials)
+        lines.append(line(label, f"{d.base:.2f}", f"{d.adapter:.2f}", *cells))
     return "\n".join(lines)
 
 
@@ -272,5 +274,5 @@ def interval(d: Difference) -> str:
     return f"[{d.low:+.2f}, {d.high:+.2f}]"
 
 
-def _or_blank(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def p_value(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.0005 else f"{p:.3f}"

@@ -54,8 +54,9 @@ def farewell(folder: Path, kept: Path, jump: str | None) -> str:
     return "\n".join([
         f"Results: {folder} (copy: {kept})",
         f"sha256 of output.csv: {file_sha256(output)}",
-        "Fetch it, on your own machine, with:",
+        "Fetch it, on your own machine, with one of:",
         f"  scp {options}{user()}@{host()}:{output} ./results/",
+        f"  scp -r {options}{user()}@{host()}:{folder} ./results/    (all of it, report.html too)",
         "What comes from MIMIC-IV stays under its data use agreement: no third-party services.",
     ])  # fmt: skip
 

@@ -114,7 +114,7 @@ def _table(differences: dict, adjusted: dict, metrics: dict, reviewed: str) -> s
             continue
         cells = [f"{d.base:.2f}", f"{d.adapter:.2f}", comparison.signed(d.mean), comparison.interval(d),
                  _drawn(d, reach, up), "" if d.effect is None else f"{d.effect:.1f}",
-                 "" if adjusted.get(name) is None else f"{adjusted[name]:.3f}", str(d.trials)]  # fmt: skip
+                 _text(comparison.p_value(adjusted.get(name))), str(d.trials)]  # fmt: skip
         mark = " class=claimed" if name in adjusted else ""
         label += "" if up else " (less is better)"
         lines.append(f"<tr{mark}><td>{_text(label)}</td>{''.join(f'<td class=n>{c}</td>' for c in cells)}</tr>")
@@ -134,7 +134,8 @@ def _drawn(d: comparison.Difference, reach: float, up: bool) -> str:
     if d.low <= 0 <= d.high:
         told, color = "the interval holds 0", "#767676"
     return (
-        f'<svg width="120" height="14" role="img" aria-label="{told}"><path d="M60 0V14" stroke="#8a8a8a"/>'
+        f'<svg viewBox="0 0 120 14" width="120" height="14" role="img" aria-label="{told}">'
+        '<path d="M60 0V14" stroke="#8a8a8a"/>'
         f'<path d="M{low:.1f} 7H{high:.1f}" stroke="#1b1b1b" stroke-width="2"/>'
         f'<circle cx="{mean:.1f}" cy="7" r="4" fill="{color}"/></svg>'
     )
@@ -203,7 +204,7 @@ def _criteria(row: dict, question: dict) -> str:
         f"<tr><td>{_text(text)}</td><td class=n>{worth}</td>{''.join(f'<td class={c}>{t}</td>' for c, t in given)}</tr>"
         for text, worth, given in lines
     )
-    totals = "".join(f"<td class=n>{row[f'rubric_{arm}']:.2f}</td>" for arm in BOTH)
+    totals = "".join(f"<td>{row[f'rubric_{arm}']:.2f}</td>" for arm in BOTH)
     heads = "".join(f"<th scope=col>{NAMES[arm].lower()}</th>" for arm in BOTH)
     return (
         "<table class=criteria><thead><tr><th scope=col>what a good answer does</th><th scope=col class=n>points</th>"

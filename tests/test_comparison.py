@@ -95,10 +95,12 @@ def test_the_statement_says_better_worse_and_open():
     found = {"a": difference(0.2), "b": difference(0.3), "c": difference(0.1)}
     text = " ".join(comparison.statement(found, {"a": 0.02, "b": 0.02, "c": 0.2}, metrics))
     assert "better at red flags by 0.20 [0.15, 0.25]" in text
-    assert "worse at harmful advice by 0.30 [0.25, 0.35]" in text
+    assert "worse at harmful advice (less is better) by 0.30 [0.25, 0.35]" in text
     assert "No difference could be shown in cautions" in text
     found["b"] = difference(-0.3)
-    assert "harmful advice by 0.30 [0.25, 0.35]" in comparison.statement(found, {"b": 0.02}, metrics)[0]
+    assert (
+        "harmful advice (less is better) by 0.30 [0.25, 0.35]" in comparison.statement(found, {"b": 0.02}, metrics)[0]
+    )
 
 
 def test_the_statement_says_when_nothing_could_have_been_shown():
