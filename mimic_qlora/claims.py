@@ -71,9 +71,13 @@ def _day_over(row: dict, column: str) -> datetime | None:
     return day and datetime(day.year, day.month, day.day) + timedelta(days=1)
 
 
-def plain(text: str) -> str:
-    """Text of a row as a context may show it: on one line, `;` kept for what parts entries, no control tokens."""
-    return " ".join(re.sub(r"<(?=[|/]|s>)|\|(?=>)|\[(?=/?INST)", "", str(text)).replace(";", ",").split())
+def plain(text: str, most: int = 240) -> str:
+    """Text of a row as a context may show it: printable, on one line, `;` kept for what parts entries, not too long."""
+    text = "".join(c for c in " ".join(str(text).split()) if c.isprintable()).replace(";", ",")
+    while text != (text := re.sub(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)", "", text)):  # control tokens
+        pass
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def number(text: str | None) -> str | None:
@@ -97,8 +101,8 @@ def _of_person(chart: Chart):
 
 def _of_background(chart: Chart):
     stay = chart.stay()
-    for text in (f"speaks {plain(stay.get('language', '')).title()}", plain(stay.get("marital_status", "")).lower(),
-                 f"{plain(stay.get('insurance', ''))} insurance"):  # fmt: skip
+    language, marital, insurance = (plain(stay.get(c, ""), 40) for c in ("language", "marital_status", "insurance"))
+    for text in (f"speaks {language.title()}", marital.lower(), f"{insurance} insurance"):
         yield text, "admissions", stay
 
 
@@ -110,16 +114,16 @@ def _of_stay(chart: Chart):
     if chart.ended(stay):
         days = max(0, (end.date() - begin.date()).days)
         place = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}
-        where = place.get(stay.get("discharge_location"), plain(stay.get("discharge_location", "")).lower())
+        where = place.get(stay.get("discharge_location"), plain(stay.get("discharge_location", ""), 40).lower())
         text = f"{days} day{'s' * (days != 1)}, discharged {chart.ago(end)}"
         yield text + f" to {where}" * bool(where), "admissions", stay
     else:
         yield f"admitted {chart.ago(begin)}, still in hospital", "admissions", stay
     if "admission_type" in stay:
-        yield ADMISSIONS.get(stay["admission_type"], plain(stay["admission_type"]).lower()), "admissions", stay
+        yield ADMISSIONS.get(stay["admission_type"], plain(stay["admission_type"], 40).lower()), "admissions", stay
     for row in chart.all("services"):
         if row.get("hadm_id") == stay["hadm_id"] and "curr_service" in row:
-            yield f"service {plain(row['curr_service'])}", "services", row
+            yield f"service {plain(row['curr_service'], 40)}", "services", row
     begun = [r for r in chart.all("icustays") if r.get("hadm_id") == stay["hadm_id"] and chart.known("icustays", r)]
     if begun:
         yield f"intensive care: {len(begun)} stay{'s' * (len(begun) > 1)}", "icustays", begun[-1]
@@ -162,7 +166,7 @@ def _of_orders(chart: Chart):
         if row.get("hadm_id") == stay.get("hadm_id", ""):
             drug, route = plain(row.get("drug", "")), row.get("route", "").strip().upper()
             yield drug, "prescriptions", row
-            yield f"{drug} ({ROUTES.get(route, plain(route).lower())})", "prescriptions", row
+            yield f"{drug} ({ROUTES.get(route, plain(route, 40).lower())})", "prescriptions", row
 
 
 def _of_labs(chart: Chart):
@@ -175,7 +179,7 @@ def _of_labs(chart: Chart):
         note = note or ("abnormal" if row.get("flag") == "abnormal" else "")
         inside = note + (f", range {low}-{high}" if note and low and high else "")
         name = plain(chart.labs.get(row["itemid"], f"item {row['itemid']}"))
-        head = f"{name} {value} {plain(row.get('valueuom', ''))}".strip() + f" ({inside})" * bool(inside)
+        head = f"{name} {value} {plain(row.get('valueuom', ''), 40)}".strip() + f" ({inside})" * bool(inside)
         yield f"{head}, {chart.ago(time)}", "labevents", row, (row["itemid"], time, value)
 
 
@@ -184,7 +188,7 @@ def _of_measurements(chart: Chart):
         for ours, theirs in OMR.items():
             if row.get("result_name") == theirs:
                 yield (
-                    f"{ours} {plain(row.get('result_value', ''))}, {chart.ago(time_of(row, 'chartdate'))}",
+                    f"{ours} {plain(row.get('result_value', ''), 40)}, {chart.ago(time_of(row, 'chartdate'))}",
                     "omr",
                     row,
                 )

@@ -41,7 +41,8 @@ class Context(NamedTuple):
 def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
     """The sections as text of at most `budget` tokens, how many items each lost to quota and budget, what is shown.
 
-    Items are cut from the end of the longest section first, where they tell least; short sections are never cut.
+    Items are cut from the end of the longest section first, where they tell least, and the first item of a section only
+    when no section has another; short sections are never cut.
     """
     shown = {name: items[: QUOTA.get(name)] for name, items in parts.items() if items}
 
@@ -55,17 +56,23 @@ def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
     while (over := count_tokens(text()) - budget) > 0:
         before = sum(map(len, shown.values()))
         while over > 0:  # by the items' own tokens first: counting the whole text for each of them would take long
-            longest = max(QUOTA, key=lambda name: sum(len(item.text) for item in shown.get(name, ())[1:]))
-            if len(shown.get(longest, ())) <= 1:
+            longest = max(QUOTA, key=lambda name: _lengths(shown.get(name, ())))
+            if not any(_lengths(shown.get(longest, ()))):
                 break
             *shown[longest], cut = shown[longest]
             over -= max(1, count_tokens(f"; {cut.text}"))
         if sum(map(len, shown.values())) == before:
             raise UserError(
-                f"a token budget of {budget} is too small for a patient context: give --token-budget 300 or more"
+                f"a token budget of {budget} is too small for the context of a patient: "
+                f"its shortest form has {budget + over} tokens"
             )
     cuts = {name: len(parts[name]) - len(items) for name, items in shown.items() if len(parts[name]) > len(items)}
     return text(), cuts, shown
+
+
+def _lengths(items: list) -> tuple:
+    """How long what could be cut is: all items but the first, then the first, unless it says that there is none."""
+    return sum(len(item.text) for item in items[1:]), sum(len(item.text) for item in items[:1] if item.rows)
 
 
 def build(record: dict, as_of: datetime, settings: dict, labels: dict, count_tokens: Callable) -> Context:

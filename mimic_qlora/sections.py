@@ -40,7 +40,7 @@ NOT_A_MEDICINE = re.compile(
     r"|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|cassette|dwell|^prismasate|machine priming|catheter clearance",
     re.IGNORECASE,
 )
-CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>)|\|(?=>)|\[(?=/?INST)")  # where one begins or ends
+CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)")  # where one begins or ends
 NOT_SAID = "the record does not say"
 NONE = "none on record"
 
@@ -54,12 +54,21 @@ class Item(NamedTuple):
 
 
 @lru_cache(maxsize=50_000)  # the names of labs and drugs come again and again
-def clean(text: str) -> str:
-    """Text of a record as one line that cannot speak to a terminal, nor pose as a control token or a second entry."""
+def clean(text: str, most: int = 240) -> str:
+    """Text of a record as one line that cannot speak to a terminal, nor pose as a control token or a second entry.
+
+    It is cut to `most` characters: no title of MIMIC-IV is as long, and one odd cell is not to fill a context.
+    """
     text, before = terminal.folded(str(text)).replace(";", ","), None
     while text != before:  # what is left when a token is cut may be a token again
         before, text = text, CONTROL_TOKEN.sub("", text)
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def word(text: str) -> str:
+    """What stands for one of a few choices, such as how a stay began: cut where it cannot be one."""
+    return clean(text, 40)
 
 
 def ago(days: int) -> str:
@@ -102,7 +111,7 @@ def of(view: dict, as_of: datetime, known: dict, labels: dict) -> dict:
 
 
 def _background(stay: dict) -> list:
-    language, marital, insurance = (clean(stay.get(c, "")) for c in ("language", "marital_status", "insurance"))
+    language, marital, insurance = (word(stay.get(c, "")) for c in ("language", "marital_status", "insurance"))
     row = (("admissions", stay),)
     return [
         *([Item(f"speaks {language.title()}", "language", row)] if language not in ("", "?", "Other") else []),
@@ -117,18 +126,18 @@ def _stay_items(view: dict, stay: dict, as_of: datetime) -> list:
     row = (("admissions", stay),)
     if "dischtime" in stay:
         days = max(0, (stay["dischtime"].date() - stay["admittime"].date()).days)
-        where = clean(stay.get("discharge_location", ""))
+        where = word(stay.get("discharge_location", ""))
         where = PLACES.get(where, where.lower())
         text = f"{days} {'day' if days == 1 else 'days'}, discharged {since(stay, 'dischtime', as_of)}"
         items = [Item(text + (f" to {where}" if where else ""), "end", row)]
     else:
         items = [Item(f"admitted {since(stay, 'admittime', as_of)}, still in hospital", "begin", row)]
     if "admission_type" in stay:
-        kind = clean(ADMISSIONS.get(stay["admission_type"], stay["admission_type"])).lower()
+        kind = word(ADMISSIONS.get(stay["admission_type"], stay["admission_type"])).lower()
         items.append(Item(kind, "admission", row))
     if services := [s for s in view["services"] if s.get("hadm_id") == stay["hadm_id"] and "curr_service" in s]:
         newest = max(services, key=lambda s: s["transfertime"])
-        items.append(Item(f"service {clean(newest['curr_service'])}", "service", (("services", newest),)))
+        items.append(Item(f"service {word(newest['curr_service'])}", "service", (("services", newest),)))
     if icu := [("icustays", s) for s in view["icustays"] if s.get("hadm_id") == stay["hadm_id"]]:
         stays = "stay" if len(icu) == 1 else "stays"
         items.append(Item(f"intensive care: {len(icu)} {stays}", "intensive care", tuple(icu)))
@@ -204,7 +213,7 @@ def _order(drug: str, rows: list) -> Item:
 
 def route_words(row: dict) -> str:
     route = row.get("route", "").strip().upper()
-    return ROUTES.get(route, clean(route).lower())
+    return ROUTES.get(route, word(route).lower())
 
 
 def _labs(known: dict, as_of: datetime, labels: dict) -> list:
@@ -227,7 +236,7 @@ def _labs(known: dict, as_of: datetime, labels: dict) -> list:
 
 
 def lab_value(row: dict) -> str:
-    return f"{row['valuenum']:g} {clean(row.get('valueuom', ''))}".strip()
+    return f"{row['valuenum']:g} {word(row.get('valueuom', ''))}".strip()
 
 
 def lab_note(row: dict) -> str:
@@ -242,7 +251,7 @@ def lab_note(row: dict) -> str:
 def _measurements(view: dict, as_of: datetime) -> list:
     """The newest measurement of each kind, from the bedside or the clinic, and for the bedside the one before it."""
     found = [
-        (MEASURED[row["result_name"]], row["chartdate"], clean(row["result_value"]), ("omr", row))
+        (MEASURED[row["result_name"]], row["chartdate"], word(row["result_value"]), ("omr", row))
         for row in sorted(view["omr"], key=lambda r: r["chartdate"], reverse=True)
         if row.get("result_name") in MEASURED and facts.is_value(row.get("result_value"))
     ] + facts.vitals(view)

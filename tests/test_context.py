@@ -176,9 +176,20 @@ def test_the_budget_holds_and_says_what_it_cut(budget):
     assert made.cuts["Medicines ordered during the last stay"] == 200 - shown and f"and {200 - shown} more" in made.text
 
 
-def test_a_budget_that_no_context_fits_is_refused():
-    with pytest.raises(UserError, match="too small"):
+def test_a_budget_that_fits_no_item_leaves_their_number_and_one_below_that_is_refused():
+    made = built(chart(), "2150-01-08", token_budget=77)
+    assert "Known conditions: and 1 more\n" in made.text and "Past procedures: none on record" in made.text
+    assert made.chart["phenotypes"] and not made.facts["phenotypes"]
+    with pytest.raises(UserError, match=r"too small .*: its shortest form has \d\d tokens"):
         built(chart(), "2150-01-08", token_budget=10)
+
+
+def test_one_odd_cell_cannot_fill_a_context():
+    long = "word " * 2000
+    stays = [stay | {"admission_type": long, "language": long} for stay in chart()["admissions"]]
+    row = {"hadm_id": 10, "starttime": day("2150-01-02"), "drug_type": "MAIN", "drug": long, "route": long}
+    text = built(chart(admissions=stays, prescriptions=[row]), "2150-01-08", token_budget=300).text
+    assert len(text) < 1200 and "…" in text and "Age: 60" in text
 
 
 def test_record_text_cannot_pose_as_control_tokens_or_speak_to_the_terminal():
