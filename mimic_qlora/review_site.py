@@ -21,11 +21,10 @@ STATIC = {"review.css": "text/css", "review.js": "text/javascript"}
 COOKIE_DAYS = 30
 SHOWN_APART = ("id", "ideal", "say", "try", "urgent", "track", "sources", "reviewed_by", "reviewed_on")
 PATTERNS = ("pattern", "forbid", "red_flags", "key_points")
-FIELDS_OF_ENTRIES = {
+FIELDS_OF_ENTRIES = entries.SECTIONS | {
     "say": "What a good answer says", "ideal": "The ideal response", "when": "Which chart calls for it",
     "severity": "How bad it is to leave it out (3 = serious harm)", "section": "Section of the answer",
     "symptoms": "For which symptoms", "held_out": "Kept out of the training", "question": "The question",
-    "try": "What you can try now", "urgent": "When to seek urgent care", "track": "What to track or share",
 }  # fmt: skip
 FIELD_NAMES = {
     **{f"{side}_{n}": f"{words[0]} of answer {side.upper()}" for side in "ab" for n, words in ratings.CRITERIA.items()},
@@ -141,7 +140,7 @@ def build(store: ratings.Ratings, items: dict, run_files: Path, port: int):
         )  # fmt: skip
 
     @site.post("/items/{position:int}")
-    def save(request: Request, position: int, fields: Fields, rater: Rater):
+    def save(position: int, fields: Fields, rater: Rater):
         if store.task(rater, position) is None:
             raise HTTPException(404)
         at_once = fields.pop("marking", None)  # sent by the script: one click, which stays on the page

@@ -136,19 +136,23 @@ def test_the_form_works_without_a_script_and_keeps_what_it_does_not_mention(resu
         assert anna.get("/items/2").text.count('value="3" data-key="3" checked') == 5
 
 
-def test_no_acknowledged_mark_is_lost_or_doubled_when_the_server_is_killed(results):
-    """SIGKILL in the middle of two raters' clicks, twice; what got its answer must be there, once."""
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.soak)])
+def test_no_acknowledged_mark_is_lost_or_doubled_when_the_server_is_killed(results, kills):
+    """SIGKILL at random moments in the middle of two raters' clicks; what got its answer must be there, once."""
     kept = {"anna": {}, "ben": {}}
     port, clients = None, {}
-    for turn in range(2):
+    for turn in range(kills):
         with Server(results, port=port) as server:
             port = server.port
             clients = clients or {name: server.client(name) for name in kept}
             threads = [threading.Thread(target=_click, args=(clients[n], kept[n], random.Random(turn))) for n in kept]
             for thread in threads:
                 thread.start()
-            while min(map(len, kept.values())) < 12 * (turn + 1) and all(thread.is_alive() for thread in threads):
+            while min(map(len, kept.values())) < min(12 * (turn + 1), 150) and all(
+                thread.is_alive() for thread in threads
+            ):
                 time.sleep(0.01)
+            time.sleep(random.uniform(0, 0.1))
             server.stop(signal.SIGKILL)
             for thread in threads:
                 thread.join()
