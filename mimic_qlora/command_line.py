@@ -85,12 +85,14 @@ def run(main) -> None:
 
 
 def fault_of_the_machine(error: Exception) -> str | None:
-    """The sentence for a full disk or a file that cannot be opened or read; None for what is the software's fault."""
+    """The sentence for a full disk, too little memory or a file that cannot be used; None for the software's faults."""
     # libraries wrap a full disk in errors of their own
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return "the disk is full: free some space or give another --storage"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used ({error.strerror}): mend that, or redo the step that wrote it"
+    if type(error).__name__ == "BrokenProcessPool":
+        return "a worker process was killed, most likely for want of memory: try fewer --workers"
     if type(error).__name__ in ("InvalidInputException", "IOException"):  # DuckDB's, who is not imported everywhere
         damaged = re.search(r"'([^']+\.parquet)'", str(error))
         return damaged and f"{damaged[1]} is damaged: run `{COMMANDS['subjects']} --force` to write it anew"

@@ -29,7 +29,7 @@ def nest_all(plan: Layout, columns: dict, folder: Path, memory: int, workers: in
 
     fitting = memory // (MIB_PER_BUCKET * MEMORY_PER_BUCKET << 20)
     workers = max(1, min(workers or os.cpu_count() or 1, fitting, plan.count))
-    jobs = [(b, plan.subject_ids(b), columns, folder / "dictionaries", folder) for b in range(plan.count)]
+    jobs = [(b, plan.subject_ids(b), columns, folder) for b in range(plan.count)]
     progress = {"desc": "nesting patients", "unit": "bucket", "total": plan.count, "disable": None}
     if workers == 1:
         return [nest(*job) for job in tqdm(jobs, **progress)]
@@ -54,7 +54,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def nest(bucket: int, subject_ids: list, columns: dict, dictionaries: Path, folder: Path) -> dict:
+def nest(bucket: int, subject_ids: list, columns: dict, folder: Path) -> dict:
     """Write one bucket: its patients in order, each one gzip member of one JSON line, and the same rows typed.
 
     `columns` maps each table to its columns, in the order of the record. Returns and leaves in `parts/` the index rows,
@@ -72,7 +72,7 @@ def nest(bucket: int, subject_ids: list, columns: dict, dictionaries: Path, fold
                 with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
                     rows = stream.read_all()
                 _nest_table(name, columns[name], rows, bucket, pieces, folder, result)
-                titles = dictionaries / f"{LABELED.get(name)}.parquet"
+                titles = folder / "dictionaries" / f"{LABELED.get(name)}.parquet"
                 if titles.exists():
                     rows = rows.append_column("long_title", _titles(rows, pq.read_table(titles)))
                     labeled = {**columns[name], "long_title": "text"}

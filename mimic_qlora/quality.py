@@ -32,7 +32,7 @@ def checks() -> list:
     return found
 
 
-def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None, threads: int = 1) -> list:
+def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> list:
     """Make every check whose tables and columns are there, over the typed tables in `folder` (step 1's `subjects`).
 
     Returns a list of {"check", "table", "sentence", "rows", "share", "patients"}: how many rows of the table are
@@ -56,7 +56,7 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None, threa
     ]
     found = {}  # (check, table) -> (rows, patients, worst) of each bucket
     with tempfile.TemporaryDirectory(dir=temp) as spill:
-        config = {"memory_limit": f"{memory >> 20}MiB", "temp_directory": spill, "threads": threads}
+        config = {"memory_limit": f"{memory >> 20}MiB", "temp_directory": spill, "threads": 1}
         with contextlib.closing(duckdb.connect(config={**config, "preserve_insertion_order": False})) as con:
             con.execute("SET enable_progress_bar = false")
             for name, path in dictionaries.items():

@@ -10,17 +10,13 @@ from mimic_qlora.storage import UserError
 
 MODULES = ("hosp", "icu", "ed", "note")
 REQUIRED = ("patients", "admissions")
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead of what is done
 WHOLE = r"^(0|-?[1-9]\d{0,17})$"  # how an id is written: an integer of the JSONL has no leading zero
 
 
 class Table(NamedTuple):
     module: str
     columns: dict  # name -> "id", "int", "num", "time" or "text", in the order of the header
-
-    @property
-    def by_subject(self) -> bool:
-        return "subject_id" in self.columns
 
 
 class Source(NamedTuple):
@@ -105,7 +101,8 @@ def _header(path: Path) -> list:
         with open(path, "rb") as stored, _uncompressed(stored, path) as file:
             header = next(csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), [])
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): check the download") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}): check the download") from None
     if not header:
         raise UserError(f"{path} is empty: check the download")
     if len(set(header)) < len(header):

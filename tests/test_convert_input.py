@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, folder_bytes, write_table
 
 import convert_to_jsonl
-from mimic_qlora import buckets, nesting, quality, releases, storage, subjects, tables
+from mimic_qlora import buckets, command_line, nesting, quality, releases, storage, subjects, tables
 from mimic_qlora.storage import UserError
 
 
@@ -266,6 +266,12 @@ def test_damage_that_duckdb_finds_is_named_with_what_to_run(convert, tiny_mimic,
     done = run("summarize_jsonl.py")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert f"{damaged} is damaged: run" in done.stderr
+
+
+def test_a_worker_that_the_system_killed_is_told_in_a_sentence():
+    from concurrent.futures.process import BrokenProcessPool
+
+    assert "fewer --workers" in command_line.fault_of_the_machine(BrokenProcessPool("terminated abruptly"))
 
 
 def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(tiny_mimic, convert):
