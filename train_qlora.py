@@ -87,7 +87,9 @@ def complete(args) -> None:
     for name, value in {"compute": "auto", **read_recipe(args.recipe, vars(args))}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if missing := [n for n in ("epochs", "lr", "batch_tokens", "accumulate", "validations") if not getattr(args, n)]:
+    if missing := [
+        n for n in ("epochs", "lr", "batch_tokens", "accumulate", "validations") if getattr(args, n) is None
+    ]:
         raise UserError(f"neither the recipe {args.recipe} nor the command line gives {', '.join(missing)}")
     command_line.check_positive(args, "epochs", "max_steps", "lr", "rank", "alpha", "max_length", "batch_tokens")
     command_line.check_positive(args, "accumulate", "validations", "limit")
@@ -221,13 +223,14 @@ def draft_of(work: Path) -> dict:
 def open_work(work: Path, manifest: dict, force: bool) -> None:
     """Open the folder in which this run keeps its checkpoints; it outlives an interruption.
 
-    Raises UserError when it holds an unfinished run with other settings.
+    Raises UserError when it holds the checkpoints of an unfinished run with other settings.
     """
     draft = work / "draft.json"
-    if force:
-        shutil.rmtree(work, ignore_errors=True)
     before = draft_of(work)
-    if before and before["id"] != manifest["id"]:
+    other = before.get("id") != manifest["id"]
+    if force or other and not any(work.glob("checkpoint-*")):
+        shutil.rmtree(work, ignore_errors=True)
+    elif other:
         old, new = ({**m["settings"], "prompts": m["inputs"]["prompts"]} for m in (before, manifest))
         changed = ", ".join(k for k in new if new[k] != old.get(k)) or "software version"
         raise UserError(

@@ -28,9 +28,13 @@ def load_tokenizer(path: Path):
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(f"the tokenizer in {path} cannot be read ({reason}): fetch or copy the model anew") from None
     if not tokenizer.chat_template:
+        cached = path.parent.name == "snapshots"  # <cache>/models--meta-llama--Llama-3.1-8B/snapshots/<revision>
+        name = path.parent.parent.name.removeprefix("models--").replace("--", "/") if cached else path.name
+        if "llama-3" not in name.lower():
+            name = "meta-llama/Meta-Llama-3-8B"
         raise UserError(
-            f"the tokenizer in {path} has no chat template: use the instruct model, for example "
-            f"meta-llama/Meta-Llama-3-8B-Instruct instead of meta-llama/Meta-Llama-3-8B"
+            f"the tokenizer in {path} has no chat template, as a base model has none: "
+            f"use the instruct model, such as {name}-Instruct instead of {name}"
         )
     tokenizer.padding_side = "left"
     ends = end_token_ids(tokenizer)
@@ -71,12 +75,23 @@ def neutralise(tokenizer, text: str) -> str:
 
 
 def chat_ids(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> list[int]:
-    """The token ids of a conversation, exactly as the chat template writes it (so with one BOS where it has one)."""
+    """The token ids of a conversation, exactly as the chat template writes it (so with one BOS where it has one).
+
+    Raises UserError when the template is damaged or refuses the conversation; some know no system turn.
+    """
+    from jinja2 import TemplateError
+
     safe = [{"role": turn["role"], "content": neutralise(tokenizer, turn["content"])} for turn in messages]
-    return tokenizer.apply_chat_template(
-        safe,
-        add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=False,
-        date_string=TEMPLATE_DATE,
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            safe,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=True,
+            return_dict=False,
+            date_string=TEMPLATE_DATE,
+        )
+    except TemplateError as error:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} cannot write a conversation ({error}): "
+            "use another instruct model, or copy this one anew"
+        ) from None

@@ -14,14 +14,23 @@ def read(store: Path, limit: int | None) -> dict:
         path = store / "prompts" / f"{split}.jsonl"
         try:
             with open(path, encoding="utf-8") as file:
-                records[split] = [json.loads(line) for line in file][:limit]
-        except (OSError, ValueError):
+                records[split] = [whole(json.loads(line)) for line in file][:limit]
+        except (OSError, ValueError, LookupError, TypeError):
             raise UserError(f"{path} cannot be read: run `{storage.command_for('prompts')} --force`") from None
         if not records[split]:
             raise UserError(
                 f"{path} holds no prompt: convert more patients in step 1 (--sample), then run steps 1 to 4 again"
             )
     return records
+
+
+def whole(row: dict) -> dict:
+    """A record that has what is read of it. Raises ValueError, LookupError or TypeError for another."""
+    if row["messages"][-1]["role"] != "assistant" or not all(
+        turn["content"] + turn["role"] for turn in row["messages"]
+    ):
+        raise ValueError("no conversation that ends with an answer")
+    return row | {"subject_id": int(row["subject_id"])}
 
 
 def check_split(store: Path, records: dict) -> None:

@@ -137,9 +137,24 @@ def test_the_pad_token_is_a_reserved_one_and_both_end_tokens_stop(tiny):
     assert models.load_base(tiny).config.pad_token_id is None
 
 
-def test_a_base_checkpoint_without_chat_template_is_refused(tmp_path):
-    with pytest.raises(UserError, match="Meta-Llama-3-8B-Instruct"):
-        models.load_tokenizer(write_tiny_model(tmp_path, template=None))
+@pytest.mark.parametrize(
+    ("folder", "right"),
+    [
+        ("models--meta-llama--Llama-3.1-8B/snapshots/0e9e39f", "such as meta-llama/Llama-3.1-8B-Instruct"),
+        ("Meta-Llama-3-8B", "such as Meta-Llama-3-8B-Instruct"),
+        ("tiny", "such as meta-llama/Meta-Llama-3-8B-Instruct"),
+    ],
+)
+def test_a_base_checkpoint_without_chat_template_is_refused_with_the_name_of_the_right_one(tmp_path, folder, right):
+    with pytest.raises(UserError, match=right):
+        models.load_tokenizer(write_tiny_model(tmp_path / folder, template=None))
+
+
+def test_a_template_that_refuses_a_conversation_is_named_in_one_sentence(tmp_path):
+    template = "{{ raise_exception('System role not supported') }}"
+    tokenizer = models.load_tokenizer(write_tiny_model(tmp_path, template=template))
+    with pytest.raises(UserError, match="cannot write a conversation .System role not supported"):
+        models.chat_ids(tokenizer, TALK)
 
 
 def test_a_conversation_has_one_bos_and_the_same_tokens_on_every_day(tiny):

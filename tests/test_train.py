@@ -242,6 +242,11 @@ def other_model(store):
     storage.write_json(store / "prompts" / "context.json", settings | {"model": "other/model"})
 
 
+def no_answer(store):
+    rows = [record(10000000)]
+    write_prompts(store, "train", [{**rows[0], "messages": rows[0]["messages"][:2]}])
+
+
 def broken_line(store):
     (store / "prompts" / "train.jsonl").write_text('{"messages": [')
 
@@ -265,6 +270,8 @@ test_patient.__test__ = False
         (other_template, [], "budgeted for other/model"),
         (other_model, [], "budgeted for other/model, not for"),
         (broken_line, [], "train.jsonl cannot be read"),
+        (no_answer, [], "train.jsonl cannot be read"),
+        (None, ["--epochs", "0"], "--epochs 0.0 is not a positive number"),
         (None, ["--recipe", "none such"], "give one of cpu, fsdp, gpu_24gb"),
         (None, ["--compute", "fp16"], "a CPU does not train in float16"),
         (None, ["--compute", "int1"], "--compute int1 is none of"),
@@ -284,6 +291,8 @@ def test_too_little_memory_is_noticed_before_training(train, monkeypatch):
     monkeypatch.setattr("mimic_qlora.device.free_memory", lambda: 1000)
     with pytest.raises(UserError, match="GB of memory free, training needs"):
         train()
+    with pytest.raises(UserError, match="GB of memory free"):  # and not that a run with other settings is unfinished
+        train("--seed", 7)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(train):
