@@ -131,6 +131,11 @@ def test_a_review_goes_on_after_the_server_was_killed_and_nothing_is_lost(browse
         wait(browser, lambda b: b.title == "Review: item 2")
         assert browser.find_element(By.ID, "answered").text == "1"
         assert browser.find_element(By.CSS_SELECTOR, "input[name=b_all][value='5']").is_selected()
+        store.save("anna", 2, {"better": "a"})
+    browser.find_element(By.ID, "go").send_keys(Keys.ENTER)  # nothing is left to save, and nobody there to go to
+    wait(browser, lambda b: "no connection" in status(b) and b.title == "Review: item 2")
+    with Server(results, raters="anna", port=server.port):
+        wait(browser, lambda b: b.title == "Review: item 3")
 
 
 @pytest.fixture(scope="module")

@@ -92,11 +92,12 @@ if (form) {
   comment.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(keepComment, 1000); });
   comment.addEventListener("change", keepComment);
 
+  // The page is left once the server has answered: without a connection the next one could not be shown.
   form.addEventListener("submit", event => {
     event.preventDefault();
     keepComment();
     afterwards = () => location.assign(form.dataset.next);
-    send();
+    save([]);
   });
 
   // What is undone is the last mark that was made, so it has to be kept first.
@@ -104,7 +105,7 @@ if (form) {
   undo.addEventListener("submit", event => {
     event.preventDefault();
     afterwards = () => undo.submit();
-    send();
+    save([]);
   });
   addEventListener("beforeunload", event => { if (waiting.length) event.preventDefault(); });
 
