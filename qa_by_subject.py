@@ -265,7 +265,7 @@ def check(talk, checked: list) -> int:
         failed += bool(wrong)
         print(f"{subject_id:>10} {ms:>6.1f} ms {cells[0]:>9} {cells[1]!s:>5} {cells[2]:>4}  {'; '.join(wrong) or 'ok'}")
     fewer = f" ({talk.args.check} were asked for)" if len(checked) < talk.args.check else ""
-    print(f"\n{len(checked) - failed} of {len(checked)} patients passed{fewer}; asked: {question}")
+    print(f"\nAsked: {question}\n{len(checked) - failed} of {len(checked)} patients passed{fewer}")
     return int(failed > 0)
 
 

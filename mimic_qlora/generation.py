@@ -7,6 +7,8 @@ from typing import NamedTuple
 from mimic_qlora import models
 from mimic_qlora.storage import UserError
 
+NO_ROOM = "the GPU has too little memory to answer even one question at a time: free some, or use a larger one"
+
 
 class Answer(NamedTuple):
     """One greedy answer: its text, its length in tokens (the end token included), and whether it ended by itself."""
@@ -66,7 +68,7 @@ def answer(model, tokenizer, prompts: list, who: list, max_new_tokens: int, fits
             fits = len(prompts[rows]) // 2
         torch.cuda.empty_cache()  # not above, where the error still holds on to the tensors
         if not fits:
-            raise UserError("the GPU has too little memory to answer even one question at a time")
+            raise UserError(NO_ROOM)
     return given, fits
 
 
@@ -110,7 +112,10 @@ def to_answer(tokenizer, ids: list, ends: list) -> Answer:
 
 
 def stream(model, tokenizer, conversation: list, who: str, max_new_tokens: int) -> Generator[str, None, Answer]:
-    """Yield the greedy answer to one conversation piece by piece, and return it whole. Closing this stops the model."""
+    """Yield the greedy answer to one conversation piece by piece, and return it whole. Closing this stops the model.
+
+    Raises UserError when the GPU has no room for it.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -140,5 +145,7 @@ def stream(model, tokenizer, conversation: list, who: str, max_new_tokens: int) 
             yield from (piece for piece in pieces if piece)
             (output,) = done.result()[:, ids.shape[1] :].tolist()
             return to_answer(tokenizer, output, models.end_token_ids(tokenizer, model))
+        except torch.OutOfMemoryError:
+            raise UserError(NO_ROOM) from None
         finally:
             stopped.set()

@@ -8,6 +8,7 @@ import pytest
 from test_models import TALK, tiny, with_adapter, write_tiny_model  # noqa: F401
 
 from mimic_qlora import generation, models
+from mimic_qlora.storage import UserError
 
 
 def test_base_and_adapter_rows_of_one_batch_answer_as_if_asked_alone(with_adapter):
@@ -74,6 +75,19 @@ def test_a_streamed_answer_is_the_same_and_can_be_closed(with_adapter):
     assert len(steps) < 200, "by itself this answer ends after 393 tokens"
     with pytest.raises(ValueError):
         next(generation.stream(model, tokenizer, TALK, "both", 4))
+
+
+def test_a_streamed_answer_without_room_is_one_sentence(with_adapter, monkeypatch):
+    import torch
+
+    model, tokenizer = with_adapter
+
+    def full(**inputs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(model, "generate", full)  # stands in for a GPU, which this test cannot count on
+    with pytest.raises(UserError, match="too little memory"):
+        list(generation.stream(model, tokenizer, TALK, "base", 4))
 
 
 def test_rows_of_like_length_share_a_batch_and_the_longest_come_first():
