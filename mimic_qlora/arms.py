@@ -54,7 +54,7 @@ class Ask(NamedTuple):
 
 
 def asks(trials: list, arms: list, source: SimpleNamespace) -> list:
-    """Every trial put to every arm; a knowledge prompt, which has no chart, to those that are asked as it stands."""
+    """Every trial put to every arm; what has no chart to be shown otherwise, to those that are asked as it stands."""
     examples = draw_examples(source) if any(arm.shown is with_examples for arm in arms) else []
     shared = SimpleNamespace(settings=source.settings, trials=trials, examples=examples)
     return [

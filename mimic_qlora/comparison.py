@@ -79,7 +79,7 @@ def _variance(values, question, patient) -> tuple:
     """Squared standard error of the mean of question means, and its degrees of freedom.
 
     Trials of one question err together, and so do those of one patient. Each sum of errors holds the trials' own,
-    which are therefore taken off once: V = V_question + V_patient - V_trial (Cameron, Gelbach and Miller, 2011), never
+    which are therefore taken off once: V = V_question + V_patient - V_both (Cameron, Gelbach and Miller, 2011), never
     less than V_question; degrees of freedom by Satterthwaite (1946). With a patient for each trial this is the t test
     on question means.
     """
@@ -92,7 +92,8 @@ def _variance(values, question, patient) -> tuple:
         sums = np.bincount(group, weights=errors)
         return float(sums @ sums) * len(sums) / max(1, len(sums) - 1), max(1, len(sums) - 1)
 
-    parts = [of(question), of(patient), of(np.arange(len(values)))]
+    both = np.unique(question * len(values) + patient, return_inverse=True)[1]
+    parts = [of(question), of(patient), of(both)]
     variance = parts[0][0] + parts[1][0] - parts[2][0]
     if variance <= parts[0][0] * (1 + 1e-9):
         return parts[0]

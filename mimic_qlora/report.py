@@ -34,10 +34,11 @@ def reviewed_line(rows: list, questions: list) -> str:
 
 
 def write(
-    path: Path, lead: list, rows: list, points: list, compared: tuple, notes: list, questions: list, facts: dict
+    path: Path, lead: list, rows: list, apart: list, compared: tuple, notes: list, questions: list, facts: dict
 ) -> None:
-    """Write the page. `compared` is (differences, Holm's p values, metrics) as for comparison.table; `notes` are the
-    sentences of summary.txt, `facts` what the checklist is filled from."""
+    """Write the page. `apart` are the rows of knowledge.csv and records.csv, `compared` is (differences, Holm's p
+    values, metrics) as for comparison.table; `notes` are the sentences of summary.txt, `facts` what the checklist is
+    filled from."""
     differences, adjusted, metrics = compared
     reviewed = reviewed_line(rows, questions)
     by_id = {q["id"]: q for q in questions}
@@ -46,11 +47,12 @@ def write(
     small = f"Described, not tested. Groups of fewer than {comparison.SMALL} patients are named, not shown."
     trials = "".join(_trial(row, by_id) for row in rows)
     guide = "Gallifant and others, Nature Medicine 2025. What a run cannot know is left to the authors and says so."
+    asked = [name for name in results.APART if any(f"{name}_{BOTH[0]}" in row for row in apart)]
     sections = [
         ("What the comparison shows", [*shown[:2], _table(*compared, reviewed), *shown[2:]]),
         ("By group", [page.paragraph(small), page.table(grouped, **folded)]),
         ("Answers side by side", [_controls(rows), f'<div id="trials">{trials}</div>']),
-        *([("Knowledge prompts, without a patient", [_knowledge(points, reviewed)])] if points else []),
+        *([("Asked apart", [_apart(apart, name, reviewed) for name in asked])] if asked else []),
         (
             "Checklist after TRIPOD-LLM",
             [page.table(checklist(facts | {"reviewed": reviewed}), guide, folded="Open the checklist")],
@@ -268,13 +270,15 @@ def _marked(text: str, marks: dict, lacking: set) -> str:
     return "".join(parts)
 
 
-def _knowledge(points: list, reviewed: str) -> str:
-    rows = [
-        {"question": p["question"], **{f"key points, {NAMES[arm].lower()}": p[f"key_points_{arm}"] for arm in BOTH},
-         **{f"{NAMES[arm].lower()}": p[f"{arm}_answer"] for arm in BOTH}}
-        for p in points
+def _apart(rows: list, measure: str, reviewed: str) -> str:
+    label = results.APART[measure][0]
+    asked = [
+        {"question": row["question"], **({} if measure == "key_points" else {"right": row["ideal"]}),
+         **{f"score, {NAMES[arm].lower()}": row[f"{measure}_{arm}"] for arm in BOTH},
+         **{NAMES[arm].lower(): row[f"{arm}_answer"] for arm in BOTH}}
+        for row in rows if f"{measure}_{BOTH[0]}" in row
     ]  # fmt: skip
-    return page.table(rows, f"Share of the key points that an answer makes; {reviewed}", folded="Open the answers")
+    return page.table(asked, f"{label}; {reviewed}", folded=f"Open the answers: {label.partition(':')[0]}")
 
 
 def _text(text) -> str:

@@ -1,8 +1,15 @@
-"""What step 7 keeps of an answered trial: a row of output.csv or knowledge.csv, and a line of results.jsonl per arm."""
+"""What step 7 keeps of an answered trial: a row of output.csv, knowledge.csv or records.csv, a line of results.jsonl an
+arm."""
 
-from mimic_qlora import clinical, scoring, storage
+from mimic_qlora import chart_qa, clinical, diagnoses, scoring, storage
 
 ARMS = {"base": "base", "qlora": "adapter"}  # ending of the columns -> name of the arm, of the pair that is compared
+# What is asked apart from the trials: column -> (label, higher is better)
+APART = {
+    "key_points": ("knowledge: key points", True),
+    "chart_qa": ("chart QA: answered right", True),
+    "diagnoses": ("diagnoses: F1 of a patient", True),
+}
 # The columns of output.csv that stand first; the first twelve are those that its readers know.
 COLUMNS = (
     "subject_id", "question", "lat_ms_base", "lat_ms_qlora", "len_base", "len_qlora",
@@ -56,16 +63,39 @@ def of_knowledge(trial, given: dict, milliseconds: dict) -> dict:
     return row
 
 
+def of_record(trial, given: dict, milliseconds: dict) -> dict:
+    """A row of records.csv. What counts as one question is a kind of chart question; the diagnoses of every stay are
+    asked for alike, so there it is the patient."""
+    record = trial.question["record"]
+    row = {name: record.get(name) for name in ("task", "subject_id", "hadm_id", "as_of", "split")}
+    row |= {"trial": trial.number, "question": trial.question["question"], "ideal": trial.question["ideal"]}
+    row["question_id"] = trial.question["id"] if record["task"] == "chart_qa" else f"patient {trial.subject_id}"
+    for arm, a in given.items():
+        row |= {f"{arm}_answer": a.text}
+        if record["task"] == "chart_qa":
+            row[f"chart_qa_{arm}"] = chart_qa.score(record, a.text)
+        else:
+            found = diagnoses.score(record, a.text)
+            row[f"diagnoses_{arm}"] = found.pop("f1")
+            row |= {f"{name}_{arm}": value for name, value in found.items()}
+        row |= {f"len_{arm}": a.n_tokens, f"cut_{arm}": float(not a.ended), f"lat_ms_{arm}": milliseconds[arm]}
+    return row
+
+
+OF_KIND = {"trial": of_trial, "knowledge": of_knowledge, "record": of_record}
+
+
 def lines(trial, asked: list, given: dict, row: dict) -> list:
     """The lines of results.jsonl: one per arm (`asked` holds its arms.Ask), with the exact conversation and answer."""
     about = {name: row.get(name) for name in ("subject_id", "hadm_id", "as_of", "split")}
     return [
         {
             "trial": trial.number,
-            "kind": "trial" if trial.subject_id else "knowledge",
+            "kind": trial.kind,
             "arm": ask.arm.name,
             "question_id": trial.question["id"],
             **(about if trial.subject_id else {}),
+            **({"task": row["task"], "ideal": row["ideal"]} if trial.kind == "record" else {}),
             "cautions": [c["id"] for c in trial.cautions],
             "messages": ask.messages,
             "answer": a.text,
@@ -97,8 +127,11 @@ def over_runs(rows: list, arms: list) -> list:
     runs = ["qlora", *(arm.column for arm in arms if "@" in arm.name)]
     if len(runs) == 1:
         return rows
-    names = [name for name in [*scoring.METRICS, "key_points"] if f"{name}_qlora" in (rows or [{}])[0]]
-    return [row | {f"{name}_qlora": _mean([row[f"{name}_{run}"] for run in runs]) for name in names} for row in rows]
+    names = [*scoring.METRICS, *APART]
+    return [
+        row | {f"{n}_qlora": _mean([row[f"{n}_{run}"] for run in runs]) for n in names if f"{n}_qlora" in row}
+        for row in rows
+    ]
 
 
 def seeds(arms: list) -> str:

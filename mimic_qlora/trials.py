@@ -1,5 +1,6 @@
 """Which questions are put to which held-out patients: distinct (patient, question) pairs, balanced, drawn by seed."""
 
+import json
 import math
 import sys
 from collections.abc import Iterator
@@ -10,16 +11,20 @@ from typing import NamedTuple
 from mimic_qlora import answers, clinical, context, draws, facts, guidance, moments, subjects
 from mimic_qlora.storage import UserError
 
+EXACT = ("chart_qa", "diagnoses")  # tasks of step 4 whose answers are right or wrong
+
 
 class Trial(NamedTuple):
-    """One question with the messages that ask it, of one `chart` at one time; a knowledge prompt has no chart.
+    """One question with the messages that ask it, of one `chart` at one time.
 
-    `cautions` are the rules that the chart calls for on the question's symptom.
+    `cautions` are the rules that the chart calls for on the question's symptom. `kind` is "trial", "knowledge" (no
+    patient) or "record" (a held-out prompt of step 4 with one right answer): these two have no chart to be shown.
     """
 
     number: int
     question: dict
     messages: list
+    kind: str = "trial"
     subject_id: int | None = None
     moment: moments.Moment | None = None
     cautions: tuple = ()
@@ -60,10 +65,27 @@ def draw(source: SimpleNamespace, questions: list, n: int, split: str, seed: int
     for number, (subject_id, moment, built), question in pairs(n, patients, asked):
         turns = context.messages(source.settings, built.text, question["question"])
         cautions = guidance.cautions_for(clinical.symptom_of(question), built.facts)
-        trials.append(Trial(number, question, turns, subject_id, moment, tuple(cautions), built))
+        trials.append(Trial(number, question, turns, "trial", subject_id, moment, tuple(cautions), built))
     return trials
 
 
 def without_patient(prompts: list) -> list:
     """The knowledge prompts as trials. They are no triage, so they go without its system prompt, as from anybody."""
-    return [Trial(i, p, [{"role": "user", "content": p["question"]}]) for i, p in enumerate(prompts, 1)]
+    return [Trial(i, p, [{"role": "user", "content": p["question"]}], "knowledge") for i, p in enumerate(prompts, 1)]
+
+
+def of_records(source: SimpleNamespace, n: int, split: str, seed: int) -> list:
+    """About n prompts of step 4 on a split's patients, half of each task that has one right answer; fewer where step 4
+    made fewer. They are asked as in training."""
+    path, found = source.store / "prompts" / f"{split}.jsonl", []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for task in EXACT:
+        records = {i: record for i, record in enumerate(map(json.loads, lines)) if record["task"] == task}
+        found += [records[i] for i in draws.order(records, f"records:{task}", seed)[: math.ceil(n / 2)]]
+    trials = []
+    for number, record in enumerate(found, 1):
+        *turns, gold = record["messages"]
+        question = {"id": record["kind"] or record["task"], "ideal": gold["content"], "record": record}
+        question["question"] = turns[-1]["content"].rpartition("\n\nQuestion\n")[2]
+        trials.append(Trial(number, question, turns, "record", record["subject_id"]))
+    return trials

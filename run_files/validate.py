@@ -4,12 +4,13 @@
     ./run.sh 50 --plan                 which difference 50 trials can show
     ./run.sh --freeze plan.yaml        settle what will be tested; then ./run.sh --final, once
 
-Asks n distinct (patient, question) pairs and the knowledge prompts without a patient, each answered
-by every arm from one loaded copy of the 4-bit base; previews them, scores them by a rubric
-(mimic_qlora/scoring.py), and says what difference could be shown (mimic_qlora/comparison.py). The
-CSVs lie in a private folder under /tmp, with a copy in the storage folder. A run that was stopped
-or killed goes on with the same command. Exit codes: 0 done, 2 something to put right, 130 stopped
-by Ctrl-C with the finished trials reported.
+Asks n distinct (patient, question) pairs, each answered by every arm from one loaded copy of the
+4-bit base, and apart from these the knowledge prompts without a patient and about n of step 4's
+held-out chart questions and diagnoses; previews them, scores them by a rubric (mimic_qlora/scoring.py),
+and says what difference could be shown (mimic_qlora/comparison.py). The CSVs lie in a private
+folder under /tmp, with a copy in the storage folder. A run that was stopped or killed goes on with
+the same command. Exit codes: 0 done, 2 something to put right, 130 stopped by Ctrl-C with the
+finished trials reported.
 """
 
 import argparse
@@ -50,6 +51,8 @@ def arguments():
     add("--batch-size", type=int, default=16, help="answers generated at once, of all arms (default: %(default)s)")
     add("--strict", action="store_true", help="answer one by one, so that no answer depends on its batch (slower)")
     add("--knowledge", action=argparse.BooleanOptionalAction, default=True, help="ask the knowledge prompts too")
+    add("--records", action=argparse.BooleanOptionalAction, default=True,
+        help="ask step 4's held-out chart questions and diagnoses too")  # fmt: skip
     add("--force", action="store_true", help="answer anew even what an earlier run of the same content answered")
     add("--jump", metavar="HOST", help="login host on the way to this machine, for the scp line (ssh's ProxyJump)")
     command_line.add_arguments(parser, force=False)
@@ -87,7 +90,8 @@ def main():
     fewer = f" ({args.n:,} were asked for: these are all pairs there are)" if len(drawn) < args.n else ""
     print(f"Trials: {len(drawn)} pairs of a {split} patient and a question{fewer}, seed {args.seed}")
     chosen = arms.chosen(args.arms, runs)
-    asks = arms.asks(drawn + trials.without_patient(knowledge), chosen, source)
+    records = trials.of_records(source, args.n, split, args.seed) if args.records else []
+    asks = arms.asks(drawn + trials.without_patient(knowledge) + records, chosen, source)
     answers.check_room(source, [ask.messages for ask in asks], args.max_new_tokens)
     identity = answers.identity(source, runs)
     about = {"plan_sha256": plan_sha256} if plan else {}
@@ -95,22 +99,22 @@ def main():
     path = journal.path_of(store, identity)
     load = cache(lambda: answers.load_arms(source, runs))
 
-    rows, points, lines, stopped = [], [], [], False
+    made, lines, stopped = {kind: [] for kind in results.OF_KIND}, [], False
     with storage.locked(path, "validation"):
         try:
             journal.begin(path, identity, args.force)
-            answer_all(load, source, asks, args, path, split, about, rows, points, lines)
+            answer_all(load, source, asks, args, path, split, about, made, lines)
             probed = journal.once(path, f"probe of {args.arms}", lambda: probe(load(), source, drawn[0], chosen))
         except KeyboardInterrupt:
             stopped, probed = True, {}
-    if not rows:
+    if not made["trial"]:
         print("\nStopped before a trial was answered: the same command goes on from here", file=sys.stderr)
         return 130
-    rows, points = (sorted(part, key=lambda row: row["trial"]) for part in (rows, points))
-    lines.sort(key=lambda line: (line["kind"] != "trial", line["trial"]))
+    rows, points, exact = (sorted(part, key=lambda row: row["trial"]) for part in made.values())
+    lines.sort(key=lambda line: ([*made].index(line["kind"]), line["trial"]))
     results.add_likeness(rows)
     folder = delivery.fresh_folder()
-    text = report(source, rows, points, lines, probed, folder, questions, chosen, opened, args)
+    text = report(source, rows, points, exact, lines, probed, folder, questions, chosen, opened, args)
     kept = delivery.copy_to(store / "validation", folder)
     print(f"{text}\n\n{delivery.farewell(folder, kept, args.jump)}")
     if stopped:
@@ -122,8 +126,8 @@ def main():
 # ---------------------------------------------------------------- answers
 
 
-def answer_all(load, source, asks, args, path, split, about, rows: list, points: list, lines: list) -> None:
-    """Answer, score and preview batch by batch; finished trials go into `rows`, `points` and `lines`."""
+def answer_all(load, source, asks, args, path, split, about, made: dict, lines: list) -> None:
+    """Answer, score and preview batch by batch; finished trials go into `made`, by their kind, and into `lines`."""
     from tqdm import tqdm
 
     from mimic_qlora import journal, results
@@ -132,21 +136,21 @@ def answer_all(load, source, asks, args, path, split, about, rows: list, points:
     batch_size, earlier, given = 1 if args.strict else args.batch_size, 0, {}
     asked = {}
     for ask in asks:
-        asked.setdefault((ask.trial.subject_id is None, ask.trial.number), []).append(ask)
+        asked.setdefault((ask.trial.kind, ask.trial.number), []).append(ask)
     with tqdm(total=len(asks), desc="answers", smoothing=0, disable=None, leave=False) as bar:
         for batch, answered, milliseconds, kept in journal.answers(
             load, source.tokenizer, asks, args.max_new_tokens, batch_size, path
         ):
             earlier += kept * len(batch)
             for ask, a in zip(batch, answered, strict=True):
-                trial, key = ask.trial, (ask.trial.subject_id is None, ask.trial.number)
+                trial, key = ask.trial, (ask.trial.kind, ask.trial.number)
                 given.setdefault(key, {})[ask.arm.column] = (a, milliseconds)
                 if len(given[key]) < len(asked[key]):
                     continue
                 texts, took = ({column: got[i] for column, got in given[key].items()} for i in (0, 1))
-                row_of, made = (results.of_trial, rows) if trial.subject_id else (results.of_knowledge, points)
-                row = row_of(trial, texts, took) | about | ({"split": split} if trial.subject_id else {})
-                made.append(row)
+                row = results.OF_KIND[trial.kind](trial, texts, took) | about
+                row |= {"split": split} if trial.subject_id else {}
+                made[trial.kind].append(row)
                 lines.extend(results.lines(trial, asked[key], texts, row))
                 bar.write("\n".join(preview(trial, texts, width)) + "\n", file=sys.stdout)
             bar.update(len(batch))
@@ -182,7 +186,7 @@ def probe(model, source, trial, arms: list) -> dict:
 # ---------------------------------------------------------------- results
 
 
-def report(source, rows, points, lines, probed, folder: Path, questions, arms, opened: str, args) -> str:
+def report(source, rows, points, exact, lines, probed, folder: Path, questions, arms, opened: str, args) -> str:
     """Write the CSV files, results.jsonl, label.csv, report.html and summary.txt; the text of the last."""
     from mimic_qlora import answers, comparison, labels, page, results, scoring, spreadsheet
     from mimic_qlora import report as html_report
@@ -190,9 +194,9 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
     metrics = dict(scoring.METRICS)
     found = comparison.compare(results.over_runs(rows, arms), metrics, results.ARMS)
     adjusted = comparison.holm({name: found[name].p for name in args.claimed if name in found})
-    if points:
-        metrics["key_points"] = ("knowledge: key points", True)
-        found |= comparison.compare(results.over_runs(points, arms), ["key_points"], results.ARMS)
+    for part in (points, exact):
+        found |= comparison.compare(results.over_runs(part, arms), results.APART, results.ARMS)
+    metrics |= {name: label for name, label in results.APART.items() if name in found}
 
     patients, used = len({r["subject_id"] for r in rows}), {r["question_id"] for r in rows}
     notes = [
@@ -233,6 +237,7 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
     ]
     spreadsheet.write(folder / "output.csv", rows, first=results.COLUMNS)
     spreadsheet.write(folder / "knowledge.csv", points)
+    spreadsheet.write(folder / "records.csv", exact)
     spreadsheet.write(folder / "summary.csv", summary)
     with open(folder / "results.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
@@ -240,7 +245,9 @@ def report(source, rows, points, lines, probed, folder: Path, questions, arms, o
     labels.write(folder / "label.csv", labels.to_fill(results.of_pair(lines), questions, args.seed))
     facts = html_report.facts(source, rows, arms, args, metrics[args.primary][0], probed, opened)
     lead = [f"{page.data_line(source.manifest)}.", f"Model: {facts['model']}; adapter: {facts['runs']}."]
-    html_report.write(folder / "report.html", lead, rows, points, (found, adjusted, metrics), notes, questions, facts)
+    html_report.write(
+        folder / "report.html", lead, rows, points + exact, (found, adjusted, metrics), notes, questions, facts
+    )
     return text
 
 

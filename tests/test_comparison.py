@@ -45,6 +45,11 @@ def test_the_variance_of_crossed_clusters_is_that_worked_out_by_hand():
     assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 1) * math.sqrt(variance))
 
 
+def test_patients_who_are_the_questions_count_once():
+    alone = comparison.paired([0] * 4, [1, 2, 4, 9], "aabb")
+    assert comparison.paired([0] * 4, [1, 2, 4, 9], "aabb", [1, 1, 2, 2]).low == alone.low
+
+
 def test_missing_values_and_single_questions_are_left_open():
     assert comparison.paired([None, 0.5], [0.1, None], ["a", "b"]) is None
     alone = comparison.paired([0.1, 0.2, None], [0.4, 0.5, 0.9], ["a", "a", "b"])

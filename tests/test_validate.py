@@ -126,7 +126,8 @@ def test_results_lie_in_a_fresh_private_folder_with_a_copy_in_storage(run_valida
     for place in (folder, copy):
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
         assert {p.name for p in place.iterdir()} == {
-            "output.csv", "knowledge.csv", "results.jsonl", "summary.csv", "summary.txt", "report.html", "label.csv",
+            "output.csv", "knowledge.csv", "records.csv", "results.jsonl", "summary.csv", "summary.txt", "report.html",
+            "label.csv",
         }  # fmt: skip
         assert {stat.S_IMODE(p.stat().st_mode) for p in place.iterdir()} == {0o600}
     assert folder.parent == Path("/tmp") and copy.parent == run_validate.store / "validation"
@@ -367,6 +368,41 @@ def test_every_arm_is_shown_what_its_name_says(run_validate):
     rows = read_csv(results(out) / "output.csv")
     assert {"rubric_base-examples", "rubric_qlora-other-chart", "qlora@seed.1_answer"} <= set(rows[0])
     assert "means over 2 trained adapters" in out and "The first adapter minus base-rules: the rubric +" in out
+
+
+def test_chart_questions_and_diagnoses_are_asked_apart_and_scored_exactly(run_validate):
+    tags = [["condition", "known", "hypertension"], ["condition", "new", "heart_failure"]]
+    record = {"subject_id": 1, "hadm_id": 2, "as_of": "2150-03-02", "kind": "age", "split": "validation"}
+    turns = [
+        {"role": "system", "content": "Read."},
+        {"role": "user", "content": "Patient context\n- Age: 3\n\nQuestion\nOld?"},
+    ]
+    golds = {"chart_qa": "What you can try now", "diagnoses": "Known before: high blood pressure", "guidance": "Rest"}
+    records = [
+        record | {"task": task, "rubric": [{"tags": t} for t in tags], "subject_id": i,
+                  "messages": [*turns, {"role": "assistant", "content": gold}]}
+        for task, gold in golds.items() for i in range(3)
+    ]  # fmt: skip
+    path = run_validate.store / "prompts" / "validation.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    code, out, err = run_validate("4", "--no-knowledge", "--arms", "all")
+    assert code == 0, err
+    rows = read_csv(results(out) / "records.csv")
+    assert Counter(row["task"] for row in rows) == {"chart_qa": 2, "diagnoses": 2}
+    for row in rows:
+        if row["task"] == "chart_qa":  # the adapter's first line is the gold answer
+            assert (row["chart_qa_base"], row["chart_qa_qlora"], row["question_id"]) == ("0.0", "1.0", "age")
+        else:
+            assert row["diagnoses_base"] == "0.0" and row["question_id"] == f"patient {row['subject_id']}"
+        assert row["question"] == "Old?" and row["split"] == "validation"
+    lines = list(map(json.loads, (results(out) / "results.jsonl").read_text(encoding="utf-8").splitlines()))
+    asked = [line for line in lines if line["kind"] == "record"]
+    assert Counter(line["arm"] for line in asked) == {"base": 4, "adapter": 4}
+    assert all(line["messages"] == turns and line["ideal"] == golds[line["task"]] for line in asked)
+    assert re.search(r"chart QA: answered right +0.00 +1.00 +\+1.00 +one question only", out)
+    page = (results(out) / "report.html").read_text(encoding="utf-8")
+    assert "chart QA: answered right" in page and "Asked apart" in page
+    assert "chart QA" not in run_validate("4", "--no-knowledge", "--no-records")[1]
 
 
 def test_an_unknown_arm_or_a_run_twice_is_refused(run_validate):
