@@ -89,13 +89,15 @@ def summarize(store: Path, temp: Path, manifest: dict, min_cell: int):
 
 def print_tables(tables: dict, skipped: list, min_cell: int) -> None:
     """Everything but the long list of columns and the histogram, as text of 100 columns."""
-    from mimic_qlora import page
+    from mimic_qlora import page, summaries
 
     for name, (heading, rows) in tables.items():
         if name == "missing":
             print(f"\n{empty_columns(rows)} (missing.csv has them all)")
         elif name != "diagnoses_histogram":
             print(page.terminal(rows, heading))
+            if name in summaries.NOTES:
+                print(textwrap.fill(summaries.NOTES[name], page.WIDTH))
     print("\n" + "\n".join(textwrap.fill(line, page.WIDTH) for line in [*skipped, privacy(min_cell)]))
 
 
@@ -126,7 +128,7 @@ def write_tables(folder: Path, tables: dict, manifest: dict, min_cell: int) -> N
 
 def write_page(path: Path, tables: dict, skipped: list, manifest: dict, min_cell: int) -> None:
     """All tables and their plots as one page."""
-    from mimic_qlora import page
+    from mimic_qlora import page, summaries
 
     def plot(name: str, value: str, label, xlabel: str, log: bool = False) -> str:
         heading, rows = tables[name]
@@ -154,6 +156,7 @@ def write_page(path: Path, tables: dict, skipped: list, manifest: dict, min_cell
             parts += [page.paragraph(empty_columns(rows) + "."), page.table(rows, folded=f"All {len(rows)} columns")]
         else:
             parts.append(page.table(rows))
+        parts += [page.paragraph(summaries.NOTES[name])] if name in summaries.NOTES else []
         sections.append((heading, parts))
     lead = [page.data_line(manifest), *skipped, privacy(min_cell) + "."]
     page.write(path, "Summary of the patients", lead, sections)

@@ -3,14 +3,16 @@
 import os
 from pathlib import Path
 
-from mimic_qlora import clinical, subjects
+from mimic_qlora import clinical, subjects, tables
 
 MEMORY = "768MB"
+_TYPES = {"id": "BIGINT", "int": "BIGINT", "num": "DOUBLE", "time": "TIMESTAMP", "text": "VARCHAR"}
 
 
 def connect(storage: Path, temp: Path, threads: int | None = None):
     """A DuckDB connection with a view for every table and dictionary that is there, and tables `split` and `files`.
 
+    A view has all columns of MIMIC-IV's schema: one that the source did not have is null.
     Spilled data goes to `temp`. `threads=1` makes sums of decimal numbers the same on every run.
     """
     import duckdb
@@ -40,7 +42,12 @@ def _text(value) -> str:
 
 
 def _view(con, name: str, files: Path) -> None:
-    con.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet({_text(files)}, union_by_name = true)')
+    rows = f"read_parquet({_text(files)}, union_by_name = true)"
+    there = {column for column, *_ in con.execute(f"DESCRIBE FROM {rows}").fetchall()}
+    table = tables.schema().get(name.removesuffix("_labeled"))
+    known = table.columns.items() if table else ()
+    absent = [f', NULL::{_TYPES[kind]} AS "{column}"' for column, kind in known if column not in there]
+    con.execute(f'CREATE VIEW "{name}" AS SELECT *{"".join(absent)} FROM {rows}')
     con.execute("INSERT INTO files VALUES (?, ?)", [name, str(files)])
 
 

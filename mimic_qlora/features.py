@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora import database, subjects, visibility
+from mimic_qlora import database, visibility
 from mimic_qlora.column_roles import reason_for
 from mimic_qlora.storage import read_manifest
 
@@ -55,93 +55,94 @@ def build(storage: Path, people, temp: Path) -> Features:
     from tqdm import tqdm
 
     columns = read_manifest(storage, "subjects")["columns"]
-    with ThreadPoolExecutor(4) as pool:
-        jobs = [(storage, name, types, people, temp) for name, types in sorted(columns.items())]
-        built = list(tqdm(pool.map(_table, jobs), total=len(jobs), desc="features", unit="table", disable=None))
-    matrix = np.concatenate([part.matrix for part in built], axis=1)
-    features = [feature for part in built for feature in part.features]
     is_train = (people.split == "train").to_numpy()
-    holds = {f.column for f, some in zip(features, (matrix[is_train] > 0).any(axis=0), strict=True) if some}
-    counts = ((i, f) for i, f in enumerate(features) if f.statistic in (ROWS, "rows"))
-    rows = {(f.column.partition(".")[0], f.item): matrix[:, i].copy() for i, f in counts}
-    matrix = _filled(matrix, is_train)
-    kept, repeated = _distinct(matrix, features, is_train)
-    excluded = {column: reason for part in built for column, reason in part.excluded.items()}
+    con = database.connect(storage, temp, threads=1)
+    con.register("people", people)
+    con.execute("CREATE TABLE cohort AS SELECT *, row_number() OVER (ORDER BY subject_id) - 1 AS i FROM people")
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [(con.cursor(), name, types, is_train) for name, types in sorted(columns.items())]
+        parts = list(tqdm(pool.map(_table, jobs), total=len(jobs), desc="features", unit="table", disable=None))
+    con.close()
+    matrix = np.concatenate([part.matrix for part in parts], axis=1)
+    features = [feature for part in parts for feature in part.features]
+    kept, repeated = _distinct(matrix[is_train], features)
+    excluded, silent, rows = (dict(pair for part in parts for pair in part[k].items()) for k in (2, 3, 4))
     heard = {features[i].column for i in kept}
-    named = {f"{table}.{name}" for table, types in columns.items() for name in types}
-    silent = {c: repeated.get(c, ALIKE) if c in holds else EMPTY for c in sorted(named - heard - set(excluded))}
+    silent |= {column: reason for column, reason in repeated.items() if column not in heard}
     return Features(np.ascontiguousarray(matrix[:, kept]), [features[i] for i in kept], excluded, silent, rows)
 
 
-def _filled(matrix, is_train):
-    """Set what is unknown to the median of the train patients.
+def _fill(matrix, is_train) -> None:
+    """Set what is unknown to the median of the train patients, in place.
 
     That a patient has rows of a table or an item is told by their numbers alone: left open, every column of a drug's
     order would tell that the drug was ordered, and columns of noise would look important.
     """
-    import warnings
-
     import numpy as np
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that no train patient has: it is left out later
-        medians = np.nan_to_num(np.nanmedian(matrix[is_train], axis=0))
-    return np.where(np.isnan(matrix), medians, matrix)
+    train, medians = matrix[is_train], np.zeros(matrix.shape[1], np.float32)
+    some = np.isfinite(train).any(axis=0)
+    medians[some] = np.nanmedian(train[:, some], axis=0)
+    np.copyto(matrix, medians, where=np.isnan(matrix))
 
 
-def _distinct(matrix, features: list, is_train) -> tuple:
-    """The features that tell at least MIN_PATIENTS train patients from the rest, each vector once.
+def _tells(values) -> bool:
+    """Whether a feature's values set at least MIN_PATIENTS patients apart from the rest."""
+    import numpy as np
 
-    Of equal vectors one stays: a number of rows before all else, then a protected column's, then the first table's.
-    Returns their places, and for each column that lost a feature this way the column that has it.
+    return len(values) - np.unique(values, return_counts=True)[1].max(initial=0) >= MIN_PATIENTS
+
+
+def _distinct(train, features: list) -> tuple:
+    """The places of the features, of equal ones (on the train patients) but one, and {column: what it repeats}.
+
+    Of equal features one stays: a number of rows before all else, then a protected column's, then the first table's.
     """
-    import numpy as np
 
     def rank(i: int) -> tuple:
         return features[i].statistic != ROWS, not reason_for("protected", features[i].column), i
 
-    train = matrix[is_train]
     owner, kept, lost = {}, [], {}
     for i in sorted(range(len(features)), key=rank):
-        values, counts = np.unique(train[:, i], return_counts=True)
-        if len(values) < 2 or len(train) - counts.max() < MIN_PATIENTS:
-            continue
-        vector = train[:, i].tobytes()
-        if vector in owner:
-            lost[features[i].column] = f"repeats {owner[vector]}"
-        else:
-            owner[vector] = features[i].column
+        of = owner.setdefault(train[:, i].tobytes(), features[i])
+        if of is features[i]:
             kept.append(i)
+        elif features[i].statistic != ROWS:
+            lost[features[i].column] = f"repeats {of.column}"
     return sorted(kept), lost
 
 
 def _table(job: tuple) -> Features:
-    """The features of one table."""
+    """The features of one table, through a cursor of its own, whose temporary tables are its own too."""
     import numpy as np
 
-    storage, name, types, people, temp = job
+    con, name, types, is_train = job
     reasons = {column: _excluded(name, column, type_) for column, type_ in types.items()}
     excluded = {f"{name}.{column}": reason for column, reason in reasons.items() if reason}
     columns = {column: type_ for column, type_ in types.items() if not reasons[column]}
-    empty = Features(np.empty((len(people), 0), np.float32), [], excluded, {}, {})
-    if not columns or not subjects.table_files(storage, name):
-        return empty
-    con = database.connect(storage, temp / name, threads=1)
-    con.register("people", people)
-    con.execute("CREATE TABLE cohort AS SELECT *, row_number() OVER (ORDER BY subject_id) - 1 AS i FROM people")
+    silent = {f"{name}.{column}": EMPTY for column in columns}
+    if not columns or name not in database.names(con):
+        return Features(np.empty((len(is_train), 0), np.float32), [], excluded, silent, {})
     _known_rows(con, name, types, columns)
     item = ITEMS.get(name) if ITEMS.get(name) in columns else None
     numbers, categories = _kinds(con, columns, item)
     blocks = [_counts(con, name, item)]
-    items = blocks[0][1][1:]
+    n_counts = len(blocks[0][1])
     if numbers:
         blocks.append(_numbers(con, name, numbers, item))
     if categories:
         blocks.append(_categories(con, name, categories))
     con.close()
-    matrix = np.concatenate([_dense(len(people), *block) for block in blocks], axis=1)
-    matrix[matrix[:, 0] == 0, 1 + len(items) :] = np.nan  # nothing can be said of rows that are not there
-    return Features(matrix, [feature for _, features, _ in blocks for feature in features], excluded, {}, {})
+    features = [feature for _, of_block, _ in blocks for feature in of_block]
+    matrix = np.concatenate([_dense(len(is_train), *block) for block in blocks], axis=1)
+    rows = {(name, feature.item): matrix[:, i].copy() for i, feature in enumerate(features[:n_counts])}
+    matrix[matrix[:, 0] == 0, n_counts:] = np.nan  # nothing can be said of rows that are not there
+    silent |= {f.column: ALIKE for f, some in zip(features, (matrix[is_train] > 0).any(axis=0), strict=True) if some}
+    _fill(matrix, is_train)
+    kept = [i for i, values in enumerate(matrix[is_train].T) if _tells(values)]
+    heard = {features[i].column for i in kept} | {f"{name}.{ROWS}"}
+    silent = {column: reason for column, reason in silent.items() if column not in heard}
+    return Features(matrix[:, kept], [features[i] for i in kept], excluded, silent, rows)
 
 
 def _excluded(table: str, column: str, type_: str) -> str:
@@ -167,7 +168,7 @@ def _known_rows(con, name: str, types: dict, columns: dict) -> None:
     cells = [f'CASE WHEN {known(rules[c])} THEN t."{c}" END AS "{c}"' if c in rules else f't."{c}"' for c in columns]
     moment = f't."{place}"' if place else "c.as_of"
     con.execute(f"""
-        CREATE TABLE known AS SELECT c.i, c.split = 'train' AS is_train, {moment} AS moment, {", ".join(cells)}
+        CREATE TEMP TABLE known AS SELECT c.i, c.split = 'train' AS is_train, {moment} AS moment, {", ".join(cells)}
         FROM "{name}" t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
 
 
@@ -207,7 +208,7 @@ def _counts(con, name: str, item: str | None) -> tuple:
     rows = con.execute("SELECT i, count(*) AS n FROM known GROUP BY i ORDER BY i").fetchnumpy()
     features = [Feature(f"{name}.{ROWS}", "", ROWS)]
     cells = [(rows["i"], 0, rows["n"])]
-    con.execute("CREATE TABLE items (item VARCHAR, f BIGINT)")
+    con.execute("CREATE TEMP TABLE items (item VARCHAR, f BIGINT)")
     if item:
         con.execute(f"""
             INSERT INTO items SELECT item, row_number() OVER (ORDER BY n DESC, item) FROM (
@@ -259,11 +260,11 @@ def _categories(con, name: str, categories: dict) -> tuple:
     texts = ", ".join(f'{sql} AS "{column}"' for column, sql in categories.items())
     names = ", ".join(f'"{column}"' for column in categories)
     con.execute(f"""
-        CREATE TABLE counted AS
+        CREATE TEMP TABLE counted AS
         WITH cells AS (UNPIVOT (SELECT i, is_train, {texts} FROM known) ON {names} INTO NAME name VALUE value)
         SELECT i, is_train, name, value, count(*) AS n FROM cells GROUP BY ALL""")
     con.execute(f"""
-        CREATE TABLE top AS SELECT name, value, row_number() OVER (ORDER BY name, place) - 1 AS f FROM (
+        CREATE TEMP TABLE top AS SELECT name, value, row_number() OVER (ORDER BY name, place) - 1 AS f FROM (
             SELECT name, value, count(*) AS n,
                    row_number() OVER (PARTITION BY name ORDER BY count(*) DESC, value) AS place
             FROM counted WHERE is_train GROUP BY name, value HAVING n >= {MIN_PATIENTS})
@@ -276,21 +277,21 @@ def _categories(con, name: str, categories: dict) -> tuple:
         Feature(f"{name}.{column}", value, "share")
         for column, value in con.execute("SELECT name, value FROM top ORDER BY f").fetchall()
     ]
-    cells = [(shares["i"], shares["f"], shares["share"])]
-    for column in categories:
-        filled = con.execute(f"""
-            SELECT i, sum(n) / any_value(total) AS share FROM counted JOIN {per_patient} USING (i)
-            WHERE name = '{column}' GROUP BY i ORDER BY i""").fetchnumpy()
-        cells.append((filled["i"], len(features), filled["share"]))
-        features.append(Feature(f"{name}.{column}", "", "filled"))
-    return cells, features, 0.0
+    filled = con.execute(
+        f"""
+        SELECT i, list_position(?, name) - 1 AS f, sum(n) / any_value(total) AS share
+        FROM counted JOIN {per_patient} USING (i) GROUP BY i, name ORDER BY f, i""",
+        [list(categories)],
+    ).fetchnumpy()
+    cells = [(shares["i"], shares["f"], shares["share"]), (filled["i"], filled["f"] + len(features), filled["share"])]
+    return cells, features + [Feature(f"{name}.{column}", "", "filled") for column in categories], 0.0
 
 
 def _dense(n_patients: int, cells: list, features: list, empty: float):
-    """The cells (patient, feature, value) of one block as a float32 array."""
+    """The cells (patient, feature, value) of one block as a float32 array; what is too large for it is its largest."""
     import numpy as np
 
-    block = np.full((n_patients, len(features)), empty, np.float32)
+    block, largest = np.full((n_patients, len(features)), empty, np.float32), np.finfo(np.float32).max
     for i, f, values in cells:
-        block[np.asarray(i, int), np.asarray(f, int)] = values
+        block[np.asarray(i, int), np.asarray(f, int)] = np.clip(values, -largest, largest)
     return block

@@ -4,7 +4,7 @@ from functools import partial
 
 from mimic_qlora import clinical, database, tables
 from mimic_qlora.small_cells import HIDDEN, hidden_cells, hide_small, is_small
-from mimic_qlora.table1 import table1
+from mimic_qlora.table1 import NOTE, table1
 
 TOP = 20
 
@@ -113,7 +113,8 @@ def top_labs(con, manifest: dict, min_cell: int) -> list:
     unnamed = "(SELECT NULL::BIGINT AS itemid, NULL AS label, NULL AS fluid)"
     labels = "d_labitems" if "d_labitems" in database.names(con) else unnamed
     key = {"lab": "coalesce(d.label, t.itemid::VARCHAR)", "fluid": "coalesce(d.fluid, '')"}
-    return top(con, manifest, min_cell, f"labevents t LEFT JOIN {labels} d ON d.itemid = t.itemid", key)
+    joined = f"labevents t LEFT JOIN {labels} d ON d.itemid = t.itemid"
+    return top(con, manifest, min_cell, joined, key, where="t.itemid IS NOT NULL")
 
 
 def missing(con, manifest: dict, min_cell: int) -> list:
@@ -161,7 +162,11 @@ _drugs = partial(top, table="prescriptions t", key={"drug": "t.drug"}, where="t.
 # name of the file: (heading, the table of MIMIC-IV that it needs, function of (con, manifest, min_cell))
 SUMMARIES = {
     "overview": ("Size of the data", "patients", overview),
-    "table1": ("Table 1: n (%) or median [quartiles], those without any coded stay apart", "admissions", table1),
+    "table1": (
+        "Table 1: patients with a coded stay, those without apart; n (%) or median [quartiles]",
+        "admissions",
+        table1,
+    ),
     "rows_per_table": ("Rows and patients per table", "patients", rows_per_table),
     "diagnoses_per_patient": ("Coded diagnoses per patient", "diagnoses_icd", diagnoses_per_patient),
     "diagnoses_histogram": ("Patients by number of coded diagnoses", "diagnoses_icd", diagnoses_histogram),
@@ -179,3 +184,4 @@ SUMMARIES = {
     "missing": ("Empty cells per column", "patients", missing),
     "misfits": ("Cells that are not of their column's type", "patients", misfits),
 }
+NOTES = {"table1": NOTE}  # what stands under a table

@@ -152,20 +152,22 @@ def test_phenotypes_join_both_versions_of_a_disease(store, shown):
 
 def test_table_1_sets_patients_without_a_coded_stay_apart(store, shown):
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
-    assert rows["Patients"]["no coded stay"] == 10
+    assert rows["Patients"]["overall"] == 30 and rows["Patients"]["no coded stay"] == 10
     assert rows["no hospital stay"]["no coded stay"] == "10 (100%)"
-    assert rows["Age, years"]["overall"] == "60 [51-70]"
+    assert rows["Age, years"]["overall"] == "56 [48-63]" and rows["Age, years"]["no coded stay"] == "76 [73-78]"
+    assert rows["Medicare"]["overall"] == "30 (100%)"
 
 
 def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
     assert rows["Died in hospital"]["overall"] == "<10" and rows["Asian"]["overall"] == "<10"
-    race = [row["overall"] for row in tables(store)["table1"]][5:9]  # the heading, White, no hospital stay, Asian
-    assert race == ["", "27 (68%)", "hidden", "<10"]
+    race = [row["overall"] for row in tables(store)["table1"]][5:9]  # the heading, White, Asian, no hospital stay
+    assert race == ["", "hidden", "<10", "0 (0%)"]
+    assert rows["Patients"]["test"] == "<10" and rows["White"]["test"] == "hidden"  # of a small split, nothing
     assert "written as <10" in shown
     done = step("summarize_jsonl.py", "--storage", store, "--min-cell", 0)
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
-    assert rows["Died in hospital"]["overall"] == "1 (2%)" and "<10" not in done.stdout
+    assert rows["Died in hospital"]["overall"] == "1 (3%)" and "<10" not in done.stdout
     assert step("summarize_jsonl.py", "--storage", store).returncode == 0
 
 
