@@ -115,7 +115,9 @@ def report(result, says: list) -> None:
     top = f"Most important columns, the first {TOP}: fall of AUROC when permuted, with 95% interval"
     print(page.terminal(result.lists["important"][:TOP], top, columns=names))
     least = result.lists["least"][-TOP:]
-    heading = f"Least important columns, the last {len(least)} of {len(result.lists['least'])}"
+    heading = "Least important columns, proven free to go"
+    if least:
+        heading += f": the last {len(least)} of {len(result.lists['least'])}"
     print(page.terminal(least, heading, columns=["column", "reason"]))
     print("\n" + wrapped(says))
 

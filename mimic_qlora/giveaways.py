@@ -75,7 +75,9 @@ def _row(target, feature, area: float) -> dict:
 def sentence(found: list) -> str:
     odd = [row for row in found if not row["plausible"]]
     if not found:
-        return f"No single feature reaches an AUROC of {AUROC} on train patients: none gives a target away"
+        return (
+            f"No single feature predicts a target implausibly well (an AUROC of {AUROC}, and surely {SURELY}, on train)"
+        )
     if not odd:
         return (
             f"Single features with an AUROC of {AUROC} or more: {len(found)}, each for a known reason (giveaways.csv)"

@@ -27,7 +27,7 @@ h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4
 caption { text-align: left; color: #555; padding-bottom: .3rem; }
 th, td { padding: .22rem .7rem .22rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e2e2e0; }
 th { border-bottom: 2px solid #1b1b1b; white-space: nowrap; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.n { text-align: right; padding-left: .8rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 img { max-width: 100%; height: auto; display: block; margin: .8rem 0; break-inside: avoid; }
 summary { cursor: pointer; color: #20639b; } tr { break-inside: avoid; } thead { display: table-header-group; }
 @media print { body { max-width: none; margin: 0; padding: 0; font-size: 10pt; } .note { border: 1px solid #555; } }
@@ -35,7 +35,7 @@ summary { cursor: pointer; color: #20639b; } tr { break-inside: avoid; } thead {
 
 
 def shown(value, column: str = "") -> str:
-    """One cell as people read it: thousands apart, three decimals, shares as percentages, an empty text for None."""
+    """One cell as people read it: thousands apart, some three digits of decimals, shares as percentages, an empty text for None."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -45,7 +45,7 @@ def shown(value, column: str = "") -> str:
             return str(value)
         if column.endswith("share"):
             return f"{value:.1%}"
-        return f"{value:,.3f}" if abs(value) < 10 else f"{value:,.1f}"
+        return f"{value:,.{3 if abs(value) <= 1 else 2 if abs(value) < 10 else 1}f}"
     return f"{value:,}" if isinstance(value, int) and column not in ("icd_version", "itemid", "seed") else str(value)
 
 
@@ -142,11 +142,16 @@ def bars(labels: list, values: list, xlabel: str, alt: str, log: bool, texts: li
         if is_hatched:
             bar.set(facecolor="white", edgecolor=BLUE, hatch="////")
     axes.bar_label(drawn, texts, padding=3, fontsize=8)
-    axes.set_yticks(places, [label if len(label) <= 52 else label[:51] + "…" for label in labels])
-    axes.invert_yaxis()
+    name_lines(axes, labels)
     axes.set_xlabel(xlabel)
-    axes.margins(x=0.12, y=0.01)
+    axes.margins(x=0.12)
     return image(fig, alt)
+
+
+def name_lines(axes, labels: list) -> None:
+    """Name the lines of a plot at its left, the first on top; a long name is cut."""
+    axes.set_yticks(range(len(labels)), [label if len(label) <= 52 else label[:51] + "…" for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
 
 
 def write(path: Path, title: str, lead: list, sections: list, style: str = "", script: str = "") -> None:

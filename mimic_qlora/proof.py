@@ -17,7 +17,11 @@ class Change(NamedTuple):
     low: float
     high: float
     targets: list  # one dict per target with skill: target, label, change, low, high
-    holds: bool  # the interval of the mean lies above -margin, no target's lies below it, and patients are not too few
+    doubt: str  # why the columns may not go; empty when they may
+
+    @property
+    def holds(self) -> bool:
+        return not self.doubt
 
 
 def change(built, people, targets: list, scores, without: set, fold, on: str, margin: float) -> Change:
@@ -35,9 +39,14 @@ def change(built, people, targets: list, scores, without: set, fold, on: str, ma
         moves += (of_less - of_full) / len(targets)
     mean = float(np.mean([row["change"] for row in rows]))
     low, high = discrimination.bounds(mean, moves, Z)
-    enough = (fold >= 0).sum() >= MIN_HELD_OUT
-    holds = bool(enough and low > -margin and all(row["high"] >= -margin for row in rows))
-    return Change(len(without), mean, low, high, rows, holds)
+    n_held, losers, doubt = (fold >= 0).sum(), [row["label"] for row in rows if row["high"] < -margin], ""
+    if n_held < MIN_HELD_OUT:
+        doubt = f"{n_held} patients held out are too few to prove anything"
+    elif low <= -margin:
+        doubt = f"a loss of {margin:g} or more is not ruled out"
+    elif losers:
+        doubt = f"{losers[0]} surely loses more than {margin:g}"
+    return Change(len(without), mean, low, high, rows, doubt)
 
 
 def prove(built, people, targets: list, scores, candidates: list, fold, on: str, margin: float) -> list:

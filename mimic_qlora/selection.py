@@ -46,7 +46,7 @@ def select(built, people, targets: list, seeds: int, margin: float, on: str) -> 
             "high": step.high,
         }
         ablation += [{"columns": step.columns, **row} for row in (whole, *step.targets)]
-    says = verdicts.statements(columns, metrics, tried, test, margin, judged)
+    says = verdicts.statements(columns, metrics, tried, test, judged)
     per_target = _per_target(own, judged, good) if judged else []
     reliability = skill.reliability(good, of_good)
     return Selection(columns, lists, per_target, metrics, ablation, tried, test, judged, reliability, says)

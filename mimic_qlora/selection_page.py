@@ -67,8 +67,7 @@ def plot_skill(metrics: list) -> str:
     for place in set(range(len(metrics))) - set(places):
         axes.text(0.01, place, "undefined on the test patients", va="center", fontsize=8, color=page.GREY)
     axes.axvline(0.5, color=page.GREY, linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(metrics)), [row["label"][:52] for row in metrics])
-    axes.invert_yaxis()
+    page.name_lines(axes, [row["label"] for row in metrics])
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("AUROC on test patients (dashed: chance)")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
@@ -86,9 +85,7 @@ def plot_importance(rows: list, judged) -> str:
         if row["verdict"] != "important":
             bar.set(facecolor="white", edgecolor=page.BLUE, hatch="////")
     axes.axvline(judged.limit, color=page.ORANGE, linestyle="--", label="95% of the shadows are below")
-    axes.set_yticks(places, [row["column"] for row in rows])
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
+    page.name_lines(axes, [row["column"] for row in rows])
     axes.set_xscale("symlog", linthresh=0.002)
     axes.set_xlabel("fall of AUROC when permuted, with 95% interval (hatched: not shown to matter)")
     axes.legend(loc="lower right", frameon=False)
@@ -122,8 +119,7 @@ def plot_ablation(step) -> str:
     axes.hlines(places, [row["low"] for row in rows], [row["high"] for row in rows], color=page.BLUE, linewidth=2)
     axes.plot([row["change"] for row in rows], places, "o", color=page.BLUE)
     axes.axvline(0, color=page.GREY, linestyle="--", linewidth=1)
-    axes.set_yticks(places, [row["label"][:52] for row in rows])
-    axes.invert_yaxis()
+    page.name_lines(axes, [row["label"] for row in rows])
     axes.set_xlabel(f"change of AUROC without {step.columns} columns, with 95% interval (left of 0: a loss)")
     return page.image(fig, "Change of AUROC without the columns, by target; ablation.csv has the numbers")
 

@@ -1,6 +1,8 @@
 """The verdict on each column, and what step 3 says in sentences."""
 
-from mimic_qlora import features, importance
+from collections import Counter
+
+from mimic_qlora import features, importance, proof
 from mimic_qlora.column_roles import reason_for
 
 FEW = 100  # test patients: with fewer, an AUROC says little
@@ -37,7 +39,8 @@ def weigh(built, people, own, judged, targets: list) -> list:
         if column in built.excluded:
             row |= {"verdict": "excluded", "reason": built.excluded[column]}
         elif column in built.silent:
-            is_idle = built.silent[column] != features.EMPTY and judged is not None
+            is_idle = judged is not None and built.silent[column] != features.EMPTY
+            is_idle &= develop.sum() >= proof.MIN_HELD_OUT  # fewer patients are alike, or twins, by chance
             row |= {"verdict": "least" if is_idle else "unjudged", "reason": built.silent[column]}
         elif judged is None:
             row["reason"] = "no target is predicted well enough to judge by"
@@ -119,11 +122,9 @@ def settle(columns: list, tried: list) -> None:
             row["reason"] += "; but a refit without it cannot rule out a loss"
 
 
-def statements(columns: list, metrics: list, tried: list, test: dict, margin: float, judged) -> list:
+def statements(columns: list, metrics: list, tried: list, test: dict, judged) -> list:
     """What the run shows and what it does not, in sentences."""
-    counts = dict.fromkeys(VERDICTS, 0)
-    for row in columns:
-        counts[row["verdict"]] += 1
+    counts = Counter(row["verdict"] for row in columns)
     n, n_test, undefined = len(metrics), test["test_patients"], sum(row["auroc"] is None for row in metrics)
     says = [
         f"Skill: {sum(row['skill'] for row in metrics)} of {n} targets are predicted better than from the numbers of "
@@ -143,13 +144,15 @@ def statements(columns: list, metrics: list, tried: list, test: dict, margin: fl
     says.append(
         f"Columns: {counts['important']} important, {counts['least']} least important, {counts['unproven']} not shown "
         f"to matter but not proven free to go, {counts['protected']} not shown to matter but protected, "
-        f"{counts['unjudged']} not judged, {counts['excluded']} never features"
+        f"{counts['unjudged']} not judged, {counts['excluded']} never features. A category is judged by its "
+        f"{features.MAX_VALUES} most frequent values and by how often it is filled: not by what rarer values or free "
+        f"text say"
     )
     for step in tried:
         says.append(
             f"Refit without {step.columns} columns: mean AUROC on patients held out changes by {step.mean:+.4f} "
             f"(interval {step.low:+.4f} to {step.high:+.4f}, 95% for all refits together): "
-            + ("they can go" if step.holds else f"a loss of {margin:g} or more is not ruled out")
+            + (step.doubt or "they can go")
         )
     if not counts["least"] or "auroc_change" not in test:
         return says
