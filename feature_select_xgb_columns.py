@@ -69,10 +69,12 @@ def main():
     with storage.step_output(store, "features", settings | {"device": on}, inputs, args.force) as out:
         con = database.connect(store, out.path / "cohort")
         people = cohort.gather(con, args.landmark_hours)
+        setup = [cohort_line(people, manifest, args.landmark_hours)]
+        print(wrapped(setup))
         chosen, passed_over = targets.choose(con, people, args.targets, args.n_targets)
         con.close()
-        setup = [cohort_line(people, manifest, args.landmark_hours), *passed_over]
-        print(wrapped(setup))
+        setup += passed_over
+        print(wrapped(passed_over))
 
         built = features.build(store, people, out.path)
         print(f"Features: {len(built.features):,} of {len({f.column for f in built.features})} columns; models on {on}")

@@ -106,16 +106,24 @@ def folds(people, n: int):
 
 
 def turns(people, fold) -> list:
-    """(fitted on, held out) of each turn; test patients are in neither."""
+    """(fitted on, stopped on, held out) of each turn; test patients are in none.
+
+    A tenth of those not held out tells when to stop: stopped on the patients held out, a model would flatter itself.
+    """
+    import numpy as np
+
+    from mimic_qlora import draws
+
     develop = (people.split != "test").to_numpy()
-    return [(develop & (fold != k), fold == k) for k in range(fold.max() + 1)]
+    stops = np.array([draws.pick(f"stop:{s}", 10) == 0 for s in people.subject_id.tolist()])
+    others = [develop & (fold != k) for k in range(fold.max() + 1)]
+    return [(part & ~stops, part & stops, fold == k) for k, part in enumerate(others)]
 
 
 def out_of_fold(matrix, people, targets: list, fold, on: str, what: str):
     """The score of each patient by models that were fitted without them, targets x patients; nan where there are none.
 
-    With few patients it is the mean of BAG models: chance in one fit would outweigh what a column is worth. A model
-    stops on the patients held out: it is the same small favour to every set of columns that is compared.
+    With few patients it is the mean of BAG models: chance in one fit would outweigh what a column is worth.
     """
     import numpy as np
     from tqdm import tqdm
@@ -125,11 +133,11 @@ def out_of_fold(matrix, people, targets: list, fold, on: str, what: str):
         return np.where(fold >= 0, 0.0, scores)
     bag = BAG if len(people) < MANY else 1
     bar = tqdm(total=len(targets) * (fold.max() + 1), desc=what, unit="target", disable=None)
-    for turn, (fitted, held) in enumerate(turns(people, fold)):
-        binned, unseen = bins(matrix, fitted, held), matrix[held]
+    for turn, (fitted, stops, held) in enumerate(turns(people, fold)):
+        binned, unseen = bins(matrix, fitted, stops), matrix[held]
         for t, target in enumerate(targets):
             bar.update()
-            boosters = [fit(binned, target, fitted, held, turn + 1000 * extra, on) for extra in range(bag)]
+            boosters = [fit(binned, target, fitted, stops, turn + 1000 * extra, on) for extra in range(bag)]
             if boosters[0]:
                 scores[t, held] = np.mean([booster.inplace_predict(unseen) for booster in boosters], axis=0)
     bar.close()

@@ -148,16 +148,16 @@ def explore(built, people, own: Units, targets: list, fold, on: str) -> Explored
     drops = np.full((len(targets), len(turns), len(own.features)), np.nan)
     shares, moves, variance = np.zeros((len(targets), len(turns), c)), [], np.zeros((len(targets), len(own.features)))
     bar = tqdm(total=len(targets) * len(turns), desc="importance", unit="model", disable=None)
-    for seed, (fitted, held) in enumerate(turns):
-        parts = [people.split.to_numpy() == "test", fitted, held]
+    for seed, (fitted, stops, held) in enumerate(turns):
+        parts = [people.split.to_numpy() == "test", fitted, stops, held]
         doubled = np.concatenate([matrix, shadows(matrix, own, parts, np.random.default_rng(seed))], axis=1)
-        binned = boosters.bins(doubled, fitted, held)
+        binned = boosters.bins(doubled, fitted, stops)
         here = np.flatnonzero(held)[:MAX_PERMUTED]
         moved = np.zeros((len(own.features), len(here)), np.float32)
         for t, target in enumerate(targets):
             bar.update()
             judged = np.flatnonzero(target.who[here])
-            booster = boosters.fit(binned, target, fitted, held, seed, on)
+            booster = boosters.fit(binned, target, fitted, stops, seed, on)
             if booster is None or not len(judged):
                 continue
             gain, at = boosters.gains(booster, 2 * n), here[judged]

@@ -35,7 +35,7 @@ summary { cursor: pointer; color: #20639b; } tr { break-inside: avoid; } thead {
 
 
 def shown(value, column: str = "") -> str:
-    """One cell as people read it: thousands apart, some three digits of decimals, shares as percentages, an empty text for None."""
+    """One cell as people read it: thousands apart, decimals to some three digits, shares as percentages, None empty."""
     if value is None:
         return ""
     if isinstance(value, bool):

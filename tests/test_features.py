@@ -24,6 +24,7 @@ from mimic_qlora import (
     giveaways,
     importance,
     proof,
+    skill,
     splits,
     storage,
     tables,
@@ -380,11 +381,24 @@ def test_each_patient_is_held_out_once_and_test_patients_never(tmp_path):
     people, _ = built(tmp_path, hospital())
     is_test = (people.split == "test").to_numpy()
     turns = boosters.turns(people, boosters.folds(people, 3))
-    times = sum(held.astype(int) for _, held in turns)
+    times = sum(held.astype(int) for _, _, held in turns)
     assert (times[is_test] == 0).all() and (times[~is_test] == 1).all()
-    assert not any((fitted & (held | is_test)).any() for fitted, held in turns)
-    ((fitted, held),) = boosters.turns(people, boosters.folds(people, 1))
-    assert (held == (people.split == "validation")).all() and (fitted == (people.split == "train")).all()
+    for fitted, stops, held in turns:  # nobody is two of these
+        assert (fitted.astype(int) + stops + held + is_test == 1).all() and 0 < stops.sum() < fitted.sum() / 4
+    ((fitted, stops, held),) = boosters.turns(people, boosters.folds(people, 1))
+    assert (held == (people.split == "validation")).all() and (fitted | stops == (people.split == "train")).all()
+
+
+def test_what_cannot_be_predicted_is_not_predicted_on_patients_held_out():
+    """A model that stops on the patients whom it is judged by finds something in noise."""
+    rng, areas = np.random.default_rng(0), []
+    for _ in range(8):
+        built, people, (target,) = made_up(200)
+        built = built._replace(matrix=rng.normal(size=(200, 60)).astype(np.float32))
+        fold = boosters.folds(people, 2)
+        (scores,) = boosters.out_of_fold(built.matrix, people, [target], fold, "cpu", "all")
+        areas.append(discrimination.within_folds(target.y, scores, skill.folds_of(target, scores, fold))[0])
+    assert abs(np.mean(areas) - 0.5) < 0.04
 
 
 def test_patients_move_an_auroc_as_drawing_them_again_does():
