@@ -37,8 +37,9 @@ def arguments():
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=on)
     command_line.add_arguments(parser)
     args = parser.parse_args()
-    command_line.check_positive(args, "n_targets", "seeds", "margin")
+    command_line.check_positive(args, "n_targets", "seeds")
     command_line.check_range(args, "landmark_hours", 0.1, 10_000)
+    command_line.check_range(args, "margin", 0.0001, 0.5)
     return args
 
 
@@ -53,7 +54,6 @@ def main():
         boosters,
         clinical,
         cohort,
-        column_roles,
         database,
         features,
         giveaways,
@@ -64,17 +64,20 @@ def main():
 
     on = boosters.device(args.device)
     settings = {name: getattr(args, name) for name in ("targets", "n_targets", "landmark_hours", "seeds", "margin")}
-    roles = storage.digest(sorted(column_roles.roles().items()))
-    inputs = {"subjects": manifest["id"], "clinical content": clinical.content_sha256(), "column roles": roles}
+    inputs = {"subjects": manifest["id"], "clinical content": clinical.content_sha256()}
+    for name in ("column_roles.csv", "plausible_features.csv", "visibility.csv"):
+        inputs[name] = storage.file_sha256(Path(boosters.__file__).with_name(name))
     with storage.step_output(store, "features", settings | {"device": on}, inputs, args.force) as out:
         con = database.connect(store, out.path / "cohort")
         people = cohort.gather(con, args.landmark_hours)
         setup = [cohort_line(people, manifest, args.landmark_hours)]
         print(wrapped(setup))
+        boosters.check_folds(people, args.seeds)
         chosen, passed_over = targets.choose(con, people, args.targets, args.n_targets)
         con.close()
         setup += passed_over
-        print(wrapped(passed_over))
+        if passed_over:
+            print(wrapped(passed_over))
 
         built = features.build(store, people, out.path)
         print(f"Features: {len(built.features):,} of {len({f.column for f in built.features})} columns; models on {on}")

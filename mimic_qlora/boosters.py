@@ -19,6 +19,7 @@ ROUNDS = 120
 PATIENCE = 10  # rounds without a better validation loss
 BAG = 2  # models whose scores are averaged, when there are fewer patients than MANY
 MANY = 2000
+MIN_HELD = 5  # patients held out in each turn
 
 
 class Bins(NamedTuple):
@@ -103,6 +104,16 @@ def folds(people, n: int):
         return np.where((people.split == "validation").to_numpy(), 0, -1)
     place = {s: i for i, s in enumerate(draws.order(people.subject_id[develop].tolist(), "rotation", 0))}
     return np.array([place[s] % n if s in place else -1 for s in people.subject_id.tolist()])
+
+
+def check_folds(people, n: int) -> None:
+    """Raise UserError when n turns would hold fewer than MIN_HELD patients out each."""
+    develop = int((people.split != "test").sum())
+    if n > 1 and n * MIN_HELD > develop:
+        raise UserError(
+            f"--seeds {n} needs {n * MIN_HELD:,} train and validation patients with a coded stay, there are "
+            f"{develop:,}: give fewer seeds or convert more patients with step 1"
+        )
 
 
 def turns(people, fold) -> list:

@@ -93,7 +93,11 @@ def fault_of_the_machine(error: Exception) -> str | None:
         return f"{error.filename} cannot be used ({error.strerror}): mend that, or redo the step that wrote it"
     if type(error).__name__ == "BrokenProcessPool":
         return "a worker process was killed, most likely for want of memory: try fewer --workers"
-    if type(error).__name__ in ("InvalidInputException", "IOException"):  # DuckDB's, who is not imported everywhere
-        damaged = re.search(r"'([^']+\.parquet)'", str(error))
-        return damaged and f"{damaged[1]} is damaged: run `{COMMANDS['subjects']} --force` to write it anew"
+    # DuckDB's, who is not imported everywhere; a bare Error is a page or footer that makes no sense to it
+    library, kind = type(error).__module__, type(error).__name__
+    if library == "_duckdb" and kind in ("InvalidInputException", "IOException", "Error"):
+        named = re.search(r"""['"]([^'"]+\.parquet)['"]""", str(error))
+        if named or kind == "Error":
+            what = named[1] if named else "a Parquet file of step 1"
+            return f"{what} is damaged: run `{COMMANDS['subjects']} --force` to write it anew"
     return None

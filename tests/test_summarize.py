@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,20 @@ def test_a_missing_step_1_is_one_sentence(tmp_path):
     done = step("summarize_jsonl.py", "--storage", tmp_path)
     assert done.returncode == 2 and "run `python convert_to_jsonl.py` first" in done.stderr
     assert not list(tmp_path.glob("*summary*"))
+
+
+def test_a_damaged_table_is_one_sentence(store, tmp_path):
+    shutil.copytree(store / "subjects", tmp_path / "subjects")
+    (table,) = (tmp_path / "subjects" / "tables" / "patients").iterdir()
+    content = table.read_bytes()
+    table.write_bytes(content[:4] + bytes(len(content) - 12) + content[-8:])  # of the same size
+    done = step("summarize_jsonl.py", "--storage", tmp_path)
+    assert done.returncode == 2 and "is damaged: run" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_columns_that_the_source_did_not_have_are_null(store):
+    con = database.connect(store, store)
+    assert con.execute("SELECT count(*), count(dose_val_rx) FROM prescriptions").fetchall() == [(15, 0)]
 
 
 def test_terminal_tables_cut_text_and_never_numbers():
