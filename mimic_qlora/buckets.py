@@ -8,6 +8,7 @@ and a bucket's rows only while nesting.py nests that bucket), of resuming (a fin
 import contextlib
 import csv
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ PATIENTS_PER_BUCKET = 1000
 MIB_PER_BUCKET = 128  # of uncompressed CSV
 MEMORY_PER_BUCKET = 8  # what nesting needs at its peak, in sizes of a bucket's CSV
 HELD_BYTES = 128 << 20  # of rows that wait to be written; sorting them takes about three times as much
-GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about
+GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about; their last bytes say how many they unpack to, modulo 4 GiB
 
 
 # Arrow's own pool hands memory back to the system at every turn: a sixth of step 1's CPU time went into page faults
@@ -45,8 +46,15 @@ class Layout(NamedTuple):
 
 
 def unpacked_bytes(source: tables.Source) -> int:
-    """About how many bytes of CSV a table has."""
-    return source.path.stat().st_size * (GZIP_RATIO if source.path.suffix == ".gz" else 1)
+    """How many bytes of CSV a table has; for a .gz of several members, and one 2 GiB off the ratio, only about."""
+    packed = source.path.stat().st_size
+    if source.path.suffix != ".gz":
+        return packed
+    with open(source.path, "rb") as file:
+        file.seek(-4, os.SEEK_END)
+        rest = int.from_bytes(file.read(4), "little")
+    unpacked = rest + max(0, round((packed * GZIP_RATIO - rest) / (1 << 32))) * (1 << 32)
+    return unpacked if unpacked > packed else packed * GZIP_RATIO  # the last member of several tells of itself alone
 
 
 def bytes_per_bucket(memory: int) -> int:

@@ -107,6 +107,21 @@ def test_a_table_may_be_named_like_the_beginning_of_another(convert, tiny_mimic)
     assert first["labevents-more"] == first["labevents_more"] == [{"subject_id": 10000000, "x": "1"}]
 
 
+def test_the_size_of_a_table_is_known_before_it_is_read(tmp_path):
+    def size(data):
+        path = tmp_path / "t.csv.gz"
+        path.write_bytes(data)
+        return buckets.unpacked_bytes(tables.Source(path, "hosp", {}, ""))
+
+    text = b"subject_id,value\n" + b"10000000,1\n" * 90_000
+    assert size(gzip.compress(text)) == len(text)
+    several = gzip.compress(text) + gzip.compress(b"\n")
+    assert size(several) == buckets.GZIP_RATIO * len(several)
+    plain = tmp_path / "t.csv"
+    plain.write_bytes(text)
+    assert buckets.unpacked_bytes(tables.Source(plain, "hosp", {}, "")) == len(text)
+
+
 def test_a_dictionary_loses_no_row_or_cell_in_silence(convert, tiny_mimic):
     header = "itemid,label,fluid,category"
     write_table(tiny_mimic, "d_labitems", header, ["1,a,b,c", "2,a", "x3,a,b,c"])

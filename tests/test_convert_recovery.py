@@ -114,10 +114,10 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_the_previous_output(mimic, tm
     if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root on Linux")
     try:
-        first = start(tiny_mimic, disk / "s", "buckets.GZIP_RATIO = 0")
+        first = start(tiny_mimic, disk / "s", "buckets.unpacked_bytes = lambda source: 0")
         assert (first.communicate(), first.returncode)[1] == 0
         before = folder_bytes(disk / "s" / "subjects")
-        second = start(mimic, disk / "s", "buckets.GZIP_RATIO = 0")
+        second = start(mimic, disk / "s", "buckets.unpacked_bytes = lambda source: 0")
         _, errors = second.communicate()
         assert second.returncode == 2 and "the disk is full" in errors and "Traceback" not in errors
         assert folder_bytes(disk / "s" / "subjects") == before
