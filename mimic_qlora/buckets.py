@@ -20,7 +20,8 @@ from mimic_qlora import tables
 
 PATIENTS_PER_BUCKET = 1000
 MIB_PER_BUCKET = 128  # of uncompressed CSV
-MEMORY_PER_BUCKET = 8  # what nesting needs at its peak, in sizes of a bucket's CSV
+MEMORY_PER_BUCKET = 8  # what nesting needs at its peak, in sizes of a bucket's CSV; 6.5 measured, as buckets differ
+PROCESS_BYTES = 128 << 20  # what a process takes before it holds a row
 HELD_BYTES = 128 << 20  # of rows that wait to be written; sorting them takes about three times as much
 GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about; their last bytes say how many they unpack to, modulo 4 GiB
 
@@ -59,7 +60,7 @@ def unpacked_bytes(source: tables.Source) -> int:
 
 def bytes_per_bucket(memory: int) -> int:
     """How many bytes of CSV a bucket may have for its nesting to keep within `memory` bytes."""
-    return min(MIB_PER_BUCKET << 20, memory // MEMORY_PER_BUCKET)
+    return min(MIB_PER_BUCKET << 20, (memory - PROCESS_BYTES) // MEMORY_PER_BUCKET)
 
 
 def count(sources: dict, n_patients: int, n_chosen: int, bucket_bytes: int) -> int:

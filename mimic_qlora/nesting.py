@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from isal import igzip
 
 from mimic_qlora import tables
-from mimic_qlora.buckets import MEMORY_PER_BUCKET, MIB_PER_BUCKET, Layout, read_done, write_done
+from mimic_qlora.buckets import MEMORY_PER_BUCKET, MIB_PER_BUCKET, PROCESS_BYTES, Layout, read_done, write_done
 
 # the record also carries these tables with the title of each code, joined on (code, version)
 LABELED = {"diagnoses_icd": "d_icd_diagnoses", "procedures_icd": "d_icd_procedures"}
@@ -27,7 +27,7 @@ def nest_all(plan: Layout, columns: dict, folder: Path, memory: int, workers: in
 
     from tqdm import tqdm
 
-    fitting = memory // (MIB_PER_BUCKET * MEMORY_PER_BUCKET << 20)
+    fitting = (memory - PROCESS_BYTES) // (MIB_PER_BUCKET * MEMORY_PER_BUCKET << 20)
     workers = max(1, min(workers or os.cpu_count() or 1, fitting, plan.count))
     jobs = [(b, plan.subject_ids(b), columns, folder) for b in range(plan.count)]
     progress = {"desc": "nesting patients", "unit": "bucket", "total": plan.count, "disable": None}
