@@ -30,7 +30,8 @@ th { border-bottom: 2px solid #1b1b1b; white-space: nowrap; }
 .n { text-align: right; padding-left: .8rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 img { max-width: 100%; height: auto; display: block; margin: .8rem 0; break-inside: avoid; }
 summary { cursor: pointer; color: #20639b; } tr { break-inside: avoid; } thead { display: table-header-group; }
-@media print { body { max-width: none; margin: 0; padding: 0; font-size: 10pt; } .note { border: 1px solid #555; } }
+@media print { body { max-width: none; margin: 0; padding: 0; font-size: 10pt; } .note { border: 1px solid #555; }
+  .scroll { overflow: visible; } table { font-size: 8pt; } th { white-space: normal; vertical-align: bottom; } }
 """
 
 
