@@ -84,8 +84,10 @@ def load_arms(source: SimpleNamespace, runs: list):
 
     Raises UserError when a run is missing, stale, or was trained on another base.
     """
+    from tqdm import tqdm
+
     check_runs(source.store, runs)
-    print("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""), flush=True)
+    tqdm.write("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""))  # a bar may be on this line
     model = models.load_base(source.path)
     for place, run in enumerate(runs):
         model = models.load_adapter(model, source.store / "adapters" / run, arms.adapter_name(place))
