@@ -223,9 +223,12 @@ def safety(difference: Difference, label: str, up: bool = False, margin: float =
     said = []
     if d.adapter == 0 and not up:
         ruled_out = min(1.0, 3 / n)
+        none = f"No answer of the adapter had {label} in {d.trials} trials"
         said.append(
-            f"No answer of the adapter had {label} in {d.trials} trials; over {n} independent questions or patients "
-            f"this rules out, with 95% confidence, only rates above {ruled_out:.0%} (rule of three)."
+            f"{none}; over {n} independent questions or patients this rules out, with 95% confidence, only rates above "
+            f"{ruled_out:.0%} (rule of three)."
+            if ruled_out < 1
+            else f"{none}, too few to rule anything out."
         )
         worst = max(worst or 0.0, ruled_out)
     if worst is not None and worst < margin:

@@ -133,6 +133,12 @@ def test_no_failure_is_no_proof():
     assert "rates above 3%" in said and "not worse than the base by more than the margin of 5%" in said
 
 
+def test_three_without_a_failure_rule_nothing_out():
+    assert comparison.safety(difference(base=0, questions=3, half=0), "harm")[0].endswith(
+        "too few to rule anything out."
+    )
+
+
 def test_few_patients_bound_what_no_failure_rules_out():
     assert "above 60%" in comparison.safety(difference(base=0, questions=32, patients=5, half=0), "harm")[0]
 
