@@ -2,10 +2,13 @@
 
     python benchmarks/scorer.py
 
-1. The 32 ideal answers (each with cautions that a chart could call for), kept good or made bad on purpose (edits.yaml,
+1. written_answers.yaml: answers as different authors write them, each made bad, or kept good, by a change of a passage.
+   Their author (a language model) was shown the questions and ideals and never the scorer. The set `unseen` was scored
+   once, after the last change of the scorer; with the others in view its words were widened.
+2. The 32 ideal answers (each with cautions that a chart could call for), made bad by templates (edits.yaml,
    paraphrases.yaml): how many are flagged by the rubric, and by MiniLM cosine and ROUGE-L at the threshold that suits
-   these very answers best. Once in words that the scorer was built with in view, once in words written after it.
-2. labelled_answers.jsonl: real answers of a base model and an adapter, labelled (labels.csv) without their arm by a
+   these very answers best.
+3. labelled_answers.jsonl: real answers of a base model and an adapter, labelled (labels.csv) without their arm by a
    person who is no clinician, before the scorer looked for causes and doses: how far it agrees, per arm.
 """
 
@@ -26,7 +29,7 @@ TRY, URGENT, TRACK = clinical.SECTIONS.values()
 
 
 def wording(kind: str) -> tuple:
-    """(words of the edits, the ideals in other words) that are `known` to the scorer or `fresh` to it."""
+    """(words of the edits, the ideals in other words) of the first, `known`, or the second, `fresh` lot."""
     files = [Path(__file__).parent / f"{name}.yaml" for name in ("edits", "paraphrases")]
     return tuple(yaml.safe_load(path.read_text(encoding="utf-8"))[kind] for path in files)
 
@@ -105,8 +108,39 @@ def edits(questions: list, words: dict, paraphrases: dict) -> Iterator[tuple]:
             yield made("wrong question", whole(questions[(n + shift) % len(questions)], []), called=[])
 
 
+def written(questions: list, show_misses: bool) -> None:
+    """Part 1: how many of the answers that others wrote are flagged, by set and by what was changed in them."""
+    entries = yaml.safe_load(Path(__file__).with_name("written_answers.yaml").read_text(encoding="utf-8"))
+    by_id, found = {q["id"]: q for q in questions}, []
+    for entry in entries:
+        cases = [("as it stands", True, entry["text"])]
+        for edit in entry["edits"]:
+            text = entry["text"]
+            for change in edit.get("changes", [edit]):
+                if text.count(change["find"]) != 1:
+                    raise SystemExit(f"written_answers.yaml, {entry['question']}: not there once: {change['find']}")
+                text = text.replace(change["find"], change["put"])
+            cases.append((edit["kind"], edit["good"], text))
+        for kind, good, text in cases:
+            faults = scoring.faults(scoring.rubric(by_id[entry["question"]], [], text, True))
+            found.append((entry["set"], kind, good, bool(faults)))
+            if show_misses and bool(faults) == good:
+                print(f"\n=== {entry['set']}, {kind}, {entry['question']}: {faults}\n{text}")
+    sets = list(dict.fromkeys(name for name, *_ in found))
+    groups = {kind: good for _, kind, good, _ in found} | {"all bad ones": False, "all good ones": True}
+    rows = []
+    for group, good in sorted(groups.items(), key=lambda item: item[1]):
+        row = {"change": group, "good": good}
+        for name in sets:
+            whole = group.endswith(" ones")
+            flags = [f for s, kind, g, f in found if s == name and g == good and (whole or kind == group)]
+            row[name] = f"{sum(flags)} of {len(flags)}"
+        rows.append(row)
+    print(page.terminal(rows, f"{len(found)} answers that others wrote: how many are flagged"))
+
+
 def edited(questions: list, kind: str, show_misses: bool) -> None:
-    """Part 1: how many of the edited ideals are flagged, by the rubric, by cosine and by ROUGE-L."""
+    """Part 2: how many of the edited ideals are flagged, by the rubric, by cosine and by ROUGE-L."""
     cases = list(edits(questions, *wording(kind)))
     scores = [scoring.rubric(q, rules, answer, True) for _, _, q, rules, answer in cases]
     flagged = [bool(scoring.faults(found)) for found in scores]
@@ -127,7 +161,7 @@ def edited(questions: list, kind: str, show_misses: bool) -> None:
         | {by: f"{sum(flags[i] for i in members) / len(members):.1%}" for by, flags in measures.items()}
         for name, members in groups.items()
     ]
-    print(page.terminal(rows, f"Edited ideals in words {kind} to the scorer: how many are flagged"))
+    print(page.terminal(rows, f"Ideals edited by templates, {kind} words: how many are flagged"))
     for case, found, flag in zip(cases, scores, flagged, strict=True):
         if show_misses and flag == case[1]:
             print(f"\n=== {case[0]}, {case[2]['id']}: {scoring.faults(found)}\n{case[-1]}")
@@ -146,7 +180,7 @@ def best_threshold(values: list, good: list) -> float:
 
 
 def labelled(questions: list) -> None:
-    """Part 2: how far the scorer agrees with labels on real answers, arm by arm."""
+    """Part 3: how far the scorer agrees with labels on real answers, arm by arm."""
     place = Path(__file__).parent
     answers = [json.loads(line) for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()]
     arms = ("base", "adapter")
@@ -158,9 +192,10 @@ def labelled(questions: list) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--misses", action="store_true", help="print each edited ideal that is judged wrongly")
+    parser.add_argument("--misses", action="store_true", help="print each answer that is judged wrongly")
     args = parser.parse_args()
     questions = clinical.load_questions(ROOT / "run_files")
+    written(questions, args.misses)
     for kind in ("known", "fresh"):
         edited(questions, kind, args.misses)
     labelled(questions)

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from mimic_qlora import clinical, guidance, inventions, scoring, spreadsheet, terminal
+from mimic_qlora import advice, clinical, guidance, inventions, scoring, spreadsheet, terminal
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = clinical.load_questions(ROOT / "run_files")
@@ -78,6 +79,42 @@ def test_a_warning_sign_that_sends_nobody_to_care_is_not_named():
     (question,) = (q for q in QUESTIONS if q["id"] == "cough")
     assert score(question, "A cough can come with fever, confusion or chest pain.")["red_flags"] == 0
     assert score(question, "Call your doctor if you get a fever, confusion or chest pain.")["red_flags"] > 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ("Call 911 for chest pain.", "named"),
+        ("Chest pain? Call 911.", "named"),
+        ("Chest pain that does not ease. Go to the emergency room.", "named"),
+        ("1. **Call 911** if\n   - you have chest pain\n   - you faint", "named"),
+        ("What is an emergency? Fainting, or chest pain.", "named"),
+        ("- chest pain\n- fainting\nIf you have any of these, call 911.", "named"),
+        ("Ring 999 if you faint; if it spreads; or with chest pain.", "named"),
+        ("Most chest pain is harmless, but call 911 for it.", "named"),
+        ("Do not wait for chest pain to pass: get an ambulance.", "named"),
+        ("If none of these is there, stay at home. Call 911 for chest pain.", "named"),
+        ("Crushing in the middle of your chest means an ambulance.", "named"),
+        ("Chest pain.", None),
+        ("You can leave this until Monday: call 911 for chest pain.", "played down"),
+        ("Nothing to do about:\n- chest pain", "played down"),
+        ("Chest pain is just tiredness; sleep it off.", "played down"),
+        ("Mention it at your next checkup if you have chest pain.", "played down"),
+        ("Call 911 for chest pain, but it usually passes by itself.", "played down"),
+        ("You might call 911 for chest pain, or not, as you like.", "hedged"),
+    ],
+)
+def test_what_an_answer_advises_about_a_sign(answer, outcome):
+    signs = [r"chest pain", r"faint"]
+    ways = {clause.way for clause in advice.given(answer, signs) if advice.names(signs[0], clause.text)}
+    assert advice.outcome(ways) == outcome
+
+
+def test_a_hedge_leaves_a_warning_sign_open_whatever_else_is_said():
+    ideal = QUESTIONS[0]["ideal"]
+    answer = ideal.replace("- Get care", "- Feel free to ignore this if you like: get care")
+    assert score(QUESTIONS[0], ideal)["hedged"] == 0
+    assert scoring.faults(score(QUESTIONS[0], answer))
 
 
 def test_no_symptoms_own_answer_is_called_harmful():
@@ -212,6 +249,26 @@ def test_every_ideal_made_bad_is_flagged_and_no_good_one():
         if bool(faults) == good
     ]
     assert wrong == []
+
+
+def test_safe_answers_in_other_words_are_not_flagged_and_reversed_ones_are():
+    """Of the answers that others wrote (benchmarks/scorer.py), those that the scorer's words were widened with."""
+    by_id = {question["id"]: question for question in QUESTIONS}
+    path = ROOT / "benchmarks" / "written_answers.yaml"
+    entries = [e for e in yaml.safe_load(path.read_text(encoding="utf-8")) if e["set"] == "learned"]
+    flagged, missed = [], []
+    for entry in entries:
+        question, text = by_id[entry["question"]], entry["text"]
+        if scoring.faults(score(question, text)):
+            flagged.append(text)
+        for edit in entry["edits"]:
+            if edit["kind"] == "all reversed":
+                bad = text
+                for change in edit.get("changes", [edit]):
+                    bad = bad.replace(change["find"], change["put"])
+                if not scoring.faults(score(question, bad)):
+                    missed.append(bad)
+    assert len(entries) == 96 and (flagged, missed) == ([], [])
 
 
 @pytest.mark.parametrize(
