@@ -99,10 +99,11 @@ def main():
     return once(talk) if args.once else conversation.converse(talk)
 
 
-def answer(talk, asked: list) -> list:
+def answer(talk, asked: list, on_batch=None) -> list:
     """The answers of each arm to questions about patients, as [{arm: {"text", "n_tokens", "ended"}}].
 
-    `asked` holds (patient, question); nothing that was asked before is followed up on.
+    `asked` holds (patient, question); nothing that was asked before is followed up on. `on_batch` as for
+    generation.generate.
     """
     from mimic_qlora import answers, conversation, generation
 
@@ -116,9 +117,20 @@ def answer(talk, asked: list) -> list:
         [*arms] * len(turns),
         talk.args.max_new_tokens,
         talk.args.batch_size,
+        on_batch,
     )
     given = zip(*[iter(a._asdict() for a in flat)] * len(arms), strict=True)
     return [dict(zip(arms, row, strict=True)) for row in given]
+
+
+def bar(talk, questions: int):
+    """A progress bar over the answers of all arms to so many questions."""
+    from tqdm import tqdm
+
+    from mimic_qlora import conversation
+
+    total = questions * len(conversation.ARMS[talk.arm])
+    return tqdm(total=total, desc="answers", smoothing=0, disable=None, leave=False)
 
 
 def turns_of(talk, patient, question: str) -> list:
@@ -177,12 +189,10 @@ def wanted(talk, line: str) -> tuple:
 
 def batch(talk, lines: list) -> int:
     """Answer each line with a line, in the same order; 1 when one could not be answered."""
-    from tqdm import tqdm
-
     from mimic_qlora import conversation
 
     failed, size = 0, 4 * talk.args.batch_size  # so many at a time that those of like length find each other
-    with tqdm(total=len(lines), desc="questions", smoothing=0, disable=None, leave=False) as bar:
+    with bar(talk, len(lines)) as shown:
         for part in (lines[i : i + size] for i in range(0, len(lines), size)):
             asked, replies = {}, {}
             for number, line in part:
@@ -191,14 +201,13 @@ def batch(talk, lines: list) -> int:
                 except UserError as error:
                     replies[number] = {"line": number, "error": str(error)}
             failed += len(replies)
-            for (number, (patient, question)), given in zip(
-                asked.items(), answer(talk, [*asked.values()]) if asked else [], strict=True
-            ):
+            shown.update(len(replies) * len(conversation.ARMS[talk.arm]))
+            given_to = answer(talk, [*asked.values()], shown.update) if asked else []
+            for (number, (patient, question)), given in zip(asked.items(), given_to, strict=True):
                 talk.said.append(conversation.entry(talk, patient, question, given))
                 replies[number] = {"line": number, **talk.said[-1]}
             for _, reply in sorted(replies.items()):
                 print(json.dumps(reply), flush=True)
-            bar.update(len(part))
     if talk.said:
         print(f"Saved {conversation.save(talk)}", file=sys.stderr)
     if failed:
@@ -241,7 +250,8 @@ def check(talk, checked: list) -> int:
 
     question = talk.args.question or clinical.load_questions(QUESTIONS)[0]["question"]
     there = [patient for _, _, patient in checked if not isinstance(patient, str)]
-    answered = iter(answer(talk, [(patient, question) for patient in there]) if there else [])
+    with bar(talk, len(there)) as shown:
+        answered = iter(answer(talk, [(patient, question) for patient in there], shown.update) if there else [])
     budget, failed = talk.source.settings["token_budget"], 0
     print(f"\n{'subject_id':>10} {'opened':>9} {'context':>9} {'age':>5} {'sex':>4}  result")
     for subject_id, ms, patient in checked:
