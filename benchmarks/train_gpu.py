@@ -5,16 +5,19 @@
 Builds Llama 3 8B's shape from its config with random weights, quantises it to NF4 in place, adds LoRA r 16 to all
 linear layers, checks it (every matrix has a gradient, a pack equals its samples alone) and times optimizer steps:
 without and with checkpointing, at 2,048 tokens and at more in packed samples of 2,048, a quarter or all supervised.
-Every system runs in a process of its own, in turn; TRL with and without Liger's kernels where they are installed.
+Every system runs in a process of its own, in turn, within its share of `--minutes`; one that fails or is out of time
+says so in the table and keeps the rows that it has. TRL runs with and without Liger's kernels.
 `--tiny` takes a small shape instead, which a CPU runs in a minute: it shows that the script works, nothing about speed.
 """
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -37,15 +40,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a small shape, to see that the script works")
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each setting (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=8.5, help="for all systems together (default: %(default)s)")
     parser.add_argument("--trl", help="Python of an environment with TRL (and liger-kernel)")
     parser.add_argument("--unsloth", help="Python of an environment with Unsloth")
-    parser.add_argument("--out", type=Path, help="write the table here as well")
+    parser.add_argument("--out", type=Path, help="write the table here as well, anew after each system")
     parser.add_argument("--one", nargs=2, metavar=("SYSTEM", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         system, file = args.one
-        run = ours if system == "ours" else theirs
-        return Path(file).write_text(json.dumps(run(args, system)))
+        return (ours if system == "ours" else theirs)(args, system, Path(file))
     systems = {"ours": sys.executable}
     if args.trl:
         systems |= {"trl": args.trl, "trl-liger": args.trl}
@@ -56,34 +59,73 @@ def main():
     ]
     lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     print("\n".join(lines), flush=True)
-    for system, python in systems.items():
-        for line in rows(args, system, python):
+    end = time.time() + 60 * args.minutes
+    for n, (system, python) in enumerate(systems.items()):
+        for line in rows(args, system, python, (end - time.time()) / (len(systems) - n)):
             lines.append(line)
             print(line, flush=True)
-    if args.out:
-        args.out.write_text("\n".join(lines) + "\n")
+        if args.out:
+            args.out.write_text("\n".join(lines) + "\n")
 
 
-def rows(args, system: str, python: str) -> list[str]:
+def rows(args, system: str, python: str, seconds: float) -> list[str]:
+    """The rows of one system, of as many settings as it ends in its seconds; a last row says what stopped it, if so."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "result.json"
-        options = [*(["--tiny"] if args.tiny else []), "--steps", str(args.steps)]
-        ended = subprocess.run([python, __file__, *options, "--one", system, file], capture_output=True, text=True)
-        if not file.exists():
-            said = ended.stderr.strip().splitlines() or ["nothing said"]
-            return [f"| {system} | failed: {said[-1][:200]} | | | | | | | |"]
-        found = json.loads(file.read_text())
-    kinds = {0: "none", 1: "all"}
-    return [
-        f"| {system} | {kinds.get(r['every'], '1 of ' + str(r['every']))} | {r['tokens']:,} | {r['share']:.0%} "
-        + (
-            f"| {r['failed']} | | | | |"
-            if "failed" in r
-            else f"| {r['speed']:,.0f} | {r['mfu']:.0%} | {r['peak_gib']:.1f} | {r['loss'][0]:.2f} {r['loss'][-1]:.2f} "
-            f"| {r['norm'][0]:.3f} {r['norm'][-1]:.3f} |"
-        )
-        for r in found
-    ]
+        file, said = Path(folder) / "results.jsonl", Path(folder) / "stderr"
+        options = [*(["--tiny"] if args.tiny else []), "--steps", str(args.steps), "--one", system, str(file)]
+        file.touch()
+        with open(said, "w") as errors:
+            try:
+                command = [python, __file__, *options]
+                code = subprocess.run(command, stdout=errors, stderr=errors, timeout=max(1, seconds)).returncode
+                stopped = f"failed with code {code}: {last_line(said)}" if code else ""
+            except subprocess.TimeoutExpired:
+                stopped = f"stopped: its {seconds:.0f} s were over"
+            except OSError as error:
+                stopped = f"failed: {error}"
+        found = [row(system, json.loads(line)) for line in file.read_text().splitlines()]
+    return found + [f"| {system} | {stopped} | | | | | | | |"] * bool(stopped)
+
+
+def last_line(file: Path) -> str:
+    lines = file.read_text(errors="replace").strip().splitlines() or ["nothing said"]
+    return lines[-1][:200].replace("|", "/")
+
+
+def row(system: str, r: dict) -> str:
+    kind = {0: "none", 1: "all"}.get(r["every"], f"1 of {r['every']}")
+    start = f"| {system} | {kind} | {r['tokens']:,} | {r['share']:.0%} |"
+    if "failed" in r:
+        return f"{start} {r['failed']} | | | | |"
+    losses, norms = (f"{r[name][0]:.3f} {r[name][-1]:.3f}" if r[name] else "" for name in ("loss", "norm"))
+    return f"{start} {r['speed']:,.0f} | {r['mfu']:.0%} | {r['peak_gib']:.1f} | {losses} | {norms} |"
+
+
+def measured(args, file: Path, setting: tuple, config: dict, train) -> None:
+    """One setting: `train(run)` fills in the traces and returns the seconds of the timed steps. Its row goes to the
+    file at once, with what went wrong if something did."""
+    import torch
+
+    from mimic_qlora import device, footprint
+
+    every, tokens, share = setting
+    run = {"every": every, "tokens": tokens, "share": share, "loss": [], "norm": []}
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        run["speed"] = args.steps * tokens / train(run)
+        flops = footprint.flops_per_token(footprint.shape(config), 16, min(tokens, 2048), share)
+        run["mfu"] = run["speed"] * flops / device.peak_flops(torch.bfloat16)[0]
+        run["peak_gib"] = device.peak_memory() / 2**30
+    except torch.OutOfMemoryError:
+        run["failed"] = "does not fit"
+    except Exception as error:
+        said = str(error).strip().splitlines() or [""]
+        run["failed"] = f"failed: {type(error).__name__}: {said[0][:200]}".replace("|", "/")
+    with open(file, "a") as results:
+        results.write(json.dumps(run) + "\n")
 
 
 # ---------------------------------------------------------------- one system, in a process of its own
@@ -132,18 +174,16 @@ def packs(tokens: int, share: float, vocabulary: int, n: int) -> list:
     ]
 
 
-def ours(args, system: str) -> list[dict]:
+def ours(args, system: str, file: Path) -> None:
     import torch
 
-    from mimic_qlora import attention, device, footprint, probe, samples, training
+    from mimic_qlora import attention, probe, samples, training
 
     model, config = build(args.tiny)
     attention.use_packed(model)
-    shape = footprint.shape(config)
     lora = argparse.Namespace(rank=16, alpha=32, dropout=0.0, rslora=False)
     model = training.add_lora(model, lora, "random Llama").train()
     where = next(model.parameters()).device
-    peak_flops, _ = device.peak_flops(torch.bfloat16)
 
     def loss(pack):
         batch = samples.collate(pack)
@@ -157,121 +197,128 @@ def ours(args, system: str) -> list[dict]:
     torch.testing.assert_close(together, alone, rtol=2e-2, atol=2e-2)
     probe.two_steps(model, lambda: loss(two[:1]).mean())
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    found = []
-    for every, tokens, share in OURS:
-        run = {"every": every, "tokens": tokens, "share": share, "loss": [], "norm": []}
-        found.append(run)
-        probe.set_checkpointing(model, every)
+
+    def train(run) -> float:
+        probe.set_checkpointing(model, run["every"])
         optimizer = torch.optim.AdamW(weights, lr=2e-4, fused=True)
-        try:
-            for n, pack in enumerate(packs(tokens, share, config["vocab_size"], args.steps + 2)):
-                if n == 2:  # the first two warm up
-                    synchronise(torch)
-                    began = time.time()
-                value = loss(pack).mean()
-                value.backward()
-                norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                run["loss"].append(value.item())
-                run["norm"].append(norm.item())
-        except torch.OutOfMemoryError:
-            run["failed"] = "does not fit"
+        optimizer.zero_grad()  # a setting that did not fit may have left some
+        for n, pack in enumerate(packs(run["tokens"], run["share"], config["vocab_size"], args.steps + 2)):
+            if n == 2:  # the first two warm up
+                began = now()
+            value = loss(pack).mean()
+            value.backward()
+            norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
             optimizer.zero_grad()
-        else:
-            synchronise(torch)
-            run["speed"] = args.steps * tokens / (time.time() - began)
-            flops = footprint.flops_per_token(shape, 16, min(tokens, 2048), share)
-            run |= {"mfu": run["speed"] * flops / peak_flops, "peak_gib": device.peak_memory() / 2**30}
-        del optimizer
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-    return found
+            run["loss"].append(value.item())
+            run["norm"].append(norm.item())
+        return now() - began
+
+    for setting in OURS:
+        measured(args, file, setting, config, train)
 
 
-def synchronise(torch) -> None:
+def now() -> float:
+    """The time at which all work that was given to the GPU is done."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return time.time()
 
 
-def theirs(args, system: str) -> list[dict]:
+def theirs(args, system: str, file: Path) -> None:
     """SFTTrainer on the same tokens, all supervised, since that is what it is fastest at."""
     if system == "unsloth":
         import unsloth  # noqa: F401  it patches TRL, and asks to come first
+    with tempfile.TemporaryDirectory() as folder:
+        if system == "unsloth":
+            save_unquantised(args.tiny, folder)
+        for setting in PEERS:
+            measured(args, file, setting, TINY if args.tiny else LLAMA_3_8B, partial(sft, args, system, folder))
+
+
+def save_unquantised(tiny: bool, folder: str) -> None:
+    """Unsloth makes its own kind of model, and from a folder only (16 GB for 8B)."""
+    import torch
+    import transformers
+
+    config = transformers.LlamaConfig(**(TINY if tiny else LLAMA_3_8B))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    torch.set_default_dtype(before)
+    blank_tokenizer(config.vocab_size).save_pretrained(folder)
+
+
+def sft(args, system: str, folder: str, run: dict) -> float:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from mimic_qlora import device, footprint
+    every, tokens, times = bool(run["every"]), run["tokens"], {}
+    lora = dict(
+        r=16,
+        lora_alpha=32,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    )
+    if system == "unsloth":
+        from unsloth import FastLanguageModel
 
-    gpu, found = torch.cuda.is_available(), []
-    peak_flops, _ = device.peak_flops(torch.bfloat16)
-    for every, tokens, share in PEERS:
-        run = {"every": every, "tokens": tokens, "share": share, "loss": [], "norm": []}
-        found.append(run)
-        model, config = build(args.tiny)
-        texts = [sample.ids for pack in packs(tokens, share, config["vocab_size"], args.steps + 2) for sample in pack]
+        where = {"device_map": "auto" if torch.cuda.is_available() else "cpu", "local_files_only": True}
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            folder, max_seq_length=2048, load_in_4bit=True, dtype=torch.bfloat16, **where
+        )
+        model = FastLanguageModel.get_peft_model(model, use_gradient_checkpointing=every, **lora)
+        size, config = model.config.vocab_size, None
+    else:
+        model, shape = build(args.tiny)
+        size, config = shape["vocab_size"], LoraConfig(task_type="CAUSAL_LM", **lora)
+        tokenizer = blank_tokenizer(size)
+    texts = [sample.ids for pack in packs(tokens, run["share"], size, args.steps + 2) for sample in pack]
 
-        class Timed(TrainerCallback):
-            def on_step_begin(self, args, state, control, run=run, **kwargs):
-                if state.global_step == 2:
-                    synchronise(torch)
-                    run["began"] = time.time()
+    class Timed(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:  # the first two warm up
+                times["began"] = now()
 
-            def on_log(self, args, state, control, logs=None, run=run, **kwargs):
-                for name, key in (("loss", "loss"), ("grad_norm", "norm")):
-                    run[key] += [float(logs[name])] if name in logs else []
+        def on_step_end(self, args, state, control, **kwargs):
+            times["ended"] = now()
 
-        with tempfile.TemporaryDirectory() as folder:
-            settings = SFTConfig(
-                output_dir=folder,
-                max_steps=args.steps + 2,
-                per_device_train_batch_size=max(1, tokens // 2048),
-                learning_rate=2e-4,
-                lr_scheduler_type="constant",
-                max_length=2048,
-                bf16=True,
-                use_cpu=not gpu,
-                use_liger_kernel=system == "trl-liger",
-                gradient_checkpointing=bool(every),
-                optim="adamw_torch_fused",
-                logging_steps=1,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-            )
-            lora = LoraConfig(
-                r=16,
-                lora_alpha=32,
-                target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-                task_type="CAUSAL_LM",
-            )
-            data = Dataset.from_dict({"input_ids": texts})
-            trainer = SFTTrainer(
-                model=model,
-                args=settings,
-                train_dataset=data,
-                processing_class=blank_tokenizer(config["vocab_size"]),
-                peft_config=lora,
-                callbacks=[Timed()],
-            )
-            try:
-                trainer.train()
-            except torch.OutOfMemoryError:
-                run["failed"] = "does not fit"
-                continue
-        synchronise(torch)
-        run["speed"] = args.steps * tokens / (time.time() - run.pop("began"))
-        flops = footprint.flops_per_token(footprint.shape(config), 16, min(tokens, 2048), share)
-        run |= {"mfu": run["speed"] * flops / peak_flops, "peak_gib": device.peak_memory() / 2**30}
-        del model, trainer
-        if gpu:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-    return found
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            for name, key in (("loss", "loss"), ("grad_norm", "norm")):
+                run[key] += [float(logs[name])] if name in logs else []
+
+    with tempfile.TemporaryDirectory() as output:
+        settings = SFTConfig(
+            output_dir=output,
+            max_steps=args.steps + 2,
+            per_device_train_batch_size=max(1, tokens // 2048),
+            learning_rate=2e-4,
+            lr_scheduler_type="constant",
+            max_length=2048,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            use_liger_kernel=system == "trl-liger",
+            gradient_checkpointing=every,
+            optim="adamw_torch_fused",
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        SFTTrainer(
+            model=model,
+            args=settings,
+            train_dataset=Dataset.from_dict({"input_ids": texts}),
+            processing_class=tokenizer,
+            peft_config=config,
+            callbacks=[Timed()],
+        ).train()
+    return times["ended"] - times["began"]
 
 
 def blank_tokenizer(size: int):

@@ -196,6 +196,18 @@ def test_every_recipe_is_complete(monkeypatch):
             train_qlora.complete(train_qlora.arguments())
 
 
+def test_the_fsdp_recipe_has_keys_that_accelerate_knows():
+    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(train_qlora.RECIPES / "fsdp_accelerate.yaml"))
+    fields = FullyShardedDataParallelPlugin.__dataclass_fields__
+    known = {name.removeprefix("fsdp_") for name in fields} | {"offload_params"}  # cpu_offload there
+    assert {key.removeprefix("fsdp_") for key in config.fsdp_config} <= known
+    # the Trainer saves an adapter only then
+    assert config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+
+
 def test_check_names_everything_that_is_missing_and_trains_nothing(train, store, tmp_path, capsys):
     assert train.check() == 0
     assert "Nothing is missing" in capsys.readouterr().out
