@@ -41,7 +41,7 @@ def main():
             if total < 0.9 * memory * 1e9:
                 break
         flops = footprint.flops_per_token(shape, RANK, SAMPLE, SUPERVISED)
-        again = 2 * shape.linear / every if every else 0
+        again = footprint.recomputed_flops_per_token(shape, RANK, SAMPLE, every)
         hours = 1e6 * (flops + again) / (SHARE * device.PEAK_TFLOPS[name] * 1e12) / 3600
         print(f"| {name} | {memory} GB | {room:,} | {KINDS[every]} | {total / 2**30:.0f} | {hours:.2f} |")
 

@@ -50,6 +50,12 @@ def flops_per_token(s: Shape, rank: int, sample_tokens: float, supervised_share:
     return 4 * s.linear + 4 * s.head * supervised_share + 6 * rank * s.lora_per_rank + attention
 
 
+def recomputed_flops_per_token(s: Shape, rank: int, sample_tokens: float, checkpointing: int | None) -> float:
+    """What is added when every n-th layer is checkpointed: its forward once more."""
+    forward = 2 * s.linear + 2 * rank * s.lora_per_rank + 4 * s.layers * s.width * sample_tokens / 2
+    return forward / checkpointing if checkpointing else 0.0
+
+
 def fixed_bytes(s: Shape, rank: int, dtype_bytes: int = 2) -> float:
     """Memory that stands still: NF4 weights, embeddings, head, float32 LoRA with its gradients and AdamW's moments."""
     return NF4_BYTES * s.linear + dtype_bytes * s.embeddings + 16 * rank * s.lora_per_rank
