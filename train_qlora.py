@@ -238,9 +238,7 @@ def open_work(work: Path, manifest: dict, force: bool) -> None:
             "go on with the same, choose another --run, or give --force to drop it"
         )
     work.mkdir(mode=0o700, exist_ok=True)
-    temporary = draft.with_suffix(".new")  # a kill while writing would leave half of it
-    storage.write_json(temporary, manifest)
-    temporary.replace(draft)
+    storage.write_json(draft, manifest)
 
 
 if __name__ == "__main__":

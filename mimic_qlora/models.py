@@ -48,7 +48,10 @@ def model_path(name: str | None, storage: Path) -> Path:
         remedy = "give a folder that holds the whole model"
     else:
         path = cached_snapshot(name)
-        remedy = f"fetch it on a machine with access: `hf download {name} --exclude 'original/*'`"
+        remedy = (
+            f"fetch it on a machine with access: `hf download {name} --exclude 'original/*'` "
+            "(for a gated model accept its licence on huggingface.co and run `hf auth login` first)"
+        )
         if not name or name[0] in "/.~" or name.count("/") > 1:  # no name that a hub has
             remedy = "give a folder that is there, or a hub name such as meta-llama/Meta-Llama-3-8B-Instruct"
     if path is None:

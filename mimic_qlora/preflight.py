@@ -31,7 +31,7 @@ def check(args) -> int:
     with need("every patient in the split of step 1"):
         training_prompts.check_split(found["store"], found["records"])
     with need("model on this machine, whole"):
-        path = models.model_path(args.model, found.get("store", Path(args.storage or "storage")))
+        path = models.model_path(args.model, found["store"] if args.model in (None, models.EMBEDDED) else Path())
         models.fingerprint(path)
         found["model"] = path
     with need("tokenizer with a chat template"):

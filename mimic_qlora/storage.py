@@ -170,7 +170,10 @@ def replace_folder(temp: Path, place: Path) -> None:
 
 
 def write_json(path: Path, data) -> None:
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    """Write data as JSON into a file, which a kill leaves as it was or whole."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 @contextlib.contextmanager

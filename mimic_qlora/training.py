@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mimic_qlora import attention, device, footprint, models, probe, validation_loss
+from mimic_qlora import attention, device, footprint, models, probe, storage, validation_loss
 from mimic_qlora.pace import Pace, stopped_early
 from mimic_qlora.samples import collate, pack
 from mimic_qlora.storage import UserError
@@ -176,7 +176,7 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict,
         print(f"Checkpointed: {about['checkpointing']}; memory floor {floor / 2**30:.1f} GiB; MFU of {peak_from}")
         room = f"{len(packs['train']):,} sequences of at most {args.batch_tokens:,} tokens"
         print(f"{room}, {args.accumulate * processes} to a step: {steps:,} steps")
-        about_file.write_text(json.dumps(about), encoding="utf-8")
+        storage.write_json(about_file, about)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(work / "tensorboard")
     settings = transformers.TrainingArguments(
         output_dir=str(work),

@@ -61,7 +61,13 @@ def gradients(model, packs: list) -> dict:
 # ---------------------------------------------------------------- samples and packs
 
 
-def test_exactly_the_answer_and_its_end_token_are_supervised(tokenizer):
+# as Llama 3's first one: the header of the next answer stands after every conversation
+EARLY_TEMPLATE = TEMPLATE.split("{% if add_gen")[0] + "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, EARLY_TEMPLATE])
+def test_exactly_the_answer_and_its_end_token_are_supervised(tmp_path, template):
+    tokenizer = models.load_tokenizer(write_tiny_model(tmp_path, template=template))
     messages = record(10000000)["messages"]
     sample = samples.encode(tokenizer, messages, "here")
     assert tokenizer.decode(sample.ids[sample.n_prompt :]) == messages[-1]["content"].strip() + "<|eot_id|>"
