@@ -5,7 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
-from mimic_qlora import page, storage, training_log, validation_loss
+from mimic_qlora import clinical, page, storage, training_log, validation_loss
 
 
 def results(state: dict, samples: dict, work: Path) -> dict:
@@ -74,7 +74,7 @@ def card(manifest: dict, subjects_manifest: dict) -> str:
         "the unit; the adapter kept is the one best on these patients, which flatters it a little.",
         "",
         "Intended use: research on language models with MIMIC-IV. Not for patients, not a medical device; its training "
-        "answers were written from public guidance and no clinician has reviewed them.",
+        f"answers were written from public guidance, of which {clinical.reviewed()}.",
         "",
         "Terms: an adapter trained on MIMIC-IV is derived from it: keep and share it as PhysioNet's credentialed data "
         "use agreement says, and send it to no third party's API. An adapter of a Llama 3 model falls under the Meta "

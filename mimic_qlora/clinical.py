@@ -102,6 +102,13 @@ def content_sha256():
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def reviewed():
+    """How many symptoms and caution rules a clinician has reviewed, in words: what gold answers are made of."""
+    parts = {"symptoms": load().symptoms.values(), "caution rules": load().cautions.values()}
+    counts = [f"{sum(bool(e['reviewed_by']) for e in part)} of {len(part)} {kind}" for kind, part in parts.items()]
+    return f"a clinician has reviewed {' and '.join(counts)}"
+
+
 # ---- conditions of a caution: name -> whether it holds for these facts ----
 
 

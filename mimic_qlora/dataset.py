@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from mimic_qlora import guidance, near_duplicates, splits
+from mimic_qlora import clinical, guidance, near_duplicates, splits
 
 TALLIES = ("splits", "tasks", "temporal_splits", "symptoms", "kinds", "cautions", "sexes", "ages", "answers")
 
@@ -111,7 +111,7 @@ rests on, `rubric` says what it is scored by. The files load as they are in `dat
 `messages`.
 
 - **guidance**: a lay symptom question some days after a live discharge to home; the answer is put together from the
-  clinical content files (`reviewed_by: null`: no clinician has reviewed them).
+  clinical content files, of which {clinical.reviewed()}.
 - **chart_qa**: a question with one verifiable answer in the context, or with none: "The record does not say".
 - **diagnoses**: the conditions that a stay was later coded with, asked
   {shared["landmark_hours"]:g} hours after arrival.
