@@ -21,6 +21,7 @@ MIN_PATIENTS = 5  # train patients that an item, a value or a feature must tell 
 NUMERIC_SHARE = 0.9  # of a text column's filled cells on train patients: from here on it is a column of numbers
 EMPTY = "nothing of it was known before the landmark"
 ALIKE = f"no value of it tells {MIN_PATIENTS} train patients from the rest"
+COUNTLESS = f"none of its many values has {MIN_PATIENTS} train patients: too rare to judge it by"
 
 # What a row of an event table is about; its other columns are aggregated for each.
 _EVENTS = ("labevents", "chartevents", "datetimeevents", "inputevents", "ingredientevents", "outputevents")
@@ -130,7 +131,8 @@ def _table(job: tuple) -> Features:
     n_counts = len(blocks[0][1])
     if numbers:
         blocks.append(_numbers(con, name, numbers, item))
-    if categories:
+    countless = _count_values(con, categories) if categories else set()
+    if categories := [column for column in categories if column not in countless]:
         blocks.append(_categories(con, name, categories))
     con.close()
     features = [feature for _, of_block, _ in blocks for feature in of_block]
@@ -138,6 +140,7 @@ def _table(job: tuple) -> Features:
     rows = {(name, feature.item): matrix[:, i].copy() for i, feature in enumerate(features[:n_counts])}
     matrix[matrix[:, 0] == 0, n_counts:] = np.nan  # nothing can be said of rows that are not there
     silent |= {f.column: ALIKE for f, some in zip(features, (matrix[is_train] > 0).any(axis=0), strict=True) if some}
+    silent |= {f"{name}.{column}": COUNTLESS for column in countless}
     _fill(matrix, is_train)
     kept = [i for i, values in enumerate(matrix[is_train].T) if _tells(values)]
     heard = {features[i].column for i in kept} | {f"{name}.{ROWS}"}
@@ -255,8 +258,11 @@ def _numbers(con, name: str, numbers: dict, item: str | None) -> tuple:
     return cells, features, float("nan")
 
 
-def _categories(con, name: str, categories: dict) -> tuple:
-    """Per frequent value of a category: the share of the patient's rows that have it; and the share that is filled."""
+def _count_values(con, categories: dict) -> set:
+    """Make the tables `counted` (rows by patient and value) and `top` (frequent values); the columns without any top.
+
+    Such a column is filled for MIN_PATIENTS train patients or more: a free text, or names of what is met once.
+    """
     texts = ", ".join(f'{sql} AS "{column}"' for column, sql in categories.items())
     names = ", ".join(f'"{column}"' for column in categories)
     con.execute(f"""
@@ -265,10 +271,17 @@ def _categories(con, name: str, categories: dict) -> tuple:
         SELECT i, is_train, name, value, count(*) AS n FROM cells GROUP BY ALL""")
     con.execute(f"""
         CREATE TEMP TABLE top AS SELECT name, value, row_number() OVER (ORDER BY name, place) - 1 AS f FROM (
-            SELECT name, value, count(*) AS n,
-                   row_number() OVER (PARTITION BY name ORDER BY count(*) DESC, value) AS place
-            FROM counted WHERE is_train GROUP BY name, value HAVING n >= {MIN_PATIENTS})
+            SELECT name, value, row_number() OVER (PARTITION BY name ORDER BY count(*) DESC, value) AS place
+            FROM counted WHERE is_train GROUP BY name, value HAVING count(*) >= {MIN_PATIENTS})
         WHERE place <= {MAX_VALUES}""")
+    countless = con.execute(f"""
+        SELECT name FROM counted WHERE is_train AND name NOT IN (SELECT name FROM top)
+        GROUP BY name HAVING count(DISTINCT i) >= {MIN_PATIENTS}""").fetchall()
+    return {name for (name,) in countless}
+
+
+def _categories(con, name: str, categories: list) -> tuple:
+    """Per frequent value of a category: the share of the patient's rows that have it; and the share that is filled."""
     per_patient = "(SELECT i, count(*) AS total FROM known GROUP BY i)"
     shares = con.execute(f"""
         SELECT i, f, n / total AS share FROM counted JOIN top USING (name, value) JOIN {per_patient} USING (i)
@@ -281,7 +294,7 @@ def _categories(con, name: str, categories: dict) -> tuple:
         f"""
         SELECT i, list_position(?, name) - 1 AS f, sum(n) / any_value(total) AS share
         FROM counted JOIN {per_patient} USING (i) GROUP BY i, name ORDER BY f, i""",
-        [list(categories)],
+        [categories],
     ).fetchnumpy()
     cells = [(shares["i"], shares["f"], shares["share"]), (filled["i"], filled["f"] + len(features), filled["share"])]
     return cells, features + [Feature(f"{name}.{column}", "", "filled") for column in categories], 0.0

@@ -39,7 +39,7 @@ def weigh(built, people, own, judged, targets: list) -> list:
         if column in built.excluded:
             row |= {"verdict": "excluded", "reason": built.excluded[column]}
         elif column in built.silent:
-            is_idle = judged is not None and built.silent[column] != features.EMPTY
+            is_idle = judged is not None and built.silent[column] not in (features.EMPTY, features.COUNTLESS)
             is_idle &= develop.sum() >= proof.MIN_HELD_OUT  # fewer patients are alike, or twins, by chance
             row |= {"verdict": "least" if is_idle else "unjudged", "reason": built.silent[column]}
         elif judged is None:
