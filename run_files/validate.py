@@ -236,8 +236,9 @@ def report(source, rows, points, exact, lines, probed, folder: Path, questions, 
         for name, d in found.items()
     ]
     spreadsheet.write(folder / "output.csv", rows, first=results.COLUMNS)
-    spreadsheet.write(folder / "knowledge.csv", points)
-    spreadsheet.write(folder / "records.csv", exact)
+    for name, part in (("knowledge.csv", points), ("records.csv", exact)):
+        if part:
+            spreadsheet.write(folder / name, part)
     spreadsheet.write(folder / "summary.csv", summary)
     with open(folder / "results.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, default=str) + "\n" for line in lines)

@@ -126,8 +126,7 @@ def test_results_lie_in_a_fresh_private_folder_with_a_copy_in_storage(run_valida
     for place in (folder, copy):
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
         assert {p.name for p in place.iterdir()} == {
-            "output.csv", "knowledge.csv", "records.csv", "results.jsonl", "summary.csv", "summary.txt", "report.html",
-            "label.csv",
+            "output.csv", "knowledge.csv", "results.jsonl", "summary.csv", "summary.txt", "report.html", "label.csv",
         }  # fmt: skip
         assert {stat.S_IMODE(p.stat().st_mode) for p in place.iterdir()} == {0o600}
     assert folder.parent == Path("/tmp") and copy.parent == run_validate.store / "validation"
