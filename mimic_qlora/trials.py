@@ -79,9 +79,10 @@ def of_records(source: SimpleNamespace, n: int, split: str, seed: int) -> list:
     made fewer. They are asked as in training."""
     path, found = source.store / "prompts" / f"{split}.jsonl", []
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    records = [json.loads(line) for line in lines]
     for task in EXACT:
-        records = {i: record for i, record in enumerate(map(json.loads, lines)) if record["task"] == task}
-        found += [records[i] for i in draws.order(records, f"records:{task}", seed)[: math.ceil(n / 2)]]
+        places = [i for i, record in enumerate(records) if record["task"] == task]
+        found += [records[i] for i in draws.order(places, f"records:{task}", seed)[: math.ceil(n / 2)]]
     trials = []
     for number, record in enumerate(found, 1):
         *turns, gold = record["messages"]
