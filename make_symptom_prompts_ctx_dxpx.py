@@ -12,6 +12,7 @@ step 3 found least important.
 import argparse
 import csv
 import json
+import textwrap
 from collections import Counter
 from functools import partial
 from itertools import islice
@@ -39,7 +40,9 @@ def arguments():
     add("--audit", action="store_true", help="check the records of an earlier run against the chart, and make none")
     command_line.add_arguments(parser)
     args = parser.parse_args()
-    command_line.check_positive(args, "pairs_per_subject", "max_total", "token_budget", "landmark_hours")
+    command_line.check_positive(args, "max_total", "token_budget", "landmark_hours")
+    command_line.check_range(args, "pairs_per_subject", 1, 30)
+    command_line.check_range(args, "landmark_hours", 0.1, 10_000)
     command_line.check_range(args, "preview", 0, 1_000_000)
     args.tasks = [task for task in TASKS if task in args.tasks]
     return args
@@ -68,7 +71,7 @@ def main():
         "clinical_content": prompts.content_sha256(system_prompt),
     }
     with storage.step_output(store, "prompts", settings, inputs, args.force) as out:
-        print(f"Tokenizer: {models.describe(path)}")
+        print(textwrap.fill(models.describe(path).replace("Model", "Tokenizer", 1), page.WIDTH))
         tokenizer = models.load_tokenizer(path)
         shared = {
             "system_prompt": system_prompt,
@@ -135,19 +138,22 @@ def make_records(store: Path, folder: Path, shared: dict, args, count_tokens) ->
 
 
 def report(counts: dict) -> None:
+    from mimic_qlora import page, splits
+
     def lines(title, rows):
         print("\n".join([title, *(f"  {n:>8,}  {name}" for name, n in rows.items() if n)]))
 
     lines("\nPatients", counts["cohort"])
     lines("Records", counts["tasks"])
-    lines("By split", counts["splits"])
-    print(
+    lines("By split", {name: counts["splits"].get(name) for name in splits.SHARES})
+    cut = ", ".join(f"{section} {n:,}" for section, n in counts["cut"].items())
+    for line in (
         f"Symptoms: {len(counts['symptoms'])}; caution rules that a chart called for: {len(counts['cautions'])}; "
         f"kinds of chart questions: {len(counts['kinds'])}; near-duplicates left out: {counts['near_duplicates']}; "
-        f"times at which the chart gave no gold answer: {counts['without_gold']}"
-    )
-    cut = ", ".join(f"{section} {n:,}" for section, n in counts["cut"].items())
-    print(f"Contexts in which a section was cut to its quota or the budget: {cut or 'none'}")
+        f"times at which the chart gave no gold answer: {counts['without_gold']}",
+        f"Contexts in which a section was cut to its quota or the budget: {cut or 'none'}",
+    ):
+        print(textwrap.fill(line, page.WIDTH, break_on_hyphens=False))
 
 
 def preview(folder: Path, n: int) -> None:

@@ -9,6 +9,14 @@ from statistics import median
 from mimic_qlora import clinical, guidance, near_duplicates, splits
 
 TALLIES = ("splits", "tasks", "temporal_splits", "symptoms", "kinds", "cautions", "sexes", "ages", "answers")
+TASKS = {  # what the card says of each
+    "guidance": """a lay symptom question some days after a live discharge to home; the answer is put together from the
+  clinical content files, of which {reviewed}.""",
+    "chart_qa": """a question with one verifiable answer in the context, or with none: "The record does not say".""",
+    "diagnoses": """the conditions that a stay was later coded with, asked {hours} hours after arrival. Codes are made
+  for billing, and their order is no rank of truth; MIMIC-IV has no present-on-admission flag; codes of external causes
+  and of histories are left out.""",
+}
 
 
 def parts(made: dict) -> tuple:
@@ -100,6 +108,10 @@ def card(data_line: str, shared: dict, counts: dict) -> str:
     cut = ", ".join(f"{section} {n:,}" for section, n in counts["cut"].items())
     silent = counts["answers"].get("the record does not say", 0)
     latest = counts["latest_years"] or "no group, since there are not two,"
+    content = (clinical.load().symptoms.values(), clinical.load().cautions.values())
+    of, out = [len(entries) for entries in content], [sum(e["held_out"] for e in entries) for entries in content]
+    tasks = "\n".join(f"- **{task}**: {text}" for task, text in TASKS.items() if task in counts["tasks"])
+    tasks = tasks.format(hours=f"{shared['landmark_hours']:g}", reviewed=clinical.reviewed())
     cohort = "\n".join(f"- {n:,} patients {reason}" for reason, n in counts["cohort"].items() if n)
     return f"""# Symptom prompts with chart questions and diagnoses
 
@@ -107,20 +119,16 @@ def card(data_line: str, shared: dict, counts: dict) -> str:
 Tokenizer: {shared["tokenizer"]}. Context budget: {shared["token_budget"]} tokens.
 
 A record is one patient at one time (`as_of`), a question, and a gold answer; `evidence` cites the rows that the answer
-rests on, `rubric` says what it is scored by. The files load as they are in `datasets` and in trainers that read
-`messages`.
+rests on, `rubric` says what it is scored by.
 
-- **guidance**: a lay symptom question some days after a live discharge to home; the answer is put together from the
-  clinical content files, of which {clinical.reviewed()}.
-- **chart_qa**: a question with one verifiable answer in the context, or with none: "The record does not say".
-- **diagnoses**: the conditions that a stay was later coded with, asked
-  {shared["landmark_hours"]:g} hours after arrival.
-  Codes are made for billing, and their order is no rank of truth; MIMIC-IV has no present-on-admission flag; codes of
-  external causes and of histories are left out.
+{tasks}
 
-No patient is in two splits. The symptoms of the curated questions, four further symptoms and a fifth of the caution
-rules are in none of the records. Beside the random split stands one by time: `temporal_split` is `test` for the
-patients of {latest} (`anchor_year_group`) and `train` for all others.
+No patient is in two splits. {out[0]} of {of[0]} symptoms and {out[1]} of {of[1]} caution rules are held out, so that
+the validation can tell learning from copying: no record asks about them or says them. Beside the random split stands
+one by time: `temporal_split` is `test` for the patients of {latest} (`anchor_year_group`) and `train` for all others.
+
+The files load as they are in `datasets` and in trainers that read `messages`: TRL's SFTTrainer, axolotl with
+`type: chat_template`, LLaMA-Factory with `formatting: openai`.
 
 ## How many, how balanced
 

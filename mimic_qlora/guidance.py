@@ -60,8 +60,8 @@ def golds(known: dict, chart: dict, n: int, key: str) -> list:
     """At most n questions with gold answers: different symptoms, those first for which the chart calls for a caution.
 
     `known` are the facts that the context shows, on which the cautions rest; `chart` are all, and advice that any rule
-    forbids for them is not given. The symptoms of the curated questions and the held-out caution rules stay out, so
-    that step 7 can tell learning from copying.
+    forbids for them is not given. Held-out symptoms and caution rules stay out, so that step 7 can tell learning from
+    copying.
     """
     called = called_for(known)
     trained = [c for c in called if not c["held_out"]]

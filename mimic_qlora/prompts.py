@@ -58,7 +58,8 @@ def cohort(store: Path, tasks: list, per_subject: int, seed: int, hours: float) 
     Guidance stands after a live discharge to home; diagnoses at the landmarks of the newest coded stays; chart QA where
     guidance stands, else at the newest landmark.
     """
-    slots, counts, groups = {task: [] for task in tasks}, Counter(), {}
+    slots, groups = {task: [] for task in tasks}, {}
+    counts = Counter({"with a coded stay": 0, "left out: no coded stay": 0})
     for record in subjects.records(store, WHO_AND_WHEN):
         if not record["diagnoses_icd_labeled"]:
             counts["left out: no coded stay"] += 1

@@ -216,7 +216,10 @@ def test_missing_and_stale_steps_are_named(run_here, run, tiny_mimic, tmp_path, 
     with pytest.raises(UserError, match="run `python feature_select_xgb_columns.py`"):
         run_here("--model", embedded_model, store=store)
     step_three_stub(store, "admissions.language")
-    for arguments in (["--token-budget", "0"], ["--pairs-per-subject", "-1"], ["--landmark-hours", "nan"]):
+    for arguments in (
+        *(["--token-budget", "0"], ["--pairs-per-subject", "-1"], ["--pairs-per-subject", "1000000"]),
+        *(["--landmark-hours", "nan"], ["--landmark-hours", "1e9"]),
+    ):
         with pytest.raises(UserError, match=arguments[1]):
             run_here(*arguments, store=store)
     with pytest.raises(UserError, match="/nowhere"):
