@@ -220,7 +220,7 @@ def test_missing_and_stale_steps_are_named(run_here, run, tiny_mimic, tmp_path, 
         *(["--token-budget", "0"], ["--pairs-per-subject", "-1"], ["--pairs-per-subject", "1000000"]),
         *(["--landmark-hours", "nan"], ["--landmark-hours", "1e9"]),
     ):
-        with pytest.raises(UserError, match=arguments[1]):
+        with pytest.raises(UserError, match=arguments[0]):
             run_here(*arguments, store=store)
     with pytest.raises(UserError, match="/nowhere"):
         run_here("--model", "/nowhere", store=store)
