@@ -30,10 +30,11 @@ def differences(subjects: Path, sources: dict, columns: dict) -> list:
     index = pq.read_table(subjects / "index.parquet")
     ids, parts = index["subject_id"].to_numpy(), index["part"].to_numpy()
     n_parts = int(parts.max()) + 1
+    con = duckdb.connect(config={"threads": 1})
     read = {name: np.zeros((2, n_parts), np.uint64) for name in columns}
     for part in tqdm(range(n_parts), desc="reading the JSONL back", unit="part", disable=None):
         for name, rows in _jsonl_rows(subjects / "shards" / f"part-{part:05d}.jsonl.gz", columns):
-            hashes = _hashes(rows, columns[name])
+            hashes = _hashes(con, rows, columns[name])
             with np.errstate(over="ignore"):
                 read[name][:, part] += np.array([len(hashes), hashes.sum(dtype=np.uint64)], np.uint64)
     found, owners = [], buckets.stay_owners({name: sources[name] for name in columns})
@@ -43,7 +44,7 @@ def differences(subjects: Path, sources: dict, columns: dict) -> list:
             batch, place = _placed(batch, columns[name], owners, ids)
             with np.errstate(over="ignore"):
                 np.add.at(expected[0], parts[place], np.uint64(1))
-                np.add.at(expected[1], parts[place], _hashes(batch, columns[name]))
+                np.add.at(expected[1], parts[place], _hashes(con, batch, columns[name]))
         differing = np.flatnonzero((expected != read[name]).any(axis=0))
         found += [(name, int(part), int(expected[0, part]), int(read[name][0, part])) for part in differing]
     return found
@@ -59,11 +60,10 @@ def _placed(batch, columns: dict, owners: dict, ids: np.ndarray) -> tuple:
     return batch.filter(pa.array(kept)), place[kept]
 
 
-def _hashes(rows, columns: dict) -> np.ndarray:
+def _hashes(con, rows, columns: dict) -> np.ndarray:
     cells = ", ".join('"' + column.replace('"', '""') + '"' for column in columns)
-    with duckdb.connect() as con:
-        con.register("rows", rows)
-        return con.execute(f"select hash({cells}) as h from rows").fetchnumpy()["h"]
+    con.register("rows", rows)
+    return con.execute(f"select hash({cells}) as h from rows").fetchnumpy()["h"]
 
 
 def _jsonl_rows(shard: Path, columns: dict):
@@ -74,11 +74,15 @@ def _jsonl_rows(shard: Path, columns: dict):
             for name in columns.keys() & record.keys():
                 collected.setdefault(name, []).extend(record[name])
         for name, rows in collected.items():
-            yield name, pa.table({c: pa.array([_text(row.get(c)) for row in rows], pa.string()) for c in columns[name]})
+            yield name, pa.table({c: _texts([row.get(c) for row in rows], kind) for c, kind in columns[name].items()})
 
 
-def _text(value):
-    return value if value is None or isinstance(value, str) else str(value)
+def _texts(cells: list, kind: str):
+    """Cells of the JSONL as the CSV has them; those of another kind than their column's as what no CSV has."""
+    try:
+        return pc.cast(pa.array(cells, pa.int64()), pa.string()) if kind == "id" else pa.array(cells, pa.string())
+    except (pa.ArrowInvalid, TypeError):  # Arrow's own type error is one of Python's too
+        return pa.array([None if cell is None else f"{type(cell)} {cell}" for cell in cells])
 
 
 def _blocks(shard: Path):

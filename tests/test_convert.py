@@ -171,6 +171,14 @@ def test_verify_tells_an_empty_string_from_null(run, tiny_mimic, tmp_path):
     assert "differ in prescriptions" in run(*command).stderr
 
 
+def test_verify_tells_a_number_from_its_text(run, tiny_mimic, tmp_path):
+    command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--verify")
+    run(*command)
+    rewrite_shard(tmp_path / "storage/subjects", b'"value":"500,000"', b'"value":500000')
+    rewrite_shard(tmp_path / "storage/subjects", b'"hadm_id":20000000', b'"hadm_id":"20000000"')
+    assert "differ in admissions, labevents" in run(*command).stderr
+
+
 def test_a_file_of_subject_ids_chooses_the_patients(run, tiny_mimic, tmp_path):
     chosen = tmp_path / "chosen.csv"
     chosen.write_bytes(b"\xef\xbb\xbfsubject_id\r\n10000007\r\n10000014\r\n")  # as Excel saves it
