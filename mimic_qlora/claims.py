@@ -38,7 +38,12 @@ class Chart(NamedTuple):
             return [time_of(stay, "dischtime"), *day]
         if table == "omr":
             return [_day_over(row, "chartdate")]
-        names = {"admissions": ["admittime"], "prescriptions": ["starttime"], "icustays": ["intime"],
+        if table == "prescriptions":
+            begin = time_of(row, "starttime")
+            orders = [p for p in self.all("pharmacy") if p["pharmacy_id"] == row.get("pharmacy_id")]
+            entered = next((time_of(p, "entertime") for p in orders if "entertime" in p), None)
+            return [begin, entered or (begin and begin + timedelta(days=1))]
+        names = {"admissions": ["admittime"], "icustays": ["intime"],
                  "services": ["transfertime"], "vitalsign": ["charttime"], "medrecon": ["charttime"],
                  "labevents": ["charttime", "storetime"], "chartevents": ["charttime", "storetime"]}  # fmt: skip
         return [] if table == "patients" else [time_of(row, name) for name in names[table]]

@@ -15,7 +15,8 @@ WANTED = {
     "services": ("hadm_id", "transfertime", "curr_service"),
     "diagnoses_icd_labeled": ("hadm_id", "seq_num", "icd_code", "icd_version", "long_title"),
     "procedures_icd_labeled": ("hadm_id", "chartdate", "icd_code", "icd_version", "long_title"),
-    "prescriptions": ("hadm_id", "starttime", "drug_type", "drug", "route"),
+    "prescriptions": ("hadm_id", "pharmacy_id", "starttime", "drug_type", "drug", "route"),
+    "pharmacy": ("pharmacy_id", "entertime"),
     "labevents": (
         *("labevent_id", "hadm_id", "itemid", "charttime", "storetime", "value", "valuenum", "valueuom"),
         *("ref_range_lower", "ref_range_upper", "flag"),

@@ -165,7 +165,7 @@ def _known_rows(con, name: str, types: dict, columns: dict) -> None:
     rules = visibility.rules()[name]
 
     def known(terms: list) -> str:
-        return " AND ".join(_came(term, types) for term in terms)
+        return " AND ".join(_came(con, term, types) for term in terms)
 
     place = next((term.partition("@")[0] for term in rules["*"] if term.partition("@")[0] in types), None)
     cells = [f'CASE WHEN {known(rules[c])} THEN t."{c}" END AS "{c}"' if c in rules else f't."{c}"' for c in columns]
@@ -175,13 +175,17 @@ def _known_rows(con, name: str, types: dict, columns: dict) -> None:
         FROM "{name}" t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
 
 
-def _came(term: str, types: dict) -> str:
+def _came(con, term: str, types: dict) -> str:
     """SQL for: this term of visibility.csv had come by the landmark. A null time has not come."""
     column, _, day = term.partition("@")
     if term == "always":
         return "true"
     if term == "discharge":
         return "EXISTS (SELECT 1 FROM admissions a WHERE a.hadm_id = t.hadm_id AND a.dischtime <= c.as_of)"
+    if term == "entered":
+        entered = "(SELECT min(p.entertime) FROM pharmacy p WHERE p.pharmacy_id = t.pharmacy_id)"
+        entered = entered if "pharmacy" in database.names(con) else "NULL"
+        return f"coalesce({entered}, t.starttime + INTERVAL 1 DAY) <= c.as_of"
     if column not in types:
         return "false"
     return f"date_trunc('day', t.\"{column}\") + INTERVAL 1 DAY <= c.as_of" if day else f't."{column}" <= c.as_of'

@@ -44,7 +44,8 @@ def hours(n: float) -> datetime:
 def hospital(seed: int = 0) -> dict:
     """240 patients, 200 with a coded stay: a high glucose goes with diabetes, an odd priority with nothing."""
     rng = np.random.default_rng(seed)
-    made = {name: [] for name in ("patients", "admissions", "diagnoses_icd", "labevents", "prescriptions", "emar")}
+    names = ("patients", "admissions", "diagnoses_icd", "labevents", "prescriptions", "pharmacy", "emar")
+    made = {name: [] for name in names}
     for i in range(1, N + 1):
         is_diabetic, has_pressure = (rng.random(2) < (0.35, 0.5)).tolist()
         made["patients"].append(
@@ -80,6 +81,7 @@ def hospital(seed: int = 0) -> dict:
         order = {
             "subject_id": i,
             "hadm_id": 1000 + i,
+            "pharmacy_id": i,
             "starttime": hours(2),
             "stoptime": hours(9),
             "drug": "Lisinopril" if has_pressure else "Senna",
@@ -87,6 +89,7 @@ def hospital(seed: int = 0) -> dict:
         made["prescriptions"].append(
             {**order, "dose_val_rx": ("500,000", "50-100", ".1")[rng.integers(3)], "ndc": "00045"}
         )
+        made["pharmacy"].append({"subject_id": i, "pharmacy_id": i, "entertime": hours(2)})
         made["emar"].append(
             {"subject_id": i, "emar_id": f"{i}-1", "charttime": hours(3), "storetime": hours(3), "medication": "Senna"}
         )
@@ -180,6 +183,9 @@ def test_what_was_not_known_at_the_landmark_makes_no_feature(tmp_path):
     unstored = {**late, "charttime": hours(1), "storetime": None}
     later = {**made, "labevents": [*made["labevents"], late, unstored]}
     later = changed(later, "prescriptions", lambda row: True, stoptime=hours(400))
+    entered = {**made["prescriptions"][0], "pharmacy_id": 9999, "starttime": hours(20), "drug": "Insulin Glargine"}
+    later["prescriptions"] = [*later["prescriptions"], *[entered] * 9]
+    later["pharmacy"] = [*later["pharmacy"], {"subject_id": 1, "pharmacy_id": 9999, "entertime": hours(25)}]
     later = changed(later, "admissions", lambda row: True, discharge_location="DIED", hospital_expire_flag=1)
     _, after = built(tmp_path / "b", later)
     assert same(before, after)

@@ -275,7 +275,7 @@ LEAKS = {
     "Known conditions": [("diagnoses_icd_labeled", "*", ["always"]), ("admissions", "*", ["always"]), ENDS],
     "Past procedures": [("procedures_icd_labeled", "*", ["always"])],
     "Recent labs": [("labevents", "*", ["always"])],
-    "Medicines ordered during this stay": [("prescriptions", "*", ["always"])],
+    "Medicines ordered during this stay": [("prescriptions", "*", ["starttime"])],  # before the pharmacy entered it
     "Recent measurements": [("omr", "*", ["always"])],
     "Last stay": [ENDS],
 }
