@@ -22,7 +22,6 @@ body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; 
        max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; break-after: avoid; }
 .lead { color: #555; margin: 0 0 .2rem; }
-.note { border-left: 4px solid #555; padding: .4rem .9rem; background: #f4f4f2; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; margin: .6rem 0; }
 caption { text-align: left; color: #555; padding-bottom: .3rem; }
 th, td { padding: .22rem .7rem .22rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e2e2e0; }
@@ -30,7 +29,7 @@ th { border-bottom: 2px solid #1b1b1b; white-space: nowrap; }
 .n { text-align: right; padding-left: .8rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 img { max-width: 100%; height: auto; display: block; margin: .8rem 0; break-inside: avoid; }
 summary { cursor: pointer; color: #20639b; } tr { break-inside: avoid; } thead { display: table-header-group; }
-@media print { body { max-width: none; margin: 0; padding: 0; font-size: 10pt; } .note { border: 1px solid #555; }
+@media print { body { max-width: none; margin: 0; padding: 0; font-size: 10pt; }
   .scroll { overflow: visible; } table { font-size: 8pt; } th { white-space: normal; vertical-align: bottom; } }
 """
 
@@ -88,8 +87,8 @@ def data_line(manifest: dict) -> str:
     return storage.data_line({**manifest, "source": {**source, "folder": Path(source["folder"]).name}})
 
 
-def paragraph(text: str, note: bool = False) -> str:
-    return f"<p{' class=note' if note else ''}>{html.escape(text)}</p>"
+def paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
 
 
 def table(rows: list, caption: str = "", columns: list | None = None, folded: str = "") -> str:
