@@ -128,7 +128,8 @@ def statements(columns: list, metrics: list, tried: list, test: dict, judged) ->
     n, n_test, undefined = len(metrics), test["test_patients"], sum(row["auroc"] is None for row in metrics)
     says = [
         f"Skill: {sum(row['skill'] for row in metrics)} of {n} targets are predicted better than from the numbers of "
-        f"rows alone, on train and validation patients held out in turn; only these judge the columns"
+        f"rows alone, each by its own 95% interval, on train and validation patients held out in turn; only these "
+        f"judge the columns"
     ]
     if undefined:
         says.append(
