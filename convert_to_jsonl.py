@@ -44,6 +44,7 @@ def arguments():
     command_line.add_arguments(parser)
     args = parser.parse_args()
     command_line.check_positive(args, "memory", "workers")
+    command_line.check_range(args, "seed", 0, 2**32 - 1)
     if not 0 < args.sample <= 1:
         raise UserError(f"--sample {args.sample} is not a share of the patients: give a number above 0 and up to 1")
     if args.max_rejects < 0:

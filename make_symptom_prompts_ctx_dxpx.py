@@ -44,6 +44,7 @@ def arguments():
     command_line.check_range(args, "pairs_per_subject", 1, 30)
     command_line.check_range(args, "landmark_hours", 0.1, 10_000)
     command_line.check_range(args, "preview", 0, 1_000_000)
+    command_line.check_range(args, "seed", 0, 2**32 - 1)
     args.tasks = [task for task in TASKS if task in args.tasks]
     return args
 

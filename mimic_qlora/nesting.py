@@ -19,6 +19,7 @@ from mimic_qlora.buckets import MEMORY_PER_BUCKET, MIB_PER_BUCKET, PROCESS_BYTES
 # the record also carries these tables with the title of each code, joined on (code, version)
 LABELED = {"diagnoses_icd": "d_icd_diagnoses", "procedures_icd": "d_icd_procedures"}
 GZIP_LEVEL = 2  # of isal's 0 to 3
+ICD = ("icd_version", "icd_code")
 
 
 def nest_all(plan: Layout, columns: dict, folder: Path, memory: int, workers: int | None) -> list:
@@ -117,12 +118,14 @@ def _nest_table(name, columns, rows, bucket, pieces, folder, result) -> None:
 
 
 def _titles(rows, dictionary):
+    if not {*ICD} <= {*rows.column_names} or not {*ICD, "long_title"} <= {*dictionary.column_names}:
+        return pa.nulls(len(rows), pa.string())  # the source lacks a column, as it says of its header
     place = pc.index_in(_code_key(rows), _code_key(dictionary))
     return pc.cast(dictionary["long_title"].combine_chunks().take(place), pa.string())
 
 
 def _code_key(rows):
-    version, code = (pc.cast(rows[column], pa.string()) for column in ("icd_version", "icd_code"))
+    version, code = (pc.cast(rows[column], pa.string()) for column in ICD)
     return pc.binary_join_element_wise(version, code, ":").combine_chunks()
 
 

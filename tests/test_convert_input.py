@@ -159,6 +159,13 @@ def test_a_header_that_differs_is_told_as_expected_and_found(convert, tiny_mimic
     assert "omr.csv.gz: expected seq_num, found seq" in capsys.readouterr().out
 
 
+def test_coded_rows_without_their_code_go_without_a_title(convert, tiny_mimic, capsys):
+    write_table(tiny_mimic, "diagnoses_icd", "subject_id,hadm_id,seq_num,code", ["10000000,20000000,1,I10"])
+    (record,) = (r for r in records(convert("--mimic-dir", tiny_mimic)) if "diagnoses_icd" in r)
+    assert "expected icd_code, icd_version, found code" in capsys.readouterr().out
+    assert record["diagnoses_icd"] == record["diagnoses_icd_labeled"]
+
+
 def test_odd_paths_a_relative_storage_folder_and_another_working_folder(tiny_mimic, tmp_path):
     odd = tmp_path / 'Ménière\'s "data" [1]'
     tiny_mimic.rename(odd)
