@@ -78,7 +78,8 @@ def card(manifest: dict, subjects_manifest: dict) -> str:
         "",
         "Terms: an adapter trained on MIMIC-IV is derived from it: keep and share it as PhysioNet's credentialed data "
         "use agreement says, and send it to no third party's API. An adapter of a Llama 3 model falls under the Meta "
-        'Llama 3 Community License: if shared, its name begins with "Llama 3" and it says "Built with Meta Llama 3".',
+        'Llama 3 Community License: if shared, its name begins with "Llama 3" and it says "Built with Meta Llama 3" '
+        '(Llama 3.1 and later have licences of their own: "Llama" and "Built with Llama").',
     ]
     if subjects_manifest["source"]["kind"] == "synthetic":
         lines += ["", "This one was trained on synthetic patients: it is for trying things out, never for results."]
