@@ -67,10 +67,12 @@ def test_three_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturb
 @pytest.mark.soak
 def test_twenty_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturbed, tmp_path):
     expected, seconds = undisturbed
-    draw, killed = random.Random(2), 0
+    draw, killed, rounds = random.Random(2), 0, 0
     while killed < 20:
+        rounds += 1  # some end before they are killed
         delays = [draw.uniform(0, 1) * seconds for _ in range(4)]
-        killed += kill_until_done(tiny, tmp_path / str(killed), expected, delays)
+        killed += kill_until_done(tiny, tmp_path / str(rounds), expected, delays)
+    print(f"{killed} runs were killed in {rounds} rounds")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
