@@ -60,7 +60,7 @@ def hospital(folder: Path, n: int, seed: int) -> tuple:
     m = len(owner)
     minutes = rng.integers(0, 60 * 23, m)
     orders = {
-        "subject_id": ids[owner], "hadm_id": ids[owner] + 10**7,
+        "subject_id": ids[owner], "hadm_id": ids[owner] + 10**7, "pharmacy_id": range(m),
         "starttime": [f"2150-01-01 {8 + t // 60 - 24 * (8 + t // 60 > 23):02d}:{t % 60:02d}:00" for t in minutes % 900],
         "stoptime": "2150-01-05 08:00:00", "drug": [f"Drug {v}" for v in rng.integers(0, 8, m)],
         "sig_dose": (dose[owner] + rng.normal(0, 0.7, m)).round(3),
@@ -69,12 +69,15 @@ def hospital(folder: Path, n: int, seed: int) -> tuple:
     orders |= {f"noise_row_num{i}": rng.normal(size=m).round(3) for i in range(3)}
     orders["noise_patient_num"] = rng.normal(size=n)[owner].round(3)  # noise that is the same in all of one's rows
     orders["noise_patient_cat"] = [f"p{v}" for v in rng.integers(0, 40, n)[owner]]
+    entries = {key: orders[key] for key in ("subject_id", "hadm_id", "pharmacy_id", "starttime")}
+    entries["entertime"] = orders["starttime"]
     codes = [(i, code) for code, y in zip(DISEASES, has, strict=True) for i in ids[y]] + [(i, "Z000") for i in ids]
     diagnoses = pd.DataFrame(codes, columns=["subject_id", "icd_code"]).sort_values(["subject_id", "icd_code"])
     diagnoses = diagnoses.assign(hadm_id=diagnoses.subject_id + 10**7, seq_num=1, icd_version=10)
     people = {"subject_id": ids, "gender": rng.choice(["F", "M"], n), "anchor_age": rng.integers(20, 90, n)}
     people |= {"anchor_year": 2150, "anchor_year_group": "2011 - 2013", "dod": ""}
-    made = {"patients": people, "admissions": stay | admissions, "prescriptions": orders, "diagnoses_icd": diagnoses}
+    made = {"patients": people, "admissions": stay | admissions, "prescriptions": orders, "pharmacy": entries}
+    made["diagnoses_icd"] = diagnoses
     made["d_icd_diagnoses"] = {"icd_code": list(DISEASES), "icd_version": 10, "long_title": list(DISEASES.values())}
     (folder / "hosp").mkdir(parents=True)
     for name, table in made.items():
