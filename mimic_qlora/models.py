@@ -117,10 +117,10 @@ def model_name(path: Path) -> str:
 
 def describe(path: Path) -> str:
     """One line that says which model a run uses, read from its config alone."""
+    if is_embedded(path):
+        return f"Model: {EMBEDDED} (embedded): for trying things out, never for results"
     config = read_json(path / "config.json")
     shape = f"{config.get('num_hidden_layers')} layers, width {config.get('hidden_size')}"
-    if is_embedded(path):
-        return f"Model: {EMBEDDED} (embedded, {shape}): for trying things out, never for results"
     return f"Model: {model_name(path)} ({', '.join(config.get('architectures') or [])}, {shape})"
 
 
