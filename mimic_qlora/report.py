@@ -215,11 +215,13 @@ def _criteria(row: dict, question: dict) -> str:
 
 
 def _flag(row: dict, arm: str, name: str) -> tuple:
-    if name in row[f"red_flags_named_{arm}"].split("; "):
-        return "kept", "named"
-    return (
-        ("broken", "PLAYED DOWN") if name in row[f"red_flags_reversed_{arm}"].split("; ") else ("missed", "not named")
-    )
+    said = {
+        "named": ("kept", "named"),
+        "reversed": ("broken", "PLAYED DOWN"),
+        "hedged": ("missed", "left to the reader"),
+    }
+    found = (mark for way, mark in said.items() if name in row.get(f"red_flags_{way}_{arm}", "").split("; "))
+    return next(found, ("missed", "not named"))
 
 
 def _caution(row: dict, arm: str, name: str) -> tuple:
