@@ -14,7 +14,7 @@ from reviewing import ROOT, SECRET, Server, make_results, mark
 from mimic_qlora import ratings
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: run make test")
-from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
+from selenium.common.exceptions import WebDriverException  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -45,8 +45,8 @@ def browser():
 
 
 def wait(browser, condition):
-    # a page that is just being replaced is looked at again
-    return WebDriverWait(browser, 15, 0.05, [StaleElementReferenceException]).until(condition)
+    # a page that is just being replaced is looked at again: the driver has more than one word for a node that is gone
+    return WebDriverWait(browser, 15, 0.05, [WebDriverException]).until(condition)
 
 
 def enter(browser, server, rater="anna") -> str:
