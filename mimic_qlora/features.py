@@ -297,8 +297,8 @@ def _categories(con, name: str, categories: list) -> tuple:
     filled = con.execute(
         f"""
         SELECT i, list_position(?, name) - 1 AS f, sum(n) / any_value(total) AS share
-        FROM counted JOIN {per_patient} USING (i) GROUP BY i, name ORDER BY f, i""",
-        [categories],
+        FROM counted JOIN {per_patient} USING (i) WHERE list_contains(?, name) GROUP BY i, name ORDER BY f, i""",
+        [categories, categories],
     ).fetchnumpy()
     cells = [(shares["i"], shares["f"], shares["share"]), (filled["i"], filled["f"] + len(features), filled["share"])]
     return cells, features + [Feature(f"{name}.{column}", "", "filled") for column in categories], 0.0

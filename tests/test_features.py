@@ -248,6 +248,11 @@ def test_a_column_of_countless_values_makes_no_feature_and_says_so(tmp_path):
     _, result = built(tmp_path, made)
     assert result.silent["labevents.order_provider_id"] == features.COUNTLESS
     assert result.silent["labevents.comments"] == features.EMPTY
+    _, without = built(tmp_path / "without", hospital())
+    values = {feature: result.matrix[:, n] for n, feature in enumerate(result.features)}
+    for n, feature in enumerate(without.features):
+        if feature.column != "labevents.order_provider_id":  # it touches no other feature
+            np.testing.assert_array_equal(without.matrix[:, n], values[feature], str(feature))
 
 
 def test_every_column_is_a_feature_or_has_a_reason(tmp_path):
