@@ -107,6 +107,9 @@ def write_subjects(store: Path, sources: dict, settings: dict, inputs: dict, mim
         for source in sources.values():
             if storage.file_identity(source.path) != inputs[key(source)]:
                 raise UserError(f"{source.path} changed while it was read: run the same command again")
+        for marker in (out.path / "parts").glob("*.done.json"):
+            if not marker.name.startswith("bucket-"):
+                marker.unlink()  # first, as the rows of buckets are gone: killed here, a run reads the tables anew
         shutil.rmtree(out.path / "parts")  # only now: until here a run that is killed goes on from them
         out.manifest["source"] |= {"kind": "mimic" if mimic_dir else "synthetic", "folder": settings["folder"]}
         out.manifest["quality"] = [flag for flag in flags if flag["rows"]]

@@ -229,6 +229,7 @@ def versions() -> dict:
 
 def finish_manifest(folder: Path, manifest: dict, started: float) -> dict:
     """Add what does not belong to the identity: which files are in the folder, when, how long, with which libraries."""
+    (folder / ".manifest.json.new").unlink(missing_ok=True)  # all that a kill while it was written left
     for_people = {RUN_ID, "README.md"}  # into a card they may write
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in for_people)
     return {

@@ -149,8 +149,11 @@ def misfits(con, manifest: dict, min_cell: int) -> list:
     rows = []
     for column, n in sorted(manifest["cells_not_of_their_type"].items()):
         table, _, name = column.partition(".")
-        row = {"column": column, "type": manifest["columns"][table][name], "cells": n}
-        rows.append({**row, "rows": manifest["rows"][table]["columnar"]})
+        if table in manifest["columns"]:
+            kind, of = manifest["columns"][table][name], manifest["rows"][table]["columnar"]
+        else:  # a dictionary: what the schema does not know in it is text, which every cell fits
+            kind, of = tables.schema()[table].columns[name], manifest["dictionaries"][table]
+        rows.append({"column": column, "type": kind, "cells": n, "rows": of})
     return hide_small(rows, ("cells",), min_cell)
 
 

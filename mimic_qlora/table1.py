@@ -35,7 +35,12 @@ def table1(con, manifest: dict, min_cell: int) -> list:
     member = {"overall": people.coded, **of_split, "no coded stay": ~people.coded}
     who = {name: people[mask] for name, mask in member.items()}
     sizes = {name: len(part) for name, part in who.items()}
-    sizes |= hidden_cells(sizes, [list(SPLITS)], min_cell)
+    # the size of each split is told elsewhere: so is, by difference, how many in it have no coded stay
+    rest = {f"not coded: {name}": int((~people.coded & (people.split == name)).sum()) for name in of_split}
+    sums = [list(SPLITS), ["no coded stay", *rest], ["overall", "no coded stay"]]
+    sums += [[name, f"not coded: {name}"] for name in of_split]
+    hidden = hidden_cells(sizes | rest, sums, min_cell)
+    sizes |= {name: text for name, text in hidden.items() if name in sizes}
     blocks = [[{"characteristic": "Patients", **sizes}]]
 
     def quartiles(title: str, values) -> None:

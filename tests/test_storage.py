@@ -100,3 +100,12 @@ def test_a_file_that_was_edited_is_refused_whatever_its_size(tmp_path):
     (tmp_path / "features" / "columns_least.csv").write_text("labevents.valuenum")
     with pytest.raises(UserError, match="columns_least.csv is missing or was changed"):
         storage.read_manifest(tmp_path, "features")
+
+
+def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
+    with pytest.raises(KeyboardInterrupt), storage.step_output(tmp_path, "subjects", {}, {}, resumable=True) as out:
+        (out.path / ".manifest.json.new").write_text("{")
+        raise KeyboardInterrupt
+    with storage.step_output(tmp_path, "subjects", {}, {}, resumable=True):
+        pass
+    assert ".manifest.json.new" not in storage.read_manifest(tmp_path, "subjects")["files"]

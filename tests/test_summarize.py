@@ -197,6 +197,9 @@ def test_cells_not_of_their_type_and_empty_columns_are_told(store, shown):
     result = tables(store)
     assert result["misfits"] == [{"column": "prescriptions.starttime", "type": "time", "cells": 15, "rows": 15}]
     by_column = {row["column"]: row["empty_share"] for row in result["missing"]}
+    told = {"cells_not_of_their_type": {"d_items.lownormalvalue": 12}, "columns": {}, "dictionaries": {"d_items": 90}}
+    (row,) = summaries.misfits(None, told, 10)  # of a dictionary
+    assert (row["cells"], row["rows"]) == (12, 90)
     assert by_column["admissions.deathtime"] == 1.0 and by_column["prescriptions.drug"] == 0.0
 
 
