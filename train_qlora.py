@@ -228,7 +228,7 @@ def open_work(work: Path, manifest: dict, force: bool) -> None:
     draft = work / "draft.json"
     before = draft_of(work)
     other = before.get("id") != manifest["id"]
-    if force or other and not any(work.glob("checkpoint-*")):
+    if force or other and not (before and any(work.glob("checkpoint-*"))):  # without a draft, nobody's
         shutil.rmtree(work, ignore_errors=True)
     elif other:
         old, new = ({**m["settings"], "prompts": m["inputs"]["prompts"]} for m in (before, manifest))

@@ -62,8 +62,14 @@ def way_of(text: str) -> str | None:
     return next((way for way in WAYS if way in said), None)
 
 
+def squeezed(answer: str) -> str:
+    """An answer without what is no word: thousands of dashes or blanks, on which patterns would take minutes."""
+    return re.sub(r"[^\S\n]{2,}", " ", re.sub(r"[\w'’-]{100,}", " ", answer))
+
+
 def given(answer: str, signs: list) -> list:
     """The clauses of an answer as Advice. `signs` are the patterns of the warning signs that it may name."""
+    answer = squeezed(answer)
     found, above, block = [], None, []
     for line in answer.replace("**", "").replace("__", "").splitlines():
         text = _ITEM.sub("", line).strip(" #*_>\t")

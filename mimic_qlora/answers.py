@@ -101,6 +101,7 @@ def identity(source: SimpleNamespace, runs: list) -> dict:
     return {
         "model": models.model_name(source.path),
         "fingerprint": models.fingerprint(source.path),
+        "runs": runs,  # their order: a digest forgets that of a dict, and the journal knows adapters by their place
         "adapters": {
             run: storage.file_sha256(source.store / "adapters" / run / "adapter_model.safetensors") for run in runs
         },

@@ -148,7 +148,7 @@ def against_arms(rows: list, arms: list, names, metrics: dict) -> list:
         parts = [f"{metrics[name][0]} {_with_interval(d)}" for name, d in found.items()]
         if parts:
             first = "The first adapter" if any("@" in other for other in arms) else "The adapter"
-            sentences.append(f"{first} minus {arm.replace('qlora', 'adapter')}: {'; '.join(parts)}.")
+            sentences.append(f"{first} minus {arm.replace('qlora', 'adapter', 1)}: {'; '.join(parts)}.")
     return sentences
 
 
@@ -188,7 +188,8 @@ def statement(differences: dict, adjusted: dict, metrics: dict, primary: str | N
     found = {"better": [], "worse": [], "open": []}
     for name, p in adjusted.items():
         difference, (label, up) = differences[name], metrics[name]
-        if p is None or p > ALPHA or difference.mean == 0 or difference.questions < FEWEST:
+        few = difference.questions < FEWEST or difference.patients < 2  # one patient tells nothing of others
+        if p is None or p > ALPHA or difference.mean == 0 or few:
             found["open"].append(label)
         else:
             kind = "better" if (difference.mean > 0) == up else "worse"

@@ -16,7 +16,7 @@ def words(text: str) -> int:
 
 @lru_cache(maxsize=10_000)  # the sentences of answers come again and again
 def _words(line: str) -> int:
-    return len(re.findall(r"[\w'’/.-]*\w", line))
+    return len(re.findall(r"\w(?:[\w'’/.-]*\w)?", line))
 
 
 def bearing(caution: dict, symptom: dict) -> int:

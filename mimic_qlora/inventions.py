@@ -24,6 +24,7 @@ def causes(answer: str, chart: str = "") -> list:
     A disease that is mentioned without such a claim counts too, unless it is spoken of as known or as to be kept from,
     or goes with a sign that sends to care ("these can be signs of a stroke: call 911").
     """
+    answer = advice.squeezed(answer)
     found, listed = [], chart.casefold()
     for sentence in re.split(r"(?<=[.!?])\s+|\n+", answer):
         claimed = _any("not_claimed").sub(" ", sentence)

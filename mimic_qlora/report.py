@@ -174,7 +174,9 @@ def _trial(row: dict, by_id: dict) -> str:
     others = [arm for arm in _arms(row) if arm not in BOTH]
     texts = [f"<div {reach}><h4>{NAMES[arm]}</h4>{_answer(row, arm, question)}</div>" for arm in BOTH]
     texts.append(f"<div {reach}><h4>Ideal, for a chart that calls for nothing</h4><p>{_lines(row['ideal'])}</p></div>")
-    more = "".join(f"<h4>{_text(arm.replace('qlora', 'adapter'))}</h4>{_answer(row, arm, question)}" for arm in others)
+    more = "".join(
+        f"<h4>{_text(arm.replace('qlora', 'adapter', 1))}</h4>{_answer(row, arm, question)}" for arm in others
+    )
     return (
         f'<article class="trial" tabindex="-1" data-question="{_text(row["question_id"])}" '
         f'data-kinds="{" ".join(kinds)}">'

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,13 @@ def test_what_an_answer_advises_about_a_sign(answer, outcome):
     signs = [r"chest pain", r"faint"]
     ways = {clause.way for clause in advice.given(answer, signs) if advice.names(signs[0], clause.text)}
     assert advice.outcome(ways) == outcome
+
+
+@pytest.mark.parametrize("babble", ["-" * 20_000, "a" * 20_000, "a" + " " * 20_000 + "b", "a-" * 5_000])
+def test_what_a_broken_model_writes_is_scored_in_no_time(babble):
+    began = time.process_time()
+    score(QUESTIONS[0], babble)
+    assert time.process_time() - began < 2
 
 
 def test_a_hedge_leaves_a_warning_sign_open_whatever_else_is_said():

@@ -13,12 +13,25 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from test_models import write_tiny_model
 
-from mimic_qlora import arms, clinical, command_line, delivery, generation, models, plans, scoring, storage, trials
+from mimic_qlora import (
+    answers,
+    arms,
+    clinical,
+    command_line,
+    delivery,
+    generation,
+    models,
+    plans,
+    scoring,
+    storage,
+    trials,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD_COLUMNS = (
@@ -305,6 +318,12 @@ def test_a_run_killed_at_any_moment_ends_with_the_answers_of_an_undisturbed_one(
         made.append(same_answers(done.stdout))
         shutil.rmtree(results(done.stdout))
     assert made[0] == made[1] and len(made[0]) == 16
+
+
+def test_answers_of_adapters_given_in_another_order_are_kept_apart(tuned_store):
+    source = SimpleNamespace(path=tuned_store.model, store=tuned_store.path)
+    one, other = (answers.identity(source, list(runs)) for runs in (("default", "seed.1"), ("seed.1", "default")))
+    assert storage.digest(one) != storage.digest(other)
 
 
 def journal_size(store: Path) -> int:
