@@ -169,6 +169,10 @@ def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
     done = step("summarize_jsonl.py", "--storage", store, "--min-cell", 0)
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
     assert rows["Died in hospital"]["overall"] == "1 (3%)" and "<10" not in done.stdout
+    assert step("summarize_jsonl.py", "--storage", store, "--min-cell", 11).returncode == 0
+    rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
+    # all patients less those with a coded stay would be those without
+    assert (rows["Patients"]["no coded stay"], rows["Patients"]["overall"]) == ("<11", "hidden")
     assert step("summarize_jsonl.py", "--storage", store).returncode == 0
 
 
