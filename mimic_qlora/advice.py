@@ -12,6 +12,7 @@ from mimic_qlora import answer_words, clinical
 
 # The ways to deal with a sign, worst first: where two stand in one clause, the first is meant.
 WAYS = ("down", "optional", "urgent", "delayed", "care")
+_HEARD = ("down", "optional", "urgent", "care", "waiting", "later", "telling")  # lists of advice.yaml
 SHORT = 12  # words: "Go to the emergency room." after a sign speaks of that sign
 BAD = ("down", "optional", "delayed")
 _ITEM = re.compile(r"^\s*(?:[-*•–—·~◦▪→✓]|\(?\d{1,2}[.)]|\(?[a-h][.)])\s+")
@@ -54,7 +55,7 @@ def way_of(text: str) -> str | None:
     kept = answer_words.pattern("advice", "meant_well").sub(" ", text)
     if kept.strip() and not clinical.affirmed(kept):
         return "down"
-    said = {name for name in answer_words.lists("advice") if answer_words.pattern("advice", name).search(kept)}
+    said = {name for name in _HEARD if answer_words.pattern("advice", name).search(kept)}
     if "waiting" in said or ("later" in said and said & {"care", "telling"}):
         said.add("down" if _CONDITION.search(kept) and "urgent" not in said else "delayed")
     if kept != text and _NOT_TO_WAIT.search(text):

@@ -102,11 +102,15 @@ def content_sha256():
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def reviewed_of(entries, kind):
+    """How many of these entries a clinician has reviewed, in words: "0 of 32 ideals"."""
+    return f"{sum(bool(entry['reviewed_by']) for entry in entries)} of {len(entries)} {kind}"
+
+
 def reviewed():
-    """How many symptoms and caution rules a clinician has reviewed, in words: what gold answers are made of."""
-    parts = {"symptoms": load().symptoms.values(), "caution rules": load().cautions.values()}
-    counts = [f"{sum(bool(e['reviewed_by']) for e in part)} of {len(part)} {kind}" for kind, part in parts.items()]
-    return f"a clinician has reviewed {' and '.join(counts)}"
+    """The same of the symptoms and caution rules, of which gold answers are made, as a clause."""
+    symptoms, rules = (list(entries.values()) for entries in (load().symptoms, load().cautions))
+    return f"a clinician has reviewed {reviewed_of(symptoms, 'symptoms')} and {reviewed_of(rules, 'caution rules')}"
 
 
 # ---- conditions of a caution: name -> whether it holds for these facts ----

@@ -29,8 +29,7 @@ def reviewed_line(rows: list, questions: list) -> str:
         "ideals": [question for question in questions if question["id"] in asked],
         "rules": [rule for name, rule in clinical.load().cautions.items() if name in called_for],
     }
-    counts = [f"{sum(bool(e['reviewed_by']) for e in part)} of {len(part)} {kind}" for kind, part in used.items()]
-    return f"reviewed by a clinician: {', '.join(counts)}"
+    return f"reviewed by a clinician: {', '.join(clinical.reviewed_of(part, kind) for kind, part in used.items())}"
 
 
 def write(
