@@ -155,6 +155,19 @@ def test_no_question_or_general_advice_names_a_cause():
     assert [text for text in texts if cause.search(text)] == []
 
 
+def test_a_sign_of_an_emergency_is_called_one_wherever_it_stands():
+    """So that training never teaches that the same sign can wait in one answer and not in the next."""
+    signs = re.compile(r"chest (?:pain|pressure)|vomit\w* blood|not fade|confus|stiff neck|seizure|droop|hard to wake|"
+                       r"lips .*blue|pink froth|(?:blow to|hit) (?:the|your) head|head injury|control of your bladder|"
+                       r"bowel control|(?:limb|leg|arm|foot|toe|hand).* (?:cold|pale|numb)", re.I)  # fmt: skip
+    texts = [flag["say"] for symptom in SYMPTOMS for flag in symptom["urgent"]]
+    texts += [rule["say"] for rule in RULES if rule["section"] == "urgent"]
+    texts += [line for question in QUESTIONS
+              for line in question["ideal"].split("urgent care\n")[1].split("\n\n")[0].splitlines()]  # fmt: skip
+    named = [text for text in texts if signs.search(text)]
+    assert len(named) > 100 and [text for text in named if "emergency" not in text.lower()] == []
+
+
 # ---- patterns ----
 
 
