@@ -14,7 +14,6 @@ import csv
 import json
 import textwrap
 from collections import Counter
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def main():
             "template_sha256": models.template_sha256(tokenizer),
         }
         storage.write_json(out.path / "context.json", shared)
-        counts = make_records(store, out.path, shared, args, partial(models.count_tokens, tokenizer))
+        counts = make_records(store, out.path, shared, args, models.token_counter(tokenizer))
         out.manifest["counts"] = counts
         card = dataset.card(page.data_line(subjects_manifest), shared, counts)
         (out.path / "README.md").write_text(card, encoding="utf-8")

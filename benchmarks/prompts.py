@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,7 +63,7 @@ def main():
     parser.add_argument("--storage", help="storage folder with subjects/ (default: $STORAGE_DIR, else ./storage)")
     store = storage.open_storage(parser.parse_args().storage)
     path = models.model_path(None, store)
-    count_tokens = partial(models.count_tokens, models.load_tokenizer(path))
+    count_tokens = models.token_counter(models.load_tokenizer(path))
     shared = {
         "system_prompts": prompts.system_prompts("Help."),
         "dropped_columns": [],

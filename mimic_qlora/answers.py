@@ -4,7 +4,6 @@ import json
 import math
 import os
 import tempfile
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +33,7 @@ def sources(store: Path, model: str | None) -> SimpleNamespace:
         path=path,
         tokenizer=tokenizer,
         labels=context.lab_labels(store),
-        count_tokens=partial(models.count_tokens, tokenizer),
+        count_tokens=models.token_counter(tokenizer),
     )
 
 

@@ -2,6 +2,9 @@
 
 import functools
 import hashlib
+import re
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 from mimic_qlora.offline import quiet_transformers
@@ -12,6 +15,9 @@ END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<
 # Some Llama templates write a date into the system turn: 3.1's a fixed one, 3.2's today's, beside charts dated 21xx.
 # It is pinned to 3.1's own, so that a prompt has the same tokens on every day.
 TEMPLATE_DATE = "26 Jul 2024"
+# Every kind of character that the pattern of a pre-tokenizer tells apart, and what may stand at the end of a line
+KINDS = ("a", "A", "é", "中", "7", "123", "-", ";", "):", "'", "'s", "_", "/", "°", "́", "😀", ")\n-", "a\n-")
+WORDS_REMEMBERED = 1 << 16  # about 10 MB
 
 
 @functools.lru_cache(maxsize=4)
@@ -49,6 +55,50 @@ def load_tokenizer(path: Path):
 def count_tokens(tokenizer, text: str) -> int:
     """Tokens of a piece of text, without those that begin or end a text."""
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def token_counter(tokenizer) -> Callable[[str], int]:
+    """`count_tokens` of texts whose words come again and again: it remembers how many tokens each word has.
+
+    A tokenizer that does not cut at blanks counts the whole text each time.
+    """
+    known = {}
+
+    def count(text: str) -> int:
+        if re.search(r"\s ", text):  # what belongs to which blank of a run is for the tokenizer to say
+            return count_tokens(tokenizer, text)
+        words = _words(text)
+        if not known.keys() >= set(words):
+            if len(known) > WORDS_REMEMBERED:
+                known.clear()
+            new = list(set(words) - known.keys())
+            known.update(zip(new, map(len, tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
+        return sum(map(known.get, words))
+
+    return count if cuts_at_blanks(tokenizer) else functools.partial(count_tokens, tokenizer)
+
+
+def cuts_at_blanks(tokenizer) -> bool:
+    """Whether the tokens of a text are those of its words, each with the single blank before it.
+
+    A tokenizer works on pieces that its pre-tokenizer cuts, one by one. Those of GPT-2 and Llama 3 cut before every
+    blank; it is tried with every kind of character before a blank and after it.
+    """
+    rust = getattr(tokenizer, "backend_tokenizer", None)
+    added = tokenizer.added_tokens_decoder.values()
+    if rust is None or rust.pre_tokenizer is None or any(token.rstrip or " " in token.content for token in added):
+        return False
+
+    def pieces(text):
+        normal = rust.normalizer.normalize_str(text) if rust.normalizer else text
+        return [piece for piece, _ in rust.pre_tokenizer.pre_tokenize_str(normal)]
+
+    text = " ".join(f"{before} {after}" for before, after in product(KINDS, repeat=2))
+    return pieces(text) == [piece for word in _words(text) for piece in pieces(word)]
+
+
+def _words(text: str) -> list:
+    return re.split("(?= )", text)
 
 
 def template_sha256(tokenizer) -> str:

@@ -171,15 +171,17 @@ def _by_prefix():
 
 
 @lru_cache(maxsize=200_000)
-def _phenotypes_of_code(code, version):
+def phenotypes_of_code(icd_code, icd_version):
+    """Phenotype ids, in file order, that a code stands for; an unknown code gives none."""
+    code, version = icd_code.strip(), int(icd_version)
     prefixes = [(version, code[:length]) for length in range(1, len(code) + 1)]
     included, excluded = (set().union(*(table.get(prefix, ()) for prefix in prefixes)) for table in _by_prefix())
-    return frozenset(included - excluded)
+    return tuple(name for name in load().phenotypes if name in included - excluded)
 
 
 def phenotypes_of(codes):
-    """Phenotype ids, in file order, that (icd_code, icd_version) pairs stand for; unknown codes give none."""
-    found = set().union(*(_phenotypes_of_code(code.strip(), int(version)) for code, version in codes))
+    """The same of several (icd_code, icd_version) pairs, each id once."""
+    found = set().union(*(phenotypes_of_code(*code) for code in codes))
     return [name for name in load().phenotypes if name in found]
 
 

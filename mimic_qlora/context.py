@@ -53,19 +53,14 @@ def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
             lines.append(f"- {name}: " + "; ".join([*(i.text for i in items), *([f"and {more} more"] * bool(more))]))
         return "Patient context\n" + "\n".join(lines)
 
-    while (over := count_tokens(text()) - budget) > 0:
-        before = sum(map(len, shown.values()))
-        while over > 0:  # by the items' own tokens first: counting the whole text for each of them would take long
-            longest = max(QUOTA, key=lambda name: _lengths(shown.get(name, ())))
-            if not any(_lengths(shown.get(longest, ()))):
-                break
-            *shown[longest], cut = shown[longest]
-            over -= max(1, count_tokens(f"; {cut.text}"))
-        if sum(map(len, shown.values())) == before:
+    while (tokens := count_tokens(text())) > budget:
+        longest = max(QUOTA, key=lambda name: _lengths(shown.get(name, ())))
+        if not any(_lengths(shown.get(longest, ()))):
             raise UserError(
                 f"a token budget of {budget} is too small for the context of a patient: "
-                f"its shortest form has {budget + over} tokens"
+                f"its shortest form has {tokens} tokens"
             )
+        shown[longest] = shown[longest][:-1]
     cuts = {name: len(parts[name]) - len(items) for name, items in shown.items() if len(parts[name]) > len(items)}
     return text(), cuts, shown
 

@@ -34,7 +34,7 @@ def target(record: dict, hadm_id: int) -> dict:
     found = {}
     for row in record["diagnoses_icd_labeled"]:
         if row.get("hadm_id") == hadm_id and not facts.is_administrative(row["icd_code"], row["icd_version"]):
-            for name in clinical.phenotypes_of([(row["icd_code"], row["icd_version"])]):
+            for name in clinical.phenotypes_of_code(row["icd_code"], row["icd_version"]):
                 found.setdefault(name, row)
     return {name: found[name] for name, entry in catalogue.items() if name in found and entry["kind"] != "status"}
 

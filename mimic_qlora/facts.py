@@ -91,7 +91,7 @@ def of(view: dict, as_of: datetime) -> dict:
     person = view["patients"][0] if view["patients"] else {}
     found = {"phenotypes": {}, "drug_classes": {}, "labs": {}, "procedures": []}
     for row in newest_first(view["diagnoses_icd_labeled"], by_id):
-        for name in clinical.phenotypes_of([(row["icd_code"], row["icd_version"])]):
+        for name in clinical.phenotypes_of_code(row["icd_code"], row["icd_version"]):
             days = (as_of - by_id[row["hadm_id"]]["dischtime"]).days
             if catalogue.phenotypes[name]["kind"] != "acute" or days <= 90:
                 found["phenotypes"].setdefault(name, row)

@@ -8,7 +8,15 @@ import json
 import os
 from pathlib import Path
 
-from mimic_qlora.chat import TEMPLATE_DATE, chat_ids, count_tokens, end_token_ids, load_tokenizer, template_sha256
+from mimic_qlora.chat import (
+    TEMPLATE_DATE,
+    chat_ids,
+    count_tokens,
+    end_token_ids,
+    load_tokenizer,
+    template_sha256,
+    token_counter,
+)
 from mimic_qlora.embedded import EMBEDDED, EMBEDDED_ORIGIN, embedded_path, is_embedded
 from mimic_qlora.offline import quiet_transformers
 from mimic_qlora.storage import UserError
@@ -30,6 +38,7 @@ __all__ = [  # what the steps need of a model, from one place
     "model_path",
     "quiet_transformers",
     "template_sha256",
+    "token_counter",
 ]
 
 

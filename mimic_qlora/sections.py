@@ -165,7 +165,7 @@ def _conditions(view: dict, as_of: datetime) -> list:
     stays = {a["hadm_id"]: a for a in view["admissions"]}
     named, titled = {}, {}
     for row in facts.newest_first(view["diagnoses_icd_labeled"], stays):
-        names = clinical.phenotypes_of([(row["icd_code"], row["icd_version"])])
+        names = clinical.phenotypes_of_code(row["icd_code"], row["icd_version"])
         for name in names:
             entry = catalogue[name]
             suffix = f" ({since(stays[row['hadm_id']], 'dischtime', as_of)})" if entry["kind"] == "acute" else ""
