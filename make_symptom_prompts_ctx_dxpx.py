@@ -104,15 +104,14 @@ def make_records(store: Path, folder: Path, shared: dict, args, count_tokens) ->
     """Write the records of every patient of the cohort, by split, and count what was made and who was left out."""
     from tqdm import tqdm
 
-    from mimic_qlora import context, dataset, facts, prompts, subjects
+    from mimic_qlora import context, dataset, prompts, subjects
 
     found = prompts.cohort(store, args.tasks, args.pairs_per_subject, args.seed, args.landmark_hours)
     slots = prompts.chosen(found.slots, args.max_total, args.seed)
     split, labels, cut = subjects.split_of(store), context.lab_labels(store), Counter()
 
     def made():
-        bar = tqdm(subjects.records(store, facts.WANTED, slots, facts.ONLY), "patients", len(slots), disable=None)
-        for record in bar:
+        for record in tqdm(prompts.records(store, slots), "patients", len(slots), disable=None):
             subject_id = record["subject_id"]
             years = found.year_groups[subject_id]
             groups = {

@@ -16,7 +16,7 @@ END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<
 # It is pinned to 3.1's own, so that a prompt has the same tokens on every day.
 TEMPLATE_DATE = "26 Jul 2024"
 # Every kind of character that the pattern of a pre-tokenizer tells apart, and what may stand at the end of a line
-KINDS = ("a", "A", "é", "中", "7", "123", "-", ";", "):", "'", "'s", "_", "/", "°", "́", "😀", ")\n-", "a\n-")
+KINDS = (*"aAé中7-;'_/°😀", "\u0301", "123", "):", "'s", ")\n-", "a\n-")
 WORDS_REMEMBERED = 1 << 16  # about 10 MB
 
 

@@ -18,7 +18,7 @@ WANTED = {
     "prescriptions": ("hadm_id", "pharmacy_id", "starttime", "drug_type", "drug", "route"),
     "pharmacy": ("pharmacy_id", "entertime"),
     "labevents": (
-        *("labevent_id", "hadm_id", "itemid", "charttime", "storetime", "value", "valuenum", "valueuom"),
+        *("labevent_id", "itemid", "charttime", "storetime", "value", "valuenum", "valueuom"),
         *("ref_range_lower", "ref_range_upper", "flag"),
     ),
     "omr": ("chartdate", "result_name", "result_value"),
@@ -65,6 +65,20 @@ CITED = {
     "medrecon": ("stay_id", "charttime", "name"),
 }  # fmt: skip
 LAB_DAYS = 365
+
+
+def within(times: dict) -> dict:
+    """What of the big tables contexts at these times (subject_id -> [as_of]) can rest on, for `subjects.records`.
+
+    All of pharmacy is read: without its row, an order that was entered late would seem to have been entered in time.
+    """
+    known = {subject_id: (datetime.min, max(when)) for subject_id, when in times.items()}
+    recent = {subject_id: (min(when) - timedelta(days=LAB_DAYS), max(when)) for subject_id, when in times.items()}
+    return {
+        "prescriptions": ("starttime", known),
+        "labevents": ("charttime", recent),
+        "chartevents": ("charttime", known),
+    }
 
 
 def stays(record: dict) -> list:

@@ -18,11 +18,17 @@ THRESHOLD = 0.9
 BANDS, ROWS = 16, 8
 _DRAWN = np.random.RandomState(0).randint(1, 2**32, size=(2, BANDS * ROWS), dtype=np.uint64)
 _FACTORS, _SHIFTS = _DRAWN[0] | np.uint64(1), _DRAWN[1]
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
+def _words(text: str) -> list:
+    return re.findall(r"\w+", text.casefold())
+
+
+@lru_cache(maxsize=8)  # a prompt is compared with one after the other
 def shingles(text: str) -> frozenset:
-    words = re.findall(r"\w+", text.casefold())
-    return frozenset(" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
+    words = _words(text)
+    return frozenset(zip(words, words[1:], words[2:])) or frozenset([tuple(words)])  # noqa: B905 (they end apart)
 
 
 def similarity(a: str, b: str) -> float:
@@ -35,14 +41,16 @@ def signature(asked: str, context: str) -> np.ndarray:
     """One uint64 for each band: prompts that agree in one are worth comparing."""
     mixed = np.full(BANDS, crc32(asked.encode()), dtype=np.uint64)
     for column in _lowest(context):
-        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + column
+        mixed = mixed * _MIX + column
     return mixed
 
 
 @lru_cache(maxsize=8)  # a patient is asked several things of one context
 def _lowest(context: str) -> np.ndarray:
     """The MinHash of a context, (ROWS, BANDS)."""
-    hashes = np.fromiter((crc32(s.encode()) for s in shingles(context)), dtype=np.uint64)
+    words = _words(context)
+    words = np.fromiter((crc32(word.encode()) for word in words + [""] * (3 - len(words))), dtype=np.uint64)
+    hashes = (words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:]  # one for each shingle
     return ((hashes[:, None] * _FACTORS + _SHIFTS) >> np.uint64(32)).min(axis=0).reshape(BANDS, ROWS).T
 
 

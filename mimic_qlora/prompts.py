@@ -106,6 +106,12 @@ def chosen(slots: dict, most: int | None, seed: int) -> dict:
     return by_subject
 
 
+def records(store: Path, slots: dict) -> Iterator[dict]:
+    """The records of the patients who have slots, with all that can be known at the times of these."""
+    times = {subject_id: [slot.moment.as_of for slot in found] for subject_id, found in slots.items()}
+    return subjects.records(store, facts.WANTED, slots, facts.ONLY, facts.within(times))
+
+
 def of_patient(record: dict, slots: list, shared: dict, labels: dict, count_tokens, cuts: Counter) -> Iterator[dict]:
     """The records that go into a patient's slots, fewer when the chart gives no more; adds to `cuts` what was cut."""
     by_task = {}

@@ -93,10 +93,11 @@ def _typed(row: dict, types: dict) -> dict:
     return {k: v for k, v in cells if v is not None}
 
 
-def records(storage: Path, wanted: dict, subject_ids=None, only: dict | None = None) -> Iterator[dict]:
+def records(storage: Path, wanted: dict, subject_ids=None, only=None, within=None) -> Iterator[dict]:
     """What `record` gives for each patient, in the order of subject_id, read in bulk from the columnar tables.
 
-    `only` spares what nobody reads of a big table: {table: {column: values}} keeps the rows with one of these values.
+    Two options spare what nobody reads of a big table: `only`, {table: {column: values}}, keeps the rows with one of
+    these values, `within`, {table: (column, {subject_id: (first, last)})}, those with a time from first to last.
     """
     import pyarrow.compute as pc
 
@@ -106,7 +107,8 @@ def records(storage: Path, wanted: dict, subject_ids=None, only: dict | None = N
         if subject_id in chosen:
             by_part.setdefault(part, []).append(subject_id)
     for part, ids in sorted(by_part.items()):
-        bucket = {s: {"subject_id": s, **{table: [] for table in wanted}} for s in sorted(ids)}
+        ids = sorted(ids)
+        bucket = {s: {"subject_id": s, **{table: [] for table in wanted}} for s in ids}
         for table, columns in wanted.items():
             path = storage / "subjects" / "tables" / table / f"part-{part:05d}.parquet"
             if not path.exists():
@@ -116,9 +118,20 @@ def records(storage: Path, wanted: dict, subject_ids=None, only: dict | None = N
             for column, values in (only or {}).get(table, {}).items():
                 chosen_rows &= pc.field(column).isin(values)
             rows = _read_parquet(path, columns=sorted({*kept, "subject_id"}), filters=chosen_rows)
+            if table in (within or {}):
+                rows = _between(rows, ids, *within[table])
             for owner, *row in zip(*(_values(rows[column]) for column in ("subject_id", *kept)), strict=True):
                 bucket[owner][table].append({k: v for k, v in zip(kept, row, strict=True) if v is not None})
         yield from bucket.values()
+
+
+def _between(rows, ids: list, column: str, spans: dict):
+    """The rows whose time in `column` is within their patient's span; `ids` are the patients in order."""
+    import numpy as np
+
+    first, last = np.array([spans[subject_id] for subject_id in ids], dtype="datetime64[us]").T
+    owner, when = np.searchsorted(ids, rows["subject_id"]), rows[column].to_numpy()
+    return rows.filter((first[owner] <= when) & (when <= last[owner]))
 
 
 def _values(column) -> list:

@@ -39,18 +39,26 @@ def visible(record: dict, as_of: datetime, dropped: frozenset = frozenset()) -> 
         if table == "subject_id":
             continue
         by_column = rules().get(table, {"*": ["never"]})
-        for time_of in (_time(term, ends) for term in by_column["*"]):
-            rows = [row for row in rows if time_of(row) <= as_of]
+        for term in by_column["*"]:
+            rows = _known(rows, term, ends, as_of)
         masks = {c: [_time(term, ends) for term in terms] for c, terms in by_column.items() if c != "*"}
         prefix = f"{table.removesuffix('_labeled')}."
         masks |= {name.removeprefix(prefix): [_time("never", {})] for name in dropped if name.startswith(prefix)}
         if masks:
-            rows = [
-                {c: v for c, v in row.items() if c not in masks or all(time_of(row) <= as_of for time_of in masks[c])}
-                for row in rows
-            ]
+            rows = [row if masks.keys().isdisjoint(row) else _masked(row, masks, as_of) for row in rows]
         view[table] = rows
     return view
+
+
+def _known(rows: list, term: str, ends: dict, as_of: datetime) -> list:
+    if term.endswith("time"):  # a column of the row: without a call for each of the many rows of a chart
+        return [row for row in rows if row.get(term, datetime.max) <= as_of]
+    time_of = _time(term, ends)
+    return [row for row in rows if time_of(row) <= as_of]
+
+
+def _masked(row: dict, masks: dict, as_of: datetime) -> dict:
+    return {c: v for c, v in row.items() if c not in masks or all(time_of(row) <= as_of for time_of in masks[c])}
 
 
 def _time(term: str, ends: dict) -> Callable:
