@@ -62,20 +62,25 @@ def token_counter(tokenizer) -> Callable[[str], int]:
 
     A tokenizer that does not cut at blanks counts the whole text each time.
     """
-    known = {}
+    whole = functools.partial(count_tokens, tokenizer)
+    first = functools.lru_cache(maxsize=16)(whole)
+    known = {}  # word -> tokens of the blank before it and the word
 
     def count(text: str) -> int:
-        if re.search(r"\s ", text):  # what belongs to which blank of a run is for the tokenizer to say
-            return count_tokens(tokenizer, text)
-        words = _words(text)
-        if not known.keys() >= set(words):
+        if re.search(r"\s ", text):  # which blank of a run goes with the word after it is for the tokenizer to say
+            return whole(text)
+        start, *words = text.split(" ")
+        try:
+            return first(start) + sum(map(known.__getitem__, words))
+        except KeyError:
             if len(known) > WORDS_REMEMBERED:
                 known.clear()
             new = list(set(words) - known.keys())
-            known.update(zip(new, map(len, tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
-        return sum(map(known.get, words))
+            ids = tokenizer([f" {word}" for word in new], add_special_tokens=False)["input_ids"]
+            known.update(zip(new, map(len, ids), strict=True))
+            return first(start) + sum(map(known.__getitem__, words))
 
-    return count if cuts_at_blanks(tokenizer) else functools.partial(count_tokens, tokenizer)
+    return count if cuts_at_blanks(tokenizer) else whole
 
 
 def cuts_at_blanks(tokenizer) -> bool:
@@ -94,11 +99,7 @@ def cuts_at_blanks(tokenizer) -> bool:
         return [piece for piece, _ in rust.pre_tokenizer.pre_tokenize_str(normal)]
 
     text = " ".join(f"{before} {after}" for before, after in product(KINDS, repeat=2))
-    return pieces(text) == [piece for word in _words(text) for piece in pieces(word)]
-
-
-def _words(text: str) -> list:
-    return re.split("(?= )", text)
+    return pieces(text) == [piece for word in re.split("(?= )", text) for piece in pieces(word)]
 
 
 def template_sha256(tokenizer) -> str:

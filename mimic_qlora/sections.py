@@ -192,8 +192,7 @@ def _medicines(view: dict, stay: dict) -> list:
     orders, classes = {}, {}
     rows = [r for r in view["prescriptions"] if r.get("hadm_id") == stay.get("hadm_id") and r.get("drug")]
     for row in sorted(rows, key=lambda r: (r["starttime"], r["drug"]), reverse=True):
-        drug = clean(row["drug"])
-        if row.get("drug_type", "MAIN") == "MAIN" and drug and not NOT_A_MEDICINE.search(drug):
+        if row.get("drug_type", "MAIN") == "MAIN" and (drug := _medicine(row["drug"])):
             orders.setdefault(drug, []).append(row)
             classes.setdefault(drug, set()).update(clinical.drug_classes_of(row["drug"], row.get("route")))
     told, rank = set(), {}
@@ -204,9 +203,18 @@ def _medicines(view: dict, stay: dict) -> list:
     return [_order(drug, orders[drug]) for drug in sorted(orders, key=rank.get)] or [Item(NONE)]
 
 
+@lru_cache(maxsize=50_000)
+def _medicine(drug: str) -> str:
+    """The name of an ordered drug, empty where it is none that a patient would ask about."""
+    name = clean(drug)
+    return "" if NOT_A_MEDICINE.search(name) else name
+
+
 def _order(drug: str, rows: list) -> Item:
-    by_route = {route_words(row): row for row in reversed(rows)}  # the newest order of each route
-    routes = [route for route in dict.fromkeys(map(route_words, rows)) if route]
+    by_route = {}  # the newest order of each route
+    for row in rows:
+        by_route.setdefault(route_words(row), row)
+    routes = list(filter(None, by_route))
     text = f"{drug} ({', '.join(routes)})" if routes else drug
     return Item(text, drug, tuple(("prescriptions", by_route[route]) for route in routes or by_route))
 
@@ -227,7 +235,7 @@ def _labs(known: dict, as_of: datetime, labels: dict) -> list:
         details = [note] if note else []
         if note and "ref_range_lower" in row and "ref_range_upper" in row:
             details.append(f"range {row['ref_range_lower']:g}-{row['ref_range_upper']:g}")
-        earlier = [b for b in before if "valuenum" in b and b["charttime"] < row["charttime"]][:1]
+        earlier = next(([b] for b in before if "valuenum" in b and b["charttime"] < row["charttime"]), [])
         details += [f"was {b['valuenum']:g}" for b in earlier]
         text = f"{name} {lab_value(row)}" + f" ({', '.join(details)})" * bool(details)
         item = Item(f"{text}, {since(row, 'charttime', as_of)}", name, tuple(("labevents", r) for r in (row, *earlier)))
