@@ -3,10 +3,11 @@
     python benchmarks/prompts.py --storage FOLDER
 
 FOLDER holds `subjects/`. All ways make the same records for the same patients with the same tokenizer in one process;
-imports and content files are not counted. The plain ways read with the json module and turn a patient's cells into
-their types: every one, or with more care only those that step 4 reads. What comes after is shared: masking cells,
-writing contexts within the budget, answers, near-duplicates. Prints records per CPU-second, the ratios, and the peak
-memory of step 4 as a command (given that `features/` is there).
+imports and content files are not counted. A first pass of step 4 fills what is remembered of words, codes and drugs,
+for all ways alike, and is told apart. The plain ways read with the json module and turn a patient's cells into their
+types: every one, or with more care only those that step 4 reads. What comes after is shared: masking cells, writing
+contexts within the budget, answers, near-duplicates. Prints records per CPU-second, the ratios, and the peak memory of
+step 4 as a command (given that `features/` is there).
 """
 
 import argparse
@@ -77,6 +78,7 @@ def main():
         return prompts.chosen(prompts.cohort(store, TASKS, PER_SUBJECT, SEED, HOURS).slots, None, SEED)
 
     ways = {
+        "step 4, nothing remembered": lambda chosen: prompts.records(store, chosen),
         "plain, every table and column": lambda chosen: plain_records(store, True),
         "plain, what step 4 reads": lambda chosen: plain_records(store, False),
         "step 4": lambda chosen: prompts.records(store, chosen),
@@ -91,8 +93,9 @@ def main():
         n = sum(counts["splits"].values())
         speed[name] = n / seconds
         print(f"{name:>30}: {n:,} records in {seconds:.1f} CPU-seconds, {speed[name]:.1f} a CPU-second", flush=True)
-    ours = speed.pop("step 4")
-    print("step 4 to the plain ways: " + ", ".join(f"{ours / other:.1f} times" for other in speed.values()))
+    for ours in ("step 4", "step 4, nothing remembered"):
+        ratios = [speed[ours] / n for name, n in speed.items() if name.startswith("plain")]
+        print(f"{ours}, to the plain ways: " + ", ".join(f"{ratio:.1f} times" for ratio in ratios))
     if (store / "features").is_dir():
         command = [sys.executable, ROOT / "make_symptom_prompts_ctx_dxpx.py", "--storage", store, "--force"]
         cost = measure(list(map(str, command)), cwd=ROOT)

@@ -174,7 +174,7 @@ def _age(person: dict, as_of: datetime) -> int | None:
 
 def newest_first(rows: list, by_id: dict) -> list:
     """Coded rows by their stay, the newest stay first, then by seq_num; `by_id` maps hadm_id to the stay."""
-    return sorted(rows, key=lambda r: (-by_id[r["hadm_id"]]["admittime"].timestamp(), r.get("seq_num", 0)))
+    return sorted(rows, key=lambda r: (datetime.max - by_id[r["hadm_id"]]["admittime"], r.get("seq_num", 0)))
 
 
 def is_administrative(icd_code: str, icd_version: int) -> bool:

@@ -36,9 +36,9 @@ def cautions_for(symptom: dict, known: dict, called: list | None = None) -> list
     A rule whose advice an earlier one gives already (no ibuprofen, for kidneys as for blood thinners) is left out.
     `called` is what `called_for(known)` gives, for callers that ask about many symptoms.
     """
-    rules = [c for c in (called_for(known) if called is None else called) if bearing(c, symptom)]
+    rules = [(bearing(c, symptom), c) for c in (called_for(known) if called is None else called)]
     chosen = []
-    for rule in sorted(rules, key=lambda c: (-c["severity"], -bearing(c, symptom))):
+    for _, rule in sorted((r for r in rules if r[0]), key=lambda r: (-r[1]["severity"], -r[0])):
         if not any(_says(c["id"], rule["id"]) for c in chosen):
             chosen.append(rule)
     return chosen

@@ -235,11 +235,13 @@ def _labs(known: dict, as_of: datetime, labels: dict) -> list:
         details = [note] if note else []
         if note and "ref_range_lower" in row and "ref_range_upper" in row:
             details.append(f"range {row['ref_range_lower']:g}-{row['ref_range_upper']:g}")
-        earlier = next(([b] for b in before if "valuenum" in b and b["charttime"] < row["charttime"]), [])
-        details += [f"was {b['valuenum']:g}" for b in earlier]
+        rows = (("labevents", row),)
+        if earlier := next((b for b in before if "valuenum" in b and b["charttime"] < row["charttime"]), None):
+            details.append(f"was {earlier['valuenum']:g}")
+            rows = (*rows, ("labevents", earlier))
         text = f"{name} {lab_value(row)}" + f" ({', '.join(details)})" * bool(details)
-        item = Item(f"{text}, {since(row, 'charttime', as_of)}", name, tuple(("labevents", r) for r in (row, *earlier)))
-        items.append((itemid not in read_by_rules, not note, -row["charttime"].timestamp(), itemid, item))
+        item = Item(f"{text}, {since(row, 'charttime', as_of)}", name, rows)
+        items.append((itemid not in read_by_rules, not note, as_of - row["charttime"], itemid, item))
     return [item for *_, item in sorted(items, key=lambda one: one[:-1])] or [Item(NONE)]
 
 

@@ -29,10 +29,13 @@ def visible(record: dict, as_of: datetime, dropped: frozenset = frozenset()) -> 
 
     `dropped` names further columns, as "table.column", to leave out. Tables without a rule are left out whole.
     """
-    orders = [p for p in record.get("pharmacy", ()) if {"pharmacy_id", "entertime"} <= p.keys()]
     ends = {
         "discharge": {a["hadm_id"]: a["dischtime"] for a in record["admissions"] if "dischtime" in a},
-        "entered": {order["pharmacy_id"]: order["entertime"] for order in orders},
+        "entered": {
+            p["pharmacy_id"]: p["entertime"]
+            for p in record.get("pharmacy", ())
+            if "entertime" in p and "pharmacy_id" in p
+        },
     }
     view = {"subject_id": record["subject_id"]}
     for table, rows in record.items():
