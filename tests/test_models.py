@@ -1,12 +1,13 @@
 """Models: finding them, chat tokens, 4-bit loading. For speed on a tiny random Llama, but for one test."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 
-from mimic_qlora import generation, models
+from mimic_qlora import chat, generation, models
 from mimic_qlora.storage import UserError
 
 SPECIAL = [
@@ -89,6 +90,77 @@ def with_adapter(tiny, tmp_path_factory):
     model.save_pretrained(folder)
     loaded = models.load_adapter(models.load_base(tiny, four_bit=False), folder)
     return loaded, models.load_tokenizer(tiny)
+
+
+LLAMA_3 = (  # the pattern of its pre-tokenizer
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def tokenizer_like(which: str):
+    """A small tokenizer that cuts text as one of a family does, with pairs of characters merged wherever it allows."""
+    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
+    from tokenizers.trainers import BpeTrainer
+
+    base = Tokenizer(BPE())
+    cut = {"Llama 3": LLAMA_3, "words in pairs": r"\S+ \S+|\s+|\S+"}.get(which)
+    if cut:
+        split = pre_tokenizers.Split(Regex(cut), behavior="isolated")
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        base.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
+    elif which == "GPT-2":
+        base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:  # it prepends a blank and merges as it likes
+        base.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    alphabet = [*pre_tokenizers.ByteLevel.alphabet(), *"▁ \n;:-°é中"]
+    trainer = BpeTrainer(vocab_size=700, min_frequency=1, initial_alphabet=alphabet, show_progress=False)
+    base.train_from_iterator([text_of(random.Random(n)) for n in range(20)], trainer)
+    return models.quiet_transformers().PreTrainedTokenizerFast(tokenizer_object=base)
+
+
+def text_of(draw) -> str:
+    """Words, numbers, marks and breaks in random order, as the contexts of charts have them, and worse."""
+    parts = (
+        "Sodium",
+        "mg/dL",
+        "it's",
+        "é中",
+        "140.5",
+        "2",
+        "-",
+        "(low,",
+        "x);",
+        ":",
+        "'ll",
+        "°",
+        "a\u0301",
+        "_",
+        "\n- Age:",
+    )
+    gaps = (" ",) * 12 + ("", "; ", "\n", "  ", "\t ", "\u00a0")
+    return "".join(draw.choice(parts) + draw.choice(gaps) for _ in range(draw.randrange(40)))
+
+
+@pytest.mark.parametrize(
+    ("which", "by_words"), [("GPT-2", True), ("Llama 3", True), ("Llama 2", False), ("words in pairs", False)]
+)
+def test_a_text_has_as_many_tokens_word_by_word_as_whole(which, by_words):
+    tokenizer = tokenizer_like(which)
+    assert chat.cuts_at_blanks(tokenizer) == by_words
+    count, draw = models.token_counter(tokenizer), random.Random(99)
+    for text in (text_of(draw) for _ in range(500)):
+        assert count(text) == models.count_tokens(tokenizer, text), text
+
+
+def test_the_embedded_models_tokens_are_counted_by_words(embedded_model, monkeypatch):
+    monkeypatch.setattr(chat, "WORDS_REMEMBERED", 5)  # it forgets and learns again on the way
+    tokenizer, draw = models.load_tokenizer(embedded_model), random.Random(1)
+    assert chat.cuts_at_blanks(tokenizer)
+    count = models.token_counter(tokenizer)
+    for text in (text_of(draw) for _ in range(300)):
+        assert count(text) == models.count_tokens(tokenizer, text), text
 
 
 def test_the_embedded_model_is_converted_once_and_answers_in_4_bits(tmp_path):

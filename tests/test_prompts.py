@@ -144,6 +144,23 @@ def test_no_context_is_over_budget_and_all_are_told_the_settings_that_later_step
         assert system["content"] == settings["system_prompt"] == settings["system_prompts"]["guidance"]
 
 
+def test_rows_that_are_not_read_in_bulk_would_change_no_context(demo_storage):
+    labels, fewer = context.lab_labels(demo_storage), 0
+    cohort = prompts.cohort(demo_storage, ["guidance", "diagnoses"], 2, 42, 24)
+    slots = prompts.chosen(cohort.slots, 60, 42)
+    for record in prompts.records(demo_storage, slots):
+        whole = subjects.record(demo_storage, record["subject_id"], facts.WANTED)
+        fewer += len(record["labevents"]) < len(whole["labevents"])
+        for as_of in {slot.moment.as_of for slot in slots[record["subject_id"]]}:
+            view, of_all = (visibility.visible(chart, as_of) for chart in (record, whole))
+            assert view["prescriptions"] == of_all["prescriptions"]
+            read, built = (context.build(chart, as_of, SHARED, labels, count_words) for chart in (record, whole))
+            assert (read.text, read.shown) == (built.text, built.shown)
+    assert fewer > 30
+    # an order would seem entered in time if the row that says otherwise were not read: too rare for the demo
+    assert "pharmacy" not in facts.within({1: [datetime(2150, 1, 1)]})
+
+
 def test_who_is_left_out_is_counted_and_the_card_names_no_folder(made, demo_dir):
     counts = json.loads((made.store / "prompts/manifest.json").read_text())["counts"]
     assert counts["cohort"]["with a coded stay"] == 100 and sum(counts["tasks"].values()) == len(made.records)
