@@ -12,16 +12,17 @@ from mimic_qlora import answer_words, clinical
 
 # The ways to deal with a sign, worst first: where two stand in one clause, the first is meant.
 WAYS = ("down", "optional", "urgent", "delayed", "care")
-_HEARD = ("down", "optional", "urgent", "care", "waiting", "later", "telling")  # lists of advice.yaml
+_HEARD = ("down", "optional", "urgent", "care", "waiting", "far", "later", "telling")  # lists of advice.yaml
 SHORT = 12  # words: "Go to the emergency room." after a sign speaks of that sign
 BAD = ("down", "optional", "delayed")
-_ITEM = re.compile(r"^\s*(?:[-*•–—·~◦▪→✓]|\(?\d{1,2}[.)]|\(?[a-h][.)])\s+")
+_ITEM = re.compile(r"^\s*(?:[-*•–—·~◦▪→✓|]|\(?\d{1,2}[.)]|\(?[a-h][.)])\s+")
 _LEADS = re.compile(r"\b(?:if|when|for|with|of|following|these)$", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)]*\s+")
-_TURN = re.compile(r",?\s+(?:but|however|yet|though)\b,?\s*|;\s+|\s+[–—-]+\s+", re.IGNORECASE)
+_TURN = re.compile(r",?\s+(?:but|however|yet|though)\b,?\s*|;\s+|\s+[–—-]+\s+|\s*[()]\s*", re.IGNORECASE)
 _CONCESSION = re.compile(r"^(?:although|though|while|even though)\b[^,]*,\s*", re.IGNORECASE)
 _LEAD_IN = re.compile(r"^(?P<before>[^:]{3,120}):\s+(?=\S)")
 _CONDITION = re.compile(r"\b(?:if|when|whenever|should you)\b", re.IGNORECASE)
+_NO = re.compile(r"\W*(?:no|none|nothing|neither)\b[^?]*\?$", re.IGNORECASE)
 _NOT_TO_WAIT = re.compile(r"\b(?:wait|delay|hesitat|ignor|put|without)", re.IGNORECASE)
 _SPEAKS_OF_IT = re.compile(
     r"^\W*(?:(?:if|for|when|all|any|each|every|either|both|none) (?:\w+ ){0,3})?"
@@ -31,9 +32,13 @@ _SPEAKS_OF_IT = re.compile(
 _SPEAKS_OF_ALL = re.compile(
     r"\b(?:any|each|all|one|either|both|every one) (?:one )?of (?:these|those|them|the above|the signs|this)"
     r"|\bthe above\b|\b(?:if|for|with) (?:these|those)\b|\bany (?:such|one) (?:sign|symptom)"
-    r"|\bthese (?:signs|symptoms)\b",
+    r"|\bthese (?:signs|symptoms)\b|\b(?:everything|anything|nothing|whatever)(?: \w+)? (?:in|on|below|above|here|listed)\b"
+    r"|\b(?:column|table|list) (?:is|are)\b|\bhere are (?:some|a few)\b|\b(?:pointers|suggestions) (?:only|below|here)\b",
     re.IGNORECASE,
 )
+
+
+_OF_THEM = re.compile(r"\b(?:most|all|some|many) of them\b", re.IGNORECASE)  # says what they do, not what to do
 
 
 class Advice(NamedTuple):
@@ -49,15 +54,16 @@ def way_of(text: str) -> str | None:
     lead = _LEAD_IN.match(text)
     if lead:  # "You can ignore this: call 911 for chest pain" is no advice to call
         ways = [way_of(lead["before"]), way_of(text[lead.end() :])]
-        if answer_words.pattern("advice", "later").match(lead["before"]):  # "Next week, if it has not passed: ..."
+        if any(answer_words.pattern("advice", name).match(lead["before"]) for name in ("far", "later")):  # "Next week: ..."
             return ways[0] if ways[0] in BAD else "delayed"
         return next((way for way in ways if way in BAD), ways[1] or ways[0])
     kept = answer_words.pattern("advice", "meant_well").sub(" ", text)
     if kept.strip() and not clinical.affirmed(kept):
         return "down"
     said = {name for name in _HEARD if answer_words.pattern("advice", name).search(kept)}
-    if "waiting" in said or ("later" in said and said & {"care", "telling"}):
-        said.add("down" if _CONDITION.search(kept) and "urgent" not in said else "delayed")
+    if "waiting" in said or (said & {"far", "later"} and said & {"care", "telling"}):
+        put_off = "far" in said or _CONDITION.search(kept)
+        said.add("down" if put_off and "urgent" not in said else "delayed")
     if kept != text and _NOT_TO_WAIT.search(text):
         said.add("care")
     return next((way for way in WAYS if way in said), None)
@@ -71,14 +77,21 @@ def squeezed(answer: str) -> str:
 def given(answer: str, signs: list) -> list:
     """The clauses of an answer as Advice. `signs` are the patterns of the warning signs that it may name."""
     answer = squeezed(answer)
-    found, above, block = [], None, []
+    found, above, block, over = [], None, [], False
     for line in answer.replace("**", "").replace("__", "").splitlines():
-        text = _ITEM.sub("", line).strip(" #*_>\t")
+        text = _ITEM.sub("", line).strip(" #*_>|\t")
         if not text:
+            over = over or bool(block)
             continue
+        if not re.search(r"\w", text):  # a rule, or the line under the head of a table
+            continue
+        item = bool(_ITEM.match(line))
+        if over and not item and above in BAD:  # prose after a list or a blank line: what stood above is over
+            above = None
+        over = item
         leads = text[-1] == ":" or _LEADS.search(text)
-        if leads or (not _ITEM.match(line) and text[-1] not in ".!?;,"):  # it speaks for what stands under it
-            way = way_of(text.rstrip(":"))
+        if leads or (not item and text.rstrip("\"”’)]")[-1:] not in ".!?;,"):  # it speaks for what stands under it
+            way = way_of(_SENTENCE.split(text)[-1].rstrip(":"))
             if way or not _names(text, signs):  # a line that only names a sign is one of a list without bullets
                 above, block = way, []
         clauses, asked = [], None
@@ -94,7 +107,7 @@ def given(answer: str, signs: list) -> list:
             if _SPEAKS_OF_ALL.search(clause.text):
                 for n in block:
                     found[n] = found[n]._replace(way=found[n].way or clause.way)
-                if clause.way in BAD:
+                if clause.way in BAD and not _OF_THEM.search(clause.text):
                     above = clause.way
         block += range(len(found), len(found) + len(clauses))
         found += [_under(above, c) for c in clauses]
@@ -122,7 +135,7 @@ def _clauses(sentence: str, signs: list) -> list:
     """The clauses of a sentence, each with a way; one that names no sign goes with the one before ("but call 911")."""
     concession = _CONCESSION.match(sentence)
     parts = [concession[0], sentence[concession.end() :]] if concession else [sentence]
-    parts = [p.strip() for part in parts for p in _TURN.split(part) if p and p.strip()]
+    parts = [p.strip() for part in parts for p in _TURN.split(part) if re.search(r"\w", p)]
     joined = []
     for part in parts:
         way = way_of(part) or (joined[-1].way if joined and joined[-1].way in ("urgent", "care") else None)
@@ -130,8 +143,9 @@ def _clauses(sentence: str, signs: list) -> list:
             joined[-1] = Advice(f"{joined[-1].text}, {part}", way or joined[-1].way)
         else:
             joined.append(Advice(part, way))
-    if len(joined) > 1 and joined[0].way and not joined[-1].way and not _names(joined[0].text, signs):
-        joined[-1] = joined[-1]._replace(way=joined[0].way)
+    way = joined[0].way if len(joined) > 1 and not _names(joined[0].text, signs) else None
+    if way and not joined[-1].way and (way not in BAD or _CONDITION.search(joined[-1].text)):
+        joined[-1] = joined[-1]._replace(way=way)
     return joined
 
 
@@ -139,6 +153,9 @@ def _carry(clauses: list, signs: list) -> None:
     """Give a clause that names a sign and says nothing of it the way of the next one that speaks of "it"."""
     for n in range(len(clauses) - 2, -1, -1):
         here, after = clauses[n], clauses[n + 1]
+        if _NO.match(here.text) and after.way not in ("urgent", "care"):  # "No fever? Then it can wait." names no sign
+            clauses[n] = Advice("", None)
+            continue
         speaks = here.text.endswith("?") or len(after.text.split()) <= SHORT or _SPEAKS_OF_IT.search(after.text)
         if here.way is None and after.way and speaks and not _names(after.text, signs):
             clauses[n] = here._replace(way=after.way)
