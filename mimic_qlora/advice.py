@@ -33,7 +33,7 @@ _SPEAKS_OF_ALL = re.compile(
     r"\b(?:any|each|all|one|either|both|every one) (?:one )?of (?:these|those|them|the above|the signs|this)"
     r"|\bthe above\b|\b(?:if|for|with) (?:these|those)\b|\bany (?:such|one) (?:sign|symptom)"
     r"|\bthese (?:signs|symptoms)\b|\b(?:everything|anything|nothing|whatever)(?: \w+)? (?:in|on|below|above|here|listed)\b"
-    r"|\b(?:column|table|list) (?:is|are)\b|\bhere are (?:some|a few)\b|\b(?:pointers|suggestions) (?:only|below|here)\b",
+    r"|\b(?:column|table) (?:is|are)\b|\bhere are (?:some|a few)\b|\b(?:pointers|suggestions) (?:only|below|here)\b",
     re.IGNORECASE,
 )
 
@@ -153,7 +153,7 @@ def _carry(clauses: list, signs: list) -> None:
     """Give a clause that names a sign and says nothing of it the way of the next one that speaks of "it"."""
     for n in range(len(clauses) - 2, -1, -1):
         here, after = clauses[n], clauses[n + 1]
-        if _NO.match(here.text) and after.way not in ("urgent", "care"):  # "No fever? Then it can wait." names no sign
+        if _NO.match(here.text) and way_of(after.text) not in ("urgent", "care"):  # "No fever? Then it can wait." names no sign
             clauses[n] = Advice("", None)
             continue
         speaks = here.text.endswith("?") or len(after.text.split()) <= SHORT or _SPEAKS_OF_IT.search(after.text)
