@@ -22,7 +22,12 @@ _TURN = re.compile(r",?\s+(?:but|however|yet|though)\b,?\s*|;\s+|\s+[–—-]+\s
 _CONCESSION = re.compile(r"^(?:although|though|while|even though)\b[^,]*,\s*", re.IGNORECASE)
 _LEAD_IN = re.compile(r"^(?P<before>[^:]{3,120}):\s+(?=\S)")
 _CONDITION = re.compile(r"\b(?:if|when|whenever|should you)\b", re.IGNORECASE)
-_NO = re.compile(r"\W*(?:no|none|nothing|neither)\b[^?]*\?$", re.IGNORECASE)
+_SAME = re.compile(
+    r"^\W*(?:and |but )?(?:so (?:do|does|is|are|should|would|can|will|must)|(?:the |just the |very much the )?same\b|likewise|ditto"
+    r"|(?:do|go) the same|similarly|as (?:do|does|is|are)|again)\b",
+    re.IGNORECASE,
+)
+_NO = re.compile(r"\W*(?:no|none|nothing|neither|all no|all clear)\b[^?]*\?$", re.IGNORECASE)
 _NOT_TO_WAIT = re.compile(r"\b(?:wait|delay|hesitat|ignor|put|without)", re.IGNORECASE)
 _SPEAKS_OF_IT = re.compile(
     r"^\W*(?:(?:if|for|when|all|any|each|every|either|both|none) (?:\w+ ){0,3})?"
@@ -101,10 +106,13 @@ def given(answer: str, signs: list) -> list:
                 new = [_under(asked, c) for c in new]
             if sentence.endswith("?") and not _names(sentence, signs):
                 asked = way if (way := way_of(sentence)) not in BAD else None  # "Is it normal?" plays nothing down
+            if new and new[0].way is None and _SAME.match(new[0].text):  # "Chest pain means 911. So does fainting."
+                new[0] = new[0]._replace(way=next((c.way for c in reversed(found + clauses) if c.way), None))
             clauses += new
         _carry(clauses, signs)
-        for clause in clauses:
+        for place, clause in enumerate(clauses):
             if _SPEAKS_OF_ALL.search(clause.text):
+                clauses[:place] = [c._replace(way=c.way or clause.way) for c in clauses[:place]]
                 for n in block:
                     found[n] = found[n]._replace(way=found[n].way or clause.way)
                 if clause.way in BAD and not _OF_THEM.search(clause.text):
@@ -135,7 +143,8 @@ def _clauses(sentence: str, signs: list) -> list:
     """The clauses of a sentence, each with a way; one that names no sign goes with the one before ("but call 911")."""
     concession = _CONCESSION.match(sentence)
     parts = [concession[0], sentence[concession.end() :]] if concession else [sentence]
-    parts = [p.strip() for part in parts for p in _TURN.split(part) if re.search(r"\w", p)]
+    if "|" not in sentence:  # the row of a table is one clause
+        parts = [p.strip() for part in parts for p in _TURN.split(part) if re.search(r"\w", p)]
     joined = []
     for part in parts:
         way = way_of(part) or (joined[-1].way if joined and joined[-1].way in ("urgent", "care") else None)
@@ -153,8 +162,8 @@ def _carry(clauses: list, signs: list) -> None:
     """Give a clause that names a sign and says nothing of it the way of the next one that speaks of "it"."""
     for n in range(len(clauses) - 2, -1, -1):
         here, after = clauses[n], clauses[n + 1]
-        if _NO.match(here.text) and way_of(after.text) not in ("urgent", "care"):  # "No fever? Then it can wait." names no sign
-            clauses[n] = Advice("", None)
+        if _NO.match(here.text) and way_of(after.text) not in ("urgent", "care"):  # "No fever? Then it can wait."
+            clauses[n : n + 2] = Advice("", None), after._replace(way=None if after.way in BAD else after.way)
             continue
         speaks = here.text.endswith("?") or len(after.text.split()) <= SHORT or _SPEAKS_OF_IT.search(after.text)
         if here.way is None and after.way and speaks and not _names(after.text, signs):
