@@ -28,7 +28,6 @@ _SAME = re.compile(
     re.IGNORECASE,
 )
 _NO = re.compile(r"\W*(?:no|none|nothing|neither|all no|all clear)\b[^?]*\?$", re.IGNORECASE)
-_NOT_TO_WAIT = re.compile(r"\b(?:wait|delay|hesitat|ignor|put|without)", re.IGNORECASE)
 _SPEAKS_OF_IT = re.compile(
     r"^\W*(?:(?:if|for|when|all|any|each|every|either|both|none) (?:\w+ ){0,3})?"
     r"(?:it|its|this|that|these|they|those|such|any|either|both|each|all|so|the same|the above|here)\b",
@@ -69,7 +68,7 @@ def way_of(text: str) -> str | None:
     if "waiting" in said or (said & {"far", "later"} and said & {"care", "telling"}):
         put_off = "far" in said or _CONDITION.search(kept)
         said.add("down" if put_off and "urgent" not in said else "delayed")
-    if kept != text and _NOT_TO_WAIT.search(text):
+    if kept != text and answer_words.pattern("advice", "neglect").search(text) and not said:
         said.add("care")
     return next((way for way in WAYS if way in said), None)
 
