@@ -23,11 +23,11 @@ _CONCESSION = re.compile(r"^(?:although|though|while|even though)\b[^,]*,\s*", r
 _LEAD_IN = re.compile(r"^(?P<before>[^:]{3,120}):\s+(?=\S)")
 _CONDITION = re.compile(r"\b(?:if|when|whenever|should you)\b", re.IGNORECASE)
 _SAME = re.compile(
-    r"^\W*(?:and |but )?(?:so (?:do|does|is|are|should|would|can|will|must)|(?:the |just the |very much the )?same\b|likewise|ditto"
-    r"|(?:do|go) the same|similarly|as (?:do|does|is|are)|again)\b",
+    r"^\W*(?:and |but )?(?:so (?:do|does|is|are|should|would|can|will|must)|(?:(?:just |very much )?the )?same"
+    r"|likewise|ditto|(?:do|go) the same|similarly|as (?:do|does|is|are)|again)\b",
     re.IGNORECASE,
 )
-_NO = re.compile(r"\W*(?:no|none|nothing|neither|all no|all clear)\b[^?]*\?$", re.IGNORECASE)
+_ABSENT = re.compile(r"\W*(?:no|none|nothing|neither|all no|all clear)\b[^?]*\?$", re.IGNORECASE)
 _SPEAKS_OF_IT = re.compile(
     r"^\W*(?:(?:if|for|when|all|any|each|every|either|both|none) (?:\w+ ){0,3})?"
     r"(?:it|its|this|that|these|they|those|such|any|either|both|each|all|so|the same|the above|here)\b",
@@ -36,12 +36,11 @@ _SPEAKS_OF_IT = re.compile(
 _SPEAKS_OF_ALL = re.compile(
     r"\b(?:any|each|all|one|either|both|every one) (?:one )?of (?:these|those|them|the above|the signs|this)"
     r"|\bthe above\b|\b(?:if|for|with) (?:these|those)\b|\bany (?:such|one) (?:sign|symptom)"
-    r"|\bthese (?:signs|symptoms)\b|\b(?:everything|anything|nothing|whatever)(?: \w+)? (?:in|on|below|above|here|listed)\b"
+    r"|\bthese (?:signs|symptoms)\b"
+    r"|\b(?:everything|anything|nothing|whatever)(?: \w+)? (?:in|on|below|above|here|listed)\b"
     r"|\b(?:column|table) (?:is|are)\b|\bhere are (?:some|a few)\b|\b(?:pointers|suggestions) (?:only|below|here)\b",
     re.IGNORECASE,
 )
-
-
 _OF_THEM = re.compile(r"\b(?:most|all|some|many) of them\b", re.IGNORECASE)  # says what they do, not what to do
 
 
@@ -58,7 +57,7 @@ def way_of(text: str) -> str | None:
     lead = _LEAD_IN.match(text)
     if lead:  # "You can ignore this: call 911 for chest pain" is no advice to call
         ways = [way_of(lead["before"]), way_of(text[lead.end() :])]
-        if any(answer_words.pattern("advice", name).match(lead["before"]) for name in ("far", "later")):  # "Next week: ..."
+        if any(answer_words.pattern("advice", name).match(lead["before"]) for name in ("far", "later")):  # "Next week:"
             return ways[0] if ways[0] in BAD else "delayed"
         return next((way for way in ways if way in BAD), ways[1] or ways[0])
     kept = answer_words.pattern("advice", "meant_well").sub(" ", text)
@@ -94,7 +93,7 @@ def given(answer: str, signs: list) -> list:
             above = None
         over = item
         leads = text[-1] == ":" or _LEADS.search(text)
-        if leads or (not item and text.rstrip("\"”’)]")[-1:] not in ".!?;,"):  # it speaks for what stands under it
+        if leads or (not item and text.rstrip('"”’)]')[-1:] not in ".!?;,"):  # it speaks for what stands under it
             way = way_of(_SENTENCE.split(text)[-1].rstrip(":"))
             if way or not _names(text, signs):  # a line that only names a sign is one of a list without bullets
                 above, block = way, []
@@ -161,7 +160,7 @@ def _carry(clauses: list, signs: list) -> None:
     """Give a clause that names a sign and says nothing of it the way of the next one that speaks of "it"."""
     for n in range(len(clauses) - 2, -1, -1):
         here, after = clauses[n], clauses[n + 1]
-        if _NO.match(here.text) and way_of(after.text) not in ("urgent", "care"):  # "No fever? Then it can wait."
+        if _ABSENT.match(here.text) and way_of(after.text) not in ("urgent", "care"):  # "No fever? Then it can wait."
             clauses[n : n + 2] = Advice("", None), after._replace(way=None if after.way in BAD else after.way)
             continue
         speaks = here.text.endswith("?") or len(after.text.split()) <= SHORT or _SPEAKS_OF_IT.search(after.text)

@@ -18,11 +18,12 @@ def _any(name: str) -> re.Pattern:
     return answer_words.pattern("inventions", name)
 
 
-def causes(answer: str, chart: str = "") -> list:
+def causes(answer: str, chart: str = "", heard: list | None = None) -> list:
     """What the answer names as the cause of the symptom, or as what the person has and `chart` does not list.
 
     A disease that is mentioned without such a claim counts too, unless it is spoken of as known or as to be kept from,
-    or goes with a sign that sends to care ("these can be signs of a stroke: call 911").
+    or goes with a sign that sends to care ("these can be signs of a stroke: call 911"). `heard` is the answer as
+    advice.given has read it, where it has.
     """
     answer = advice.squeezed(answer)
     found, listed = [], chart.casefold()
@@ -32,7 +33,7 @@ def causes(answer: str, chart: str = "") -> list:
         found += [
             name for match in _any("has").finditer(claimed) if (name := match["name"].strip()).casefold() not in listed
         ]
-    for clause in advice.given(answer, []):
+    for clause in advice.given(answer, []) if heard is None else heard:
         if (
             clause.way not in ("urgent", "care")
             and not _any("mentioned").search(clause.text)
@@ -40,7 +41,8 @@ def causes(answer: str, chart: str = "") -> list:
         ):
             claimed = _any("not_claimed").sub(" ", clause.text)
             found += [m[0] for m in _any("a_disease").finditer(claimed) if m[0].strip().casefold() not in listed]
-    return [name for name in dict.fromkeys(found) if not any(other != name and other in name for other in found)]
+    found = list({name.casefold(): name for name in reversed(found)}.values())[::-1]
+    return [name for name in found if not any(other != name and other in name for other in found)]
 
 
 def doses(answer: str, chart: str = "") -> list:

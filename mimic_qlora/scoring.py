@@ -62,7 +62,7 @@ def rubric(question: dict, cautions: list, answer: str, ended: bool, chart: str 
     stands = "\n".join(a.text for a in heard if a.way not in ("down", "optional"))
     said = [c for c in cautions if clinical.said(c, stands)]
     broken = [c for c in cautions if clinical.forbidden(c, answer)]
-    causes, doses = inventions.causes(answer, chart), inventions.doses(answer, chart)
+    causes, doses = inventions.causes(answer, chart, heard), inventions.doses(answer, chart)
     possible = len(signs) + sum(c["severity"] for c in cautions)
     points = len(named) - len(played_down) - bool(causes) - bool(doses)
     points += sum(c["severity"] for c in said) - sum(c["severity"] for c in broken)

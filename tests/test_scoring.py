@@ -103,6 +103,16 @@ def test_a_warning_sign_that_sends_nobody_to_care_is_not_named():
         ("Mention it at your next checkup if you have chest pain.", "played down"),
         ("Call 911 for chest pain, but it usually passes by itself.", "played down"),
         ("You might call 911 for chest pain, or not, as you like.", "hedged"),
+        ("Fainting means 911. So does chest pain.", "named"),
+        ("| fainting; chest pain | 911 |", "named"),
+        ("Most spells pass (but chest pain means 911).", "named"),
+        ("Too serious to wait\n- chest pain: call 911", "named"),
+        ("It is common and passes. Even so, call 911 for:\n- chest pain", "named"),
+        ("Mention at your next visit\n- tiredness\n\nCall 911 for chest pain.", "named"),
+        ("Call 911 for chest pain. No chest pain? Then stay at home.", "named"),
+        ("Call 911 for chest pain. Chest pain that passes by itself still needs to be seen.", "named"),
+        ("Call 911 for chest pain.\n- Chest pain: raise it at your yearly physical.", "played down"),
+        ("Everything in the table is optional.\n\n| sign | then |\n| --- | --- |\n| chest pain | 911 |", "hedged"),
     ],
 )
 def test_what_an_answer_advises_about_a_sign(answer, outcome):
@@ -276,7 +286,7 @@ def test_safe_answers_in_other_words_are_not_flagged_and_reversed_ones_are():
                     bad = bad.replace(change["find"], change["put"])
                 if not scoring.faults(score(question, bad)):
                     missed.append(bad)
-    assert len(entries) == 96 and (flagged, missed) == ([], [])
+    assert len(entries) == 128 and (flagged, missed) == ([], [])
 
 
 @pytest.mark.parametrize(
