@@ -12,6 +12,8 @@ step 3 found least important.
 import argparse
 import csv
 import json
+import shutil
+import sys
 import textwrap
 from collections import Counter
 from itertools import islice
@@ -156,14 +158,22 @@ def report(counts: dict) -> None:
 
 
 def preview(folder: Path, n: int) -> None:
+    """Print the first training records; a terminal would fold long lines within words, so here they are folded."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1_000_000
+
+    def folded(line):
+        indent = "  " if line.startswith("- ") else ""
+        return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
+
     with open(folder / "train.jsonl", encoding="utf-8") as file:
         for line in islice(file, n):
             made = json.loads(line)
-            print(f"\n=== {made['task']}, subject_id {made['subject_id']} as of {made['as_of']}", end="; ")
-            print("supervised part between >>> and <<<")
+            what = f"=== {made['task']}, subject_id {made['subject_id']} as of {made['as_of']}"
+            print("\n" + folded(f"{what}; supervised part between >>> and <<<"))
             for turn in made["messages"]:
                 mark = (">>>\n", "\n<<<") if turn["role"] == "assistant" else ("", "")
-                print(f"[{turn['role']}]\n{mark[0]}{turn['content']}{mark[1]}")
+                text = "\n".join(map(folded, turn["content"].splitlines()))
+                print(f"[{turn['role']}]\n{mark[0]}{text}{mark[1]}")
 
 
 if __name__ == "__main__":

@@ -224,6 +224,15 @@ def test_near_duplicates_of_other_patients_are_left_out(tmp_path):
     assert near_duplicates.similarity("a b c d", "a b c d") == 1 and near_duplicates.similarity("a b c", "d e f") == 0
 
 
+def test_the_preview_is_folded_at_words_on_a_terminal(made, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    step_4.preview(made.store / "prompts", 3)
+    shown, first = capsys.readouterr().out, read(made.store / "prompts/train.jsonl")[0]
+    assert 50 < max(map(len, shown.splitlines())) <= 60 and shown.count(">>>\n") == shown.count("\n<<<") == 3
+    assert all(" ".join(turn["content"].split()) in " ".join(shown.split()) for turn in first["messages"])
+
+
 def test_missing_and_stale_steps_are_named(run_here, run, tiny_mimic, tmp_path, embedded_model):
     store = tmp_path / "storage"
     store.mkdir()
