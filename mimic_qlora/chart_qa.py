@@ -147,7 +147,12 @@ def _of_stays(shown: dict) -> Iterator[tuple]:
     if item := items.get("admission"):
         yield "admission", f"How did {called} begin?", item.text, item.rows
     if item := items.get("service"):
-        yield "service", f"Under which service was {called}?", item.text.removeprefix("service "), item.rows
+        yield (
+            "service",
+            f"Under which service {'was' if last == STAY[0] else 'is'} {called}?",
+            item.text.removeprefix("service "),
+            item.rows,
+        )
     if item := items.get("intensive care"):
         count = item.text.removeprefix("intensive care: ")
         yield "intensive care", f"How many intensive care stays were there in {called}?", count, item.rows

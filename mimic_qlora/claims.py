@@ -58,7 +58,8 @@ class Chart(NamedTuple):
     def ago(self, time: datetime) -> str:
         days = (self.as_of - time).days
         if days < 60:
-            return "today" if days < 1 else "1 day ago" if days == 1 else f"{days} days ago"
+            word = "today" if time.date() == self.as_of.date() else "1 day ago"
+            return word if days < 2 else f"{days} days ago"
         return f"{days // 30} months ago" if days < 730 else f"{days // 365} years ago"
 
     def stay(self) -> dict:
@@ -182,7 +183,7 @@ def _of_labs(chart: Chart):
         low, high = number(row.get("ref_range_lower")), number(row.get("ref_range_upper"))
         note = "low" if low and float(value) < float(low) else "high" if high and float(value) > float(high) else ""
         note = note or ("abnormal" if row.get("flag") == "abnormal" else "")
-        inside = note + (f", range {low}-{high}" if note and low and high else "")
+        inside = note + (f", range {low}-{high}" if note and low and high and float(low) < float(high) else "")
         name = plain(chart.labs.get(row["itemid"], f"item {row['itemid']}"))
         head = f"{name} {value} {plain(row.get('valueuom', ''), 40)}".strip() + f" ({inside})" * bool(inside)
         yield f"{head}, {chart.ago(time)}", "labevents", row, (row["itemid"], time, value)

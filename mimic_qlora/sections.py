@@ -71,16 +71,18 @@ def word(text: str) -> str:
     return clean(text, 40)
 
 
-def ago(days: int) -> str:
+def ago(when: datetime, as_of: datetime) -> str:
+    """How long ago in whole days, months or years; what was the evening before is not "today"."""
+    days = (as_of - when).days
     if days < 1:
-        return "today"
+        return "today" if when.date() == as_of.date() else "1 day ago"
     if days < 60:
         return "1 day ago" if days == 1 else f"{days} days ago"
     return f"{days // 30} months ago" if days < 730 else f"{days // 365} years ago"
 
 
 def since(row: dict, column: str, as_of: datetime) -> str:
-    return ago((as_of - row[column]).days)
+    return ago(row[column], as_of)
 
 
 def of(view: dict, as_of: datetime, known: dict, labels: dict) -> dict:
@@ -233,7 +235,7 @@ def _labs(known: dict, as_of: datetime, labels: dict) -> list:
             continue
         name, note = clean(labels.get(itemid) or f"item {itemid}"), lab_note(row)
         details = [note] if note else []
-        if note and "ref_range_lower" in row and "ref_range_upper" in row:
+        if note and row.get("ref_range_lower", 0) < row.get("ref_range_upper", 0):  # 0 to 0 tells nobody anything
             details.append(f"range {row['ref_range_lower']:g}-{row['ref_range_upper']:g}")
         rows = (("labevents", row),)
         if earlier := next((b for b in before if "valuenum" in b and b["charttime"] < row["charttime"]), None):
@@ -272,7 +274,7 @@ def _measurements(view: dict, as_of: datetime) -> list:
     for kind, ((when, text, rows), *before) in sorted(newest.items()):
         was = before[0] if before and rows[0][0] == before[0][2][0][0] != "omr" else None
         text = f"{kind} {text}" + (f" (was {was[1]})" if was else "")
-        items.append(Item(f"{text}, {ago((as_of - when).days)}", kind, (*rows, *(was[2] if was else ()))))
+        items.append(Item(f"{text}, {ago(when, as_of)}", kind, (*rows, *(was[2] if was else ()))))
     return items
 
 

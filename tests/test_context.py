@@ -90,6 +90,17 @@ def built(record, as_of, **settings):
     return context.build(record, day(as_of), SETTINGS | settings, LABELS, count_words)
 
 
+def test_what_was_the_evening_before_is_not_called_today():
+    evening = {"hadm_id": 10, "admittime": day("2150-01-01 18:00")}
+    for as_of, told in (("01-01 23:00", "today"), ("01-02 17:00", "1 day ago"), ("01-02 19:00", "1 day ago")):
+        assert f"Current stay: admitted {told}, still" in built(chart(admissions=[evening]), f"2150-{as_of}").text
+
+
+def test_a_range_without_room_is_not_told():
+    rows = [row | {"ref_range_lower": 0.0, "ref_range_upper": 0.0} for row in chart()["labevents"]]
+    assert "Creatinine 1.9 mg/dL (high, was 1)" in built(chart(labevents=rows), "2150-01-07").text
+
+
 def test_nothing_is_shown_before_it_was_known():
     early = built(chart(), "2150-01-04 12:00").text
     assert "none coded" in early and "still in hospital" in early and "Creatinine 1.9" in early
@@ -272,8 +283,8 @@ def test_vital_signs_are_the_newest_plausible_ones_in_one_unit():
         x for x in built(chart(chartevents=rows, omr=[]), "2150-01-03").text.splitlines() if "measurements" in x
     )
     assert line == (
-        "- Recent measurements: blood pressure 130/80, today; heart rate 90/min (was 70/min), today; "
-        "oxygen saturation 100%, today; temperature 101.3 F (was 98.6 F), today"
+        "- Recent measurements: blood pressure 130/80, 1 day ago; heart rate 90/min (was 70/min), 1 day ago; "
+        "oxygen saturation 100%, 1 day ago; temperature 101.3 F (was 98.6 F), 1 day ago"
     )
 
 
