@@ -131,10 +131,11 @@ def llama(work: Path, embedded: Path, shape: str) -> Path:
     return folder
 
 
-def load(args, adapter: bool):
+def load(args, adapter: bool, prepared=None):
     from mimic_qlora import models
 
     model = models.load_base((args.work / "base").resolve(), four_bit=args.precision[0] == "nf4")
+    model = prepared(model) if prepared else model
     return models.load_adapter(model, args.work / "adapter") if adapter else model
 
 
@@ -193,7 +194,7 @@ def step7(args) -> None:
     """One copy, rows of both arms in one batch, as journal.answers asks for them."""
     from mimic_qlora import generation, models
 
-    model = load(args, True)
+    model = load(args, True, models.unpacked if args.precision[0] == "nf4" else None)
     tokenizer = models.load_tokenizer((args.work / "base").resolve())
     size = 1 if args.system == "strict" else args.batch_size
     n = min(args.questions, 8) if size == 1 else args.questions

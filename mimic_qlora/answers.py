@@ -87,7 +87,7 @@ def load_arms(source: SimpleNamespace, runs: list):
 
     check_runs(source.store, runs)
     tqdm.write("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""))  # a bar may be on this line
-    model = models.load_base(source.path)
+    model = models.unpacked(models.load_base(source.path))
     for place, run in enumerate(runs):
         model = models.load_adapter(model, source.store / "adapters" / run, arms.adapter_name(place))
     return model

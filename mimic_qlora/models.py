@@ -39,6 +39,7 @@ __all__ = [  # what the steps need of a model, from one place
     "quiet_transformers",
     "template_sha256",
     "token_counter",
+    "unpacked",
 ]
 
 
@@ -217,6 +218,20 @@ def load_base(path: Path, four_bit: bool = True, dtype=None):
     # repetition penalty would reach a greedy answer; only its end tokens are kept
     model.generation_config = transformers.GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     return model.eval()
+
+
+def unpacked(model):
+    """The 4-bit base for answering: on a CPU with memory to spare its weights are unpacked once, not for each token.
+
+    They keep their 4-bit values, so the answers are the same. On a GPU the model is given back as it is.
+    """
+    import psutil
+    import torch
+
+    weights = [m.in_features * m.out_features for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    if torch.cuda.is_available() or 4 * sum(weights) > psutil.virtual_memory().available:  # 2 bytes each, twice
+        return model
+    return model.dequantize(dtype=compute_dtype()).eval()
 
 
 def guard_linear4bit(model) -> None:

@@ -112,3 +112,27 @@ def test_several_adapters_answer_in_one_batch(with_adapter, tmp_path):
     assert given[0] != given[1] == given[2]
     with pytest.raises(ValueError, match="no adapter"):
         generation.generate(both, tokenizer, [TALK], ["third"], 4)
+
+
+def test_weights_unpacked_once_give_the_same_answers(with_adapter, tmp_path, monkeypatch):
+    import psutil
+    import torch
+
+    model, tokenizer = with_adapter
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(tmp_path)
+    path = Path(model.get_base_model().name_or_path)
+    talks, who = (
+        [TALK, TALK[:1] + [{"role": "user", "content": "And a fever?"}]] * 2,
+        ["base", "base", "adapter", "adapter"],
+    )
+    given = []
+    for prepared in (lambda base: base, models.unpacked):
+        base = prepared(models.load_base(path))
+        given.append(generation.generate(models.load_adapter(base, tmp_path), tokenizer, talks, who, 12))
+    assert given[0] == given[1] and given[0][0] != given[0][2]
+    assert torch.cuda.is_available() or "Linear4bit" not in {type(m).__name__ for m in base.modules()}
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 0}))
+    assert "Linear4bit" in {type(m).__name__ for m in models.unpacked(models.load_base(path)).modules()}

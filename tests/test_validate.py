@@ -96,6 +96,7 @@ def run_validate(tuned_store, tmp_path, monkeypatch, capsys):
     shutil.copytree(tuned_store.path, store)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(models, "load_base", lambda *_: None)
+    monkeypatch.setattr(models, "unpacked", lambda model: model)
     monkeypatch.setattr(models, "load_adapter", lambda *_: None)
     folders = []
 
