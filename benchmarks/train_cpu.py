@@ -27,7 +27,8 @@ WORKER = Path(__file__).with_name("train_cpu_worker.py")
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", default="storage", help="where step 4's prompts are (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=8, help="train on the first so many (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=24, help="train on the first so many (default: %(default)s)")
+    parser.add_argument("--room", type=int, default=1536, help="tokens of a packed row (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=2, help="rounds over all systems (default: %(default)s)")
     parser.add_argument("--trl", help="Python of an environment with TRL")
     parser.add_argument("--unsloth", help="Python of an environment with Unsloth")
@@ -53,7 +54,7 @@ def main():
         (Path(folder) / "prompts.json").write_text(json.dumps(records))
         for n in range(args.repeats):
             for system, python in systems.items():
-                run = one_run(python, system, model, Path(folder), n)
+                run = one_run(python, system, model, Path(folder), n, args.room)
                 runs.setdefault(system, []).append(run)
                 print(
                     f"round {len(runs[system])}  {system:16}",
@@ -78,12 +79,11 @@ def make_prompts(storage: str) -> None:
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
-def one_run(python: str, system: str, model: Path, folder: Path, n: int) -> dict:
+def one_run(python: str, system: str, model: Path, folder: Path, n: int, room: int) -> dict:
     result, errors = folder / f"{system}-{n}.json", folder / f"{system}-{n}.err"
     with open(errors, "w") as file:
-        cost = measure(
-            [python, str(WORKER), system, str(model), str(folder / "prompts.json"), str(result)], stderr=file
-        )
+        command = [python, WORKER, system, model, folder / "prompts.json", result, room]
+        cost = measure([str(part) for part in command], stderr=file)
     if cost.code or not result.exists():
         said = errors.read_text().strip().splitlines() or ["nothing said"]
         return {"failed": f"failed with code {cost.code}: {said[-1][:300]}"}

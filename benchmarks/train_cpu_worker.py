@@ -1,9 +1,9 @@
 """One training run of one system in its own environment, for train_cpu.py: same prompts, same adapter, same steps.
 
-    python train_cpu_worker.py SYSTEM MODEL_FOLDER PROMPTS.json RESULT.json
+    python train_cpu_worker.py SYSTEM MODEL_FOLDER PROMPTS.json RESULT.json ROOM
 
-Every system trains LoRA r 16 on all linear layers of the NF4 model for one epoch over the prompts, from the answers'
-tokens alone, AdamW at 1e-3, four sequences to a step. Measured from the first step's begin to the last step's end.
+Every system trains LoRA r 16 on all linear layers of the NF4 model for one optimizer step over all the prompts, from
+the answers' tokens alone. What is packed is packed into rows of ROOM tokens. Measured from the step's begin to its end.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-system, model_folder, prompts_file, result_file = sys.argv[1:]
+system, model_folder, prompts_file, result_file, room = sys.argv[1:]
 records = json.loads(Path(prompts_file).read_text())
 found = {"loss": [], "grad_norm": []}
 
@@ -51,9 +51,16 @@ def ours() -> None:
     found["tokens"] = sum(len(sample.ids) for sample in encoded)
     found["supervised"] = sum(sample.n_supervised for sample in encoded)
     training.Report = timed(training.Report)
-    settings = dict(epochs=1, max_steps=None, lr=1e-3, rank=16, alpha=32, rslora=False, dropout=0.0, batch_tokens=1024)
-    settings |= dict(accumulate=4, checkpointing="none", optimizer="adamw_torch_fused", validations=1, patience=0)
-    settings |= dict(seed=42, save_minutes=1e6, compute=system.removeprefix("ours-"))
+    settings = dict(epochs=1, max_steps=None, lr=1e-3, rank=16, alpha=32, rslora=False, dropout=0.0)
+    settings |= dict(
+        batch_tokens=int(room),
+        accumulate=len(records),
+        checkpointing="none",
+        optimizer="adamw_torch_fused",
+        validations=1,
+        patience=0,
+    )
+    settings |= dict(optimizer="adamw_torch_fused", seed=42, save_minutes=1e6, compute=system.removeprefix("ours-"))
     work = Path(result_file).with_suffix(".work")
     work.mkdir()
     training.train(SimpleNamespace(**settings), path, "model", {"train": encoded, "validation": encoded[:1]}, work)
@@ -76,11 +83,11 @@ def theirs(trl_like) -> None:
         output_dir=str(Path(result_file).with_suffix(".work")),
         num_train_epochs=1,
         per_device_train_batch_size=1 if packed or "unsloth" in system else 4,
-        gradient_accumulation_steps=4 if packed or "unsloth" in system else 1,
+        gradient_accumulation_steps=len(records) if packed or "unsloth" in system else -(-len(records) // 4),
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         packing=packed,
-        max_length=1024,
+        max_length=int(room),
         bf16=not fp32,
         use_cpu=True,
         gradient_checkpointing=False,
@@ -121,7 +128,7 @@ def unsloth(dtype):
 
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_folder,
-        max_seq_length=1024,
+        max_seq_length=int(room),
         load_in_4bit=True,
         dtype=dtype,
         device_map="cpu",

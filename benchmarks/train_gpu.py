@@ -116,7 +116,7 @@ def measured(args, file: Path, setting: tuple, config: dict, train) -> None:
         torch.cuda.reset_peak_memory_stats()
     try:
         run["speed"] = args.steps * tokens / train(run)
-        flops = footprint.flops_per_token(footprint.shape(config), 16, min(tokens, 2048), share)
+        flops = footprint.flops_per_token(footprint.shape(config), 16, min(tokens, 2048) / 2, share)
         run["mfu"] = run["speed"] * flops / device.peak_flops(torch.bfloat16)[0]
         run["peak_gib"] = device.peak_memory() / 2**30
     except torch.OutOfMemoryError:

@@ -40,8 +40,8 @@ def main():
             total += footprint.activation_bytes(shape, room, round(room * SUPERVISED), kept)
             if total < 0.9 * memory * 1e9:
                 break
-        flops = footprint.flops_per_token(shape, RANK, SAMPLE, SUPERVISED)
-        again = footprint.recomputed_flops_per_token(shape, RANK, SAMPLE, every)
+        flops = footprint.flops_per_token(shape, RANK, SAMPLE / 2, SUPERVISED)
+        again = footprint.recomputed_flops_per_token(shape, RANK, SAMPLE / 2, every)
         hours = 1e6 * (flops + again) / (SHARE * device.PEAK_TFLOPS[name] * 1e12) / 3600
         print(f"| {name} | {memory} GB | {room:,} | {KINDS[every]} | {total / 2**30:.0f} | {hours:.2f} |")
 

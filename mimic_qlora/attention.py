@@ -1,8 +1,11 @@
-"""Attention within each sample of a packed sequence: nothing leaks between samples, and no mask is ever built.
+"""Attention within each sample of a packed row: nothing leaks between samples, and no mask over the row is built.
 
-A mask over the whole pack would cost its length squared; this costs the sum of the samples' lengths squared, halved,
-since attention is causal. On a GPU it is one call of PyTorch's varlen kernel, elsewhere one causal call a sample.
+A mask over the whole pack would cost its length squared; this costs the sum of each sample's own tokens times all that
+it has, halved where they are the same, since attention is causal. What samples share at their start (`samples.collate`)
+is attended to by each, and computed once. On a GPU it is one call of PyTorch's varlen kernel, elsewhere one a sample.
 """
+
+import functools
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -17,30 +20,53 @@ NAME = "packed"
 BLOCK = 192  # queries: larger ones waste work above the diagonal, smaller ones make small products
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, boundaries=None, longest=None, **_):
+def packed_attention(module, query, key, value, attention_mask, scaling=None, layout=None, **_):
     """transformers' attention interface: [1, heads, tokens, width] each in, ([1, tokens, heads, width], None) out.
 
-    `boundaries` [samples + 1] are where each sample begins and the last one ends, as int32; `longest` is the length of
-    the longest. Query may have a multiple of the heads of key and value.
+    `layout` is that of `samples.collate`. Query may have a multiple of the heads of key and value.
     """
-    if varlen_attn and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and has_flash(query.device):
-        tokens_first = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        ends = {"cu_seq_q": boundaries, "cu_seq_k": boundaries, "max_q": longest, "max_k": longest}
-        output = varlen_attn(*tokens_first, **ends, scale=scaling, window_size=(-1, 0), enable_gqa=True)
-        return output.unsqueeze(0), None
-    ends = boundaries.tolist()
+    if layout["order"] != list(range(len(layout["pieces"]))):
+        pieces = (tensor.split(layout["pieces"], dim=2) for tensor in (key, value))
+        key, value = (torch.cat([cut[n] for n in layout["order"]], dim=2) for cut in pieces)
+    if query.is_cuda and has_varlen(query.device, query.dtype):
+        return varlen(query, key, value, scaling, layout).unsqueeze(0), None
     # PyTorch's CPU kernel is made for float32: in bfloat16 plain matrix products are faster
     attend = in_blocks if query.device.type == "cpu" and query.dtype is torch.bfloat16 else in_one
-    parts = [
-        attend(*(tensor[:, :, start:end] for tensor in (query, key, value)), scaling)
-        for start, end in zip(ends, ends[1:], strict=False)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    own, whole = (layout[name].diff().tolist() for name in ("queries", "keys"))
+    parts = zip(query.split(own, 2), key.split(whole, 2), value.split(whole, 2), strict=True)
+    return torch.cat([attend(*part, scaling) for part in parts], dim=2).transpose(1, 2).contiguous(), None
+
+
+def varlen(query, key, value, scaling, layout):
+    """All samples in one call; the last query stands at the last key of its sample. [tokens, heads, width] out."""
+    tokens_first = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    ends = {"cu_seq_q": layout["queries"], "cu_seq_k": layout["keys"]}
+    longest = dict(zip(("max_q", "max_k"), layout["longest"], strict=True))
+    return varlen_attn(*tokens_first, **ends, **longest, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+
+
+@functools.cache
+def has_varlen(device, dtype) -> bool:
+    """Whether the GPU has the varlen kernel (compute capability 8, Ampere, or newer) and it agrees with `in_one`."""
+    if varlen_attn is None or dtype is torch.float32 or torch.cuda.get_device_capability(device)[0] < 8:
+        return False
+    draw = torch.Generator(device).manual_seed(0)
+    kind = {"generator": draw, "device": device, "dtype": dtype}
+    query, key, value = (torch.randn(1, heads, 8, 64, **kind) for heads in (4, 2, 2))
+    ends = torch.tensor([[0, 3], [0, 8]], dtype=torch.int32, device=device)  # three tokens of a sample's eight
+    try:
+        found = varlen(query[:, :, 5:], key, value, 0.125, {"queries": ends[0], "keys": ends[1], "longest": (3, 8)})
+    except (TypeError, RuntimeError):  # of another version of PyTorch
+        return False
+    return torch.allclose(found.transpose(0, 1), in_one(query[:, :, 5:], key, value, 0.125)[0], rtol=0.05, atol=0.05)
 
 
 def in_one(query, key, value, scaling):
-    """Causal attention over one sample by PyTorch's own kernel."""
-    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    """Causal attention over one sample by PyTorch's own kernel; the last query stands at the last key."""
+    n, m = query.shape[2], key.shape[2]
+    mask = None if n == m else torch.ones(n, m, dtype=torch.bool, device=query.device).tril(m - n)
+    settings = {"scale": scaling, "enable_gqa": True}
+    return scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, **settings)
 
 
 def in_blocks(query, key, value, scaling):
@@ -53,8 +79,8 @@ def block_products(query, key, value, scaling):
     queries = (query * scaling)[0].unflatten(0, (key.shape[1], -1))
     key, value = key[0].transpose(1, 2), value[0]
     future = torch.full((BLOCK, BLOCK), -torch.inf, dtype=query.dtype).triu(1)
-    parts = []
-    for start, block in zip(range(0, query.shape[2], BLOCK), queries.split(BLOCK, dim=2), strict=True):
+    parts, before = [], value.shape[1] - query.shape[2]
+    for start, block in zip(range(before, value.shape[1], BLOCK), queries.split(BLOCK, dim=2), strict=True):
         n = block.shape[2]
         scores = block.flatten(1, 2) @ key[:, :, : start + n]
         scores.unflatten(1, (-1, n))[..., start:] += future[:n, :n]
@@ -62,13 +88,8 @@ def block_products(query, key, value, scaling):
     return torch.cat(parts, dim=2).flatten(0, 1).unsqueeze(0)
 
 
-def has_flash(device) -> bool:
-    """Whether the GPU can run the varlen kernel, which needs compute capability 8 (Ampere) or newer."""
-    return torch.cuda.get_device_capability(device)[0] >= 8
-
-
 def use_packed(model) -> None:
-    """Let the model attend so from now on. It then needs `boundaries` and `longest` in every forward, and no mask.
+    """Let the model attend so from now on. It then needs `layout` in every forward, and no mask.
 
     transformers builds no mask for an implementation whose masks it does not know.
     """

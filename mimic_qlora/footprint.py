@@ -39,20 +39,20 @@ def shape(config: dict) -> Shape:
     )
 
 
-def flops_per_token(s: Shape, rank: int, sample_tokens: float, supervised_share: float) -> float:
+def flops_per_token(s: Shape, rank: int, attended: float, supervised_share: float) -> float:
     """Operations that training one token needs, recomputation not counted (what MFU is a share of).
 
     Forward 2 for each weight, backward 2 more for the frozen ones (their inputs' gradients) and 4 for LoRA's; the head
-    only where a token is supervised; causal attention over samples of `sample_tokens`, forward once and backward
-    twice (Chowdhery et al., PaLM, appendix B; arXiv:2204.02311).
+    only where a token is supervised; causal attention to `attended` tokens on average (half a sample's, unless its
+    start is shared), forward once and backward twice (Chowdhery et al., PaLM, appendix B; arXiv:2204.02311).
     """
-    attention = 3 * 4 * s.layers * s.width * sample_tokens / 2
+    attention = 3 * 4 * s.layers * s.width * attended
     return 4 * s.linear + 4 * s.head * supervised_share + 6 * rank * s.lora_per_rank + attention
 
 
-def recomputed_flops_per_token(s: Shape, rank: int, sample_tokens: float, checkpointing: int | None) -> float:
+def recomputed_flops_per_token(s: Shape, rank: int, attended: float, checkpointing: int | None) -> float:
     """What is added when every n-th layer is checkpointed: its forward once more."""
-    forward = 2 * s.linear + 2 * rank * s.lora_per_rank + 4 * s.layers * s.width * sample_tokens / 2
+    forward = 2 * s.linear + 2 * rank * s.lora_per_rank + 4 * s.layers * s.width * attended
     return forward / checkpointing if checkpointing else 0.0
 
 

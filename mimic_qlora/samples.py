@@ -1,6 +1,8 @@
 """Conversations as training samples: what is supervised, how samples share a sequence, and the batch that results."""
 
 import bisect
+import itertools
+import os
 from typing import NamedTuple
 
 import torch
@@ -55,43 +57,106 @@ def mark_supervised(tokenizer, sample: Sample) -> str:
     return f"{tokenizer.decode(sample.ids[: sample.n_prompt])}⟦{tokenizer.decode(sample.ids[sample.n_prompt :])}⟧"
 
 
-def pack(samples: list[Sample], room: int, n_processes: int = 1) -> list[list[Sample]]:
-    """Put samples into sequences of at most `room` tokens, best fit, longest first; what is longer goes alone.
+def n_shared(before: Sample | None, sample: Sample) -> int:
+    """Tokens at the start of a sample that the sample before it in a row has too: they are computed once.
 
-    Packs without a supervised token fill up to a multiple of `n_processes`, so that each process has as many.
+    The last token of the prompt is never among them, since the answer's first one is predicted there.
+    """
+    return min(len(os.path.commonprefix([before.ids, sample.ids])), sample.n_prompt - 1) if before else 0
+
+
+def row_length(samples: list[Sample]) -> int:
+    """Tokens of the row that `collate` makes of samples."""
+    return totals([samples])[0]
+
+
+def totals(packs: list[list[Sample]]) -> tuple[int, int, int]:
+    """Of the rows that `collate` makes: tokens, what they attend to (the tokens before each), supervised tokens."""
+    tokens = attended = supervised = 0
+    for samples in packs:
+        for before, sample in zip([None, *samples], samples, strict=False):
+            shared, length = n_shared(before, sample), len(sample.ids)
+            tokens += length - shared
+            attended += sum(range(shared, length))
+            supervised += sample.n_supervised
+    return tokens, attended, supervised
+
+
+def groups(samples: list[Sample], room: int) -> list[list[Sample]]:
+    """Samples in the order of their tokens, cut where less than half a prompt is shared, or the row would overflow."""
+    found: list[list[Sample]] = []
+    before, length = None, 0
+    for sample in sorted(samples):
+        shared = n_shared(before, sample)
+        if 2 * shared < sample.n_prompt or length + len(sample.ids) - shared > room:
+            found.append([])
+            length = shared = 0
+        found[-1].append(sample)
+        before, length = sample, length + len(sample.ids) - shared
+    return found
+
+
+def pack(samples: list[Sample], room: int, n_processes: int = 1) -> list[list[Sample]]:
+    """Put samples into rows of at most `room` tokens; a sample that is longer goes alone.
+
+    Samples that share most of their prompt (questions about one chart) stay together; best fit, longest first. Packs
+    without a supervised token fill up to a multiple of `n_processes`, so that each process has as many.
     """
     packs: list[list[Sample]] = []
     space: list[tuple[int, int]] = []  # (tokens left, index of the pack), sorted
-    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
-        place = bisect.bisect_left(space, (len(sample.ids), 0))
-        left, index = space.pop(place) if place < len(space) else (max(room, len(sample.ids)), len(packs))
+    lengths = [(row_length(group), group) for group in groups(samples, room)]
+    for length, group in sorted(lengths, key=lambda pair: -pair[0]):
+        place = bisect.bisect_left(space, (length, 0))
+        left, index = space.pop(place) if place < len(space) else (max(room, length), len(packs))
         if index == len(packs):
             packs.append([])
-        packs[index].append(sample)
-        bisect.insort(space, (left - len(sample.ids), index))
+        packs[index] = sorted(packs[index] + group)  # so that neighbours share what they can
+        bisect.insort(space, (left - length, index))
     filler = Sample(packs[0][0].ids[:1], 1)
     return packs + [[filler]] * (-len(packs) % n_processes)
 
 
 def collate(samples: list[Sample]) -> dict:
-    """One pack as a batch of a single row without padding.
+    """One pack as a batch of a single row without padding. What a sample shares with the one before it, at its start,
+    stands in the row once.
 
-    `input_ids` and `position_ids` are [1, tokens]; positions start anew with each sample, at the `boundaries`
-    [samples + 1], of which the `longest` sample is told too. `supervised` [n] are the positions whose next token is a
-    target, `targets` [n] those tokens.
+    `input_ids` and `position_ids` are [1, tokens], positions as if each sample stood alone. `supervised` [n] are the
+    places whose next token is a target, `targets` [n] those tokens; `n_tokens` is what all samples have. `layout` is
+    for `attention`: samples' own tokens lie between `queries` [samples + 1]; with the row cut into pieces of the sizes
+    `pieces`, the pieces in `order` give all tokens of all samples, between `keys` [samples + 1]; `longest` of both.
     """
-    ids, positions, supervised, targets, boundaries = [], [], [], [], [0]
-    for sample in samples:
-        supervised += range(len(ids) + sample.n_prompt - 1, len(ids) + len(sample.ids) - 1)
+    ids, positions, supervised, targets, spans = [], [], [], [], []
+    for before, sample in zip([None, *samples], samples, strict=False):
+        shared, start = n_shared(before, sample), len(ids)
+        ids += sample.ids[shared:]
+        positions += range(shared, len(sample.ids))
+        supervised += range(len(ids) - sample.n_supervised - 1, len(ids) - 1)
         targets += sample.ids[sample.n_prompt :]
-        positions += range(len(sample.ids))
-        ids += sample.ids
-        boundaries.append(len(ids))
+        spans.append([*first(spans[-1] if spans else [], shared), (start, len(ids))])
+    cuts = sorted({end for path in spans for span in path for end in span})
+    queries = [path[-1][0] for path in spans] + [len(ids)]
+    keys = [0, *itertools.accumulate(len(sample.ids) for sample in samples)]
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
         "supervised": torch.tensor(supervised, dtype=torch.long),
         "targets": torch.tensor(targets, dtype=torch.long),
-        "boundaries": torch.tensor(boundaries, dtype=torch.int32),
-        "longest": max(len(sample.ids) for sample in samples),
+        "n_tokens": keys[-1],
+        "layout": {
+            "pieces": [end - start for start, end in itertools.pairwise(cuts)],
+            "order": [n for path in spans for start, end in path for n in range(cuts.index(start), cuts.index(end))],
+            "queries": torch.tensor(queries, dtype=torch.int32),
+            "keys": torch.tensor(keys, dtype=torch.int32),
+            "longest": tuple(max(b - a for a, b in itertools.pairwise(ends)) for ends in (queries, keys)),
+        },
     }
+
+
+def first(spans: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
+    """The spans of a row that hold the first n tokens of those given."""
+    found = []
+    for start, end in spans:
+        if n > 0:
+            found.append((start, min(end, start + n)))
+        n -= end - start
+    return found

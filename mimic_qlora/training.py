@@ -13,7 +13,7 @@ import torch
 
 from mimic_qlora import attention, device, footprint, models, probe, storage, validation_loss
 from mimic_qlora.pace import Pace, stopped_early
-from mimic_qlora.samples import collate, pack
+from mimic_qlora.samples import collate, pack, row_length, totals
 from mimic_qlora.storage import UserError
 from mimic_qlora.training_log import Report
 
@@ -26,8 +26,7 @@ def token_losses(model, batch: dict):
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         logits_to_keep=batch["supervised"],
-        boundaries=batch["boundaries"],
-        longest=batch["longest"],
+        layout=batch["layout"],
         use_cache=False,
     ).logits
     return torch.nn.functional.cross_entropy(logits[0].float(), batch["targets"], reduction="none")
@@ -47,7 +46,7 @@ class PackedTrainer(transformers.Trainer):
         self.remove_callback(transformers.PrinterCallback)
         self.validation_packs = validation_packs
         self.flops, self.peak_flops = flops, peak_flops
-        self.seen = {"tokens": 0, "supervised": 0, "padding": 0}
+        self.seen = {"tokens": 0, "computed": 0, "supervised": 0, "padding": 0}
         self.clock = time.time()
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -57,9 +56,10 @@ class PackedTrainer(transformers.Trainer):
         return batches, self.accelerator.gather(count).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        self.seen["tokens"] += inputs["input_ids"].numel()
+        self.seen["tokens"] += inputs["n_tokens"]
+        self.seen["computed"] += inputs["input_ids"].numel()
         self.seen["supervised"] += inputs["targets"].numel()
-        self.seen["padding"] += inputs["input_ids"].numel() - int(inputs["boundaries"][-1])
+        self.seen["padding"] += 0 if inputs["targets"].numel() else inputs["n_tokens"]
         # processes average their gradients: times their number, that is the sum over all tokens of the step
         return token_losses(model, inputs).sum() * (self.accelerator.num_processes / num_items_in_batch)
 
@@ -98,7 +98,8 @@ class PackedTrainer(transformers.Trainer):
             all_seen = {name: count * self.accelerator.num_processes for name, count in self.seen.items()}
             logs |= {f"{name}_per_second": all_seen[name] / seconds for name in ("tokens", "supervised")}
             logs["padding"] = all_seen["padding"] / all_seen["tokens"]
-            logs["mfu"] = logs["tokens_per_second"] * self.flops / self.peak_flops
+            logs["shared"] = 1 - all_seen["computed"] / all_seen["tokens"]
+            logs["mfu"] = all_seen["computed"] / seconds * self.flops / self.peak_flops
             logs["peak_memory_gib"] = device.peak_memory() / 2**30
             self.seen, self.clock = dict.fromkeys(self.seen, 0), time.time()
         super().log(logs, start_time)
@@ -155,15 +156,15 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict,
     model = add_lora(model, args, name)
     gpu = device.gpu()
     every = prepare(model, args, packs["train"], dtype)
-    tokens, supervised = (sum(f(s) for s in samples["train"]) for f in (lambda s: len(s.ids), lambda s: s.n_supervised))
-    flops = footprint.flops_per_token(shape, args.rank, tokens / len(samples["train"]), supervised / tokens)
+    computed, attended, supervised = totals(packs["train"])
+    flops = footprint.flops_per_token(shape, args.rank, attended / computed, supervised / computed)
     peak, peak_from = device.peak_flops(dtype)
     floor = footprint.fixed_bytes(shape, args.rank, dtype.itemsize)
     about = {
         "compute": {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype],
         "device": device.name(),
         "checkpointing": "none" if not every else "all layers" if every == 1 else f"one of {every} layers",
-        "mfu": "tokens_per_second x flops_per_token / peak_flops, recomputation not counted",
+        "mfu": "tokens_per_second x (1 - shared) x flops_per_token / peak_flops, recomputation not counted",
         "flops_per_token": flops,
         "peak_flops": peak,
         "peak_flops_from": peak_from,
@@ -233,8 +234,8 @@ def prepare(model, args, packs: list, dtype) -> int:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # nothing is on a GPU before the Trainer shards it
         probe.set_checkpointing(model, 1)
         return 1
-    longest = max(packs, key=lambda pack: sum(len(s.ids) for s in pack))
-    shortest = min((p for p in packs if p[0].n_supervised), key=lambda pack: sum(len(s.ids) for s in pack))
+    longest = max(packs, key=row_length)
+    shortest = min((pack for pack in packs if pack[0].n_supervised), key=row_length)
     batch = collate(longest if device.gpu() else shortest)
     where = next(model.parameters()).device
     batch = {name: value.to(where) if torch.is_tensor(value) else value for name, value in batch.items()}

@@ -16,7 +16,7 @@ transformers = models.quiet_transformers()
 
 COLUMNS = [
     "step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "supervised_per_second",
-    "padding", "mfu", "peak_memory_gib", "seconds_left",
+    "padding", "shared", "mfu", "peak_memory_gib", "seconds_left",
 ]  # fmt: skip
 
 

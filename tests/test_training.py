@@ -97,8 +97,33 @@ def test_every_sample_is_in_one_pack_and_no_pack_overflows(talks):
     for room in (1, longest, 3 * longest):
         packs = samples.pack(talks, room)
         assert sorted(sample for pack in packs for sample in pack) == sorted(talks)
-        assert all(len(pack) == 1 or sum(len(s.ids) for s in pack) <= room for pack in packs)
+        rows = [samples.collate(pack)["input_ids"].numel() for pack in packs]
+        assert rows == [samples.row_length(pack) for pack in packs]
+        assert all(len(pack) == 1 or row <= room for pack, row in zip(packs, rows, strict=True))
     assert len(packs) < len(talks) / 2
+
+
+def about_charts(tokenizer) -> list:
+    """Three questions about each of four charts; what comes before the chart is the same in all."""
+    turns = [record(s)["messages"] for s in PATIENTS]
+    talks = []
+    for chart in range(4):
+        for n in range(3):
+            system, question, answer = turns[(chart + 5 * n) % len(turns)]
+            question = {"role": "user", "content": f"Age {20 + chart}. {'Diabetes. ' * 9}{question['content']} {n}"}
+            talks.append(samples.encode(tokenizer, [system, question, answer], "here", chart))
+    return talks
+
+
+def test_questions_about_one_chart_share_a_row_in_which_the_chart_stands_once(tokenizer):
+    talks = about_charts(tokenizer)
+    rows = [samples.row_length(talks[n : n + 3]) for n in range(0, 12, 3)]
+    packs = samples.pack(talks[::-1], max(rows))
+    assert sorted(sorted(sample.patient for sample in pack) for pack in packs) == [[n] * 3 for n in range(4)]
+    assert rows[0] < 0.7 * sum(len(sample.ids) for sample in talks[:3])
+    assert samples.totals(packs)[2] == sum(sample.n_supervised for sample in talks)
+    (together,) = samples.pack(talks, 10_000)
+    assert samples.row_length(together) < sum(rows)  # the start of all of them stands once
 
 
 def test_packs_that_fill_up_for_other_processes_teach_nothing(talks, model):
@@ -139,11 +164,28 @@ def test_nothing_leaks_from_one_sample_of_a_pack_into_another(model, talks):
             torch.testing.assert_close(among, alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_samples_share_is_computed_once_and_changes_neither_loss_nor_gradients(tiny, tokenizer, dtype):
+    model, talks = packed_model(tiny, dtype), about_charts(tokenizer)
+    (together,) = samples.pack(talks, 10_000)
+    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
+        with torch.no_grad():
+            losses = training.token_losses(model, on(model, samples.collate(together)))
+            alone = [training.token_losses(model, on(model, samples.collate([sample]))) for sample in together]
+        found, expected = gradients(model, [together]), gradients(model, [[sample] for sample in together])
+    tolerance = 1e-5 if dtype is torch.float32 else 0.05
+    torch.testing.assert_close(losses, torch.cat(alone), rtol=tolerance, atol=tolerance)
+    for name in expected:
+        difference = (found[name] - expected[name]).norm() / expected[name].norm()
+        assert difference < tolerance, (name, difference)
+
+
+@pytest.mark.parametrize("before", [0, 7, attention.BLOCK + 3])
 @pytest.mark.parametrize("n", [1, attention.BLOCK, 2 * attention.BLOCK + 5])
-def test_attention_in_blocks_equals_pytorchs_own(n):
+def test_attention_in_blocks_equals_pytorchs_own(n, before):
     torch.manual_seed(0)
     found = []
-    tensors = [torch.randn(1, heads, n, 16) for heads in (6, 2, 2)]
+    tensors = [torch.randn(1, heads, length, 16) for heads, length in ((6, n), (2, before + n), (2, before + n))]
     for attend in (attention.in_blocks, attention.in_one):
         inputs = [tensor.clone().requires_grad_() for tensor in tensors]
         output = attend(*inputs, 0.3)
@@ -255,9 +297,9 @@ def test_costs_are_those_of_the_tiny_model_and_of_llama_3_8b(tiny, model):
     llama |= dict(num_key_value_heads=8, vocab_size=128256)
     shape = footprint.shape(llama)
     assert shape.linear + shape.embeddings == 8_029_995_008 and 16 * shape.lora_per_rank == 41_943_040
-    needed = footprint.flops_per_token(shape, 16, 2048, 1.0)
+    needed = footprint.flops_per_token(shape, 16, 1024, 1.0)
     assert needed == pytest.approx(31.9e9, rel=0.01)
-    assert needed + footprint.recomputed_flops_per_token(shape, 16, 2048, 1) == pytest.approx(46.5e9, rel=0.01)
+    assert needed + footprint.recomputed_flops_per_token(shape, 16, 1024, 1) == pytest.approx(46.5e9, rel=0.01)
     assert footprint.fixed_bytes(shape, 16) / 2**30 == pytest.approx(5.96, abs=0.05)
 
 
