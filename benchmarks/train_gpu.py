@@ -177,10 +177,11 @@ def packs(tokens: int, share: float, vocabulary: int, n: int) -> list:
 def ours(args, system: str, file: Path) -> None:
     import torch
 
-    from mimic_qlora import attention, probe, samples, training
+    from mimic_qlora import attention, lean_gradients, probe, samples, training
 
     model, config = build(args.tiny)
     attention.use_packed(model)
+    lean_gradients.use_swiglu(model)
     lora = argparse.Namespace(rank=16, alpha=32, dropout=0.0, rslora=False)
     model = training.add_lora(model, lora, "random Llama").train()
     where = next(model.parameters()).device

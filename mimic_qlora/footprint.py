@@ -5,6 +5,8 @@ The shape is a model's config.json. Formulas count the Llama family's layers; Lo
 
 from typing import NamedTuple
 
+from mimic_qlora.lean_gradients import CHUNK
+
 NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256  # a weight: 4 bits, an 8-bit scale for 64, a float32 scale for 256 of those
 
 
@@ -63,14 +65,14 @@ def fixed_bytes(s: Shape, rank: int, dtype_bytes: int = 2) -> float:
 
 def activation_bytes(s: Shape, tokens: int, supervised: int, kept_layers: float, dtype_bytes: int = 2) -> float:
     """Memory that grows with the batch: what backward needs of `kept_layers` layers, the inputs of the others, and
-    the logits (compute type, float32, their logarithm and gradient) where supervised.
+    the logits where supervised, some rows of which are widened to float32 twice (`lean_gradients`).
 
-    A kept layer holds two float32 inputs of its norms, five and a half widths around attention, four of the MLP.
+    A kept layer holds two float32 inputs of its norms, five and a half widths around attention, three of the MLP.
     """
-    layer = 8 * s.width + dtype_bytes * (5.5 * s.width + 4 * s.ffn)
+    layer = 8 * s.width + dtype_bytes * (5.5 * s.width + 3 * s.ffn)
     kept = min(s.layers, max(1.0, kept_layers))
     vocabulary = s.head // s.width
-    logits = supervised * vocabulary * (dtype_bytes + 12)
+    logits = (supervised * dtype_bytes + CHUNK * 8) * vocabulary
     return tokens * (kept * layer + s.layers * dtype_bytes * s.width) + logits
 
 

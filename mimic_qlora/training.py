@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mimic_qlora import attention, device, footprint, models, probe, storage, validation_loss
+from mimic_qlora.lean_gradients import CrossEntropy, use_swiglu
 from mimic_qlora.pace import Pace, stopped_early
 from mimic_qlora.samples import collate, pack, row_length, totals
 from mimic_qlora.storage import UserError
@@ -29,7 +30,7 @@ def token_losses(model, batch: dict):
         layout=batch["layout"],
         use_cache=False,
     ).logits
-    return torch.nn.functional.cross_entropy(logits[0].float(), batch["targets"], reduction="none")
+    return CrossEntropy.apply(logits[0], batch["targets"])
 
 
 class PackedTrainer(transformers.Trainer):
@@ -153,6 +154,7 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict,
     dtype = device.dtype(about.get("compute", args.compute))
     model = models.load_base(path, dtype=dtype)
     attention.use_packed(model)
+    use_swiglu(model)
     model = add_lora(model, args, name)
     gpu = device.gpu()
     every = prepare(model, args, packs["train"], dtype)

@@ -9,6 +9,7 @@ from test_models import TEMPLATE, write_tiny_model
 from training_runs import PATIENTS, record
 
 from mimic_qlora import attention, device, footprint, models, pace, probe, samples, training, validation_loss
+from mimic_qlora.lean_gradients import CHUNK, CrossEntropy, SwiGLU, use_swiglu
 from mimic_qlora.storage import UserError
 
 LORA = SimpleNamespace(rank=4, alpha=8, dropout=0.0, rslora=False)
@@ -33,6 +34,7 @@ def packed_model(path, dtype=torch.float32, four_bit=True):
     """The model as step 5 trains it, with LoRA matrices of which none is zero."""
     model = models.load_base(path, four_bit=four_bit, dtype=dtype)
     attention.use_packed(model)
+    use_swiglu(model)
     model = training.add_lora(model, LORA, "tiny")
     torch.manual_seed(1)
     for name, weight in model.named_parameters():
@@ -149,6 +151,8 @@ def test_packed_loss_and_gradients_equal_unpacked_ones_of_the_plain_model(tiny, 
     expected = model.model.layers[0].mlp.up_proj.weight.grad.clone()
     model.zero_grad()
     attention.use_packed(model)
+    use_swiglu(model)
+    assert all("forward" in vars(layer.mlp) for layer in model.model.layers)
     packed = training.token_losses(model, on(model, samples.collate(talks))).sum()
     packed.backward()
     assert packed.item() == pytest.approx(loss.item(), rel=1e-5)
@@ -178,6 +182,41 @@ def test_what_samples_share_is_computed_once_and_changes_neither_loss_nor_gradie
     for name in expected:
         difference = (found[name] - expected[name]).norm() / expected[name].norm()
         assert difference < tolerance, (name, difference)
+
+
+@pytest.mark.parametrize("n", [0, 1, CHUNK, 2 * CHUNK + 5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_cross_entropy_equals_pytorchs_own(n, dtype, tolerance):
+    torch.manual_seed(0)
+    drawn, targets, weights = 4 * torch.randn(n, 300), torch.randint(300, (n,)), torch.rand(n)
+
+    def plain(logits, targets):
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+
+    found = []
+    for function in (CrossEntropy.apply, plain):
+        logits = drawn.to(dtype, copy=True).requires_grad_()
+        losses = function(logits * 1, targets)  # what is overwritten may be no leaf
+        (losses * weights).sum().backward()
+        found.append((losses, logits.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    given = drawn.to(dtype, copy=True)
+    CrossEntropy.apply(given, targets)
+    assert torch.equal(given, drawn.to(dtype)), "what needs no gradient is left alone"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_swiglu_equals_pytorchs_own_to_the_last_bit(dtype):
+    torch.manual_seed(0)
+    found = []
+    drawn = [3 * torch.randn(5, 70), torch.randn(5, 70), torch.randn(5, 70)]
+    for function in (SwiGLU.apply, lambda gate, up: torch.nn.functional.silu(gate) * up):
+        gate, up = (tensor.to(dtype).requires_grad_() for tensor in drawn[:2])
+        output = function(gate, up)
+        output.backward(drawn[2].to(dtype))
+        found.append((output, gate.grad, up.grad))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("before", [0, 7, attention.BLOCK + 3])
