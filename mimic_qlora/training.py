@@ -147,6 +147,8 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict,
     if checkpoint and ended(state, steps, args.patience):
         return state, about
 
+    # oneDNN keeps what it compiled for each length of a row: by itself 90 MB more after seven steps, and growing
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     transformers.set_seed(args.seed)
     shape = footprint.shape(models.read_json(path / "config.json"))
     check_room(shape, args, work)
