@@ -74,7 +74,8 @@ def build(record: dict, as_of: datetime, settings: dict, labels: dict, count_tok
     """The context of one patient at one time, by the settings that step 4 left in context.json."""
     view = visible(record, as_of, frozenset(settings["dropped_columns"]))
     known = facts.of(view, as_of)
-    text, cuts, shown = write(sections.of(view, as_of, known, labels), settings["token_budget"], count_tokens)
+    parts = sections.of(view, as_of, known, labels, QUOTA["Recent labs"])
+    text, cuts, shown = write(parts, settings["token_budget"], count_tokens)
     return Context(text, facts.as_shown(known, shown), cuts, shown, known)
 
 

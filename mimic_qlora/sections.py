@@ -85,11 +85,12 @@ def since(row: dict, column: str, as_of: datetime) -> str:
     return ago(row[column], as_of)
 
 
-def of(view: dict, as_of: datetime, known: dict, labels: dict) -> dict:
+def of(view: dict, as_of: datetime, known: dict, labels: dict, most_labs: int) -> dict:
     """The context's sections in order: name -> list of Items, the most telling first.
 
-    `known` is what `facts.of` gives for the same view; `labels` maps itemid to the name of the lab. A stay that has
-    not ended in this view is the current one, and is called so.
+    `known` is what `facts.of` gives for the same view; `labels` maps itemid to the name of the lab. There are many
+    labs: those after the first `most_labs` are there to be counted, without words. A stay that has not ended in this
+    view is the current one, and is called so.
     """
     stay = facts.last_stay(view)
     others = [s for s in facts.stays(view) if s is not stay and "dischtime" in s]
@@ -105,7 +106,7 @@ def of(view: dict, as_of: datetime, known: dict, labels: dict) -> dict:
         "Known conditions": _conditions(view, as_of),
         "Medicines taken at home": _home_medicines(view),
         f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(view, stay),
-        "Recent labs": _labs(known, as_of, labels),
+        "Recent labs": _labs(known, as_of, labels, most_labs),
         "Recent measurements": _measurements(view, as_of),
         "Past procedures": _procedures(view, as_of),
         "Allergies": _allergies(view),
@@ -226,25 +227,30 @@ def route_words(row: dict) -> str:
     return ROUTES.get(route, word(route).lower())
 
 
-def _labs(known: dict, as_of: datetime, labels: dict) -> list:
+def _labs(known: dict, as_of: datetime, labels: dict, most: int) -> list:
     """The newest value of each lab with unit and the one before it: those that a rule reads and out of range first."""
     read_by_rules = clinical.read_by_rules()["lab"]
-    items = []
-    for itemid, (row, *before) in known["lab_history"].items():
-        if "valuenum" not in row:
-            continue
-        name, note = clean(labels.get(itemid) or f"item {itemid}"), lab_note(row)
-        details = [note] if note else []
-        if note and row.get("ref_range_lower", 0) < row.get("ref_range_upper", 0):  # 0 to 0 tells nobody anything
-            details.append(f"range {row['ref_range_lower']:g}-{row['ref_range_upper']:g}")
-        rows = (("labevents", row),)
-        if earlier := next((b for b in before if "valuenum" in b and b["charttime"] < row["charttime"]), None):
-            details.append(f"was {earlier['valuenum']:g}")
-            rows = (*rows, ("labevents", earlier))
-        text = f"{name} {lab_value(row)}" + f" ({', '.join(details)})" * bool(details)
-        item = Item(f"{text}, {since(row, 'charttime', as_of)}", name, rows)
-        items.append((itemid not in read_by_rules, not note, as_of - row["charttime"], itemid, item))
-    return [item for *_, item in sorted(items, key=lambda one: one[:-1])] or [Item(NONE)]
+    ranked = sorted(
+        (itemid not in read_by_rules, not lab_note(rows[0]), as_of - rows[0]["charttime"], itemid)
+        for itemid, rows in known["lab_history"].items()
+        if "valuenum" in rows[0]
+    )
+    told = [_lab(known["lab_history"][i], labels.get(i) or f"item {i}", as_of) for *_, i in ranked[:most]]
+    return [*told, *[Item("")] * (len(ranked) - most)] or [Item(NONE)]
+
+
+def _lab(rows: list, label: str, as_of: datetime) -> Item:
+    row, *before = rows
+    name, note = clean(label), lab_note(row)
+    details, cited = [note] if note else [], [("labevents", row)]
+    low, high = row.get("ref_range_lower"), row.get("ref_range_upper")
+    if note and None not in (low, high) and low < high:  # 0 to 0 tells nobody anything
+        details.append(f"range {low:g}-{high:g}")
+    if earlier := next((b for b in before if "valuenum" in b and b["charttime"] < row["charttime"]), None):
+        details.append(f"was {earlier['valuenum']:g}")
+        cited.append(("labevents", earlier))
+    text = f"{name} {lab_value(row)}" + f" ({', '.join(details)})" * bool(details)
+    return Item(f"{text}, {since(row, 'charttime', as_of)}", name, tuple(cited))
 
 
 def lab_value(row: dict) -> str:

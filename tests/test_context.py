@@ -97,8 +97,9 @@ def test_what_was_the_evening_before_is_not_called_today():
 
 
 def test_a_range_without_room_is_not_told():
-    rows = [row | {"ref_range_lower": 0.0, "ref_range_upper": 0.0} for row in chart()["labevents"]]
-    assert "Creatinine 1.9 mg/dL (high, was 1)" in built(chart(labevents=rows), "2150-01-07").text
+    for bounds in ({"ref_range_lower": 0.0, "ref_range_upper": 0.0}, {"ref_range_upper": 1.1}):
+        rows = [{c: v for c, v in row.items() if "range" not in c} | bounds for row in chart()["labevents"]]
+        assert "Creatinine 1.9 mg/dL (high, was 1)" in built(chart(labevents=rows), "2150-01-07").text
 
 
 def test_nothing_is_shown_before_it_was_known():
