@@ -2,20 +2,22 @@
 
     python benchmarks/prompts.py --storage FOLDER
 
-FOLDER holds `subjects/`. All ways make the same records for the same patients with the same tokenizer in one process;
-imports and content files are not counted. A first pass of step 4 fills what is remembered of words, codes and drugs,
-for all ways alike, and is told apart. The plain ways read with the json module and turn a patient's cells into their
-types: every one, or with more care only those that step 4 reads. What comes after is shared: masking cells, writing
-contexts within the budget, answers, near-duplicates. Prints records per CPU-second, the ratios, and the peak memory of
-step 4 as a command (given that `features/` is there).
+FOLDER holds `subjects/`. All ways make the same records of the same patients with the same tokenizer, each in a process
+of its own in which nothing is remembered yet; imports and content files are not counted. The plain ways read with the
+json module, turn a patient's cells into their types (every one, or with more care only those that step 4 reads), and
+ask the tokenizer for the length of each text. What else there is to do is shared: masking cells, writing contexts
+within the budget, answers, near-duplicates. Prints records per CPU-second, the ratios, and the peak memory of step 4 as
+a command (given that `features/` is there).
 """
 
 import argparse
 import gzip
 import json
+import multiprocessing
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,12 +61,24 @@ def made(records, slots: dict, shared: dict, labels: dict, count_tokens, split: 
                 yield one | {"split": split[record["subject_id"]], "temporal_split": "train"}
 
 
+def alone(function, *arguments):
+    """What a function returns in a process of its own, a fork of this one."""
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    process = context.Process(target=lambda: results.put(function(*arguments)))
+    process.start()
+    found = results.get()
+    process.join()
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", help="storage folder with subjects/ (default: $STORAGE_DIR, else ./storage)")
     store = storage.open_storage(parser.parse_args().storage)
     path = models.model_path(None, store)
-    count_tokens = models.token_counter(models.load_tokenizer(path))
+    tokenizer = models.load_tokenizer(path)
+    plainly, as_step_4 = partial(models.count_tokens, tokenizer), models.token_counter(tokenizer)
     shared = {
         "system_prompts": prompts.system_prompts("Help."),
         "dropped_columns": [],
@@ -74,28 +88,26 @@ def main():
     clinical.load()  # once a run, like the imports
     labels, split = context.lab_labels(store), subjects.split_of(store)
 
-    def slots():
-        return prompts.chosen(prompts.cohort(store, TASKS, PER_SUBJECT, SEED, HOURS).slots, None, SEED)
-
-    ways = {
-        "step 4, nothing remembered": lambda chosen: prompts.records(store, chosen),
-        "plain, every table and column": lambda chosen: plain_records(store, True),
-        "plain, what step 4 reads": lambda chosen: plain_records(store, False),
-        "step 4": lambda chosen: prompts.records(store, chosen),
-    }
-    speed = {}
-    for name, read in ways.items():
+    def pass_of(way: str) -> tuple[int, float]:
+        read, count_tokens = ways[way]
         with TemporaryDirectory() as folder:
             began = time.process_time()
-            chosen = slots()
+            chosen = prompts.chosen(prompts.cohort(store, TASKS, PER_SUBJECT, SEED, HOURS).slots, None, SEED)
             counts = dataset.write(Path(folder), made(read(chosen), chosen, shared, labels, count_tokens, split))
-            seconds = time.process_time() - began
-        n = sum(counts["splits"].values())
-        speed[name] = n / seconds
-        print(f"{name:>30}: {n:,} records in {seconds:.1f} CPU-seconds, {speed[name]:.1f} a CPU-second", flush=True)
-    for ours in ("step 4", "step 4, nothing remembered"):
-        ratios = [speed[ours] / n for name, n in speed.items() if name.startswith("plain")]
-        print(f"{ours}, to the plain ways: " + ", ".join(f"{ratio:.1f} times" for ratio in ratios))
+            return sum(counts["splits"].values()), time.process_time() - began
+
+    ways = {
+        "plain, every table and column": (lambda chosen: plain_records(store, True), plainly),
+        "plain, what step 4 reads": (lambda chosen: plain_records(store, False), plainly),
+        "step 4": (partial(prompts.records, store), as_step_4),
+    }
+    speed = {}
+    for way in ways:
+        n, seconds = alone(pass_of, way)
+        speed[way] = n / seconds
+        print(f"{way:>30}: {n:,} records in {seconds:.1f} CPU-seconds, {speed[way]:.1f} a CPU-second", flush=True)
+    ratios = [speed["step 4"] / n for way, n in speed.items() if way != "step 4"]
+    print("step 4, to the plain ways: " + ", ".join(f"{ratio:.1f} times" for ratio in ratios))
     if (store / "features").is_dir():
         command = [sys.executable, ROOT / "make_symptom_prompts_ctx_dxpx.py", "--storage", store, "--force"]
         cost = measure(list(map(str, command)), cwd=ROOT)
