@@ -16,7 +16,8 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
-from itertools import islice
+from itertools import cycle, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 from mimic_qlora import command_line, storage
@@ -37,7 +38,7 @@ def arguments():
     add("--token-budget", type=int, default=700, help="tokens of the patient context (default: %(default)s)")
     add("--landmark-hours", type=float, default=24, help="early in a stay: hours after arrival (default: %(default)s)")
     add("--seed", type=int, default=42, help="seed of days, questions and sentences (default: %(default)s)")
-    add("--preview", type=int, default=0, metavar="N", help="print the first N training records (default: none)")
+    add("--preview", type=int, default=0, metavar="N", help="print N training records, one a patient (default: none)")
     add("--audit", action="store_true", help="check the records of an earlier run against the chart, and make none")
     command_line.add_arguments(parser)
     args = parser.parse_args()
@@ -158,7 +159,10 @@ def report(counts: dict) -> None:
 
 
 def preview(folder: Path, n: int) -> None:
-    """Print the first training records; a terminal would fold long lines within words, so here they are folded."""
+    """Print a training record of each of the first n patients, the tasks in turn.
+
+    A terminal would fold long lines within words, so here they are folded.
+    """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1_000_000
 
     def folded(line):
@@ -166,8 +170,10 @@ def preview(folder: Path, n: int) -> None:
         return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
 
     with open(folder / "train.jsonl", encoding="utf-8") as file:
-        for line in islice(file, n):
-            made = json.loads(line)
+        patients = groupby(map(json.loads, file), itemgetter("subject_id"))
+        for (_, records), task in zip(islice(patients, n), cycle(TASKS)):  # noqa: B905 (the tasks never end)
+            records = list(records)
+            made = next((record for record in records if record["task"] == task), records[0])
             what = f"=== {made['task']}, subject_id {made['subject_id']} as of {made['as_of']}"
             print("\n" + folded(f"{what}; supervised part between >>> and <<<"))
             for turn in made["messages"]:

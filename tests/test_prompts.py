@@ -1,6 +1,7 @@
 """Step 4: records that are true to the chart, apart by patient, free of leaks and of what is held out."""
 
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -172,7 +173,7 @@ def test_who_is_left_out_is_counted_and_the_card_names_no_folder(made, demo_dir)
 
 
 def test_the_preview_marks_the_supervised_part(made):
-    first = read(made.store / "prompts/train.jsonl")[0]
+    first = next(one for one in read(made.store / "prompts/train.jsonl") if one["task"] == "guidance")
     assert made.printed.count(">>>\n") == 2 and f">>>\n{answer_of(first)}\n<<<" in made.printed
 
 
@@ -228,9 +229,12 @@ def test_the_preview_is_folded_at_words_on_a_terminal(made, monkeypatch, capsys)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     step_4.preview(made.store / "prompts", 3)
-    shown, first = capsys.readouterr().out, read(made.store / "prompts/train.jsonl")[0]
+    shown = capsys.readouterr().out
+    first = next(one for one in read(made.store / "prompts/train.jsonl") if one["task"] == "guidance")
     assert 50 < max(map(len, shown.splitlines())) <= 60 and shown.count(">>>\n") == shown.count("\n<<<") == 3
     assert all(" ".join(turn["content"].split()) in " ".join(shown.split()) for turn in first["messages"])
+    told = re.findall(r"=== (\w+), subject_id (\d+)", shown)
+    assert {task for task, _ in told} == set(step_4.TASKS) and len({subject_id for _, subject_id in told}) == 3
 
 
 def test_missing_and_stale_steps_are_named(run_here, run, tiny_mimic, tmp_path, embedded_model):
