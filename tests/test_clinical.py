@@ -159,7 +159,9 @@ def test_a_sign_of_an_emergency_is_called_one_wherever_it_stands():
     """So that training never teaches that the same sign can wait in one answer and not in the next."""
     signs = re.compile(r"chest (?:pain|pressure)|vomit\w* blood|not fade|confus|stiff neck|seizure|droop|hard to wake|"
                        r"lips .*blue|pink froth|(?:blow to|hit) (?:the|your) head|head injury|control of your bladder|"
-                       r"bowel control|(?:limb|leg|arm|foot|toe|hand).* (?:cold|pale|numb)", re.I)  # fmt: skip
+                       r"bowel control|(?:limb|leg|arm|foot|toe|hand).* (?:cold|pale|numb)|black stool|turns black|"
+                       r"severe belly|swollen belly|belly pain is severe|bleed\w* (?:that )?does not stop|"
+                       r"heartbeat that does not settle|cannot pass (?:any )?urine", re.I)  # fmt: skip
     texts = [flag["say"] for symptom in SYMPTOMS for flag in symptom["urgent"]]
     texts += [rule["say"] for rule in RULES if rule["section"] == "urgent"]
     texts += [line for question in QUESTIONS
