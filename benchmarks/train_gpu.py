@@ -176,6 +176,7 @@ def packs(tokens: int, share: float, vocabulary: int, n: int) -> list:
 
 def ours(args, system: str, file: Path) -> None:
     import torch
+    from accelerate.utils import send_to_device
 
     from mimic_qlora import attention, lean_gradients, probe, samples, training
 
@@ -187,8 +188,7 @@ def ours(args, system: str, file: Path) -> None:
     where = next(model.parameters()).device
 
     def loss(pack):
-        batch = samples.collate(pack)
-        batch = {name: value.to(where) if torch.is_tensor(value) else value for name, value in batch.items()}
+        batch = send_to_device(samples.collate(pack), where)
         with torch.autocast(where.type, torch.bfloat16):
             return training.token_losses(model, batch)
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 
 from mimic_qlora import attention, device, footprint, models, probe, storage, validation_loss
 from mimic_qlora.lean_gradients import CrossEntropy, use_swiglu
@@ -30,7 +31,7 @@ def token_losses(model, batch: dict):
         layout=batch["layout"],
         use_cache=False,
     ).logits
-    return CrossEntropy.apply(logits[0], batch["targets"])
+    return CrossEntropy.apply(logits.squeeze(0), batch["targets"])  # a view, whose gradient is no copy either
 
 
 class PackedTrainer(transformers.Trainer):
@@ -61,8 +62,12 @@ class PackedTrainer(transformers.Trainer):
         self.seen["computed"] += inputs["input_ids"].numel()
         self.seen["supervised"] += inputs["targets"].numel()
         self.seen["padding"] += 0 if inputs["targets"].numel() else inputs["n_tokens"]
+        if self.args.bf16 and not self.is_fsdp_enabled:  # accelerate would widen the logits to a float32 copy
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        with self.accelerator.autocast():
+            losses = token_losses(model, inputs)
         # processes average their gradients: times their number, that is the sum over all tokens of the step
-        return token_losses(model, inputs).sum() * (self.accelerator.num_processes / num_items_in_batch)
+        return losses.sum() * (self.accelerator.num_processes / num_items_in_batch)
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
@@ -179,7 +184,8 @@ def train(args, path: Path, name: str, samples: dict, work: Path) -> tuple[dict,
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         print(f"Device: {device.name()}; 4-bit NF4 base computing in {dtype}, {trainable:,} float32 LoRA weights")
         print(f"Checkpointed: {about['checkpointing']}; memory floor {floor / 2**30:.1f} GiB; MFU of {peak_from}")
-        room = f"{len(packs['train']):,} sequences of at most {args.batch_tokens:,} tokens"
+        shared = 1 - computed / sum(len(sample.ids) for row in packs["train"] for sample in row)
+        room = f"{len(packs['train']):,} sequences of at most {args.batch_tokens:,} tokens ({shared:.0%} shared)"
         print(f"{room}, {args.accumulate * processes} to a step: {steps:,} steps")
         storage.write_json(about_file, about)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(work / "tensorboard")
@@ -240,9 +246,8 @@ def prepare(model, args, packs: list, dtype) -> int:
         return 1
     longest = max(packs, key=row_length)
     shortest = min((pack for pack in packs if pack[0].n_supervised), key=row_length)
-    batch = collate(longest if device.gpu() else shortest)
     where = next(model.parameters()).device
-    batch = {name: value.to(where) if torch.is_tensor(value) else value for name, value in batch.items()}
+    batch = send_to_device(collate(longest if device.gpu() else shortest), where)
     autocast = torch.autocast(where.type, dtype) if dtype is not torch.float32 else contextlib.nullcontext()
 
     def loss():

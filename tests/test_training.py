@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from test_models import TEMPLATE, write_tiny_model
 from training_runs import PATIENTS, record
 
@@ -49,8 +50,7 @@ def model(tiny):
 
 
 def on(model, batch: dict) -> dict:
-    where = next(model.parameters()).device
-    return {name: value.to(where) if torch.is_tensor(value) else value for name, value in batch.items()}
+    return send_to_device(batch, next(model.parameters()).device)
 
 
 def gradients(model, packs: list) -> dict:
@@ -298,6 +298,34 @@ def test_the_probe_names_a_matrix_that_would_never_learn_and_a_gradient_that_is_
     hook.remove()
     with pytest.raises(UserError, match="not finite"):
         probe.two_steps(model, lambda: training.token_losses(model, batch).mean() * math.inf)
+
+
+def test_the_probe_has_all_of_its_batch_where_the_model_is(talks, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(training, "token_losses", lambda model, batch: seen.update(batch) or torch.zeros(1))
+    monkeypatch.setattr(probe, "set_checkpointing", lambda model, every: None)
+    monkeypatch.setattr(probe, "two_steps", lambda model, loss, scale: loss())
+    elsewhere = torch.nn.Linear(1, 1, device="meta")
+    training.prepare(elsewhere, SimpleNamespace(checkpointing="none"), [talks[:2]], torch.float32)
+    tensors = [value for value in (*seen.values(), *seen["layout"].values()) if torch.is_tensor(value)]
+    assert len(tensors) == 6 and all(tensor.is_meta for tensor in tensors)
+
+
+def test_in_training_the_logits_are_no_float32_copy(tiny, talks, tmp_path, monkeypatch):
+    seen = []
+    apply = CrossEntropy.apply
+
+    def spied(logits, targets):
+        made, place = logits._base, logits.data_ptr()
+        made.register_hook(lambda gradient: seen.append((made.dtype, gradient.data_ptr() == place)))
+        return apply(logits, targets)
+
+    monkeypatch.setattr(training, "CrossEntropy", SimpleNamespace(apply=spied))
+    settings = dict(per_device_train_batch_size=1, max_steps=2, bf16=True, use_cpu=not device.gpu(), report_to="none")
+    settings = training.transformers.TrainingArguments(tmp_path, remove_unused_columns=False, **settings)
+    model = packed_model(tiny, torch.bfloat16)
+    training.PackedTrainer(model, settings, [talks[:2], talks[2:4]], [], [], 1.0, 1.0).train()
+    assert seen == [(torch.bfloat16, True)] * 2
 
 
 def test_checkpointing_goes_up_until_it_fits(monkeypatch):
