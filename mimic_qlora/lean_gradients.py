@@ -32,7 +32,9 @@ class CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         (logits,) = ctx.saved_tensors
-        return logits.mul_(gradient[:, None]), None
+        for rows, weight in zip(logits.split(CHUNK), gradient[:, None].split(CHUNK), strict=True):
+            rows.mul_(weight)  # a CPU widens both in memory first
+        return logits, None
 
 
 class SwiGLU(torch.autograd.Function):
