@@ -47,18 +47,26 @@ def varlen(query, key, value, scaling, layout):
 
 @functools.cache
 def has_varlen(device, dtype) -> bool:
-    """Whether the GPU has the varlen kernel (compute capability 8, Ampere, or newer) and it agrees with `in_one`."""
+    """Whether the GPU has the varlen kernel (compute capability 8, Ampere, or newer) and it agrees with `in_one`, in
+    backward too.
+    """
     if varlen_attn is None or dtype is torch.float32 or torch.cuda.get_device_capability(device)[0] < 8:
         return False
     draw = torch.Generator(device).manual_seed(0)
     kind = {"generator": draw, "device": device, "dtype": dtype}
-    query, key, value = (torch.randn(1, heads, 8, 64, **kind) for heads in (4, 2, 2))
+    inputs = [torch.randn(1, heads, n, 64, **kind).requires_grad_() for heads, n in ((4, 3), (2, 8), (2, 8))]
     ends = torch.tensor([[0, 3], [0, 8]], dtype=torch.int32, device=device)  # three tokens of a sample's eight
-    try:
-        found = varlen(query[:, :, 5:], key, value, 0.125, {"queries": ends[0], "keys": ends[1], "longest": (3, 8)})
-    except (TypeError, RuntimeError):  # of another version of PyTorch
-        return False
-    return torch.allclose(found.transpose(0, 1), in_one(query[:, :, 5:], key, value, 0.125)[0], rtol=0.05, atol=0.05)
+    layout = {"queries": ends[0], "keys": ends[1], "longest": (3, 8)}
+    found = []
+    with torch.enable_grad():
+        try:
+            for output in (varlen(*inputs, 0.125, layout).transpose(0, 1)[None], in_one(*inputs, 0.125)):
+                found.append((output, *torch.autograd.grad(output.square().sum(), inputs)))
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, RuntimeError):  # of another version of PyTorch
+            return False
+    return all(torch.allclose(a, b, rtol=0.05, atol=0.05) for a, b in zip(*found, strict=True))
 
 
 def in_one(query, key, value, scaling):

@@ -223,7 +223,8 @@ def load_base(path: Path, four_bit: bool = True, dtype=None):
 def unpacked(model):
     """The 4-bit base for answering: on a CPU with memory to spare its weights are unpacked once, not for each token.
 
-    They keep their 4-bit values, so the answers are the same. On a GPU the model is given back as it is.
+    They keep their 4-bit values, so the answers are the same to the last bit with the arms named by `adapter_names`, as
+    `generation` does; a plain forward rounds LoRA's output elsewhere. On a GPU the model is given back as it is.
     """
     import psutil
     import torch

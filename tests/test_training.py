@@ -1,6 +1,7 @@
 """The parts of step 5: samples, packs, the loss, the probe, costs computed. On a tiny model in this process."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -182,6 +183,21 @@ def test_what_samples_share_is_computed_once_and_changes_neither_loss_nor_gradie
     for name in expected:
         difference = (found[name] - expected[name]).norm() / expected[name].norm()
         assert difference < tolerance, (name, difference)
+
+
+def test_a_kernel_that_lets_the_wrong_tokens_attend_is_not_used(monkeypatch):
+    """The GPU and its kernel are made up: there is none where the tests run."""
+
+    def kernel(query, key, value, scale, diagonal, **_):
+        query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(diagonal)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(query, key, value, mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    for diagonal, right in ((5, True), (0, False), (6, False)):
+        monkeypatch.setattr(attention, "varlen_attn", partial(kernel, diagonal=diagonal))
+        assert attention.has_varlen.__wrapped__(torch.device("cpu"), torch.bfloat16) is right
 
 
 @pytest.mark.parametrize("n", [0, 1, CHUNK, 2 * CHUNK + 5])
