@@ -52,14 +52,7 @@ def ours() -> None:
     found["supervised"] = sum(sample.n_supervised for sample in encoded)
     training.Report = timed(training.Report)
     settings = dict(epochs=1, max_steps=None, lr=1e-3, rank=16, alpha=32, rslora=False, dropout=0.0)
-    settings |= dict(
-        batch_tokens=int(room),
-        accumulate=len(records),
-        checkpointing="none",
-        optimizer="adamw_torch_fused",
-        validations=1,
-        patience=0,
-    )
+    settings |= dict(batch_tokens=int(room), accumulate=len(records), checkpointing="none", validations=1, patience=0)
     settings |= dict(optimizer="adamw_torch_fused", seed=42, save_minutes=1e6, compute=system.removeprefix("ours-"))
     work = Path(result_file).with_suffix(".work")
     work.mkdir()

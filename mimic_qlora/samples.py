@@ -86,17 +86,21 @@ def totals(packs: list[list[Sample]]) -> tuple[int, int, int]:
     return tokens, attended, supervised
 
 
-def groups(samples: list[Sample], room: int) -> list[list[Sample]]:
-    """Samples in the order of their tokens, cut where less than half a prompt is shared, or the row would overflow."""
-    found: list[list[Sample]] = []
-    before, length = None, 0
+def groups(samples: list[Sample], room: int) -> list[tuple[int, list[Sample]]]:
+    """Samples in the order of their tokens, cut where less than half a prompt is shared, or the row would overflow:
+    the tokens of each group's row, and the group.
+    """
+    found: list[tuple[int, list[Sample]]] = []
+    before = None
     for sample in sorted(samples):
         shared = n_shared(before, sample)
+        length, group = found[-1] if found else (0, [])
         if 2 * shared < sample.n_prompt or length + len(sample.ids) - shared > room:
-            found.append([])
-            length = shared = 0
-        found[-1].append(sample)
-        before, length = sample, length + len(sample.ids) - shared
+            found.append((len(sample.ids), [sample]))
+        else:
+            group.append(sample)
+            found[-1] = (length + len(sample.ids) - shared, group)
+        before = sample
     return found
 
 
@@ -108,8 +112,7 @@ def pack(samples: list[Sample], room: int, n_processes: int = 1) -> list[list[Sa
     """
     packs: list[list[Sample]] = []
     space: list[tuple[int, int]] = []  # (tokens left, index of the pack), sorted
-    lengths = [(row_length(group), group) for group in groups(samples, room)]
-    for length, group in sorted(lengths, key=lambda pair: -pair[0]):
+    for length, group in sorted(groups(samples, room), key=lambda pair: -pair[0]):
         place = bisect.bisect_left(space, (length, 0))
         left, index = space.pop(place) if place < len(space) else (max(room, length), len(packs))
         if index == len(packs):

@@ -244,10 +244,9 @@ def prepare(model, args, packs: list, dtype) -> int:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # nothing is on a GPU before the Trainer shards it
         probe.set_checkpointing(model, 1)
         return 1
-    longest = max(packs, key=row_length)
-    shortest = min((pack for pack in packs if pack[0].n_supervised), key=row_length)
     where = next(model.parameters()).device
-    batch = send_to_device(collate(longest if device.gpu() else shortest), where)
+    choose = max if device.gpu() else min  # on a CPU the probe is to take little time
+    batch = send_to_device(collate(choose((pack for pack in packs if pack[0].n_supervised), key=row_length)), where)
     autocast = torch.autocast(where.type, dtype) if dtype is not torch.float32 else contextlib.nullcontext()
 
     def loss():
