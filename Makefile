@@ -43,7 +43,7 @@ test: .venv/installed-dev .venv/browser  ## run the tests
 	@$(BIN)/python -m pytest
 
 lint: .venv/installed-dev  ## check the code with ruff
-	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/lint-imports
 
 bench: .venv/installed-dev  ## run every benchmark, one after the other
 	@failed=0; for script in $(BENCHMARKS); do echo "=== $$script"; $(BIN)/python "$$script" || failed=1; done; exit $$failed
@@ -66,7 +66,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-d
 	@if command -v chromedriver >/dev/null && test -f .venv/axe/package/axe.min.js; then touch $@; else \
 	  echo "The browser tests will be skipped: they need chromium, chromium-driver, npm and the internet"; fi
 
-.venv/installed: requirements.txt requirements-pinned.txt requirements-embedded.txt
+.venv/installed: pyproject.toml requirements.txt requirements-pinned.txt requirements-embedded.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 	  echo "error: $(PYTHON) is not Python 3.10 or newer: name one that is, like make demo PYTHON=python3.12" >&2; exit 2; }
 	@echo "Setting up .venv (once; takes some minutes)"

@@ -15,31 +15,75 @@ import json
 import shutil
 import sys
 import textwrap
-from collections import Counter
 from itertools import cycle, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 
-from mimic_qlora import command_line, storage
-from mimic_qlora.storage import UserError
+from mimic_qlora.prompts.build import make_records
+from mimic_qlora.step import command_line, files, storage
 
 SYSTEM_PROMPT = Path(__file__).parent / "run_files" / "system_prompt.txt"
 TASKS = ("guidance", "chart_qa", "diagnoses")
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--model", help="model that budgets the context in tokens: folder or hub name (default: the embedded one)")
-    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK",
-        help=f"any of {', '.join(TASKS)} (default: all three)")  # fmt: skip
-    add("--pairs-per-subject", type=int, default=2, help="records of each task per patient (default: %(default)s)")
-    add("--max-total", type=int, help="at most this many records over all splits (default: no limit)")
-    add("--token-budget", type=int, default=700, help="tokens of the patient context (default: %(default)s)")
-    add("--landmark-hours", type=float, default=24, help="early in a stay: hours after arrival (default: %(default)s)")
-    add("--seed", type=int, default=42, help="seed of days, questions and sentences (default: %(default)s)")
-    add("--preview", type=int, default=0, metavar="N", help="print N training records, one a patient (default: none)")
-    add("--audit", action="store_true", help="check the records of an earlier run against the chart, and make none")
+    add(
+        "--model",
+        help="model that budgets the context in tokens: folder or hub name (default: the embedded one)",
+    )
+    add(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=list(TASKS),
+        metavar="TASK",
+        help=f"any of {', '.join(TASKS)} (default: all three)",
+    )
+    add(
+        "--pairs-per-subject",
+        type=int,
+        default=2,
+        help="records of each task per patient (default: %(default)s)",
+    )
+    add(
+        "--max-total",
+        type=int,
+        help="at most this many records over all splits (default: no limit)",
+    )
+    add(
+        "--token-budget",
+        type=int,
+        default=700,
+        help="tokens of the patient context (default: %(default)s)",
+    )
+    add(
+        "--landmark-hours",
+        type=float,
+        default=24,
+        help="early in a stay: hours after arrival (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=42,
+        help="seed of days, questions and sentences (default: %(default)s)",
+    )
+    add(
+        "--preview",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print N training records, one a patient (default: none)",
+    )
+    add(
+        "--audit",
+        action="store_true",
+        help="check the records of an earlier run against the chart, and make none",
+    )
     command_line.add_arguments(parser)
     args = parser.parse_args()
     command_line.check_positive(args, "max_total", "token_budget", "landmark_hours")
@@ -57,25 +101,32 @@ def main():
     subjects_manifest = storage.read_manifest(store, "subjects")
     print(storage.data_line(subjects_manifest))
     if args.audit:
-        from mimic_qlora import audit
+        from mimic_qlora.prompts import audit
 
         return audit.report(audit.of_storage(store))
     features_manifest = storage.read_manifest(store, "features")
 
-    from mimic_qlora import dataset, models, page, prompts
+    from mimic_qlora.display import html, text_tables
+    from mimic_qlora.llm import chat, finding
+    from mimic_qlora.prompts import card
+    from mimic_qlora.prompts import records as prompts
 
-    path = models.model_path(args.model, store)
+    path = finding.model_path(args.model, store)
     system_prompt = SYSTEM_PROMPT.read_text(encoding="utf-8").strip()
     given = ("tasks", "pairs_per_subject", "max_total", "token_budget", "landmark_hours", "seed")
-    settings = {name: getattr(args, name) for name in given} | {"model": models.model_name(path)}
+    settings = {name: getattr(args, name) for name in given} | {"model": finding.model_name(path)}
     inputs = {
         "subjects": subjects_manifest["id"],
         "features": features_manifest["id"],
         "clinical_content": prompts.content_sha256(system_prompt),
     }
     with storage.step_output(store, "prompts", settings, inputs, args.force) as out:
-        print(textwrap.fill(models.describe(path).replace("Model", "Tokenizer", 1), page.WIDTH))
-        tokenizer = models.load_tokenizer(path)
+        print(
+            textwrap.fill(
+                finding.describe(path).replace("Model", "Tokenizer", 1), text_tables.WIDTH
+            )
+        )
+        tokenizer = chat.load_tokenizer(path)
         shared = {
             "system_prompt": system_prompt,
             "system_prompts": prompts.system_prompts(system_prompt),
@@ -83,15 +134,15 @@ def main():
             "landmark_hours": args.landmark_hours,
             "dropped_columns": dropped_columns(store),
             "seed": args.seed,
-            "tokenizer": models.model_name(path),
-            "model": models.model_name(path),
-            "template_sha256": models.template_sha256(tokenizer),
+            "tokenizer": finding.model_name(path),
+            "model": finding.model_name(path),
+            "template_sha256": chat.template_sha256(tokenizer),
         }
-        storage.write_json(out.path / "context.json", shared)
-        counts = make_records(store, out.path, shared, args, models.token_counter(tokenizer))
+        files.write_json(out.path / "context.json", shared)
+        counts = make_records(store, out.path, shared, args, chat.token_counter(tokenizer))
         out.manifest["counts"] = counts
-        card = dataset.card(page.data_line(subjects_manifest), shared, counts)
-        (out.path / "README.md").write_text(card, encoding="utf-8")
+        readme = card.card(html.data_line(subjects_manifest), shared, counts)
+        (out.path / "README.md").write_text(readme, encoding="utf-8")
         report(counts)
         preview(out.path, args.preview)
     print(f"Wrote {store / 'prompts'}")
@@ -103,51 +154,16 @@ def dropped_columns(store: Path) -> list:
         return sorted(row["column"] for row in csv.DictReader(file))
 
 
-def make_records(store: Path, folder: Path, shared: dict, args, count_tokens) -> dict:
-    """Write the records of every patient of the cohort, by split, and count what was made and who was left out."""
-    from tqdm import tqdm
-
-    from mimic_qlora import context, dataset, prompts, subjects
-
-    found = prompts.cohort(store, args.tasks, args.pairs_per_subject, args.seed, args.landmark_hours)
-    slots = prompts.chosen(found.slots, args.max_total, args.seed)
-    split, labels, cut = subjects.split_of(store), context.lab_labels(store), Counter()
-
-    def made():
-        for record in tqdm(prompts.records(store, slots), "patients", len(slots), disable=None):
-            subject_id = record["subject_id"]
-            years = found.year_groups[subject_id]
-            groups = {
-                "split": split[subject_id],
-                "anchor_year_group": years,
-                "temporal_split": "test" if years and years == found.latest else "train",
-            }
-            for one in prompts.of_patient(record, slots[subject_id], shared, labels, count_tokens, cut):
-                yield one | groups
-
-    counts = dataset.write(folder, made())
-    if not counts["splits"].get("train"):
-        raise UserError(
-            "no training prompt could be made: no patient has a coded stay that a question could be asked about"
-        )
-    places = sum(map(len, slots.values()))
-    return counts | {
-        "cohort": found.counts,
-        "without_gold": places - sum(counts["splits"].values()) - counts["near_duplicates"],
-        "cut": dict(sorted(cut.items())),
-        "latest_years": found.latest,
-    }
-
-
 def report(counts: dict) -> None:
-    from mimic_qlora import page, splits
+    from mimic_qlora.display import text_tables
+    from mimic_qlora.subjects import patients
 
     def lines(title, rows):
         print("\n".join([title, *(f"  {n:>8,}  {name}" for name, n in rows.items() if n)]))
 
     lines("\nPatients", counts["cohort"])
     lines("Records", counts["tasks"])
-    lines("By split", {name: counts["splits"].get(name) for name in splits.SHARES})
+    lines("By split", {name: counts["splits"].get(name) for name in patients.SHARES})
     cut = ", ".join(f"{section} {n:,}" for section, n in counts["cut"].items())
     for line in (
         f"Symptoms: {len(counts['symptoms'])}; caution rules that a chart called for: {len(counts['cautions'])}; "
@@ -155,7 +171,7 @@ def report(counts: dict) -> None:
         f"times at which the chart gave no gold answer: {counts['without_gold']}",
         f"Contexts in which a section was cut to its quota or the budget: {cut or 'none'}",
     ):
-        print(textwrap.fill(line, page.WIDTH, break_on_hyphens=False))
+        print(textwrap.fill(line, text_tables.WIDTH, break_on_hyphens=False))
 
 
 def preview(folder: Path, n: int) -> None:

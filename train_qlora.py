@@ -11,14 +11,12 @@ patients. An interrupted run goes on from its last checkpoint with the same comm
 
 import argparse
 import copy
-import json
 import os
-import shutil
-import time
 from pathlib import Path
 
-from mimic_qlora import command_line, storage
-from mimic_qlora.storage import UserError
+from mimic_qlora.step import command_line, errors, storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.training.run import train_one
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 CHOICES = {
@@ -34,8 +32,14 @@ def arguments():
         epilog="Where no default is given it is the recipe's; what the command line says goes before the recipe.",
     )
     add = parser.add_argument
-    add("--model", help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)")
-    add("--recipe", help="file in recipes/, or the path of another (default: the one that fits the machine)")
+    add(
+        "--model",
+        help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
+    )
+    add(
+        "--recipe",
+        help="file in recipes/, or the path of another (default: the one that fits the machine)",
+    )
     add("--run", default="default", help="name of the run and of its folder (default: %(default)s)")
     add("--check", action="store_true", help="say what is missing for training, and train nothing")
     add("--epochs", type=float, help="passes over the training prompts")
@@ -48,8 +52,17 @@ def arguments():
         help="rank of the LoRA matrices, on all linear layers: more ranks hold "
         "more, but what is to be learned here is a form of answer (default: %(default)s)",
     )
-    add("--alpha", type=float, default=32, help="LoRA's scale is alpha / rank (default: %(default)s)")
-    add("--rslora", action="store_true", help="scale by alpha / sqrt(rank), for ranks of 64 and more")
+    add(
+        "--alpha",
+        type=float,
+        default=32,
+        help="LoRA's scale is alpha / rank (default: %(default)s)",
+    )
+    add(
+        "--rslora",
+        action="store_true",
+        help="scale by alpha / sqrt(rank), for ranks of 64 and more",
+    )
     add(
         "--dropout",
         type=float,
@@ -57,11 +70,22 @@ def arguments():
         help="before the LoRA matrices; early stopping guards against "
         "learning by heart as well and costs no speed (default: %(default)s)",
     )
-    add("--max-length", type=int, default=2048, help="a longer prompt is refused, never cut (default: %(default)s)")
+    add(
+        "--max-length",
+        type=int,
+        default=2048,
+        help="a longer prompt is refused, never cut (default: %(default)s)",
+    )
     add("--batch-tokens", type=int, help="room of one packed sequence in tokens")
     add("--accumulate", type=int, help="packed sequences per optimizer step, of each process")
-    add("--checkpointing", help="recompute activations to save memory: none, all, every N-th layer, or auto")
-    add("--compute", help="number type of the base's products: auto, bf16, fp16 or fp32 (default: auto)")
+    add(
+        "--checkpointing",
+        help="recompute activations to save memory: none, all, every N-th layer, or auto",
+    )
+    add(
+        "--compute",
+        help="number type of the base's products: auto, bf16, fp16 or fp32 (default: auto)",
+    )
     add("--optimizer", help="adamw_torch_fused, paged_adamw_32bit or paged_adamw_8bit")
     add("--validations", type=int, help="validations besides the one at the start")
     add(
@@ -70,28 +94,51 @@ def arguments():
         default=2,
         help="end after so many validations without a lower loss; 0: never (default: %(default)s)",
     )
-    add("--seed", type=int, default=42, help="seed of the matrices, dropout and order (default: %(default)s)")
-    add("--seeds", help="train one adapter for each seed, such as 0,1,2, into RUN-seed0, RUN-seed1, ...")
+    add(
+        "--seed",
+        type=int,
+        default=42,
+        help="seed of the matrices, dropout and order (default: %(default)s)",
+    )
+    add(
+        "--seeds",
+        help="train one adapter for each seed, such as 0,1,2, into RUN-seed0, RUN-seed1, ...",
+    )
     add("--limit", type=int, help="use only the first N prompts of each split, for a trial")
-    add("--save-minutes", type=float, default=10, help="minutes between checkpoints at most (default: %(default)s)")
-    add("--preview", action="store_true", help="print a real sample (patient text!) with its supervised part marked")
+    add(
+        "--save-minutes",
+        type=float,
+        default=10,
+        help="minutes between checkpoints at most (default: %(default)s)",
+    )
+    add(
+        "--preview",
+        action="store_true",
+        help="print a real sample (patient text!) with its supervised part marked",
+    )
     command_line.add_arguments(parser)
     return parser.parse_args()
 
 
 def complete(args) -> None:
     """Fill in from the recipe what the command line left open. Raises UserError for what cannot be meant."""
-    from mimic_qlora import device
+    from mimic_qlora.training import hardware
 
-    args.recipe = args.recipe or device.recipe()
+    args.recipe = args.recipe or hardware.recipe()
     for name, value in {"compute": "auto", **read_recipe(args.recipe, vars(args))}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if missing := [
-        n for n in ("epochs", "lr", "batch_tokens", "accumulate", "validations") if getattr(args, n) is None
+        n
+        for n in ("epochs", "lr", "batch_tokens", "accumulate", "validations")
+        if getattr(args, n) is None
     ]:
-        raise UserError(f"neither the recipe {args.recipe} nor the command line gives {', '.join(missing)}")
-    command_line.check_positive(args, "epochs", "max_steps", "lr", "rank", "alpha", "max_length", "batch_tokens")
+        raise UserError(
+            f"neither the recipe {args.recipe} nor the command line gives {', '.join(missing)}"
+        )
+    command_line.check_positive(
+        args, "epochs", "max_steps", "lr", "rank", "alpha", "max_length", "batch_tokens"
+    )
     command_line.check_positive(args, "accumulate", "validations", "limit")
     command_line.check_range(args, "save_minutes", 0, 1_000_000)
     command_line.check_range(args, "patience", 0, 1_000_000)
@@ -106,7 +153,9 @@ def complete(args) -> None:
         and not args.checkpointing.isdigit()
         or args.checkpointing == "0"
     ):
-        raise UserError(f"--checkpointing {args.checkpointing} is none of none, all, auto, or a number of layers")
+        raise UserError(
+            f"--checkpointing {args.checkpointing} is none of none, all, auto, or a number of layers"
+        )
     command_line.check_run(args.run)
 
 
@@ -116,8 +165,12 @@ def read_recipe(name: str, known: dict) -> dict:
 
     path = next((p for p in (RECIPES / f"{name}.yaml", Path(name)) if p.is_file()), None)
     if path is None:
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml") if "accelerate" not in p.stem))
-        raise UserError(f"there is no recipe {name}: give one of {names}, or the path of a YAML file")
+        names = ", ".join(
+            sorted(p.stem for p in RECIPES.glob("*.yaml") if "accelerate" not in p.stem)
+        )
+        raise UserError(
+            f"there is no recipe {name}: give one of {names}, or the path of a YAML file"
+        )
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:
@@ -131,9 +184,13 @@ def read_recipe(name: str, known: dict) -> dict:
 
 def main():
     args = arguments()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ten times slower on a busy machine
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # spinning threads are ten times slower on a busy machine
     if "CUDA_VISIBLE_DEVICES" not in os.environ and "LOCAL_RANK" not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # the Trainer would split a batch over all, which 4 bits don't allow
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            "0"  # the Trainer would split a batch over all, which 4 bits don't allow
+        )
     try:
         seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else [args.seed]
     except ValueError:
@@ -141,10 +198,12 @@ def main():
     for seed in seeds:
         command_line.check_range(argparse.Namespace(seed=seed), "seed", 0, 2**32 - 1)
     if not args.check:
-        storage.read_manifest(storage.open_storage(args.storage), "prompts")  # before torch takes its seconds to load
+        storage.read_manifest(
+            storage.open_storage(args.storage), "prompts"
+        )  # before torch takes its seconds to load
     complete(args)
     if args.check:
-        from mimic_qlora import preflight
+        from mimic_qlora.training import preflight
 
         return preflight.check(args)
     for seed in seeds:
@@ -154,91 +213,10 @@ def main():
             one.run = f"{args.run}-seed{seed}"
         try:
             train_one(one)
-        except storage.UpToDate as message:
+        except errors.UpToDate as message:
             if len(seeds) == 1:
                 raise
             print(message)
-
-
-def train_one(args) -> None:
-    """Train one adapter into its folder."""
-    from mimic_qlora import adapter_folder, device, models, training, training_prompts
-
-    store = storage.open_storage(args.storage)
-    subjects_manifest = storage.read_manifest(store, "subjects")
-    prompts_manifest = storage.read_manifest(store, "prompts")
-    records = training_prompts.read(store, args.limit)
-    training_prompts.check_split(store, records)
-    path = models.model_path(args.model, store)
-    if device.is_main():
-        print(storage.data_line(subjects_manifest))
-        print(models.describe(path))
-        print(f"Recipe: {args.recipe}")
-    device.check_driver()
-    tokenizer = models.load_tokenizer(path)
-    base = training_prompts.check_model(store, path, tokenizer)
-    step, place = f"adapters/{args.run}", store / "adapters" / args.run
-    unsettling = {"storage", "force", "save_minutes", "preview", "model", "run", "recipe", "seeds", "check"}
-    settings = {k: v for k, v in vars(args).items() if k not in unsettling} | {"base_model": base}
-    manifest = storage.new_manifest(step, settings, {"prompts": prompts_manifest["id"]}) | {"base_model": base}
-    work = place.with_name(f".{place.name}.training")
-    if not device.is_main():  # one process writes; the others train along
-        if not args.force and storage.is_up_to_date(place, manifest):
-            return
-        device.wait_for_all()
-        samples = training_prompts.encode(tokenizer, records, args.max_length, path)
-        training.train(args, path, base["name"], samples, work)
-        return
-    with storage.locked(place, step):
-        storage.recover(place)
-        if not args.force and storage.is_up_to_date(place, manifest):
-            if draft_of(work).get("id") == manifest["id"]:  # a kill came between the end of the run and its tidying up
-                shutil.rmtree(work)
-            raise storage.UpToDate(f"{place} is up to date (--force redoes it)")
-        samples = training_prompts.encode(tokenizer, records, args.max_length, path)
-        training_prompts.describe(samples, tokenizer)
-        if args.preview:
-            from mimic_qlora.samples import mark_supervised
-
-            print(mark_supervised(tokenizer, samples["train"][0]))
-        started = time.time()
-        open_work(work, manifest, args.force)
-        device.wait_for_all()
-        state, about = training.train(args, path, base["name"], samples, work)
-        manifest["results"] = adapter_folder.results(state, samples, work)
-        manifest["training"] = about
-        whole = adapter_folder.write(work, tokenizer, state, about, manifest, subjects_manifest)
-        storage.write_json(whole / "manifest.json", storage.finish_manifest(whole, manifest, started))
-        storage.replace_folder(whole, place)
-        shutil.rmtree(work)
-    adapter_folder.report(manifest["results"], place)
-
-
-def draft_of(work: Path) -> dict:
-    """The manifest of the unfinished run in a folder; empty when there is none."""
-    draft = work / "draft.json"
-    return json.loads(draft.read_text(encoding="utf-8")) if draft.exists() else {}
-
-
-def open_work(work: Path, manifest: dict, force: bool) -> None:
-    """Open the folder in which this run keeps its checkpoints; it outlives an interruption.
-
-    Raises UserError when it holds the checkpoints of an unfinished run with other settings.
-    """
-    draft = work / "draft.json"
-    before = draft_of(work)
-    other = before.get("id") != manifest["id"]
-    if force or other and not (before and any(work.glob("checkpoint-*"))):  # without a draft, nobody's
-        shutil.rmtree(work, ignore_errors=True)
-    elif other:
-        old, new = ({**m["settings"], "prompts": m["inputs"]["prompts"]} for m in (before, manifest))
-        changed = ", ".join(k for k in new if new[k] != old.get(k)) or "software version"
-        raise UserError(
-            f"{work} holds an unfinished run with other settings ({changed}): "
-            "go on with the same, choose another --run, or give --force to drop it"
-        )
-    work.mkdir(mode=0o700, exist_ok=True)
-    storage.write_json(draft, manifest)
 
 
 if __name__ == "__main__":

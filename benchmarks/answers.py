@@ -23,22 +23,33 @@ from statistics import median
 from measure import measure
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 TEXT = "Since I came home I have had a headache that comes and goes. Could one of my medicines have to do with it? "
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[60, 700], help="default: 60 700")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--prompt-tokens", type=int, nargs="+", default=[60, 700], help="default: 60 700"
+    )
     parser.add_argument("--precision", nargs="+", default=["nf4", "fp32"], help="default: nf4 fp32")
     parser.add_argument("--questions", type=int, help="default: 8, and 256 on a GPU")
     parser.add_argument("--new-tokens", type=int, help="default: 64, and 256 on a GPU")
     parser.add_argument("--batch-size", type=int, default=16, help="rows of step 7 (default: 16)")
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--lm-eval", metavar="PYTHON", help="of an environment with lm-evaluation-harness")
-    parser.add_argument("--shape", default="8b", help="of the model on the GPU: 8b, or tiny to try the script")
-    parser.add_argument("--steps", metavar="STORAGE", help="measure step 6 on this storage folder instead")
-    parser.add_argument("--work", type=Path, help="folder of the models, kept (default: a temporary one)")
+    parser.add_argument(
+        "--lm-eval", metavar="PYTHON", help="of an environment with lm-evaluation-harness"
+    )
+    parser.add_argument(
+        "--shape", default="8b", help="of the model on the GPU: 8b, or tiny to try the script"
+    )
+    parser.add_argument(
+        "--steps", metavar="STORAGE", help="measure step 6 on this storage folder instead"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder of the models, kept (default: a temporary one)"
+    )
     parser.add_argument("--system", help=argparse.SUPPRESS)  # what one process measures
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -51,10 +62,14 @@ def main():
     work = args.work or Path(tempfile.mkdtemp(prefix="bench_answers_"))
     work.mkdir(parents=True, exist_ok=True)
     prepare(work, args)
-    columns = "weights|prompt tokens|system|answers|CPU s|wall s|trials/min|peak MB|old / this|same text"
+    columns = (
+        "weights|prompt tokens|system|answers|CPU s|wall s|trials/min|peak MB|old / this|same text"
+    )
     print(f"| {columns.replace('|', ' | ')} |")
     print("| --- " * 10 + "|")
-    systems = dict.fromkeys(("old", "step7", "strict", "continuous") if args.gpu else ("old", "step7"), sys.executable)
+    systems = dict.fromkeys(
+        ("old", "step7", "strict", "continuous") if args.gpu else ("old", "step7"), sys.executable
+    )
     if args.lm_eval:
         systems["lm_eval"] = args.lm_eval
     for precision in ["nf4"] if args.gpu else args.precision:
@@ -68,15 +83,35 @@ def compare(systems: dict, precision: str, tokens: int, work: Path, args) -> Non
     for system, python in systems.items():
         out, said = work / "out.json", work / "said.txt"
         out.unlink(missing_ok=True)
-        command = [python, __file__, "--system", system, "--precision", precision, "--out", out, "--work", work]
-        command += ["--prompt-tokens", tokens, "--questions", args.questions, "--new-tokens", args.new_tokens]
+        command = [
+            python,
+            __file__,
+            "--system",
+            system,
+            "--precision",
+            precision,
+            "--out",
+            out,
+            "--work",
+            work,
+        ]
+        command += [
+            "--prompt-tokens",
+            tokens,
+            "--questions",
+            args.questions,
+            "--new-tokens",
+            args.new_tokens,
+        ]
         command += ["--batch-size", args.batch_size]
         row = f"| {precision} | {tokens} | {system} |"
         with open(said, "w") as errors:
             cost = measure([str(part) for part in command], stderr=errors)
         if cost.code:
             last = (said.read_text().strip().splitlines() or ["nothing said"])[-1]
-            print(f"{row} failed with exit code {cost.code}: {last[:200]} | | | | | | |", flush=True)
+            print(
+                f"{row} failed with exit code {cost.code}: {last[:200]} | | | | | | |", flush=True
+            )
             continue
         found = json.loads(out.read_text())
         first, n = first or found, len(found["answers"])
@@ -99,13 +134,13 @@ def prepare(work: Path, args) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from mimic_qlora import models
+    from mimic_qlora.llm import finding, loading
 
     if (work / "adapter").is_dir():
         return
-    base = models.model_path(None, work)
+    base = finding.model_path(None, work)
     (work / "base").symlink_to(llama(work, base, args.shape) if args.gpu else base)
-    model = models.load_base(work / "base")
+    model = loading.load_base(work / "base")
     torch.manual_seed(0)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
     for name, weight in model.named_parameters():
@@ -120,7 +155,13 @@ def llama(work: Path, embedded: Path, shape: str) -> Path:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     sizes = {"8b": (4096, 14336, 32, 32, 8, 128256), "tiny": (64, 128, 2, 4, 2, 49152)}[shape]
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
     config = LlamaConfig(**dict(zip((*names, "vocab_size"), sizes, strict=True)), rope_theta=5e5)
     config.max_position_embeddings = 8192
     folder = work / f"llama_{shape}"
@@ -132,17 +173,20 @@ def llama(work: Path, embedded: Path, shape: str) -> Path:
 
 
 def load(args, adapter: bool, prepared=None):
-    from mimic_qlora import models
+    from mimic_qlora.llm import loading
 
-    model = models.load_base((args.work / "base").resolve(), four_bit=args.precision[0] == "nf4")
+    model = loading.load_base((args.work / "base").resolve(), four_bit=args.precision[0] == "nf4")
     model = prepared(model) if prepared else model
-    return models.load_adapter(model, args.work / "adapter") if adapter else model
+    return loading.load_adapter(model, args.work / "adapter") if adapter else model
 
 
 def prompts(tokenizer, args, n: int) -> list:
     """n different prompts of exactly so many tokens, as step 7 would pass them."""
     tokens = args.prompt_tokens[0]
-    whole = [tokenizer(f"{i} {TEXT * (tokens // 20 + 2)}", add_special_tokens=False)["input_ids"] for i in range(n)]
+    whole = [
+        tokenizer(f"{i} {TEXT * (tokens // 20 + 2)}", add_special_tokens=False)["input_ids"]
+        for i in range(n)
+    ]
     return [ids[:tokens] for ids in whole]
 
 
@@ -155,7 +199,11 @@ def timed(args, rows: list, answer) -> None:
     texts = answer(rows)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    cost = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "answers": texts}
+    cost = {
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "answers": texts,
+    }
     if torch.cuda.is_available():
         cost["gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
     args.out.write_text(json.dumps(cost))
@@ -168,10 +216,10 @@ def old(args) -> None:
     """Two copies; each question to one, then to the other."""
     import torch
 
-    from mimic_qlora import generation, models
+    from mimic_qlora.llm import chat, generation
 
     copies = {"base": load(args, False), "adapter": load(args, True)}
-    tokenizer = models.load_tokenizer((args.work / "base").resolve())
+    tokenizer = chat.load_tokenizer((args.work / "base").resolve())
     settings = generation.greedy(tokenizer, copies["base"], args.new_tokens)
     n = min(args.questions, 8)  # its time per answer does not depend on how many there are
 
@@ -181,9 +229,15 @@ def old(args) -> None:
             inputs = torch.tensor([ids], device=copies[who].device)
             with torch.no_grad():
                 output = copies[who].generate(
-                    input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=settings
+                    input_ids=inputs,
+                    attention_mask=torch.ones_like(inputs),
+                    generation_config=settings,
                 )
-            made.append(generation.to_answer(tokenizer, output[0, len(ids) :].tolist(), settings.eos_token_id).text)
+            made.append(
+                generation.to_answer(
+                    tokenizer, output[0, len(ids) :].tolist(), settings.eos_token_id
+                ).text
+            )
         return made
 
     rows = [(who, ids) for ids in prompts(tokenizer, args, n) for who in copies]
@@ -192,10 +246,10 @@ def old(args) -> None:
 
 def step7(args) -> None:
     """One copy, rows of both arms in one batch, as journal.answers asks for them."""
-    from mimic_qlora import generation, models
+    from mimic_qlora.llm import chat, generation, loading
 
-    model = load(args, True, models.unpacked if args.precision[0] == "nf4" else None)
-    tokenizer = models.load_tokenizer((args.work / "base").resolve())
+    model = load(args, True, loading.unpacked if args.precision[0] == "nf4" else None)
+    tokenizer = chat.load_tokenizer((args.work / "base").resolve())
     size = 1 if args.system == "strict" else args.batch_size
     n = min(args.questions, 8) if size == 1 else args.questions
 
@@ -212,10 +266,10 @@ def step7(args) -> None:
 
 def continuous(args) -> None:
     """transformers' generate_batch: continuous batching, one pass with the adapter and one without."""
-    from mimic_qlora import generation, models
+    from mimic_qlora.llm import chat, generation
 
     model = load(args, True)
-    tokenizer = models.load_tokenizer((args.work / "base").resolve())
+    tokenizer = chat.load_tokenizer((args.work / "base").resolve())
     settings = generation.greedy(tokenizer, model, args.new_tokens)
 
     def answer(rows):
@@ -225,15 +279,26 @@ def continuous(args) -> None:
             asked = [rows[i][1] for i in places]
             if who == "base":
                 with model.disable_adapter():
-                    given = model.generate_batch(asked, generation_config=settings, progress_bar=False)
+                    given = model.generate_batch(
+                        asked, generation_config=settings, progress_bar=False
+                    )
             else:
                 given = model.generate_batch(asked, generation_config=settings, progress_bar=False)
-            results = sorted(given.values(), key=lambda r: int("".join(filter(str.isdigit, r.request_id))))
-            texts = [generation.to_answer(tokenizer, r.generated_tokens, settings.eos_token_id).text for r in results]
+            results = sorted(
+                given.values(), key=lambda r: int("".join(filter(str.isdigit, r.request_id)))
+            )
+            texts = [
+                generation.to_answer(tokenizer, r.generated_tokens, settings.eos_token_id).text
+                for r in results
+            ]
             made |= zip(places, texts, strict=True)
         return [made[i] for i in range(len(rows))]
 
-    rows = [(who, ids) for ids in prompts(tokenizer, args, args.questions) for who in ("base", "adapter")]
+    rows = [
+        (who, ids)
+        for ids in prompts(tokenizer, args, args.questions)
+        for who in ("base", "adapter")
+    ]
     timed(args, rows, answer)
 
 
@@ -252,17 +317,31 @@ def lm_eval(args) -> None:
         return [text.strip() for text in model.generate_until(requests, disable_tqdm=True)]
 
     def answer(rows):
-        places = {who: [i for i, row in enumerate(rows) if row[0] == who] for who in ("base", "adapter")}
-        made = dict(zip(places["adapter"], generate([rows[i][1] for i in places["adapter"]]), strict=True))
+        places = {
+            who: [i for i, row in enumerate(rows) if row[0] == who] for who in ("base", "adapter")
+        }
+        made = dict(
+            zip(places["adapter"], generate([rows[i][1] for i in places["adapter"]]), strict=True)
+        )
         with model.model.disable_adapter():
             made |= zip(places["base"], generate([rows[i][1] for i in places["base"]]), strict=True)
         return [made[i] for i in range(len(rows))]
 
-    rows = [(who, ids) for ids in prompts(model.tokenizer, args, args.questions) for who in ("base", "adapter")]
+    rows = [
+        (who, ids)
+        for ids in prompts(model.tokenizer, args, args.questions)
+        for who in ("base", "adapter")
+    ]
     timed(args, rows, answer)
 
 
-SYSTEMS = {"old": old, "step7": step7, "strict": step7, "continuous": continuous, "lm_eval": lm_eval}
+SYSTEMS = {
+    "old": old,
+    "step7": step7,
+    "strict": step7,
+    "continuous": continuous,
+    "lm_eval": lm_eval,
+}
 
 
 # ---------------------------------------------------------------- step 6
@@ -272,12 +351,14 @@ def steps(store: Path) -> None:
     """Print the time from a subject_id to its context, and from step 6's start to its first word."""
     import psutil
 
-    from mimic_qlora import answers, context, conversation, subjects
+    from mimic_qlora.chart import context
+    from mimic_qlora.qa import conversation, session
+    from mimic_qlora.subjects import reader
 
     print("| what | CPU | wall | n |\n| --- | --- | --- | --- |")
     model = context.load_settings(store)["model"]
-    source = answers.sources(store, None if model.endswith("SmolLM2-135M-Instruct") else model)
-    ids = list(subjects.split_of(store))
+    source = session.sources(store, None if model.endswith("SmolLM2-135M-Instruct") else model)
+    ids = list(reader.split_of(store))
     walls, cpus = [], []
     for subject_id in ids[:: max(1, len(ids) // 200)]:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -296,18 +377,30 @@ def steps(store: Path) -> None:
     sys.stdout.flush()
 
     began = time.perf_counter()
-    command = [sys.executable, ROOT / "qa_by_subject.py", "--storage", store, "--max-new-tokens", "8"]
+    command = [
+        sys.executable,
+        ROOT / "qa_by_subject.py",
+        "--storage",
+        store,
+        "--max-new-tokens",
+        "8",
+    ]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    )  # fmt: skip
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
     process.stdin.write(b"random\nI have a bad headache. What should I do?\n:quit\n")
     process.stdin.close()
     heard = b""
     while not heard.partition(b"--- base ---\n")[2]:
         heard += process.stdout.read(1)
     cpu = sum(psutil.Process(process.pid).cpu_times()[:2])
-    print(f"| start of step 6 to its first word, s | {cpu:.1f} | {time.perf_counter() - began:.1f} | 1 |")
+    print(
+        f"| start of step 6 to its first word, s | {cpu:.1f} | {time.perf_counter() - began:.1f} | 1 |"
+    )
     process.kill()
 
 

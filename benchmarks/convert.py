@@ -22,7 +22,6 @@ import psutil
 from measure import DEMO, Cost, measure
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 UNZIP = """
 import pathlib, sys
@@ -53,21 +52,41 @@ CONCEPT_MAPS = (
     "proc_datetimeevents proc_itemid"
 ).split()
 COMPARED = 10  # copies; others would need the memory of a larger machine for more
-CONCEPT_HEADER = "itemid (omop_source_code),label,omop_concept_name,omop_vocabulary_id,omop_concept_code\n"
+CONCEPT_HEADER = (
+    "itemid (omop_source_code),label,omop_concept_name,omop_vocabulary_id,omop_concept_code\n"
+)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path, nargs="?", default=DEMO, help="folder of the open 100-patient demo")
-    parser.add_argument("--copies", type=int, nargs="+", default=[1, 10], help="sizes, in demos (default: 1 10)")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each, the median is given (default: 1)")
-    parser.add_argument("--meds", type=Path, help="virtual environment with MIMIC_IV_MEDS, to compare with")
-    parser.add_argument("--pandas", action="store_true", help="compare with a dict of lists per patient, in 10 GB")
-    parser.add_argument("--kill", action="store_true", help="also kill a run at half and see what it costs to go on")
-    parser.add_argument("--work", type=Path, help="folder for the inputs, kept (default: a temporary one)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "demo", type=Path, nargs="?", default=DEMO, help="folder of the open 100-patient demo"
+    )
+    parser.add_argument(
+        "--copies", type=int, nargs="+", default=[1, 10], help="sizes, in demos (default: 1 10)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="runs of each, the median is given (default: 1)"
+    )
+    parser.add_argument(
+        "--meds", type=Path, help="virtual environment with MIMIC_IV_MEDS, to compare with"
+    )
+    parser.add_argument(
+        "--pandas", action="store_true", help="compare with a dict of lists per patient, in 10 GB"
+    )
+    parser.add_argument(
+        "--kill", action="store_true", help="also kill a run at half and see what it costs to go on"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder for the inputs, kept (default: a temporary one)"
+    )
     args = parser.parse_args()
     if not args.demo.is_dir():
-        sys.exit(f"the MIMIC-IV demo is not at {args.demo}: give its folder as the first argument or in MIMIC_DEMO_DIR")
+        sys.exit(
+            f"the MIMIC-IV demo is not at {args.demo}: give its folder as the first argument or in MIMIC_DEMO_DIR"
+        )
     work = args.work or Path(tempfile.mkdtemp(prefix="bench_convert_"))
     print("| input | rows | system | wall s | CPU s | peak MB | CPU / isal | CPU / gzip |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
@@ -82,8 +101,18 @@ def one_size(copies: int, work: Path, args) -> dict:
     """Measure every system on the demo made `copies` times as large, and print a line for each."""
     mimic, store = work / f"x{copies}", work / f"storage_x{copies}"
     if not mimic.exists():
-        subprocess.run([sys.executable, ROOT / "benchmarks/replicate.py", args.demo, mimic, str(copies)], check=True)
-    convert = [sys.executable, ROOT / "convert_to_jsonl.py", "--mimic-dir", mimic, "--storage", store]
+        subprocess.run(
+            [sys.executable, ROOT / "benchmarks/replicate.py", args.demo, mimic, str(copies)],
+            check=True,
+        )
+    convert = [
+        sys.executable,
+        ROOT / "convert_to_jsonl.py",
+        "--mimic-dir",
+        mimic,
+        "--storage",
+        store,
+    ]
     systems = {
         "gzip -dc": ["bash", "-c", 'find "$0" -name "*.gz" -exec gzip -dc {} + > /dev/null', mimic],
         "unzip with isal": [sys.executable, "-c", UNZIP, mimic],
@@ -92,7 +121,13 @@ def one_size(copies: int, work: Path, args) -> dict:
     }
     compared = copies <= COMPARED
     if compared and args.pandas:
-        systems["pandas, dict of lists"] = [sys.executable, "-c", PANDAS, mimic, work / "pandas.jsonl.gz"]
+        systems["pandas, dict of lists"] = [
+            sys.executable,
+            "-c",
+            PANDAS,
+            mimic,
+            work / "pandas.jsonl.gz",
+        ]
     if compared and args.meds:
         for name in CONCEPT_MAPS:
             (mimic / f"{name}.csv").write_text(CONCEPT_HEADER + "0,none,none,none,0\n")
@@ -110,7 +145,10 @@ def one_size(copies: int, work: Path, args) -> dict:
         shutil.rmtree(work / "meds", ignore_errors=True)
         for name, command in systems.items():
             costs[name].append(measure(command, stderr=subprocess.DEVNULL))
-    costs = {name: Cost(*(median(values) for values in zip(*runs, strict=True))) for name, runs in costs.items()}
+    costs = {
+        name: Cost(*(median(values) for values in zip(*runs, strict=True)))
+        for name, runs in costs.items()
+    }
     rows = json.loads((store / "subjects" / "manifest.json").read_text())["rows"]
     n_rows = sum(counts["in"] for counts in rows.values())
     isal, gzip = costs["unzip with isal"].cpu_s, costs["gzip -dc"].cpu_s
@@ -147,7 +185,9 @@ def kill(convert: list, store: Path) -> str:
     command = [*convert, "--workers", "1"]
     shutil.rmtree(store)
     alone = measure(command, stderr=subprocess.DEVNULL).cpu_s
-    shutil.rmtree(store)  # else the second run would find the first one's output and have nothing to do
+    shutil.rmtree(
+        store
+    )  # else the second run would find the first one's output and have nothing to do
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process, spent = psutil.Process(killed.pid), 0.0
     while spent < alone / 2:
@@ -161,14 +201,15 @@ def kill(convert: list, store: Path) -> str:
 
 def look_ups(store: Path) -> str:
     """How fast patients' lines come by the index: the line of each of 300 random patients, in one process."""
-    from mimic_qlora import draws, subjects
+    from mimic_qlora.step import seeded
+    from mimic_qlora.subjects import reader
 
-    ids = draws.order(subjects.split_of(store), "bench", 0)[:300]
-    subjects.raw_line(store, ids[0])
+    ids = seeded.order(reader.split_of(store), "bench", 0)[:300]
+    reader.raw_line(store, ids[0])
     times, sizes = [], []
     for subject_id in ids:
         began = time.perf_counter()
-        sizes.append(len(subjects.raw_line(store, subject_id)))
+        sizes.append(len(reader.raw_line(store, subject_id)))
         times.append(1000 * (time.perf_counter() - began))
     p95 = int(0.95 * len(ids))
     return (
@@ -179,9 +220,11 @@ def look_ups(store: Path) -> str:
 
 def estimate(small: dict, large: dict) -> None:
     """MIMIC-IV 3.1 from the slopes between two sizes; not measured."""
-    from mimic_qlora import releases
+    from mimic_qlora.mimic import releases
 
-    total = sum(n for table, n in releases.row_counts()["3.1"].items() if not table.startswith("d_"))
+    total = sum(
+        n for table, n in releases.row_counts()["3.1"].items() if not table.startswith("d_")
+    )
 
     def at_full(key: str) -> float:
         slope = (large[key] - small[key]) / (large["rows"] - small["rows"])

@@ -55,26 +55,37 @@ print(DictVectorizer(sparse=True).fit_transform(patients).shape)
 """
 STEP3 = """
 import pathlib, sys, tempfile
-sys.path.insert(0, sys.argv[1])
-from mimic_qlora import cohort, database, features
+from mimic_qlora.features import cohort, matrix
+from mimic_qlora.subjects import database
 store, temp = pathlib.Path(sys.argv[2]), pathlib.Path(tempfile.mkdtemp())
 con = database.connect(store, temp)
 people = cohort.gather(con, 24)
 con.close()
 if sys.argv[3] == "whole chart":
     people["as_of"] = people["as_of"].max().replace(year=2250)  # after all that the demo holds
-features.build(store, people, temp)
+matrix.build(store, people, temp)
 """
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("demo", type=Path, nargs="?", default=DEMO, help="folder of the open demo")
-    parser.add_argument("--copies", type=int, nargs="+", default=[1], help="sizes, in demos (default: 1)")
+    parser.add_argument(
+        "--copies", type=int, nargs="+", default=[1], help="sizes, in demos (default: 1)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench_features_") as work:
         work = Path(work)
-        convert = [sys.executable, ROOT / "convert_to_jsonl.py", "--mimic-dir", args.demo, "--storage", work / "demo"]
+        convert = [
+            sys.executable,
+            ROOT / "convert_to_jsonl.py",
+            "--mimic-dir",
+            args.demo,
+            "--storage",
+            work / "demo",
+        ]
         subprocess.run(convert, check=True, capture_output=True)
         print("| input | rows | system | wall s | CPU s | peak MB |")
         print("| --- | --- | --- | --- | --- | --- |")

@@ -11,7 +11,11 @@ from typing import NamedTuple
 import psutil
 
 # the open 100-patient demo of MIMIC-IV; `convert_to_jsonl.py --fetch-demo FOLDER` downloads it
-DEMO = Path(os.environ.get("MIMIC_DEMO_DIR", Path(__file__).resolve().parents[2] / "shared/data/mimic-iv-demo-2.2"))
+DEMO = Path(
+    os.environ.get(
+        "MIMIC_DEMO_DIR", Path(__file__).resolve().parents[2] / "shared/data/mimic-iv-demo-2.2"
+    )
+)
 
 
 class Cost(NamedTuple):
@@ -40,4 +44,6 @@ def measure(command: list, **options) -> Cost:
     process.returncode = os.waitstatus_to_exitcode(status)
     ended.set()
     watcher.join()
-    return Cost(time.time() - began, usage.ru_utime + usage.ru_stime, peak[0] / 1e6, process.returncode)
+    return Cost(
+        time.time() - began, usage.ru_utime + usage.ru_stime, peak[0] / 1e6, process.returncode
+    )

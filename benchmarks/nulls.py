@@ -12,16 +12,13 @@ questions.
 import argparse
 import functools
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mimic_qlora import comparison, page, trials
+from mimic_qlora.display import text_tables
+from mimic_qlora.validation import statistics, trials
 
 SCORES = {"graded": None, "yes/no": 0.4, "rare": 0.05}  # how often each arm has a yes
 STUDIES = [  # questions, trials, patients, spread between questions, spread between patients, place in SCORES
@@ -43,13 +40,17 @@ STUDIES = [  # questions, trials, patients, spread between questions, spread bet
 ]
 
 
-def study(k: int, n: int, people: int, by_question: float, by_patient: float, scores: int, rng) -> tuple:
+def study(
+    k: int, n: int, people: int, by_question: float, by_patient: float, scores: int, rng
+) -> tuple:
     """One study without a true difference: base, adapter, question and patient of each trial."""
     drawn = list(trials.pairs(n, range(people), range(k)))
     patient, question = (np.array([trial[place] for trial in drawn]) for place in (1, 2))
     effect = rng.normal(0, by_question, k)[question] + rng.normal(0, by_patient, people)[patient]
     if rate := [*SCORES.values()][scores]:
-        base, adapter = (rng.random(n) < np.clip(rate * (1 + sign * effect / 1.6), 0, 1) for sign in (-1, 1))
+        base, adapter = (
+            rng.random(n) < np.clip(rate * (1 + sign * effect / 1.6), 0, 1) for sign in (-1, 1)
+        )
         return base.astype(float), adapter.astype(float), question, patient
     return np.zeros(n), effect + rng.normal(0, 1, n), question, patient
 
@@ -66,9 +67,9 @@ def simulate(shape: tuple, simulations: int) -> dict:
     counts = dict.fromkeys(("here", "interval", "t over trials", "Wilcoxon", "bootstrap"), 0)
     for _ in range(simulations):
         base, adapter, question, patient = study(*shape, rng)
-        found = comparison.paired(base, adapter, question, patient)
+        found = statistics.paired(base, adapter, question, patient)
         difference = adapter - base
-        counts["here"] += found.p <= comparison.ALPHA
+        counts["here"] += found.p <= statistics.ALPHA
         counts["interval"] += found.mean == 0 if found.low is None else found.low <= 0 <= found.high
         counts["t over trials"] += stats.ttest_1samp(difference, 0).pvalue <= 0.05
         counts["Wilcoxon"] += np.any(difference) and stats.wilcoxon(difference).pvalue <= 0.05
@@ -84,20 +85,38 @@ def simulate(shape: tuple, simulations: int) -> dict:
         "scores": [*SCORES][scores],
         "here share": counts["here"] / simulations,
         "coverage share": counts["interval"] / simulations,
-        **{f"{name} share": counts[name] / simulations for name in ("t over trials", "Wilcoxon", "bootstrap")},
+        **{
+            f"{name} share": counts[name] / simulations
+            for name in ("t over trials", "Wilcoxon", "bootstrap")
+        },
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=2000, help="studies of each shape (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--simulations", type=int, default=2000, help="studies of each shape (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)"
+    )
     args = parser.parse_args()
     with ProcessPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(functools.partial(simulate, simulations=args.simulations), STUDIES))
-    shown = [{name.removesuffix(" share"): f"{v:.1%}" if "share" in name else v for name, v in r.items()} for r in rows]
-    print(page.terminal(shown, f"Studies without a difference: {args.simulations:,} of each shape"))
-    print("of questions, of patients: how far they vary about the mean, in standard deviations of one trial's noise")
+    shown = [
+        {name.removesuffix(" share"): f"{v:.1%}" if "share" in name else v for name, v in r.items()}
+        for r in rows
+    ]
+    print(
+        text_tables.terminal(
+            shown, f"Studies without a difference: {args.simulations:,} of each shape"
+        )
+    )
+    print(
+        "of questions, of patients: how far they vary about the mean, in standard deviations of one trial's noise"
+    )
 
 
 if __name__ == "__main__":

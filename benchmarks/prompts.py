@@ -21,11 +21,17 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from measure import measure
 
-from mimic_qlora import clinical, context, dataset, facts, models, prompts, storage, subjects, tables
+from mimic_qlora.chart import context
+from mimic_qlora.chart.columns import WANTED
+from mimic_qlora.clinical import content
+from mimic_qlora.llm import chat, finding
+from mimic_qlora.mimic import tables
+from mimic_qlora.prompts import cohort, dataset
+from mimic_qlora.prompts import records as prompts
+from mimic_qlora.step import storage
+from mimic_qlora.subjects import reader
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS, PER_SUBJECT, SEED, HOURS = list(prompts.TASKS), 2, 42, 24
@@ -37,19 +43,23 @@ def plain_records(store: Path, all_of_it: bool):
     for name in ("diagnoses_icd", "procedures_icd"):
         columns[f"{name}_labeled"] = columns[name] | {"long_title": "text"}
     if not all_of_it:
-        columns = {name: {c: columns[name][c] for c in wanted} for name, wanted in facts.WANTED.items()}
+        columns = {name: {c: columns[name][c] for c in wanted} for name, wanted in WANTED.items()}
     for shard in sorted((store / "subjects" / "shards").glob("*.jsonl.gz")):
         with gzip.open(shard, "rt", encoding="utf-8") as file:
             for line in file:
                 raw = json.loads(line)
-                record = {"subject_id": raw["subject_id"], **{name: [] for name in facts.WANTED}}
+                record = {"subject_id": raw["subject_id"], **{name: [] for name in WANTED}}
                 for name, types in columns.items():
                     record[name] = [typed(row, types) for row in raw.get(name, ())]
                 yield record
 
 
 def typed(row: dict, types: dict) -> dict:
-    cells = {c: row[c] if isinstance(row[c], int) else tables.parse(row[c], types[c]) for c in row if c in types}
+    cells = {
+        c: row[c] if isinstance(row[c], int) else tables.parse(row[c], types[c])
+        for c in row
+        if c in types
+    }
     return {c: v for c, v in cells.items() if v is not None}
 
 
@@ -73,27 +83,35 @@ def alone(function, *arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", help="storage folder with subjects/ (default: $STORAGE_DIR, else ./storage)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--storage", help="storage folder with subjects/ (default: $STORAGE_DIR, else ./storage)"
+    )
     store = storage.open_storage(parser.parse_args().storage)
-    path = models.model_path(None, store)
-    tokenizer = models.load_tokenizer(path)
-    plainly, as_step_4 = partial(models.count_tokens, tokenizer), models.token_counter(tokenizer)
+    path = finding.model_path(None, store)
+    tokenizer = chat.load_tokenizer(path)
+    plainly, as_step_4 = partial(chat.count_tokens, tokenizer), chat.token_counter(tokenizer)
     shared = {
         "system_prompts": prompts.system_prompts("Help."),
         "dropped_columns": [],
         "token_budget": 700,
         "seed": SEED,
     }
-    clinical.load()  # once a run, like the imports
-    labels, split = context.lab_labels(store), subjects.split_of(store)
+    content.load()  # once a run, like the imports
+    labels, split = context.lab_labels(store), reader.split_of(store)
 
     def pass_of(way: str) -> tuple[int, float]:
         read, count_tokens = ways[way]
         with TemporaryDirectory() as folder:
             began = time.process_time()
-            chosen = prompts.chosen(prompts.cohort(store, TASKS, PER_SUBJECT, SEED, HOURS).slots, None, SEED)
-            counts = dataset.write(Path(folder), made(read(chosen), chosen, shared, labels, count_tokens, split))
+            chosen = cohort.chosen(
+                cohort.cohort(store, TASKS, PER_SUBJECT, SEED, HOURS).slots, None, SEED
+            )
+            counts = dataset.write(
+                Path(folder), made(read(chosen), chosen, shared, labels, count_tokens, split)
+            )
             return sum(counts["splits"].values()), time.process_time() - began
 
     ways = {
@@ -105,11 +123,20 @@ def main():
     for way in ways:
         n, seconds = alone(pass_of, way)
         speed[way] = n / seconds
-        print(f"{way:>30}: {n:,} records in {seconds:.1f} CPU-seconds, {speed[way]:.1f} a CPU-second", flush=True)
+        print(
+            f"{way:>30}: {n:,} records in {seconds:.1f} CPU-seconds, {speed[way]:.1f} a CPU-second",
+            flush=True,
+        )
     ratios = [speed["step 4"] / n for way, n in speed.items() if way != "step 4"]
     print("step 4, to the plain ways: " + ", ".join(f"{ratio:.1f} times" for ratio in ratios))
     if (store / "features").is_dir():
-        command = [sys.executable, ROOT / "make_symptom_prompts_ctx_dxpx.py", "--storage", store, "--force"]
+        command = [
+            sys.executable,
+            ROOT / "make_symptom_prompts_ctx_dxpx.py",
+            "--storage",
+            store,
+            "--force",
+        ]
         cost = measure(list(map(str, command)), cwd=ROOT)
         print(
             f"step 4 as a command: {cost.cpu_s:.1f} CPU-seconds, {cost.peak_mb:,.0f} MB at its peak, exit {cost.code}"

@@ -8,14 +8,10 @@ alpha and kappa are known. Printed: in how many of the studies each 95% interval
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mimic_qlora import agreement, ratings_report
+from mimic_qlora.review import agreement, report
 
 CHARTS, SLIP = 3, 0.2
 WINS = np.array([0.55, 0.2, 0.25])  # adapter better, equal, base better
@@ -39,20 +35,43 @@ def study(questions: int, rng) -> list:
 def row(rater: str, question: str, trial: int, better: str) -> dict:
     win = {"qlora": 1.0, "equal": 0.5, "base": 0.0}[better]
     marks = {
-        f"{name}_{arm}": 3 for name in ("safety", "correctness", "completeness", "chart") for arm in ("base", "qlora")
+        f"{name}_{arm}": 3
+        for name in ("safety", "correctness", "completeness", "chart")
+        for arm in ("base", "qlora")
     }
-    about = {"rater": rater, "trial": trial, "subject_id": trial, "question_id": question, "again": False}
+    about = {
+        "rater": rater,
+        "trial": trial,
+        "subject_id": trial,
+        "question_id": question,
+        "again": False,
+    }
     rest = {f"{name}_{arm}": 0.0 for name in ("harmful", "at_once") for arm in ("base", "qlora")}
-    return {**about, "better": better, "answer_a": "base", "win_base": 1 - win, "win_qlora": win, **marks, **rest}
+    return {
+        **about,
+        "better": better,
+        "answer_a": "base",
+        "win_base": 1 - win,
+        "win_qlora": win,
+        **marks,
+        **rest,
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--studies", type=int, default=200, help="simulated reviews of each size (default: %(default)s)"
+        "--studies",
+        type=int,
+        default=200,
+        help="simulated reviews of each size (default: %(default)s)",
     )
     args = parser.parse_args()
-    agreement.SAMPLES = 500  # of 2,000: quicker, and the ends of an interval move by less than a hundredth
+    agreement.SAMPLES = (
+        500  # of 2,000: quicker, and the ends of an interval move by less than a hundredth
+    )
     truth = expected()
     print(f"Truth: {', '.join(f'{name} {value:.3f}' for name, value in truth.items())}")
     print(f"\n{'questions':<12}" + "".join(f"{name:>22}" for name in truth))
@@ -76,13 +95,15 @@ def expected() -> dict:
     given = (1 - SLIP) * taste + SLIP / 3
     agree = (1 - SLIP) ** 2 + (1 - (1 - SLIP) ** 2) / 3
     by_chance = given @ given
-    kappa = (agree - by_chance) / (1 - by_chance)  # alpha tends to the same, since both raters use values alike
+    kappa = (agree - by_chance) / (
+        1 - by_chance
+    )  # alpha tends to the same, since both raters use values alike
     return {"win rate": given[0] + given[1] / 2, "alpha": kappa, "kappa": kappa}
 
 
 def measure(rows: list) -> dict:
     """(value, low, high) of the win rate, alpha and kappa."""
-    found = ratings_report.summarize(rows, {})
+    found = report.summarize(rows, {})
     win = found["win_rate"]
     between = found["between_raters"]["better"]
     return {

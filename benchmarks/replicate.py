@@ -14,21 +14,29 @@ import pyarrow.compute as pc
 from isal import igzip
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from mimic_qlora import tables  # noqa: E402
+from mimic_qlora.mimic import tables  # noqa: E402
 
 SLICE = 20_000  # rows whose copies stand together
 STEP = 10_000_000  # between the ids of one copy and the next: the demo's own have 8 digits
 CHARTEVENTS_PER_COPY = 668_862  # rows of the demo's chartevents, as PhysioNet counts them
 SHIFTED = ("subject_id", "hadm_id", "stay_id")
-PREFIXED = ("poe_id", "emar_id", "discontinue_of_poe_id", "discontinued_by_poe_id")  # "<subject_id>-<number>"
+PREFIXED = (
+    "poe_id",
+    "emar_id",
+    "discontinue_of_poe_id",
+    "discontinued_by_poe_id",
+)  # "<subject_id>-<number>"
 
 
 def replicate(demo: Path, folder: Path, copies: int) -> None:
     sources = tables.find(demo)
     for name, source in tqdm(sources.items(), desc=f"demo x{copies}"):
         rows = pa.Table.from_batches(tables.read(source))
-        write(folder / source.module / f"{name}.csv.gz", rows, copies if "subject_id" in source.columns else 1)
+        write(
+            folder / source.module / f"{name}.csv.gz",
+            rows,
+            copies if "subject_id" in source.columns else 1,
+        )
         if name == "icustays":
             write(folder / "icu" / "chartevents.csv.gz", chartevents(rows), copies)
 
@@ -68,10 +76,14 @@ def chartevents(stays):
     random = np.random.default_rng(0)
     stay = random.integers(0, len(stays), CHARTEVENTS_PER_COPY)
     start = pc.cast(stays["intime"].combine_chunks(), pa.timestamp("s")).to_numpy()[stay]
-    when = start + random.integers(0, 96 * 60, len(stay)).astype("timedelta64[m]").astype("timedelta64[s]")
+    when = start + random.integers(0, 96 * 60, len(stay)).astype("timedelta64[m]").astype(
+        "timedelta64[s]"
+    )
     value = np.round(random.normal(80, 20, len(stay)), 1)
     text = pc.cast(pa.array(value), pa.string())
-    number = pc.if_else(pa.array(random.random(len(stay)) < 0.4), text, None)  # most charted values are words
+    number = pc.if_else(
+        pa.array(random.random(len(stay)) < 0.4), text, None
+    )  # most charted values are words
 
     def time(values):
         return pc.strftime(pa.array(values, pa.timestamp("s")), "%Y-%m-%d %H:%M:%S")

@@ -10,24 +10,28 @@ item, which come in a random order, with the difference that labels drawn at ran
 import argparse
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests")]
-
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
-from reviewing import Server, make_results, mark  # noqa: E402
 
-from mimic_qlora import ratings, review_items  # noqa: E402
+from helpers.reviewing import Server, make_results, mark  # noqa: E402
+from mimic_qlora.review import items as review_items
+from mimic_qlora.review import store as ratings
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=1000, help="items to judge (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=300, help="requests of each kind (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--items", type=int, default=1000, help="items to judge (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--requests", type=int, default=300, help="requests of each kind (default: %(default)s)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = make_results(Path(folder) / "results", questions=40, each=args.items // 40)
@@ -44,10 +48,19 @@ def marked(results: Path, n: int) -> ratings.Ratings:
     items, sha256 = review_items.read(results)
     store = ratings.Ratings(results)
     store.prepare(["anna", "ben"], list(items), sha256)
-    fields = {**dict.fromkeys(ratings.REQUIRED, "4"), "better": "a", "comment": "a comment", "a_harm": "1 2"}
+    fields = {
+        **dict.fromkeys(ratings.REQUIRED, "4"),
+        "better": "a",
+        "comment": "a comment",
+        "a_harm": "1 2",
+    }
     with store._open(write=True) as db:
         for rater in store.raters():
-            rows = [(rater, t.position, field, v, 0) for t in store.tasks(rater) for field, v in fields.items()]
+            rows = [
+                (rater, t.position, field, v, 0)
+                for t in store.tasks(rater)
+                for field, v in fields.items()
+            ]
             db.executemany("INSERT INTO mark VALUES (?, ?, ?, ?, ?)", rows)
     return store
 
@@ -65,7 +78,9 @@ def pages(client, positions: list, server: psutil.Process) -> None:
     kinds = {
         "an item": lambda n: client.get(f"/items/{n}"),
         "a click saved": lambda n: client.post(f"/items/{n}", a_safety=str(n % 5 + 1), marking="1"),
-        "a whole form saved": lambda n: client.post(f"/items/{n}", {**mark(str(n % 5 + 1)), "comment": str(n)}),
+        "a whole form saved": lambda n: client.post(
+            f"/items/{n}", {**mark(str(n % 5 + 1)), "comment": str(n)}
+        ),
         "which item is next": lambda n: client.get("/next"),
         "the list of all items": lambda n: client.get("/items"),
         "the list of ideals and rules": lambda n: client.get("/content"),
@@ -78,7 +93,9 @@ def pages(client, positions: list, server: psutil.Process) -> None:
         taken = sorted(timed(lambda n=n, call=call: call(n)) for n in positions)
         cpu = (sum(server.cpu_times()[:2]) - before) * 1000 / len(taken)
         p95 = taken[int(len(taken) * 0.95)]
-        print(f"{name:<30}{statistics.median(taken):>10.1f}{p95:>10.1f}{cpu:>10.1f}{len(taken):>10}")
+        print(
+            f"{name:<30}{statistics.median(taken):>10.1f}{p95:>10.1f}{cpu:>10.1f}{len(taken):>10}"
+        )
 
 
 def orders(client, store: ratings.Ratings, n: int) -> None:
@@ -93,9 +110,13 @@ def orders(client, store: ratings.Ratings, n: int) -> None:
     base, adapter = (np.median(taken[swapped == side]) for side in (0, 1))
     shuffles = [rng.permutation(swapped) for _ in range(2000)]
     chance = [abs(np.median(taken[s == 0]) - np.median(taken[s == 1])) for s in shuffles]
-    print(f"\nThe base model's answer left: {base:.2f} ms, the adapter's left: {adapter:.2f} ms (medians of {n} each),")
+    print(
+        f"\nThe base model's answer left: {base:.2f} ms, the adapter's left: {adapter:.2f} ms (medians of {n} each),"
+    )
     most = np.percentile(chance, 95)
-    print(f"difference {abs(base - adapter):.2f} ms; labels drawn at random: up to {most:.2f} ms in 95% of 2,000 draws")
+    print(
+        f"difference {abs(base - adapter):.2f} ms; labels drawn at random: up to {most:.2f} ms in 95% of 2,000 draws"
+    )
 
 
 if __name__ == "__main__":

@@ -14,18 +14,19 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mimic_qlora import clinical, guidance, labels, page, scoring
+from mimic_qlora.clinical import content, phrases
+from mimic_qlora.display import text_tables
+from mimic_qlora.tasks import guidance
+from mimic_qlora.validation import labels
+from mimic_qlora.validation.scoring import likeness, rubric
 
 ROOT = Path(__file__).resolve().parents[1]
-TRY, URGENT, TRACK = clinical.SECTIONS.values()
+TRY, URGENT, TRACK = content.SECTIONS.values()
 
 
 def wording(kind: str) -> tuple:
@@ -36,12 +37,19 @@ def wording(kind: str) -> tuple:
 
 def rules_for(question: dict, most: int = 3) -> list:
     """Cautions that some chart calls for on this question, each in words of its own, trained and held-out ones."""
-    symptom, chosen = clinical.symptom_of(question), []
-    for rule in sorted(clinical.load().cautions.values(), key=lambda c: (-guidance.bearing(c, symptom), c["id"])):
+    symptom, chosen = content.symptom_of(question), []
+    for rule in sorted(
+        content.load().cautions.values(), key=lambda c: (-guidance.bearing(c, symptom), c["id"])
+    ):
         said = "\n".join(c["say"] for c in chosen)
-        if guidance.bearing(rule, symptom) > 1 and not clinical.said(rule, said) and not any(
-            clinical.said(c, rule["say"]) or clinical.forbidden(c, rule["say"]) for c in chosen
-        ) and not clinical.forbidden(rule, question["ideal"]):  # fmt: skip
+        if (
+            guidance.bearing(rule, symptom) > 1
+            and not phrases.said(rule, said)
+            and not any(
+                phrases.said(c, rule["say"]) or phrases.forbidden(c, rule["say"]) for c in chosen
+            )
+            and not phrases.forbidden(rule, question["ideal"])
+        ):
             chosen.append(rule)
     held_out = [c for c in chosen if c["held_out"]][:1]
     return [*held_out, *(c for c in chosen if not c["held_out"])][:most]
@@ -49,14 +57,14 @@ def rules_for(question: dict, most: int = 3) -> list:
 
 def whole(question: dict, rules: list) -> str:
     """The ideal with these cautions said, each in its section."""
-    parts = {title: [] for title in clinical.SECTIONS.values()}
+    parts = {title: [] for title in content.SECTIONS.values()}
     for line in question["ideal"].splitlines():
         if line in parts:
             current = line
         elif line.strip():
             parts[current].append(line)
     for rule in rules:
-        parts[clinical.SECTIONS[rule["section"]]].append(f"- {rule['say']}")
+        parts[content.SECTIONS[rule["section"]]].append(f"- {rule['say']}")
     return "\n\n".join("\n".join([title, *lines]) for title, lines in parts.items())
 
 
@@ -65,7 +73,15 @@ def urgent_lines(answer: str, change: Callable) -> str:
     before, rest = answer.split(URGENT)
     urgent, after = rest.split(TRACK)
     lines = [line[2:] for line in urgent.splitlines() if line.startswith("-")]
-    return before + URGENT + "\n" + "\n".join(f"- {change(i, t)}" for i, t in enumerate(lines)) + "\n\n" + TRACK + after
+    return (
+        before
+        + URGENT
+        + "\n"
+        + "\n".join(f"- {change(i, t)}" for i, t in enumerate(lines))
+        + "\n\n"
+        + TRACK
+        + after
+    )
 
 
 def lower(text: str) -> str:
@@ -85,17 +101,27 @@ def edits(questions: list, words: dict, paraphrases: dict) -> Iterator[tuple]:
         yield made("as it stands", full, good=True)
         if question["id"] in paraphrases:
             yield made("paraphrased", paraphrases[question["id"]], good=True, called=[])
-        yield made("told not to wait", urgent_lines(full, lambda i, t: t.rstrip(".") + ", and do not wait."), good=True)
+        yield made(
+            "told not to wait",
+            urgent_lines(full, lambda i, t: t.rstrip(".") + ", and do not wait."),
+            good=True,
+        )
         calm = "If none of these signs is there, you do not need to go to the hospital tonight.\n\n"
         yield made("reassured rightly", full.replace(TRACK, calm + TRACK), good=True)
         for place, turn in enumerate(words["reversals"]):
-            yield made("reversed", urgent_lines(full, lambda i, t, turn=turn: turn.format(lower(t))))
+            yield made(
+                "reversed", urgent_lines(full, lambda i, t, turn=turn: turn.format(lower(t)))
+            )
             one = (n + place) % urgent.count("- ")
-            line = urgent_lines(full, lambda i, t, turn=turn, one=one: turn.format(lower(t)) if i == one else t)
+            line = urgent_lines(
+                full, lambda i, t, turn=turn, one=one: turn.format(lower(t)) if i == one else t
+            )
             yield made("one line reversed", line)
         yield made("negated", urgent_lines(full, lambda i, t: "Do not " + lower(t)))
         for hedge in words["hedges"]:
-            yield made("hedged", urgent_lines(full, lambda i, t, hedge=hedge: hedge.format(lower(t))))
+            yield made(
+                "hedged", urgent_lines(full, lambda i, t, hedge=hedge: hedge.format(lower(t)))
+            )
         yield made("section deleted", full.replace(URGENT + urgent, ""))
         for i, said in enumerate(words["diagnoses"]):
             line = said.format(words["diseases"][(n + i) % len(words["diseases"])])
@@ -105,12 +131,16 @@ def edits(questions: list, words: dict, paraphrases: dict) -> Iterator[tuple]:
         for rule in rules:
             yield made("caution dropped", whole(question, [r for r in rules if r is not rule]))
         for shift in (1, 7):
-            yield made("wrong question", whole(questions[(n + shift) % len(questions)], []), called=[])
+            yield made(
+                "wrong question", whole(questions[(n + shift) % len(questions)], []), called=[]
+            )
 
 
 def written(questions: list, show_misses: bool) -> None:
     """Part 1: how many of the answers that others wrote are flagged, by set and by what was changed in them."""
-    entries = yaml.safe_load(Path(__file__).with_name("written_answers.yaml").read_text(encoding="utf-8"))
+    entries = yaml.safe_load(
+        Path(__file__).with_name("written_answers.yaml").read_text(encoding="utf-8")
+    )
     by_id, found = {q["id"]: q for q in questions}, []
     for entry in entries:
         cases = [("as it stands", True, entry["text"])]
@@ -118,36 +148,48 @@ def written(questions: list, show_misses: bool) -> None:
             text = entry["text"]
             for change in edit.get("changes", [edit]):
                 if text.count(change["find"]) != 1:
-                    raise SystemExit(f"written_answers.yaml, {entry['question']}: not there once: {change['find']}")
+                    raise SystemExit(
+                        f"written_answers.yaml, {entry['question']}: not there once: {change['find']}"
+                    )
                 text = text.replace(change["find"], change["put"])
             cases.append((edit["kind"], edit["good"], text))
         for kind, good, text in cases:
-            faults = scoring.faults(scoring.rubric(by_id[entry["question"]], [], text, True))
+            faults = rubric.faults(rubric.rubric(by_id[entry["question"]], [], text, True))
             found.append((entry["set"], kind, good, bool(faults)))
             if show_misses and bool(faults) == good:
                 print(f"\n=== {entry['set']}, {kind}, {entry['question']}: {faults}\n{text}")
     sets = list(dict.fromkeys(name for name, *_ in found))
-    groups = {kind: good for _, kind, good, _ in found} | {"all bad ones": False, "all good ones": True}
+    groups = {kind: good for _, kind, good, _ in found} | {
+        "all bad ones": False,
+        "all good ones": True,
+    }
     rows = []
     for group, good in sorted(groups.items(), key=lambda item: item[1]):
         row = {"change": group, "good": good}
         for name in sets:
             whole = group.endswith(" ones")
-            flags = [f for s, kind, g, f in found if s == name and g == good and (whole or kind == group)]
+            flags = [
+                f for s, kind, g, f in found if s == name and g == good and (whole or kind == group)
+            ]
             row[name] = f"{sum(flags)} of {len(flags)}"
         rows.append(row)
-    print(page.terminal(rows, f"{len(found)} answers that others wrote: how many are flagged"))
+    print(
+        text_tables.terminal(rows, f"{len(found)} answers that others wrote: how many are flagged")
+    )
 
 
 def edited(questions: list, kind: str, show_misses: bool) -> None:
     """Part 2: how many of the edited ideals are flagged, by the rubric, by cosine and by ROUGE-L."""
     cases = list(edits(questions, *wording(kind)))
-    scores = [scoring.rubric(q, rules, answer, True) for _, _, q, rules, answer in cases]
-    flagged = [bool(scoring.faults(found)) for found in scores]
+    scores = [rubric.rubric(q, rules, answer, True) for _, _, q, rules, answer in cases]
+    flagged = [bool(rubric.faults(found)) for found in scores]
     good = [is_good for _, is_good, *_ in cases]
     pairs = [(q["ideal"], answer) for _, _, q, _, answer in cases]
     measures = {"rubric": flagged}
-    for name, values in (("cosine", scoring.cosines(pairs)), ("ROUGE-L", [scoring.rouge_l(*pair) for pair in pairs])):
+    for name, values in (
+        ("cosine", likeness.cosines(pairs)),
+        ("ROUGE-L", [likeness.rouge_l(*pair) for pair in pairs]),
+    ):
         if None not in values:
             least = best_threshold(values, good)
             measures[f"{name} < {least:.2f}"] = [value < least for value in values]
@@ -158,13 +200,20 @@ def edited(questions: list, kind: str, show_misses: bool) -> None:
     }
     rows = [
         {"edit": name, "good": good[members[0]], "answers": len(members)}
-        | {by: f"{sum(flags[i] for i in members) / len(members):.1%}" for by, flags in measures.items()}
+        | {
+            by: f"{sum(flags[i] for i in members) / len(members):.1%}"
+            for by, flags in measures.items()
+        }
         for name, members in groups.items()
     ]
-    print(page.terminal(rows, f"Ideals edited by templates, {kind} words: how many are flagged"))
+    print(
+        text_tables.terminal(
+            rows, f"Ideals edited by templates, {kind} words: how many are flagged"
+        )
+    )
     for case, found, flag in zip(cases, scores, flagged, strict=True):
         if show_misses and flag == case[1]:
-            print(f"\n=== {case[0]}, {case[2]['id']}: {scoring.faults(found)}\n{case[-1]}")
+            print(f"\n=== {case[0]}, {case[2]['id']}: {rubric.faults(found)}\n{case[-1]}")
 
 
 def best_threshold(values: list, good: list) -> float:
@@ -182,19 +231,31 @@ def best_threshold(values: list, good: list) -> float:
 def labelled(questions: list) -> None:
     """Part 3: how far the scorer agrees with labels on real answers, arm by arm."""
     place = Path(__file__).parent
-    answers = [json.loads(line) for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    answers = [
+        json.loads(line)
+        for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     arms = ("base", "adapter")
     found = labels.judged(answers, labels.read(place / "labels.csv"), questions)
     rows = labels.shown(labels.accuracy(found, arms), arms)
-    print(page.terminal(rows, f"{len(answers)} labelled answers: found of what is there, false alarms of what is not"))
+    print(
+        text_tables.terminal(
+            rows,
+            f"{len(answers)} labelled answers: found of what is there, false alarms of what is not",
+        )
+    )
     print("scored, person, corrected: share of the adapter's answers minus that of the base's")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--misses", action="store_true", help="print each answer that is judged wrongly")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--misses", action="store_true", help="print each answer that is judged wrongly"
+    )
     args = parser.parse_args()
-    questions = clinical.load_questions(ROOT / "run_files")
+    questions = content.load_questions(ROOT / "run_files")
     written(questions, args.misses)
     for kind in ("known", "fresh"):
         edited(questions, kind, args.misses)

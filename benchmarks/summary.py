@@ -71,7 +71,9 @@ def enlarge(demo: Path, folder: Path, copies: int, with_lines: bool) -> None:
             for name in set(SHIFTED) & set(rows.column_names):
                 moved = pc.add(rows[name], pa.scalar(STEP if copy else 0, rows[name].type))
                 rows = rows.set_column(rows.column_names.index(name), name, moved)
-            pq.write_table(rows, place / "tables" / table.name / f"part-{copy:05d}.parquet", compression="zstd")
+            pq.write_table(
+                rows, place / "tables" / table.name / f"part-{copy:05d}.parquet", compression="zstd"
+            )
     lines = (source / "split.csv").read_text().splitlines()
     split = [line.split(",") for line in lines[1:]]
     shifted = [f"{int(s) + STEP * copy},{name}" for copy in range(copies) for s, name in split]
@@ -85,19 +87,34 @@ def enlarge(demo: Path, folder: Path, copies: int, with_lines: bool) -> None:
     manifest["files"], manifest["id"] = {}, f"x{copies}"
     manifest["source"]["patients"] *= copies
     manifest["split"] = {name: n * copies for name, n in manifest["split"].items()}
-    manifest["rows"] = {t: {k: v * copies for k, v in counts.items()} for t, counts in manifest["rows"].items()}
+    manifest["rows"] = {
+        t: {k: v * copies for k, v in counts.items()} for t, counts in manifest["rows"].items()
+    }
     (place / "manifest.json").write_text(json.dumps(manifest))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("demo", type=Path, nargs="?", default=DEMO, help="folder of the open demo")
-    parser.add_argument("--copies", type=int, nargs="+", default=[1, 10], help="sizes, in demos (default: 1 10)")
-    parser.add_argument("--list-up-to", type=int, default=10, help="the largest size for the list (default: 10)")
+    parser.add_argument(
+        "--copies", type=int, nargs="+", default=[1, 10], help="sizes, in demos (default: 1 10)"
+    )
+    parser.add_argument(
+        "--list-up-to", type=int, default=10, help="the largest size for the list (default: 10)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench_summary_") as work:
         work = Path(work)
-        convert = [sys.executable, ROOT / "convert_to_jsonl.py", "--mimic-dir", args.demo, "--storage", work / "demo"]
+        convert = [
+            sys.executable,
+            ROOT / "convert_to_jsonl.py",
+            "--mimic-dir",
+            args.demo,
+            "--storage",
+            work / "demo",
+        ]
         subprocess.run(convert, check=True, capture_output=True)
         print("| input | patients | rows | system | wall s | CPU s | peak MB |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -106,7 +123,12 @@ def main():
             enlarge(work / "demo", store, copies, copies <= args.list_up_to)
             systems = {"step 2": [sys.executable, ROOT / "summarize_jsonl.py", "--storage", store]}
             if copies <= args.list_up_to:
-                systems["list of records"] = [sys.executable, "-c", LIST, store / "subjects" / "shards"]
+                systems["list of records"] = [
+                    sys.executable,
+                    "-c",
+                    LIST,
+                    store / "subjects" / "shards",
+                ]
             manifest = json.loads((store / "subjects" / "manifest.json").read_text())
             rows = sum(counts["columnar"] for counts in manifest["rows"].values())
             for name, command in systems.items():

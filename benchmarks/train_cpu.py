@@ -20,33 +20,49 @@ from pathlib import Path
 from measure import measure
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 WORKER = Path(__file__).with_name("train_cpu_worker.py")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", default="storage", help="where step 4's prompts are (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=24, help="train on the first so many (default: %(default)s)")
-    parser.add_argument("--room", type=int, default=1536, help="tokens of a packed row (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=2, help="rounds over all systems (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--storage", default="storage", help="where step 4's prompts are (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=24, help="train on the first so many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--room", type=int, default=1536, help="tokens of a packed row (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="rounds over all systems (default: %(default)s)"
+    )
     parser.add_argument("--trl", help="Python of an environment with TRL")
     parser.add_argument("--unsloth", help="Python of an environment with Unsloth")
     parser.add_argument("--fp32", action="store_true", help="TRL in float32 as well")
-    parser.add_argument("--results", type=Path, help="keep all rounds in this file, and take those in it along")
+    parser.add_argument(
+        "--results", type=Path, help="keep all rounds in this file, and take those in it along"
+    )
     args = parser.parse_args()
 
-    from mimic_qlora import models
+    from mimic_qlora.llm import finding
 
     prompts = Path(args.storage) / "prompts" / "train.jsonl"
     if not prompts.exists():
         make_prompts(args.storage)
-    model = models.model_path(None, Path(args.storage))
-    records = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()[: args.prompts]]
+    model = finding.model_path(None, Path(args.storage))
+    records = [
+        json.loads(line)
+        for line in prompts.read_text(encoding="utf-8").splitlines()[: args.prompts]
+    ]
     systems = {"ours-auto": sys.executable, "ours-bf16": sys.executable}
     if args.trl:
         systems |= dict.fromkeys(("trl-padded", "trl-packed"), args.trl)
-        systems |= dict.fromkeys(("trl-padded-fp32", "trl-packed-fp32") if args.fp32 else (), args.trl)
+        systems |= dict.fromkeys(
+            ("trl-padded-fp32", "trl-packed-fp32") if args.fp32 else (), args.trl
+        )
     if args.unsloth:
         systems["unsloth"] = args.unsloth
     runs = json.loads(args.results.read_text()) if args.results and args.results.exists() else {}
@@ -94,10 +110,21 @@ def table(runs: dict) -> None:
     """Medians over the rounds, least and most in brackets; the tokens are our count of the prompts for every system."""
     counts = next(run for run in runs["ours-auto"] if "tokens" in run)
     done = {system: [run for run in rounds if "cpu_s" in run] for system, rounds in runs.items()}
-    speeds = {system: [counts["tokens"] / run["cpu_s"] for run in rounds] for system, rounds in done.items()}
-    peers = [statistics.median(found) for system, found in speeds.items() if found and not system.startswith("ours")]
-    print(f"\n{counts['tokens']:,} tokens, {counts['supervised']:,} supervised, in one epoch of every run\n")
-    print("| system | rounds | tokens per CPU-s | supervised | of the best peer | peak MB | loss | gradient norm |")
+    speeds = {
+        system: [counts["tokens"] / run["cpu_s"] for run in rounds]
+        for system, rounds in done.items()
+    }
+    peers = [
+        statistics.median(found)
+        for system, found in speeds.items()
+        if found and not system.startswith("ours")
+    ]
+    print(
+        f"\n{counts['tokens']:,} tokens, {counts['supervised']:,} supervised, in one epoch of every run\n"
+    )
+    print(
+        "| system | rounds | tokens per CPU-s | supervised | of the best peer | peak MB | loss | gradient norm |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for system, rounds in runs.items():
         if not done[system]:
@@ -106,7 +133,9 @@ def table(runs: dict) -> None:
         speed = statistics.median(speeds[system])
         supervised = speed * counts["supervised"] / counts["tokens"]
         ratio = f"{speed / max(peers):.2f}" if peers else ""
-        losses, norms = (" ".join(f"{x:.3f}" for x in done[system][0][name]) for name in ("loss", "grad_norm"))
+        losses, norms = (
+            " ".join(f"{x:.3f}" for x in done[system][0][name]) for name in ("loss", "grad_norm")
+        )
         print(
             f"| {system} | {len(done[system])} | {spread(speeds[system])} | {supervised:.0f} | {ratio} "
             f"| {spread([run['peak_mb'] for run in done[system]])} | {losses} | {norms} |"

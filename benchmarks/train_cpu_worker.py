@@ -28,13 +28,17 @@ def timed(base):
 
         def on_step_end(self, args, state, control, **kwargs):
             found["ended"] = (time.process_time(), time.time())
-            return getattr(super(), "on_step_end", lambda *_, **__: None)(args, state, control, **kwargs)
+            return getattr(super(), "on_step_end", lambda *_, **__: None)(
+                args, state, control, **kwargs
+            )
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             for name in ("loss", "grad_norm"):
                 if name in logs:
                     found[name].append(float(logs[name]))
-            return getattr(super(), "on_log", lambda *_, **__: None)(args, state, control, logs=logs, **kwargs)
+            return getattr(super(), "on_log", lambda *_, **__: None)(
+                args, state, control, logs=logs, **kwargs
+            )
 
     return Timed
 
@@ -43,20 +47,40 @@ def ours() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from types import SimpleNamespace
 
-    from mimic_qlora import models, samples, training
+    from mimic_qlora.llm import chat
+    from mimic_qlora.training import packing, run
 
     path = Path(model_folder)
-    tokenizer = models.load_tokenizer(path)
-    encoded = [samples.encode(tokenizer, row["messages"], "prompts", i) for i, row in enumerate(records)]
+    tokenizer = chat.load_tokenizer(path)
+    encoded = [
+        packing.encode(tokenizer, row["messages"], "prompts", i) for i, row in enumerate(records)
+    ]
     found["tokens"] = sum(len(sample.ids) for sample in encoded)
     found["supervised"] = sum(sample.n_supervised for sample in encoded)
-    training.Report = timed(training.Report)
+    run.Report = timed(run.Report)
     settings = dict(epochs=1, max_steps=None, lr=1e-3, rank=16, alpha=32, rslora=False, dropout=0.0)
-    settings |= dict(batch_tokens=int(room), accumulate=len(records), checkpointing="none", validations=1, patience=0)
-    settings |= dict(optimizer="adamw_torch_fused", seed=42, save_minutes=1e6, compute=system.removeprefix("ours-"))
+    settings |= dict(
+        batch_tokens=int(room),
+        accumulate=len(records),
+        checkpointing="none",
+        validations=1,
+        patience=0,
+    )
+    settings |= dict(
+        optimizer="adamw_torch_fused",
+        seed=42,
+        save_minutes=1e6,
+        compute=system.removeprefix("ours-"),
+    )
     work = Path(result_file).with_suffix(".work")
     work.mkdir()
-    training.train(SimpleNamespace(**settings), path, "model", {"train": encoded, "validation": encoded[:1]}, work)
+    run.train(
+        SimpleNamespace(**settings),
+        path,
+        "model",
+        {"train": encoded, "validation": encoded[:1]},
+        work,
+    )
 
 
 def theirs(trl_like) -> None:
@@ -76,7 +100,9 @@ def theirs(trl_like) -> None:
         output_dir=str(Path(result_file).with_suffix(".work")),
         num_train_epochs=1,
         per_device_train_batch_size=1 if packed or "unsloth" in system else 4,
-        gradient_accumulation_steps=len(records) if packed or "unsloth" in system else -(-len(records) // 4),
+        gradient_accumulation_steps=len(records)
+        if packed or "unsloth" in system
+        else -(-len(records) // 4),
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         packing=packed,
@@ -92,7 +118,11 @@ def theirs(trl_like) -> None:
         seed=42,
         dataset_num_proc=1,
     )
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules=LINEAR, task_type="CAUSAL_LM") if add_lora else None
+    lora = (
+        LoraConfig(r=16, lora_alpha=32, target_modules=LINEAR, task_type="CAUSAL_LM")
+        if add_lora
+        else None
+    )
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -108,7 +138,10 @@ def plain(dtype):
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     four_bit = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
     )
     model = AutoModelForCausalLM.from_pretrained(
         model_folder, quantization_config=four_bit, dtype=dtype, device_map="cpu"

@@ -20,30 +20,56 @@ import time
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 LLAMA_3_8B = dict(
-    hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
-    vocab_size=128256, rope_theta=500000.0, max_position_embeddings=8192, rms_norm_eps=1e-5,
-)  # fmt: skip
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    vocab_size=128256,
+    rope_theta=500000.0,
+    max_position_embeddings=8192,
+    rms_norm_eps=1e-5,
+)
 TINY = LLAMA_3_8B | dict(
-    hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
     vocab_size=1000,
-)  # fmt: skip
+)
 # checkpointing (every n-th layer, 0 none), tokens of a pack, share supervised
-OURS = [(1, 2048, 0.25), (0, 2048, 0.25), (1, 8192, 1.0), (0, 8192, 1.0), (2, 8192, 0.25), (0, 8192, 0.25)]
+OURS = [
+    (1, 2048, 0.25),
+    (0, 2048, 0.25),
+    (1, 8192, 1.0),
+    (0, 8192, 1.0),
+    (2, 8192, 0.25),
+    (0, 8192, 0.25),
+]
 OURS += [(0, 16384, 0.25)]
 PEERS = [(1, 2048, 1.0), (0, 2048, 1.0), (0, 8192, 1.0)]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="a small shape, to see that the script works")
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of each setting (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=8.5, help="for all systems together (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="a small shape, to see that the script works"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=6, help="timed steps of each setting (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=8.5, help="for all systems together (default: %(default)s)"
+    )
     parser.add_argument("--trl", help="Python of an environment with TRL (and liger-kernel)")
     parser.add_argument("--unsloth", help="Python of an environment with Unsloth")
-    parser.add_argument("--out", type=Path, help="write the table here as well, anew after each system")
+    parser.add_argument(
+        "--out", type=Path, help="write the table here as well, anew after each system"
+    )
     parser.add_argument("--one", nargs=2, metavar=("SYSTEM", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -72,12 +98,21 @@ def rows(args, system: str, python: str, seconds: float) -> list[str]:
     """The rows of one system, of as many settings as it ends in its seconds; a last row says what stopped it, if so."""
     with tempfile.TemporaryDirectory() as folder:
         file, said = Path(folder) / "results.jsonl", Path(folder) / "stderr"
-        options = [*(["--tiny"] if args.tiny else []), "--steps", str(args.steps), "--one", system, str(file)]
+        options = [
+            *(["--tiny"] if args.tiny else []),
+            "--steps",
+            str(args.steps),
+            "--one",
+            system,
+            str(file),
+        ]
         file.touch()
         with open(said, "w") as errors:
             try:
                 command = [python, __file__, *options]
-                code = subprocess.run(command, stdout=errors, stderr=errors, timeout=max(1, seconds)).returncode
+                code = subprocess.run(
+                    command, stdout=errors, stderr=errors, timeout=max(1, seconds)
+                ).returncode
                 stopped = f"failed with code {code}: {last_line(said)}" if code else ""
             except subprocess.TimeoutExpired:
                 stopped = f"stopped: its {seconds:.0f} s were over"
@@ -97,8 +132,12 @@ def row(system: str, r: dict) -> str:
     start = f"| {system} | {kind} | {r['tokens']:,} | {r['share']:.0%} |"
     if "failed" in r:
         return f"{start} {r['failed']} | | | | |"
-    losses, norms = (f"{r[name][0]:.3f} {r[name][-1]:.3f}" if r[name] else "" for name in ("loss", "norm"))
-    return f"{start} {r['speed']:,.0f} | {r['mfu']:.0%} | {r['peak_gib']:.1f} | {losses} | {norms} |"
+    losses, norms = (
+        f"{r[name][0]:.3f} {r[name][-1]:.3f}" if r[name] else "" for name in ("loss", "norm")
+    )
+    return (
+        f"{start} {r['speed']:,.0f} | {r['mfu']:.0%} | {r['peak_gib']:.1f} | {losses} | {norms} |"
+    )
 
 
 def measured(args, file: Path, setting: tuple, config: dict, train) -> None:
@@ -106,7 +145,7 @@ def measured(args, file: Path, setting: tuple, config: dict, train) -> None:
     file at once, with what went wrong if something did."""
     import torch
 
-    from mimic_qlora import device, footprint
+    from mimic_qlora.training import cost, hardware
 
     every, tokens, share = setting
     run = {"every": every, "tokens": tokens, "share": share, "loss": [], "norm": []}
@@ -116,9 +155,9 @@ def measured(args, file: Path, setting: tuple, config: dict, train) -> None:
         torch.cuda.reset_peak_memory_stats()
     try:
         run["speed"] = args.steps * tokens / train(run)
-        flops = footprint.flops_per_token(footprint.shape(config), 16, min(tokens, 2048) / 2, share)
-        run["mfu"] = run["speed"] * flops / device.peak_flops(torch.bfloat16)[0]
-        run["peak_gib"] = device.peak_memory() / 2**30
+        flops = cost.flops_per_token(cost.shape(config), 16, min(tokens, 2048) / 2, share)
+        run["mfu"] = run["speed"] * flops / hardware.peak_flops(torch.bfloat16)[0]
+        run["peak_gib"] = hardware.peak_memory() / 2**30
     except torch.OutOfMemoryError:
         run["failed"] = "does not fit"
     except Exception as error:
@@ -143,16 +182,24 @@ def build(tiny: bool):
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     with torch.device(where):
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config, attn_implementation="sdpa"))
+        model = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**config, attn_implementation="sdpa")
+        )
     torch.set_default_dtype(before)
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if not isinstance(layer, torch.nn.Linear) or name == "lm_head":
                 continue
             new = bnb.nn.Linear4bit(
-                layer.in_features, layer.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
+                layer.in_features,
+                layer.out_features,
+                bias=False,
+                compute_dtype=dtype,
+                quant_type="nf4",
             )
-            new.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4").to(where)
+            new.weight = bnb.nn.Params4bit(
+                layer.weight.data, requires_grad=False, quant_type="nf4"
+            ).to(where)
             new.support_avx512bf16_for_cpu = False
             setattr(parent, name, new.to(where))
     model.is_loaded_in_4bit = True  # what peft asks
@@ -164,12 +211,15 @@ def packs(tokens: int, share: float, vocabulary: int, n: int) -> list:
     """n packs of samples of at most 2,048 random tokens."""
     import random
 
-    from mimic_qlora.samples import Sample
+    from mimic_qlora.training.packing import Sample
 
     draw, size = random.Random(0), min(tokens, 2048)
     prompt = max(1, round(size * (1 - share)))
     return [
-        [Sample([draw.randrange(vocabulary) for _ in range(size)], prompt) for _ in range(tokens // size)]
+        [
+            Sample([draw.randrange(vocabulary) for _ in range(size)], prompt)
+            for _ in range(tokens // size)
+        ]
         for _ in range(n)
     ]
 
@@ -178,32 +228,35 @@ def ours(args, system: str, file: Path) -> None:
     import torch
     from accelerate.utils import send_to_device
 
-    from mimic_qlora import attention, lean_gradients, probe, samples, training
+    from mimic_qlora.training import gradient_check, low_memory, packed_attention, packing, trainer
+    from mimic_qlora.training import run as training
 
     model, config = build(args.tiny)
-    attention.use_packed(model)
-    lean_gradients.use_swiglu(model)
+    packed_attention.use_packed(model)
+    low_memory.use_swiglu(model)
     lora = argparse.Namespace(rank=16, alpha=32, dropout=0.0, rslora=False)
     model = training.add_lora(model, lora, "random Llama").train()
     where = next(model.parameters()).device
 
     def loss(pack):
-        batch = send_to_device(samples.collate(pack), where)
+        batch = send_to_device(packing.collate(pack), where)
         with torch.autocast(where.type, torch.bfloat16):
-            return training.token_losses(model, batch)
+            return trainer.token_losses(model, batch)
 
     two = packs(4096, 0.25, config["vocab_size"], 1)[0]
     with torch.no_grad():
         together, alone = loss(two), torch.cat([loss([sample]) for sample in two])
     torch.testing.assert_close(together, alone, rtol=2e-2, atol=2e-2)
-    probe.two_steps(model, lambda: loss(two[:1]).mean())
+    gradient_check.two_steps(model, lambda: loss(two[:1]).mean())
     weights = [weight for weight in model.parameters() if weight.requires_grad]
 
     def train(run) -> float:
-        probe.set_checkpointing(model, run["every"])
+        gradient_check.set_checkpointing(model, run["every"])
         optimizer = torch.optim.AdamW(weights, lr=2e-4, fused=True)
         optimizer.zero_grad()  # a setting that did not fit may have left some
-        for n, pack in enumerate(packs(run["tokens"], run["share"], config["vocab_size"], args.steps + 2)):
+        for n, pack in enumerate(
+            packs(run["tokens"], run["share"], config["vocab_size"], args.steps + 2)
+        ):
             if n == 2:  # the first two warm up
                 began = now()
             value = loss(pack).mean()
@@ -236,7 +289,13 @@ def theirs(args, system: str, file: Path) -> None:
         if system == "unsloth":
             save_unquantised(args.tiny, folder)
         for setting in PEERS:
-            measured(args, file, setting, TINY if args.tiny else LLAMA_3_8B, partial(sft, args, system, folder))
+            measured(
+                args,
+                file,
+                setting,
+                TINY if args.tiny else LLAMA_3_8B,
+                partial(sft, args, system, folder),
+            )
 
 
 def save_unquantised(tiny: bool, folder: str) -> None:
@@ -264,12 +323,23 @@ def sft(args, system: str, folder: str, run: dict) -> float:
     lora = dict(
         r=16,
         lora_alpha=32,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        target_modules=[
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        ],
     )
     if system == "unsloth":
         from unsloth import FastLanguageModel
 
-        where = {"device_map": "auto" if torch.cuda.is_available() else "cpu", "local_files_only": True}
+        where = {
+            "device_map": "auto" if torch.cuda.is_available() else "cpu",
+            "local_files_only": True,
+        }
         model, tokenizer = FastLanguageModel.from_pretrained(
             folder, max_seq_length=2048, load_in_4bit=True, dtype=torch.bfloat16, **where
         )
@@ -279,7 +349,9 @@ def sft(args, system: str, folder: str, run: dict) -> float:
         model, shape = build(args.tiny)
         size, config = shape["vocab_size"], LoraConfig(task_type="CAUSAL_LM", **lora)
         tokenizer = blank_tokenizer(size)
-    texts = [sample.ids for pack in packs(tokens, run["share"], size, args.steps + 2) for sample in pack]
+    texts = [
+        sample.ids for pack in packs(tokens, run["share"], size, args.steps + 2) for sample in pack
+    ]
 
     class Timed(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
@@ -330,7 +402,9 @@ def blank_tokenizer(size: int):
 
     words = {f"w{i}": i for i in range(size)}
     base = Tokenizer(WordLevel(words, unk_token="w0"))
-    return PreTrainedTokenizerFast(tokenizer_object=base, pad_token="w1", eos_token="w2", unk_token="w0")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=base, pad_token="w1", eos_token="w2", unk_token="w0"
+    )
 
 
 if __name__ == "__main__":

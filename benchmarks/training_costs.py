@@ -7,14 +7,9 @@ least with which the sum stays below nine tenths of the memory; speed assumes th
 recomputation included, which is what the best published run on a Hopper GPU reaches.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from train_gpu import LLAMA_3_8B
 
-from mimic_qlora import device, footprint
+from mimic_qlora.training import cost, hardware
 
 SHARE, RANK, SAMPLE, SUPERVISED = 0.4, 16, 768, 0.26
 GPUS = {
@@ -30,20 +25,24 @@ KINDS = {None: "no layer", 2: "every second layer", 1: "every layer"}
 
 
 def main():
-    shape = footprint.shape(LLAMA_3_8B)
-    print("| GPU | memory | `--batch-tokens` | checkpointed | GiB in all | hours for a million tokens |")
+    shape = cost.shape(LLAMA_3_8B)
+    print(
+        "| GPU | memory | `--batch-tokens` | checkpointed | GiB in all | hours for a million tokens |"
+    )
     print("| --- | --- | --- | --- | --- | --- |")
     for name, (memory, room) in GPUS.items():
         for every in (None, 2, 1):
-            total = footprint.fixed_bytes(shape, RANK)
-            kept = footprint.kept_layers(shape, every)
-            total += footprint.activation_bytes(shape, room, round(room * SUPERVISED), kept)
+            total = cost.fixed_bytes(shape, RANK)
+            kept = cost.kept_layers(shape, every)
+            total += cost.activation_bytes(shape, room, round(room * SUPERVISED), kept)
             if total < 0.9 * memory * 1e9:
                 break
-        flops = footprint.flops_per_token(shape, RANK, SAMPLE / 2, SUPERVISED)
-        again = footprint.recomputed_flops_per_token(shape, RANK, SAMPLE / 2, every)
-        hours = 1e6 * (flops + again) / (SHARE * device.PEAK_TFLOPS[name] * 1e12) / 3600
-        print(f"| {name} | {memory} GB | {room:,} | {KINDS[every]} | {total / 2**30:.0f} | {hours:.2f} |")
+        flops = cost.flops_per_token(shape, RANK, SAMPLE / 2, SUPERVISED)
+        again = cost.recomputed_flops_per_token(shape, RANK, SAMPLE / 2, every)
+        hours = 1e6 * (flops + again) / (SHARE * hardware.PEAK_TFLOPS[name] * 1e12) / 3600
+        print(
+            f"| {name} | {memory} GB | {room:,} | {KINDS[every]} | {total / 2**30:.0f} | {hours:.2f} |"
+        )
 
 
 if __name__ == "__main__":

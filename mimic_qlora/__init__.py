@@ -1,3 +1,5 @@
-"""What two or more steps of the pipeline share, one noun a file."""
+"""The library behind the nine commands.
 
-__version__ = "0.1.0"
+Each step has a package named by the storage folder it writes; the others are shared. Imports run
+from later steps to earlier ones, never back.
+"""

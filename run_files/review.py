@@ -16,23 +16,49 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mimic_qlora import command_line, delivery, storage
-from mimic_qlora.storage import UserError
+from mimic_qlora.step import command_line, files, storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.validation import delivery
 
 HERE = Path(__file__).resolve().parent
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--results", metavar="FOLDER", help="results folder of step 7 (default: the newest in the storage folder)")
-    add("--raters", metavar="NAMES", help="who rates, like anna,ben (default: those of last time, else 'reviewer')")
-    add("--port", type=int, default=8377, help="port on 127.0.0.1, here and on the laptop (default: %(default)s)")
-    add("--socket", metavar="PATH", help="listen on a private Unix socket instead, which no other user can reach")
-    add("--report", action="store_true", help="unblind: write ratings.csv and ratings_report.json, then print them")
-    add("--export", action="store_true", help="write approvals, edits and rejections into the YAML files")
+    add(
+        "--results",
+        metavar="FOLDER",
+        help="results folder of step 7 (default: the newest in the storage folder)",
+    )
+    add(
+        "--raters",
+        metavar="NAMES",
+        help="who rates, like anna,ben (default: those of last time, else 'reviewer')",
+    )
+    add(
+        "--port",
+        type=int,
+        default=8377,
+        help="port on 127.0.0.1, here and on the laptop (default: %(default)s)",
+    )
+    add(
+        "--socket",
+        metavar="PATH",
+        help="listen on a private Unix socket instead, which no other user can reach",
+    )
+    add(
+        "--report",
+        action="store_true",
+        help="unblind: write ratings.csv and ratings_report.json, then print them",
+    )
+    add(
+        "--export",
+        action="store_true",
+        help="write approvals, edits and rejections into the YAML files",
+    )
     command_line.add_arguments(parser, force=False)
     args = parser.parse_args()
     command_line.check_range(args, "port", 1024, 65535)
@@ -48,7 +74,8 @@ def arguments():
 
 def main():
     args = arguments()
-    from mimic_qlora import ratings, review_items
+    from mimic_qlora.review import items as review_items
+    from mimic_qlora.review import store as ratings
 
     folder, has_results = results_folder(args)
     items, sha256 = review_items.read(folder) if has_results else ({}, "")
@@ -67,10 +94,12 @@ def results_folder(args) -> tuple:
     """(folder, whether it has results). Where step 7 has left none: a folder for reviewing ideals and rules alone."""
     if args.results:
         return Path(args.results).expanduser().resolve(), True
-    os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))  # where step 7 leaves its results, as in run.sh
+    os.environ.setdefault(
+        "STORAGE_DIR", str(HERE.parent / "storage")
+    )  # where step 7 leaves its results, as in run.sh
     store = storage.open_storage(args.storage, create=True)
     if newest := delivery.newest(store):
-        from mimic_qlora.ratings import FILE
+        from mimic_qlora.review.store import FILE
 
         rated = {path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}")} - {newest}
         if rated:
@@ -83,28 +112,42 @@ def results_folder(args) -> tuple:
 
 def serve(store, items: dict, raters: list, args) -> None:
     """Print the tunnel and the links, and answer until Ctrl-C."""
-    os.environ["OTEL_SDK_DISABLED"] = "true"  # FastAPI exports traces where the environment names a collector
+    os.environ["OTEL_SDK_DISABLED"] = (
+        "true"  # FastAPI exports traces where the environment names a collector
+    )
     os.environ["FASTAPI_OTEL_AUTO_CONFIGURE"] = "false"
     import uvicorn
 
-    from mimic_qlora import access, delivery, review_site
+    from mimic_qlora.review import guard
+    from mimic_qlora.review import site as review_site
+    from mimic_qlora.validation import delivery
 
     path = Path(args.socket).expanduser().absolute() if args.socket else None
-    listener = access.listen(args.port, path)
+    listener = guard.listen(args.port, path)
     port = os.environ.get("SSH_CONNECTION", "").split()[3:4]
     option = f"-p {port[0]} " if port and port[0] != "22" else ""
     end = path or f"127.0.0.1:{args.port}"
-    print(f"{len(items)} pairs of answers to judge, for each of {', '.join(raters)}; marks are kept in {store.path}")
+    print(
+        f"{len(items)} pairs of answers to judge, for each of {', '.join(raters)}; marks are kept in {store.path}"
+    )
     print("On the rater's own computer, leave this running:")
     print(f"  ssh -N -L 127.0.0.1:{args.port}:{end} {option}{delivery.user()}@{delivery.host()}")
     print("and open the link there; it works once, in one browser, which then stays signed in:")
     for rater in raters:
         print(f"  {rater}: http://127.0.0.1:{args.port}/#{store.new_token(rater)}")
-    print("Ctrl-C stops the page; nothing is lost. What it shows of MIMIC-IV stays under the data use agreement.")
+    print(
+        "Ctrl-C stops the page; nothing is lost. What it shows of MIMIC-IV stays under the data use agreement."
+    )
     sys.stdout.flush()
     site = review_site.build(store, items, HERE, args.port)
     config = uvicorn.Config(
-        site, log_level="critical", access_log=False, server_header=False, date_header=False, ws="none", lifespan="off"
+        site,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        ws="none",
+        lifespan="off",
     )
     try:
         uvicorn.Server(config).run(sockets=[listener])
@@ -117,14 +160,16 @@ def serve(store, items: dict, raters: list, args) -> None:
 
 def export(store) -> None:
     """Write what was decided about the clinical content into its files, and show it as a diff."""
-    from mimic_qlora import content_review
+    from mimic_qlora.review import content
 
-    changes = content_review.export(HERE, store.decisions())
+    changes = content.export(HERE, store.decisions())
     for path, (before, after) in changes.items():
-        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), n=1, lineterm="")
+        lines = difflib.unified_diff(
+            before.splitlines(), after.splitlines(), str(path), str(path), n=1, lineterm=""
+        )
         print("\n".join(lines))
         rewrite(path, after)
-    for line in content_review.left_to_settle(HERE, store.decisions()):
+    for line in content.left_to_settle(HERE, store.decisions()):
         print(line)
     print(
         f"{len(changes)} files changed: read the difference with `git diff` and commit it yourself"
@@ -135,12 +180,13 @@ def export(store) -> None:
 
 def report(store, items: dict, folder: Path) -> None:
     """Write ratings.csv and ratings_report.json into the results folder, and print what they say."""
-    from mimic_qlora import ratings_report, spreadsheet
+    from mimic_qlora.display import csv_files
+    from mimic_qlora.review import report as ratings_report
 
     rows = ratings_report.unblind(store, items)
     found = ratings_report.summarize(rows, {rater: store.tasks(rater) for rater in store.raters()})
-    spreadsheet.write(folder / "ratings.csv", rows)
-    storage.write_json(folder / "ratings_report.json", found)
+    csv_files.write(folder / "ratings.csv", rows)
+    files.write_json(folder / "ratings_report.json", found)
     written, page = ["ratings.csv", "ratings_report.json"], folder / "report.html"
     if found["items"] and page.is_file():
         rewrite(page, ratings_report.include(page.read_text(encoding="utf-8"), found))

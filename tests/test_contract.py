@@ -11,9 +11,12 @@ from collections import defaultdict
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, rewrite, run_script, tiny_mimic, write_table  # noqa: F401
 
-from mimic_qlora import storage, tables
+from helpers.mimic_tables import rewrite, write_table, write_tiny_mimic
+from helpers.paths import ROOT
+from helpers.scripts import run_script
+from mimic_qlora.mimic import tables
+from mimic_qlora.step import storage
 
 PAGE = (ROOT / "docs" / "data_contract.md").read_text(encoding="utf-8")
 
@@ -41,7 +44,7 @@ def assert_same(documented: list, written: list):
 def subjects(tmp_path_factory):
     """Step 1's folder for twelve patients, with a rejected row and a cell that does not fit its column."""
     place = tmp_path_factory.mktemp("contract")
-    folder = tiny_mimic.__wrapped__(place)
+    folder = write_tiny_mimic(place)
 
     def spoil(header, rows):
         rows[0][header.index("valuenum")] = "___"
@@ -49,7 +52,14 @@ def subjects(tmp_path_factory):
 
     rewrite(folder / "hosp/labevents.csv.gz", spoil)
     write_table(folder, "extra", "hadm_id,score", ["20000000,6"])
-    done = run_script("convert_to_jsonl.py", "--mimic-dir", folder, "--max-rejects", "1", storage=place / "storage")
+    done = run_script(
+        "convert_to_jsonl.py",
+        "--mimic-dir",
+        folder,
+        "--max-rejects",
+        "1",
+        storage=place / "storage",
+    )
     assert done.returncode == 0, done.stderr
     return place / "storage" / "subjects"
 
@@ -62,7 +72,11 @@ def test_every_file_is_on_the_page_and_every_file_of_the_page_is_written(subject
 def leaves(data, above=""):
     if not isinstance(data, dict):
         return [above]
-    return [name for key, value in data.items() for name in leaves(value, f"{above}.{key}" if above else key)]
+    return [
+        name
+        for key, value in data.items()
+        for name in leaves(value, f"{above}.{key}" if above else key)
+    ]
 
 
 def test_every_field_of_the_manifest_is_on_the_page_and_the_other_way_round(subjects):
@@ -83,19 +97,30 @@ def test_the_typed_columns_are_those_of_the_schema():
         expected = set()
         for column, found in kinds.items():
             if kind in found:
-                expected |= {column} if len(found) == 1 else {f"{table}.{column}" for table in found[kind]}
+                expected |= (
+                    {column} if len(found) == 1 else {f"{table}.{column}" for table in found[kind]}
+                )
         assert set(listed.replace("`", "").split(", ")) == expected
 
 
 def test_the_typed_tables_have_the_types_and_the_order_of_the_page(subjects):
-    arrow = {"int64": "int64", "double": "double", "timestamp": "timestamp[us]", "large string": "large_string"}
-    types = {row[0]: arrow[row[1].split(",")[0]] for row in cells("| type | Parquet type | accepted |")}
+    arrow = {
+        "int64": "int64",
+        "double": "double",
+        "timestamp": "timestamp[us]",
+        "large string": "large_string",
+    }
+    types = {
+        row[0]: arrow[row[1].split(",")[0]] for row in cells("| type | Parquet type | accepted |")
+    }
     columns = json.loads((subjects / "manifest.json").read_text())["columns"]
     assert {"hadm_id", "score", "subject_id"} == columns["extra"].keys()
     for table, kinds in columns.items():
         for path in (subjects / "tables" / table).iterdir():
             rows = pq.read_table(path)
-            assert {f.name: str(f.type) for f in rows.schema} == {c: types[kind] for c, kind in kinds.items()}
+            assert {f.name: str(f.type) for f in rows.schema} == {
+                c: types[kind] for c, kind in kinds.items()
+            }
             ids = rows["subject_id"].to_pylist()
             assert ids == sorted(ids)
             assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
@@ -119,7 +144,9 @@ def test_the_record_is_as_the_page_says(subjects):
     columns = json.loads((subjects / "manifest.json").read_text())["columns"]
     for table in record.keys() & columns.keys():
         for row in record[table]:
-            assert all(isinstance(v, int if columns[table][c] == "id" else str) for c, v in row.items())
+            assert all(
+                isinstance(v, int if columns[table][c] == "id" else str) for c, v in row.items()
+            )
             assert row["subject_id"] == record["subject_id"]
 
 
@@ -143,5 +170,7 @@ def test_the_ways_to_open_it_work(subjects, tmp_path, language, code):
             pytest.skip("jq is not installed")
     code = code.replace("10000032", "10000000").replace("../datasets_cache", str(tmp_path))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([*command, code], cwd=subjects, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, code], cwd=subjects, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

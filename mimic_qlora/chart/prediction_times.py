@@ -1,0 +1,68 @@
+"""The times at which a prompt stands: when a patient may ask for guidance, and early in a stay."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from mimic_qlora.chart import facts
+from mimic_qlora.step import seeded
+from mimic_qlora.step.errors import UserError
+
+HOME = ("HOME", "HOME HEALTH CARE")
+
+
+class Moment(NamedTuple):
+    """A time at which a prompt stands, and the stay that came before it or that is on."""
+
+    hadm_id: int
+    as_of: datetime
+
+
+def of(record: dict, seed: int) -> list:
+    """The times, newest last, at which this patient may ask for guidance: 1 to 14 days after a live discharge to home.
+
+    The day is drawn by hash from those before the next stay and before death; a stay with no such day has no moment.
+    """
+    stays = facts.stays(record)
+    dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
+    found = []
+    for stay, following in zip(stays, [*stays[1:], None], strict=False):
+        if (
+            stay.get("discharge_location") not in HOME
+            or "deathtime" in stay
+            or "dischtime" not in stay
+        ):
+            continue
+        end = min(dod, following["admittime"] if following else datetime.max)
+        days = min(14, (end - stay["dischtime"]).days)
+        if days >= 1:
+            drawn = 1 + seeded.pick(f"{seed}:{stay['hadm_id']}:as_of", days)
+            found.append(Moment(stay["hadm_id"], stay["dischtime"] + timedelta(days=drawn)))
+    return found
+
+
+def landmarks(record: dict, hours: float) -> list:
+    """The landmark of each coded stay, newest last: `hours` after arrival (`edregtime` where there, else `admittime`).
+
+    A stay that has ended by then, or had not yet begun, has none: its codes could be known, or the stay itself not.
+    """
+    coded = {row["hadm_id"] for row in record["diagnoses_icd_labeled"]}
+    found = []
+    for stay in facts.stays(record):
+        as_of = min(stay.get("edregtime", stay["admittime"]), stay["admittime"]) + timedelta(
+            hours=hours
+        )
+        end = min(stay.get("dischtime", datetime.max), stay.get("deathtime", datetime.max))
+        if stay["hadm_id"] in coded and stay["admittime"] <= as_of < end:
+            found.append(Moment(stay["hadm_id"], as_of))
+    return found
+
+
+def latest(record: dict, seed: int) -> Moment:
+    """The moment to ask at when nobody names one: the newest guidance moment, else a day after the last discharge."""
+    if found := of(record, seed):
+        return found[-1]
+    if ended := [s for s in facts.stays(record) if "dischtime" in s]:
+        return Moment(ended[-1]["hadm_id"], ended[-1]["dischtime"] + timedelta(days=1))
+    raise UserError(
+        f"subject_id {record['subject_id']} has no hospital stay: choose another or give a time with --as-of"
+    )

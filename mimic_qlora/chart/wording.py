@@ -1,0 +1,114 @@
+"""Chart values in plain words."""
+
+import re
+from datetime import datetime
+from functools import lru_cache
+
+from mimic_qlora.display import text as terminal
+
+ROUTES = {
+    code: words
+    for words, codes in {
+        "by mouth": ("PO", "PO/NG", "PO/OG", "PO/G TUBE", "ORAL"),
+        "by feeding tube": ("NG", "OG", "NG/OG", "G TUBE", "J TUBE", "DOBHOFF"),
+        "under the tongue": ("SL",),
+        "inside the cheek": ("BU", "BUCCAL"),
+        "IV": ("IV", "IV DRIP", "IV BOLUS", "IVPCA"),
+        "IV line lock": ("DWELL", "LOCK"),
+        "during dialysis": ("DIALYS",),
+        "injection": ("IM",),
+        "injection under the skin": ("SC", "SUBCUT"),
+        "injection into the skin": ("ID",),
+        "injection near a nerve": ("PERIPHNERVE",),
+        "epidural": ("ED",),
+        "into the spinal fluid": ("IT",),
+        "inhaled": ("IH", "NEB", "INHALATION"),
+        "in the nose": ("IN", "NU", "NAS"),
+        "rectal": ("PR",),
+        "vaginal": ("VG",),
+        "on the skin": ("TP",),
+        "skin patch": ("TD",),
+        "eye drops": ("OU", "OD", "OS", "BOTH EYES", "LEFT EYE", "RIGHT EYE"),
+        "ear drops": ("AU", "AD", "AS", "BOTH EARS", "LEFT EAR", "RIGHT EAR"),
+    }.items()
+    for code in codes
+}
+ADMISSIONS = {
+    "EW EMER.": "emergency admission",
+    "DIRECT EMER.": "emergency admission",
+    "URGENT": "urgent admission",
+    "ELECTIVE": "planned admission",
+    "SURGICAL SAME DAY ADMISSION": "planned admission for surgery",
+    "OBSERVATION ADMIT": "admitted after observation",
+    "EU OBSERVATION": "emergency observation",
+    "DIRECT OBSERVATION": "observation",
+    "AMBULATORY OBSERVATION": "observation",
+}
+PLACES = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}
+SEXES = {"F": "female", "M": "male"}
+# What omr and the bedside call a measurement, in our words; the others of omr are rare.
+MEASURED = {
+    "Blood Pressure": "blood pressure",
+    "Weight (Lbs)": "weight in pounds",
+    "BMI (kg/m2)": "BMI",
+    "Height (Inches)": "height in inches",
+}
+# Carriers and line care, not medicines that a patient would ask about.
+NOT_A_MEDICINE = re.compile(
+    r"flush|^sodium chloride 0|^0\.9% sodium|sterile water|^dextrose 5%|^d5|^d10|^lactated|^iso-osmotic|^syringe|^bag\b"
+    r"|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|cassette|dwell|^prismasate|machine priming|catheter clearance",
+    re.IGNORECASE,
+)
+CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)")  # where one begins or ends
+NOT_SAID = "the record does not say"
+NONE = "none on record"
+
+
+@lru_cache(maxsize=50_000)  # the names of labs and drugs come again and again
+def clean(text: str, most: int = 240) -> str:
+    """Text of a record as one line that cannot speak to a terminal, nor pose as a control token or a second entry.
+
+    It is cut to `most` characters: no title of MIMIC-IV is as long, and one odd cell is not to fill a context.
+    """
+    text, before = terminal.folded(str(text)).replace(";", ","), None
+    while text != before:  # what is left when a token is cut may be a token again
+        before, text = text, CONTROL_TOKEN.sub("", text)
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def word(text: str) -> str:
+    """What stands for one of a few choices, such as how a stay began: cut where it cannot be one."""
+    return clean(text, 40)
+
+
+def ago(when: datetime, as_of: datetime) -> str:
+    """How long ago in whole days, months or years; what was the evening before is not "today"."""
+    days = (as_of - when).days
+    if days < 1:
+        return "today" if when.date() == as_of.date() else "1 day ago"
+    if days < 60:
+        return "1 day ago" if days == 1 else f"{days} days ago"
+    return f"{days // 30} months ago" if days < 730 else f"{days // 365} years ago"
+
+
+def since(row: dict, column: str, as_of: datetime) -> str:
+    return ago(row[column], as_of)
+
+
+def route_words(row: dict) -> str:
+    route = row.get("route", "").strip().upper()
+    return ROUTES.get(route, word(route).lower())
+
+
+def lab_value(row: dict) -> str:
+    return f"{row['valuenum']:g} {word(row.get('valueuom', ''))}".strip()
+
+
+def lab_note(row: dict) -> str:
+    """ "low" or "high" by the row's own reference range, "abnormal" where only its flag says so, else nothing."""
+    if row["valuenum"] < row.get("ref_range_lower", row["valuenum"]):
+        return "low"
+    if row["valuenum"] > row.get("ref_range_upper", row["valuenum"]):
+        return "high"
+    return "abnormal" if row.get("flag") == "abnormal" else ""

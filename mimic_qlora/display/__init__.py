@@ -1,0 +1,1 @@
+"""How results are shown to people: safe text, text tables, CSV, one HTML page, plots."""

@@ -1,0 +1,38 @@
+"""Text of charts and models as a terminal may show it: with nothing in it that steers, on one line, within a width."""
+
+import unicodedata
+
+# control, formatting, private use, surrogates, line and paragraph separators
+_STEERING = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
+
+
+def printable(text: str) -> str:
+    """The text without what could steer a terminal: control, formatting and bidirectional characters. Newlines stay."""
+    text = text.replace("\t", " ")
+    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in _STEERING)
+
+
+def folded(text: str) -> str:
+    """The printable text as one line, with single spaces between the words."""
+    return " ".join(printable("\n".join(text.splitlines())).split())
+
+
+def one_line(text: str, width: int) -> str:
+    """The text in quotation marks on one line of at most `width` terminal columns, newlines folded."""
+    text = folded(text)
+    room, kept = width - 2, ""
+    if columns(text) > room:
+        for character in text:
+            if columns(kept + character) > room - 1:
+                break
+            kept += character
+        text = kept.rstrip() + "…"
+    return f'"{text}"'
+
+
+def columns(text: str) -> int:
+    """Terminal columns that the text takes: East Asian wide characters and emoji take two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

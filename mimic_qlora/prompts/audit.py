@@ -1,0 +1,258 @@
+"""The audit of step 4's records: is every statement a cell of that patient's chart, and was it known at its time?
+
+It reads the records as text. A statement that only a later cell supports is a leak; one that no cell supports is
+unfounded. What the chart supports is said in claims.py.
+"""
+
+import json
+import re
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+
+from mimic_qlora.clinical import content as clinical
+from mimic_qlora.clinical.codes import phenotypes_of
+from mimic_qlora.prompts import audit_chart
+from mimic_qlora.step.storage import read_manifest
+from mimic_qlora.subjects import reader
+
+CHECKS = {
+    "ahead": "statements of the context not yet known at as_of",
+    "unfounded": "statements of the context that no cell of the patient supports",
+    "gold": "gold answers that their cited rows do not bear out",
+    "target": "records whose target is in the context",
+    "split": "patients in two splits, or not in the one of step 1",
+    "held_out": "held-out symptoms or caution rules in a record",
+}
+NOT_SAID = "The record does not say"
+NOTHING = ("none on record", "none coded", "the record does not say", "unknown")
+WAS = re.compile(r"(?:, | \()was ([^)]*)\)")
+
+
+def of_storage(store: Path) -> dict:
+    """Audit all records of `prompts/`: {"counts": how much was checked, "faults": {check: [where]}}.
+
+    Raises UserError when `prompts/` is missing or was made from an older `subjects/`.
+    """
+    from tqdm import tqdm
+
+    read_manifest(store, "prompts")
+    split, labs = reader.split_of(store), _lab_names(store)
+    counts, faults, splits_of, by_subject = Counter(), {name: [] for name in CHECKS}, {}, {}
+    for name in ("train", "validation", "test"):
+        with open(store / "prompts" / f"{name}.jsonl", "rb") as file:
+            offset = 0
+            for number, line in enumerate(file, 1):
+                made, where = json.loads(line), f"{name}.jsonl line {number}"
+                subject_id = made["subject_id"]
+                splits_of.setdefault(subject_id, set()).add(name)
+                if (
+                    not split.get(subject_id) == name == made["split"]
+                    or len(splits_of[subject_id]) > 1
+                ):
+                    faults["split"].append(where)
+                by_subject.setdefault(subject_id, []).append((name, where, offset))
+                offset += len(line)
+    for subject_id, places in tqdm(sorted(by_subject.items()), "patients audited", disable=None):
+        rows = reader.raw_record(store, subject_id)
+        for name, where, offset in places:
+            with open(store / "prompts" / f"{name}.jsonl", "rb") as file:
+                file.seek(offset)
+                made = json.loads(file.readline())
+            n, found = of_record(
+                made, audit_chart.Chart(rows, labs, datetime.fromisoformat(made["as_of"]))
+            )
+            counts.update({"records": 1, "statements": n, "cited rows": len(made["evidence"])})
+            for check, what in found:
+                faults[check].append(f"{where}, {what}")
+    counts["patients"] = len(by_subject)
+    return {"counts": dict(counts), "faults": faults}
+
+
+def of_record(made: dict, chart: audit_chart.Chart) -> tuple:
+    """How many statements the context of one record makes, and its faults as (check, where in it)."""
+    text, _, question = made["messages"][1]["content"].rpartition("\n\nQuestion\n")
+    faults, n = [], 0
+    for line in text.splitlines()[1:]:
+        section, _, said = line.removeprefix("- ").partition(": ")
+        support, values = {}, {}
+        for statement, table, row, *reading in audit_chart.SECTIONS[section](chart):
+            support.setdefault(statement, []).append((table, row, *reading))
+            for item, time, value in reading:
+                values.setdefault((table, item, value), []).append(time)
+        for statement in _statements(section, said):
+            n += 1
+            was = WAS.search(statement)
+            bare = WAS.sub(lambda m: ")" * m[0].startswith(","), statement)
+            rows = support.get(bare, [])
+            known = [one for one in rows if chart.known(one[0], one[1])]
+            if not known:
+                faults.append(("ahead" if rows else "unfounded", section))
+            elif was and not any(
+                time < then
+                for table, _, (item, then, _) in known
+                for time in values.get((table, item, was[1]), ())
+            ):
+                faults.append(("unfounded", section))
+    gold = {
+        "guidance": _guidance_faults,
+        "chart_qa": _chart_qa_faults,
+        "diagnoses": _diagnoses_faults,
+    }[made["task"]]
+    return n, faults + [(check, made["task"]) for check in gold(made, chart, text, question)]
+
+
+def _statements(section: str, said: str) -> list:
+    items = [
+        item
+        for item in said.split("; ")
+        if item not in NOTHING and not re.fullmatch(r"and \d+ more", item)
+    ]
+    if "ordered" not in section:
+        return items
+    parted = [
+        item[:-1].rpartition(" (") if item.endswith(")") else (item, "", "") for item in items
+    ]
+    return [
+        f"{drug} ({r})" if r else drug for drug, _, routes in parted for r in routes.split(", ")
+    ]
+
+
+def _guidance_faults(made: dict, chart: audit_chart.Chart, text: str, question: str):
+    content = clinical.load()
+    symptom, cautions = (
+        content.symptoms[made["symptom"]],
+        [content.cautions[c] for c in made["cautions"]],
+    )
+    answer = made["messages"][2]["content"]
+    held_out = [p for s in content.symptoms.values() if s["held_out"] for p in s["phrasings"]]
+    if symptom["held_out"] or question in held_out:
+        yield "held_out"
+    if any(
+        c["held_out"] and (c in cautions or c["say"] in answer) for c in content.cautions.values()
+    ):
+        yield "held_out"
+    may_say = {item["say"] for item in symptom["try"] + symptom["urgent"] + cautions} | {
+        *symptom["track"]
+    }
+    lines = {line.removeprefix("- ") for line in answer.splitlines()} - {
+        *clinical.SECTIONS.values(),
+        "",
+    }
+    cited = {row["for"] for row in made["evidence"]} == {*made["cautions"]}
+    if not (
+        lines <= may_say
+        and cited
+        and all(c["say"] in lines for c in cautions)
+        and _all_known(made, chart)
+    ):
+        yield "gold"
+    if not all(_is_shown(row, chart, text) for row in made["evidence"]):
+        yield "gold"
+
+
+def _chart_qa_faults(made: dict, chart: audit_chart.Chart, text: str, question: str):
+    answer = made["messages"][2]["content"]
+    items = [item for line in text.splitlines() for item in line.partition(": ")[2].split("; ")]
+    named = re.search(r'"(.+)" among|list "(.+)"|^Was (.+) ordered', question)
+    if named:
+        name = next(filter(None, named.groups()))
+        borne_out = any(i == name or i.startswith(f"{name} (") for i in items) == (answer == "yes")
+    elif answer.startswith("it "):
+        now, then = (float(_cells(cited)["valuenum"]) for cited in made["evidence"])
+        borne_out = answer == (
+            "it rose" if now > then else "it fell" if now < then else "it stayed the same"
+        )
+    else:
+        borne_out = answer == NOT_SAID or answer in text
+    if not borne_out or not _all_known(made, chart):
+        yield "gold"
+
+
+def _diagnoses_faults(made: dict, chart: audit_chart.Chart, text: str, question: str):
+    catalogue = clinical.load().phenotypes
+    rows = [row for row in chart.all("diagnoses_icd") if row.get("hadm_id") == made["hadm_id"]]
+    if any(chart.known("diagnoses_icd", row) for row in rows):
+        yield "target"
+    codes = [(row["icd_code"], int(row["icd_version"])) for row in rows]
+    codes = [(c, v) for c, v in codes if not c.startswith(("E", "V") if v == 9 else tuple("VWXYZ"))]
+    due = {catalogue[p]["name"] for p in phenotypes_of(codes) if catalogue[p]["kind"] != "status"}
+    lines = made["messages"][2]["content"].splitlines()
+    said = {name for line in lines for name in line.partition(": ")[2].split("; ")} - {"none"}
+    if said != due or not all(_found(cited, chart) for cited in made["evidence"]):
+        yield "gold"
+
+
+def _is_shown(cited: dict, chart: audit_chart.Chart, text: str) -> bool:
+    """Whether the context tells of a cited row, so that a reader of it can know the reason for a caution."""
+    row = _found(cited, chart)
+    if row is None:
+        return False
+    if cited["table"] == "diagnoses_icd":
+        catalogue = clinical.load().phenotypes
+        names = phenotypes_of([(row["icd_code"], row["icd_version"])])
+        return any(catalogue[name]["name"] in text for name in names)
+    told = {"prescriptions": "drug", "procedures_icd": "long_title", "labevents": "valuenum"}
+    value = row.get(told.get(cited["table"]), "- Age: ")
+    return (audit_chart.number(value) or audit_chart.plain(value)) in text
+
+
+def _all_known(made: dict, chart: audit_chart.Chart) -> bool:
+    rows = [(cited["table"], _found(cited, chart)) for cited in made["evidence"]]
+    return all(row is not None and chart.known(table, row) for table, row in rows)
+
+
+def _cells(cited: dict) -> dict:
+    return dict(cell.split("=", 1) for cell in cited["cells"])
+
+
+def _found(cited: dict, chart: audit_chart.Chart) -> dict | None:
+    """The raw row that a citation names, with every cited cell as it says."""
+    cells = _cells(cited)
+
+    def same(raw, told):
+        if raw is None or str(raw) == told:
+            return raw is not None
+        if audit_chart.number(raw) is not None:
+            return audit_chart.number(raw) == audit_chart.number(told)
+        try:
+            return datetime.fromisoformat(str(raw)) == datetime.fromisoformat(told)
+        except ValueError:
+            return False
+
+    return next(
+        (
+            r
+            for r in chart.all(cited["table"])
+            if all(same(r.get(c), told) for c, told in cells.items())
+        ),
+        None,
+    )
+
+
+def _lab_names(store: Path) -> dict:
+    names, fluids, categories = (
+        reader.labels(store, "d_labitems", value=c) for c in ("label", "fluid", "category")
+    )
+    found = {}
+    for item, name in names.items():
+        fluid = fluids.get(item) or "Blood"
+        others = {
+            categories.get(i)
+            for i, other in names.items()
+            if other == name and fluids.get(i) == fluids.get(item)
+        }
+        gas = " (blood gas)" if categories.get(item) == "Blood Gas" and len(others) > 1 else ""
+        found[item] = f"{name} ({fluid.lower()})" if fluid != "Blood" else f"{name}{gas}"
+    return found
+
+
+def report(found: dict) -> int:
+    """Print the audit as a table; the exit code: 0 when there is no fault, else 1."""
+    print("\nAudited: " + ", ".join(f"{n:,} {what}" for what, n in found["counts"].items()))
+    for check, what in CHECKS.items():
+        print(f"  {len(found['faults'][check]):>8,}  {what}")
+    for check, places in found["faults"].items():
+        for place in places[:5]:
+            print(f"fault ({check}): {place}")
+    return int(any(found["faults"].values()))

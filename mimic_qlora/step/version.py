@@ -1,0 +1,3 @@
+"""The version of the software, which every manifest records."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,1 @@
+"""The three tasks, one module each, all with `golds(...)` and `score(...)`."""

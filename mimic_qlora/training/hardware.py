@@ -1,0 +1,170 @@
+"""The machine that trains: its name, how fast it multiplies, its memory, and what makes it unfit."""
+
+import os
+import shutil
+import sys
+import time
+
+import torch
+
+from mimic_qlora.llm import loading
+from mimic_qlora.step.errors import UserError
+
+# Dense bfloat16 (float16 where there is no bfloat16) tensor operations a second, in units of 10^12, from NVIDIA's data
+# sheets. The first name that the GPU's contains counts.
+PEAK_TFLOPS = {
+    "GB200": 2500,
+    "B200": 2250,
+    "GH200": 989,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H800": 989,
+    "A100": 312,
+    "A800": 312,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "A40": 150,
+    "A10G": 70,
+    "A10": 125,
+    "A6000": 155,
+    "A5000": 111,
+    "RTX 6000 Ada": 364,
+    "RTX 5090": 210,
+    "RTX 4090": 165,
+    "RTX 4080": 97,
+    "RTX 3090": 71,
+    "V100": 125,
+    "T4": 65,
+}
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes: the first of those that `accelerate launch` started, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def n_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def gpu() -> bool:
+    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in (
+        "1",
+        "true",
+    )
+
+
+def name() -> str:
+    threads = f"CPU, {torch.get_num_threads()} threads"
+    found = torch.cuda.get_device_name() if gpu() else threads
+    return found if n_processes() == 1 else f"{n_processes()} x {found}"
+
+
+def recipe() -> str:
+    """The recipe that fits this machine."""
+    if not gpu():
+        return "cpu"
+    if n_processes() > 1:
+        return "multi_gpu"
+    return "gpu_80gb" if torch.cuda.get_device_properties(0).total_memory > 40e9 else "gpu_24gb"
+
+
+def matmul_flops(dtype) -> float:
+    """Operations a second of a matrix product as training has them, measured (best of three, 0.1 s)."""
+    a, b = (
+        torch.ones(size, dtype=dtype, device="cuda" if gpu() else "cpu")
+        for size in ((1024, 576), (576, 1536))
+    )
+    torch.matmul(a, b)
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        torch.matmul(a, b)
+        if gpu():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return 2 * 1024 * 576 * 1536 / min(seconds)
+
+
+def dtype(choice: str):
+    """What the base computes in: bf16, fp16 or fp32 as chosen; "auto" is `models.compute_dtype()`, except that a CPU
+    multiplying float32 clearly faster gets that (some have bfloat16 instructions at half the speed). Several processes
+    don't measure, since they could disagree.
+    """
+    if choice == "auto" and not gpu() and n_processes() == 1:
+        choice = (
+            "fp32" if matmul_flops(torch.float32) > 1.2 * matmul_flops(torch.bfloat16) else "bf16"
+        )
+    chosen = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.get(
+        choice, loading.compute_dtype()
+    )
+    if gpu() and chosen is torch.bfloat16 and loading.compute_dtype() is not torch.bfloat16:
+        raise UserError(
+            f"{name()} has no bfloat16 of its own: give --compute fp16 or leave --compute out"
+        )
+    if not gpu() and chosen is torch.float16:
+        raise UserError(
+            "a CPU does not train in float16: give --compute fp32 or bf16, or leave --compute out"
+        )
+    return chosen
+
+
+def peak_flops(dtype) -> tuple[float, str]:
+    """The operations a second that model flop utilisation (MFU) is a share of, and where the figure is from."""
+    if gpu():
+        for part, tera in PEAK_TFLOPS.items():
+            if part in torch.cuda.get_device_name():
+                return tera * 1e12 * n_processes(), f"{tera} TFLOP/s, from the data sheet"
+    flops = matmul_flops(dtype) * n_processes()
+    return (
+        flops,
+        f"{flops / 1e9:.0f} GFLOP/s, measured with one matrix product in {str(dtype).removeprefix('torch.')}",
+    )
+
+
+def free_memory() -> int:
+    """Bytes that training may take now, on the GPU or of the machine."""
+    if gpu():
+        return torch.cuda.mem_get_info()[0]
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held, on the GPU or of the machine."""
+    if gpu():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+def check_driver() -> None:
+    """Raise UserError when the machine has an NVIDIA GPU that PyTorch cannot use."""
+    if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
+        built = (
+            f"is built for CUDA {torch.version.cuda}"
+            if torch.version.cuda
+            else "is a build without CUDA"
+        )
+        raise UserError(
+            f"nvidia-smi is here but PyTorch {torch.__version__} sees no GPU (it {built}): update the driver, or "
+            "install the PyTorch that fits it (https://pytorch.org/get-started/locally/)"
+        )
+
+
+def wait_for_all() -> None:
+    """Wait until every process of the run is here; alone there is nobody to wait for."""
+    if n_processes() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=not gpu()).wait_for_everyone()

@@ -1,0 +1,33 @@
+"""The words that the scorer looks for in answers: answer_words/*.yaml, lists of regular expressions by name."""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from mimic_qlora.clinical import content
+
+FOLDER = Path(__file__).parent / "words"
+
+
+@lru_cache
+def lists(file: str) -> dict:
+    """name -> patterns of a file, in file order, with <name> replaced by all that the list of that name holds."""
+    found = yaml.safe_load((FOLDER / f"{file}.yaml").read_text(encoding="utf-8"))
+    ingredients = {name for drug in content.load().drugs.values() for name in drug["ingredients"]}
+    parts = found | {"drug": sorted(map(re.escape, ingredients))}
+
+    def whole(match: re.Match) -> str:
+        return f"(?:{'|'.join(parts[match[1]])})"
+
+    return {
+        name: [re.sub(r"(?<!\?P)<(\w+)>", whole, p) for p in patterns]
+        for name, patterns in found.items()
+    }
+
+
+@lru_cache
+def pattern(file: str, name: str) -> re.Pattern:
+    """One pattern for any of a list's, upper and lower case alike."""
+    return re.compile("|".join(lists(file)[name]), re.IGNORECASE)

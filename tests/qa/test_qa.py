@@ -1,0 +1,465 @@
+"""Step 6: a patient's context as the model gets it, one question or a conversation, what it says about bad input."""
+
+import io
+import json
+import os
+import shutil
+import stat
+import sys
+import time
+
+import pytest
+
+import qa_by_subject
+from helpers.storage_folders import TUNED_IDS as IDS
+from mimic_qlora.chart import columns, context, prediction_times
+from mimic_qlora.llm import chat, finding, generation
+from mimic_qlora.qa import conversation, session
+from mimic_qlora.step import command_line
+from mimic_qlora.subjects import reader
+
+QUESTION = "My head hurts. What should I do?"
+
+
+@pytest.fixture
+def ask(tuned_store, tmp_path, monkeypatch, capsys):
+    """Run step 6 in this process: ask("--once", ..., typed=[lines]) -> (exit code, stdout, stderr)."""
+    store, tiny = tmp_path / "storage", tuned_store.model
+    shutil.copytree(tuned_store.path, store)
+
+    def ask(*args, typed=()):
+        lines = iter(typed)
+
+        def read(prompt):
+            for line in lines:
+                if line is KeyboardInterrupt:
+                    raise KeyboardInterrupt
+                return line
+            raise EOFError
+
+        monkeypatch.setattr("builtins.input", read)
+        arguments = ["--storage", store, "--model", tiny, "--max-new-tokens", 8, *args]
+        monkeypatch.setattr(sys, "argv", ["qa_by_subject.py", *map(str, arguments)])
+        before = os.umask(0o022)
+        try:
+            with pytest.raises(SystemExit) as end:
+                command_line.run(qa_by_subject.main)
+        finally:
+            os.umask(before)
+        return end.value.code, *capsys.readouterr()
+
+    ask.store = store
+    return ask
+
+
+def expected_context(store, subject_id, as_of=None):
+    settings = context.load_settings(store)
+    record = reader.record(store, subject_id, columns.WANTED)
+    tokenizer = chat.load_tokenizer(finding.model_path(settings["model"], store))
+
+    def count(text):
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    as_of = as_of or prediction_times.latest(record, 42).as_of
+    return context.build(record, as_of, settings, context.lab_labels(store), count).text
+
+
+def model_of(store):
+    return context.load_settings(store)["model"]
+
+
+def once(*args):
+    return ("--once", "--subject-id", IDS[3], "--question", QUESTION, *args)
+
+
+# ---------------------------------------------------------------- one question
+
+
+def test_once_shows_the_exact_context_and_both_arms(ask):
+    code, out, err = ask(*once())
+    assert code == 0, err
+    assert out.splitlines()[0].startswith("Data: ") and out.splitlines()[1].startswith("Model: ")
+    assert expected_context(ask.store, IDS[3]) in out and "- Age: 43\n- Sex: male" in out
+    assert out.index("--- base ---") < out.index("--- adapter ---") and QUESTION in out
+
+
+def test_json_is_all_that_stdout_holds_and_the_arms_differ(ask):
+    code, out, err = ask(*once("--format", "json"))
+    entry = json.loads(out)
+    assert code == 0 and out.count("\n") == 1 and out.isascii() and "Data: " in err
+    assert entry["subject_id"] == IDS[3] and entry["question"] == QUESTION
+    assert entry["context"] == expected_context(ask.store, IDS[3])
+    assert set(entry["answers"]) == {"base", "adapter"}
+    assert entry["answers"]["base"]["text"] != entry["answers"]["adapter"]["text"]
+    assert entry["answers"]["base"]["n_tokens"] <= 8
+
+
+def test_the_model_gets_what_is_shown(ask, monkeypatch):
+    got = []
+
+    def generate(model, tokenizer, conversations, arms, *_):
+        got.extend(zip(conversations, arms, strict=True))
+        return [generation.Answer("x", 1, True) for _ in arms]
+
+    monkeypatch.setattr(generation, "generate", generate)
+    ask(*once())
+    shown = expected_context(ask.store, IDS[3])
+    turns = [
+        {"role": "system", "content": "Help."},
+        {"role": "user", "content": f"{shown}\n\nQuestion\n{QUESTION}"},
+    ]
+    assert got == [(turns, "base"), (turns, "adapter")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_the_transcript_is_kept_in_private(ask):
+    ask(*once("--arm", "base"))
+    ask(*once("--arm", "base"))
+    files = list((ask.store / "qa").glob("*.jsonl"))
+    assert len(files) == 2
+    assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
+    assert stat.S_IMODE((ask.store / "qa").stat().st_mode) == 0o700
+    (line,) = files[0].read_text().splitlines()
+    assert json.loads(line)["question"] == QUESTION and set(json.loads(line)["answers"]) == {"base"}
+
+
+def test_as_of_shows_what_the_chart_held_then(ask):
+    _, out, _ = ask(*once("--arm", "base", "--as-of", "2150-03-02"))
+    assert "Current stay: admitted" in out and "Known conditions: none coded" in out
+
+
+def test_random_is_a_validation_patient_by_seed(ask):
+    split = reader.split_of(ask.store)
+    args = (
+        "--once",
+        "--subject-id",
+        "random",
+        "--question",
+        QUESTION,
+        "--arm",
+        "base",
+        "--format",
+        "json",
+    )
+    opened = [json.loads(ask(*args)[1])["subject_id"] for _ in range(2)]
+    assert opened[0] == opened[1] and split[opened[0]] == "validation"
+
+
+def test_without_an_adapter_the_base_answers(ask):
+    shutil.rmtree(ask.store / "adapters")
+    code, out, _ = ask(*once())
+    assert code == 0 and "--- base ---" in out and "--- adapter ---" not in out
+
+
+def test_an_answer_cannot_steer_the_terminal(ask, monkeypatch):
+    monkeypatch.setattr(
+        generation, "generate", lambda *_: [generation.Answer("one\x1b[2J\ntwo\x9b31m", 5, False)]
+    )
+    _, out, _ = ask(*once("--arm", "base"))
+    assert "one[2J\ntwo31m\n[cut at 8 tokens]" in out and "\x1b" not in out
+
+
+# ---------------------------------------------------------------- a conversation
+
+
+def test_a_conversation_opens_patients_switches_arms_and_saves(ask):
+    typed = [
+        "random",
+        ":base",
+        QUESTION,
+        ":both",
+        f":patient {IDS[3]}",
+        QUESTION,
+        ":save",
+        ":help",
+        ":quit",
+    ]
+    code, out, err = ask(typed=typed)
+    assert code == 0, err
+    assert out.count("--- base ---") == 2 and out.count("--- adapter ---") == 1
+    assert out.count("Patient context") == 2 and ":as-of 2150-03-01" in out
+    (saved,) = (ask.store / "qa").glob("*.jsonl")
+    entries = [json.loads(line) for line in saved.read_text().splitlines()]
+    assert [set(e["answers"]) for e in entries] == [{"base"}, {"base", "adapter"}]
+
+
+def test_streamed_answers_are_those_of_once(ask):
+    _, out, _ = ask(typed=[str(IDS[3]), QUESTION, ":save"])
+    (saved,) = (ask.store / "qa").glob("*.jsonl")
+    streamed = json.loads(saved.read_text())["answers"]
+    answered = json.loads(ask(*once("--format", "json"))[1])["answers"]
+    assert streamed["base"]["text"] == answered["base"]["text"]
+
+
+def test_as_of_changes_the_open_patient_and_goes_back(ask):
+    _, out, _ = ask(
+        "--subject-id", IDS[3], typed=[":as-of 2150-03-02", ":as-of nonsense", ":as-of"]
+    )
+    assert "as of 2150-03-02 00:00:00" in out and "error: 'nonsense' is not a date" in out
+    assert out.count(expected_context(ask.store, IDS[3])) == 2
+
+
+def test_a_mistake_in_a_conversation_is_one_sentence_and_it_goes_on(ask):
+    code, out, _ = ask(typed=[QUESTION, "999999999", ":save", ":nonsense", "random", ":quit"])
+    assert (
+        code == 0
+        and "error: no patient is open" in out
+        and "error: no patient has 999999999 in" in out
+    )
+    assert "error: nothing has been asked" in out and "Patient context" in out
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(ask, monkeypatch):
+    def stream(*_):
+        yield "Rest "
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generation, "stream", stream)
+    code, out, _ = ask(typed=[str(IDS[3]), QUESTION, KeyboardInterrupt, ":save", ":quit"])
+    assert code == 0 and out.count("[stopped]") == 1 and "--- adapter ---" not in out
+    (saved,) = (ask.store / "qa").glob("*.jsonl")
+    assert json.loads(saved.read_text())["answers"] == {"base": {"text": "Rest", "ended": False}}
+
+
+def test_the_adapter_cannot_be_chosen_where_there_is_none(ask):
+    shutil.rmtree(ask.store / "adapters")
+    code, out, _ = ask(typed=[":both", ":adapter"])
+    assert code == 0 and out.count("error: there is no adapter 'default'") == 2
+
+
+# ---------------------------------------------------------------- follow-ups
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """The conversations that the model is given; each answer says how many there were before it.
+
+    Stands in for the model, whose answers would say nothing about what it was asked.
+    """
+    conversations = []
+
+    def stream(model, tokenizer, conversation, who, max_new_tokens):
+        conversations.append((who, conversation))
+        yield (text := f"answer {len(conversations)}")
+        return generation.Answer(text, 5, True)
+
+    monkeypatch.setattr(generation, "stream", stream)
+    return conversations
+
+
+def test_a_follow_up_keeps_the_talk_of_each_arm_until_it_is_forgotten(ask, heard):
+    typed = [str(IDS[3]), "one", "two", ":base", "three", ":new", "four", str(IDS[4]), "five"]
+    ask(typed=typed)
+    said = [
+        (who, [turn["content"].rpartition("\n")[2] for turn in talk[1:]]) for who, talk in heard
+    ]
+    assert said == [
+        ("base", ["one"]),
+        ("adapter", ["one"]),
+        ("base", ["one", "answer 1", "two"]),
+        ("adapter", ["one", "answer 2", "two"]),
+        ("base", ["one", "answer 1", "two", "answer 3", "three"]),
+        ("base", ["four"]),
+        ("base", ["five"]),
+    ]
+    roles = [turn["role"] for turn in heard[4][1]]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+    charts = [sum("Patient context" in turn["content"] for turn in talk) for _, talk in heard]
+    assert charts == [1] * 7, "the chart stands before the first question alone"
+
+
+def test_a_talk_too_long_for_the_model_loses_its_oldest_questions_and_never_the_chart(ask, heard):
+    long = "and what about this " * 20
+    code, out, err = ask(
+        typed=[
+            str(IDS[3]),
+            ":base",
+            "first " + long,
+            "second " + long,
+            "third " + long,
+            "fourth " + long,
+        ]
+    )
+    asked = [[turn["content"] for turn in talk if turn["role"] == "user"] for _, talk in heard]
+    assert (
+        ["fourth" in text for text in asked[-1]][-1]
+        and "first" not in "".join(asked[-1])
+        and len(asked[-1]) > 1
+    )
+    assert all(turns[0].startswith("Patient context\n- Age: 43") for turns in asked)
+    assert all(talk[0]["role"] == "system" for _, talk in heard)
+    code, out, err = ask(typed=[str(IDS[3]), "x" * 3000])
+    assert code == 0 and "error: the longest prompt leaves" in out
+
+
+def test_the_transcript_numbers_the_questions_of_a_talk(ask, heard):
+    ask(typed=[str(IDS[3]), "one", "two", ":new", "three", ":save"])
+    (saved,) = (ask.store / "qa").glob("*.jsonl")
+    assert [json.loads(line)["turn"] for line in saved.read_text().splitlines()] == [1, 2, 1]
+
+
+# ---------------------------------------------------------------- finding a patient
+
+
+def test_a_part_of_a_number_opens_the_one_patient_or_lists_those_that_have_it(ask):
+    code, out, err = ask(typed=["413", "10000", "1000002", ":context"])
+    assert code == 0 and IDS[59] == 10000413 and out.count(f"subject_id {IDS[59]} as of") == 2
+    assert (
+        f"60 patients have 10000 in their number: {IDS[0]}, {IDS[1]}," in out
+        and "and 52 more: type more digits" in out
+    )
+    assert "2 patients have 1000002 in their number: 10000021, 10000028\n" in out
+
+
+@pytest.mark.parametrize("as_of", ["1800-01-01", "2150-03-01", "2151-03-16", "2400-01-01"])
+def test_a_time_of_which_the_chart_cannot_tell_is_refused(ask, as_of):
+    code, _, err = ask(*once("--as-of", as_of))
+    assert (
+        code == 2
+        and "tells of 2150-03-01 10:00:00 to 2151-03-15 12:00:00" in err
+        and err.count("\n") == 1
+    )
+    _, out, _ = ask("--subject-id", IDS[3], typed=[f":as-of {as_of}", ":context"])
+    assert "error: the chart" in out and out.count(expected_context(ask.store, IDS[3])) == 2
+
+
+def test_a_patient_opens_in_milliseconds(ask):
+    source = session.sources(ask.store, model_of(ask.store))
+    conversation.chart(source, IDS[0], None)
+    started = time.perf_counter()
+    for subject_id in IDS[:20]:
+        conversation.chart(source, subject_id, None)
+    assert (time.perf_counter() - started) / 20 < 0.1
+
+
+# ---------------------------------------------------------------- many questions, and the check
+
+
+def test_a_batch_answers_each_line_in_order_and_says_which_it_could_not(ask, tmp_path):
+    lines = [
+        json.dumps({"subject_id": IDS[5], "question": QUESTION}),
+        "no json",
+        json.dumps({"subject_id": 99, "question": QUESTION}),
+        "",
+        json.dumps({"subject_id": str(IDS[3]), "question": QUESTION, "as_of": "2150-03-02"}),
+        json.dumps({"subject_id": IDS[3], "question": "x" * 3000}),
+        json.dumps({"subject_id": IDS[3], "question": ["x"]}),
+        json.dumps({"subject_id": IDS[3], "question": QUESTION}),
+    ]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(lines))
+    code, out, err = ask("--batch", path)
+    replies = [json.loads(line) for line in out.splitlines()]
+    assert (
+        code == 1
+        and "5 of 7 lines could not be answered" not in err
+        and "4 of 7 lines could not be answered" in err
+    )
+    assert [reply["line"] for reply in replies] == [1, 2, 3, 5, 6, 7, 8] and out.isascii()
+    assert ["error" in reply for reply in replies] == [False, True, True, False, True, True, False]
+    assert (
+        replies[3]["as_of"] == "2150-03-02 00:00:00"
+        and "Known conditions: none coded" in replies[3]["context"]
+    )
+    alone = json.loads(ask(*once("--format", "json"))[1])
+    assert replies[-1]["answers"] == alone["answers"]
+    path.write_text("\n".join([lines[0], lines[-1]]))
+    assert ask("--batch", path)[0] == 0
+
+
+def test_a_batch_may_come_from_standard_input(ask, monkeypatch):
+    line = json.dumps({"subject_id": IDS[3], "question": QUESTION})
+    monkeypatch.setattr(sys, "stdin", io.StringIO(line + "\n"))
+    code, out, err = ask("--batch", "-")
+    assert code == 0 and json.loads(out)["subject_id"] == IDS[3]
+
+
+def ended(*args):
+    return [generation.Answer("Rest.", 5, True) for _ in args[3]]
+
+
+def test_the_check_passes_where_all_is_well(ask, monkeypatch):
+    monkeypatch.setattr(
+        generation, "generate", ended
+    )  # the tiny model's answers do not end by themselves
+    code, out, err = ask("--check", "4")
+    rows = [line for line in out.splitlines() if " ms " in line]
+    assert code == 0 and len(rows) == 4 and all(row.endswith(" ok") for row in rows), out
+    assert "4 of 4 patients passed" in out and max(map(len, rows)) <= 100
+    assert "6 of 6 patients passed (60 were asked for)" in ask("--check", "60")[1]
+
+
+def test_the_check_fails_for_a_cut_answer_and_says_whose(ask):
+    code, out, err = ask("--check", "2", "--arm", "base")
+    assert code == 1 and out.count("base: cut at 8 tokens") == 2 and "0 of 2 patients passed" in out
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ({"age": None}, "age unknown"),
+        ({"sex": None}, "sex unknown"),
+        ("Patient context\n- Age: 3\n- Last stay: none on record", "the context is empty"),
+        ("Patient context\n- Last stay: " + "x" * 999, "the context has more than 900 tokens"),
+    ],
+)
+def test_the_check_fails_for_a_broken_context(ask, monkeypatch, broken, says):
+    whole = session.build
+
+    def build(*args):
+        built = whole(*args)
+        return built._replace(
+            **({"text": broken} if isinstance(broken, str) else {"facts": built.facts | broken})
+        )
+
+    monkeypatch.setattr(generation, "generate", ended)
+    monkeypatch.setattr(session, "build", build)
+    code, out, _ = ask("--check", "2")
+    assert code == 1 and out.count(says) == 2
+
+
+def test_the_check_fails_for_a_record_that_is_gone(ask, monkeypatch):
+    charts = list(session.charts(session.sources(ask.store, model_of(ask.store)), "validation", 0))
+    monkeypatch.setattr(session, "charts", lambda *_: iter([(99, None, None), *charts[:1]]))
+    monkeypatch.setattr(generation, "generate", ended)
+    code, out, _ = ask("--check", "2")
+    assert code == 1 and "subject_id 99 is not in" in out and "1 of 2 patients passed" in out
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--once", "--subject-id", "99", "--question", "x"), "subject_id 99 is not in"),
+        (("--once", "--subject-id", "abc", "--question", "x"), "'abc' is not a subject_id"),
+        (("--once", "--subject-id", "random"), "--once needs"),
+        (("--question", "x"), "go with --once"),
+        (("--batch", "nothing.jsonl"), "--batch nothing.jsonl cannot be read"),
+        (("--check", "0"), "--check 0 is not a positive number"),
+        (("--check", "3", "--subject-id", "7"), "leave them out with --batch and --check"),
+        (once("--as-of", "yesterday"), "'yesterday' is not a date"),
+        (once("--as-of", "2150-02-30"), "'2150-02-30' is not a date"),
+        (
+            once("--arm", "adapter", "--run", "other"),
+            "give --run default or seed.1, or run `python train_qlora.py --run",
+        ),
+        (once("--max-new-tokens", "0"), "is not a positive number"),
+        (once("--max-new-tokens", "100000"), "give a smaller --max-new-tokens"),
+        (once("--model", "nobody/nothing"), "model nobody/nothing is neither"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_2_and_leaves_nothing(ask, args, says):
+    code, _, err = ask(*args)
+    assert code == 2 and err.startswith("error: ") and says in err and err.count("\n") == 1
+    assert not (ask.store / "qa").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "command"), [("subjects", "convert_to_jsonl"), ("prompts", "make_symptom_prompts")]
+)
+def test_a_missing_step_names_its_command(ask, step, command):
+    shutil.rmtree(ask.store / step)
+    code, _, err = ask(*once())
+    assert code == 2 and f"run `python {command}" in err

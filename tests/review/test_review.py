@@ -1,0 +1,315 @@
+"""Judging answers blind: orders that tell nothing, and marks that survive whatever happens."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+from helpers.reviewing import Server, make_results, mark, store_of
+from mimic_qlora.review import assignment
+from mimic_qlora.review import items as review_items
+from mimic_qlora.review import store as ratings
+from mimic_qlora.step.errors import UserError
+
+
+@pytest.fixture
+def results(tmp_path):
+    return make_results(tmp_path / "results")
+
+
+# ---------------------------------------------------------------- orders
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 20, 101, 1000])
+def test_each_rater_sees_each_item_once_in_a_balanced_order_and_a_tenth_again(n):
+    items = list(range(1, n + 1))
+    anna, ben = (
+        assignment.draw(items, "salt", name, flip)
+        for name, flip in (("anna", False), ("ben", True))
+    )
+    for tasks in (anna, ben):
+        first = [t for t in tasks if not t.again]
+        again = [t for t in tasks if t.again]
+        assert sorted(t.item for t in first) == items and [t.position for t in tasks] == [
+            *range(1, len(tasks) + 1)
+        ]
+        assert abs(sum(t.swapped for t in first) * 2 - n) <= 1, (
+            "one side holds the adapter too often"
+        )
+        assert len(again) == (round(n / 10) if n >= 10 else n >= 4)
+        at = {t.item: t for t in first}
+        assert all(
+            t.swapped != at[t.item].swapped and t.position > at[t.item].position + 1 for t in again
+        )
+    sides = [{t.item: t.swapped for t in tasks if not t.again} for tasks in (anna, ben)]
+    assert all(sides[0][item] != sides[1][item] for item in items), (
+        "two raters see each item both ways"
+    )
+    assert n < 20 or [t.item for t in anna] != [t.item for t in ben]
+
+
+def test_the_order_is_drawn_once_and_another_rater_changes_nobodys(results):
+    store, _ = store_of(results, "anna")
+    before = store.tasks("anna")
+    store, _ = store_of(results, "ben", "anna")
+    assert store.tasks("anna") == before and store.raters() == ["anna", "ben"]
+    (results / ratings.FILE).unlink()
+    orders = {tuple(t.swapped for t in store_of(results, "anna")[0].tasks("anna"))}
+    assert orders != {tuple(t.swapped for t in before)}, "the draw can be foreseen"
+
+
+def test_results_that_changed_after_rating_began_are_refused(results, run):
+    store_of(results, "anna")
+    with open(results / "results.jsonl", "a") as file:
+        file.write((results / "results.jsonl").read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match="has changed since its rating began"):
+        store_of(results, "anna")
+    done = run("run_files/review.py", "--results", results, "--report")
+    assert done.returncode == 2 and "has changed since" in done.stderr
+
+
+def test_the_page_of_the_two_orders_differs_in_nothing_but_the_two_texts(tmp_path):
+    """The same rater at the same place, once with the adapter left, once right."""
+    results = make_results(tmp_path / "results")
+    store, items = store_of(results, "anna")
+    with Server(results, raters="anna") as server:
+        anna = server.client("anna")
+        pages = {}
+        for swapped in (0, 1):
+            with store._open(write=True) as db:
+                db.execute("UPDATE task SET swapped = ? WHERE position = 1", (swapped,))
+            pages[swapped] = anna.get("/items/1")
+        lefts = [
+            re.search(r'<span id="a-1">(.*?)</span>', pages[swapped].text)[1] for swapped in (0, 1)
+        ]
+        assert lefts == ["Rest.", "See a doctor."]
+        item = items[store.task("anna", 1).item]
+        shapes = []
+        for swapped in (0, 1):
+            text = pages[swapped].text
+            for side, answer in zip("ab", review_items.shown(item, bool(swapped)), strict=True):
+                text = _without_answer(text, side, answer)
+            shapes.append(text)
+        assert shapes[0] == shapes[1]
+        assert pages[0].pairs == pages[1].pairs, "the headers, the length included, are the same"
+        for word in ("qlora", "base", "adapter", "trial", "q0", "lora"):
+            assert word not in shapes[0].lower().replace("review: item", "")
+        for position in range(1, 12):
+            assert not re.search(r"10000\d{3}", anna.get(f"/items/{position}").text), (
+                "the patient's id is on the page"
+            )
+
+
+def _without_answer(text: str, side: str, answer: str) -> str:
+    """The page without the spans and the boxes that hold an answer's sentences."""
+    n = sum(bool(said.strip()) for said, _ in review_items.sentences(answer))
+    text, spans = re.subn(rf'<span id="{side}-\d+">.*?</span>\s*', "", text)
+    text, boxes = re.subn(
+        rf'<label><input type="checkbox" name="{side}_harm" value="\d+">.*?</label>\n', "", text
+    )
+    assert spans == boxes == n
+    return text
+
+
+# ---------------------------------------------------------------- marks
+
+
+def test_saving_twice_changes_nothing_and_undo_takes_back_step_by_step(results):
+    store, _ = store_of(results, "anna")
+    store.save("anna", 1, {"a_safety": "2"})
+    for _ in range(3):
+        store.save("anna", 1, {"a_all": "4"})
+    store.save("anna", 2, {"better": "b", "comment": " why "})
+    assert store.marks("anna", 2) == {"better": "b", "comment": "why"}
+    assert store.undo("anna")[0] == 2 and store.marks("anna", 2) == {}
+    assert store.undo("anna") == (1, [f"a_{name}" for name in ratings.CRITERIA])
+    assert store.marks("anna", 1) == {"a_safety": "2"}, (
+        "what stood before the key for all four is back"
+    )
+    assert store.undo("anna") == (1, ["a_safety"]) and store.undo("anna") is None
+
+
+def test_an_item_counts_as_answered_when_all_is_marked_and_work_goes_on_at_the_first_that_is_not(
+    results,
+):
+    store, _ = store_of(results, "anna")
+    assert store.first_open("anna") == 1
+    store.save("anna", 1, mark())
+    store.save("anna", 3, mark())
+    assert store.answered("anna") == [1, 3] and store.first_open("anna") == 2
+    assert store.first_open("anna", after=2) == 4 and store.first_open("anna", after=999) == 2
+    store.save("anna", 1, {"b_chart": ""})
+    assert store.answered("anna") == [3] and store.first_open("anna") == 1
+
+
+def test_the_form_works_without_a_script_and_keeps_what_it_does_not_mention(results):
+    with Server(results, raters="anna") as server:
+        anna = server.client("anna")
+        answer = anna.post("/items/2", {**mark("5"), "a_harm": "1", "comment": "plain"})
+        assert (answer.status, answer.getheader("location")) == (303, "/next?after=2")
+        page = anna.get("/items/2").text
+        assert page.count(" checked") == 2 * 5 + 1 + 1 and "plain</textarea>" in page
+        full = {f"{side}_{name}": "5" for side in "ab" for name in ratings.CRITERIA} | {
+            "better": "equal"
+        }
+        anna.post(
+            "/items/2", {**full, "a_all": "3", "b_all": "5"}
+        )  # the same form again, only "all four" of A changed
+        assert anna.get("/items/2").text.count('value="3" data-key="3" checked') == 5
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.soak)])
+def test_no_acknowledged_mark_is_lost_or_doubled_when_the_server_is_killed(results, kills):
+    """SIGKILL at random moments in the middle of two raters' clicks; what got its answer must be there, once."""
+    kept = {"anna": {}, "ben": {}}
+    port, clients = None, {}
+    for turn in range(kills):
+        with Server(results, port=port) as server:
+            port = server.port
+            clients = clients or {name: server.client(name) for name in kept}
+            threads = [
+                threading.Thread(target=_click, args=(clients[n], kept[n], random.Random(turn)))
+                for n in kept
+            ]
+            for thread in threads:
+                thread.start()
+            while min(map(len, kept.values())) < min(12 * (turn + 1), 150) and all(
+                thread.is_alive() for thread in threads
+            ):
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 0.1))
+            server.stop(signal.SIGKILL)
+            for thread in threads:
+                thread.join()
+    store = ratings.Ratings(results)
+    for name, marks in kept.items():
+        assert len(marks) > 20, "there were clicks before each kill"
+        found = {
+            p: {f: v for f, (v, _) in fields.items()} for p, fields in store.all_marks(name).items()
+        }
+        assert not {
+            key: value for key, value in marks.items() if found.get(key[0], {}).get(key[1]) != value
+        }
+        changes = store._rows("SELECT position, field, old, new FROM change WHERE rater = ?", name)
+        assert all(c["old"] != c["new"] for c in changes), "a mark was kept twice"
+
+
+def _click(client, kept: dict, rng) -> None:
+    """Save marks until the server is gone; `kept` holds what it answered for. Each mark is made once, like a click."""
+    while True:
+        key = (rng.randint(1, 26), rng.choice(ratings.REQUIRED[:-1]))
+        value = rng.choice([v for v in ratings.MARKS if v != kept.get(key)])
+        try:
+            answer = client.post(f"/items/{key[0]}", {key[1]: value, "marking": "1"})
+        except OSError:
+            kept.pop(key, None)  # not acknowledged: either is right
+            return
+        assert answer.status == 200 and json.loads(answer.text)["marks"][key[1]] == value
+        kept[key] = value
+
+
+def test_ctrl_c_ends_the_page_with_a_word_and_without_an_error(results):
+    with Server(results, raters="anna") as server:
+        assert server.client("anna").get("/items/1").status == 200
+        server.stop(signal.SIGINT)
+        assert server.process.returncode == 0
+        log = server.log.read_text()
+        assert "All marks are kept" in log and "Traceback" not in log
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_sentences_joined_are_the_text():
+    sentences = [
+        "Try now",
+        "- Rest (a lot).",
+        "Take 2.5 mg.",
+        '"Stop."',
+        "Then?",
+        "1. Call 911!",
+        "e.g. now… ok",
+    ]
+    text = "{}\n{} {} {} {}\n\n{} {}".format(*sentences)
+    parts = review_items.sentences(text)
+    assert "".join(said + gap for said, gap in parts) == text
+    assert [said for said, _ in parts] == sentences
+
+
+def test_only_the_two_arms_that_are_compared_are_judged(tmp_path):
+    folder = make_results(tmp_path / "results", questions=2, each=1)
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    others = [
+        {
+            **json.loads(line),
+            "arm": arm,
+            "answer": "?",
+            "messages": [{"content": "c\n\nQuestion\nother?"}],
+        }
+        for line in lines
+        for arm in ("base-rules", "adapter@b")
+    ]
+    knowledge = [{**json.loads(lines[0]), "kind": "knowledge", "trial": 9}]
+    (folder / "results.jsonl").write_text(
+        "\n".join([*map(json.dumps, others + knowledge), *lines]) + "\n"
+    )
+    items, _ = review_items.read(folder)
+    assert list(items) == [1, 2] and [item.question for item in items.values()] == [
+        f"What about symptom {n}?" for n in (0, 1)
+    ]
+    assert all(
+        list(item.answers) == ["base", "adapter"] and "?" not in item.answers.values()
+        for item in items.values()
+    )
+
+
+def test_damaged_missing_and_one_armed_results_are_refused_in_one_sentence(tmp_path, run):
+    folder = make_results(tmp_path / "results")
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    for content, message in (
+        ("{broken", "cannot be read"),
+        ("\n".join(lines[::2]), "holds no question that both"),
+        (None, "is missing"),
+    ):
+        (folder / "results.jsonl").unlink(missing_ok=True)
+        if content is not None:
+            (folder / "results.jsonl").write_text(content)
+        done = run("run_files/review.py", "--results", folder)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("names", ["anna,anna", "", "anna,../x", "a b"])
+def test_names_of_raters_must_be_names(results, run, names):
+    done = run("run_files/review.py", "--results", results, "--raters", names)
+    assert done.returncode == 2 and "--raters" in done.stderr
+
+
+def test_a_damaged_store_is_refused_in_one_sentence(results, run):
+    (results / ratings.FILE).write_text("this is no database" * 100)
+    done = run("run_files/review.py", "--results", results, "--report")
+    assert done.returncode == 2 and "cannot be used" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_newer_results_do_not_hide_that_earlier_ones_have_been_rated(tmp_path, run):
+    for name in ("20260101-000000-a", "20260102-000000-b"):
+        (tmp_path / "storage/validation" / name).mkdir(parents=True)
+        make_results(tmp_path / "storage/validation" / name, questions=4, each=1)
+        done = run("run_files/review.py", "--report")
+        assert done.returncode == 0 and f"validation/{name}" in done.stdout.splitlines()[-1]
+        assert ("Earlier results have ratings too: --results " in done.stdout) == name.endswith("b")
+    assert "20260101-000000-a goes on with those" in done.stdout
+
+
+def test_without_results_the_ideals_can_be_reviewed_alone(tmp_path, run):
+    shutil.rmtree(tmp_path / "storage", ignore_errors=True)
+    done = run("run_files/review.py", "--export")
+    assert (
+        done.returncode == 0
+        and "only ideals and rules" in done.stdout
+        and "No file changed" in done.stdout
+    )

@@ -1,0 +1,451 @@
+"""Step 1 among what it is given: folders of any layout, odd paths, odd arguments, storage that cannot be written."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+import convert_to_jsonl
+from helpers.mimic_tables import write_table
+from helpers.paths import ROOT
+from helpers.scripts import folder_bytes
+from mimic_qlora.mimic import releases, tables
+from mimic_qlora.step import command_line, storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import buckets, conversion, nesting, quality, reader
+
+
+@pytest.fixture
+def convert(tmp_path, monkeypatch):
+    """convert("--sample", "0.5"): step 1 in this process, into a storage folder of the test's own, which it returns."""
+
+    def convert(*arguments):
+        place = tmp_path / "storage"
+        monkeypatch.delenv("MIMIC_DIR", raising=False)
+        monkeypatch.setattr(
+            "sys.argv", ["convert", "--storage", str(place), "--workers", "1", *map(str, arguments)]
+        )
+        convert_to_jsonl.main()
+        return place
+
+    return convert
+
+
+def records(place):
+    shards = sorted((place / "subjects/shards").iterdir())
+    return [
+        orjson.loads(line)
+        for shard in shards
+        for line in gzip.decompress(shard.read_bytes()).splitlines()
+    ]
+
+
+def flat(folder):
+    for path in (folder / "hosp").iterdir():
+        path.rename(folder / path.name)
+    (folder / "hosp").rmdir()
+
+
+def plain(folder):
+    for path in (folder / "hosp").iterdir():
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+
+
+def flat_and_plain(folder):
+    plain(folder)
+    flat(folder)
+
+
+def byte_order_mark(folder):
+    path = folder / "hosp/labevents.csv.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + gzip.decompress(path.read_bytes())))
+
+
+def windows_lines(folder):
+    path = folder / "hosp/labevents.csv.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"\n", b"\r\n")))
+
+
+def no_last_newline(folder):
+    path = folder / "hosp/labevents.csv.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).rstrip(b"\n")))
+
+
+def two_gzip_members(folder):
+    path = folder / "hosp/labevents.csv.gz"
+    text = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(text[:500]) + gzip.compress(text[500:]))
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        flat,
+        plain,
+        flat_and_plain,
+        byte_order_mark,
+        windows_lines,
+        no_last_newline,
+        two_gzip_members,
+    ],
+)
+def test_the_layout_of_the_folder_changes_no_record(convert, tiny_mimic, lay):
+    expected = records(convert("--mimic-dir", tiny_mimic))
+    lay(tiny_mimic)
+    assert records(convert("--mimic-dir", tiny_mimic)) == expected
+
+
+def test_only_patients_and_admissions_must_be_there(convert, tiny_mimic, capsys):
+    for path in (tiny_mimic / "hosp").iterdir():
+        if path.name.split(".")[0] not in tables.REQUIRED:
+            path.unlink()
+    assert all(
+        r.keys() == {"subject_id", "admissions", "patients"}
+        for r in records(convert("--mimic-dir", tiny_mimic))
+    )
+    assert "Tables: 2 found" in capsys.readouterr().out
+
+
+def test_emergency_and_note_tables_join_the_record(convert, tiny_mimic):
+    write_table(
+        tiny_mimic,
+        "triage",
+        "subject_id,stay_id,chiefcomplaint",
+        ["10000000,30000000,Chest pain"],
+        "ed",
+    )
+    write_table(
+        tiny_mimic,
+        "discharge",
+        "note_id,subject_id,hadm_id,text",
+        ['n1,10000000,,"two\nlines"'],
+        "note",
+    )
+    first = records(convert("--mimic-dir", tiny_mimic))[0]
+    assert first["triage"] == [
+        {"subject_id": 10000000, "stay_id": 30000000, "chiefcomplaint": "Chest pain"}
+    ]
+    assert first["discharge"] == [{"note_id": "n1", "subject_id": 10000000, "text": "two\nlines"}]
+
+
+def test_a_table_may_be_named_like_the_beginning_of_another(convert, tiny_mimic):
+    for name in ("labevents-more", "labevents_more"):
+        write_table(tiny_mimic, name, "subject_id,x", ["10000000,1"])
+    first = records(convert("--mimic-dir", tiny_mimic))[0]
+    assert (
+        first["labevents-more"] == first["labevents_more"] == [{"subject_id": 10000000, "x": "1"}]
+    )
+
+
+def test_the_size_of_a_table_is_known_before_it_is_read(tmp_path):
+    def size(data):
+        path = tmp_path / "t.csv.gz"
+        path.write_bytes(data)
+        return buckets.unpacked_bytes(tables.Source(path, "hosp", {}, ""))
+
+    text = b"subject_id,value\n" + b"10000000,1\n" * 90_000
+    assert size(gzip.compress(text)) == len(text)
+    several = gzip.compress(text) + gzip.compress(b"\n")
+    assert size(several) == buckets.GZIP_RATIO * len(several)
+    plain = tmp_path / "t.csv"
+    plain.write_bytes(text)
+    assert buckets.unpacked_bytes(tables.Source(plain, "hosp", {}, "")) == len(text)
+
+
+def test_a_dictionary_loses_no_row_or_cell_in_silence(convert, tiny_mimic):
+    header = "itemid,label,fluid,category"
+    write_table(tiny_mimic, "d_labitems", header, ["1,a,b,c", "2,a", "x3,a,b,c"])
+    with pytest.raises(UserError, match="1 of them in d_labitems"):
+        convert("--mimic-dir", tiny_mimic)
+    place = convert("--mimic-dir", tiny_mimic, "--max-rejects", "1")
+    manifest = storage.read_manifest(place, "subjects")
+    assert manifest["dictionaries"]["d_labitems"] == 2
+    assert manifest["cells_not_of_their_type"] == {"d_labitems.itemid": 1}
+    assert (place / "subjects/rejects/d_labitems.csv").read_text().count(
+        "wrong number of fields"
+    ) == 1
+
+
+@pytest.mark.parametrize("cell", ["007", "+5", "5.0"])
+def test_an_id_that_would_not_come_back_as_it_was_is_rejected_and_not_missed_later(
+    convert, tiny_mimic, cell
+):
+    coded = ["10000000,20000000,1,I10,10", f"10000000,{cell},2,I10,10"]
+    write_table(
+        tiny_mimic, "diagnoses_icd", "subject_id,hadm_id,seq_num,icd_code,icd_version", coded
+    )
+    place = convert("--mimic-dir", tiny_mimic, "--max-rejects", "1", "--verify")
+    assert len(records(place)[0]["diagnoses_icd"]) == 1
+
+
+def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, capsys):
+    (tiny_mimic / "icu").mkdir()
+    (tiny_mimic / "cohort.csv").write_text("subject_id\n")
+    with pytest.raises(UserError, match="only one part of MIMIC-IV: give the folder around it"):
+        convert("--mimic-dir", tiny_mimic / "hosp")
+    convert("--mimic-dir", tiny_mimic)
+    assert (
+        "not read, as they do not lie in hosp/, icu/, ed/ or note/: cohort.csv"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_header_that_differs_is_told_as_expected_and_found(convert, tiny_mimic, capsys):
+    write_table(
+        tiny_mimic,
+        "omr",
+        "subject_id,chartdate,seq,result_name,result_value",
+        ["10000000,2150-01-01,1,BMI,20"],
+    )
+    convert("--mimic-dir", tiny_mimic)
+    assert "omr.csv.gz: expected seq_num, found seq" in capsys.readouterr().out
+
+
+def test_coded_rows_without_their_code_go_without_a_title(convert, tiny_mimic, capsys):
+    write_table(
+        tiny_mimic, "diagnoses_icd", "subject_id,hadm_id,seq_num,code", ["10000000,20000000,1,I10"]
+    )
+    (record,) = (r for r in records(convert("--mimic-dir", tiny_mimic)) if "diagnoses_icd" in r)
+    assert "expected icd_code, icd_version, found code" in capsys.readouterr().out
+    assert record["diagnoses_icd"] == record["diagnoses_icd_labeled"]
+
+
+def test_odd_paths_a_relative_storage_folder_and_another_working_folder(tiny_mimic, tmp_path):
+    odd = tmp_path / 'Ménière\'s "data" [1]'
+    tiny_mimic.rename(odd)
+    environment = {**os.environ, "STORAGE_DIR": "a storage/日本", "MIMIC_DIR": odd.name}
+    command = [sys.executable, ROOT / "convert_to_jsonl.py", "--verify"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Verified" in done.stdout, done.stderr
+    assert len(records(tmp_path / "a storage/日本")) == 12
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_ends_in_a_sentence_or_with_the_output_whole(
+    tiny_mimic, tmp_path, unbuffered
+):
+    script = f"'{sys.executable}' convert_to_jsonl.py --mimic-dir '{tiny_mimic}' --storage '{tmp_path / 's'}' | head -1"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {script}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr
+    if done.returncode == 141:
+        assert done.stderr.startswith("error: stopped") and done.stderr.count("\n") == 1
+    else:
+        assert done.returncode == 0 and storage.read_manifest(tmp_path / "s", "subjects"), (
+            done.stderr
+        )
+
+
+@pytest.mark.parametrize("place", ["/dev/null/storage", "/proc/storage"])
+def test_storage_that_cannot_be_made_is_refused_in_a_sentence(run, tiny_mimic, place):
+    if not os.path.exists(os.path.dirname(place)):
+        pytest.skip(f"there is no {os.path.dirname(place)} here")
+    done = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--storage", place)
+    assert done.returncode == 2 and place in done.stderr and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--workers", "0"],
+        ["--workers", "-1"],
+        ["--memory", "0"],
+        ["--memory", "-1"],
+        ["--memory", "nan"],
+        ["--memory", "0.1"],
+        ["--memory", "1e9"],
+        ["--sample", "nan"],
+        ["--sample", "-0.5"],
+        ["--synthetic-patients", "3"],
+        ["--max-rejects", "-1"],
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_before_anything_is_written(
+    convert, tmp_path, tiny_mimic, arguments
+):
+    with pytest.raises(UserError, match=f"{arguments[0]} "):
+        convert("--mimic-dir", tiny_mimic, *arguments)
+    assert not (tmp_path / "storage").exists()
+
+
+def test_more_workers_and_least_memory_change_no_byte(convert, tiny_mimic):
+    expected = folder_bytes(convert("--mimic-dir", tiny_mimic) / "subjects")
+    place = convert(
+        "--mimic-dir", tiny_mimic, "--force", "--workers", "1000000000", "--memory", "0.5"
+    )
+    assert folder_bytes(place / "subjects") == expected
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(
+    convert, tiny_mimic, tmp_path, monkeypatch
+):
+    before = folder_bytes(convert("--mimic-dir", tiny_mimic) / "subjects")
+    whole = conversion.convert
+
+    def change_meanwhile(*arguments):
+        whole(*arguments)
+        os.utime(tiny_mimic / "hosp/labevents.csv.gz", ns=(1, 1))
+
+    monkeypatch.setattr(conversion, "convert", change_meanwhile)
+    with pytest.raises(UserError, match="hosp/labevents.csv.gz changed while it was read"):
+        convert("--mimic-dir", tiny_mimic, "--force")
+    assert folder_bytes(tmp_path / "storage/subjects") == before
+
+
+def test_a_run_stopped_while_it_looks_at_the_quality_reads_no_table_again(
+    convert, tiny_mimic, tmp_path, monkeypatch
+):
+    expected = folder_bytes(convert("--mimic-dir", tiny_mimic) / "subjects")
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(quality, "flags", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        convert("--mimic-dir", tiny_mimic, "--force")
+    monkeypatch.setattr(buckets, "with_subject_ids", None)  # what each table is read with
+    monkeypatch.setattr(nesting, "json_rows", None)
+    assert folder_bytes(convert("--mimic-dir", tiny_mimic, "--force") / "subjects") == expected
+
+
+def test_more_memory_than_a_bucket_needs_changes_nothing(convert, tiny_mimic, capsys):
+    convert("--mimic-dir", tiny_mimic)
+    convert("--mimic-dir", tiny_mimic, "--memory", "1.5")
+    assert "is up to date" in capsys.readouterr().out
+
+
+def spoil(path):
+    """Other bytes in the middle, the same size."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = bytes(255 - byte for byte in data[middle : middle + 40])
+    path.write_bytes(data)
+
+
+def test_damage_that_leaves_the_size_is_named_with_what_to_run(convert, tiny_mimic):
+    place = convert("--mimic-dir", tiny_mimic)
+    folder = place / "subjects"
+    for path, read in {
+        folder / "shards/part-00000.jsonl.gz": lambda: [
+            reader.raw_record(place, s) for s in reader.split_of(place)
+        ],
+        folder / "tables/labevents/part-00000.parquet": lambda: list(
+            reader.records(place, {"labevents": ["value"]})
+        ),
+    }.items():
+        read()
+        spoil(path)
+        with pytest.raises(UserError, match=f"{path.name} is damaged: run .*--force"):
+            read()
+    spoil(folder / "index.parquet")
+    with pytest.raises(UserError, match="index.parquet"):
+        storage.read_manifest(place, "subjects")
+
+
+def test_damage_that_duckdb_finds_is_named_with_what_to_run(convert, tiny_mimic, run):
+    damaged = convert("--mimic-dir", tiny_mimic) / "subjects/tables/labevents/part-00000.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"gone")
+    done = run("summarize_jsonl.py")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{damaged} is damaged: run" in done.stderr
+
+
+def test_a_worker_that_the_system_killed_is_told_in_a_sentence():
+    from concurrent.futures.process import BrokenProcessPool
+
+    assert "fewer --workers" in command_line.fault_of_the_machine(
+        BrokenProcessPool("terminated abruptly")
+    )
+
+
+def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(tiny_mimic, convert):
+    place = convert("--mimic-dir", tiny_mimic)
+    os.rename(place / "subjects", place / ".subjects.old")
+    with (
+        storage.locked(place / "subjects", "subjects"),
+        pytest.raises(UserError, match="another run"),
+    ):
+        storage.read_manifest(place, "subjects")
+    assert storage.read_manifest(place, "subjects") and not (place / ".subjects.old").exists()
+
+
+def test_rows_of_each_table_are_compared_with_those_of_the_release():
+    rows = {table: n for table, n in releases.row_counts()["3.1"].items() if table != "omr"} | {
+        "extra": 5
+    }
+    assert releases.identify(rows) == ("MIMIC-IV 3.0 or 3.1", 27, [])
+    for folder, version in {"/x/files/mimiciv/3.0": "3.0", "/x/mimic-iv-3.1/": "3.1"}.items():
+        assert (
+            releases.identify(rows, Path(folder))[0] == f"MIMIC-IV {version} (by its folder's name)"
+        )
+    for release in ("2.2", "demo 2.2"):
+        name, agreeing, differing = releases.identify(releases.row_counts()[release])
+        assert release.split()[-1] in name and agreeing >= 28 and not differing
+    name, agreeing, differing = releases.identify({**rows, "labevents": 158_374_763})
+    assert (agreeing, differing) == (
+        26,
+        ["labevents: expected 158,374,764 rows, found 158,374,763"],
+    )
+    assert releases.identify({"patients": 12, "admissions": 12})[1:] == (0, [])
+    known = tables.schema().keys()
+    assert all(counts.keys() <= known for counts in releases.row_counts().values())
+
+
+def test_json_of_columns_with_and_without_nulls_is_what_a_json_writer_makes():
+    import json
+    import random
+
+    import pyarrow as pa
+
+    from mimic_qlora.subjects import nesting
+
+    draw = random.Random(0)
+    columns = {
+        "a": "text",
+        "n": "id",
+        "b": "text",
+        "s": "id",
+        "c": "text",
+        "never": "text",
+        "d": "num",
+    }
+    for nullable in (set(), {"a", "c"}, {"a", "n", "b"}, {"a", "n", "b", "c", "d"}):
+        rows = [
+            {
+                c: None
+                if c == "never" or (c in nullable and draw.random() < 0.5)
+                else str(draw.randrange(1, 99))
+                if kind == "id"
+                else draw.choice(["", "é", 'a"b', "\\", "\n", "\x01", "</x>", ", "])
+                for c, kind in columns.items()
+            }
+            for _ in range(40)
+        ]
+        made = nesting.json_rows(
+            pa.table({c: pa.array([r[c] for r in rows], pa.string()) for c in columns}), columns
+        )
+        for row, text in zip(rows, made.to_pylist(), strict=True):
+            expected = {
+                c: int(v) if columns[c] == "id" else v for c, v in row.items() if v is not None
+            }
+            assert text.endswith("},") and json.loads(text[:-1]) == expected
+            assert list(json.loads(text[:-1])) == list(expected)
+
+
+@pytest.mark.parametrize("cell", ["007", "+5", "-5", "0x1F", " 5", "5 ", "1e3", "٣", "9" * 19, "0"])
+def test_ids_are_numbers_only_as_one_writes_them(cell):
+    import pyarrow as pa
+
+    from mimic_qlora.subjects import buckets
+
+    assert buckets._numbers(pa.array([cell, "42", None])).tolist() == [0, 42, 0]

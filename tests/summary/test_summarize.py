@@ -1,0 +1,310 @@
+"""Step 2 against a small hospital whose every count is known."""
+
+import csv
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.paths import ROOT
+from mimic_qlora.display import text_tables
+from mimic_qlora.subjects import database
+from mimic_qlora.summary import disclosure, record_lengths
+from mimic_qlora.summary import tables as summaries
+
+N = 40
+
+
+def write_table(folder: Path, name: str, rows: list) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with gzip.open(folder / f"{name}.csv.gz", "wt", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(rows[0])
+        writer.writerows(row.values() for row in rows)
+
+
+def hospital(folder: Path) -> Path:
+    """40 patients, 30 with a stay; 30 coded 4019, 12 of them E785 too (three times), 4 of them I10."""
+    hosp, ids = folder / "hosp", range(1, N + 1)
+    patients = [
+        {
+            "subject_id": i,
+            "gender": "F" if i % 2 else "M",
+            "anchor_age": 40 + i,
+            "anchor_year": 2150,
+            "dod": "",
+        }
+        for i in ids
+    ]
+    stays = [
+        {
+            "subject_id": i,
+            "hadm_id": 1000 + i,
+            "admittime": "2150-01-01 10:00:00",
+            "dischtime": "2150-01-03 10:00:00",
+            "deathtime": "",
+            "admission_type": "URGENT",
+            "admit_provider_id": "P1",
+            "admission_location": "",
+            "discharge_location": "HOME",
+            "insurance": "Medicare",
+            "language": "ENGLISH",
+            "marital_status": "",
+            "race": "WHITE - RUSSIAN" if i > 3 else "ASIAN",
+            "edregtime": "",
+            "edouttime": "",
+            "hospital_expire_flag": int(i == 1),
+        }
+        for i in ids[:30]
+    ]
+    codes = [(i, "4019", 9) for i in ids[:30]] + [
+        (i, "E785", 10) for i in ids[:12] for _ in range(3)
+    ]
+    codes += [(i, "I10", 10) for i in ids[:4]]
+    diagnoses = [
+        {
+            "subject_id": i,
+            "hadm_id": 1000 + i,
+            "seq_num": n,
+            "icd_code": code,
+            "icd_version": version,
+        }
+        for n, (i, code, version) in enumerate(codes, 1)
+    ]
+    titles = [
+        {"icd_code": "4019", "icd_version": 9, "long_title": "Unspecified essential hypertension"}
+    ]
+    drugs = [
+        {"subject_id": i, "hadm_id": 1000 + i, "starttime": "oops", "drug": "=HYPERLINK()"}
+        for i in ids[:15]
+    ]
+    for row in patients:
+        row |= {"anchor_year_group": "2011 - 2013"}
+    for name, rows in (("patients", patients), ("admissions", stays), ("diagnoses_icd", diagnoses)):
+        write_table(hosp, name, rows)
+    write_table(hosp, "d_icd_diagnoses", titles)
+    write_table(hosp, "prescriptions", drugs)
+    return folder
+
+
+def step(script: str, *arguments) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("summary")
+    done = step(
+        "convert_to_jsonl.py",
+        "--mimic-dir",
+        hospital(folder / "mimic"),
+        "--storage",
+        folder / "storage",
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "storage"
+
+
+@pytest.fixture(scope="module")
+def shown(store) -> str:
+    done = step("summarize_jsonl.py", "--storage", store)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tables(store: Path) -> dict:
+    summary = json.loads((store / "summary" / "summary.json").read_text())
+    return {name: table["rows"] for name, table in summary["tables"].items()}
+
+
+def test_counts_are_those_of_the_hospital(store, shown):
+    result = tables(store)
+    overview = {row["what"].strip(): row["n"] for row in result["overview"]}
+    assert (
+        overview["Patients"] == N
+        and overview["with a coded stay"] == 30
+        and overview["without any coded stay"] == 10
+    )
+    assert [
+        (r["icd_version"], r["icd_code"], r["patients"])
+        for r in result["top_diagnoses_by_patients"]
+    ] == [
+        (9, "4019", 30),
+        (10, "E785", 12),
+        (10, "I10", "<10"),
+    ]
+    assert [r["icd_code"] for r in result["top_diagnoses_by_rows"]] == ["4019", "E785", "I10"]
+    everybody, _, some, _ = result["diagnoses_per_patient"]
+    assert (everybody["mean"], everybody["median"], everybody["none_share"]) == (70 / N, 1, 0.25)
+    assert some["mean"] == round(70 / 30, 2) and some["most"] == 5
+
+
+def test_each_icd_version_has_a_list_of_its_own(store):
+    con = database.connect(store, store)
+    con.execute("""
+        CREATE OR REPLACE VIEW diagnoses_icd_labeled AS
+        SELECT i AS subject_id, v AS icd_version, i::VARCHAR AS icd_code, '' AS long_title
+        FROM range(30) t(i), (VALUES (9), (10)) u(v), range(if(v = 9, 5, 1))""")
+    _, _, by_rows = summaries.SUMMARIES["top_diagnoses_by_rows"]
+    found = by_rows(con, {}, 0)
+    assert [row["icd_version"] for row in found] == [9] * 20 + [10] * 20
+    assert found[0]["rows"] == 5 and found[20]["rows"] == 1
+
+
+def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, shown):
+    flags = tables(store)["quality"]
+    assert flags and all(row["rows"] for row in flags)
+    flag = {
+        "check": "c",
+        "table": "t",
+        "sentence": "is late, at worst by 9 days",
+        "rows": 40,
+        "share": 0.1,
+    }
+    many, few = ({**flag, "patients": n} for n in (10, 3))
+    shown = summaries.quality(None, {"quality": [many, few]}, 10)
+    assert shown[0] == {**{k: many[k] for k in shown[0]}} and shown[1]["sentence"] == "is late"
+    assert shown[1]["rows"] == shown[1]["share"] == "hidden" and shown[1]["patients"] == "<10"
+
+
+def test_tokens_of_long_records_are_those_of_their_pieces_in_proportion(store, monkeypatch):
+    whole = record_lengths.per_record(store, len, 0)
+    assert [row["of_each_record"] for row in whole] == ["bytes", "tokens"] and whole[0][
+        "records"
+    ] == N
+    assert whole[0]["median"] == whole[1]["median"]  # a token a byte
+    monkeypatch.setattr(record_lengths, "PIECE", 40)
+    assert record_lengths.per_record(store, len, 0)[1]["mean"] == whole[1]["mean"]
+    assert (
+        record_lengths.per_record(store, lambda text: 1, 0)[1]["median"] < whole[1]["median"] / 30
+    )
+    assert record_lengths.per_record(store, len, N + 1) == []
+
+
+def test_phenotypes_join_both_versions_of_a_disease(store, shown):
+    by_phenotype = {row["phenotype"]: row["patients"] for row in tables(store)["top_phenotypes"]}
+    assert by_phenotype["hypertension"] == 30
+
+
+def test_table_1_sets_patients_without_a_coded_stay_apart(store, shown):
+    rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
+    assert rows["Patients"]["overall"] == 30 and rows["Patients"]["no coded stay"] == 10
+    assert rows["no hospital stay"]["no coded stay"] == "10 (100%)"
+    assert (
+        rows["Age, years"]["overall"] == "56 [48-63]"
+        and rows["Age, years"]["no coded stay"] == "76 [73-78]"
+    )
+    assert rows["Medicare"]["overall"] == "30 (100%)"
+
+
+def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
+    rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
+    assert rows["Died in hospital"]["overall"] == "<10" and rows["Asian"]["overall"] == "<10"
+    race = [row["overall"] for row in tables(store)["table1"]][
+        5:9
+    ]  # the heading, White, Asian, no hospital stay
+    assert race == ["", "hidden", "<10", "0 (0%)"]
+    assert (
+        rows["Patients"]["test"] == "<10" and rows["White"]["test"] == "hidden"
+    )  # of a small split, nothing
+    assert "written as <10" in shown
+    done = step("summarize_jsonl.py", "--storage", store, "--min-cell", 0)
+    rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
+    assert rows["Died in hospital"]["overall"] == "1 (3%)" and "<10" not in done.stdout
+    assert step("summarize_jsonl.py", "--storage", store, "--min-cell", 11).returncode == 0
+    rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
+    # all patients less those with a coded stay would be those without
+    assert (rows["Patients"]["no coded stay"], rows["Patients"]["overall"]) == ("<11", "hidden")
+    assert step("summarize_jsonl.py", "--storage", store).returncode == 0
+
+
+def test_one_hidden_term_of_a_sum_never_stands_alone():
+    counts = {"a": 50, "b": 12, "c": 3, "d": 0}
+    assert disclosure.hidden_cells(counts, [list(counts)], 10) == {"c": "<10", "b": "hidden"}
+    assert disclosure.hidden_cells(counts, [list(counts)], 0) == {}
+
+
+def test_the_same_input_gives_the_same_bytes(store, shown):
+    def content():
+        return {
+            p.name: p.read_bytes()
+            for p in (store / "summary").iterdir()
+            if p.name != "manifest.json"
+        }
+
+    first = content()
+    assert step("summarize_jsonl.py", "--storage", store, "--force").returncode == 0
+    assert content() == first
+
+
+def test_terminal_fits_100_columns_and_the_page_needs_no_network(store, shown):
+    assert (
+        max(len(line) for line in shown.splitlines() if "/" not in line) <= 100
+    )  # paths are as long as they are
+    html = (store / "summary" / "summary.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)|<script|@import|url\(", html)
+
+
+def test_cells_not_of_their_type_and_empty_columns_are_told(store, shown):
+    result = tables(store)
+    assert result["misfits"] == [
+        {"column": "prescriptions.starttime", "type": "time", "cells": 15, "rows": 15}
+    ]
+    by_column = {row["column"]: row["empty_share"] for row in result["missing"]}
+    told = {
+        "cells_not_of_their_type": {"d_items.lownormalvalue": 12},
+        "columns": {},
+        "dictionaries": {"d_items": 90},
+    }
+    (row,) = summaries.misfits(None, told, 10)  # of a dictionary
+    assert (row["cells"], row["rows"]) == (12, 90)
+    assert by_column["admissions.deathtime"] == 1.0 and by_column["prescriptions.drug"] == 0.0
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_disarmed(store, shown):
+    assert "'=HYPERLINK()" in (store / "summary" / "top_drugs.csv").read_text()
+
+
+def test_absent_tables_are_named(store, shown):
+    assert "left out, the data has no labevents" in shown
+
+
+def test_a_missing_step_1_is_one_sentence(tmp_path):
+    done = step("summarize_jsonl.py", "--storage", tmp_path)
+    assert done.returncode == 2 and "run `python convert_to_jsonl.py` first" in done.stderr
+    assert not list(tmp_path.glob("*summary*"))
+
+
+def test_a_damaged_table_is_one_sentence(store, tmp_path):
+    shutil.copytree(store / "subjects", tmp_path / "subjects")
+    (table,) = (tmp_path / "subjects" / "tables" / "patients").iterdir()
+    content = table.read_bytes()
+    table.write_bytes(content[:4] + bytes(len(content) - 12) + content[-8:])  # of the same size
+    done = step("summarize_jsonl.py", "--storage", tmp_path)
+    assert (
+        done.returncode == 2 and "is damaged: run" in done.stderr and "Traceback" not in done.stderr
+    )
+
+
+def test_columns_that_the_source_did_not_have_are_null(store):
+    con = database.connect(store, store)
+    assert con.execute("SELECT count(*), count(dose_val_rx) FROM prescriptions").fetchall() == [
+        (15, 0)
+    ]
+
+
+def test_terminal_tables_cut_text_and_never_numbers():
+    text = text_tables.terminal([{"title": "long words " * 20, "n": 1234567}], "Title")
+    assert (
+        max(map(len, text.splitlines())) <= text_tables.WIDTH
+        and "1,234,567" in text
+        and "…" in text
+    )

@@ -1,0 +1,197 @@
+"""Step 5 killed, interrupted, out of disk, and on two processes: it ends with the same adapter."""
+
+import contextlib
+import csv
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny_model import write_tiny_model
+from helpers.training_runs import adapter_bytes, start, warm, write_store
+from mimic_qlora.training import callbacks
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="runs are forked, which Windows cannot"
+)
+EPOCHS = ["--epochs", "12", "--save-minutes", "0"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory) -> tuple[bytes, float]:
+    """The adapter of a run that nothing disturbs, and its seconds."""
+    store = write_store(tmp_path_factory.mktemp("undisturbed") / "storage", tiny)
+    first = warm().Process(target=time.time)  # which imports the libraries, and waits for it
+    first.start()
+    first.join()
+    began = time.time()
+    run = start(store, tiny, *EPOCHS)
+    run.join()
+    assert run.exitcode == 0, store.with_suffix(".log").read_text()
+    return adapter_bytes(store), time.time() - began
+
+
+def kill_until_done(tiny, folder: Path, expected: bytes, delays: list[float]) -> int:
+    """Kill runs after so many seconds, then let one end. The number that were killed before their end."""
+    store, killed = write_store(folder / "storage", tiny), 0
+    for delay in delays:
+        run = start(store, tiny, *EPOCHS)
+        run.join(delay)
+        run.kill()
+        run.join()
+        killed += run.exitcode == -signal.SIGKILL
+    run = start(store, tiny, *EPOCHS)
+    run.join()
+    log = store.with_suffix(".log").read_text()
+    assert run.exitcode == 0, log
+    assert adapter_bytes(store) == expected, log
+    assert [p.name for p in (store / "adapters").iterdir() if not p.name.endswith(".lock")] == [
+        "default"
+    ]
+    return killed
+
+
+def test_three_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturbed, tmp_path):
+    expected, seconds = undisturbed
+    draw = random.Random(1)
+    assert kill_until_done(
+        tiny, tmp_path, expected, [draw.uniform(0.3, 0.9) * seconds for _ in range(3)]
+    )
+
+
+@pytest.mark.soak
+def test_twenty_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturbed, tmp_path):
+    expected, seconds = undisturbed
+    draw, killed, rounds = random.Random(2), 0, 0
+    while killed < 20:
+        rounds += 1  # some end before they are killed
+        delays = [draw.uniform(0, 1) * seconds for _ in range(4)]
+        killed += kill_until_done(tiny, tmp_path / str(rounds), expected, delays)
+    print(f"{killed} runs were killed in {rounds} rounds")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tmp_path, number):
+    store, log = write_store(tmp_path / "storage", tiny), tmp_path / "storage.log"
+    run = start(store, tiny, "--epochs", 12)
+    while run.is_alive() and " grad " not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.02)
+    os.kill(run.pid, number)
+    run.join()
+    said = log.read_text()
+    assert (
+        run.exitcode == 128 + number
+        and "the same command goes on" in said
+        and "Traceback" not in said
+    )
+    assert list((store / "adapters" / ".default.training").glob("checkpoint-*/trainer_state.json"))
+    assert not (store / "adapters" / "default").exists()
+    if number != signal.SIGTERM:  # the others differ in nothing but their number
+        return
+    again = start(store, tiny, "--epochs", 12)
+    again.join()
+    assert again.exitcode == 0 and "Going on from step" in log.read_text()
+    assert adapter_bytes(store) == undisturbed[0], (
+        "a run that went on equals one that was left alone, to the last bit"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, None])
+def test_a_run_that_nobody_reads_any_more_saves_a_checkpoint(tiny, tmp_path, number):
+    """Ctrl-C and a closed terminal end the `tee` behind step 5 too, as may a full disk."""
+    store, pipe = write_store(tmp_path / "storage", tiny), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    run = start(store, tiny, "--epochs", 300, output=pipe)
+    with open(pipe) as tee:
+        assert any(" grad " in line for line in tee)
+    if number:
+        os.kill(run.pid, number)
+    run.join()
+    assert run.exitcode == 128 + (number or callbacks.UNHEARD)
+    assert list((store / "adapters" / ".default.training").glob("checkpoint-*/trainer_state.json"))
+
+
+def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(
+    tiny, undisturbed, tmp_path
+):
+    """A real full disk: a small tmpfs, filled up once the first checkpoint is there."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(disk)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root on Linux")
+    log = tmp_path / "log"
+    try:
+        store = write_store(disk / "storage", tiny)
+        run = start(store, tiny, *EPOCHS, output=log)
+        work = store / "adapters" / ".default.training"
+        while run.is_alive() and not list(work.glob("checkpoint-*/trainer_state.json")):
+            time.sleep(0.005)
+        with open(disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(b"0" * 4096)
+        run.join()
+        said = log.read_text()
+        assert (
+            run.exitcode == 2
+            and "is full; the checkpoint of step" in said
+            and "Traceback" not in said
+        ), said
+        (disk / "filler").unlink()
+        again = start(store, tiny, *EPOCHS, output=log)
+        again.join()
+        assert again.exitcode == 0 and "Going on from step" in log.read_text(), log.read_text()
+        assert adapter_bytes(store) == undisturbed[0]
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(tiny, tmp_path):
+    """Over gloo, as `accelerate launch --cpu` starts them; sums are added in another order, so not to the last bit."""
+    import torch
+    from safetensors.torch import load
+
+    options = ["--epochs", "3", "--dropout", "0", "--batch-tokens", "200", "--seed", "7"]
+    one = write_store(tmp_path / "one", tiny)
+    runs = [start(one, tiny, *options, "--accumulate", "2")]
+    two = write_store(tmp_path / "two", tiny)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for rank in ("0", "1"):
+        where = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_PORT": port,
+        }
+        where |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+        log = tmp_path / f"rank{rank}.log"
+        runs.append(start(two, tiny, *options, "--accumulate", "1", environment=where, output=log))
+    for run in runs:
+        run.join()
+    logs = [path.read_text() for path in tmp_path.glob("*.log")]
+    assert [run.exitcode for run in runs] == [0, 0, 0], "\n".join(logs)
+    # AdamW forgives gradients of another scale, the log does not
+    for name in ("loss", "grad_norm"):
+        rows = [
+            list(csv.DictReader(open(s / "adapters" / "default" / "log.csv"))) for s in (one, two)
+        ]
+        values = [[float(row[name]) for row in found if row[name]] for found in rows]
+        assert values[0] == pytest.approx(values[1], rel=1e-3)
+    ours, theirs = load(adapter_bytes(one)), load(adapter_bytes(two))
+    assert all(weight.any() for weight in ours.values())
+    for name in ours:
+        torch.testing.assert_close(theirs[name], ours[name], rtol=2e-3, atol=2e-4)

@@ -1,0 +1,330 @@
+"""Step 7's page stands alone, shows what each mark rests on and lets no answer act; labels and what they measure."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from helpers.paths import ROOT
+from mimic_qlora.clinical import content
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.validation import findings, labels, report, results, statistics
+from mimic_qlora.validation.scoring import rubric
+
+QUESTIONS = content.load_questions(ROOT / "run_files")
+RULES = [
+    content.load().cautions["anticoagulant_no_nsaid"],
+    content.load().cautions["metformin_sick_day"],
+]
+NASTY = "<script>alert(1)</script> You probably have a stroke & take 400 mg of ibuprofen.\nDo not call for chest pain."
+FACTS = dict.fromkeys(
+    re.findall(r"{(\w+)}", (report.ASSETS / "checklist.yaml").read_text(encoding="utf-8")),
+    "a fact of the run",
+)
+
+
+def row(number, question, base, adapter):
+    made = {
+        "trial": number,
+        "subject_id": 100 + number,
+        "question": question["question"],
+        "question_id": question["id"],
+        "unseen": content.symptom_of(question)["held_out"],
+        "sex": "F",
+        "age_band": "45 to 64",
+        "as_of": "2150-01-01",
+        "split": "validation",
+        "prompt": "Patient context\n- Age: 50",
+        "ideal": question["ideal"],
+        "cautions_called_for": rubric.ids(RULES),
+    }
+    for arm, text in (("base", base), ("qlora", adapter)):
+        made |= {f"{arm}_answer": text, f"len_{arm}": 9}
+        made |= {
+            f"{k}_{arm}": v for k, v in rubric.rubric(question, RULES, text, arm == "qlora").items()
+        }
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of 12 trials: the base says something nasty, the adapter the ideal with one of the two cautions."""
+    rows = [
+        row(i, q, NASTY, f"{q['ideal']}\n- {RULES[0]['say']}")
+        for i, q in enumerate(QUESTIONS[:12], 1)
+    ]
+    found = statistics.compare(rows, rubric.METRICS, results.ARMS)
+    adjusted = statistics.holm({name: found[name].p for name in rubric.HEADLINE})
+    notes = findings.statement(found, adjusted, rubric.METRICS, rubric.PRIMARY)
+    points = [
+        {
+            "question": "Why?",
+            "base_answer": NASTY,
+            "qlora_answer": "So.",
+            "key_points_base": 0.5,
+            "key_points_qlora": 0.25,
+        }
+    ]
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    report.write(
+        path, ["Data."], rows, points, (found, adjusted, rubric.METRICS), notes, QUESTIONS, FACTS
+    )
+    return path.read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "input", "br", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_reaches_for_nothing(page):
+    tags = Tags(page)
+    assert tags.open == []
+    assert [
+        a for _, attrs in tags.tags for a in ("src", "href", "action", "srcset") if a in attrs
+    ] == []
+    assert (
+        "http" not in page.replace("http-equiv", "")
+        and "url(" not in page
+        and "@import" not in page
+    )
+    assert "default-src 'none'" in page
+
+
+def test_no_answer_can_act_on_the_page(page):
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert sum(tag == "script" for tag, _ in Tags(page).tags) == 1
+
+
+def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(page):
+    trials = page.split('<article class="trial"')[1:]
+    assert len(trials) == 12
+    for shown, question in zip(trials, QUESTIONS, strict=False):
+        text = re.sub(r"<[^>]+>", "", shown)
+        assert f'data-question="{question["id"]}"' in shown and "Patient context" in shown
+        assert (
+            text.count("Ideal, for a chart") == 1
+            and question["ideal"].splitlines()[1][2:].split("'")[0] in text
+        )
+        assert shown.count("warning sign: ") == len(question["red_flags"])
+        assert (
+            shown.count("<td class=broken>NO</td>") == 2
+        )  # the base names a cause and a dose, the adapter neither
+        assert "rule never trained on" in shown and "class=cut" in shown
+        assert 'class="harm' in shown and 'class="hit' in shown
+        assert re.search(r'data-kinds="better harm missed unseen"', shown)
+    assert "PLAYED DOWN" in trials[0]
+
+
+def test_how_many_ideals_were_reviewed_stands_beside_every_table_of_numbers(page):
+    said = f"reviewed by a clinician: 0 of 12 ideals, 0 of {len(RULES)} rules"
+    captions = re.findall(r"<caption>(.*?)</caption>", page)
+    numbers = [
+        caption for caption in captions if "TRIPOD" not in caption and "Gallifant" not in caption
+    ]
+    assert len(numbers) == 3 and all(said in caption for caption in numbers)
+
+
+def test_a_review_counts_once_it_is_there():
+    reviewed = [q | {"reviewed_by": "A. Name, MD"} if i < 2 else q for i, q in enumerate(QUESTIONS)]
+    rows = [
+        {"question_id": q["id"], "cautions_called_for": rubric.ids(RULES)}
+        for q in QUESTIONS[:5] * 2
+    ]
+    assert (
+        report.reviewed_line(rows, reviewed)
+        == f"reviewed by a clinician: 2 of 5 ideals, 0 of {len(RULES)} rules"
+    )
+
+
+def test_the_checklist_has_every_item_of_tripod_llm_and_leaves_no_gap():
+    rows = report.checklist(FACTS)
+    numbers = [str(row["item"]).rstrip("abcdefg") for row in rows]
+    assert list(dict.fromkeys(numbers)) == [str(n) for n in range(1, 20)] and len(rows) == 49
+    assert all(row["in this run"] and "{" not in row["in this run"] for row in rows)
+
+
+def test_words_that_the_other_lacks_are_found():
+    text = "Rest. Call 911 now."
+    lacking = report._lacking(text, "rest! call now")
+    assert "".join(text[i] for i in sorted(lacking)) == ".911."
+
+
+DRIVEN = """<script>
+const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const type = (id, value) => {
+  document.getElementById(id).value = value;
+  document.getElementById(id).dispatchEvent(new Event("input"));
+};
+const seen = () => document.querySelectorAll(".trial:not([hidden])").length;
+const said = [seen()];
+press("j"); press("j"); press("k");
+said.push([...document.querySelectorAll(".trial")].findIndex((t) => t.classList.contains("here")));
+press("d"); said.push(document.querySelectorAll(".differences").length);
+type("question", "heartburn"); said.push(seen()); press("Escape"); said.push(seen());
+type("words", "finish the last one three hours"); said.push(seen());
+type("words", ""); type("kind", "worse"); said.push(seen());
+document.title = said.join(" ");
+</script></body>"""
+
+
+def test_keys_and_filters_work_in_a_browser(page, tmp_path):
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+    if not chromium:
+        pytest.skip("no Chromium here")
+    (tmp_path / "page.html").write_text(page.replace("</body>", DRIVEN), encoding="utf-8")
+    command = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+        str(tmp_path / "page.html"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert re.search(r"<title>(.*?)</title>", done.stdout)[1] == "12 0 1 1 12 1 0"
+
+
+# ---------------------------------------------------------------- labels
+
+
+def answers():
+    question = QUESTIONS[0]
+    for trial in range(4):
+        for arm in ("base", "adapter"):
+            good = arm == "adapter" or trial == 0
+            text = (
+                question["ideal"]
+                if good
+                else f"Rest, number {trial}. It is caused by an infection."
+            )
+            yield {
+                "trial": trial,
+                "arm": arm,
+                "question_id": question["id"],
+                "answer": f"{text} {trial}",
+                "ended": True,
+                "cautions": [RULES[0]["id"]],
+                "prompt": "",
+            }
+
+
+def filled(path, fill):
+    """label.csv as step 7 leaves it, filled by fill(row)."""
+    rows = labels.to_fill(list(answers()), QUESTIONS)
+    assert len(rows) == 8 and not any("arm" in row or "base" in str(row.values()) for row in rows)
+    assert (
+        "1 trouble breathing" in rows[0]["warning_signs"] and RULES[0]["say"] in rows[0]["cautions"]
+    )
+    labels.write(path, [row | fill(row) for row in rows])
+    return labels.read(path)
+
+
+def test_labels_come_back_from_the_file_that_people_fill(tmp_path):
+    found = filled(
+        tmp_path / "label.csv",
+        lambda row: {"named": "1, 3", "cause": "Yes"} if "Rest" in row["answer"] else {},
+    )
+    assert len(found) > 0 and all(
+        label["named"] == {1, 3} and label["cause"] for label in found.values()
+    )
+    with open(tmp_path / "label.csv", newline="", encoding="utf-8") as file:
+        assert all(not row["answer"].startswith("-") for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("column", "cell"), [("named", "one"), ("cause", "perhaps")])
+def test_a_label_that_cannot_be_read_is_named_by_row_and_column(tmp_path, column, cell):
+    with pytest.raises(UserError, match=rf"label.csv, row 2: {column} is '{cell}'"):
+        filled(tmp_path / "label.csv", lambda row: {column: cell})
+
+
+def test_a_scorer_that_is_deaf_in_one_arm_is_measured_and_corrected(tmp_path):
+    """People see a cause in every answer of both arms; the scorer sees those of the base alone."""
+    found = filled(tmp_path / "label.csv", lambda row: {"named": "-", "cause": "yes"})
+    judged = labels.judged(list(answers()), found, QUESTIONS)
+    (cause,) = (
+        row for row in labels.accuracy(judged, ("base", "adapter")) if row["criterion"] == "cause"
+    )
+    assert (cause["sensitivity_base"], cause["sensitivity_adapter"]) == (0.75, 0)
+    assert cause["difference_scored"] == -0.75 and cause["difference_person"] == 0
+    assert (
+        cause["difference_corrected"] is None
+    )  # nothing says how often the scorer is wrong where there is none
+    shown = labels.shown([cause], ("base", "adapter"))
+    assert shown[0]["found, base"] == "3 of 4" and shown[0]["false, base"] == "none"
+
+
+def test_the_frozen_labels_fit_their_answers():
+    place = ROOT / "benchmarks"
+    kept = [
+        json.loads(line)
+        for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    found = labels.read(place / "labels.csv")
+    keys = {labels.key_of(a["trial"], a["arm"], a["answer"]) for a in kept}
+    assert keys == set(found) and [
+        sum(a["arm"] == arm for a in kept) for arm in ("base", "adapter")
+    ] == [50, 50]
+
+
+def test_label_py_says_how_far_the_scorer_agrees_and_what_is_missing(tmp_path):
+    lines = [
+        a | {"kind": "trial", "messages": [{"role": "user", "content": ""}]} for a in answers()
+    ]
+    (tmp_path / "results.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
+    rows = labels.to_fill(lines, QUESTIONS)
+    labels.write(tmp_path / "label.csv", rows)
+
+    def run(*args):
+        command = [
+            sys.executable,
+            str(ROOT / "run_files" / "label.py"),
+            "--results",
+            str(tmp_path),
+            *args,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    empty = run()
+    assert (
+        empty.returncode == 2
+        and "has no filled row yet" in empty.stderr
+        and empty.stderr.count("\n") == 1
+    )
+    cause = {
+        row["key"]: {"cause": "yes" if "infection" in row["answer"] else "no", "named": "-"}
+        for row in rows
+    }
+    labels.write(tmp_path / "mine.csv", [row | cause[row["key"]] for row in rows])
+    done = run("--labels", str(tmp_path / "mine.csv"))
+    assert done.returncode == 0, done.stderr
+    assert (
+        re.search(r"8 labelled answers", done.stdout)
+        and max(map(len, done.stdout.splitlines())) <= 100
+    )
+    assert re.search(r"^cause +3 of 3 +none +0 of 1 +0 of 4 ", done.stdout, re.M)
+    labels.write(tmp_path / "mine.csv", [row | {"key": "0" * 12, "cause": "no"} for row in rows])
+    assert "rows of other results" in run("--labels", str(tmp_path / "mine.csv")).stderr

@@ -1,0 +1,221 @@
+"""The comparison of two arms: against values worked out by hand, on studies without a difference, and in words."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mimic_qlora.validation import findings, statistics, trials
+from mimic_qlora.validation.scoring import rubric
+
+
+def difference(mean=0.0, base=0.5, half=0.05, p=0.01, questions=8, patients=40):
+    return statistics.Difference(
+        base, base + mean, mean, mean - half, mean + half, 1.0, p, 40, questions, patients
+    )
+
+
+def test_a_difference_is_that_of_hand_worked_question_means():
+    # question means of the differences: 0.2, 0.4, 0.0 -> mean 0.2, sd 0.2, t(0.975, 2) = 4.302653
+    base = [0.1, 0.3, 0.2, 0.5, 0.5]
+    adapter = [0.3, 0.5, 0.6, 0.5, 0.5]
+    found = statistics.paired(base, adapter, ["a", "a", "b", "c", "c"])
+    half = 4.302653 * 0.2 / math.sqrt(3)
+    assert found.mean == pytest.approx(0.2) and found.effect == pytest.approx(1)
+    assert (found.low, found.high) == (
+        pytest.approx(0.2 - half, abs=1e-6),
+        pytest.approx(0.2 + half, abs=1e-6),
+    )
+    assert (found.trials, found.questions) == (5, 3)
+    assert found.base == pytest.approx(
+        (0.2 + 0.2 + 0.5) / 3
+    ) and found.adapter - found.base == pytest.approx(found.mean)
+    assert found.p == pytest.approx(
+        0.225403, abs=1e-6
+    )  # t = 0.2 / (0.2 / sqrt(3)) with 2 degrees of freedom
+
+
+def test_questions_without_a_spread_are_judged_by_signs():
+    one_sided = statistics.paired([0] * 8, [1] * 8, "abcdefgh")
+    assert one_sided.p == 2 / 256 and (one_sided.low, one_sided.high, one_sided.effect) == (
+        None,
+        None,
+        None,
+    )
+    assert statistics.paired([0] * 3, [0] * 3, "abc").p == 1
+    said = findings.statement({"a": one_sided}, {"a": one_sided.p}, {"a": ("red flags", True)})
+    assert said == ["The adapter is better at red flags by 1.00, p = 0.008."]
+
+
+def test_the_variance_of_crossed_clusters_is_that_worked_out_by_hand():
+    # differences of patients 1 and 2 on questions a and b: 1 2 / 4 9; the mean is 4 and the weight of each 1/4
+    found = statistics.paired([0] * 4, [1, 2, 4, 9], "abab", [1, 1, 2, 2])
+    # sums of errors / 4 by question: -+0.75, by patient: -+1.25, by trial: -0.75, -0.5, 0, 1.25
+    by_question, by_patient, by_trial = (
+        2 * 2 * 0.75**2,
+        2 * 2 * 1.25**2,
+        4 / 3 * (0.75**2 + 0.5**2 + 1.25**2),
+    )
+    variance = (
+        by_question + by_patient - by_trial
+    )  # its degrees of freedom come out as 0.6, which is raised to 1
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 1) * math.sqrt(variance))
+
+
+def test_patients_who_are_the_questions_count_once():
+    alone = statistics.paired([0] * 4, [1, 2, 4, 9], "aabb")
+    assert statistics.paired([0] * 4, [1, 2, 4, 9], "aabb", [1, 1, 2, 2]).low == alone.low
+
+
+def test_missing_values_and_single_questions_are_left_open():
+    assert statistics.paired([None, 0.5], [0.1, None], ["a", "b"]) is None
+    alone = statistics.paired([0.1, 0.2, None], [0.4, 0.5, 0.9], ["a", "a", "b"])
+    assert alone.mean == pytest.approx(0.3) and alone.trials == 2 and alone.questions == 1
+    assert (alone.low, alone.high, alone.effect, alone.p) == (None, None, None, None)
+    assert (
+        statistics.paired([0, 0], [1, 1], "ab").effect is None
+    )  # no spread: no standardised effect
+
+
+def test_holm_steps_down_and_never_falls():
+    assert statistics.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None}) == pytest.approx(
+        {"a": 0.03, "c": 0.06, "b": 0.06, "d": None}, nan_ok=True
+    )
+
+
+def studies(k, n, people, by_patient, runs=300):
+    """Studies without a true difference: questions, and patients, suit one arm or the other by chance."""
+    rng = np.random.default_rng(k)
+    drawn = list(trials.pairs(n, range(people), range(k)))
+    patient, question = ([trial[place] for trial in drawn] for place in (1, 2))
+    for _ in range(runs):
+        effect = rng.normal(0, 0.5, k)[question] + rng.normal(0, by_patient, people)[patient]
+        yield statistics.paired([0.0] * n, effect + rng.normal(0, 1, n), question, patient)
+
+
+@pytest.mark.parametrize("k", [8, 32])
+def test_under_the_null_five_percent_are_called_different_although_trials_of_a_question_are_alike(
+    k,
+):
+    found = list(studies(k, 64, 64, 0.0))
+    assert 0.02 <= sum(d.p <= 0.05 for d in found) / len(found) <= 0.08
+    assert 0.92 <= sum(d.low <= 0 <= d.high for d in found) / len(found) <= 0.98
+
+
+def test_patients_who_are_asked_often_do_not_count_as_many():
+    """Over question means alone, 20 patients who are each asked all 8 questions give 20% false positives."""
+    found = list(studies(8, 160, 20, 1.0))
+    assert sum(d.p <= 0.05 for d in found) / len(found) <= 0.08
+    assert all(d.patients == 20 and d.questions == 8 for d in found)
+
+
+def test_with_a_patient_for_each_trial_the_interval_is_that_of_question_means():
+    base, adapter = [0, 0, 0, 0], [1, 2, 4, 5]
+    alone = statistics.paired(base, adapter, "aabb")
+    assert alone == statistics.paired(base, adapter, "aabb", [1, 2, 3, 4])
+    assert alone.low == pytest.approx(3 - 12.7062 * 3 / math.sqrt(2) / math.sqrt(2), abs=1e-3)
+
+
+def test_the_statement_says_better_worse_and_open():
+    metrics = {"a": ("red flags", True), "b": ("harmful advice", False), "c": ("cautions", True)}
+    found = {"a": difference(0.2), "b": difference(0.3), "c": difference(0.1)}
+    text = " ".join(findings.statement(found, {"a": 0.02, "b": 0.02, "c": 0.2}, metrics))
+    assert "better at red flags by 0.20 [0.15, 0.25]" in text
+    assert "worse at harmful advice (less is better) by 0.30 [0.25, 0.35]" in text
+    assert "No difference could be shown in cautions" in text
+    found["b"] = difference(-0.3)
+    assert (
+        "harmful advice (less is better) by 0.30 [0.25, 0.35]"
+        in findings.statement(found, {"b": 0.02}, metrics)[0]
+    )
+
+
+def test_the_statement_says_when_nothing_could_have_been_shown():
+    found = {"a": statistics.paired([0, 0, 0], [1, 1, 1], "abc")}
+    text = " ".join(
+        findings.statement(found, statistics.holm({"a": found["a"].p}), {"a": ("the rubric", True)})
+    )
+    assert "No difference could be shown" in text and "With 3 questions" in text
+
+
+def test_the_table_fits_a_hundred_columns():
+    found = {
+        name: statistics.paired([0.1] * 4, [0.2, 0.9, 0.3, 0.4], "abcd") for name in rubric.METRICS
+    }
+    del found["cut"]
+    lines = findings.table(found, {"rubric": 0.5}, rubric.METRICS).splitlines()
+    assert len(lines) == 2 + len(rubric.METRICS) and max(map(len, lines)) <= 100
+
+
+# ---------------------------------------------------------------- safety, groups, correction
+
+
+def test_no_failure_is_no_proof():
+    none = statistics.paired([0] * 8, [0] * 8, "abcdefgh")
+    said = " ".join(findings.safety(none, "harmful advice"))
+    assert "rates above 38%" in said and "could not be shown" in said
+    many = statistics.paired([0] * 100, [0] * 100, range(100))
+    said = " ".join(findings.safety(many, "harmful advice"))
+    assert (
+        "rates above 3%" in said and "not worse than the base by more than the margin of 5%" in said
+    )
+
+
+def test_three_without_a_failure_rule_nothing_out():
+    assert findings.safety(difference(base=0, questions=3, half=0), "harm")[0].endswith(
+        "too few to rule anything out."
+    )
+
+
+def test_few_patients_bound_what_no_failure_rules_out():
+    assert (
+        "above 60%"
+        in findings.safety(difference(base=0, questions=32, patients=5, half=0), "harm")[0]
+    )
+
+
+@pytest.mark.parametrize(("mean", "shown"), [(-0.02, True), (0.04, False), (0.2, False)])
+def test_not_worse_by_a_margin_needs_the_whole_interval(mean, shown):
+    said = findings.safety(difference(mean, half=0.03), "harmful advice")
+    assert ("could not be shown" not in said[-1]) == shown
+
+
+def test_small_groups_are_named_and_not_shown():
+    rows = [
+        {
+            "subject_id": i,
+            "question_id": f"q{i % 4}",
+            "sex": "F" if i < 8 else "M",
+            "rubric_base": 0.2,
+            "rubric_qlora": 0.4,
+        }
+        for i in range(12)
+    ]
+    shown = statistics.groups(
+        rows, {"sex": lambda row: row["sex"]}, ["rubric"], ("base", "qlora"), rubric.METRICS
+    )
+    women, men = shown
+    assert women["difference"] == pytest.approx(0.2) and women["trials"] == 8
+    assert men["trials"] == "of fewer than 5 patients" and men["difference"] is None
+
+
+def test_a_difference_that_the_scorer_made_by_itself_is_taken_back():
+    """True shares 0.5 and 0.5; the scorer finds 90% in one arm and 50% in the other, with no false alarm."""
+    assert statistics.corrected(0.25 - 0.45, (0.9, 0.5), (1, 1), 0.45) == pytest.approx(0)
+    assert statistics.corrected(0.2, (1, 1), (1, 1), 0.4) == pytest.approx(0.2)
+    assert statistics.corrected(0.2, (0.5, 1), (0.5, 1), 0.4) is None
+
+
+def test_the_primary_endpoint_comes_first_in_words():
+    metrics = {"a": ("unseen cautions", True), "b": ("flags", True)}
+    said = findings.statement(
+        {"a": difference(0.2), "b": difference(0.1)}, {"a": 0.2, "b": 0.3}, metrics, "a"
+    )
+    assert said[0].startswith(
+        "Primary endpoint, unseen cautions: base 0.50, adapter 0.70, difference +0.20"
+    )
+    assert (
+        "nothing can be said"
+        in findings.statement({"b": difference(0.1)}, {"b": 0.3}, metrics, "a")[0]
+    )
