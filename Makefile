@@ -18,35 +18,22 @@ export OMP_WAIT_POLICY
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
 
-demo: .venv/installed  ## run all seven steps on built-in synthetic patients and a small built-in model
-	@set -eo pipefail; umask 077; unset MIMIC_DIR; mkdir -p "$(STORAGE)"; \
-	export PATH="$$PWD/$(BIN):$$PATH" STORAGE_DIR="$$(cd "$(STORAGE)" && pwd)"; \
-	subjects="$$STORAGE_DIR/subjects/manifest.json"; \
-	if [ -f "$$subjects" ] && ! grep -q '"kind": "synthetic"' "$$subjects"; then \
-	  echo "error: $$STORAGE_DIR holds real patients, which the demo would replace: run make demo STORAGE=storage-demo" >&2; exit 2; \
-	fi; \
-	step() { \
-	  printf '\n=== step %s: %s\n' "$$1" "$$2"; began=$$SECONDS; \
-	  eval "$$2" || exit; \
-	  printf '=== step %s took %s s\n' "$$1" $$((SECONDS - began)); \
-	}; \
-	step 1 'python convert_to_jsonl.py'; \
-	step 2 'python summarize_jsonl.py'; \
-	step 3 'python feature_select_xgb_columns.py --seeds 3'; \
-	step 4 'python make_symptom_prompts_ctx_dxpx.py --tasks guidance --token-budget 350 --max-total 80'; \
-	step 5 'python train_qlora.py --validations 2 | tee "$$STORAGE_DIR/train.log"'; \
-	step 6 'python qa_by_subject.py --max-new-tokens 160 --once --subject-id random --question "I have had a bad headache since this morning. What should I do?"'; \
-	step 7 'cd run_files && ./run.sh 8 --max-new-tokens 320'; \
-	printf '\nAll seven steps took %s s; what they left is in %s\n' $$SECONDS "$$STORAGE_DIR"
+demo: .venv/installed  ## run all seven steps on synthetic patients and a small built-in model
+	@PATH="$$PWD/$(BIN):$$PATH" bash run_files/demo.sh "$(STORAGE)"
 
 test: .venv/installed-dev .venv/browser  ## run the tests
 	@$(BIN)/python -m pytest
 
-lint: .venv/installed-dev  ## check the code with ruff
-	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/lint-imports
+lint: .venv/installed-dev  ## check style, the floors that imports must keep, and types
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m mypy
 
 bench: .venv/installed-dev  ## run every benchmark, one after the other
-	@failed=0; for script in $(BENCHMARKS); do echo "=== $$script"; $(BIN)/python "$$script" || failed=1; done; exit $$failed
+	@failed=0; for script in $(BENCHMARKS); do \
+	  echo "=== $$script"; $(BIN)/python "$$script" || failed=1; \
+	done; exit $$failed
 
 soak: .venv/installed-dev  ## run the long tests
 	@$(BIN)/python -m pytest -m soak
@@ -55,26 +42,31 @@ clean:  ## remove .venv and caches (never the storage folder)
 	rm -rf .venv .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './storage*' -prune -exec rm -rf {} +
 
-# What the tests of the review page look through: Debian's chromium and axe-core. Where they cannot be had, those tests
-# are skipped with a word, and the next `make test` tries again.
+# What the tests of the review page look through: Debian's chromium and axe-core. Where they cannot
+# be had, those tests are skipped with a word, and the next `make test` tries again.
 AXE := axe-core@4.14.1
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver
 .venv/browser: .venv/installed-dev
-	@command -v chromedriver >/dev/null || { command -v apt-get >/dev/null && { $(APT) || sudo -n $(APT); } >/dev/null 2>&1; } || true
+	@command -v chromedriver >/dev/null || { command -v apt-get >/dev/null && \
+	  { $(APT) || sudo -n $(APT); } >/dev/null 2>&1; } || true
 	@test -f .venv/axe/package/axe.min.js || { mkdir -p .venv/axe && cd .venv/axe && \
-	  npm pack --silent $(AXE) && tar xzf axe-core-*.tgz package/axe.min.js && rm axe-core-*.tgz; } >/dev/null 2>&1 || true
-	@if command -v chromedriver >/dev/null && test -f .venv/axe/package/axe.min.js; then touch $@; else \
-	  echo "The browser tests will be skipped: they need chromium, chromium-driver, npm and the internet"; fi
+	  npm pack --silent $(AXE) && tar xzf axe-core-*.tgz package/axe.min.js && \
+	  rm axe-core-*.tgz; } >/dev/null 2>&1 || true
+	@if command -v chromedriver >/dev/null && test -f .venv/axe/package/axe.min.js; then touch $@; \
+	else echo "The browser tests will be skipped: they need chromium, chromium-driver, npm and the" \
+	  "internet"; fi
 
 .venv/installed: pyproject.toml requirements.txt requirements-pinned.txt requirements-embedded.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
-	  echo "error: $(PYTHON) is not Python 3.10 or newer: name one that is, like make demo PYTHON=python3.12" >&2; exit 2; }
+	  echo "error: $(PYTHON) is not Python 3.10 or newer: name one that is," \
+	    "like make demo PYTHON=python3.12" >&2; exit 2; }
 	@echo "Setting up .venv (once; takes some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-# PyPI's Linux build of PyTorch brings 3 GB of CUDA libraries along, which a machine without a GPU has no use for
+# PyPI's Linux build of PyTorch brings 3 GB of CUDA libraries, of no use without a GPU
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
 	  $(PIP) --timeout 10 --retries 1 --no-deps $(TORCH) --index-url $(TORCH_CPU) 2>/dev/null || \
-	  echo "$(TORCH_CPU) cannot be reached: taking PyTorch from the usual package index, which may be larger"; fi
+	  echo "$(TORCH_CPU) cannot be reached: taking PyTorch from the usual package index," \
+	    "which may be larger"; fi
 	@$(PIP) -r requirements.txt -c requirements-pinned.txt
 	@$(PIP) --no-deps -r requirements-embedded.txt
 	@touch $@

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# All seven steps on built-in synthetic patients and a small built-in model; `make demo` calls this.
+#   run_files/demo.sh [STORAGE]      (default: ./storage)
+set -eo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+umask 077
+unset MIMIC_DIR
+
+storage="${1:-storage}"
+mkdir -p "$storage"
+STORAGE_DIR="$(cd "$storage" && pwd)"
+export STORAGE_DIR
+
+manifest="$STORAGE_DIR/subjects/manifest.json"
+if [ -f "$manifest" ] && ! grep -q '"kind": "synthetic"' "$manifest"; then
+  echo "error: $STORAGE_DIR holds real patients, which the demo would replace:" \
+    "run make demo STORAGE=storage-demo" >&2
+  exit 2
+fi
+
+step() {  # step NUMBER COMMAND [ARGUMENT ...]
+  local number="$1" began=$SECONDS
+  shift
+  printf '\n=== step %s: %s\n' "$number" "$*"
+  "$@" || exit
+  printf '=== step %s took %s s\n' "$number" $((SECONDS - began))
+}
+
+train() { python train_qlora.py "$@" | tee "$STORAGE_DIR/train.log"; }
+validate() { (cd run_files && ./run.sh "$@"); }
+
+question="I have had a bad headache since this morning. What should I do?"
+
+step 1 python convert_to_jsonl.py
+step 2 python summarize_jsonl.py
+step 3 python feature_select_xgb_columns.py --seeds 3
+step 4 python make_symptom_prompts_ctx_dxpx.py --tasks guidance --token-budget 350 --max-total 80
+step 5 train --validations 2
+step 6 python qa_by_subject.py --max-new-tokens 160 --once --subject-id random --question "$question"
+step 7 validate 8 --max-new-tokens 320
+
+printf '\nAll seven steps took %s s; what they left is in %s\n' $SECONDS "$STORAGE_DIR"
