@@ -36,7 +36,8 @@ step 2 python summarize_jsonl.py
 step 3 python feature_select_xgb_columns.py --seeds 3
 step 4 python make_symptom_prompts_ctx_dxpx.py --tasks guidance --token-budget 350 --max-total 80
 step 5 train --validations 2
-step 6 python qa_by_subject.py --max-new-tokens 160 --once --subject-id random --question "$question"
+step 6 python qa_by_subject.py --max-new-tokens 160 --once --subject-id random \
+  --question "$question"
 step 7 validate 8 --max-new-tokens 320
 
 printf '\nAll seven steps took %s s; what they left is in %s\n' $SECONDS "$STORAGE_DIR"
