@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from helpers.paths import ROOT
 
 LIBRARY = ROOT / "mimic_qlora"
@@ -75,7 +76,8 @@ def test_no_test_imports_another():
         str(path.relative_to(ROOT)): node.module
         for path in TESTS
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and re.match(r"(.*\.)?(test_|conftest)", node.module or "")
+        if isinstance(node, ast.ImportFrom)
+        and re.match(r"(.*\.)?(test_|conftest)", node.module or "")
     }
     assert imports == {}
 
@@ -89,7 +91,9 @@ def test_lines_of_documents_and_shell_scripts_end_at_100_columns():
     """Code has ruff for that. A table row or a link cannot be folded."""
     listed = subprocess.run(
         ["git", "ls-files", "*.md", "*.sh", ".ci/run", "Makefile"],
-        capture_output=True, text=True, cwd=ROOT,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     long = [
         f"{name}:{number}"
