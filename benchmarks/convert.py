@@ -1,9 +1,9 @@
-"""Step 1 against unzipping alone, MIMIC_IV_MEDS and the plain pandas way, on the open demo made larger.
+"""Step 1 against unzipping, MIMIC_IV_MEDS and plain pandas, on the open demo made larger.
 
     python -m venv venv-meds && venv-meds/bin/pip install MIMIC_IV_MEDS==0.2.0
     python benchmarks/convert.py DEMO --copies 10 100 --meds venv-meds
 
-Every system runs in a process of its own, one after the other in one run; other converters up to x10 only.
+Every system runs in a process of its own, one after the other; other converters up to x10 only.
 The last lines estimate MIMIC-IV 3.1 from the slopes between the two largest inputs.
 """
 
@@ -41,7 +41,8 @@ for path in pathlib.Path(sys.argv[1]).rglob("*.csv.gz"):
     table = pd.read_csv(path, dtype=str)
     if "subject_id" in table:
         for row in table.to_dict("records"):
-            patients[row["subject_id"]][path.name.split(".")[0]].append({k: v for k, v in row.items() if v == v})
+            filled = {k: v for k, v in row.items() if v == v}
+            patients[row["subject_id"]][path.name.split(".")[0]].append(filled)
 with gzip.open(sys.argv[2], "wt", compresslevel=1) as out:
     for subject_id, tables in patients.items():
         out.write(json.dumps({"subject_id": int(subject_id), **tables}) + "\\n")
@@ -85,7 +86,8 @@ def main():
     args = parser.parse_args()
     if not args.demo.is_dir():
         sys.exit(
-            f"the MIMIC-IV demo is not at {args.demo}: give its folder as the first argument or in MIMIC_DEMO_DIR"
+            f"the MIMIC-IV demo is not at {args.demo}: "
+            "give its folder as the first argument or in MIMIC_DEMO_DIR"
         )
     work = args.work or Path(tempfile.mkdtemp(prefix="bench_convert_"))
     print("| input | rows | system | wall s | CPU s | peak MB | CPU / isal | CPU / gzip |")
@@ -155,7 +157,8 @@ def one_size(copies: int, work: Path, args) -> dict:
     for name, cost in costs.items():
         failed = f" (failed, exit code {cost.code})" if cost.code else ""
         print(
-            f"| x{copies} | {n_rows:,} | {name}{failed} | {cost.wall_s:.1f} | {cost.cpu_s:.1f} | {cost.peak_mb:.0f} "
+            f"| x{copies} | {n_rows:,} | {name}{failed} "
+            f"| {cost.wall_s:.1f} | {cost.cpu_s:.1f} | {cost.peak_mb:.0f} "
             f"| {cost.cpu_s / isal:.1f} | {cost.cpu_s / gzip:.1f} |",
             flush=True,
         )
@@ -178,7 +181,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def kill(convert: list, store: Path) -> str:
-    """What a run killed after half its CPU seconds and the same command again cost, against a run left alone.
+    """Return what a run killed at half its CPU seconds, and the same command again, cost.
 
     With one worker, so that all of the work is the killed process's own.
     """
@@ -196,11 +199,14 @@ def kill(convert: list, store: Path) -> str:
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     again = measure(command, stderr=subprocess.DEVNULL).cpu_s
-    return f"{alone:.1f} CPU s alone, {spent:.1f} + {again:.1f} with the kill: {spent + again - alone:.1f} CPU s more"
+    more = spent + again - alone
+    return (
+        f"{alone:.1f} CPU s alone, {spent:.1f} + {again:.1f} with the kill: {more:.1f} CPU s more"
+    )
 
 
 def look_ups(store: Path) -> str:
-    """How fast patients' lines come by the index: the line of each of 300 random patients, in one process."""
+    """Time the look-up of 300 random patients' lines by the index, in one process."""
     from mimic_qlora.step import seeded
     from mimic_qlora.subjects import reader
 
@@ -213,8 +219,9 @@ def look_ups(store: Path) -> str:
         times.append(1000 * (time.perf_counter() - began))
     p95 = int(0.95 * len(ids))
     return (
-        f"{1000 * len(ids) / sum(times):.0f} a second, median {median(times):.2f} ms, p95 {sorted(times)[p95]:.2f} ms "
-        f"(lines of {sum(sizes) / len(ids) / 1e6:.1f} MB on average, p95 {sorted(sizes)[p95] / 1e6:.1f} MB)"
+        f"{1000 * len(ids) / sum(times):.0f} a second, "
+        f"median {median(times):.2f} ms, p95 {sorted(times)[p95]:.2f} ms (lines of "
+        f"{sum(sizes) / len(ids) / 1e6:.1f} MB on average, p95 {sorted(sizes)[p95] / 1e6:.1f} MB)"
     )
 
 
@@ -231,7 +238,7 @@ def estimate(small: dict, large: dict) -> None:
         return large[key] + slope * (total - large["rows"])
 
     print(
-        f"estimate for MIMIC-IV 3.1 ({total:,} rows in the tables whose numbers of rows are known), not measured:\n"
+        f"estimate for MIMIC-IV 3.1 ({total:,} rows in tables of known size), not measured:\n"
         f"{at_full('cpu_s') / 3600:.2f} CPU hours, output of {at_full('output') / 1e9:.0f} GB"
     )
 

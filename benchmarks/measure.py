@@ -1,4 +1,4 @@
-"""Run a command and measure its process tree: wall seconds, CPU-seconds and peak memory (Linux and macOS)."""
+"""Run a command; measure its process tree: wall and CPU seconds, peak memory (Linux, macOS)."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ class Cost(NamedTuple):
 
 
 def measure(command: list, **options) -> Cost:
-    """What a command costs with all its children; its standard output is discarded."""
+    """Measure a command with all its children; its standard output is discarded."""
     began = time.time()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
     ended, peak = threading.Event(), [0]

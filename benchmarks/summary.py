@@ -2,9 +2,10 @@
 
     python benchmarks/summary.py ../mimic-iv-demo-2.2 --copies 1 10 100 --list-up-to 10
 
-Step 1's folder of the demo is written n times over, each time with new ids. Both then count the same things (rows and
-patients by table, empty cells by column, diagnoses per patient, the top codes, drugs and tests, Table 1's shares); step
-2 also makes its page, plots and files. Each runs in a process of its own; the list is left out where it would not fit.
+Step 1's folder of the demo is written n times over, each time with new ids. Both then count the
+same things: rows and patients by table, empty cells by column, diagnoses per patient, the top
+codes, drugs and tests, Table 1's shares. Step 2 also makes its page, plots and files. Each runs in
+a process of its own; the list is left out where it would not fit.
 """
 
 import argparse
@@ -32,8 +33,10 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.jsonl.gz")):
         patients += [json.loads(line) for line in file]
 rows, filled, of_patients, by_rows, by_patients = (collections.Counter() for _ in range(5))
 codes, shares, ages, stays = [], collections.Counter(), [], []
-names = {"diagnoses_icd": ("icd_version", "icd_code"), "procedures_icd": ("icd_version", "icd_code"),
+code = ("icd_version", "icd_code")
+names = {"diagnoses_icd": code, "procedures_icd": code,
          "prescriptions": ("drug",), "labevents": ("itemid",)}
+once = (("patients", "gender"), ("admissions", "race"), ("admissions", "insurance"))
 for patient in patients:
     codes.append(len(patient.get("diagnoses_icd", [])))
     for table, found in patient.items():
@@ -47,7 +50,7 @@ for patient in patients:
                 keys = [(table, *(row.get(c) for c in names[table])) for row in found]
                 by_rows.update(keys)
                 by_patients.update(set(keys))
-    for table, column in (("patients", "gender"), ("admissions", "race"), ("admissions", "insurance")):
+    for table, column in once:
         shares.update((column, row.get(column)) for row in patient.get(table, [])[:1])
     ages += [int(row["anchor_age"]) for row in patient.get("patients", [])]
     stays.append(len(patient.get("admissions", [])))
@@ -55,7 +58,8 @@ for values in (codes, ages, stays):
     print(statistics.mean(values), statistics.quantiles(values), max(values))
 for table in names:
     for counter in (by_rows, by_patients):
-        print(sorted(((n, key) for key, n in counter.items() if key[0] == table), key=lambda x: -x[0])[:20])
+        found = [(n, key) for key, n in counter.items() if key[0] == table]
+        print(sorted(found, key=lambda x: -x[0])[:20])
 print(rows, of_patients, filled, shares)
 """
 
