@@ -12,7 +12,7 @@ import argparse
 import difflib
 import os
 import re
-import shutil
+import stat
 import sys
 from pathlib import Path
 
@@ -197,10 +197,7 @@ def report(store, items: dict, folder: Path) -> None:
 
 def rewrite(path: Path, text: str) -> None:
     """Put a text in the place of a file's, whole or not at all, under the same mode."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8", newline="\n")
-    shutil.copymode(path, new)
-    new.replace(path)
+    files.atomic_write(path, text, mode=stat.S_IMODE(path.stat().st_mode))
 
 
 if __name__ == "__main__":

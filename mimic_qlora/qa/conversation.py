@@ -184,7 +184,7 @@ def stream(talk, question: str) -> None:
 
 def save(talk) -> str:
     """Write the transcript as JSON lines to a fresh private file."""
-    path = session.private_file(talk.source.store / "qa", time.strftime("%Y%m%d-%H%M%S-"), ".jsonl")
+    path = files.private_file(talk.source.store / "qa", time.strftime("%Y%m%d-%H%M%S-"), ".jsonl")
     path.write_text("".join(json.dumps(line) + "\n" for line in talk.said), encoding="utf-8")
     return str(path)
 

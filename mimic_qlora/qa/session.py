@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,13 +121,6 @@ def identity(source: SimpleNamespace, runs: list) -> dict:
 
 def build(source: SimpleNamespace, record: dict, as_of) -> context.Context:
     return context.build(record, as_of, source.settings, source.labels, source.count_tokens)
-
-
-def private_file(folder: Path, prefix: str, suffix: str) -> Path:
-    """A fresh file with a name of its own that its owner alone can read, in a folder made private."""
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=files.private_folder(folder))
-    os.close(handle)
-    return Path(name)
 
 
 def charts(source: SimpleNamespace, split: str, seed: int) -> Iterator[tuple]:

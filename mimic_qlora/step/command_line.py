@@ -1,4 +1,9 @@
-"""What every script has as a command: the arguments that all share, checks of arguments, exit codes, signals."""
+"""The command line that the scripts share: parser, types of arguments, exit codes, signals.
+
+A type (`positive_int`, `number(0, 1)`, ...) is what argparse's `type=` takes: it reads the text of
+one argument and raises ArgumentTypeError with the end of a sentence ("must be ..., not 0"), which
+`Parser` completes with the name of the argument.
+"""
 
 import argparse
 import errno
@@ -7,13 +12,33 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
 
 from mimic_qlora.step.errors import UpToDate, UserError
+from mimic_qlora.step.files import is_folder_name
 from mimic_qlora.step.storage import COMMANDS
+
+MOST = 1_000_000  # the greatest count that makes sense in any argument without a limit of its own
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose help keeps its line breaks and whose errors are one sentence."""
+
+    def __init__(self, description: str | None, prog: str | None = None, epilog: str | None = None):
+        """Make the parser; `description` is the script's docstring."""
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, epilog=epilog, formatter_class=formatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with argparse's message, which `run` prints with exit code 2."""
+        message = re.sub(r"^argument (\S+?)(/--\S+)?: (must )", r"\1 \3", message)
+        raise UserError(f"{message} (--help lists the arguments)")
 
 
 def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:
-    """The arguments that every step has: `--storage` and, where the step can be redone, `--force`."""
+    """Add `--storage`, which every step has, and `--force`, where the step can be redone."""
     parser.add_argument(
         "--storage",
         help="storage folder shared by the steps (default: $STORAGE_DIR, else ./storage)",
@@ -22,6 +47,108 @@ def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:
         parser.add_argument(
             "--force", action="store_true", help="redo the step even if nothing has changed"
         )
+
+
+def whole_number(least: int, most: int = MOST) -> Callable[[str], int]:
+    """Return a type for whole numbers from `least` to `most`."""
+
+    def read(text: str) -> int:
+        value = _int(text)
+        if value is None or not least <= value <= most:
+            raise _must(f"be a whole number from {least:,} to {most:,}", text)
+        return value
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """Return a type for numbers from `least` to `most`."""
+
+    def read(text: str) -> float:
+        value = _float(text)
+        if not least <= value <= most:
+            raise _must(f"be a number from {least:,} to {most:,}", text)
+        return value
+
+    return read
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number of at least 1."""
+    value = _int(text)
+    if value is None or value < 1:
+        raise _must("be a positive whole number", text)
+    return value
+
+
+def positive_number(text: str) -> float:
+    """Read a finite number above 0."""
+    value = _float(text)
+    if not 0 < value < math.inf:
+        raise _must("be a positive number", text)
+    return value
+
+
+def share(text: str) -> float:
+    """Read a share of a whole that is not empty: above 0, up to 1."""
+    value = _float(text)
+    if not 0 < value <= 1:
+        raise _must("be a share above 0 and up to 1", text)
+    return value
+
+
+def rate(text: str) -> float:
+    """Read a probability below 1, such as dropout: from 0 up to, but not including, 1."""
+    value = _float(text)
+    if not 0 <= value < 1:
+        raise _must("be a number from 0 up to, but not including, 1", text)
+    return value
+
+
+def seed(text: str) -> int:
+    """Read the seed of a random generator: a whole number of 32 bits."""
+    value = _int(text)
+    if value is None or not 0 <= value < 2**32:
+        raise _must(f"be a whole number from 0 to {2**32 - 1}", text)
+    return value
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Read different seeds, separated by commas, such as "0,1,2"."""
+    values = tuple(seed(part) for part in text.split(","))
+    if len(set(values)) < len(values):
+        raise _must("be different whole numbers, such as 0,1,2", text)
+    return values
+
+
+def folder_name(text: str) -> str:
+    """Read a name that can be a folder's: letters, digits, '-', '_' and '.', no leading '.'."""
+    if not is_folder_name(text):
+        raise _must("be a name of letters, digits, '-', '_' and '.'", repr(text))
+    return text
+
+
+def folder_names(text: str) -> tuple[str, ...]:
+    """Read names of folders, separated by commas."""
+    return tuple(folder_name(part) for part in text.split(","))
+
+
+def _int(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:  # no number, or one of over 4,300 digits
+        return None
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # out of every range
+
+
+def _must(what: str, text: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"must {what}, not {text}")
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
@@ -46,24 +173,16 @@ def check_run(name: str) -> None:
         raise UserError(f"--run {name!r} is no folder name: use letters, digits, '-', '_' and '.'")
 
 
-def run(main) -> None:
-    """Run a script's `main` and leave with its exit code: 0 done, 2 the user's to mend, 130 interrupted, 141 unheard.
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and leave with its exit code.
 
-    Everything that the process writes is readable by its owner alone.
+    0: done; 2: an error that the user can fix; 130 or 128 + signal: interrupted; 141: the reader
+    of the output has gone. All files that the process writes are readable by their owner alone.
     """
     os.umask(0o077)
-    stopped, code = [], None
-
-    def stop(number, frame):
-        stopped.append(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    # a closed terminal or a scheduler's SIGTERM unwinds like Ctrl-C, so that no half-written folder stays behind
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if (
-            hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN
-        ):  # nohup has its way
-            signal.signal(getattr(signal, name), stop)
+    stopped: list[int] = []
+    _unwind_on_signals(stopped)
+    code: int | None = None
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -74,18 +193,19 @@ def run(main) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("\nstopped; the output of earlier runs is as it was", file=sys.stderr)
+        print("\nstopped; the output of earlier runs is unchanged", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if code is None:
             print(
-                "error: stopped, because what read the output has ended: run it without that",
+                "error: stopped because the program that read the output has ended: "
+                "run the command without it",
                 file=sys.stderr,
             )
             code = 141
     except Exception as error:
-        if stopped:  # a library that was importing swallowed the interrupt and failed of it
+        if stopped:  # a library that was importing swallowed the interrupt and failed because of it
             code = 128 + stopped[-1]
         elif fault := fault_of_the_machine(error):
             print(f"error: {fault}", file=sys.stderr)
@@ -95,22 +215,40 @@ def run(main) -> None:
     sys.exit(code)
 
 
+def _unwind_on_signals(stopped: list[int]) -> None:
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that no half-written folder stays behind.
+
+    Each signal's number is appended to `stopped`. An ignored signal, as under nohup, stays so.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        stopped.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        known = getattr(signal, name, None)  # Windows has no SIGHUP
+        if known is not None and signal.getsignal(known) != signal.SIG_IGN:
+            signal.signal(known, stop)
+
+
 def fault_of_the_machine(error: Exception) -> str | None:
-    """The sentence for a full disk, too little memory or a file that cannot be used; None for the software's faults."""
+    """Return a sentence for a full disk, too little memory or an unusable file, else None."""
     # libraries wrap a full disk in errors of their own
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(
-        error
-    ):
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left" in str(error):
         return "the disk is full: free some space or give another --storage"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} cannot be used ({error.strerror}): mend that, or redo the step that wrote it"
+        return (
+            f"{error.filename} cannot be used ({error.strerror}): "
+            "fix that, or redo the step that wrote it"
+        )
     if type(error).__name__ == "BrokenProcessPool":
-        return "a worker process was killed, most likely for want of memory: try fewer --workers"
-    # DuckDB's, who is not imported everywhere; a bare Error is a page or footer that makes no sense to it
+        return "a worker process was killed, most likely for lack of memory: try fewer --workers"
+    # DuckDB is not imported by every script; its bare Error means an unreadable page or footer
     library, kind = type(error).__module__, type(error).__name__
     if library == "_duckdb" and kind in ("InvalidInputException", "IOException", "Error"):
         named = re.search(r"""['"]([^'"]+\.parquet)['"]""", str(error))
         if named or kind == "Error":
             what = named[1] if named else "a Parquet file of step 1"
-            return f"{what} is damaged: run `{COMMANDS['subjects']} --force` to write it anew"
+            return f"{what} is damaged: run `{COMMANDS['subjects']} --force` to write it again"
     return None

@@ -1,55 +1,105 @@
-"""Private files and folders, hashes, whole files or none."""
+"""Private files and folders, hashes, and writes that leave a whole file or none."""
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO, TypedDict
 
 from mimic_qlora.step.errors import UserError
 
+PRIVATE = 0o600  # the mode of a file that its owner alone can read and write
+
+
+class FileIdentity(TypedDict):
+    """Size and modification time of an input file, recorded in a manifest to notice changes."""
+
+    bytes: int
+    mtime_ns: int
+
 
 def private_folder(path: Path) -> Path:
-    """A folder for patient data, made if it is missing, that its owner alone can read.
+    """Return a folder for patient data that its owner alone can read, made if it is missing.
 
-    Raises UserError for what somebody else on a shared host may have put in its place: a link, or a folder of theirs.
+    Raises UserError if another user of a shared host has put a link or a folder in its place.
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
         raise UserError(
-            f"{path} is a link, a file, or another user's folder: find out who put it there and remove it"
+            f"{path} is a link, a file, or another user's folder: "
+            "find out who put it there and remove it"
         )
     path.chmod(0o700)
     return path
 
 
-def digest(data) -> str:
-    """A short hash of anything that JSON can hold, the same on every machine."""
+def private_file(folder: Path, prefix: str, suffix: str) -> Path:
+    """Return a new, empty file with a unique name, private like its folder."""
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=private_folder(folder))
+    os.close(handle)
+    return Path(name)
+
+
+def is_folder_name(name: str) -> bool:
+    """Tell whether a run may have this name: letters, digits, '-', '_' and '.', no leading '.'."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) is not None
+
+
+def atomic_write(
+    path: Path, content: str | bytes | Callable[[BinaryIO], object], mode: int = PRIVATE
+) -> None:
+    """Write a file so that a kill at any moment leaves the old content or the new one.
+
+    `content` is text (written as UTF-8), bytes, or a function that writes to the open file.
+    The new content goes to `.<name>.new` beside the file, to the disk, and then takes its place.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            if isinstance(content, str):
+                file.write(content.encode())
+            elif isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)  # a new file's mode is narrowed by the umask
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write data as JSON, atomically. What JSON does not know is written as its `str`."""
+    text = json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n"
+    atomic_write(path, text)
+
+
+def digest(data: Any) -> str:
+    """Return a hash of 16 hexadecimal digits of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def file_identity(path: Path) -> dict:
-    """What tells that an input file has not changed since: its size in bytes and its modification time."""
+def file_identity(path: Path) -> FileIdentity:
+    """Return the size and the modification time of an input file."""
     status = path.stat()
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 sum of a file of any size, in hexadecimal."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 sum of a file of any size, in hexadecimal."""
+    total = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_json(path: Path, data) -> None:
-    """Write data as JSON into a file, which a kill leaves as it was or whole."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(
-        json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-    )
-    temporary.replace(path)
+            total.update(block)
+    return total.hexdigest()

@@ -7,9 +7,11 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+from mimic_qlora.step import files
 from mimic_qlora.step.errors import UpToDate, UserError
 from mimic_qlora.step.files import digest, file_sha256, write_json
 from mimic_qlora.step.version import VERSION
@@ -148,21 +150,25 @@ def replace_folder(temp: Path, place: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(place: Path, step: str):
-    """Keep a second run of the same step out. The lock goes with the process, so a killed run leaves none behind."""
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(place.with_name(f".{place.name}.lock"), "w") as lock:
-        try:
-            import fcntl
+def locked(place: Path, step: str) -> Iterator[None]:
+    """Hold the lock of a step's folder. The system releases it when the process ends, even killed.
 
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no flock: two runs at once are the user's care there
-            pass
-        except OSError:
-            raise UserError(
-                f"another run of `{command_for(step)}` is writing {place}: wait for it or stop it"
-            ) from None
+    Raises UserError if another run holds it.
+    """
+    from filelock import FileLock, Timeout  # 50 ms that `--help` need not wait for
+
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0, mode=files.PRIVATE)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another run of `{command_for(step)}` is writing {place}: wait for it or stop it"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def new_manifest(step: str, settings: dict, inputs: dict) -> dict:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mimic_qlora.mimic import tables
+from mimic_qlora.step.files import atomic_write
 
 PATIENTS_PER_BUCKET = 1000
 MIB_PER_BUCKET = 128  # of uncompressed CSV
@@ -90,9 +91,7 @@ def layout(patients: list, chosen: set, n_buckets: int) -> Layout:
 
 def write_done(path: Path, result: dict) -> dict:
     """Mark a table or bucket as finished: the marker appears whole or not at all."""
-    temp = path.with_suffix(".tmp")
-    temp.write_text(json.dumps(result), encoding="utf-8")
-    temp.replace(path)
+    atomic_write(path, json.dumps(result))
     return result
 
 
