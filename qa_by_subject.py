@@ -17,16 +17,16 @@ Exit codes: 0 done, 1 a patient of --check or a line of --batch failed, 2 someth
 
 import argparse
 import contextlib
-import json
 import sys
-import time
+from pathlib import Path
 
-from mimic_qlora.qa.batch import answer, batch, charts_to_check, check, read_lines
 from mimic_qlora.step import command_line, storage
 from mimic_qlora.step.errors import UserError
 
+QUESTIONS = Path(__file__).resolve().parent / "run_files"
 
-def arguments():
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -106,72 +106,52 @@ def arguments():
     return args
 
 
-def main():
+def main() -> int:
     args = arguments()
-    lines = read_lines(args.batch) if args.batch else []
+    # the only thing on stdout is the JSON, whatever a library prints
+    quiet = args.format == "json" or args.batch
+    aside = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
     store = storage.open_storage(args.storage)
-    # the only thing on stdout is the JSON, whatever a library says
-    aside = (
-        contextlib.redirect_stdout(sys.stderr)
-        if args.format == "json" or args.batch
-        else contextlib.nullcontext()
-    )
     with aside:
         storage.read_manifest(store, "prompts")
 
-        from mimic_qlora.qa import conversation, session
+        from mimic_qlora.clinical import content
+        from mimic_qlora.qa import batch, check, conversation, patient, session
 
-        as_of = conversation.parse_time(args.as_of) if args.as_of else None
-        arm = args.arm or (
-            "both" if args.run != "default" or session.has_adapter(store, args.run) else "base"
-        )
+        lines = batch.read_lines(args.batch) if args.batch else []
+        as_of = patient.parse_time(args.as_of) if args.as_of else None
+        there = session.has_adapter(store, args.run)
+        arm = args.arm or ("both" if args.run != "default" or there else "base")
         if arm != "base":
             session.check_runs(store, [args.run])
-        source = session.sources(store, args.model)
-        randoms = session.charts(source, "validation", args.seed)
-        talk = conversation.start(source, arm, as_of, args, randoms)
-        print(session.first_lines(source))
-        checked = charts_to_check(talk) if args.check else []
+        opened = session.load(store, args.model)
+        randoms = session.charts(opened, "validation", args.seed)
+        print(session.first_lines(opened))
+        checked = check.open_charts(opened, randoms, args.check) if args.check else []
+        found = None
         if args.subject_id:
-            conversation.open_patient(talk, args.subject_id)
-        # kept at hand in a conversation, where :both may follow; the others load what they need
+            draw = args.subject_id == "random"
+            number = conversation.next_random(randoms) if draw else args.subject_id
+            found = patient.find(opened, number, as_of)
+        # a conversation keeps the adapter at hand, as :both may follow; the others load what they
+        # need
         one_way = args.once or args.batch or args.check
-        wants_adapter = arm != "base" if one_way else session.has_adapter(store, args.run)
-        talk.model = session.load_arms(source, [args.run] if wants_adapter else [])
+        wants_adapter = arm != "base" if one_way else there
+        model = session.load_arms(opened, [args.run] if wants_adapter else [])
+    answerer = session.Answerer(
+        opened, model, conversation.ARMS[arm], args.run, args.max_new_tokens, args.batch_size
+    )
     if args.check:
-        return check(talk, checked)
+        question = args.question or content.load_questions(QUESTIONS)[0]["question"]
+        return 0 if check.run(answerer, checked, question, args.check) else 1
     if args.batch:
-        return batch(talk, lines)
-    return once(talk) if args.once else conversation.converse(talk)
-
-
-def once(talk) -> None:
-    """Answer the one question of --once and keep the transcript."""
-    from mimic_qlora.display import text as terminal
-    from mimic_qlora.qa import conversation
-
-    question, patient = talk.args.question.strip(), talk.patient
-    started = time.perf_counter()
-    (given,) = answer(talk, [(patient, question)])
-    seconds = round(time.perf_counter() - started, 2)
-    talk.said.append(conversation.entry(talk, patient, question, given) | {"seconds": seconds})
-    if talk.args.format == "json":
-        print(
-            json.dumps(talk.said[-1])
-        )  # ASCII: no character of an answer reaches the terminal as it is
-    else:
-        print(conversation.describe(patient))
-        print(f"Question\n{terminal.printable(question)}")
-        for arm, a in given.items():
-            cut = "" if a["ended"] else f"\n[cut at {talk.args.max_new_tokens} tokens]"
-            print(f"\n--- {arm} ---\n{terminal.printable(a['text'])}{cut}")
-    print(f"\nSaved {conversation.save(talk)}", file=sys.stderr)
-
-
-# ---------------------------------------------------------------- many questions
-
-
-# ---------------------------------------------------------------- the check
+        return 1 if batch.run(answerer, lines) else 0
+    if args.once and found:
+        asked = batch.Question(found, args.question.strip())
+        batch.answer_one(answerer, asked, as_json=args.format == "json")
+        return 0
+    conversation.converse(conversation.Conversation(answerer, randoms, as_of, found))
+    return 0
 
 
 if __name__ == "__main__":

@@ -352,19 +352,20 @@ def steps(store: Path) -> None:
     import psutil
 
     from mimic_qlora.chart import context
-    from mimic_qlora.qa import conversation, session
+    from mimic_qlora.qa import patient, session
+    from mimic_qlora.step.errors import UserError
     from mimic_qlora.subjects import reader
 
     print("| what | CPU | wall | n |\n| --- | --- | --- | --- |")
     model = context.load_settings(store)["model"]
-    source = session.sources(store, None if model.endswith("SmolLM2-135M-Instruct") else model)
+    source = session.load(store, None if model.endswith("SmolLM2-135M-Instruct") else model)
     ids = list(reader.split_of(store))
     walls, cpus = [], []
     for subject_id in ids[:: max(1, len(ids) // 200)]:
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            conversation.chart(source, subject_id, None)
-        except conversation.UserError:  # a patient without a stay has no usual time
+            patient.find(source, subject_id, None)
+        except UserError:  # a patient without a stay has no usual time
             continue
         walls.append((time.perf_counter() - wall) * 1000)
         cpus.append((time.process_time() - cpu) * 1000)

@@ -123,7 +123,7 @@ def main():
     plan, plan_sha256 = plans.frozen(store) if args.final else (None, None)
     runs = plans.settle(args, plan)
     session.check_runs(store, runs)
-    source = session.sources(store, args.model)
+    source = session.load(store, args.model)
     print(session.first_lines(source))
     split = "test" if args.final else "validation"
     drawn = trials.draw(source, questions, args.n, split, args.seed)

@@ -1,27 +1,26 @@
-"""A talk about one patient on the terminal: opening a chart, asking, asking further, and what is kept of it."""
+"""A conversation about one patient on the terminal: opening a chart, asking, following up."""
 
 import contextlib
-import json
-import time
-from datetime import datetime, timedelta
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
-from mimic_qlora.chart import columns, context, facts, prediction_times
+from mimic_qlora.chart import context
 from mimic_qlora.display import text as terminal
-from mimic_qlora.llm import finding, generation
-from mimic_qlora.qa import session
+from mimic_qlora.llm import generation
+from mimic_qlora.qa import patient, session, transcript
+from mimic_qlora.qa.patient import Patient
+from mimic_qlora.qa.session import Answerer, Chart, Turn
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import reader
 
-ARMS = {"base": ("base",), "adapter": ("adapter",), "both": ("base", "adapter")}
+ARMS = {"base": ("base",), "adapter": ("adapter",), "both": ("base", "adapter")}  # by --arm
 SHOWN = 8  # patients listed for a part of a subject_id
 HELP = """\
   10014729           open this patient; a part of a number lists those that have it; `random` opens
                      a validation patient
   any other text     a question about the open patient; the next one follows up on it
-  :new               forget the talk so far, keep the patient
+  :new               forget the conversation so far, keep the patient
   :base :adapter :both   who answers
   :as-of 2150-03-01  what was known at that time (with a time of day: 2150-03-01T18:00);
                      `:as-of` alone: the usual time
@@ -31,175 +30,220 @@ HELP = """\
   :quit              leave (so does Ctrl-D); Ctrl-C stops an answer"""
 
 
-def start(
-    source: SimpleNamespace, arm: str, as_of: datetime | None, args, randoms
-) -> SimpleNamespace:
-    """A talk with nobody yet: `said` is all that will be saved, `thread` what a further question follows up on."""
-    state = {"patient": None, "said": [], "thread": [], "model": None}
-    return SimpleNamespace(source=source, arm=arm, as_of=as_of, args=args, randoms=randoms, **state)
+@dataclass
+class Conversation:
+    """The state of a conversation, changed by what is typed.
+
+    `randoms` gives validation patients in the order drawn. `entries` are all questions so far,
+    which :save keeps; `thread` are those that the next question follows up on. `as_of` is the time
+    at which charts are opened, None for the usual one.
+    """
+
+    answerer: Answerer
+    randoms: Iterator[Chart]
+    as_of: datetime | None = None
+    patient: Patient | None = None
+    entries: list[transcript.Entry] = field(default_factory=list)
+    thread: list[transcript.Entry] = field(default_factory=list)
+
+    def open(self, name: object, as_of: datetime | None) -> None:
+        """Open a patient at a time, and forget the thread. Raises UserError for an unknown patient
+        or time.
+        """
+        self.patient, self.thread = patient.find(self.answerer.session, name, as_of), []
+
+    def opened(self) -> Patient:
+        """Return the open patient. Raises UserError when there is none."""
+        if self.patient is None:
+            raise UserError("no patient is open: type a subject_id or random first")
+        return self.patient
 
 
-# ---------------------------------------------------------------- the patient
-
-
-def parse_time(text: str) -> datetime:
-    """A date (its first minute) or a date and time, in the patient's shifted calendar. Raises UserError."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except (ValueError, TypeError):
-        moment = None
-    if moment is None or moment.tzinfo:
-        raise UserError(f"'{text}' is not a date: give one like 2150-03-01 or 2150-03-01T18:00")
-    return moment
-
-
-def chart(source: SimpleNamespace, name, as_of: datetime | None) -> SimpleNamespace:
-    """A patient's context at a time, or at the usual one. Raises UserError for an unknown patient and for a time of
-    which the chart cannot tell: before its first stay, after death, or over a year after the last discharge (until
-    then MIMIC-IV knows of deaths)."""
-    if not (str(name).isascii() and str(name).isdigit()):
-        raise UserError(f"'{name}' is not a subject_id: give a number such as 10014729, or random")
-    record = reader.record(source.store, int(name), columns.WANTED)
-    stays = facts.stays(record)
-    if as_of and stays:
-        ends = [p["dod"] + timedelta(days=1) for p in record["patients"] if "dod" in p]
-        ends += [s["dischtime"] + timedelta(days=365) for s in stays[-1:] if "dischtime" in s]
-        first, last = stays[0]["admittime"], min(ends, default=datetime.max)
-        if not first <= as_of <= last:
-            raise UserError(
-                f"the chart of subject_id {name} tells of {first} to {last}, not of {as_of}: give a time between"
-            )
-    as_of = as_of or prediction_times.latest(record, source.settings["seed"]).as_of
-    return SimpleNamespace(
-        subject_id=int(name), as_of=as_of, context=session.build(source, record, as_of)
-    )
-
-
-def open_patient(talk, name: str) -> None:
-    """Make a patient the one that is asked about, with a fresh talk. Raises UserError for an unknown one."""
-    if name == "random":
-        found = next(talk.randoms, None)
-        if found is None:
-            raise UserError(
-                "there is no further validation patient with a coded stay and a discharge home: give a number"
-            )
-        name = str(found[0])
-    talk.patient, talk.thread = chart(talk.source, name, talk.as_of), []
-
-
-def with_part(store: Path, part: str) -> list:
-    """The subject_ids that are this number, else those that begin with it, else those that contain it."""
-    ids = [str(subject_id) for subject_id in reader.split_of(store)]
-    return (
-        [i for i in ids if i == part]
-        or [i for i in ids if i.startswith(part)]
-        or [i for i in ids if part in i]
-    )
-
-
-def describe(patient) -> str:
-    cuts = ", ".join(f"{n} of {section}" for section, n in patient.context.cuts.items())
-    return (
-        f"\nsubject_id {patient.subject_id} as of {patient.as_of}: this is what the model gets\n\n"
-        f"{terminal.printable(patient.context.text)}\n"
-        + (f"\n(left out to fit: {cuts})\n" if cuts else "")
-    )
+def next_random(randoms: Iterator[Chart]) -> int:
+    """Return the subject_id of the next validation patient. Raises UserError when there is no
+    further one.
+    """
+    found = next(randoms, None)
+    if found is None:
+        raise UserError(
+            "there is no further validation patient with a coded stay and a discharge home: "
+            "give a number"
+        )
+    return found[0]
 
 
 # ---------------------------------------------------------------- asking
 
 
-def turns(talk, who: str, question: str) -> list:
-    """The conversation that asks `who` this question, after what they were asked and answered before.
+def turns(talk: Conversation, arm: str, question: str) -> list[Turn]:
+    """Return the conversation that asks `arm` this question, after what it was asked and answered
+    before.
 
-    Where that is longer than the model can read, the oldest questions go; the system prompt and the chart never do.
-    Raises UserError when not even the question alone fits.
+    Where that exceeds the model's context length, the oldest questions are left out; the system
+    prompt and the chart never are. Raises UserError when not even the question alone fits.
     """
+    answerer, opened = talk.answerer, talk.opened()
     earlier = [
-        (said["question"], said["answers"][who]["text"])
-        for said in talk.thread
-        if who in said["answers"]
+        (entry.question, entry.answers[arm].text) for entry in talk.thread if arm in entry.answers
     ]
-    budget = talk.args.max_new_tokens
     while True:
         asked = [question for question, _ in earlier] + [question]
-        first = context.messages(talk.source.settings, talk.patient.context.text, asked[0])
-        rest = [
-            {"role": role, "content": text}
-            for (_, answer), following in zip(earlier, asked[1:], strict=True)
-            for role, text in (("assistant", answer), ("user", following))
-        ]
-        if not earlier or session.room(talk.source, first + rest) >= budget:
-            session.check_room(talk.source, [first + rest], budget)
-            return first + rest
+        built = context.messages(answerer.session.settings, opened.context.text, asked[0])
+        for (_, answer), following in zip(earlier, asked[1:], strict=True):
+            built.append({"role": "assistant", "content": answer})
+            built.append({"role": "user", "content": following})
+        if not earlier or session.room(answerer.session, built) >= answerer.max_new_tokens:
+            session.check_room(answerer.session, [built], answerer.max_new_tokens)
+            return built
         earlier = earlier[1:]
 
 
-def entry(talk, patient, question: str, given: dict) -> dict:
-    """What is kept of one question: a line of the transcript."""
-    return {
-        "subject_id": patient.subject_id,
-        "as_of": str(patient.as_of),
-        "question": question,
-        "context": patient.context.text,
-        "answers": given,
-        "model": finding.model_name(talk.source.path),
-        "run": talk.args.run if "adapter" in given else None,
-    }
-
-
-def stream(talk, question: str) -> None:
-    """Print the answers as they come; Ctrl-C stops them and keeps the program."""
-    given, stopped = {}, False
-    for who in ARMS[talk.arm]:
-        print(f"\n--- {who} ---")
-        flow = generation.stream(
-            talk.model,
-            talk.source.tokenizer,
-            turns(talk, who, question),
-            who,
-            talk.args.max_new_tokens,
-        )
-        pieces, answer = [], None
-        try:
-            while answer is None:
-                try:
-                    pieces.append(next(flow))
-                    print(terminal.printable(pieces[-1]), end="", flush=True)
-                except StopIteration as end:
-                    answer = end.value
-        except KeyboardInterrupt:
-            stopped = True
-        finally:
-            flow.close()
-        given[who] = {"text": "".join(pieces).strip(), "ended": not stopped and answer.ended}
-        cut = "" if given[who]["ended"] else f"\n[cut at {talk.args.max_new_tokens} tokens]"
-        print("\n[stopped]" if stopped else cut)
+def ask(talk: Conversation, question: str) -> None:
+    """Print the answers as they are generated; Ctrl-C stops them and keeps the program."""
+    answers: dict[str, transcript.Reply] = {}
+    for arm in talk.answerer.arms:
+        print(f"\n--- {arm} ---")
+        answers[arm], stopped = _stream(talk, arm, question)
         if stopped:
             break
-    said = entry(talk, talk.patient, question, given) | {"turn": len(talk.thread) + 1}
-    talk.said.append(said)
-    talk.thread.append(said)
+    entry = transcript.entry(
+        talk.answerer, talk.opened(), question, answers, turn=len(talk.thread) + 1
+    )
+    talk.entries.append(entry)
+    talk.thread.append(entry)
 
 
-def save(talk) -> str:
-    """Write the transcript as JSON lines to a fresh private file."""
-    path = files.private_file(talk.source.store / "qa", time.strftime("%Y%m%d-%H%M%S-"), ".jsonl")
-    path.write_text("".join(json.dumps(line) + "\n" for line in talk.said), encoding="utf-8")
-    return str(path)
+def _stream(talk: Conversation, arm: str, question: str) -> tuple[transcript.Reply, bool]:
+    """Print one arm's answer as it is generated. Returns it, and whether Ctrl-C stopped it."""
+    answerer = talk.answerer
+    flow = generation.stream(
+        answerer.model,
+        answerer.session.tokenizer,
+        turns(talk, arm, question),
+        arm,
+        answerer.max_new_tokens,
+    )
+    pieces: list[str] = []
+    ended = stopped = False
+    try:
+        while True:
+            try:
+                pieces.append(next(flow))
+            except StopIteration as end:
+                ended = end.value.ended
+                break
+            print(terminal.printable(pieces[-1]), end="", flush=True)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        flow.close()
+    cut = "" if ended else f"\n[cut at {answerer.max_new_tokens} tokens]"
+    print("\n[stopped]" if stopped else cut)
+    return transcript.Reply("".join(pieces).strip(), ended and not stopped), stopped
 
 
-# ---------------------------------------------------------------- the terminal
+# ---------------------------------------------------------------- what can be typed
 
 
-def converse(talk) -> None:
+def open_typed(talk: Conversation, name: str) -> None:
+    """Open the patient with this number, or list those whose number contains it."""
+    if name == "random":
+        name = str(next_random(talk.randoms))
+    elif name.isdigit():
+        found = patient.with_part(talk.answerer.session.store, name)
+        if not found:
+            raise UserError(
+                f"no patient has {name} in their subject_id: type another number, or random"
+            )
+        if len(found) > 1:
+            rest = len(found) - SHOWN
+            more = f" and {rest:,} more: type more digits" if rest > 0 else ""
+            listed = ", ".join(found[:SHOWN])
+            print(f"{len(found):,} patients have {name} in their number: {listed}{more}")
+            return
+        name = found[0]
+    talk.open(name, talk.as_of)
+    show_context(talk)
+
+
+def let_answer(talk: Conversation, arm: str) -> None:
+    """Choose who answers. Raises UserError for the adapter where none is loaded."""
+    if arm != "base" and not talk.answerer.has_adapter:
+        raise UserError(
+            f"there is no adapter '{talk.answerer.run}': run `python train_qlora.py` "
+            "and start again"
+        )
+    talk.answerer = replace(talk.answerer, arms=ARMS[arm])
+    print(f"{arm} answers")
+
+
+def move_to(talk: Conversation, text: str) -> None:
+    """Show the open patient, and all opened later, as of a time; at the usual one when `text` is
+    empty.
+    """
+    as_of = patient.parse_time(text) if text else None
+    if talk.patient:
+        talk.open(talk.patient.subject_id, as_of)
+        show_context(talk)
+    talk.as_of = as_of
+
+
+def save(talk: Conversation) -> None:
+    """Keep the questions and answers so far in the storage folder."""
+    if not talk.entries:
+        raise UserError("nothing has been asked yet")
+    print(f"Saved {transcript.save(talk.answerer.session.store, talk.entries)}")
+
+
+def show_context(talk: Conversation) -> None:
+    """Print the context that the model gets."""
+    print(patient.describe(talk.opened()))
+
+
+def start_anew(talk: Conversation) -> None:
+    """Forget the thread and keep the patient."""
+    talk.opened()
+    talk.thread = []
+    print("a new conversation")
+
+
+COMMANDS: dict[str, Callable[[Conversation, str], None]] = {
+    ":patient": lambda talk, name: open_typed(talk, name or ":patient"),
+    ":base": lambda talk, _: let_answer(talk, "base"),
+    ":adapter": lambda talk, _: let_answer(talk, "adapter"),
+    ":both": lambda talk, _: let_answer(talk, "both"),
+    ":as-of": move_to,
+    ":save": lambda talk, _: save(talk),
+    ":context": lambda talk, _: show_context(talk),
+    ":new": lambda talk, _: start_anew(talk),
+    ":help": lambda *_: print(HELP),
+}
+
+
+def obey(talk: Conversation, line: str) -> None:
+    """Do what one typed line asks for. Raises UserError, which leaves the talk as it was."""
+    word, _, rest = line.partition(" ")
+    if line == "random" or line.isdigit():
+        open_typed(talk, line)
+    elif word in COMMANDS:
+        COMMANDS[word](talk, rest.strip())
+    elif word.startswith(":"):
+        print(f"{word} is unknown. What can be typed:\n{HELP}")
+    else:
+        talk.opened()
+        ask(talk, line)
+
+
+def converse(talk: Conversation) -> None:
     """Read lines from the terminal until :quit or the end of input."""
     remember_lines(talk)
+    who = next(name for name, arms in ARMS.items() if arms == talk.answerer.arms)
     print(
-        f"\nType a subject_id, a part of one, or random; then ask. {talk.arm} answers. :help lists what can be typed."
+        f"\nType a subject_id, a part of one, or random; then ask. {who} answers. "
+        ":help lists what can be typed."
     )
     if talk.patient:
-        print(describe(talk.patient))
+        show_context(talk)
     while True:
         try:
             line = input(f"{talk.patient.subject_id if talk.patient else 'patient'}> ").strip()
@@ -220,64 +264,15 @@ def converse(talk) -> None:
             print("\n[stopped]")
 
 
-def obey(talk, line: str) -> None:
-    """Do what one typed line asks for. Raises UserError, which leaves the conversation as it was."""
-    word, _, rest = line.partition(" ")
-    rest = rest.strip()
-    if line == "random" or word == ":patient" or line.isdigit():
-        name = rest or line
-        found = with_part(talk.source.store, name) if name.isdigit() else [name]
-        if not found:
-            raise UserError(
-                f"no patient has {name} in their subject_id: type another number, or random"
-            )
-        if len(found) > 1:
-            more = (
-                f" and {len(found) - SHOWN:,} more: type more digits" if len(found) > SHOWN else ""
-            )
-            print(
-                f"{len(found):,} patients have {name} in their number: {', '.join(found[:SHOWN])}{more}"
-            )
-            return
-        open_patient(talk, found[0])
-        print(describe(talk.patient))
-    elif word in (":base", ":adapter", ":both"):
-        if word != ":base" and not hasattr(talk.model, "peft_config"):
-            raise UserError(
-                f"there is no adapter '{talk.args.run}': run `python train_qlora.py` and start again"
-            )
-        talk.arm = word[1:]
-        print(f"{talk.arm} answers")
-    elif word == ":as-of":
-        as_of = parse_time(rest) if rest else None
-        if talk.patient:
-            talk.patient, talk.thread = chart(talk.source, talk.patient.subject_id, as_of), []
-            print(describe(talk.patient))
-        talk.as_of = as_of
-    elif word == ":save":
-        if not talk.said:
-            raise UserError("nothing has been asked yet")
-        print(f"Saved {save(talk)}")
-    elif word.startswith(":") and word not in (":new", ":context"):
-        print(HELP if word == ":help" else f"{word} is unknown. What can be typed:\n{HELP}")
-    elif talk.patient is None:
-        raise UserError("no patient is open: type a subject_id or random first")
-    elif word == ":context":
-        print(describe(talk.patient))
-    elif word == ":new":
-        talk.thread = []
-        print("a new talk")
-    else:
-        stream(talk, line)
-
-
-def remember_lines(talk) -> None:
-    """Line editing, with a history that is as private as the answers. Windows' own terminal has both."""
+def remember_lines(talk: Conversation) -> None:
+    """Turn on line editing, with a history as private as the answers. Windows' own terminal has
+    both.
+    """
     with contextlib.suppress(ImportError, OSError):
         import atexit
         import readline
 
-        path = files.private_folder(talk.source.store / "qa") / ".history"
+        path = files.private_folder(talk.answerer.session.store / "qa") / ".history"
         path.touch(mode=0o600)
         readline.read_history_file(path)
         readline.set_history_length(500)

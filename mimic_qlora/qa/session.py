@@ -1,35 +1,93 @@
-"""What an answer of steps 6 and 7 rests on: data, settings, model and adapter, with room for it in tokens."""
+"""A session of steps 6 and 7: the data, settings, model and adapters that every answer rests on."""
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimic_qlora.chart import columns, context, prediction_times
-from mimic_qlora.llm import chat, embedded, finding, loading
-from mimic_qlora.qa import session
+from mimic_qlora.llm import chat, embedded, finding, generation, loading
 from mimic_qlora.step import files, seeded, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def sources(store: Path, model: str | None) -> SimpleNamespace:
-    """What every answer rests on: manifest of step 1, settings of step 4, model folder and its tokenizer.
+Turn = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+Record = dict[str, Any]  # one patient, as step 1 writes it
 
-    Raises UserError when a step is missing or stale, or when the model's chat template is not that of the prompts.
+
+@dataclass(frozen=True)
+class Session:
+    """The data, settings and model folder of a run; nothing of it changes from one answer to the
+    next.
+
+    `manifest` is that of step 1, `settings` those that step 4 left in context.json, `path` the
+    folder of the base model, `labels` the name of each lab by its itemid, `count_tokens` the length
+    of a text in tokens.
+    """
+
+    store: Path
+    manifest: dict[str, Any]
+    settings: dict[str, Any]
+    path: Path
+    tokenizer: "PreTrainedTokenizerBase"
+    labels: dict[int, str]
+    count_tokens: Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A loaded model with its adapters, and how it answers.
+
+    `arms` are those that answer: "base", "adapter" or both. `run` names the adapter of step 5,
+    `max_new_tokens` bounds an answer, `batch_size` is the number of answers that are generated at
+    once.
+    """
+
+    session: Session
+    model: "PreTrainedModel"
+    arms: tuple[str, ...]
+    run: str
+    max_new_tokens: int
+    batch_size: int = 1
+
+    @property
+    def has_adapter(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+
+class Chart(NamedTuple):
+    """A patient of a split at the last time at which they may ask, with the context then."""
+
+    subject_id: int
+    moment: prediction_times.Moment
+    context: context.Context
+
+
+def load(store: Path, model: str | None) -> Session:
+    """Return the session of a storage folder and a base model (a folder, a hub name, or None for
+    the embedded one).
+
+    Raises UserError when a step is missing or stale, or when the model's chat template is not that
+    of the prompts.
     """
     manifest = storage.read_manifest(store, "subjects")
     settings = context.load_settings(store)
     path = finding.model_path(model, store)
     tokenizer = chat.load_tokenizer(path)
     if chat.template_sha256(tokenizer) != settings["template_sha256"]:
+        name, made_for = finding.model_name(path), settings["model"]
         raise UserError(
-            f"the prompts were made for {settings['model']}, whose chat template is another than that of "
-            f"{finding.model_name(path)}: give --model {settings['model']}, or run "
-            f"`{storage.command_for('prompts')} --model {finding.model_name(path)}` again"
+            f"the prompts were made for {made_for}, whose chat template differs from that of "
+            f"{name}: give --model {made_for}, or run "
+            f"`{storage.command_for('prompts')} --model {name}` again"
         )
-    return SimpleNamespace(
+    return Session(
         store=store,
         manifest=manifest,
         settings=settings,
@@ -40,39 +98,48 @@ def sources(store: Path, model: str | None) -> SimpleNamespace:
     )
 
 
-def first_lines(source: SimpleNamespace) -> str:
-    """Which data and which model: what a run says first."""
-    return f"{storage.data_line(source.manifest)}\n{finding.describe(source.path)}"
+def first_lines(session: Session) -> str:
+    """Return the two lines that a run prints first: which data and which model."""
+    return f"{storage.data_line(session.manifest)}\n{finding.describe(session.path)}"
 
 
-def trial_only(source: SimpleNamespace) -> bool:
-    """Whether the data or the model is a built-in one, so that the answers can show nothing about real use."""
-    return source.manifest["source"]["kind"] == "synthetic" or embedded.is_embedded(source.path)
+def trial_only(session: Session) -> bool:
+    """Return whether data or model are built-in ones, whose answers show nothing about real use."""
+    synthetic = session.manifest["source"]["kind"] == "synthetic"
+    return synthetic or embedded.is_embedded(session.path)
 
 
-def room(source: SimpleNamespace, conversation: list) -> float:
-    """How many tokens of an answer the model can read after this conversation."""
-    config = json.loads((source.path / "config.json").read_text(encoding="utf-8"))
-    prompt = len(chat.chat_ids(source.tokenizer, conversation, add_generation_prompt=True))
+def room(session: Session, conversation: list[Turn]) -> float:
+    """Return how many tokens of an answer the model can read after this conversation."""
+    config = json.loads((session.path / "config.json").read_text(encoding="utf-8"))
+    prompt = len(chat.chat_ids(session.tokenizer, conversation, add_generation_prompt=True))
     return config.get("max_position_embeddings", math.inf) - prompt
 
 
-def check_room(source: SimpleNamespace, conversations: list, max_new_tokens: int) -> None:
-    """Raise UserError when a prompt and its answer together are longer than the model can read: nothing is cut."""
-    least = min(room(source, conversation) for conversation in conversations)
+def check_room(session: Session, conversations: list[list[Turn]], max_new_tokens: int) -> None:
+    """Raise UserError when a prompt and its answer exceed the model's context length: nothing is
+    cut.
+    """
+    least = min(room(session, conversation) for conversation in conversations)
     if least < max_new_tokens:
         raise UserError(
-            f"the longest prompt leaves {least} tokens of those that the model can read for an answer: give a smaller "
-            "--max-new-tokens, or a shorter question"
+            f"the longest prompt leaves {least} tokens of the model's context length for an "
+            "answer: give a smaller --max-new-tokens, or a shorter question"
         )
 
 
+# ---------------------------------------------------------------- the model and its adapters
+
+
 def has_adapter(store: Path, run: str) -> bool:
+    """Return whether step 5 has left an adapter of this name."""
     return (store / "adapters" / run / "manifest.json").is_file()
 
 
-def check_runs(store: Path, runs: list) -> None:
-    """Raise UserError when a run of step 5 is missing or stale; where there are others, it names them."""
+def check_runs(store: Path, runs: Sequence[str]) -> None:
+    """Raise UserError when an adapter of step 5 is missing or stale; name the others where there
+    are any.
+    """
     there = sorted(path.parent.name for path in (store / "adapters").glob("[!.]*/manifest.json"))
     for run in runs:
         if there and run not in there:
@@ -83,53 +150,82 @@ def check_runs(store: Path, runs: list) -> None:
         storage.read_manifest(store, f"adapters/{run}")
 
 
-def load_arms(source: SimpleNamespace, runs: list):
-    """The 4-bit base with the adapters of these runs beside it, the first as "default" (see models.adapter_name).
+def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":
+    """Return the 4-bit base with the adapters of these runs, the first as "default"
+    (loading.adapter_name).
 
     Raises UserError when a run is missing, stale, or was trained on another base.
     """
     from tqdm import tqdm
 
-    check_runs(source.store, runs)
-    tqdm.write(
-        "Loading the model" + (f" and adapter {', '.join(runs)}" if runs else "")
-    )  # a bar may be on this line
-    model = loading.unpacked(loading.load_base(source.path))
+    check_runs(session.store, runs)
+    # a progress bar may be on this line
+    tqdm.write("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""))
+    model = loading.unpacked(loading.load_base(session.path))
     for place, run in enumerate(runs):
-        model = loading.load_adapter(
-            model, source.store / "adapters" / run, loading.adapter_name(place)
-        )
+        folder = session.store / "adapters" / run
+        model = loading.load_adapter(model, folder, loading.adapter_name(place))
     return model
 
 
-def identity(source: SimpleNamespace, runs: list) -> dict:
-    """What answers are made by: base and adapters by their content, the software, the device."""
+def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
+    """Return what answers are made by: base and adapters by their content, the software, the
+    device.
+    """
     import torch
 
+    weights = {run: session.store / "adapters" / run / "adapter_model.safetensors" for run in runs}
     return {
-        "model": finding.model_name(source.path),
-        "fingerprint": finding.fingerprint(source.path),
-        "runs": runs,  # their order: a digest forgets that of a dict, and the journal knows adapters by their place
-        "adapters": {
-            run: files.file_sha256(source.store / "adapters" / run / "adapter_model.safetensors")
-            for run in runs
-        },
+        "model": finding.model_name(session.path),
+        "fingerprint": finding.fingerprint(session.path),
+        # a digest ignores the order of a dict, and the cache knows adapters by their place
+        "runs": list(runs),
+        "adapters": {run: files.file_sha256(path) for run, path in weights.items()},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": storage.versions(),
     }
 
 
-def build(source: SimpleNamespace, record: dict, as_of) -> context.Context:
-    return context.build(record, as_of, source.settings, source.labels, source.count_tokens)
+def generate(
+    answerer: Answerer,
+    conversations: list[list[Turn]],
+    on_batch: Callable[[int], object] | None = None,
+) -> list[dict[str, generation.Answer]]:
+    """Return {arm: answer} for each conversation, each answered by every arm of the answerer.
+
+    `on_batch` is called with the number of answers that were just generated.
+    """
+    arms = answerer.arms
+    check_room(answerer.session, conversations, answerer.max_new_tokens)
+    flat = generation.generate(
+        answerer.model,
+        answerer.session.tokenizer,
+        [turns for turns in conversations for _ in arms],
+        [*arms] * len(conversations),
+        answerer.max_new_tokens,
+        answerer.batch_size,
+        on_batch,
+    )
+    rows = (flat[i : i + len(arms)] for i in range(0, len(flat), len(arms)))
+    return [dict(zip(arms, row, strict=True)) for row in rows]
 
 
-def charts(source: SimpleNamespace, split: str, seed: int) -> Iterator[tuple]:
-    """Yield (subject_id, moment, context) of a split's patients with a coded stay and a time to ask, shuffled."""
+# ---------------------------------------------------------------- patients
+
+
+def build(session: Session, record: Record, as_of: datetime) -> context.Context:
+    """Return the context of one patient at one time, by the settings of step 4."""
+    return context.build(record, as_of, session.settings, session.labels, session.count_tokens)
+
+
+def charts(session: Session, split: str, seed: int) -> Iterator[Chart]:
+    """Yield a split's patients with a coded stay and a time to ask, in an order drawn by `seed`."""
     members = [
-        subject_id for subject_id, name in reader.split_of(source.store).items() if name == split
+        subject_id for subject_id, name in reader.split_of(session.store).items() if name == split
     ]
     for subject_id in seeded.order(members, "trials", seed):
-        record = reader.record(source.store, subject_id, columns.WANTED)
-        found = prediction_times.of(record, source.settings["seed"])
-        if found and record["diagnoses_icd_labeled"]:
-            yield subject_id, found[-1], session.build(source, record, found[-1].as_of)
+        record = reader.record(session.store, subject_id, columns.WANTED)
+        moments = prediction_times.of(record, session.settings["seed"])
+        if moments and record["diagnoses_icd_labeled"]:
+            moment = moments[-1]
+            yield Chart(subject_id, moment, build(session, record, moment.as_of))

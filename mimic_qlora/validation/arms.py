@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mimic_qlora.chart import context
 from mimic_qlora.clinical import content
 from mimic_qlora.llm.loading import adapter_name
+from mimic_qlora.qa.session import Session
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.tasks import guidance
@@ -59,7 +60,7 @@ class Ask(NamedTuple):
     messages: list
 
 
-def asks(trials: list, arms: list, source: SimpleNamespace) -> list:
+def asks(trials: list, arms: list, source: Session) -> list:
     """Every trial put to every arm; what has no chart to be shown otherwise, to those that are asked as it stands."""
     examples = draw_examples(source) if any(arm.shown is with_examples for arm in arms) else []
     shared = SimpleNamespace(settings=source.settings, trials=trials, examples=examples)
@@ -113,7 +114,7 @@ def with_another_chart(trial, shared) -> list:
     return context.messages(shared.settings, other.chart.text, trial.question["question"])
 
 
-def draw_examples(source: SimpleNamespace) -> list:
+def draw_examples(source: Session) -> list:
     """Training records to show: with a caution, each of another symptom. Raises UserError when there is none."""
     with open(source.store / "prompts" / "train.jsonl", encoding="utf-8") as file:
         records = [json.loads(line) for line in islice(file, 1000)]

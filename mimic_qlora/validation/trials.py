@@ -5,12 +5,11 @@ import math
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from types import SimpleNamespace
 from typing import NamedTuple
 
 from mimic_qlora.chart import context, prediction_times
 from mimic_qlora.clinical import content
-from mimic_qlora.qa.session import charts
+from mimic_qlora.qa.session import Session, charts
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.tasks import guidance
@@ -46,7 +45,7 @@ def pairs(n: int, patients: list, questions: list) -> Iterator[tuple]:
         yield t + 1, patients[(t + t // period) % len(patients)], questions[t % len(questions)]
 
 
-def draw(source: SimpleNamespace, questions: list, n: int, split: str, seed: int) -> list:
+def draw(source: Session, questions: list, n: int, split: str, seed: int) -> list:
     """n trials, or as many as there are pairs. Raises UserError when no patient of the split can be asked about."""
     patients = list(islice(charts(source, split, seed), min(n, sys.maxsize)))
     if not patients:
@@ -73,7 +72,7 @@ def without_patient(prompts: list) -> list:
     ]
 
 
-def of_records(source: SimpleNamespace, n: int, split: str, seed: int) -> list:
+def of_records(source: Session, n: int, split: str, seed: int) -> list:
     """About n prompts of step 4 on a split's patients, half of each task that has one right answer; fewer where step 4
     made fewer. They are asked as in training."""
     path, found = source.store / "prompts" / f"{split}.jsonl", []

@@ -1,4 +1,4 @@
-"""Step 6: a patient's context as the model gets it, one question or a conversation, what it says about bad input."""
+"""Step 6: the context as the model gets it, one question, a conversation, batches, bad input."""
 
 import io
 import json
@@ -14,7 +14,7 @@ import qa_by_subject
 from helpers.storage_folders import TUNED_IDS as IDS
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.llm import chat, finding, generation
-from mimic_qlora.qa import conversation, session
+from mimic_qlora.qa import patient, session
 from mimic_qlora.step import command_line
 from mimic_qlora.subjects import reader
 
@@ -23,7 +23,7 @@ QUESTION = "My head hurts. What should I do?"
 
 @pytest.fixture
 def ask(tuned_store, tmp_path, monkeypatch, capsys):
-    """Run step 6 in this process: ask("--once", ..., typed=[lines]) -> (exit code, stdout, stderr)."""
+    """Run step 6 here: ask("--once", ..., typed=[lines]) -> (exit code, stdout, stderr)."""
     store, tiny = tmp_path / "storage", tuned_store.model
     shutil.copytree(tuned_store.path, store)
 
@@ -324,12 +324,13 @@ def test_a_time_of_which_the_chart_cannot_tell_is_refused(ask, as_of):
 
 
 def test_a_patient_opens_in_milliseconds(ask):
-    source = session.sources(ask.store, model_of(ask.store))
-    conversation.chart(source, IDS[0], None)
-    started = time.perf_counter()
+    """Of CPU time, so that a busy machine changes nothing; it takes some 1 ms."""
+    loaded = session.load(ask.store, model_of(ask.store))
+    patient.find(loaded, IDS[0], None)
+    began = time.process_time()
     for subject_id in IDS[:20]:
-        conversation.chart(source, subject_id, None)
-    assert (time.perf_counter() - started) / 20 < 0.1
+        patient.find(loaded, subject_id, None)
+    assert (time.process_time() - began) / 20 < 0.1
 
 
 # ---------------------------------------------------------------- many questions, and the check
@@ -419,7 +420,7 @@ def test_the_check_fails_for_a_broken_context(ask, monkeypatch, broken, says):
 
 
 def test_the_check_fails_for_a_record_that_is_gone(ask, monkeypatch):
-    charts = list(session.charts(session.sources(ask.store, model_of(ask.store)), "validation", 0))
+    charts = list(session.charts(session.load(ask.store, model_of(ask.store)), "validation", 0))
     monkeypatch.setattr(session, "charts", lambda *_: iter([(99, None, None), *charts[:1]]))
     monkeypatch.setattr(generation, "generate", ended)
     code, out, _ = ask("--check", "2")

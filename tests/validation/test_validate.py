@@ -24,7 +24,7 @@ from mimic_qlora.clinical import content
 from mimic_qlora.llm import generation, loading
 from mimic_qlora.qa import session
 from mimic_qlora.step import command_line, errors, files
-from mimic_qlora.validation import arms, delivery, ledger, power, trials
+from mimic_qlora.validation import arms, delivery, ledger, power, run, trials
 from mimic_qlora.validation import plan as plans
 from mimic_qlora.validation.scoring import likeness
 
@@ -305,7 +305,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_answers(run_validate, monke
 
     def answering(model, tokenizer, prompts, who, max_new_tokens, fits):
         """Says in each answer with which rows it was made, and that memory had room for three of them."""
-        if max_new_tokens == validate.PROBE_TOKENS:
+        if max_new_tokens == run.PROBE_TOKENS:
             return answer(model, tokenizer, prompts, who, max_new_tokens, fits)
         if len(batches) == last[0]:
             raise SystemExit(137)

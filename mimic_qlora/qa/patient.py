@@ -1,0 +1,85 @@
+"""The patient that is asked about: found by subject_id, at a time, with the context that the model
+gets.
+"""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from mimic_qlora.chart import columns, context, facts, prediction_times
+from mimic_qlora.display import text as terminal
+from mimic_qlora.qa import session
+from mimic_qlora.qa.session import Session, Turn
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import reader
+
+
+class Patient(NamedTuple):
+    """One patient at one time of their shifted calendar, with the context of that time."""
+
+    subject_id: int
+    as_of: datetime
+    context: context.Context
+
+    def turns(self, of: Session, question: str) -> list[Turn]:
+        """Return the conversation that asks one question about this patient."""
+        return context.messages(of.settings, self.context.text, question)
+
+
+def parse_time(text: object) -> datetime:
+    """Return a date (its first minute) or a date and time, in the shifted calendar. Raises
+    UserError.
+    """
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo:
+        raise UserError(f"'{text}' is not a date: give one like 2150-03-01 or 2150-03-01T18:00")
+    return moment
+
+
+def find(of: Session, name: object, as_of: datetime | None) -> Patient:
+    """Return a patient at a time, or at the usual one.
+
+    Raises UserError for an unknown patient, and for a time outside the chart: before the first
+    stay, after death, or over a year after the last discharge (until then MIMIC-IV records deaths).
+    """
+    if not (str(name).isascii() and str(name).isdigit()):
+        raise UserError(f"'{name}' is not a subject_id: give a number such as 10014729, or random")
+    subject_id = int(str(name))
+    record = reader.record(of.store, subject_id, columns.WANTED)
+    stays = facts.stays(record)
+    if as_of and stays:
+        ends = [p["dod"] + timedelta(days=1) for p in record["patients"] if "dod" in p]
+        ends += [s["dischtime"] + timedelta(days=365) for s in stays[-1:] if "dischtime" in s]
+        first, last = stays[0]["admittime"], min(ends, default=datetime.max)
+        if not first <= as_of <= last:
+            raise UserError(
+                f"the chart of subject_id {name} tells of {first} to {last}, not of {as_of}: "
+                "give a time between"
+            )
+    as_of = as_of or prediction_times.latest(record, of.settings["seed"]).as_of
+    return Patient(subject_id, as_of, session.build(of, record, as_of))
+
+
+def with_part(store: Path, part: str) -> list[str]:
+    """Return the subject_ids equal to this number, else those that begin with it, else those that
+    contain it.
+    """
+    ids = [str(subject_id) for subject_id in reader.split_of(store)]
+    return (
+        [i for i in ids if i == part]
+        or [i for i in ids if i.startswith(part)]
+        or [i for i in ids if part in i]
+    )
+
+
+def describe(patient: Patient) -> str:
+    """Return the context as the model gets it, with what was left out to fit the token budget."""
+    cuts = ", ".join(f"{n} of {section}" for section, n in patient.context.cuts.items())
+    left_out = f"\n(left out to fit: {cuts})\n" if cuts else ""
+    return (
+        f"\nsubject_id {patient.subject_id} as of {patient.as_of}: this is what the model gets\n\n"
+        f"{terminal.printable(patient.context.text)}\n{left_out}"
+    )
