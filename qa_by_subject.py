@@ -27,10 +27,9 @@ QUESTIONS = Path(__file__).resolve().parent / "run_files"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.Parser(__doc__)
     add = parser.add_argument
+    whole = command_line.positive_int
     add(
         "--subject-id",
         metavar="ID|random",
@@ -53,7 +52,7 @@ def arguments() -> argparse.Namespace:
         '"as_of": optional}, with a line of JSON; - reads standard input',
     )
     how.add_argument(
-        "--check", type=int, metavar="N", help="test the pipeline on N validation patients"
+        "--check", type=whole, metavar="N", help="test the pipeline on N validation patients"
     )
     add(
         "--as-of",
@@ -65,7 +64,12 @@ def arguments() -> argparse.Namespace:
         choices=("base", "adapter", "both"),
         help="who answers (default: both when there is an adapter, else base)",
     )
-    add("--run", default="default", help="which adapter of step 5 (default: %(default)s)")
+    add(
+        "--run",
+        type=command_line.folder_name,
+        default="default",
+        help="which adapter of step 5 (default: %(default)s)",
+    )
     add(
         "--model",
         help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
@@ -78,19 +82,18 @@ def arguments() -> argparse.Namespace:
     )
     add(
         "--max-new-tokens",
-        type=int,
+        type=whole,
         default=512,
         help="budget of an answer in tokens (default: %(default)s)",
     )
     add(
         "--batch-size",
-        type=int,
+        type=whole,
         default=16,
         help="answers generated at once by --batch, --check (default: %(default)s)",
     )
-    add(
-        "--seed", type=int, default=0, help="seed that picks random patients (default: %(default)s)"
-    )
+    picks = "seed that picks random patients (default: %(default)s)"
+    add("--seed", type=int, default=0, help=picks)
     command_line.add_arguments(parser, force=False)
     args = parser.parse_args()
     if args.once and not (args.subject_id and (args.question or "").strip()):
@@ -101,8 +104,6 @@ def arguments() -> argparse.Namespace:
         raise UserError(
             "--subject-id and --as-of are for one patient: leave them out with --batch and --check"
         )
-    command_line.check_positive(args, "max_new_tokens", "batch_size", "check")
-    command_line.check_run(args.run)
     return args
 
 
