@@ -110,7 +110,7 @@ def main():
         for r in rows
     ]
     print(
-        text_tables.terminal(
+        text_tables.text_table(
             shown, f"Studies without a difference: {args.simulations:,} of each shape"
         )
     )

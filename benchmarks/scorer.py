@@ -174,7 +174,9 @@ def written(questions: list, show_misses: bool) -> None:
             row[name] = f"{sum(flags)} of {len(flags)}"
         rows.append(row)
     print(
-        text_tables.terminal(rows, f"{len(found)} answers that others wrote: how many are flagged")
+        text_tables.text_table(
+            rows, f"{len(found)} answers that others wrote: how many are flagged"
+        )
     )
 
 
@@ -207,7 +209,7 @@ def edited(questions: list, kind: str, show_misses: bool) -> None:
         for name, members in groups.items()
     ]
     print(
-        text_tables.terminal(
+        text_tables.text_table(
             rows, f"Ideals edited by templates, {kind} words: how many are flagged"
         )
     )
@@ -239,7 +241,7 @@ def labelled(questions: list) -> None:
     found = labels.judged(answers, labels.read(place / "labels.csv"), questions)
     rows = labels.shown(labels.accuracy(found, arms), arms)
     print(
-        text_tables.terminal(
+        text_tables.text_table(
             rows,
             f"{len(answers)} labelled answers: found of what is there, false alarms of what is not",
         )

@@ -67,7 +67,7 @@ def main():
     arms = tuple(results.ARMS.values())
     judged = labels.judged(answers, labelled, content.load_questions(HERE))
     print(
-        text_tables.terminal(
+        text_tables.text_table(
             labels.shown(labels.accuracy(judged, arms), arms), f"{len(labelled)} labelled answers"
         )
     )

@@ -1,22 +1,34 @@
 """CSV files that a spreadsheet opens without running what stands in them."""
 
 import csv
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mimic_qlora.display import text
 
+_FORMULA = tuple("=+-@＝＋－＠")  # what a spreadsheet takes for the start of a formula
 
-def safe_cell(value):
-    """A CSV cell that no spreadsheet runs: text that starts like a formula gets a leading apostrophe."""
+
+def safe_cell(value: Any) -> Any:
+    """Return a CSV cell that no spreadsheet runs: formulas get an apostrophe in front."""
     if isinstance(value, str):
         value = text.printable(value.replace("\r\n", "\n"))
-        return f"'{value}" if value.lstrip().startswith(tuple("=+-@＝＋－＠")) else value
+        return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
     return "" if value is None else value
 
 
-def write(path: Path, rows: list, columns=None, first: tuple = ()) -> None:
-    """Rows as UTF-8 CSV: the given columns, else all that a row has, with those named in `first` in front."""
-    columns = columns or dict.fromkeys([*first, *(column for row in rows for column in row)])
+def write(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Iterable[str] | None = None,
+    first: Sequence[str] = (),
+) -> None:
+    """Write rows as UTF-8 CSV.
+
+    The columns are those given, else all that a row has, those named in `first` in front.
+    """
+    columns = list(columns or dict.fromkeys([*first, *(column for row in rows for column in row)]))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if columns:

@@ -1,47 +1,67 @@
-"""Plots, as SVG in a page."""
+"""Plots, as SVG images inside a page."""
 
 import base64
-import html
 import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from mimic_qlora.display.html import BLUE, GREY
+from markupsafe import Markup
+
+if TYPE_CHECKING:  # matplotlib takes most of a second to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# They differ in lightness too, for readers who cannot tell colours apart.
+INK, GREY, BLUE, ORANGE = "#1b1b1b", "#8a8a8a", "#20639b", "#d1691f"
+
+LONGEST_NAME = 52  # characters of a line's name beside a plot
 
 
-def figure(height: float, width: float = 8.6):
-    """An empty plot in the style of the page: (matplotlib Figure, Axes). Sizes in inches."""
+def figure(height: float, width: float = 8.6) -> "tuple[Figure, Axes]":
+    """Return an empty plot in the style of the pages, its sizes in inches."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     style = {
-        "svg.hashsalt": "mimic_qlora",
+        "svg.hashsalt": "mimic_qlora",  # keeps the ids in the SVG the same on every run
         "font.size": 9,
         "axes.edgecolor": GREY,
         "hatch.linewidth": 0.6,
     }
-    matplotlib.rcParams.update(style)  # the salt keeps the ids in the SVG the same on every run
+    matplotlib.rcParams.update(style)
     fig = Figure(figsize=(width, height), layout="constrained")
     axes = fig.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return fig, axes
 
 
-def image(fig, alt: str) -> str:
-    """A plot as an image inside the page. `alt` says in words what it shows."""
+def image(fig: "Figure", alt: str) -> Markup:
+    """Return a plot as an image on a clear ground. `alt` says in words what it shows."""
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/svg+xml;base64,{data}">'
+    return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(
+        alt, data
+    )
 
 
 def bars(
-    labels: list, values: list, xlabel: str, alt: str, log: bool, texts: list, hatched: list
-) -> str:
-    """Horizontal bars, the first on top, each with its text beside it; `hatched` bars are not of their exact length."""
+    labels: Sequence[str],
+    values: Sequence[float],
+    texts: Sequence[str],
+    hatched: Sequence[bool],
+    xlabel: str,
+    alt: str,
+    log: bool = False,
+) -> Markup:
+    """Return horizontal bars, the first on top, each with its text beside it.
+
+    A hatched bar stands for a value that is not known exactly.
+    """
     fig, axes = figure(0.6 + 0.21 * len(labels))
-    places = list(range(len(labels)))
-    drawn = axes.barh(places, values, color=BLUE, height=0.72, log=log)
+    drawn = axes.barh(list(range(len(labels))), values, color=BLUE, height=0.72, log=log)
     for bar, is_hatched in zip(drawn, hatched, strict=True):
         if is_hatched:
             bar.set(facecolor="white", edgecolor=BLUE, hatch="////")
@@ -52,9 +72,10 @@ def bars(
     return image(fig, alt)
 
 
-def name_lines(axes, labels: list) -> None:
+def name_lines(axes: "Axes", labels: Sequence[str]) -> None:
     """Name the lines of a plot at its left, the first on top; a long name is cut."""
-    axes.set_yticks(
-        range(len(labels)), [label if len(label) <= 52 else label[:51] + "…" for label in labels]
-    )
+    names = [
+        label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…" for label in labels
+    ]
+    axes.set_yticks(range(len(labels)), names)
     axes.set_ylim(len(labels) - 0.4, -0.6)

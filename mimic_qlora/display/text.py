@@ -1,4 +1,4 @@
-"""Text of charts and models as a terminal may show it: with nothing in it that steers, on one line, within a width."""
+"""Text of charts and models as a terminal may show it: inert, on one line, within a width."""
 
 import unicodedata
 
@@ -7,18 +7,18 @@ _STEERING = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 
 
 def printable(text: str) -> str:
-    """The text without what could steer a terminal: control, formatting and bidirectional characters. Newlines stay."""
+    """Return the text without control, formatting and bidirectional characters. Newlines stay."""
     text = text.replace("\t", " ")
     return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in _STEERING)
 
 
 def folded(text: str) -> str:
-    """The printable text as one line, with single spaces between the words."""
+    """Return the printable text as one line, with single spaces between the words."""
     return " ".join(printable("\n".join(text.splitlines())).split())
 
 
 def one_line(text: str, width: int) -> str:
-    """The text in quotation marks on one line of at most `width` terminal columns, newlines folded."""
+    """Return the text in quotation marks on one line, cut to `width` terminal columns."""
     text = folded(text)
     room, kept = width - 2, ""
     if columns(text) > room:
@@ -31,7 +31,12 @@ def one_line(text: str, width: int) -> str:
 
 
 def columns(text: str) -> int:
-    """Terminal columns that the text takes: East Asian wide characters and emoji take two, combining marks none."""
+    """Return the terminal columns that the text takes.
+
+    East Asian wide characters and emoji take two, combining marks none.
+    """
+    if text.isascii():
+        return len(text)
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text

@@ -44,16 +44,18 @@ def report(result, says: list) -> None:
     ]
     heading = "Targets: AUROC on test patients, beside that of the numbers of rows alone"
     print(
-        text_tables.terminal(selection_page.said_undefined(result.metrics), heading, columns=names)
+        text_tables.text_table(
+            selection_page.said_undefined(result.metrics), heading, columns=names
+        )
     )
     names = ["column", "permutation_drop", "drop_low", "drop_high", "selected_share", "best_target"]
     top = f"Most important columns, the first {TOP}: fall of AUROC when permuted, with 95% interval"
-    print(text_tables.terminal(result.lists["important"][:TOP], top, columns=names))
+    print(text_tables.text_table(result.lists["important"][:TOP], top, columns=names))
     least = result.lists["least"][-TOP:]
     heading = "Least important columns, proven free to go"
     if least:
         heading += f": the last {len(least)} of {len(result.lists['least'])}"
-    print(text_tables.terminal(least, heading, columns=["column", "reason"]))
+    print(text_tables.text_table(least, heading, columns=["column", "reason"]))
     print("\n" + wrapped(says))
 
 

@@ -104,7 +104,7 @@ def write(path: Path, result, odd: list, says: list, manifest: dict) -> None:
         + "; ".join(f"{name}: {what}" for name, what in verdicts.VERDICTS.items())
         + "."
     ]
-    html.write(path, "Which columns matter", lead, sections)
+    html.write_page(path, "Which columns matter", lead, sections)
 
 
 _CHANGE = ["columns", "change", "low", "high"]
@@ -121,26 +121,26 @@ def plot_skill(metrics: list) -> str:
         if row["auroc_low"] is not None
     ]
     ends = [[row[end] for _, row in bounded] for end in ("auroc_low", "auroc_high")]
-    axes.hlines([place for place, _ in bounded], *ends, color=html.BLUE, linewidth=2)
+    axes.hlines([place for place, _ in bounded], *ends, color=plots.BLUE, linewidth=2)
     axes.plot(
         [row["auroc"] for row in rows],
         places,
         "o",
-        color=html.BLUE,
+        color=plots.BLUE,
         label="all columns, 95% interval",
     )
     axes.plot(
         [row["auroc_rows"] for row in rows],
         places,
         "x",
-        color=html.ORANGE,
+        color=plots.ORANGE,
         label="numbers of rows alone",
     )
     for place in set(range(len(metrics))) - set(places):
         axes.text(
-            0.01, place, "undefined on the test patients", va="center", fontsize=8, color=html.GREY
+            0.01, place, "undefined on the test patients", va="center", fontsize=8, color=plots.GREY
         )
-    axes.axvline(0.5, color=html.GREY, linestyle="--", linewidth=1)
+    axes.axvline(0.5, color=plots.GREY, linestyle="--", linewidth=1)
     plots.name_lines(axes, [row["label"] for row in metrics])
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("AUROC on test patients (dashed: chance)")
@@ -159,12 +159,12 @@ def plot_importance(rows: list, judged) -> str:
         [abs(row["permutation_drop"] - row[end]) for row in rows]
         for end in ("drop_low", "drop_high")
     ]
-    drawn = axes.barh(places, drops, xerr=reach, height=0.7, color=html.BLUE, ecolor=html.INK)
+    drawn = axes.barh(places, drops, xerr=reach, height=0.7, color=plots.BLUE, ecolor=plots.INK)
     for bar, row in zip(drawn, rows, strict=True):
         if row["verdict"] != "important":
-            bar.set(facecolor="white", edgecolor=html.BLUE, hatch="////")
+            bar.set(facecolor="white", edgecolor=plots.BLUE, hatch="////")
     axes.axvline(
-        judged.limit, color=html.ORANGE, linestyle="--", label="95% of the shadows are below"
+        judged.limit, color=plots.ORANGE, linestyle="--", label="95% of the shadows are below"
     )
     plots.name_lines(axes, [row["column"] for row in rows])
     axes.set_xscale("symlog", linthresh=0.002)
@@ -184,16 +184,16 @@ def plot_null(rows: list, judged) -> str:
     span = max(abs(judged.limit) * 6, 1e-3)
     edges = np.linspace(-span / 2, span, 37)
     inside = [np.clip(values, edges[0], edges[-1]) for values in (real, judged.null)]
-    axes.hist(inside[0], edges, color=html.BLUE, label="columns")
+    axes.hist(inside[0], edges, color=plots.BLUE, label="columns")
     axes.hist(
         inside[1],
         edges,
         facecolor="none",
-        edgecolor=html.ORANGE,
+        edgecolor=plots.ORANGE,
         hatch="////",
         label="their shadows",
     )
-    axes.axvline(judged.limit, color=html.INK, linestyle="--", linewidth=1)
+    axes.axvline(judged.limit, color=plots.INK, linestyle="--", linewidth=1)
     axes.set_xlabel("mean fall of AUROC; what lies beyond the ends is put into the last bars")
     axes.set_ylabel("columns")
     axes.set_yscale("symlog")
@@ -215,11 +215,11 @@ def plot_ablation(step) -> str:
         places,
         [row["low"] for row in rows],
         [row["high"] for row in rows],
-        color=html.BLUE,
+        color=plots.BLUE,
         linewidth=2,
     )
-    axes.plot([row["change"] for row in rows], places, "o", color=html.BLUE)
-    axes.axvline(0, color=html.GREY, linestyle="--", linewidth=1)
+    axes.plot([row["change"] for row in rows], places, "o", color=plots.BLUE)
+    axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
     plots.name_lines(axes, [row["label"] for row in rows])
     axes.set_xlabel(
         f"change of AUROC without {step.columns} columns, with 95% interval (left of 0: a loss)"
@@ -233,8 +233,8 @@ def plot_reliability(rows: list) -> str:
     """Risk as found over risk as told; on the dashed line the models are calibrated."""
     fig, axes = plots.figure(3.4, 4.2)
     told, found = ([row[name] for row in rows] for name in ("told_share", "found_share"))
-    axes.plot([0, 1], [0, 1], linestyle="--", color=html.GREY, linewidth=1)
-    axes.plot(told, found, "o-", color=html.BLUE)
+    axes.plot([0, 1], [0, 1], linestyle="--", color=plots.GREY, linewidth=1)
+    axes.plot(told, found, "o-", color=plots.BLUE)
     axes.set_xlabel("risk as the models tell it")
     axes.set_ylabel("share of patients with the target")
     return plots.image(

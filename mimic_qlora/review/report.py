@@ -185,7 +185,7 @@ def text(found: dict) -> str:
     paragraphs = [
         findings.table(differences, adjusted, METRICS),
         *(textwrap.fill(sentence, 100) for sentence in sentences(found)),
-        text_tables.terminal(agreements(found), AGREEMENT),
+        text_tables.text_table(agreements(found), AGREEMENT),
         textwrap.fill(MEASURES, 100),
     ]
     return "\n".join([*lines, "", paragraphs[0], "", *paragraphs[1:]])

@@ -15,7 +15,7 @@ def print_tables(tables: dict, skipped: list, min_cell: int) -> None:
         if name == "missing":
             print(f"\n{empty_columns(rows)} (missing.csv has them all)")
         elif name != "diagnoses_histogram":
-            print(text_tables.terminal(rows, heading))
+            print(text_tables.text_table(rows, heading))
             if name in summaries.NOTES:
                 print(textwrap.fill(summaries.NOTES[name], text_tables.WIDTH))
     print(
@@ -57,7 +57,7 @@ def write_tables(folder: Path, tables: dict, manifest: dict, min_cell: int) -> N
 
 def write_page(path: Path, tables: dict, skipped: list, manifest: dict, min_cell: int) -> None:
     """All tables and their plots as one page."""
-    from mimic_qlora.display import html, plots, text_tables
+    from mimic_qlora.display import cells, html, plots
     from mimic_qlora.summary import tables as summaries
 
     def plot(name: str, value: str, label, xlabel: str, log: bool = False) -> str:
@@ -66,9 +66,9 @@ def write_page(path: Path, tables: dict, skipped: list, manifest: dict, min_cell
             not isinstance(row[value], int) for row in rows
         ]  # drawn as hatched bars up to the limit
         values = [min_cell if s else row[value] for row, s in zip(rows, small, strict=True)]
-        texts = [text_tables.shown(row[value]) for row in rows]
+        texts = [cells.shown(row[value]) for row in rows]
         alt = f"{heading}, as bars; the table below has the numbers"
-        return plots.bars([label(row) for row in rows], values, xlabel, alt, log, texts, small)
+        return plots.bars([label(row) for row in rows], values, texts, small, xlabel, alt, log)
 
     def diagnosis(row: dict) -> str:
         return f"ICD-{row['icd_version']} {row['icd_code']} {row['title']}"
@@ -98,4 +98,4 @@ def write_page(path: Path, tables: dict, skipped: list, manifest: dict, min_cell
         parts += [html.paragraph(summaries.NOTES[name])] if name in summaries.NOTES else []
         sections.append((heading, parts))
     lead = [html.data_line(manifest), *skipped, privacy(min_cell) + "."]
-    html.write(path, "Summary of the patients", lead, sections)
+    html.write_page(path, "Summary of the patients", lead, sections)

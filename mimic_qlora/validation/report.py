@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import yaml
+from markupsafe import Markup
 
 from mimic_qlora.clinical import content
 from mimic_qlora.display import html as page
@@ -79,12 +80,11 @@ def write(
             ],
         ),
     ]
-    page.write(
+    page.write_page(
         path,
         "Base against adapter",
         [*lead, reviewed.capitalize() + "."],
-        sections,
-        style=(ASSETS / "report.css").read_text(encoding="utf-8"),
+        [page.Section(heading, [Markup(part) for part in parts]) for heading, parts in sections],
         script=(ASSETS / "report.js").read_text(encoding="utf-8"),
     )
 

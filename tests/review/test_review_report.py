@@ -97,7 +97,8 @@ def test_the_report_finds_the_taste_of_simulated_raters(tmp_path):
     assert found["marked_at_once"]["share"] == 1.0
     assert 0.3 < found["left_preferred"]["share"] < 0.7
     report = results / "report.html"
-    html.write(report, "Base against adapter", [], [("Before", ["<p>as it was</p>"])])
+    before = html.Section("Before", [html.paragraph("as it was")])
+    html.write_page(report, "Base against adapter", [], [before])
     for _ in range(2):  # a second report takes the place of the first
         report.write_text(ratings_report.include(report.read_text(), found))
     shown = report.read_text()

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import ROOT
-from mimic_qlora.display import text_tables
 from mimic_qlora.subjects import database
 from mimic_qlora.summary import disclosure, record_lengths
 from mimic_qlora.summary import tables as summaries
@@ -299,12 +298,3 @@ def test_columns_that_the_source_did_not_have_are_null(store):
     assert con.execute("SELECT count(*), count(dose_val_rx) FROM prescriptions").fetchall() == [
         (15, 0)
     ]
-
-
-def test_terminal_tables_cut_text_and_never_numbers():
-    text = text_tables.terminal([{"title": "long words " * 20, "n": 1234567}], "Title")
-    assert (
-        max(map(len, text.splitlines())) <= text_tables.WIDTH
-        and "1,234,567" in text
-        and "…" in text
-    )

@@ -1,0 +1,53 @@
+"""Pages: everything is escaped, nothing is loaded, tables as people read them."""
+
+import re
+import stat
+
+from markupsafe import Markup
+
+from mimic_qlora.display import html, plots
+
+NASTY = "<script>alert(1)</script>"
+
+
+def test_text_in_every_place_of_a_page_is_escaped(tmp_path):
+    rows = [{"name": NASTY, "n": 1}]
+    parts = [html.paragraph(NASTY), html.table(rows, NASTY, folded=NASTY), NASTY]
+    html.write_page(tmp_path / "p.html", NASTY, [NASTY], [html.Section(NASTY, parts)])
+    page = (tmp_path / "p.html").read_text()
+    assert "<script" not in page and page.count("&lt;script&gt;") == 9
+    assert stat.S_IMODE((tmp_path / "p.html").stat().st_mode) == 0o600
+
+
+def test_a_page_loads_nothing_and_has_the_one_style_sheet(tmp_path):
+    plot = plots.bars(["a"], [1.0], ["1"], [False], "n", 'a "plot"')
+    script = "let few = 1 < 2;"
+    html.write_page(tmp_path / "p.html", "T", [], [html.Section("S", [plot])], script=script)
+    page = (tmp_path / "p.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)|@import|url\(", page)
+    assert (html.PAGES / "page.css").read_text() in page and script in page
+    assert "default-src 'none'" in page and 'alt="a &#34;plot&#34;"' in page
+
+
+def test_a_table_has_numbers_as_people_read_them_flush_right():
+    rows = [{"table_name": "a", "rows": 1234, "share": 0.5}, {"table_name": "  b"} | NONE]
+    table = html.table(rows, "Caption")
+    assert '<th scope="col" class="n">rows</th>' in table and ">table name</th>" in table
+    assert '<td class="n">1,234</td><td class="n">50.0%</td>' in table
+    assert '<td class="in">b</td>' in table and "<caption>Caption</caption>" in table
+
+
+NONE = {"rows": None, "share": None}
+
+
+def test_a_table_can_be_folded_or_empty():
+    assert html.table([{"a": 1}], folded="Open").startswith("<details><summary>Open</summary>")
+    assert html.table([], "Nothing") == Markup("<p>Nothing: none.</p>")
+
+
+def test_a_template_of_a_step_extends_the_shared_base(tmp_path):
+    (tmp_path / "own.html").write_text(
+        '{% extends "base.html" %}{% block main %}<p>{{ said }}</p>{% endblock %}'
+    )
+    page = html.render("own.html", tmp_path, title="Own", said=NASTY)
+    assert "<title>Own</title>" in page and "<p>&lt;script&gt;" in page and "--ink" in page
