@@ -199,7 +199,7 @@ def kill(convert: list, store: Path) -> str:
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     again = measure(command, stderr=subprocess.DEVNULL).cpu_s
-    more = spent + again - alone
+    more = spent + again - alone  # CPU seconds
     return (
         f"{alone:.1f} CPU s alone, {spent:.1f} + {again:.1f} with the kill: {more:.1f} CPU s more"
     )
