@@ -102,7 +102,7 @@ def tuned_store(tmp_path_factory):
     done = run_script("convert_to_jsonl.py", "--mimic-dir", mimic, storage=path)
     assert done.returncode == 0, done.stderr
 
-    inputs = {"subjects": store.read_manifest(path, "subjects")["id"]}
+    inputs = {"subjects": store.verified_manifest(path, "subjects")["id"]}
     with store.step_output(path, "prompts", {}, inputs) as out:
         settings = {
             "system_prompt": "Help.",

@@ -73,8 +73,14 @@ def table(
     columns = list(columns or rows[0])
     numeric = {column for column in columns if is_numeric(rows, column)}
     lines = [[_cell(row, column, column in numeric) for column in columns] for row in rows]
-    values = {"caption": caption, "columns": columns, "numeric": numeric, "folded": folded}
-    return render("table.html", lines=lines, **values)
+    return render(
+        "table.html",
+        caption=caption,
+        columns=columns,
+        numeric=numeric,
+        lines=lines,
+        folded=folded,
+    )
 
 
 def _cell(row: Row, column: str, is_number: bool) -> tuple[bool, str, bool]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.llm import chat, embedded, finding, generation, loading
-from mimic_qlora.step import files, seeded, storage
+from mimic_qlora.step import files, manifests, seeded, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
@@ -182,7 +182,7 @@ def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
         "runs": list(runs),
         "adapters": {run: files.file_sha256(path) for run, path in weights.items()},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": storage.versions(),
+        "versions": manifests.versions(),
     }
 
 

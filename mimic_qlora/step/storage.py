@@ -1,25 +1,35 @@
-"""The storage folder: where it is, who may read it, and how a step's output comes to stand in it, whole or not."""
+"""The storage folder: where it is, and how a step's output takes its place there, whole or not.
+
+While a run writes, its output is in `.<step>.partial`; at the end that folder is renamed. A lock
+beside it keeps a second run of the step out.
+"""
 
 import contextlib
-import functools
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any, cast
 
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UpToDate, UserError
-from mimic_qlora.step.files import digest, file_sha256, write_json
-from mimic_qlora.step.version import VERSION
+from mimic_qlora.step.files import write_json
+from mimic_qlora.step.manifests import (
+    NAME,
+    RUN_ID,
+    SCHEMA_VERSION,
+    FinishedManifest,
+    Manifest,
+    damaged_files,
+    finish_manifest,
+    is_up_to_date,
+    new_manifest,
+)
 
-SCHEMA_VERSION = 1
-RUN_ID = ".run.json"  # in a folder being written: which run it belongs to
-
-# Which command leaves which folder: what an error message tells the user to run.
+# The command that writes each folder, for messages that tell the user what to run.
 COMMANDS = {
     "subjects": "python convert_to_jsonl.py",
     "summary": "python summarize_jsonl.py",
@@ -31,14 +41,27 @@ COMMANDS = {
 }
 
 
+@dataclass(slots=True)
+class StepOutput:
+    """A folder that a step writes its output into."""
+
+    path: Path  # private; empty, or what an interrupted run of the same content left
+    manifest: Manifest
+    facts: dict[str, Any] = field(default_factory=dict)  # counts and the like, for the manifest
+
+
 def open_storage(argument: str | None = None, create: bool = False) -> Path:
-    """The storage folder, readable by its owner alone. Raises UserError when it is missing and not to be made."""
+    """Return the storage folder, readable by its owner alone.
+
+    Raises UserError if it is missing and not to be made, or cannot be written.
+    """
     path = Path(argument or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
     if path.exists() and not path.is_dir():
         raise UserError(f"the storage folder {path} is a file: give another one with --storage")
     if not path.exists() and not create:
         raise UserError(
-            f"there is no storage folder {path}: run `{COMMANDS['subjects']}` first or give --storage"
+            f"there is no storage folder {path}: "
+            f"run `{COMMANDS['subjects']}` first or give --storage"
         )
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(PermissionError):
@@ -51,75 +74,54 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
 
 
 def command_for(step: str) -> str:
+    """Return the command that writes a step's folder, such as "adapters/default"."""
     return COMMANDS[step.split("/")[0]]
 
 
-def read_manifest(storage: Path, step: str) -> dict:
-    """The manifest of an earlier step.
+def verified_manifest(storage: Path, step: str) -> FinishedManifest:
+    """Return the manifest of an earlier step after checking that its folder can be relied on.
 
-    Raises UserError, naming the command to run, when the step is missing or damaged, was written by another schema
-    version, or rests on an earlier step that has changed since.
+    All its files must be as they were written, and so must the earlier steps that it rests on.
+    Raises UserError, with the command to run, if the step is missing, damaged, older than a step
+    that it rests on, or of another schema version.
     """
     place = storage / step
     if not place.exists() and _previous(place).exists():
         with locked(place, step):
             recover(place)
-    path = place / "manifest.json"
-    if not path.exists():
-        raise UserError(f"{place} is missing: run `{command_for(step)}` first")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, inputs = manifest["schema_version"], manifest["inputs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} cannot be read: run `{command_for(step)} --force` to write it anew"
-        ) from None
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{place} has schema version {version}, this software reads {SCHEMA_VERSION}: "
-            f"run `{command_for(step)} --force`"
-        )
+    manifest = _read(place, step)
     if damaged := damaged_files(place, manifest):
         raise UserError(
-            f"{damaged[0]} is missing or was changed since it was written ({len(damaged):,} such in {place}): "
-            f"run `{command_for(step)}` to write it anew"
+            f"{damaged[0]} is missing or was changed since it was written "
+            f"({len(damaged):,} such in {place}): run `{command_for(step)}` to write it again"
         )
-    for name, recorded in inputs.items():
-        if (
-            name.split("/")[0] in COMMANDS
-            and recorded
-            and read_manifest(storage, name)["id"] != recorded
-        ):
+    for name, recorded in manifest["inputs"].items():
+        is_step = name.split("/")[0] in COMMANDS
+        if is_step and recorded and verified_manifest(storage, name)["id"] != recorded:
             raise UserError(
                 f"{place} was made from an older {name}: run `{command_for(step)}` again"
             )
     return manifest
 
 
-def written(path: Path, folder: Path) -> dict:
-    """What a manifest says of a file of its folder: its size and, unless it is one of many parts, its SHA-256 sum."""
-    stat = path.stat()
-    whole = (
-        {"sha256": _sha256(path, stat.st_size, stat.st_mtime_ns)} if path.parent == folder else {}
-    )
-    return {"bytes": stat.st_size, **whole}
-
-
-@functools.cache
-def _sha256(
-    path: Path, n_bytes: int, mtime_ns: int
-) -> str:  # one run asks for the same file many times
-    return file_sha256(path)
-
-
-def damaged_files(place: Path, manifest: dict) -> list:
-    """The files of a step's folder that are gone or not what the manifest says."""
-    files = {place / name: recorded for name, recorded in manifest.get("files", {}).items()}
-    return [
-        path
-        for path, recorded in files.items()
-        if not path.is_file() or written(path, place) != recorded
-    ]
+def _read(place: Path, step: str) -> FinishedManifest:
+    """Return the manifest in a step's folder. Raises UserError if it cannot be read."""
+    path = place / NAME
+    if not path.exists():
+        raise UserError(f"{place} is missing: run `{command_for(step)}` first")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = manifest["schema_version"], manifest["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} cannot be read: run `{command_for(step)} --force` to write it again"
+        ) from None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{place} has schema version {version}, this software reads {SCHEMA_VERSION}: "
+            f"run `{command_for(step)} --force`"
+        )
+    return cast(FinishedManifest, manifest)
 
 
 def _previous(place: Path) -> Path:
@@ -127,9 +129,10 @@ def _previous(place: Path) -> Path:
 
 
 def recover(place: Path) -> None:
-    """Put back the previous output if a run was killed between the two renames of `replace_folder`.
+    """Put the previous output back if a run was killed between the renames of `replace_folder`.
 
-    For who holds the step's lock: to anyone else a run that is between the two renames just now looks like a dead one.
+    Call only while holding the step's lock. Without it, a run that is between its two renames
+    looks like one that was killed.
     """
     old = _previous(place)
     if old.exists():
@@ -140,7 +143,7 @@ def recover(place: Path) -> None:
 
 
 def replace_folder(temp: Path, place: Path) -> None:
-    """Put `temp` in the place of `place`; at any moment one whole folder can be found (see `recover`)."""
+    """Put `temp` in the place of `place`. A kill leaves one whole folder (see `recover`)."""
     old = _previous(place)
     recover(place)
     if place.exists():
@@ -171,86 +174,21 @@ def locked(place: Path, step: str) -> Iterator[None]:
         lock.release()
 
 
-def new_manifest(step: str, settings: dict, inputs: dict) -> dict:
-    """A manifest whose `id` names the content: equal settings, inputs and software give an equal id."""
-    identity = {
-        "step": step,
-        "schema_version": SCHEMA_VERSION,
-        "software": VERSION,
-        "settings": settings,
-        "inputs": inputs,
-    }
-    return {"id": digest(identity), **identity}
-
-
-def is_up_to_date(place: Path, manifest: dict) -> bool:
-    try:
-        found = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        if found["id"] != manifest["id"]:
-            return False
-    except (OSError, ValueError, KeyError):
-        return False
-    if damaged := damaged_files(place, found):
-        print(
-            f"{damaged[0]} is missing or was changed since it was written: the step is done again",
-            flush=True,
-        )
-    return not damaged
-
-
-def versions() -> dict:
-    """The versions of Python and of the libraries that shape a result."""
-    from importlib.metadata import distributions
-
-    wanted = {
-        "pyarrow",
-        "pandas",
-        "duckdb",
-        "xgboost",
-        "torch",
-        "transformers",
-        "peft",
-        "bitsandbytes",
-        "accelerate",
-    }
-    found = {d.name: d.version for d in distributions() if d.name in wanted}
-    return {"python": sys.version.split()[0], **dict(sorted(found.items()))}
-
-
-def finish_manifest(folder: Path, manifest: dict, started: float) -> dict:
-    """Add what does not belong to the identity: which files are in the folder, when, how long, with which libraries."""
-    (folder / ".manifest.json.new").unlink(
-        missing_ok=True
-    )  # all that a kill while it was written left
-    for_people = {RUN_ID, "README.md"}  # into a card they may write
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.name not in for_people
-    )
-    return {
-        **manifest,
-        "files": {path.relative_to(folder).as_posix(): written(path, folder) for path in files},
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "seconds": round(time.time() - started, 1),
-        "versions": versions(),
-    }
-
-
 @contextlib.contextmanager
 def step_output(
     storage: Path,
     step: str,
-    settings: dict,
-    inputs: dict,
+    settings: dict[str, Any],
+    inputs: dict[str, Any],
     force: bool = False,
     resumable: bool = False,
-):
-    """A folder to write a step's output into; it takes its place, with a manifest, only when the block ends well.
+) -> Iterator[StepOutput]:
+    """Yield a folder for a step's output; it takes its place only when the block ends well.
 
-    `inputs` maps the name of an earlier step to its manifest id, or any other name to what identifies that input.
-    Yields an object with `path` (fresh, private) and `manifest` (a dict to add counts to).
-    With `resumable`, what a killed or interrupted run of the same content had written is still in `path`; the step
-    says itself which of it is whole.
-    Raises UpToDate when the place already holds the output of an equal run and `force` is not given.
+    `inputs` maps the name of an earlier step to its manifest's id, or any other name to what
+    identifies that input. With `resumable`, the folder holds what an interrupted run of the same
+    content had written; the step itself knows which of it is whole.
+    Raises UpToDate if the place already holds the output of an equal run, unless `force` is given.
     """
     place = storage / step
     with locked(place, step):
@@ -264,10 +202,11 @@ def step_output(
             temp.mkdir(mode=0o700)
             write_json(temp / RUN_ID, manifest["id"])
         started = time.time()
+        output = StepOutput(temp, manifest)
         try:
-            output = SimpleNamespace(path=temp, manifest=manifest)
             yield output
-            write_json(temp / "manifest.json", finish_manifest(temp, output.manifest, started))
+            told = {**output.manifest, **output.facts}
+            write_json(temp / NAME, finish_manifest(temp, told, started))
             (temp / RUN_ID).unlink()
             replace_folder(temp, place)
         except BaseException as error:
@@ -277,15 +216,21 @@ def step_output(
 
 
 def _interrupted_run(temp: Path) -> str | None:
+    """Return the id of the run that left a partial folder; None if nothing can go on from it."""
     try:
         return json.loads((temp / RUN_ID).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def data_line(manifest: dict) -> str:
-    """One line that says which data a run works on, from the manifest of step 1."""
+def data_line(manifest):  # until its last caller uses subjects.manifest
     source = manifest["source"]
     if source["kind"] == "synthetic":
-        return f"Data: built-in synthetic MIMIC-IV, {source['patients']:,} patients: for trying out, never for results"
+        return (
+            f"Data: built-in synthetic MIMIC-IV, {source['patients']:,} patients: "
+            "for trying out, never for results"
+        )
     return f"Data: {source['version']} in {source['folder']}, {source['patients']:,} patients"
+
+
+read_manifest = verified_manifest  # until its last caller has the new name

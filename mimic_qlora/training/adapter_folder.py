@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mimic_qlora.clinical import content
 from mimic_qlora.display import html
-from mimic_qlora.step import storage
+from mimic_qlora.step import manifests
 from mimic_qlora.training import log_files, validation_loss
 
 
@@ -98,7 +98,7 @@ def card(manifest: dict, subjects_manifest: dict) -> str:
             "This one was trained on synthetic patients: it is for trying things out, never for results.",
         ]
     lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in settings.items())]
-    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in storage.versions().items()), ""]
+    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in manifests.versions().items()), ""]
     return "\n".join(lines)
 
 

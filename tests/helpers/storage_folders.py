@@ -10,7 +10,7 @@ def step_three_stub(storage: Path, *columns: str) -> None:
     """Stands in for step 3, which takes a minute: a list of least important columns with a manifest."""
     from mimic_qlora.step import storage as store
 
-    inputs = {"subjects": store.read_manifest(storage, "subjects")["id"]}
+    inputs = {"subjects": store.verified_manifest(storage, "subjects")["id"]}
     with store.step_output(storage, "features", {"stub": columns}, inputs) as out:
         lines = ["column,reason", *(f"{column},test" for column in columns)]
         (out.path / "columns_least.csv").write_text("\n".join(lines) + "\n")

@@ -89,7 +89,7 @@ DAMAGES = {"gone": Path.unlink, "truncated": lambda path: path.write_text("")}
 def test_a_damaged_output_is_refused_by_the_next_step_and_written_anew_by_its_own(tmp_path, damage):
     files = {"columns_least.csv": "column\nlabevents.priority\n", "tables/part-00000.csv": "1\n"}
     stored(tmp_path, files)
-    storage.read_manifest(tmp_path, "features")
+    storage.verified_manifest(tmp_path, "features")
     with pytest.raises(errors.UpToDate):
         stored(tmp_path, files)
     for name in files:
@@ -98,7 +98,7 @@ def test_a_damaged_output_is_refused_by_the_next_step_and_written_anew_by_its_ow
         with pytest.raises(
             UserError, match=f"{name} is missing or was changed.*feature_select_xgb_columns.py"
         ):
-            storage.read_manifest(tmp_path, "features")
+            storage.verified_manifest(tmp_path, "features")
         stored(tmp_path, files)
         assert spoiled.read_text() == files[name]
 
@@ -107,7 +107,7 @@ def test_a_file_that_was_edited_is_refused_whatever_its_size(tmp_path):
     stored(tmp_path, {"columns_least.csv": "labevents.priority"})
     (tmp_path / "features" / "columns_least.csv").write_text("labevents.valuenum")
     with pytest.raises(UserError, match="columns_least.csv is missing or was changed"):
-        storage.read_manifest(tmp_path, "features")
+        storage.verified_manifest(tmp_path, "features")
 
 
 def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
@@ -119,4 +119,4 @@ def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
         raise KeyboardInterrupt
     with storage.step_output(tmp_path, "subjects", {}, {}, resumable=True):
         pass
-    assert ".manifest.json.new" not in storage.read_manifest(tmp_path, "subjects")["files"]
+    assert ".manifest.json.new" not in storage.verified_manifest(tmp_path, "subjects")["files"]

@@ -164,7 +164,7 @@ def test_a_dictionary_loses_no_row_or_cell_in_silence(convert, tiny_mimic):
     with pytest.raises(UserError, match="1 of them in d_labitems"):
         convert("--mimic-dir", tiny_mimic)
     place = convert("--mimic-dir", tiny_mimic, "--max-rejects", "1")
-    manifest = storage.read_manifest(place, "subjects")
+    manifest = storage.verified_manifest(place, "subjects")
     assert manifest["dictionaries"]["d_labitems"] == 2
     assert manifest["cells_not_of_their_type"] == {"d_labitems.itemid": 1}
     assert (place / "subjects/rejects/d_labitems.csv").read_text().count(
@@ -243,7 +243,7 @@ def test_a_closed_pipe_ends_in_a_sentence_or_with_the_output_whole(
     if done.returncode == 141:
         assert done.stderr.startswith("error: stopped") and done.stderr.count("\n") == 1
     else:
-        assert done.returncode == 0 and storage.read_manifest(tmp_path / "s", "subjects"), (
+        assert done.returncode == 0 and storage.verified_manifest(tmp_path / "s", "subjects"), (
             done.stderr
         )
 
@@ -349,7 +349,7 @@ def test_damage_that_leaves_the_size_is_named_with_what_to_run(convert, tiny_mim
             read()
     spoil(folder / "index.parquet")
     with pytest.raises(UserError, match="index.parquet"):
-        storage.read_manifest(place, "subjects")
+        storage.verified_manifest(place, "subjects")
 
 
 def test_damage_that_duckdb_finds_is_named_with_what_to_run(convert, tiny_mimic, run):
@@ -375,8 +375,8 @@ def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(tiny_mimi
         storage.locked(place / "subjects", "subjects"),
         pytest.raises(UserError, match="another run"),
     ):
-        storage.read_manifest(place, "subjects")
-    assert storage.read_manifest(place, "subjects") and not (place / ".subjects.old").exists()
+        storage.verified_manifest(place, "subjects")
+    assert storage.verified_manifest(place, "subjects") and not (place / ".subjects.old").exists()
 
 
 def test_rows_of_each_table_are_compared_with_those_of_the_release():

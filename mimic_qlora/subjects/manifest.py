@@ -1,0 +1,46 @@
+"""The manifest of step 1: which data was converted, as all later steps read it."""
+
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from mimic_qlora.step.manifests import FinishedManifest
+from mimic_qlora.step.storage import verified_manifest
+
+
+class Source(TypedDict):
+    """The MIMIC-IV tables that step 1 read."""
+
+    kind: str  # "mimic", or "synthetic" for the built-in data
+    version: str  # as published, by the row counts
+    folder: str
+    patients: int  # that were converted
+    unexpected: list[str]  # a sentence on each table with other row counts than published
+
+
+class SubjectsManifest(FinishedManifest):
+    """The manifest of `subjects/`. Tables are named as in MIMIC-IV, such as "labevents"."""
+
+    source: Source
+    split: dict[str, int]  # patients of train, validation and test
+    rows: dict[str, dict[str, int]]  # of each table: in, unsampled, rejected, jsonl, columnar
+    columns: dict[str, dict[str, str]]  # of each table: the type of each column
+    dictionaries: dict[str, int]  # rows of each table that is not by patient
+    cells_not_of_their_type: dict[str, int]  # by "table.column"
+    quality: list[dict[str, Any]]  # flags: rows that cannot be right
+
+
+def subjects_manifest(storage: Path) -> SubjectsManifest:
+    """Return the manifest of step 1. Raises UserError if it is missing or damaged."""
+    return cast(SubjectsManifest, verified_manifest(storage, "subjects"))
+
+
+def data_line(source: Source, with_folder: bool = True) -> str:
+    """Return one sentence that says which data a run works on.
+
+    Without the path of its folder, it may leave the machine.
+    """
+    patients = f"{source['patients']:,} patients"
+    if source["kind"] == "synthetic":
+        return f"Data: built-in synthetic MIMIC-IV, {patients}: for trying out, never for results"
+    folder = source["folder"] if with_folder else Path(source["folder"]).name
+    return f"Data: {source['version']} in {folder}, {patients}"
