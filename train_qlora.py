@@ -141,7 +141,7 @@ def main() -> int | None:
     args = arguments()
     prepare_environment()
     if not args.check:  # before torch takes its seconds to load
-        storage.read_manifest(storage.open_storage(args.storage), "prompts")
+        storage.verified_manifest(storage.open_storage(args.storage), "prompts")
     job = read_job(args)
     if args.check:
         from mimic_qlora.training import preflight

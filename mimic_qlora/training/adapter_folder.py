@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.clinical import content
-from mimic_qlora.display import html
 from mimic_qlora.step import manifests
+from mimic_qlora.subjects.manifest import Source, data_line
 from mimic_qlora.training import log_files, validation_loss
 from mimic_qlora.training.data import BaseModel
 from mimic_qlora.training.log_files import Setup
@@ -89,7 +89,7 @@ def card(
     base: BaseModel,
     results: Results,
     manifest: dict[str, Any],
-    subjects_manifest: dict[str, Any],
+    source: Source,
 ) -> str:
     """Return the adapter's card, in Markdown. It names no patient."""
     bits = results.bits_per_byte
@@ -106,7 +106,7 @@ def card(
         f"Base model: {base.name} (weights {base.fingerprint}, chat template "
         f"{base.template_sha256[:16]}), 4-bit NF4 with double quantisation, computing in "
         f"{manifest['training']['compute']}.",
-        f"{html.data_line(subjects_manifest)}. Prompts: {manifest['inputs']['prompts']}.",
+        f"{data_line(source, with_folder=False)}. Prompts: {manifest['inputs']['prompts']}.",
         "",
         "| on the validation patients | nats per supervised token "
         "| bits per byte of the answer (95% interval) |",
@@ -127,7 +127,7 @@ def card(
         "",
         TERMS,
     ]
-    if subjects_manifest["source"]["kind"] == "synthetic":
+    if source["kind"] == "synthetic":
         lines += [
             "",
             "This one was trained on synthetic patients: for trying things out, never for results.",

@@ -9,6 +9,7 @@ from mimic_qlora.chart import context
 from mimic_qlora.llm import chat, embedded, finding
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects.manifest import subjects_manifest
 from mimic_qlora.training import cost, data, hardware, preparation
 from mimic_qlora.training.settings import Job
 
@@ -76,8 +77,8 @@ def check(job: Job) -> int:
 def find_store(job: Job) -> Path:
     """Return the storage folder, with what steps 1 and 4 left in it."""
     store = storage.open_storage(job.storage)
-    storage.read_manifest(store, "subjects")
-    storage.read_manifest(store, "prompts")
+    subjects_manifest(store)
+    storage.verified_manifest(store, "prompts")
     context.load_settings(store)
     return store
 

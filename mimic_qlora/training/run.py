@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.llm import chat, finding
-from mimic_qlora.step import errors, files, storage
+from mimic_qlora.step import errors, files, manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
 from mimic_qlora.training import adapter_folder, data, hardware, loop, packing
 from mimic_qlora.training.settings import Job
 
@@ -27,7 +28,7 @@ class Run:
     model: Path  # the base model's folder
     tokenizer: "PreTrainedTokenizerBase"
     base: data.BaseModel
-    subjects: dict[str, Any]  # manifest of step 1
+    source: Source  # the data of step 1
     manifest: dict[str, Any]  # of the adapter, as far as it is known before the run
 
     @property
@@ -69,11 +70,11 @@ def train_one(job: Job) -> None:
 def open_run(job: Job) -> Run:
     """Find the inputs of a job and say which they are. Raises UserError for those that are not."""
     store = storage.open_storage(job.storage)
-    subjects = storage.read_manifest(store, "subjects")
-    prompts = storage.read_manifest(store, "prompts")
+    subjects = subjects_manifest(store)
+    prompts = storage.verified_manifest(store, "prompts")
     model = finding.model_path(job.model, store)
     if hardware.is_main():
-        print(storage.data_line(subjects))
+        print(data_line(subjects["source"]))
         print(finding.describe(model))
         print(f"Recipe: {job.recipe}")
     hardware.check_driver()
@@ -81,14 +82,15 @@ def open_run(job: Job) -> Run:
     base = data.check_model(store, model, tokenizer)
     settings = job.settings.identity() | {"base_model": asdict(base)}
     step = f"adapters/{job.run}"
-    manifest = storage.new_manifest(step, settings, {"prompts": prompts["id"]})
-    manifest |= {"base_model": asdict(base)}
-    return Run(job, store, store / step, model, tokenizer, base, subjects, manifest)
+    identity = manifests.new_manifest(step, settings, {"prompts": prompts["id"]})
+    manifest = {**identity, "base_model": asdict(base)}
+    source = subjects["source"]
+    return Run(job, store, store / step, model, tokenizer, base, source, manifest)
 
 
 def stop_if_up_to_date(run: Run) -> None:
     """Raise UpToDate when the adapter's folder already holds what this run would write."""
-    if run.job.force or not storage.is_up_to_date(run.place, run.manifest):
+    if run.job.force or not manifests.is_up_to_date(run.place, run.manifest):
         return
     # a kill came between the end of the run and its tidying up
     if draft_of(run.work).get("id") == run.manifest["id"]:
@@ -98,7 +100,7 @@ def stop_if_up_to_date(run: Run) -> None:
 
 def train_along(run: Run) -> None:
     """Train as one of several processes, of which another writes."""
-    if not run.job.force and storage.is_up_to_date(run.place, run.manifest):
+    if not run.job.force and manifests.is_up_to_date(run.place, run.manifest):
         return
     hardware.wait_for_all()
     train(run, read_samples(run))
@@ -123,9 +125,10 @@ def put_in_place(
 ) -> None:
     """Write the adapter's folder as a whole and remove the work folder."""
     manifest = run.manifest | {"results": asdict(results), "training": asdict(trained.setup)}
-    card = adapter_folder.card(run.base, results, manifest, run.subjects)
+    card = adapter_folder.card(run.base, results, manifest, run.source)
     folder = adapter_folder.write(run.work, run.tokenizer, trained.state, trained.setup, card)
-    files.write_json(folder / "manifest.json", storage.finish_manifest(folder, manifest, started))
+    finished = manifests.finish_manifest(folder, manifest, started)
+    files.write_json(folder / manifests.NAME, finished)
     storage.replace_folder(folder, run.place)
     shutil.rmtree(run.work)
 
