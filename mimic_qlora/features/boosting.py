@@ -1,7 +1,18 @@
-"""XGBoost models of many targets over one binned matrix, and the scores that they give to patients held out."""
+"""XGBoost models of many targets over one binned matrix, and their out-of-fold scores."""
 
+import shutil
+import subprocess
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+import xgboost
+from sklearn.model_selection import PredefinedSplit
+from tqdm import tqdm
+
+from mimic_qlora.features.cohort import Target
+from mimic_qlora.features.matrix import Features, in_split
+from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 
 PARAMS = {
@@ -16,70 +27,98 @@ PARAMS = {
     "max_bin": 64,
 }
 ROUNDS = 120
-PATIENCE = 10  # rounds without a better validation loss
-BAG = 2  # models whose scores are averaged, when there are fewer patients than MANY
+PATIENCE = 10  # rounds without a lower validation loss
+BAG = 2  # models whose scores are averaged, with fewer patients than MANY
 MANY = 2000
-MIN_HELD = 5  # patients held out in each turn
+MIN_HELD = 5  # patients per fold
+
+
+class Study(NamedTuple):
+    """The data that all models of one run share.
+
+    people: the cohort, one row per patient, in the order of the rows of `built.matrix`.
+    fold: int [patients], the fold that holds a patient out, -1 for never.
+    device: "cpu" or "cuda".
+    """
+
+    built: Features
+    people: pd.DataFrame
+    fold: np.ndarray
+    device: str
+
+
+class Turn(NamedTuple):
+    """The patients of one fold's model, each bool [patients]; test patients are in none.
+
+    fitted: trained on. stopping: tell when to stop. held: held out.
+    """
+
+    fitted: np.ndarray
+    stopping: np.ndarray
+    held: np.ndarray
 
 
 class Bins(NamedTuple):
-    """Train and validation patients as xgboost bins them, once for all targets."""
+    """Train and validation patients as XGBoost bins them, once for all targets.
 
-    train: object
-    validation: object  # None when there are no such patients
+    `validation` is None where there are no such patients.
+    """
+
+    train: xgboost.QuantileDMatrix
+    validation: xgboost.QuantileDMatrix | None
 
 
 def device(wanted: str = "auto") -> str:
-    """ "cuda" or "cpu"; "auto" is a GPU where xgboost can use one. Raises UserError when a GPU is wanted in vain."""
-    import shutil
-    import subprocess
+    """Return "cuda" or "cpu"; "auto" takes a GPU where XGBoost can use one.
 
-    import xgboost
-
-    lists_one = ["nvidia-smi", "--list-gpus"]
-    there = (
-        shutil.which(lists_one[0]) and subprocess.run(lists_one, capture_output=True).stdout.strip()
-    )
-    usable = bool(xgboost.build_info().get("USE_CUDA") and there)
+    Raises UserError when `wanted` is "cuda" and there is no usable GPU.
+    """
+    lister = shutil.which("nvidia-smi")
+    has_gpu = False
+    if lister:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True)
+        has_gpu = bool(listed.stdout.strip())
+    usable = bool(xgboost.build_info().get("USE_CUDA") and has_gpu)
     if wanted == "cuda" and not usable:
-        why = "this xgboost is built without CUDA" if there else "nvidia-smi finds none"
+        why = "this xgboost is built without CUDA" if has_gpu else "nvidia-smi finds none"
         raise UserError(
             f"--device cuda: there is no GPU to use ({why}); leave --device out to use the CPU"
         )
     return "cuda" if usable and wanted != "cpu" else "cpu"
 
 
-def bins(matrix, is_train, is_validation) -> Bins:
-    import xgboost
-
+def bins(matrix: np.ndarray, is_train: np.ndarray, is_validation: np.ndarray) -> Bins:
+    """Bin the patients of a float32 matrix [patients, features]; both masks are bool [patients]."""
     limit = PARAMS["max_bin"]
     train = xgboost.QuantileDMatrix(matrix[is_train], max_bin=limit)
-    some = is_validation.any()
-    return Bins(
-        train,
-        xgboost.QuantileDMatrix(matrix[is_validation], ref=train, max_bin=limit) if some else None,
-    )
+    if not is_validation.any():
+        return Bins(train, None)
+    return Bins(train, xgboost.QuantileDMatrix(matrix[is_validation], ref=train, max_bin=limit))
 
 
-def fit(binned: Bins, target, is_train, is_validation, seed: int, on: str):
-    """One target's model over the binned patients, stopped where the validation loss was least.
+def fit(
+    binned: Bins,
+    target: Target,
+    is_train: np.ndarray,
+    is_validation: np.ndarray,
+    seed: int,
+    device: str,
+) -> xgboost.Booster | None:
+    """Return one target's model over the binned patients, cut at its least validation loss.
 
-    Patients outside `target.who` have no weight, so that all targets share the bins. None where the patients fitted on
-    are all with or all without the target.
+    Patients outside `target.who` have weight 0, so that all targets share the bins. Without
+    validation patients the model has a quarter of ROUNDS. None where the train patients are all
+    with or all without the target.
     """
-    import xgboost
-
     if not 0 < target.y[is_train & target.who].sum() < (is_train & target.who).sum():
         return None
-    for part, mask in zip(binned, (is_train, is_validation), strict=True):
+    for part, mask in ((binned.train, is_train), (binned.validation, is_validation)):
         if part is not None:
             part.set_label(target.y[mask].astype(float))
             part.set_weight(target.who[mask].astype(float))
-    stops = bool(
-        target.who[is_validation].any()
-    )  # without patients to stop on: a quarter of the rounds
+    stops = bool(target.who[is_validation].any())
     booster = xgboost.train(
-        {**PARAMS, "seed": seed, "device": on},
+        {**PARAMS, "seed": seed, "device": device},
         binned.train,
         num_boost_round=ROUNDS if stops else ROUNDS // 4,
         evals=[(binned.validation, "validation")] if stops else [],
@@ -89,101 +128,103 @@ def fit(binned: Bins, target, is_train, is_validation, seed: int, on: str):
     return booster[: booster.best_iteration + 1] if stops else booster
 
 
-def gains(booster, n_features: int):
-    """Total gain of each feature; a feature that no tree used has 0, not no entry."""
-    import numpy as np
-
+def gains(booster: xgboost.Booster, n_features: int) -> np.ndarray:
+    """Return the total gain of each feature: float [n_features], 0 where no tree uses it."""
     result = np.zeros(n_features)
     for name, gain in booster.get_score(importance_type="total_gain").items():
         result[int(name[1:])] = gain
     return result
 
 
-def folds(people, n: int):
-    """Which of n turns holds a patient out, over the train and validation patients; -1 for test patients: never.
+def folds(people: pd.DataFrame, n: int) -> np.ndarray:
+    """Return the fold that holds each patient out: int [patients], -1 for test patients.
 
-    The few validation patients alone would drown small drops in noise. With n = 1: the project's train and validation.
+    Folds cover train and validation patients, since small drops drown in the noise of the few
+    validation patients alone. With n = 1 the only fold is the validation split. Membership comes
+    from hashes of subject_id, in constant sizes: the shuffles of scikit-learn's KFold depend on
+    the order of the rows, and its StratifiedKFold on one target, while all targets share the folds.
     """
-    import numpy as np
-
-    from mimic_qlora.step import seeded
-
-    develop = (people.split != "test").to_numpy()
     if n == 1:
-        return np.where((people.split == "validation").to_numpy(), 0, -1)
-    place = {
-        s: i for i, s in enumerate(seeded.order(people.subject_id[develop].tolist(), "rotation", 0))
-    }
-    return np.array([place[s] % n if s in place else -1 for s in people.subject_id.tolist()])
+        return np.where(in_split(people, "validation"), 0, -1)
+    ids = people["subject_id"][~in_split(people, "test")].tolist()
+    place = {s: i for i, s in enumerate(seeded.order(ids, "rotation", 0))}
+    everybody = people["subject_id"].tolist()
+    return np.array([place[s] % n if s in place else -1 for s in everybody])
 
 
-def check_folds(people, n: int) -> None:
-    """Raise UserError when n turns would hold fewer than MIN_HELD patients out each."""
-    develop = int((people.split != "test").sum())
+def check_folds(people: pd.DataFrame, n: int) -> None:
+    """Raise UserError when n folds would hold out fewer than MIN_HELD patients each."""
+    develop = int((~in_split(people, "test")).sum())
     if n > 1 and n * MIN_HELD > develop:
         raise UserError(
-            f"--seeds {n} needs {n * MIN_HELD:,} train and validation patients with a coded stay, there are "
-            f"{develop:,}: give fewer seeds or convert more patients with step 1"
+            f"--seeds {n} needs {n * MIN_HELD:,} train and validation patients with a coded stay, "
+            f"there are {develop:,}: give fewer seeds or convert more patients with step 1"
         )
 
 
-def turns(people, fold) -> list:
-    """(fitted on, stopped on, held out) of each turn; test patients are in none.
+def turns(people: pd.DataFrame, fold: np.ndarray) -> list[Turn]:
+    """Return the patients of each fold's model, by scikit-learn's PredefinedSplit.
 
-    A tenth of those not held out tells when to stop: stopped on the patients held out, a model would flatter itself.
+    A tenth of the patients not held out decides when to stop. Stopping on the patients held out
+    would make their scores too good.
     """
-    import numpy as np
+    develop = np.flatnonzero(~in_split(people, "test"))
+    picks = [seeded.pick(f"stop:{s}", 10) == 0 for s in people["subject_id"].tolist()]
+    may_stop = np.array(picks)
+    result = []
+    for others, held in PredefinedSplit(fold[develop]).split():
+        is_other, is_held = np.zeros(len(people), bool), np.zeros(len(people), bool)
+        is_other[develop[others]] = is_held[develop[held]] = True
+        result.append(Turn(is_other & ~may_stop, is_other & may_stop, is_held))
+    return result
 
-    from mimic_qlora.step import seeded
 
-    develop = (people.split != "test").to_numpy()
-    stops = np.array([seeded.pick(f"stop:{s}", 10) == 0 for s in people.subject_id.tolist()])
-    others = [develop & (fold != k) for k in range(fold.max() + 1)]
-    return [(part & ~stops, part & stops, fold == k) for k, part in enumerate(others)]
+def out_of_fold(study: Study, matrix: np.ndarray, targets: list[Target], what: str) -> np.ndarray:
+    """Return each patient's score by the model that did not see them: float [targets, patients].
 
-
-def out_of_fold(matrix, people, targets: list, fold, on: str, what: str):
-    """The score of each patient by models that were fitted without them, targets x patients; nan where there are none.
-
-    With few patients it is the mean of BAG models: chance in one fit would outweigh what a column is worth.
+    matrix: the features to use, float32 [patients, features]. what: name of the progress bar.
+    Scores are nan where there is no model, 0 where the matrix has no features. With fewer than
+    MANY patients they are the mean of BAG models: chance in one fit would outweigh a column.
     """
-    import numpy as np
-    from tqdm import tqdm
-
+    people, fold = study.people, study.fold
     scores = np.full((len(targets), len(people)), np.nan)
     if not matrix.shape[1]:
         return np.where(fold >= 0, 0.0, scores)
     bag = BAG if len(people) < MANY else 1
     bar = tqdm(total=len(targets) * (fold.max() + 1), desc=what, unit="target", disable=None)
-    for turn, (fitted, stops, held) in enumerate(turns(people, fold)):
-        binned, unseen = bins(matrix, fitted, stops), matrix[held]
+    for number, turn in enumerate(turns(people, fold)):
+        binned, unseen = bins(matrix, turn.fitted, turn.stopping), matrix[turn.held]
         for t, target in enumerate(targets):
             bar.update()
-            boosters = [
-                fit(binned, target, fitted, stops, turn + 1000 * extra, on) for extra in range(bag)
-            ]
-            if boosters[0]:
-                scores[t, held] = np.mean(
-                    [booster.inplace_predict(unseen) for booster in boosters], axis=0
-                )
+            seeds = [number + 1000 * extra for extra in range(bag)]
+            models = (
+                fit(binned, target, turn.fitted, turn.stopping, seed, study.device)
+                for seed in seeds
+            )
+            predicted = [model.inplace_predict(unseen) for model in models if model is not None]
+            if predicted:
+                scores[t, turn.held] = np.mean(predicted, axis=0)
     bar.close()
     return scores
 
 
-def test_scores(matrix, people, targets: list, seeds: int, on: str, what: str):
-    """Scores of the test patients, targets x patients: fitted on train, stopped on validation, averaged over seeds."""
-    import numpy as np
-    from tqdm import tqdm
+def test_scores(
+    study: Study, matrix: np.ndarray, targets: list[Target], seeds: int, what: str
+) -> np.ndarray:
+    """Return the scores of the test patients: float [targets, test patients].
 
-    fitted, held, test = (
-        people.split.to_numpy() == name for name in ("train", "validation", "test")
-    )
-    unseen = matrix[test]
+    Models are fitted on train, stopped on validation and averaged over seeds. Arguments as in
+    `out_of_fold`.
+    """
+    fitted, stopping = in_split(study.people, "train"), in_split(study.people, "validation")
+    unseen = matrix[in_split(study.people, "test")]
     scores = np.zeros((len(targets), len(unseen)))
     if not matrix.shape[1] or not len(unseen):
         return scores
-    binned = bins(matrix, fitted, held)
+    binned = bins(matrix, fitted, stopping)
     for t, target in enumerate(tqdm(targets, desc=what, unit="target", disable=None)):
         for seed in range(seeds):
-            scores[t] += fit(binned, target, fitted, held, seed, on).inplace_predict(unseen) / seeds
+            booster = fit(binned, target, fitted, stopping, seed, study.device)
+            if booster is not None:
+                scores[t] += booster.inplace_predict(unseen) / seeds
     return scores

@@ -1,22 +1,34 @@
-"""Which columns may be no features, and which must never be dropped, each with its reason, from column_roles.csv."""
+"""Roles of columns, from column_roles.csv: never a feature (excluded), or never to be dropped."""
 
 import csv
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Role(NamedTuple):
+    """The role of a column: "excluded" or "protected", and the reason."""
+
+    role: str
+    reason: str
 
 
 @cache
-def roles() -> dict:
-    """(table, column), either of which may be "*", -> (role, reason)."""
-    with open(Path(__file__).parent / "column_roles.csv", newline="", encoding="utf-8") as file:
+def roles() -> dict[tuple[str, str], Role]:
+    """Return (table, column) -> Role; either of the two may be "*"."""
+    path = Path(__file__).parent / "column_roles.csv"
+    with open(path, newline="", encoding="utf-8") as file:
         return {
-            (row["table"], row["column"]): (row["role"], row["reason"])
+            (row["table"], row["column"]): Role(row["role"], row["reason"])
             for row in csv.DictReader(file)
         }
 
 
 def reason_for(role: str, column: str) -> str:
-    """Why a column ("table.column") is "excluded" or "protected"; an empty text when it is not."""
+    """Return the reason why "table.column" is "excluded" or "protected", or ""."""
     table, _, name = column.partition(".")
-    found = (roles().get(key, ("", "")) for key in ((table, name), (table, "*"), ("*", name)))
-    return next((reason for kind, reason in found if kind == role), "")
+    for key in ((table, name), (table, "*"), ("*", name)):
+        found = roles().get(key)
+        if found and found.role == role:
+            return found.reason
+    return ""

@@ -1,84 +1,152 @@
-"""The files that step 3 writes."""
+"""The files that step 3 writes, and the same results on the terminal."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import pandas as pd
+
+from mimic_qlora.chart import visibility
+from mimic_qlora.clinical import content
+from mimic_qlora.display import csv_files, text_tables
+from mimic_qlora.features import columns_file, verdicts
+from mimic_qlora.features.leakage import StrongFeature
+from mimic_qlora.features.matrix import in_split
+from mimic_qlora.features.selection import Selection, TargetDrop
+from mimic_qlora.features.skill import TargetMetrics
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 
-TOP = 20
+TOP = 20  # rows of the tables on the terminal
+ON_TARGETS = (
+    "label",
+    "train_share",
+    "test_with",
+    "auroc",
+    "auroc_low",
+    "auroc_high",
+    "auroc_rows",
+    "skill",
+)
+ON_COLUMNS = (
+    "column",
+    "permutation_drop",
+    "drop_low",
+    "drop_high",
+    "selected_share",
+    "best_target",
+)
 
 
-def wrapped(lines: list) -> str:
-    return "\n".join(textwrap.fill(line, 100) for line in lines)
+class AblationRow(NamedTuple):
+    """One row of ablation.csv: the change of AUROC without `columns` columns."""
+
+    columns: int
+    target: str
+    change: float
+    low: float
+    high: float
 
 
-def cohort_line(people, manifest: dict, hours: float) -> str:
-    """Who is studied. Raises UserError when no train patient is left."""
-    sizes = {name: int((people.split == name).sum()) for name in ("train", "validation", "test")}
+def inputs(subjects_id: str) -> dict[str, str]:
+    """Return what step 3 depends on: the manifest id of step 1, and hashes of content files."""
+    package = Path(__file__).parent
+    return {
+        "subjects": subjects_id,
+        "clinical content": content.content_sha256(),
+        "column_roles.csv": files.file_sha256(package / "column_roles.csv"),
+        "plausible_features.csv": files.file_sha256(package / "plausible_features.csv"),
+        "visibility.csv": files.file_sha256(Path(visibility.__file__).with_name("visibility.csv")),
+    }
+
+
+def results(result: Selection, n_patients: int, n_targets: int) -> dict[str, Any]:
+    """Return the summary of the result for the manifest."""
+    counts = {verdict: len(result.with_verdict(verdict)) for verdict in verdicts.VERDICTS}
+    return {
+        "patients": n_patients,
+        "targets": n_targets,
+        "without_least": result.test.as_dict(),
+        "columns": counts,
+    }
+
+
+def wrapped(lines: list[str]) -> str:
+    """Return the lines folded to the width of the terminal tables."""
+    return "\n".join(textwrap.fill(line, text_tables.WIDTH) for line in lines)
+
+
+def cohort_line(people: pd.DataFrame, manifest: dict[str, Any], hours: float) -> str:
+    """Return one sentence on the cohort; manifest: of step 1; hours: to the prediction time.
+
+    Raises UserError when no train patient is left.
+    """
+    sizes = {name: int(in_split(people, name).sum()) for name in ("train", "validation", "test")}
     if not sizes["train"]:
         raise UserError(
             "no train patient has a stay with coded diagnoses: convert more patients with step 1"
         )
     return (
         f"Cohort: {len(people):,} of {manifest['source']['patients']:,} patients have a coded stay "
-        f"({', '.join(f'{name} {n:,}' for name, n in sizes.items())}); the others are left out, not taken as healthy. "
-        f"Index stay: the first coded one. Features: what was known {hours:g} hours after admission"
+        f"({', '.join(f'{name} {n:,}' for name, n in sizes.items())}); the others are left out, "
+        f"not taken as healthy. Index stay: the first coded one. Features: what was known "
+        f"{hours:g} hours after admission"
     )
 
 
-def report(result, says: list) -> None:
-    """The same results as the files, in 100 columns."""
-    from mimic_qlora.display import text_tables
-    from mimic_qlora.features import page as selection_page
+def as_dicts(rows: Sequence[NamedTuple]) -> list[dict[str, Any]]:
+    """Return records as the dicts that tables take."""
+    return [row._asdict() for row in rows]
 
-    names = [
-        "label",
-        "train_share",
-        "test_with",
-        "auroc",
-        "auroc_low",
-        "auroc_high",
-        "auroc_rows",
-        "skill",
-    ]
+
+def targets_table(metrics: list[TargetMetrics]) -> list[dict[str, Any]]:
+    """Return the metrics as dicts, with "undefined" for an AUROC that is."""
+    rows = as_dicts(metrics)
+    return [row | {"auroc": "undefined" if row["auroc"] is None else row["auroc"]} for row in rows]
+
+
+def print_report(result: Selection, says: list[str]) -> None:
+    """Print the targets, the first and last columns, and the sentences."""
+    metrics = targets_table(result.metrics)
     heading = "Targets: AUROC on test patients, beside that of the numbers of rows alone"
-    print(
-        text_tables.text_table(
-            selection_page.said_undefined(result.metrics), heading, columns=names
-        )
-    )
-    names = ["column", "permutation_drop", "drop_low", "drop_high", "selected_share", "best_target"]
+    print(text_tables.text_table(metrics, heading, columns=list(ON_TARGETS)))
+    important = as_dicts(result.with_verdict("important")[:TOP])
     top = f"Most important columns, the first {TOP}: fall of AUROC when permuted, with 95% interval"
-    print(text_tables.text_table(result.lists["important"][:TOP], top, columns=names))
-    least = result.lists["least"][-TOP:]
+    print(text_tables.text_table(important, top, columns=list(ON_COLUMNS)))
+    least = result.with_verdict("least")
     heading = "Least important columns, proven free to go"
     if least:
-        heading += f": the last {len(least)} of {len(result.lists['least'])}"
-    print(text_tables.text_table(least, heading, columns=["column", "reason"]))
+        heading += f": the last {len(least[-TOP:])} of {len(least)}"
+    print(text_tables.text_table(as_dicts(least[-TOP:]), heading, columns=["column", "reason"]))
     print("\n" + wrapped(says))
 
 
-def write_files(folder: Path, result, odd: list, says: list) -> None:
-    from mimic_qlora.display import csv_files
+def ablation_rows(result: Selection) -> list[AblationRow]:
+    """Return the rows of ablation.csv: of each ablation the mean, then its targets."""
+    return [
+        AblationRow(step.columns, row.target, row.change, row.low, row.high)
+        for step in result.tried
+        for row in step.rows()
+    ]
 
-    names = list(result.columns[0])
-    csv_files.write(folder / "columns_all.csv", result.columns)
-    csv_files.write(folder / "columns_top.csv", result.lists["important"], names)
-    csv_files.write(folder / "columns_least.csv", result.lists["least"][::-1], names)
-    csv_files.write(
-        folder / "columns_per_target.csv",
-        result.per_target,
-        ["target", "column", "permutation_drop"],
-    )
-    csv_files.write(folder / "metrics.csv", result.metrics)
-    csv_files.write(
-        folder / "ablation.csv", result.ablation, ["columns", "target", "change", "low", "high"]
-    )
-    csv_files.write(
-        folder / "giveaways.csv",
-        odd,
-        ["target", "column", "item", "statistic", "auroc", "plausible"],
-    )
-    content = {"statements": says, "without_least": result.test, "targets": result.metrics}
-    files.write_json(folder / "metrics.json", content)
+
+def write(folder: Path, result: Selection, odd: list[StrongFeature], says: list[str]) -> None:
+    """Write the CSV files and metrics.json; odd: the strong features of `leakage.find`."""
+    columns_file.write(folder / columns_file.ALL, result.columns)
+    columns_file.write(folder / columns_file.TOP, result.with_verdict("important"))
+    columns_file.write(folder / columns_file.LEAST, result.least_first())
+    tables: list[tuple[str, Sequence[NamedTuple], tuple[str, ...]]] = [
+        ("columns_per_target.csv", result.per_target, TargetDrop._fields),
+        ("metrics.csv", result.metrics, TargetMetrics._fields),
+        ("ablation.csv", ablation_rows(result), AblationRow._fields),
+        ("giveaways.csv", odd, StrongFeature._fields),
+    ]
+    for name, rows, fields in tables:
+        csv_files.write(folder / name, as_dicts(rows), list(fields))
+    summary = {
+        "statements": says,
+        "without_least": result.test.as_dict(),
+        "targets": as_dicts(result.metrics),
+    }
+    files.write_json(folder / "metrics.json", summary)

@@ -1,103 +1,147 @@
-"""Single features that predict a target implausibly well: a sign that the answer leaks into what is asked.
+"""Single features that predict a target implausibly well: a sign of leakage.
 
-plausible_features.csv lists those that may, each with its reason: insulin is given for diabetes.
+plausible_features.csv lists known causes, each with its reason, such as insulin for diabetes.
 """
 
 import csv
 import re
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-AUROC = 0.9  # of one feature alone, either way round
-SURELY = 0.8  # the lower end of its 99.9% interval: with few patients, chance alone reaches AUROC
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from mimic_qlora.features.cohort import Target
+from mimic_qlora.features.matrix import Feature, Features, in_split
+
+AUROC = 0.9  # of one feature alone, in either direction
+SURELY = 0.8  # least lower bound of the 99.9% interval: few patients reach AUROC by chance
+Z = 3.29  # normal deviate of that interval
 PATIENTS = 20_000  # train patients looked at
 
 
+class Cause(NamedTuple):
+    """A known reason for a strong feature.
+
+    target: name, or "*" for any. column: "table.column". item: pattern, case ignored.
+    """
+
+    target: str
+    column: str
+    item: re.Pattern[str]
+    reason: str
+
+
+class StrongFeature(NamedTuple):
+    """One row of giveaways.csv: a feature that predicts a target implausibly well.
+
+    auroc: below 0.5 where low values go with the target. plausible: the known reason, or "".
+    """
+
+    target: str
+    column: str
+    item: str
+    statistic: str
+    auroc: float
+    plausible: str
+
+
 @cache
-def plausible() -> list:
-    """(target, column, pattern of the item, reason); the target "*" is any."""
-    with open(
-        Path(__file__).parent / "plausible_features.csv", newline="", encoding="utf-8"
-    ) as file:
+def causes() -> list[Cause]:
+    """Return the known causes of plausible_features.csv."""
+    path = Path(__file__).parent / "plausible_features.csv"
+    with open(path, newline="", encoding="utf-8") as file:
         return [
-            (r["target"], r["column"], re.compile(r["item"], re.IGNORECASE), r["reason"])
+            Cause(r["target"], r["column"], re.compile(r["item"], re.IGNORECASE), r["reason"])
             for r in csv.DictReader(file)
         ]
 
 
 def reason_for(target: str, column: str, item: str) -> str:
-    """Why this feature may predict this target so well; an empty text when nothing is known."""
-    for of_target, of_column, pattern, reason in plausible():
-        if of_target in (target, "*") and of_column == column and pattern.search(item):
-            return reason
+    """Return the known reason why this feature predicts this target, or ""."""
+    for cause in causes():
+        if cause.target in (target, "*") and cause.column == column and cause.item.search(item):
+            return cause.reason
     return ""
 
 
-def find(built, people, targets: list) -> list:
-    """The features of AUROC or more on train patients, for each target and column the strongest, in falling order."""
-    import numpy as np
-    from scipy.stats import rankdata
+def find(built: Features, people: pd.DataFrame, targets: list[Target]) -> list[StrongFeature]:
+    """Return the features with an AUROC of at least AUROC on train patients.
 
-    is_train = np.flatnonzero((people.split == "train").to_numpy())[:PATIENTS]
+    For each target and column only the strongest; unexplained ones first, then by strength. The
+    AUROC of every feature comes from one ranking of the matrix (Mann-Whitney). It equals
+    scikit-learn's `roc_auc_score` feature by feature, at 400 times less CPU (20 targets, 1,500
+    features, 2,000 patients).
+    """
+    is_train = np.flatnonzero(in_split(people, "train"))[:PATIENTS]
     found = []
     for who in {target.who.tobytes(): target.who for target in targets}.values():
-        here = is_train[who[is_train]]
-        ranks = rankdata(built.matrix[here], axis=0)
-        for target in (t for t in targets if np.array_equal(t.who, who)):
-            y = target.y[here]
-            n1, n0 = int(y.sum()), int((~y).sum())
-            if not n1 or not n0:
-                continue
-            areas = (ranks[y].sum(axis=0) - n1 * (n1 + 1) / 2) / (n1 * n0)
-            strength = np.maximum(areas, 1 - areas)
-            strong = np.flatnonzero(
-                (strength >= AUROC) & (strength - 3.29 * _error(strength, n1, n0) >= SURELY)
-            )
-            best = {}
-            for i in strong[np.argsort(-strength[strong], kind="stable")]:
-                best.setdefault(built.features[i].column, i)
-            found += [_row(target, built.features[i], float(areas[i])) for i in best.values()]
+        at_risk = is_train[who[is_train]]
+        ranks = rankdata(built.matrix[at_risk], axis=0)
+        for target in targets:
+            if np.array_equal(target.who, who):
+                found += _strong(built.features, ranks, target, target.y[at_risk])
     return sorted(
         found,
-        key=lambda row: (
-            row["plausible"] != "",
-            -abs(row["auroc"] - 0.5),
-            row["target"],
-            row["column"],
-        ),
+        key=lambda row: (row.plausible != "", -abs(row.auroc - 0.5), row.target, row.column),
     )
 
 
-def _error(area, n1: int, n0: int):
-    """Standard error of an AUROC by Hanley and McNeil (1982)."""
-    import numpy as np
+def _strong(
+    features: list[Feature], ranks: np.ndarray, target: Target, y: np.ndarray
+) -> list[StrongFeature]:
+    """Return the strong features of one target.
 
+    ranks: float [patients at risk, features]. y: bool [patients at risk].
+    """
+    n1, n0 = int(y.sum()), int((~y).sum())
+    if not n1 or not n0:
+        return []
+    areas = (ranks[y].sum(axis=0) - n1 * (n1 + 1) / 2) / (n1 * n0)
+    strength = np.maximum(areas, 1 - areas)
+    lower = strength - Z * _standard_error(strength, n1, n0)
+    strong = np.flatnonzero((strength >= AUROC) & (lower >= SURELY))
+    best: dict[str, int] = {}
+    for i in strong[np.argsort(-strength[strong], kind="stable")].tolist():
+        best.setdefault(features[i].column, i)
+    rows = []
+    for i in best.values():
+        column, item, statistic = features[i]
+        reason = reason_for(target.name, column, item)
+        rows.append(StrongFeature(target.name, column, item, statistic, float(areas[i]), reason))
+    return rows
+
+
+def _standard_error(area: np.ndarray, n1: int, n0: int) -> np.ndarray:
+    """Return the standard error of AUROCs, by Hanley and McNeil (1982).
+
+    n1, n0: patients with and without the target.
+    """
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     return np.sqrt(
         (area * (1 - area) + (n1 - 1) * (q1 - area**2) + (n0 - 1) * (q2 - area**2)) / (n1 * n0)
     )
 
 
-def _row(target, feature, area: float) -> dict:
-    return {
-        "target": target.name,
-        "column": feature.column,
-        "item": feature.item,
-        "statistic": feature.statistic,
-        "auroc": area,
-        "plausible": reason_for(target.name, feature.column, feature.item),
-    }
-
-
-def sentence(found: list) -> str:
-    odd = [row for row in found if not row["plausible"]]
+def sentence(found: list[StrongFeature]) -> str:
+    """Return one sentence on the strong features, the first unexplained one named."""
+    odd = [row for row in found if not row.plausible]
     if not found:
-        return f"No single feature predicts a target implausibly well (an AUROC of {AUROC}, and surely {SURELY}, on train)"
+        return (
+            f"No single feature predicts a target implausibly well "
+            f"(an AUROC of {AUROC}, and surely {SURELY}, on train)"
+        )
     if not odd:
-        return f"Single features with an AUROC of {AUROC} or more: {len(found)}, each for a known reason (giveaways.csv)"
+        return (
+            f"Single features with an AUROC of {AUROC} or more: {len(found)}, "
+            f"each for a known reason (giveaways.csv)"
+        )
     first = odd[0]
-    what = f"{first['column']} {first['item']}".strip()
+    what = f"{first.column} {first.item}".strip()
     return (
-        f"Single features that predict a target implausibly well: {len(odd)} (giveaways.csv; first {what} for "
-        f"{first['target']}, AUROC {max(first['auroc'], 1 - first['auroc']):.2f}): look whether the answer leaks in"
+        f"Single features that predict a target implausibly well: {len(odd)} (giveaways.csv; "
+        f"first {what} for {first.target}, AUROC {max(first.auroc, 1 - first.auroc):.2f}): "
+        f"look whether the answer leaks in"
     )

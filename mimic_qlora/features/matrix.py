@@ -1,187 +1,230 @@
-"""Features of each column of each table from before a landmark, built column-wise in SQL: one row per patient.
+"""The feature matrix: what was known of each patient at the prediction time, aggregated in SQL.
 
-An event table is aggregated per item (a mean over all laboratory tests means nothing). What is chosen from the data
-(items, values of a category, which texts are numbers, which features vary) is chosen on train patients.
+Event tables are aggregated per item, since a mean over all laboratory tests means nothing.
+Items, frequent values, numeric texts and features that vary are chosen on train patients alone.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
+
+import duckdb
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
 
 from mimic_qlora.chart import visibility
 from mimic_qlora.features.column_roles import reason_for
 from mimic_qlora.step.storage import read_manifest
 from mimic_qlora.subjects import database
 
-ROWS = "*"  # stands for a column: how many rows of its table the patient has
+ROWS = "*"  # stands for a column name: the number of rows of the table
 STATISTICS = ("mean", "std", "min", "max", "last")
 MAX_ITEMS = 150  # per table whose rows are counted, the most frequent by train patients
 MAX_MEASURED = 30  # of these, the items whose other columns are aggregated
-MAX_VALUES = 25  # per column
-MIN_PATIENTS = 5  # train patients that an item, a value or a feature must tell apart from the rest
-NUMERIC_SHARE = (
-    0.9  # of a text column's filled cells on train patients: from here on it is a column of numbers
-)
+MAX_VALUES = 25  # values per categorical column
+MIN_PATIENTS = 5  # train patients that an item, value or feature must tell from the rest
+NUMERIC_SHARE = 0.9  # of a text column's filled cells (train): from here on it counts as numeric
 EMPTY = "nothing of it was known before the landmark"
 ALIKE = f"no value of it tells {MIN_PATIENTS} train patients from the rest"
 COUNTLESS = f"none of its many values has {MIN_PATIENTS} train patients: too rare to judge it by"
 
-# What a row of an event table is about; its other columns are aggregated for each.
-_EVENTS = (
-    "labevents",
-    "chartevents",
-    "datetimeevents",
-    "inputevents",
-    "ingredientevents",
-    "outputevents",
-)
-_EVENTS += ("procedureevents",)
-ITEMS = dict.fromkeys(_EVENTS, "itemid") | {
+# The column that names the item of a row; the other columns are aggregated for each item.
+ITEMS = {
+    "labevents": "itemid",
+    "chartevents": "itemid",
+    "datetimeevents": "itemid",
+    "inputevents": "itemid",
+    "ingredientevents": "itemid",
+    "outputevents": "itemid",
+    "procedureevents": "itemid",
     "omr": "result_name",
     "prescriptions": "drug",
     "pharmacy": "medication",
 }
-# "500,000", ".1", "50-100" (its lower end), "120/80" (systolic), ">60"; not "0045", which is a code
+# Texts taken as numbers: "500,000", ".1", "50-100" (the lower end), "120/80" (systolic), ">60".
+# A leading zero, as in "0045", marks a code.
 _NUMBER = r"[+-]?(\d[\d,]*\.?\d*|\.\d+)"
 _IS_NUMBER = rf"^\s*[<>]?=?\s*{_NUMBER}(\s*[-/]\s*{_NUMBER})?\s*$"
 _IS_CODE = r"^0\d"
 
 
 class Feature(NamedTuple):
-    column: str  # "table.column"
-    item: str  # the item or value that it is about, or ""
+    """One column of the feature matrix.
+
+    column: "table.column" that it is computed from, or "table.*" for row counts.
+    item: the item or value that it is about, or "".
+    statistic: one of STATISTICS, "filled", "share", "rows" or ROWS.
+    """
+
+    column: str
+    item: str
     statistic: str
 
 
 class Features(NamedTuple):
-    matrix: object  # float32, patients of the cohort x features
-    features: list  # Feature of each column of the matrix
-    excluded: dict  # "table.column" -> why it is no feature
-    silent: dict  # "table.column" -> why it could be one, but none of its features is left
-    rows: (
-        dict  # (table, item), and (table, "") for all of its rows -> how many rows each patient has
-    )
+    """The features of the cohort.
 
-
-def build(storage: Path, people, temp: Path) -> Features:
-    """The features of the cohort `people` (a data frame as `cohort` gives it), table by table.
-
-    Each table is read on one thread, so that sums of decimals are the same on every run; tables are read side by side.
+    matrix: float32 [patients, features], without missing values.
+    features: the Feature of each column of the matrix.
+    excluded: "table.column" -> reason why it is never a feature.
+    silent: "table.column" -> reason why none of its features is left.
+    rows: (table, item), and (table, "") for the whole table -> float32 [patients] row counts.
     """
-    import numpy as np
-    from tqdm import tqdm
 
+    matrix: np.ndarray
+    features: list[Feature]
+    excluded: dict[str, str]
+    silent: dict[str, str]
+    rows: dict[tuple[str, str], np.ndarray]
+
+
+class Cells(NamedTuple):
+    """Values of some cells of a block of features: three arrays of equal length."""
+
+    patients: np.ndarray
+    features: np.ndarray
+    values: np.ndarray
+
+
+class Block(NamedTuple):
+    """Features of one kind of one table, as sparse cells; `empty` stands in all other cells."""
+
+    cells: list[Cells]
+    features: list[Feature]
+    empty: float
+
+
+class Job(NamedTuple):
+    """One table to aggregate, with a cursor of its own.
+
+    types: column -> type of the schema. is_train: bool [patients].
+    """
+
+    con: duckdb.DuckDBPyConnection
+    table: str
+    types: dict[str, str]
+    is_train: np.ndarray
+
+
+def in_split(people: pd.DataFrame, split: str) -> np.ndarray:
+    """Return which patients of the cohort belong to a split: bool [patients]."""
+    return (people["split"] == split).to_numpy()
+
+
+def build(storage: Path, people: pd.DataFrame, temp: Path) -> Features:
+    """Return the features of the cohort `people` (see `cohort.gather`).
+
+    Each table is read on one thread, so that sums of decimals are the same on every run. Four
+    tables are read at a time. `temp` holds what DuckDB spills to disk.
+    """
     columns = read_manifest(storage, "subjects")["columns"]
-    is_train = (people.split == "train").to_numpy()
+    is_train = in_split(people, "train")
     con = database.connect(storage, temp, threads=1)
     con.register("people", people)
-    con.execute(
-        "CREATE TABLE cohort AS SELECT *, row_number() OVER (ORDER BY subject_id) - 1 AS i FROM people"
-    )
+    con.execute("""
+        CREATE TABLE cohort AS
+        SELECT *, row_number() OVER (ORDER BY subject_id) - 1 AS i FROM people""")
+    jobs = [Job(con.cursor(), name, types, is_train) for name, types in sorted(columns.items())]
     with ThreadPoolExecutor(4) as pool:
-        jobs = [(con.cursor(), name, types, is_train) for name, types in sorted(columns.items())]
-        parts = list(
-            tqdm(
-                pool.map(_table, jobs), total=len(jobs), desc="features", unit="table", disable=None
-            )
-        )
+        done = pool.map(_of_table, jobs)
+        bar = tqdm(done, total=len(jobs), desc="features", unit="table", disable=None)
+        parts = list(bar)
     con.close()
     matrix = np.concatenate([part.matrix for part in parts], axis=1)
     features = [feature for part in parts for feature in part.features]
+    excluded: dict[str, str] = {}
+    silent: dict[str, str] = {}
+    rows: dict[tuple[str, str], np.ndarray] = {}
+    for part in parts:
+        excluded |= part.excluded
+        silent |= part.silent
+        rows |= part.rows
     kept, repeated = _distinct(matrix[is_train], features)
-    excluded, silent, rows = (
-        dict(pair for part in parts for pair in part[k].items()) for k in (2, 3, 4)
-    )
-    heard = {features[i].column for i in kept}
-    silent |= {column: reason for column, reason in repeated.items() if column not in heard}
-    return Features(
-        np.ascontiguousarray(matrix[:, kept]), [features[i] for i in kept], excluded, silent, rows
-    )
+    used = {features[i].column for i in kept}
+    silent |= {column: reason for column, reason in repeated.items() if column not in used}
+    chosen = np.ascontiguousarray(matrix[:, kept])
+    return Features(chosen, [features[i] for i in kept], excluded, silent, rows)
 
 
-def _fill(matrix, is_train) -> None:
-    """Set what is unknown to the median of the train patients, in place.
+def _fill(matrix: np.ndarray, is_train: np.ndarray) -> None:
+    """Replace missing values by the median of the train patients, in place.
 
-    That a patient has rows of a table or an item is told by their numbers alone: left open, every column of a drug's
-    order would tell that the drug was ordered, and columns of noise would look important.
+    Only the row-count features then reveal whether a patient has rows at all. Otherwise every
+    column of a drug order would encode "this drug was ordered", and noise would look important.
     """
-    import numpy as np
-
     train, medians = matrix[is_train], np.zeros(matrix.shape[1], np.float32)
     some = np.isfinite(train).any(axis=0)
     medians[some] = np.nanmedian(train[:, some], axis=0)
     np.copyto(matrix, medians, where=np.isnan(matrix))
 
 
-def _tells(values) -> bool:
-    """Whether a feature's values set at least MIN_PATIENTS patients apart from the rest."""
-    import numpy as np
+def _varies(values: np.ndarray) -> bool:
+    """Return whether at least MIN_PATIENTS patients differ from the most frequent value."""
+    most = np.unique(values, return_counts=True)[1].max(initial=0)
+    return bool(len(values) - most >= MIN_PATIENTS)
 
-    return len(values) - np.unique(values, return_counts=True)[1].max(initial=0) >= MIN_PATIENTS
 
+def _distinct(train: np.ndarray, features: list[Feature]) -> tuple[list[int], dict[str, str]]:
+    """Return the positions of distinct features, and column -> "repeats ..." for duplicates.
 
-def _distinct(train, features: list) -> tuple:
-    """The places of the features, of equal ones (on the train patients) but one, and {column: what it repeats}.
-
-    Of equal features one stays: a number of rows before all else, then a protected column's, then the first table's.
+    train: float32 [train patients, features]. Of equal features one stays: a row count first,
+    then one of a protected column, then the first.
     """
 
-    def rank(i: int) -> tuple:
+    def rank(i: int) -> tuple[bool, bool, int]:
         return features[i].statistic != ROWS, not reason_for("protected", features[i].column), i
 
-    owner, kept, lost = {}, [], {}
+    owner: dict[bytes, Feature] = {}
+    kept, repeated = [], {}
     for i in sorted(range(len(features)), key=rank):
-        of = owner.setdefault(train[:, i].tobytes(), features[i])
-        if of is features[i]:
+        first = owner.setdefault(train[:, i].tobytes(), features[i])
+        if first is features[i]:
             kept.append(i)
         elif features[i].statistic != ROWS:
-            lost[features[i].column] = f"repeats {of.column}"
-    return sorted(kept), lost
+            repeated[features[i].column] = f"repeats {first.column}"
+    return sorted(kept), repeated
 
 
-def _table(job: tuple) -> Features:
-    """The features of one table, through a cursor of its own, whose temporary tables are its own too."""
-    import numpy as np
-
+def _of_table(job: Job) -> Features:
+    """Return the features of one table; the cursor is closed, and its temporary tables with it."""
     con, name, types, is_train = job
-    reasons = {column: _excluded(name, column, type_) for column, type_ in types.items()}
+    reasons = {column: _exclusion(name, column, type_) for column, type_ in types.items()}
     excluded = {f"{name}.{column}": reason for column, reason in reasons.items() if reason}
     columns = {column: type_ for column, type_ in types.items() if not reasons[column]}
     silent = {f"{name}.{column}": EMPTY for column in columns}
     if not columns or name not in database.names(con):
         return Features(np.empty((len(is_train), 0), np.float32), [], excluded, silent, {})
-    _known_rows(con, name, types, columns)
-    item = ITEMS.get(name) if ITEMS.get(name) in columns else None
+    _create_known(con, name, types, columns)
+    item = ITEMS.get(name)
+    if item not in columns:
+        item = None
     numbers, categories = _kinds(con, columns, item)
-    blocks = [_counts(con, name, item)]
-    n_counts = len(blocks[0][1])
+    counts = _count_block(con, name, item)
+    blocks = [counts]
     if numbers:
-        blocks.append(_numbers(con, name, numbers, item))
-    countless = _count_values(con, categories) if categories else set()
-    if categories := [column for column in categories if column not in countless]:
-        blocks.append(_categories(con, name, categories))
+        blocks.append(_number_block(con, name, numbers, item))
+    countless = _create_counted(con, categories) if categories else set()
+    if frequent := [column for column in categories if column not in countless]:
+        blocks.append(_category_block(con, name, frequent))
     con.close()
-    features = [feature for _, of_block, _ in blocks for feature in of_block]
-    matrix = np.concatenate([_dense(len(is_train), *block) for block in blocks], axis=1)
-    rows = {
-        (name, feature.item): matrix[:, i].copy() for i, feature in enumerate(features[:n_counts])
-    }
-    matrix[matrix[:, 0] == 0, n_counts:] = np.nan  # nothing can be said of rows that are not there
-    silent |= {
-        f.column: ALIKE
-        for f, some in zip(features, (matrix[is_train] > 0).any(axis=0), strict=True)
-        if some
-    }
+    features = [feature for block in blocks for feature in block.features]
+    matrix = np.concatenate([_dense(len(is_train), block) for block in blocks], axis=1)
+    rows = {(name, f.item): matrix[:, i].copy() for i, f in enumerate(counts.features)}
+    # A patient without rows has no values; column 0 counts the rows of the table.
+    matrix[matrix[:, 0] == 0, len(counts.features) :] = np.nan
+    positive = (matrix[is_train] > 0).any(axis=0)
+    silent |= {f.column: ALIKE for f, some in zip(features, positive, strict=True) if some}
     silent |= {f"{name}.{column}": COUNTLESS for column in countless}
     _fill(matrix, is_train)
-    kept = [i for i, values in enumerate(matrix[is_train].T) if _tells(values)]
-    heard = {features[i].column for i in kept} | {f"{name}.{ROWS}"}
-    silent = {column: reason for column, reason in silent.items() if column not in heard}
+    kept = [i for i, values in enumerate(matrix[is_train].T) if _varies(values)]
+    used = {features[i].column for i in kept} | {f"{name}.{ROWS}"}
+    silent = {column: reason for column, reason in silent.items() if column not in used}
     return Features(matrix[:, kept], [features[i] for i in kept], excluded, silent, rows)
 
 
-def _excluded(table: str, column: str, type_: str) -> str:
-    """Why a column is no feature, or an empty text."""
+def _exclusion(table: str, column: str, type_: str) -> str:
+    """Return the reason why a column is never a feature, or ""."""
     rules = visibility.rules().get(table)
     if reason := reason_for("excluded", f"{table}.{column}"):
         return reason
@@ -192,48 +235,60 @@ def _excluded(table: str, column: str, type_: str) -> str:
     return "a time: it places the row" if type_ == "time" else ""
 
 
-def _known_rows(con, name: str, types: dict, columns: dict) -> None:
-    """A table `known`: the rows that were known at the landmark, cells that were not known yet set to null."""
+def _create_known(
+    con: duckdb.DuckDBPyConnection, name: str, types: dict[str, str], columns: dict[str, str]
+) -> None:
+    """Create the table `known`: the rows known at the prediction time.
+
+    Cells that were not known yet are null. `moment` is the time of the row.
+    """
     rules = visibility.rules()[name]
 
-    def known(terms: list) -> str:
-        return " AND ".join(_came(con, term, types) for term in terms)
+    def known(terms: list[str]) -> str:
+        return " AND ".join(_has_come(con, term, types) for term in terms)
 
-    place = next(
-        (term.partition("@")[0] for term in rules["*"] if term.partition("@")[0] in types), None
-    )
+    times = [term.partition("@")[0] for term in rules["*"]]
+    place = next((column for column in times if column in types), None)
     cells = [
         f'CASE WHEN {known(rules[c])} THEN t."{c}" END AS "{c}"' if c in rules else f't."{c}"'
         for c in columns
     ]
     moment = f't."{place}"' if place else "c.as_of"
     con.execute(f"""
-        CREATE TEMP TABLE known AS SELECT c.i, c.split = 'train' AS is_train, {moment} AS moment, {", ".join(cells)}
+        CREATE TEMP TABLE known AS
+        SELECT c.i, c.split = 'train' AS is_train, {moment} AS moment, {", ".join(cells)}
         FROM "{name}" t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
 
 
-def _came(con, term: str, types: dict) -> str:
-    """SQL for: this term of visibility.csv had come by the landmark. A null time has not come."""
+def _has_come(con: duckdb.DuckDBPyConnection, term: str, types: dict[str, str]) -> str:
+    """Return SQL for: this term of visibility.csv lies before the prediction time.
+
+    A null time has not come.
+    """
     column, _, day = term.partition("@")
     if term == "always":
         return "true"
     if term == "discharge":
-        return "EXISTS (SELECT 1 FROM admissions a WHERE a.hadm_id = t.hadm_id AND a.dischtime <= c.as_of)"
+        return """EXISTS (
+            SELECT 1 FROM admissions a WHERE a.hadm_id = t.hadm_id AND a.dischtime <= c.as_of)"""
     if term == "entered":
         entered = "(SELECT min(p.entertime) FROM pharmacy p WHERE p.pharmacy_id = t.pharmacy_id)"
         entered = entered if "pharmacy" in database.names(con) else "NULL"
         return f"coalesce({entered}, t.starttime + INTERVAL 1 DAY) <= c.as_of"
     if column not in types:
         return "false"
-    return (
-        f"date_trunc('day', t.\"{column}\") + INTERVAL 1 DAY <= c.as_of"
-        if day
-        else f't."{column}" <= c.as_of'
-    )
+    if day:
+        return f"date_trunc('day', t.\"{column}\") + INTERVAL 1 DAY <= c.as_of"
+    return f't."{column}" <= c.as_of'
 
 
-def _kinds(con, columns: dict, item: str | None) -> tuple:
-    """The columns as numbers {column: SQL} and as categories {column: SQL}; texts are judged on train patients."""
+def _kinds(
+    con: duckdb.DuckDBPyConnection, columns: dict[str, str], item: str | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the numeric and the categorical columns, each as column -> SQL of its value.
+
+    Text columns whose filled cells are numbers on train patients (NUMERIC_SHARE) are numeric.
+    """
     numbers = {c: f'"{c}"' for c, type_ in columns.items() if type_ in ("num", "int")}
     texts = [c for c, type_ in columns.items() if type_ == "text" and c != item and c != "value"]
     if texts:
@@ -241,29 +296,29 @@ def _kinds(con, columns: dict, item: str | None) -> tuple:
         judged = ", ".join(
             f'count("{c}"), count(*) FILTER ({fits.format(c, _IS_NUMBER, _IS_CODE)})' for c in texts
         )
-        found = iter(con.execute(f"SELECT {judged} FROM known WHERE is_train").fetchall()[0])
-        for column, filled, numeric in zip(texts, found, found, strict=True):
+        counts = con.execute(f"SELECT {judged} FROM known WHERE is_train").fetchall()[0]
+        for column, filled, numeric in zip(texts, counts[::2], counts[1::2], strict=True):
             if filled and numeric >= NUMERIC_SHARE * filled:
                 first = f"regexp_extract(\"{column}\", '{_NUMBER}')"
                 numbers[column] = f"TRY_CAST(replace({first}, ',', '') AS DOUBLE)"
-    categories = {
-        c: f'"{c}"::VARCHAR' for c in columns if c not in numbers and c != item and c != "value"
-    }
-    if (
-        columns.get("value") == "text"
-    ):  # its numbers are in valuenum: what is left are results in words, per item
+    others = [c for c in columns if c not in numbers and c != item and c != "value"]
+    categories = {c: f'"{c}"::VARCHAR' for c in others}
+    if columns.get("value") == "text":
+        # The numbers of `value` are in `valuenum`; the rest are results in words, per item.
         words = '"valuenum" IS NULL' if "valuenum" in columns else "true"
-        categories["value"] = (
-            f'CASE WHEN {words} THEN "{item}" || \': \' || "value" END' if item else '"value"'
-        )
+        per_item = f'CASE WHEN {words} THEN "{item}" || \': \' || "value" END'
+        categories["value"] = per_item if item else '"value"'
     return numbers, categories
 
 
-def _counts(con, name: str, item: str | None) -> tuple:
-    """How many rows the patient has: of the table, and of each frequent item."""
-    rows = con.execute("SELECT i, count(*) AS n FROM known GROUP BY i ORDER BY i").fetchnumpy()
+def _count_block(con: duckdb.DuckDBPyConnection, name: str, item: str | None) -> Block:
+    """Return row counts per patient: of the table, and of each frequent item.
+
+    Creates the table `items` of the frequent items, numbered from 1.
+    """
+    rows = _fetch(con, "SELECT i, count(*) AS n FROM known GROUP BY i ORDER BY i")
     features = [Feature(f"{name}.{ROWS}", "", ROWS)]
-    cells = [(rows["i"], 0, rows["n"])]
+    cells = [Cells(rows["i"], np.zeros(len(rows["i"]), int), rows["n"])]
     con.execute("CREATE TEMP TABLE items (item VARCHAR, f BIGINT)")
     if item:
         con.execute(f"""
@@ -271,60 +326,77 @@ def _counts(con, name: str, item: str | None) -> tuple:
                 SELECT "{item}"::VARCHAR AS item, count(DISTINCT i) AS n FROM known
                 WHERE is_train AND "{item}" IS NOT NULL GROUP BY 1 HAVING n >= {MIN_PATIENTS})
             ORDER BY n DESC, item LIMIT {MAX_ITEMS}""")
-        counted = con.execute(f"""
-            SELECT i, f, count(*) AS n FROM known JOIN items ON item = "{item}"::VARCHAR GROUP BY i, f ORDER BY f, i""")
-        found = counted.fetchnumpy()
+        sql = f"""
+            SELECT i, f, count(*) AS n FROM known JOIN items ON item = "{item}"::VARCHAR
+            GROUP BY i, f ORDER BY f, i"""
+        found = _fetch(con, sql)
         features += [Feature(f"{name}.{item}", label, "rows") for label in _items(con)]
-        cells.append((found["i"], found["f"], found["n"]))
-    return cells, features, 0.0
+        cells.append(Cells(found["i"], found["f"], found["n"]))
+    return Block(cells, features, 0.0)
 
 
-def _items(con) -> list:
+def _fetch(
+    con: duckdb.DuckDBPyConnection, sql: str, parameters: list[list[str]] | None = None
+) -> dict[str, np.ndarray]:
+    """Return the columns of a query; those with nulls are masked arrays."""
+    return cast(dict[str, np.ndarray], con.execute(sql, parameters).fetchnumpy())
+
+
+def _items(con: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the frequent items of the table, the most frequent first."""
     return [item for (item,) in con.execute("SELECT item FROM items ORDER BY f").fetchall()]
 
 
-def _numbers(con, name: str, numbers: dict, item: str | None) -> tuple:
-    """Per number and item: mean, standard deviation, least, most, last, and the share of the rows where it is filled.
+def _number_block(
+    con: duckdb.DuckDBPyConnection, name: str, numbers: dict[str, str], item: str | None
+) -> Block:
+    """Return the STATISTICS of each numeric column per item, and the share of filled rows.
 
-    The share stands for the count: the number of rows is a feature of its own, and would else speak for every column.
+    The share replaces the count of filled rows: counts would make every column encode the
+    row count, which is a feature of its own.
     """
-    import numpy as np
-
     aggregates = ", ".join(
-        f"count(v{k}) / count(*) AS filled{k}, avg(v{k}) AS mean{k}, stddev_samp(v{k}) AS std{k}, min(v{k}) AS min{k}, "
-        f"max(v{k}) AS max{k}, last(v{k} ORDER BY moment, v{k}) FILTER (v{k} IS NOT NULL) AS last{k}"
+        f"count(v{k}) / count(*) AS filled{k}, avg(v{k}) AS mean{k}, stddev_samp(v{k}) AS std{k}, "
+        f"min(v{k}) AS min{k}, max(v{k}) AS max{k}, "
+        f"last(v{k} ORDER BY moment, v{k}) FILTER (v{k} IS NOT NULL) AS last{k}"
         for k in range(len(numbers))
     )
     values = ", ".join(f"{sql} AS v{k}" for k, sql in enumerate(numbers.values()))
     measured = f'known JOIN items ON item = "{item}"::VARCHAR AND f <= {MAX_MEASURED}'
-    source = measured if item else "known"
-    found = con.execute(f"""
-        SELECT i, f, {aggregates} FROM (SELECT i, moment, {"f" if item else "1 AS f"}, {values} FROM {source})
-        GROUP BY i, f ORDER BY f, i""").fetchnumpy()
+    source, group = (measured, "f") if item else ("known", "1 AS f")
+    sql = f"""
+        SELECT i, f, {aggregates} FROM (SELECT i, moment, {group}, {values} FROM {source})
+        GROUP BY i, f ORDER BY f, i"""
+    found = _fetch(con, sql)
     labels = _items(con)[:MAX_MEASURED] if item else [""]
-    features, cells = [], []
+    features: list[Feature] = []
+    cells = []
     for k, column in enumerate(numbers):
         for statistic in ("filled", *STATISTICS):
-            values = np.ma.filled(found[f"{statistic}{k}"].astype(np.float64), np.nan)
-            cells.append((found["i"], found["f"] - 1 + len(features), values))
+            filled = np.ma.filled(found[f"{statistic}{k}"].astype(np.float64), np.nan)
+            cells.append(Cells(found["i"], found["f"] - 1 + len(features), filled))
             features += [Feature(f"{name}.{column}", label, statistic) for label in labels]
-    return cells, features, float("nan")
+    return Block(cells, features, float("nan"))
 
 
-def _count_values(con, categories: dict) -> set:
-    """Make the tables `counted` (rows by patient and value) and `top` (frequent values); the columns without any top.
+def _create_counted(con: duckdb.DuckDBPyConnection, categories: dict[str, str]) -> set[str]:
+    """Create `counted` (rows by patient and value) and `top` (the frequent values).
 
-    Such a column is filled for MIN_PATIENTS train patients or more: a free text, or names of what is met once.
+    Returns the columns that are filled for MIN_PATIENTS train patients but have no frequent
+    value, such as free text.
     """
     texts = ", ".join(f'{sql} AS "{column}"' for column, sql in categories.items())
     names = ", ".join(f'"{column}"' for column in categories)
     con.execute(f"""
         CREATE TEMP TABLE counted AS
-        WITH cells AS (UNPIVOT (SELECT i, is_train, {texts} FROM known) ON {names} INTO NAME name VALUE value)
+        WITH cells AS (
+            UNPIVOT (SELECT i, is_train, {texts} FROM known) ON {names} INTO NAME name VALUE value)
         SELECT i, is_train, name, value, count(*) AS n FROM cells GROUP BY ALL""")
     con.execute(f"""
-        CREATE TEMP TABLE top AS SELECT name, value, row_number() OVER (ORDER BY name, place) - 1 AS f FROM (
-            SELECT name, value, row_number() OVER (PARTITION BY name ORDER BY count(*) DESC, value) AS place
+        CREATE TEMP TABLE top AS
+        SELECT name, value, row_number() OVER (ORDER BY name, place) - 1 AS f FROM (
+            SELECT name, value,
+                   row_number() OVER (PARTITION BY name ORDER BY count(*) DESC, value) AS place
             FROM counted WHERE is_train GROUP BY name, value HAVING count(*) >= {MIN_PATIENTS})
         WHERE place <= {MAX_VALUES}""")
     countless = con.execute(f"""
@@ -333,41 +405,34 @@ def _count_values(con, categories: dict) -> set:
     return {name for (name,) in countless}
 
 
-def _categories(con, name: str, categories: list) -> tuple:
-    """Per frequent value of a category: the share of the patient's rows that have it; and the share that is filled."""
+def _category_block(con: duckdb.DuckDBPyConnection, name: str, categories: list[str]) -> Block:
+    """Return for each frequent value its share of a patient's rows, and the filled share."""
     per_patient = "(SELECT i, count(*) AS total FROM known GROUP BY i)"
-    shares = con.execute(f"""
-        SELECT i, f, n / total AS share FROM counted JOIN top USING (name, value) JOIN {per_patient} USING (i)
-        ORDER BY f, i""").fetchnumpy()
-    features = [
-        Feature(f"{name}.{column}", value, "share")
-        for column, value in con.execute("SELECT name, value FROM top ORDER BY f").fetchall()
-    ]
-    filled = con.execute(
-        f"""
+    sql = f"""
+        SELECT i, f, n / total AS share
+        FROM counted JOIN top USING (name, value) JOIN {per_patient} USING (i)
+        ORDER BY f, i"""
+    shares = _fetch(con, sql)
+    values = con.execute("SELECT name, value FROM top ORDER BY f").fetchall()
+    features = [Feature(f"{name}.{column}", value, "share") for column, value in values]
+    sql = f"""
         SELECT i, list_position(?, name) - 1 AS f, sum(n) / any_value(total) AS share
-        FROM counted JOIN {per_patient} USING (i) WHERE list_contains(?, name) GROUP BY i, name ORDER BY f, i""",
-        [categories, categories],
-    ).fetchnumpy()
+        FROM counted JOIN {per_patient} USING (i) WHERE list_contains(?, name)
+        GROUP BY i, name ORDER BY f, i"""
+    filled = _fetch(con, sql, [categories, categories])
     cells = [
-        (shares["i"], shares["f"], shares["share"]),
-        (filled["i"], filled["f"] + len(features), filled["share"]),
+        Cells(shares["i"], shares["f"], shares["share"]),
+        Cells(filled["i"], filled["f"] + len(features), filled["share"]),
     ]
-    return (
-        cells,
-        features + [Feature(f"{name}.{column}", "", "filled") for column in categories],
-        0.0,
-    )
+    features += [Feature(f"{name}.{column}", "", "filled") for column in categories]
+    return Block(cells, features, 0.0)
 
 
-def _dense(n_patients: int, cells: list, features: list, empty: float):
-    """The cells (patient, feature, value) of one block as a float32 array; what is too large for it is its largest."""
-    import numpy as np
-
-    block, largest = (
-        np.full((n_patients, len(features)), empty, np.float32),
-        np.finfo(np.float32).max,
-    )
-    for i, f, values in cells:
-        block[np.asarray(i, int), np.asarray(f, int)] = np.clip(values, -largest, largest)
-    return block
+def _dense(n_patients: int, block: Block) -> np.ndarray:
+    """Return a block as float32 [patients, features]; values beyond float32 are clipped."""
+    dense = np.full((n_patients, len(block.features)), block.empty, np.float32)
+    largest = np.finfo(np.float32).max
+    for patients, features, values in block.cells:
+        clipped = np.clip(values, -largest, largest)
+        dense[np.asarray(patients, int), np.asarray(features, int)] = clipped
+    return dense

@@ -1,60 +1,81 @@
-"""On which columns the models rest: permutation on patients held out, column by column and cluster by cluster, beside
-shadows: copies of the same columns that can tell nothing."""
+"""Permutation importance of columns and of clusters, out of fold, against shadow features.
+
+Shadow features are permuted copies of all features: their importance is the null distribution
+(Boruta: Kursa and Rudnicki 2010).
+"""
 
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+import xgboost
+from scipy.sparse import csr_matrix
+from scipy.stats import norm
+from tqdm import tqdm
+
 from mimic_qlora.features import auroc, boosting, clusters
+from mimic_qlora.features.boosting import Study
+from mimic_qlora.features.cohort import Target
+from mimic_qlora.features.matrix import Feature, Features, in_split
 
 REPEATS = 5  # permutations of each column
-MAX_PERMUTED = 2000  # patients of a turn: more do not change a mean of drops
+MAX_PERMUTED = 2000  # patients per fold: more do not change a mean of drops
 NULL_QUANTILE = 0.95
-RESAMPLES = 100  # of the patients of each turn, for how often a column is selected
-SELECTED = (
-    0.6  # of these draws: the least share that Meinshausen and Buehlmann (2010) take for stable
-)
-STRATA = 10  # groups of patients with like numbers of rows, besides those without any
+RESAMPLES = 100  # of the patients of each fold, for how often a column is selected
+SELECTED = 0.6  # of the resamples: least share called stable by Meinshausen and Buehlmann (2010)
+STRATA = 10  # groups of patients with similar row counts, besides those without rows
 
 
 class Units(NamedTuple):
-    """What is permuted as one: each column, then each cluster of two or more columns; then the shadows of all these."""
+    """What is permuted as one: each column, then each cluster of columns, then their shadows.
 
-    columns: list  # names
-    groups: object  # the column number of each feature
-    cluster: object  # the cluster number of each column
-    features: list  # of each unit: its places in the matrix of features and shadows
-    members: dict  # unit number -> the column numbers of a cluster
-    rows: object  # how many rows of a table, or of one item in it, each patient has: counts x patients
-    counted: object  # the number of the count that each feature, each shadow is taken from
+    columns: names. groups: int [features], the column of each feature.
+    cluster: int [columns], the cluster of each column.
+    features: of each unit, its positions among the features followed by their shadows.
+    members: number of a cluster's unit -> int array of its columns.
+    rows: float [counts, patients], the row counts of tables and items.
+    counted: int [2 * features], the count that each feature and shadow is computed from.
+    """
+
+    columns: list[str]
+    groups: np.ndarray
+    cluster: np.ndarray
+    features: list[np.ndarray]
+    members: dict[int, np.ndarray]
+    rows: np.ndarray
+    counted: np.ndarray
 
     @property
     def n(self) -> int:
-        """Units that are no shadows."""
+        """Return the number of units that are not shadows."""
         return len(self.features) // 2
 
 
-def units(built, people) -> Units:
-    import numpy as np
-
-    columns = sorted({f.column for f in built.features})
-    groups = np.array([columns.index(f.column) for f in built.features])
-    is_count = np.array([c.endswith(".*") for c in columns])
-    cluster = clusters.cluster(built.matrix[(people.split == "train").to_numpy()], groups, is_count)
+def units(built: Features, people: pd.DataFrame) -> Units:
+    """Return the units of the feature matrix; clusters are found on train patients."""
+    columns = sorted({feature.column for feature in built.features})
+    groups = np.array([columns.index(feature.column) for feature in built.features])
+    is_count = np.array([column.endswith(".*") for column in columns])
+    cluster = clusters.cluster(built.matrix[in_split(people, "train")], groups, is_count)
     features = [np.flatnonzero(groups == c) for c in range(len(columns))]
     members = {}
-    for name in np.flatnonzero(np.bincount(cluster) > 1):
-        members[len(features)] = of_it = np.flatnonzero(cluster == name)
-        features.append(np.concatenate([features[c] for c in of_it]))
+    for number in np.flatnonzero(np.bincount(cluster) > 1):
+        members[len(features)] = inside = np.flatnonzero(cluster == number)
+        features.append(np.concatenate([features[c] for c in inside]))
     features += [own + len(groups) for own in features]
     keys = [_count_of(feature, built.rows) for feature in built.features]
-    names = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    rows = np.array([built.rows.get(key, np.zeros(len(people))) for key in names])
-    return Units(
-        columns, groups, cluster, features, members, rows, np.tile([names[key] for key in keys], 2)
-    )
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    nobody = np.zeros(len(people))
+    rows = np.array([nobody if key is None else built.rows.get(key, nobody) for key in places])
+    counted = np.tile([places[key] for key in keys], 2)
+    return Units(columns, groups, cluster, features, members, rows, counted)
 
 
-def _count_of(feature, rows: dict) -> tuple | None:
-    """Which number of rows a feature is taken from; a number of rows itself is permuted over all patients."""
+def _count_of(feature: Feature, rows: dict[tuple[str, str], np.ndarray]) -> tuple[str, str] | None:
+    """Return the row count that a feature is computed from: (table, item) or (table, "").
+
+    None for a row count itself, which is permuted over all patients.
+    """
     table = feature.column.partition(".")[0]
     if feature.column.endswith(".*"):
         return None
@@ -62,197 +83,211 @@ def _count_of(feature, rows: dict) -> tuple | None:
     return of_item if feature.statistic != "rows" and of_item in rows else (table, "")
 
 
-def permuted(rows, rng):
-    """The places of the patients, permuted among those with like numbers of rows.
+def permuted(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the patients permuted among those with similar row counts: int [patients].
 
-    A share, a least or a greatest value tells by itself how many rows it was taken from, and whether there were any;
-    permuted over all patients, a column of noise would look important for what its number of rows says.
+    rows: row count of each patient. Shares, minima and maxima leak how many rows they were
+    computed from. Permuting them across all patients would make a noise column look important
+    merely because of its row count, so patients are permuted only within strata of similar counts.
     """
-    import numpy as np
-
     some = rows[rows > 0]
-    edges = np.unique(np.quantile(some, np.linspace(0, 1, STRATA + 1)[:-1])) if len(some) else []
+    edges = np.empty(0)
+    if len(some):
+        edges = np.unique(np.quantile(some, np.linspace(0, 1, STRATA + 1)[:-1]))
     stratum = np.searchsorted(edges, rows, "right")
     places = np.empty(len(rows), int)
     places[np.argsort(stratum, kind="stable")] = np.lexsort((rng.random(len(rows)), stratum))
     return places
 
 
-def shadows(matrix, own: Units, parts: list, rng):
-    """A copy in which patients swap their values (see `permuted`) within each part: it can tell nothing, but is spread
-    and tied together like the features, so that the shadows of twins are twins."""
-    import numpy as np
+def shadows(
+    matrix: np.ndarray, own: Units, parts: list[np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """Return shadow features: a copy of the matrix, permuted (see `permuted`) within each part.
 
+    matrix: [patients, features]. parts: disjoint bool [patients]. Features of the same count are
+    permuted alike, so the shadows of near-duplicates are near-duplicates.
+    """
     copy, counted = np.empty_like(matrix), own.counted[: matrix.shape[1]]
     for count, rows in enumerate(own.rows):
         features = np.flatnonzero(counted == count)
         for places in map(np.flatnonzero, parts):
-            copy[np.ix_(places, features)] = matrix[
-                np.ix_(places[permuted(rows[places], rng)], features)
-            ]
+            taken = places[permuted(rows[places], rng)]
+            copy[np.ix_(places, features)] = matrix[np.ix_(taken, features)]
     return copy
 
 
-def permutation_drops(booster, gain, own: Units, rows, matrix, y, seed: int) -> tuple:
-    """How much AUROC falls when the features of a unit are permuted (see `permuted`), for each unit.
+class Sample(NamedTuple):
+    """The patients of one fold and target on whom drops are measured.
 
-    `rows` are those of the units, for the patients of `matrix`. A unit that no tree uses has 0 and costs
-    nothing: only the features in use are predicted on, as a sparse matrix. Returns the mean over REPEATS permutations,
-    and how each patient moves it (units x patients, see discrimination.influence); nan where AUROC is not defined.
+    matrix: float32 [patients, 2 * features], shadows last. rows: row counts [counts, patients].
+    y: bool [patients].
     """
-    import numpy as np
 
-    rng = np.random.default_rng(seed)
+    matrix: np.ndarray
+    rows: np.ndarray
+    y: np.ndarray
+
+
+class Drops(NamedTuple):
+    """The fall of AUROC when each unit is permuted, and the influence of each patient on it.
+
+    drops: float [units], mean over REPEATS permutations; nan where the AUROC is undefined, 0 for a
+    unit that no tree uses. moves: float32 [units, patients], see `auroc.influence`.
+    """
+
+    drops: np.ndarray
+    moves: np.ndarray
+
+
+def permutation_drops(
+    booster: xgboost.Booster, gain: np.ndarray, own: Units, sample: Sample, seed: int
+) -> Drops:
+    """Return the permutation importance of each unit.
+
+    gain: float [2 * features], total gain of the booster. Units that no tree uses cost nothing:
+    predictions read the features in use alone, as a sparse matrix.
+    """
+    matrix, rows, y = sample
+    rng, width = np.random.default_rng(seed), matrix.shape[1]
     used = np.flatnonzero(gain)
     drops, moves = np.zeros(len(own.features)), np.zeros((len(own.features), len(y)), np.float32)
     if y.all() or not y.any():
-        return drops * np.nan, moves
-    base, place = matrix[:, used], np.full(matrix.shape[1], -1)
+        return Drops(drops * np.nan, moves)
+    base, place = matrix[:, used], np.full(width, -1)
     place[used] = np.arange(len(used))
-    reference, of_reference = auroc.influence(
-        y, booster.inplace_predict(_sparse(base, used, matrix.shape[1]))
-    )
+    reference = auroc.influence(y, booster.inplace_predict(_sparse(base, used, width)))
     for unit, features in enumerate(own.features):
         features = features[place[features] >= 0]
         if not len(features):
             continue
-        by_count = [
-            (count, place[features[own.counted[features] == count]])
-            for count in set(own.counted[features])
-        ]
+        counted = own.counted[features]
+        by_count = [(count, place[features[counted == count]]) for count in sorted(set(counted))]
         copies = np.tile(base, (REPEATS, 1, 1))
         for copy in copies:
-            for count, some in sorted(by_count, key=lambda pair: pair[0]):
+            for count, some in by_count:
                 copy[:, some] = base[permuted(rows[count], rng)][:, some]
-        scores = booster.inplace_predict(
-            _sparse(copies.reshape(-1, len(used)), used, matrix.shape[1])
-        )
-        areas, of_copies = zip(
-            *(auroc.influence(y, s) for s in scores.reshape(REPEATS, -1)), strict=True
-        )
-        drops[unit] = reference - np.mean(areas)
-        moves[unit] = of_reference - np.mean(of_copies, axis=0)
-    return drops, moves
+        scores = booster.inplace_predict(_sparse(copies.reshape(-1, len(used)), used, width))
+        found = [auroc.influence(y, s) for s in scores.reshape(REPEATS, -1)]
+        drops[unit] = reference.value - np.mean([one.value for one in found])
+        moves[unit] = reference.moves - np.mean([one.moves for one in found], axis=0)
+    return Drops(drops, moves)
 
 
-def _sparse(rows, used, width: int):
-    """Rows over the features in use as a sparse matrix over all features; the others are never looked at."""
-    import numpy as np
-    from scipy.sparse import csr_matrix
-
+def _sparse(rows: np.ndarray, used: np.ndarray, width: int) -> csr_matrix:
+    """Return rows over the features in use, [n, used], as a sparse matrix [n, width]."""
     n = len(rows)
-    return csr_matrix(
-        (rows.ravel(), np.tile(used, n), np.arange(n + 1) * len(used)), shape=(n, width)
-    )
+    starts = np.arange(n + 1) * len(used)
+    return csr_matrix((rows.ravel(), np.tile(used, n), starts), shape=(n, width))
 
 
 class Explored(NamedTuple):
-    """What the turns found, for targets with skill alone."""
+    """Importance in each fold, for the targets with skill alone.
 
-    drops: object  # targets x turns x units
-    moves: list  # of each turn: units x patients held out, of the mean over the targets
-    variance: object  # targets x units: of the mean drop over the turns, from drawing patients
-    gains: object  # targets x turns x columns, as shares of the model's total gain
+    drops: float [targets, folds, units], nan without a model.
+    moves: per fold, float [units, patients held out], influences on the mean over the targets.
+    variance: float [targets, units], of the mean drop over the folds, from sampling patients.
+    gains: float [targets, folds, columns], shares of the model's total gain.
+    """
+
+    drops: np.ndarray
+    moves: list[np.ndarray]
+    variance: np.ndarray
+    gains: np.ndarray
 
 
-def explore(built, people, own: Units, targets: list, fold, on: str) -> Explored:
-    """Per target and turn: a model over all columns and their shadows, its gains and its permutation drops."""
-    import numpy as np
-    from tqdm import tqdm
-
-    matrix, n, c = built.matrix, built.matrix.shape[1], len(own.columns)
-    turns = boosting.turns(people, fold)
-    drops = np.full((len(targets), len(turns), len(own.features)), np.nan)
-    shares, moves, variance = (
-        np.zeros((len(targets), len(turns), c)),
-        [],
-        np.zeros((len(targets), len(own.features))),
-    )
+def explore(study: Study, own: Units, targets: list[Target]) -> Explored:
+    """Fit a model over all features and shadows per target and fold; measure gains and drops."""
+    matrix, people = study.built.matrix, study.people
+    n, n_units, n_columns = matrix.shape[1], len(own.features), len(own.columns)
+    turns = boosting.turns(people, study.fold)
+    drops = np.full((len(targets), len(turns), n_units), np.nan)
+    shares = np.zeros((len(targets), len(turns), n_columns))
+    variance = np.zeros((len(targets), n_units))
+    moves = []
     bar = tqdm(total=len(targets) * len(turns), desc="importance", unit="model", disable=None)
-    for seed, (fitted, stops, held) in enumerate(turns):
-        parts = [people.split.to_numpy() == "test", fitted, stops, held]
-        doubled = np.concatenate(
-            [matrix, shadows(matrix, own, parts, np.random.default_rng(seed))], axis=1
-        )
-        binned = boosting.bins(doubled, fitted, stops)
-        here = np.flatnonzero(held)[:MAX_PERMUTED]
-        moved = np.zeros((len(own.features), len(here)), np.float32)
+    for seed, turn in enumerate(turns):
+        parts = [in_split(people, "test"), turn.fitted, turn.stopping, turn.held]
+        copy = shadows(matrix, own, parts, np.random.default_rng(seed))
+        doubled = np.concatenate([matrix, copy], axis=1)
+        binned = boosting.bins(doubled, turn.fitted, turn.stopping)
+        held = np.flatnonzero(turn.held)[:MAX_PERMUTED]
+        moved = np.zeros((n_units, len(held)), np.float32)
         for t, target in enumerate(targets):
             bar.update()
-            judged = np.flatnonzero(target.who[here])
-            booster = boosting.fit(binned, target, fitted, stops, seed, on)
-            if booster is None or not len(judged):
+            at_risk = np.flatnonzero(target.who[held])
+            booster = boosting.fit(binned, target, turn.fitted, turn.stopping, seed, study.device)
+            if booster is None or not len(at_risk):
                 continue
-            gain, at = boosting.gains(booster, 2 * n), here[judged]
-            shares[t, seed] = np.bincount(own.groups, gain[:n], c) / max(gain.sum(), 1e-12)
-            drops[t, seed], of_them = permutation_drops(
-                booster, gain, own, own.rows[:, at], doubled[at], target.y[at], seed
-            )
-            moved[:, judged] += of_them
-            variance[t] += (of_them**2).sum(axis=1)
+            gain, places = boosting.gains(booster, 2 * n), held[at_risk]
+            shares[t, seed] = np.bincount(own.groups, gain[:n], n_columns) / max(gain.sum(), 1e-12)
+            sample = Sample(doubled[places], own.rows[:, places], target.y[places])
+            drops[t, seed], own_moves = permutation_drops(booster, gain, own, sample, seed)
+            moved[:, at_risk] += own_moves
+            variance[t] += (own_moves**2).sum(axis=1)
         moves.append(moved / max(1, np.isfinite(drops[:, seed, 0]).sum()))
     bar.close()
-    of_turns = np.maximum(1, np.isfinite(drops[:, :, 0]).sum(axis=1))
-    return Explored(drops, moves, variance / of_turns[:, None] ** 2, shares)
-
-
-def mean(values, axis=None):
-    """The mean of what is defined; nan where nothing is."""
-    import warnings
-
-    import numpy as np
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmean(values, axis=axis)
+    n_folds = np.maximum(1, np.isfinite(drops[:, :, 0]).sum(axis=1))
+    return Explored(drops, moves, variance / n_folds[:, None] ** 2, shares)
 
 
 class Judged(NamedTuple):
-    """How each unit (shadows left out) did, beside the null that the shadows give."""
+    """The importance of each unit that is not a shadow, beside the null of the shadows.
 
-    drop: object  # mean over targets and turns
-    low: object  # 95% interval of it over patients
-    high: object
-    spread: object  # standard deviation over turns
-    best: object  # mean over turns in the target where it matters most
-    best_target: object  # its place among the targets with skill
-    by_target: object  # targets x units, mean over turns
-    selected: object  # share of resampled patients and turns in which it is above the null of the same draw
-    gain: object  # columns only
-    above: object
-    null: object  # the shadows' mean drops
+    All arrays are float [units] where nothing else is said; drops are differences of AUROC.
+    drop: mean over targets and folds. low, high: its 95% interval over patients.
+    spread: standard deviation over folds.
+    best: mean over folds for the target where it is largest. best_target: int, that target.
+    by_target: [targets, units], mean over folds.
+    selected: share of the resamples in which the drop exceeds the null of the same resample.
+    gain: [columns], mean share of the total gain.
+    above: bool, important (see `judge`).
+    null: the shadows' mean drops. limit: their NULL_QUANTILE.
+    best_limit: the largest drop of any shadow for any target.
+    """
+
+    drop: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    spread: np.ndarray
+    best: np.ndarray
+    best_target: np.ndarray
+    by_target: np.ndarray
+    selected: np.ndarray
+    gain: np.ndarray
+    above: np.ndarray
+    null: np.ndarray
     limit: float
     best_limit: float
 
 
 def judge(found: Explored, own: Units) -> Judged:
-    """A unit matters if its mean drop is above 95% of the shadows', and stays so when patients are drawn again; or if
-    its drop in one target is above all of theirs in any, and above 0 for sure (95% for all targets together)."""
-    import numpy as np
-    from scipy.stats import norm
+    """Return the importance of each unit.
 
+    A unit is important if (1) its mean drop exceeds the NULL_QUANTILE of the shadow drops, and in
+    at least SELECTED of the resamples, or (2) for one target its drop exceeds every shadow's drop
+    and its Bonferroni-corrected interval is above 0.
+    """
     n = own.n
-    overall, by_target, by_turn = (
-        mean(found.drops, (0, 1)),
-        mean(found.drops, 1),
-        mean(found.drops, 0),
-    )
+    overall = auroc.defined_mean(found.drops, (0, 1))
+    by_target = auroc.defined_mean(found.drops, 1)
+    by_fold = auroc.defined_mean(found.drops, 0)
     limit, best_limit = np.quantile(overall[n:], NULL_QUANTILE), np.nanmax(by_target[:, n:])
-    best = np.nanmax(by_target[:, :n], axis=0)
-    surely = (
-        by_target[:, :n] - norm.ppf(1 - 0.025 / len(by_target)) * np.sqrt(found.variance[:, :n]) > 0
-    )
-    alone = ((by_target[:, :n] > max(best_limit, 0)) & surely).any(axis=0)
-    selected, turns = _selected(by_turn, found.moves, n), np.isfinite(by_turn[:, 0]).sum()
-    half = 1.96 * np.sqrt(sum((moved[:n] ** 2).sum(axis=1) for moved in found.moves)) / turns
+    drops = by_target[:, :n]
+    z = norm.ppf(1 - 0.025 / len(drops))
+    surely = drops - z * np.sqrt(found.variance[:, :n]) > 0
+    alone = ((drops > max(best_limit, 0)) & surely).any(axis=0)
+    selected, n_folds = _selected(by_fold, found.moves, n), np.isfinite(by_fold[:, 0]).sum()
+    variance = sum((moved[:n] ** 2).sum(axis=1) for moved in found.moves)
+    half = 1.96 * np.sqrt(variance) / n_folds
     return Judged(
         drop=overall[:n],
         low=overall[:n] - half,
         high=overall[:n] + half,
-        spread=np.nanstd(by_turn[:, :n], axis=0),
-        best=best,
-        best_target=np.nanargmax(by_target[:, :n], axis=0),
-        by_target=by_target[:, :n],
+        spread=np.nanstd(by_fold[:, :n], axis=0),
+        best=np.nanmax(drops, axis=0),
+        best_target=np.nanargmax(drops, axis=0),
+        by_target=drops,
         selected=selected,
         gain=found.gains.mean(axis=(0, 1)),
         above=((overall[:n] > max(limit, 0)) & (selected >= SELECTED)) | alone,
@@ -262,18 +297,19 @@ def judge(found: Explored, own: Units) -> Judged:
     )
 
 
-def _selected(by_turn, moves: list, n: int):
-    """How often a unit is above the null when the patients of each turn are drawn again: stability selection."""
-    import numpy as np
+def _selected(by_fold: np.ndarray, moves: list[np.ndarray], n: int) -> np.ndarray:
+    """Return the share of resamples in which each unit exceeds the null: float [n].
 
-    counts, rng = [], np.random.default_rng(0)
-    for drops, moved in zip(by_turn, moves, strict=True):
+    Stability selection (Meinshausen and Buehlmann 2010). by_fold: float [folds, units].
+    moves: per fold, float [units, patients]. n: units that are not shadows.
+    """
+    shares, rng = [], np.random.default_rng(0)
+    for drops, moved in zip(by_fold, moves, strict=True):
         if not np.isfinite(drops[0]):
             continue
-        weights = rng.multinomial(
-            moved.shape[1], np.full(moved.shape[1], 1 / moved.shape[1]), size=RESAMPLES
-        )
+        n_patients = moved.shape[1]
+        weights = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), RESAMPLES)
         drawn = drops[:, None] + moved @ (weights.T - 1)
         limits = np.maximum(np.quantile(drawn[n:], NULL_QUANTILE, axis=0), 0)
-        counts.append((drawn[:n] > limits).mean(axis=1))
-    return np.mean(counts, axis=0)
+        shares.append((drawn[:n] > limits).mean(axis=1))
+    return np.mean(shares, axis=0)

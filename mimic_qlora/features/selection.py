@@ -1,71 +1,95 @@
-"""Step 3 from features to verdicts: skill first, then importance beside its null, then refits without what may go."""
+"""From features to verdicts: skill first, then importance beside its null, then ablation."""
 
 from typing import NamedTuple
 
-from mimic_qlora.features import ablation as proof
-from mimic_qlora.features import boosting, permutation, skill, verdicts
+import pandas as pd
+
+from mimic_qlora.features import ablation, boosting, permutation, skill, verdicts
+from mimic_qlora.features.ablation import Ablation
+from mimic_qlora.features.boosting import Study
+from mimic_qlora.features.cohort import Target
+from mimic_qlora.features.columns_file import ColumnVerdict
+from mimic_qlora.features.matrix import Features
+from mimic_qlora.features.permutation import Judged, Units
+from mimic_qlora.features.settings import FeatureSettings
+from mimic_qlora.features.skill import RiskTenth, TargetMetrics, WithoutLeast
+
+
+class TargetDrop(NamedTuple):
+    """One row of columns_per_target.csv: the fall of a target's AUROC when a column is permuted."""
+
+    target: str
+    column: str
+    permutation_drop: float
 
 
 class Selection(NamedTuple):
-    """What step 3 found; lists are of dicts, as they go into its files."""
+    """The result of step 3.
 
-    columns: list  # one row per column, most important first
-    lists: dict  # verdict -> its rows
-    per_target: list
-    metrics: list
-    ablation: list  # one row per refit, and one per target of it
-    tried: list  # proof.Change of each refit
-    test: dict  # what leaving the least important columns out changes on test patients
-    judged: object  # importance.Judged, or None
-    reliability: list
-    says: list
+    columns: one row per column, the most important first.
+    per_target: the columns that a target needs, the most important first.
+    metrics: one row per target. tried: the ablations, in order.
+    test: effect of dropping the least important columns on test patients.
+    judged: None when no target has skill.
+    reliability: predicted and observed risk, out of fold. says: the result in sentences.
+    """
+
+    columns: list[ColumnVerdict]
+    per_target: list[TargetDrop]
+    metrics: list[TargetMetrics]
+    tried: list[Ablation]
+    test: WithoutLeast
+    judged: Judged | None
+    reliability: list[RiskTenth]
+    says: list[str]
+
+    def with_verdict(self, verdict: str) -> list[ColumnVerdict]:
+        """Return the rows with this verdict, the most important first."""
+        return [row for row in self.columns if row.verdict == verdict]
+
+    def least_first(self) -> list[ColumnVerdict]:
+        """Return the columns proven free to go, the least important first."""
+        return self.with_verdict("least")[::-1]
 
 
-def select(built, people, targets: list, seeds: int, margin: float, on: str) -> Selection:
-    """Judge every column of `built` (features.Features) by the targets that can be predicted at all."""
-    fold = boosting.folds(people, seeds)
-    scores, held = skill.held_out(built, people, targets, fold, on)
-    able = [t for t, row in enumerate(held) if row["skill"]]
+def select(
+    built: Features,
+    people: pd.DataFrame,
+    targets: list[Target],
+    settings: FeatureSettings,
+    device: str,
+) -> Selection:
+    """Judge every column by the targets that can be predicted at all."""
+    study = Study(built, people, boosting.folds(people, settings.seeds), device)
+    scores, held = skill.held_out(study, targets)
+    able = [t for t, row in enumerate(held) if row.skill]
     good, of_good = [targets[t] for t in able], scores[able]
-    own, judged, tried = permutation.units(built, people), None, []
+
+    own, judged = permutation.units(built, people), None
     if good:
-        judged = permutation.judge(permutation.explore(built, people, own, good, fold, on), own)
+        judged = permutation.judge(permutation.explore(study, own, good), own)
     columns = verdicts.weigh(built, people, own, judged, good)
+
+    tried: list[Ablation] = []
     if good:
-        tried = proof.prove(
-            built, people, good, of_good, verdicts.candidates(columns), fold, on, margin
-        )
-        verdicts.settle(columns, tried)
-    lists = {
-        verdict: [row for row in columns if row["verdict"] == verdict]
-        for verdict in verdicts.VERDICTS
-    }
-    proven = {row["column"] for row in lists["least"]}
-    metrics, test = skill.on_test(built, people, targets, held, proven, seeds, on)
-    ablation = []
-    for step in tried:
-        whole = {
-            "target": "mean of all",
-            "label": "mean of all",
-            "change": step.mean,
-            "low": step.low,
-            "high": step.high,
-        }
-        ablation += [{"columns": step.columns, **row} for row in (whole, *step.targets)]
+        names = verdicts.candidates(columns)
+        tried = ablation.ablate_in_turn(study, good, of_good, names, settings.margin)
+        columns = verdicts.settle(columns, tried)
+    proven = {row.column for row in columns if row.verdict == "least"}
+    metrics, test = skill.on_test(study, targets, held, proven, settings.seeds)
+
     says = verdicts.statements(columns, metrics, tried, test, judged)
     per_target = _per_target(own, judged, good) if judged else []
     reliability = skill.reliability(good, of_good)
-    return Selection(
-        columns, lists, per_target, metrics, ablation, tried, test, judged, reliability, says
-    )
+    return Selection(columns, per_target, metrics, tried, test, judged, reliability, says)
 
 
-def _per_target(own, judged, targets: list) -> list:
-    """The columns whose permutation costs a target anything, the dearest first."""
+def _per_target(own: Units, judged: Judged, targets: list[Target]) -> list[TargetDrop]:
+    """Return the columns whose permutation costs a target anything, the most important first."""
     rows = [
-        {"target": target.name, "column": column, "permutation_drop": float(judged.by_target[t, i])}
+        TargetDrop(target.name, column, float(judged.by_target[t, i]))
         for t, target in enumerate(targets)
         for i, column in enumerate(own.columns)
         if judged.by_target[t, i] > 0
     ]
-    return sorted(rows, key=lambda row: (row["target"], -row["permutation_drop"], row["column"]))
+    return sorted(rows, key=lambda row: (row.target, -row.permutation_drop, row.column))

@@ -1,168 +1,266 @@
-"""What the models can predict at all: skill on patients held out, and the figures on the test patients."""
+"""Skill: which targets the models predict at all, out of fold and on the test patients."""
 
-from mimic_qlora.features import auroc as discrimination
-from mimic_qlora.features import boosting
-from mimic_qlora.features.matrix import MIN_PATIENTS, ROWS
+from typing import NamedTuple
 
-MIN_AUROC = 0.55  # on patients held out: below it a target has no skill
+import numpy as np
+
+from mimic_qlora.features import auroc, boosting
+from mimic_qlora.features.boosting import Study
+from mimic_qlora.features.cohort import Target
+from mimic_qlora.features.matrix import MIN_PATIENTS, ROWS, Features, in_split
+
+MIN_AUROC = 0.55  # out of fold: a target below it has no skill
+UNDEFINED = "AUROC undefined: the test patients are all with or all without it"
+UNTOLD = "no skill told: patients held out are all with or all without it"
 
 
-def counts(built):
-    """The features that are numbers of rows: how much was recorded, not what."""
-    import numpy as np
+class HeldOut(NamedTuple):
+    """The out-of-fold performance of one target.
 
-    return np.ascontiguousarray(built.matrix[:, [f.statistic == ROWS for f in built.features]])
+    auroc, baseline: of all features, and of row counts alone. low, high: 95% interval of their
+    difference. All four are None where the AUROC is undefined.
+    """
+
+    auroc: float | None
+    baseline: float | None
+    low: float | None
+    high: float | None
+    skill: bool
 
 
-def folds_of(target, scores, fold):
-    """The turns of the patients whom the target concerns and who have a score; -1 for the others."""
-    import numpy as np
+class TargetMetrics(NamedTuple):
+    """One row of metrics.csv: a target's figures on test patients, then its out-of-fold skill.
 
+    Fields ending in _share are parts of 1, _low and _high ends of 95% intervals; None where a
+    figure is undefined. auroc_rows: of row counts alone. auroc_without_least: without the columns
+    proven free to go, and `change` its difference to `auroc`.
+    """
+
+    target: str
+    label: str
+    train_patients: int
+    train_share: float
+    test_patients: int
+    test_with: int
+    test_share: float | None = None
+    auroc: float | None = None
+    auroc_low: float | None = None
+    auroc_high: float | None = None
+    auroc_rows: float | None = None
+    auroc_without_least: float | None = None
+    change: float | None = None
+    average_precision: float | None = None
+    ap_low: float | None = None
+    ap_high: float | None = None
+    brier: float | None = None
+    predicted_share: float | None = None
+    calibration_slope: float | None = None
+    held_out_auroc: float | None = None
+    held_out_auroc_rows: float | None = None
+    beyond_rows_low: float | None = None
+    beyond_rows_high: float | None = None
+    skill: bool = False
+    note: str = ""
+
+
+class WithoutLeast(NamedTuple):
+    """The effect of dropping the columns proven free to go, on test patients.
+
+    columns: dropped. features_left: of the matrix. targets: with skill and a defined AUROC.
+    auroc_change: mean over them, None without any. low, high: its 95% bootstrap interval, None
+    with too few patients.
+    """
+
+    columns: int
+    features_left: int
+    test_patients: int
+    targets: int
+    auroc_change: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        """Return the fields as metrics.json has them, without the change where there is none."""
+        fields = self._asdict()
+        if self.auroc_change is None:
+            return {name: fields[name] for name in self._fields[:4]}
+        return fields
+
+
+class RiskTenth(NamedTuple):
+    """A tenth of all pairs of patient and target, by predicted risk.
+
+    told_share: mean predicted risk. found_share: share with the target.
+    """
+
+    patients_times_targets: int
+    told_share: float
+    found_share: float
+
+
+def row_counts(built: Features) -> np.ndarray:
+    """Return the features that count rows, float32 [patients, n]: how much was recorded."""
+    is_count = [feature.statistic == ROWS for feature in built.features]
+    return np.ascontiguousarray(built.matrix[:, is_count])
+
+
+def folds_of(target: Target, scores: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return the folds of patients at risk of the target who have a score, -1 for the others.
+
+    scores: float [patients], nan without a model. fold: int [patients].
+    """
     return np.where(target.who & np.isfinite(scores), fold, -1)
 
 
-def held_out(built, people, targets: list, fold, on: str) -> tuple:
-    """Each patient's score by the model fitted without them (targets x patients), and per target what it is worth.
+def held_out(study: Study, targets: list[Target]) -> tuple[np.ndarray, list[HeldOut]]:
+    """Return out-of-fold scores, float [targets, patients], and each target's performance.
 
-    A target has skill when its AUROC is at least MIN_AUROC and the 95% interval of what it has over a model of the
-    numbers of rows alone, patient by patient, lies above 0.
+    A target has skill when its AUROC is at least MIN_AUROC and the 95% interval of its advantage
+    over a model of row counts alone, paired by patient, lies above 0.
     """
-    import numpy as np
-
-    scores = boosting.out_of_fold(built.matrix, people, targets, fold, on, "all columns")
-    of_rows = boosting.out_of_fold(counts(built), people, targets, fold, on, "numbers of rows")
+    scores = boosting.out_of_fold(study, study.built.matrix, targets, "all columns")
+    counts = row_counts(study.built)
+    of_counts = boosting.out_of_fold(study, counts, targets, "numbers of rows")
     found = []
-    for target, full, few in zip(targets, scores, of_rows, strict=True):
-        own = folds_of(target, full, fold)
-        (auroc, moves), (baseline, other) = (
-            discrimination.within_folds(target.y, s, own) for s in (full, few)
-        )
-        if not np.isfinite(auroc):
-            found.append(dict.fromkeys(("auroc", "baseline", "low", "high")) | {"skill": False})
+    for target, full, few in zip(targets, scores, of_counts, strict=True):
+        own = folds_of(target, full, study.fold)
+        area, moves = auroc.within_folds(target.y, full, own)
+        baseline, other = auroc.within_folds(target.y, few, own)
+        if not np.isfinite(area):
+            found.append(HeldOut(None, None, None, None, False))
             continue
-        low, high = discrimination.bounds(auroc - baseline, moves - other)
-        row = {"auroc": auroc, "baseline": baseline, "low": low, "high": high}
-        found.append({**row, "skill": auroc >= MIN_AUROC and low > 0})
+        low, high = auroc.bounds(area - baseline, moves - other)
+        found.append(HeldOut(area, baseline, low, high, area >= MIN_AUROC and low > 0))
     return scores, found
 
 
-def on_test(built, people, targets: list, held: list, proven: set, seeds: int, on: str) -> tuple:
-    """The rows of metrics.csv, and what leaving the proven columns out changes in the mean test AUROC.
+class Scores(NamedTuple):
+    """Scores of the test patients: float [targets, test patients], or [patients] of one target.
 
-    `held`: what `held_out` found. Test patients are looked at here and nowhere else.
+    full: of all features. without: without the columns proven free to go. rows: of row counts.
     """
-    import numpy as np
 
-    kept = [i for i, f in enumerate(built.features) if f.column not in proven]
-    sets = {"all": built.matrix, "without": built.matrix[:, kept], "rows": counts(built)}
-    scores = {
-        name: boosting.test_scores(matrix, people, targets, seeds, on, f"test, {name}")
-        for name, matrix in sets.items()
-    }
-    test = (people.split == "test").to_numpy()
-    drawn = discrimination.bootstrap_weights(int(test.sum()), seed=0)
-    rows, differences = [], []
+    full: np.ndarray
+    without: np.ndarray
+    rows: np.ndarray
+
+
+def on_test(
+    study: Study, targets: list[Target], held: list[HeldOut], proven: set[str], seeds: int
+) -> tuple[list[TargetMetrics], WithoutLeast]:
+    """Return each target's metrics, and the effect of dropping the `proven` columns.
+
+    Test patients are scored here and nowhere else.
+    """
+    built = study.built
+    kept = [i for i, feature in enumerate(built.features) if feature.column not in proven]
+    scores = Scores(
+        boosting.test_scores(study, built.matrix, targets, seeds, "test, all"),
+        boosting.test_scores(study, built.matrix[:, kept], targets, seeds, "test, without"),
+        boosting.test_scores(study, row_counts(built), targets, seeds, "test, rows"),
+    )
+    n_test = int(in_split(study.people, "test").sum())
+    draws = auroc.bootstrap_draws(n_test, seed=0)
+    rows, changes, drawn_changes = [], [], []
     for t, target in enumerate(targets):
-        row, difference = _row(
-            target, people, {name: of_all[t] for name, of_all in scores.items()}, drawn
-        )
-        if difference is not None and held[t]["skill"]:
-            differences.append((row["change"], difference))
-        told = {
-            "held_out_auroc": held[t]["auroc"],
-            "held_out_auroc_rows": held[t]["baseline"],
-            "beyond_rows_low": held[t]["low"],
-            "beyond_rows_high": held[t]["high"],
-            "skill": held[t]["skill"],
-        }
-        unknown = "no skill told: patients held out are all with or all without it"
-        row["note"] = "; ".join([*row["note"], *[unknown] * (held[t]["auroc"] is None)])
-        rows.append({**{k: v for k, v in row.items() if k != "note"}, **told, "note": row["note"]})
-    change = {"columns": len(proven), "features_left": len(kept), "test_patients": int(test.sum())}
-    change["targets"] = len(differences)
-    if differences:
-        from mimic_qlora.features import permutation
-
-        low, high = discrimination.interval(
-            permutation.mean(np.array([draws for _, draws in differences]), 0)
-        )
-        change |= {
-            "auroc_change": float(np.mean([point for point, _ in differences])),
-            "low": low,
-            "high": high,
-        }
-    return rows, change
+        own = Scores(scores.full[t], scores.without[t], scores.rows[t])
+        row, drawn = _metrics(study, target, own, held[t], draws)
+        rows.append(row)
+        if row.change is not None and held[t].skill:
+            changes.append(row.change)
+            drawn_changes.append(drawn)
+    effect = WithoutLeast(len(proven), len(kept), n_test, len(changes))
+    if changes:
+        low, high = auroc.interval(auroc.defined_mean(np.array(drawn_changes), 0))
+        effect = effect._replace(auroc_change=float(np.mean(changes)), low=low, high=high)
+    return rows, effect
 
 
-def _row(target, people, scores: dict, drawn) -> tuple:
-    """One target's figures on test patients, and its change in AUROC in each draw of them (None where undefined)."""
-    train, test = ((people.split == name).to_numpy() for name in ("train", "test"))
-    who = target.who[test]
-    y, weights, own = (
-        target.y[test][who],
-        drawn[:, who],
-        {name: s[who] for name, s in scores.items()},
+def _metrics(
+    study: Study, target: Target, scores: Scores, held: HeldOut, draws: np.ndarray
+) -> tuple[TargetMetrics, np.ndarray]:
+    """Return one target's metrics, and its change of AUROC in each bootstrap draw, float [draws].
+
+    scores: of this target. draws: int [draws, test patients].
+    """
+    train, test = in_split(study.people, "train"), in_split(study.people, "test")
+    at_risk = target.who[test]
+    y, draws = target.y[test][at_risk], draws[:, at_risk]
+    full, without, rows = scores.full[at_risk], scores.without[at_risk], scores.rows[at_risk]
+    n_with, n_train = int(y.sum()), int(target.who[train].sum())
+    is_defined = 0 < n_with < len(y)
+    notes = [] if is_defined else [UNDEFINED]
+    notes += [UNTOLD] if held.auroc is None else []
+    row = TargetMetrics(
+        target=target.name,
+        label=target.label,
+        train_patients=n_train,
+        train_share=float(target.y[train].sum() / n_train),
+        test_patients=len(y),
+        test_with=n_with,
+        test_share=float(y.mean()) if len(y) else None,
+        average_precision=auroc.average_precision(y, full) if n_with else None,
+        held_out_auroc=held.auroc,
+        held_out_auroc_rows=held.baseline,
+        beyond_rows_low=held.low,
+        beyond_rows_high=held.high,
+        skill=held.skill,
+        note="; ".join(notes),
     )
-    both = 0 < y.sum() < len(y)
-    enough = (
-        min(y.sum(), len(y) - y.sum()) >= MIN_PATIENTS
-    )  # fewer: a bootstrap's interval is too narrow
-    auroc = {name: discrimination.auroc(y, s) if both else None for name, s in own.items()}
-    draws = {
-        name: discrimination.auroc(y, own[name], weights) if both else None
-        for name in ("all", "without")
-    }
-    low, high = discrimination.interval(draws["all"]) if enough else (None, None)
-    precision = discrimination.average_precision(y, own["all"]) if y.any() else None
-    spread = discrimination.average_precision(y, own["all"], weights) if enough else None
-    ap_low, ap_high = discrimination.interval(spread) if enough else (None, None)
-    fit = (
-        discrimination.calibration(y, own["all"])
-        if enough
-        else dict.fromkeys(("brier", "predicted_share", "slope"))
+    if not is_defined:
+        return row, np.empty(0)
+    area, area_without = auroc.auroc(y, full), auroc.auroc(y, without)
+    row = row._replace(
+        auroc=area,
+        auroc_rows=auroc.auroc(y, rows),
+        auroc_without_least=area_without,
+        change=area_without - area,
     )
-    row = {
-        "target": target.name,
-        "label": target.label,
-        "train_patients": int(target.who[train].sum()),
-        "train_share": float(target.y[train].sum() / target.who[train].sum()),
-        "test_patients": len(y),
-        "test_with": int(y.sum()),
-        "test_share": float(y.mean()) if len(y) else None,
-        "auroc": auroc["all"],
-        "auroc_low": low,
-        "auroc_high": high,
-        "auroc_rows": auroc["rows"],
-        "auroc_without_least": auroc["without"],
-        "change": auroc["without"] - auroc["all"] if both else None,
-        "average_precision": precision,
-        "ap_low": ap_low,
-        "ap_high": ap_high,
-        "brier": fit["brier"],
-        "predicted_share": fit["predicted_share"],
-        "calibration_slope": fit["slope"],
-        "note": ["AUROC undefined: the test patients are all with or all without it"] * (not both),
-    }
-    return row, draws["without"] - draws["all"] if both else None
+    drawn = auroc.auroc_of_draws(y, full, draws)
+    if min(n_with, len(y) - n_with) >= MIN_PATIENTS:
+        row = _with_intervals(row, y, full, drawn, draws)
+    return row, auroc.auroc_of_draws(y, without, draws) - drawn
 
 
-def reliability(targets: list, scores) -> list:
-    """Risk as told and as found, over all patients held out and all targets together, by tenths of the risk told."""
-    import numpy as np
+def _with_intervals(
+    row: TargetMetrics, y: np.ndarray, scores: np.ndarray, areas: np.ndarray, draws: np.ndarray
+) -> TargetMetrics:
+    """Return the row with intervals and calibration, which fewer patients do not allow.
 
+    y, scores: [test patients at risk]. areas: AUROC of each draw, float [draws].
+    """
+    low, high = auroc.interval(areas)
+    ap_low, ap_high = auroc.interval(auroc.average_precision_of_draws(y, scores, draws))
+    fit = auroc.calibration(y, scores)
+    return row._replace(
+        auroc_low=low,
+        auroc_high=high,
+        ap_low=ap_low,
+        ap_high=ap_high,
+        brier=fit.brier,
+        predicted_share=fit.predicted_share,
+        calibration_slope=fit.slope,
+    )
+
+
+def reliability(targets: list[Target], scores: np.ndarray) -> list[RiskTenth]:
+    """Return predicted and observed risk by tenths of predicted risk, over all targets together.
+
+    scores: out of fold, float [targets, patients]. The tenths equal those of scikit-learn's
+    `calibration_curve` (strategy "quantile") where no risks are tied, at two thirds of its CPU.
+    It gives no counts, and merges tenths that share a tied risk.
+    """
     if not targets:
         return []
-    told = np.concatenate([s[t.who & np.isfinite(s)] for t, s in zip(targets, scores, strict=True)])
-    found = np.concatenate(
-        [t.y[t.who & np.isfinite(s)] for t, s in zip(targets, scores, strict=True)]
-    )
+    told_of, found_of = [], []
+    for target, own in zip(targets, scores, strict=True):
+        is_scored = target.who & np.isfinite(own)
+        told_of.append(own[is_scored])
+        found_of.append(target.y[is_scored])
+    told, found = np.concatenate(told_of), np.concatenate(found_of)
     order = np.argsort(told, kind="stable")
     return [
-        {
-            "patients_times_targets": len(part),
-            "told_share": float(told[part].mean()),
-            "found_share": float(found[part].mean()),
-        }
+        RiskTenth(len(part), float(told[part].mean()), float(found[part].mean()))
         for part in np.array_split(order, 10)
         if len(part)
     ]

@@ -1,210 +1,246 @@
-"""The verdict on each column, and what step 3 says in sentences."""
+"""The verdict on each column, and the sentences of step 3 on its result."""
 
 from collections import Counter
 
-from mimic_qlora.features import ablation, matrix, permutation
+import pandas as pd
+
+from mimic_qlora.features import matrix, permutation
+from mimic_qlora.features.ablation import MIN_HELD_OUT, Ablation
+from mimic_qlora.features.cohort import Target
 from mimic_qlora.features.column_roles import reason_for
+from mimic_qlora.features.columns_file import ColumnVerdict
+from mimic_qlora.features.matrix import Features, in_split
+from mimic_qlora.features.permutation import Judged, Units
+from mimic_qlora.features.skill import TargetMetrics, WithoutLeast
 
 FEW = 100  # test patients: with fewer, an AUROC says little
-MIN_SEEN = 50  # train and validation patients with rows of a table: with fewer, its columns are not called unimportant
-FIGURES = (
-    "permutation_drop",
-    "drop_low",
-    "drop_high",
-    "drop_sd",
-    "selected_share",
-    "best_drop",
-    "best_target",
-)
-FIGURES += ("gain_share", "cluster", "cluster_drop")
+MIN_SEEN = 50  # train and validation patients with rows of a table, to call its columns unimportant
 VERDICTS = {
     "important": "shown to matter, alone or for its cluster",
     "least": "not shown to matter, and proven free to go",
     "unproven": "not shown to matter, but a loss without it is not ruled out",
     "protected": "not shown to matter, but safety rests on it",
-    "rows": "a table's number of rows, no column",
+    "rows": "a table's row count, no column",
     "unjudged": "too little is known of it",
     "excluded": "never a feature",
 }
 
 
-def weigh(built, people, own, judged, targets: list) -> list:
-    """One row per column of the data, most important first: verdict (see VERDICTS), reason, figures.
+def weigh(
+    built: Features,
+    people: pd.DataFrame,
+    own: Units,
+    judged: Judged | None,
+    targets: list[Target],
+) -> list[ColumnVerdict]:
+    """Return one row per column of the data, the most important first.
 
-    `own` are the units, `judged` how they did (None: no target has skill), `targets` those with skill. What may go is
-    "unproven" until a refit without it has shown that nothing is lost.
+    judged: importance of the units `own`, None when no target has skill. targets: those with
+    skill. Columns that may go are "unproven" until an ablation has shown that nothing is lost.
     """
-    develop = (people.split != "test").to_numpy()
+    develop = ~in_split(people, "test")
     seen = {
         table: int((rows[develop] > 0).sum())
         for (table, item), rows in built.rows.items()
         if not item
     }
+    # With fewer patients, columns are constant or duplicates of others by chance.
+    may_be_idle = judged is not None and bool(develop.sum() >= MIN_HELD_OUT)
     place = {column: i for i, column in enumerate(own.columns)}
-    stands = _representatives(own, judged) if judged else {}
-    counts = [f.column for f in built.features]
+    kept = representatives(own, judged) if judged else {}
+    n_features = Counter(feature.column for feature in built.features)
     rows = []
     for column in sorted({*own.columns, *built.silent, *built.excluded}):
-        row = {"column": column, "verdict": "unjudged", "reason": "", **dict.fromkeys(FIGURES)}
-        row["features"] = counts.count(column)
-        protected = reason_for("protected", column)
         if column in built.excluded:
-            row |= {"verdict": "excluded", "reason": built.excluded[column]}
+            row = ColumnVerdict(column, "excluded", built.excluded[column])
         elif column in built.silent:
-            is_idle = judged is not None and built.silent[column] not in (
-                matrix.EMPTY,
-                matrix.COUNTLESS,
-            )
-            is_idle &= (
-                develop.sum() >= ablation.MIN_HELD_OUT
-            )  # fewer patients are alike, or twins, by chance
-            row |= {"verdict": "least" if is_idle else "unjudged", "reason": built.silent[column]}
+            row = _silent(column, built.silent[column], may_be_idle)
         elif judged is None:
-            row["reason"] = "no target is predicted well enough to judge by"
-        else:
-            row |= _figures(place[column], own, judged, targets)
-            row |= _verdict(place[column], own, judged, row, stands)
-        if protected and row["verdict"] in ("least", "unproven"):
-            row |= {"verdict": "protected", "reason": protected}
-        table = column.partition(".")[0]
-        if row["verdict"] in ("least", "unproven") and seen[table] < MIN_SEEN:
-            few = (
-                f"only {seen[table]} patients have rows of {table}: too few to call it unimportant"
+            row = ColumnVerdict(
+                column, "unjudged", "no target is predicted well enough to judge by"
             )
-            row |= {"verdict": "unjudged", "reason": few}
-        rows.append(row)
+        else:
+            row = _decide(_figures(place[column], own, judged, targets), own, judged, kept)
+        rows.append(_restrained(row, seen)._replace(features=n_features[column]))
     return sorted(
         rows,
-        key=lambda r: (r["permutation_drop"] is None, -(r["permutation_drop"] or 0), r["column"]),
+        key=lambda r: (r.permutation_drop is None, -(r.permutation_drop or 0), r.column),
     )
 
 
-def _figures(i: int, own, judged, targets: list) -> dict:
+def _silent(column: str, reason: str, may_be_idle: bool) -> ColumnVerdict:
+    """Return the verdict on a column without features: constant or duplicate columns may go."""
+    is_idle = may_be_idle and reason not in (matrix.EMPTY, matrix.COUNTLESS)
+    return ColumnVerdict(column, "least" if is_idle else "unjudged", reason)
+
+
+def _restrained(row: ColumnVerdict, seen: dict[str, int]) -> ColumnVerdict:
+    """Return the row, but not as free to go when protected or when few patients have its table.
+
+    seen: table -> train and validation patients with rows of it.
+    """
+    if row.verdict not in ("least", "unproven"):
+        return row
+    if protected := reason_for("protected", row.column):
+        return row._replace(verdict="protected", reason=protected)
+    table = row.column.partition(".")[0]
+    if seen[table] >= MIN_SEEN:
+        return row
+    few = f"only {seen[table]} patients have rows of {table}: too few to call it unimportant"
+    return row._replace(verdict="unjudged", reason=few)
+
+
+def _figures(i: int, own: Units, judged: Judged, targets: list[Target]) -> ColumnVerdict:
+    """Return the figures of column i, still "unjudged"."""
     cluster = next((unit for unit, members in own.members.items() if i in members), None)
-    return {
-        "permutation_drop": float(judged.drop[i]),
-        "drop_low": float(judged.low[i]),
-        "drop_high": float(judged.high[i]),
-        "drop_sd": float(judged.spread[i]),
-        "selected_share": float(judged.selected[i]),
-        "best_drop": float(judged.best[i]),
-        "best_target": targets[judged.best_target[i]].name if judged.best[i] > 0 else "",
-        "gain_share": float(judged.gain[i]),
-        "cluster": " + ".join(own.columns[c] for c in own.members[cluster])
-        if cluster is not None
-        else "",
-        "cluster_drop": float(judged.drop[cluster]) if cluster is not None else None,
-    }
+    members = [] if cluster is None else own.members[cluster].tolist()
+    return ColumnVerdict(
+        column=own.columns[i],
+        verdict="unjudged",
+        reason="",
+        permutation_drop=float(judged.drop[i]),
+        drop_low=float(judged.low[i]),
+        drop_high=float(judged.high[i]),
+        drop_sd=float(judged.spread[i]),
+        selected_share=float(judged.selected[i]),
+        best_drop=float(judged.best[i]),
+        best_target=targets[judged.best_target[i]].name if judged.best[i] > 0 else "",
+        gain_share=float(judged.gain[i]),
+        cluster=" + ".join(own.columns[c] for c in members),
+        cluster_drop=None if cluster is None else float(judged.drop[cluster]),
+    )
 
 
-def _representatives(own, judged) -> dict:
-    """Per column of a cluster that matters: the columns that stay for it. Those above the null, else the one that
-    matters most, of the protected if there are any."""
-    result = {}
+def representatives(own: Units, judged: Judged) -> dict[int, list[int]]:
+    """Return for each column of an important cluster the columns that stay for it.
+
+    These are the members above the null, else the one that matters most, taken from the
+    protected members if there are any. Keys and values are column numbers.
+    """
+    result: dict[int, list[int]] = {}
     for unit, members in own.members.items():
         if judged.above[unit]:
-            safe = [c for c in members if reason_for("protected", own.columns[c])]
-            best = max(safe or members, key=lambda c: (judged.drop[c], judged.gain[c], -c))
-            result |= dict.fromkeys(
-                members.tolist(), [c for c in members if judged.above[c]] or [best]
-            )
+            inside = members.tolist()
+            safe = [c for c in inside if reason_for("protected", own.columns[c])]
+            best = max(safe or inside, key=lambda c: (judged.drop[c], judged.gain[c], -c))
+            stay = [c for c in inside if judged.above[c]] or [best]
+            result |= dict.fromkeys(inside, stay)
     return result
 
 
-def _verdict(i: int, own, judged, row: dict, stands: dict) -> dict:
-    column, drop, limit = (
-        own.columns[i],
-        f"mean drop {judged.drop[i]:.4f}",
-        f"the shadows' {judged.limit:.4f}",
-    )
+def _decide(
+    row: ColumnVerdict, own: Units, judged: Judged, kept: dict[int, list[int]]
+) -> ColumnVerdict:
+    """Return the row with its verdict and reason; kept: see `representatives`."""
+    i = own.columns.index(row.column)
+    drop, limit = f"mean drop {judged.drop[i]:.4f}", f"the shadows' {judged.limit:.4f}"
     is_over = judged.drop[i] > max(judged.limit, 0)
     if judged.above[i]:
-        how = f"drop {judged.best[i]:.4f} for {row['best_target']} is above all shadows' {judged.best_limit:.4f}"
-        is_stable = is_over and judged.selected[i] >= permutation.SELECTED
-        return {"verdict": "important", "reason": f"{drop} is above {limit}" if is_stable else how}
-    if column.endswith(".*"):
-        return {"verdict": "rows", "reason": "the number of rows of a table, not a column"}
-    if i in stands.get(i, []):
-        others = ", ".join(own.columns[c] for c in stands if stands[c] is stands[i] and c != i)
-        return {
-            "verdict": "important",
-            "reason": f"stands for its cluster, which matters: {others}",
-        }
-    if i in stands:
-        told = ", ".join(own.columns[c] for c in stands[i])
-        return {"verdict": "unproven", "reason": f"tells the same as {told}, which stays"}
-    if is_over:
-        share = f"{judged.selected[i]:.0%} of the draws of patients"
-        return {"verdict": "unproven", "reason": f"{drop} is above {limit} in only {share}"}
-    return {
-        "verdict": "unproven",
-        "reason": f"{drop} is not above {limit}" if judged.gain[i] else "no tree used it",
-    }
+        reason = f"{drop} is above {limit}"
+        if not (is_over and judged.selected[i] >= permutation.SELECTED):
+            best = f"drop {judged.best[i]:.4f} for {row.best_target}"
+            reason = f"{best} is above all shadows' {judged.best_limit:.4f}"
+        return row._replace(verdict="important", reason=reason)
+    if row.column.endswith(".*"):
+        rows = "the number of rows of a table, not a column"
+        return row._replace(verdict="rows", reason=rows)
+    if i in kept.get(i, []):
+        others = [c for c in kept if own.cluster[c] == own.cluster[i] and c != i]
+        names = ", ".join(own.columns[c] for c in others)
+        reason = f"stands for its cluster, which matters: {names}"
+        return row._replace(verdict="important", reason=reason)
+    if i in kept:
+        reason = f"tells the same as {', '.join(own.columns[c] for c in kept[i])}, which stays"
+    elif is_over:
+        reason = (
+            f"{drop} is above {limit} in only {judged.selected[i]:.0%} of the draws of patients"
+        )
+    else:
+        reason = f"{drop} is not above {limit}" if judged.gain[i] else "no tree used it"
+    return row._replace(verdict="unproven", reason=reason)
 
 
-def candidates(columns: list) -> list:
-    """The columns that a refit may prove free to go, the most likely to matter first."""
-    return [row["column"] for row in columns if row["verdict"] == "unproven"]
+def candidates(columns: list[ColumnVerdict]) -> list[str]:
+    """Return the columns that an ablation may prove free to go, most likely to matter first."""
+    return [row.column for row in columns if row.verdict == "unproven"]
 
 
-def settle(columns: list, tried: list) -> None:
-    """Write the outcome of the refits into the rows: what the last one left out at no loss is "least"."""
+def settle(columns: list[ColumnVerdict], tried: list[Ablation]) -> list[ColumnVerdict]:
+    """Return the rows with the outcome of the ablations: what the last one drops is "least"."""
     names = candidates(columns)
     proven = set(names[len(names) - tried[-1].columns :]) if tried and tried[-1].holds else set()
+    doubt = "; but a refit without it cannot rule out a loss"
+    settled = []
     for row in columns:
-        if row["column"] in proven:
-            row["verdict"] = "least"
-        elif row["verdict"] == "unproven":
-            row["reason"] += "; but a refit without it cannot rule out a loss"
+        if row.column in proven:
+            row = row._replace(verdict="least")
+        elif row.verdict == "unproven":
+            row = row._replace(reason=row.reason + doubt)
+        settled.append(row)
+    return settled
 
 
-def statements(columns: list, metrics: list, tried: list, test: dict, judged) -> list:
-    """What the run shows and what it does not, in sentences."""
-    counts = Counter(row["verdict"] for row in columns)
-    n, n_test, undefined = (
-        len(metrics),
-        test["test_patients"],
-        sum(row["auroc"] is None for row in metrics),
-    )
-    says = [
-        f"Skill: {sum(row['skill'] for row in metrics)} of {n} targets are predicted better than from the numbers of "
-        f"rows alone, each by its own 95% interval, on train and validation patients held out in turn; only these "
-        f"judge the columns"
-    ]
-    if undefined:
-        says.append(
-            f"{undefined} of {n} targets have no AUROC on the {n_test} test patients: all are with or without it"
-        )
-    if n_test < FEW:
-        says.append(
-            f"{n_test} test patients carry no result: their AUROCs show that the step runs, no more; an interval needs "
-            f"{matrix.MIN_PATIENTS} of them with and {matrix.MIN_PATIENTS} without the target"
-        )
+def statements(
+    columns: list[ColumnVerdict],
+    metrics: list[TargetMetrics],
+    tried: list[Ablation],
+    test: WithoutLeast,
+    judged: Judged | None,
+) -> list[str]:
+    """Return sentences on what the run shows and does not show."""
+    says = _on_skill(metrics, test.test_patients)
     if judged is None:
-        return [
-            *says,
-            "No column is called least important: nothing was predicted well enough to judge by",
-        ]
+        nothing = "No column is called least important: nothing was predicted well enough"
+        return [*says, f"{nothing} to judge by"]
+    counts = Counter(row.verdict for row in columns)
     says.append(
-        f"Columns: {counts['important']} important, {counts['least']} least important, {counts['unproven']} not shown "
-        f"to matter but not proven free to go, {counts['protected']} not shown to matter but protected, "
-        f"{counts['unjudged']} not judged, {counts['excluded']} never features. A category is judged by its "
-        f"{matrix.MAX_VALUES} most frequent values and by how often it is filled: not by what rarer values or free "
-        f"text say"
+        f"Columns: {counts['important']} important, {counts['least']} least important, "
+        f"{counts['unproven']} not shown to matter but not proven free to go, "
+        f"{counts['protected']} not shown to matter but protected, {counts['unjudged']} not "
+        f"judged, {counts['excluded']} never features. A category is judged by its "
+        f"{matrix.MAX_VALUES} most frequent values and by how often it is filled: not by what "
+        f"rarer values or free text say"
     )
     for step in tried:
         says.append(
-            f"Refit without {step.columns} columns: mean AUROC on patients held out changes by {step.mean:+.4f} "
-            f"(interval {step.low:+.4f} to {step.high:+.4f}, 95% for all refits together): "
-            + (step.doubt or "they can go")
+            f"Refit without {step.columns} columns: mean AUROC on patients held out changes by "
+            f"{step.mean:+.4f} (interval {step.low:+.4f} to {step.high:+.4f}, 95% for all refits "
+            f"together): " + (step.doubt or "they can go")
         )
-    if not counts["least"] or "auroc_change" not in test:
-        return says
-    span = "too few for an interval"
-    if test["low"] is not None:
-        span = f"95% interval {test['low']:+.3f} to {test['high']:+.3f}"
-    return [
-        *says,
-        f"On the {n_test} test patients, looked at once: without the {test['columns']} least important columns the "
-        f"mean AUROC of {test['targets']} targets changes by {test['auroc_change']:+.3f} ({span})",
+    if counts["least"] and test.auroc_change is not None:
+        says.append(_on_dropping(test))
+    return says
+
+
+def _on_skill(metrics: list[TargetMetrics], n_test: int) -> list[str]:
+    """Return sentences on how many targets are predicted, and on how many test patients."""
+    n, undefined = len(metrics), sum(row.auroc is None for row in metrics)
+    says = [
+        f"Skill: {sum(row.skill for row in metrics)} of {n} targets are predicted better than "
+        f"from the numbers of rows alone, each by its own 95% interval, on train and validation "
+        f"patients held out in turn; only these judge the columns"
     ]
+    if undefined:
+        says.append(
+            f"{undefined} of {n} targets have no AUROC on the {n_test} test patients: all are "
+            f"with or without it"
+        )
+    if n_test < FEW:
+        says.append(
+            f"{n_test} test patients carry no result: their AUROCs show that the step runs, no "
+            f"more; an interval needs {matrix.MIN_PATIENTS} of them with and "
+            f"{matrix.MIN_PATIENTS} without the target"
+        )
+    return says
+
+
+def _on_dropping(test: WithoutLeast) -> str:
+    """Return the sentence on the test patients' AUROC without the least important columns."""
+    span = "too few for an interval"
+    if test.low is not None:
+        span = f"95% interval {test.low:+.3f} to {test.high:+.3f}"
+    return (
+        f"On the {test.test_patients} test patients, looked at once: without the {test.columns} "
+        f"least important columns the mean AUROC of {test.targets} targets changes by "
+        f"{test.auroc_change:+.3f} ({span})"
+    )
