@@ -10,7 +10,6 @@ step 3 found least important.
 """
 
 import argparse
-import csv
 import json
 import shutil
 import sys
@@ -107,6 +106,7 @@ def main():
     features_manifest = storage.read_manifest(store, "features")
 
     from mimic_qlora.display import html, text_tables
+    from mimic_qlora.features import columns_file
     from mimic_qlora.llm import chat, finding
     from mimic_qlora.prompts import card
     from mimic_qlora.prompts import records as prompts
@@ -132,7 +132,7 @@ def main():
             "system_prompts": prompts.system_prompts(system_prompt),
             "token_budget": args.token_budget,
             "landmark_hours": args.landmark_hours,
-            "dropped_columns": dropped_columns(store),
+            "dropped_columns": columns_file.least_important(store),
             "seed": args.seed,
             "tokenizer": finding.model_name(path),
             "model": finding.model_name(path),
@@ -146,12 +146,6 @@ def main():
         report(counts)
         preview(out.path, args.preview)
     print(f"Wrote {store / 'prompts'}")
-
-
-def dropped_columns(store: Path) -> list:
-    """The columns that step 3 found least important, as "table.column"."""
-    with open(store / "features" / "columns_least.csv", newline="", encoding="utf-8") as file:
-        return sorted(row["column"] for row in csv.DictReader(file))
 
 
 def report(counts: dict) -> None:

@@ -1,11 +1,12 @@
-"""Step 3 on planted truth: how many columns of noise are found free to go, how many that matter are thrown away.
+"""Step 3 on planted truth: noise found free to go, and columns that matter thrown away.
 
     python benchmarks/columns.py --repeats 3
 
-A made-up hospital of 3,000 patients whose five diseases follow from known columns: numbers, categories, one column of a
-table of many rows, twins of two of them, one weak effect on one disease. Beside them stand 28 columns of noise, with 2
-to 800 values. All methods judge the same features (Boruta needs `pip install Boruta`; without it that line is left
-out). The lists of those without a limit of their own hold as many columns as noise has, unknown to a user.
+A made-up hospital of 3,000 patients whose five diseases follow from known columns: numbers,
+categories, one column of a table of many rows, near-duplicates of two of them, one weak effect on
+one disease. Beside them stand 28 columns of noise, with 2 to 800 values. All methods judge the same
+features (Boruta needs `pip install Boruta`; without it that line is left out). Methods without a
+limit of their own list as many columns as there is noise, a number that a user does not know.
 """
 
 import argparse
@@ -15,13 +16,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from mimic_qlora.features import boosting, cohort, selection
-from mimic_qlora.features import matrix as features
+from mimic_qlora.features import boosting, cohort, matrix, selection
 from mimic_qlora.features import permutation as importance
+from mimic_qlora.features.cohort import Target
+from mimic_qlora.features.matrix import Features
+from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.mimic import tables
 from mimic_qlora.subjects import database
 
@@ -37,8 +41,16 @@ DISEASES = {
 LEVELS = (2, 3, 5, 10, 20, 50, 100, 800)
 
 
-def hospital(folder: Path, n: int, seed: int) -> tuple:
-    """Write the tables. Returns (columns that matter, twins of such, columns of noise)."""
+class Planted(NamedTuple):
+    """The planted columns: those that matter, near-duplicates of such, and noise."""
+
+    matter: set[str]
+    twins: set[str]
+    noise: set[str]
+
+
+def hospital(folder: Path, n: int, seed: int) -> Planted:
+    """Write the tables of n patients."""
     rng = np.random.default_rng(seed)
     ids = np.arange(10_000_001, 10_000_001 + n)
     num = rng.normal(size=(n, 3))
@@ -142,151 +154,163 @@ def hospital(folder: Path, n: int, seed: int) -> tuple:
             )
             pd.DataFrame(known | dict(table)).to_csv(file, index=False)
     planted = [f"admissions.{c}" for c in admissions] + [f"prescriptions.{c}" for c in orders]
-    return tuple(
-        {c for c in planted if c.partition(".")[2].startswith(kind)}
+    kinds = {
+        kind: {c for c in planted if c.partition(".")[2].startswith(kind)}
         for kind in ("sig_", "twin_", "noise_")
-    )
+    }
+    return Planted(kinds["sig_"], kinds["twin_"], kinds["noise_"])
+
+
+class Task(NamedTuple):
+    """What each method judges, and the number of columns that it may list (of noise)."""
+
+    built: Features
+    people: pd.DataFrame
+    targets: list[Target]
+    n_noise: int
+
+
+def gather(folder: Path, n: int, seed: int) -> tuple[Task, Planted]:
+    """Make a hospital, convert it with step 1, and build the features."""
+    planted = hospital(folder / "mimic", n, seed)
+    command = [sys.executable, ROOT / "convert_to_jsonl.py", "--mimic-dir", folder / "mimic"]
+    subprocess.run([*command, "--storage", folder / "storage"], check=True, capture_output=True)
+    con = database.connect(folder / "storage", folder)
+    people = cohort.gather(con, 24)
+    chosen, _ = cohort.choose(con, people, "phenotypes", len(DISEASES))
+    con.close()
+    built = matrix.build(folder / "storage", people, folder)
+    assert len(chosen) == len(DISEASES)
+    assert planted.noise <= {f.column for f in built.features} | set(built.silent)
+    return Task(built, people, chosen, len(planted.noise)), planted
+
+
+def line(seed: int, name: str, found: set[str], planted: Planted, seconds: float) -> str:
+    """Return the row of the table for one method."""
+    matter, twins, noise = planted
+    both = sum({c, c.replace(".twin_", ".sig_")} <= found for c in twins)
+    lonely = {c for c in found & matter if c.replace(".sig_", ".twin_") not in twins}
+    on_list = f"{len(found & noise)} of {len(noise)}"
+    lost = ", ".join(sorted(lonely)) or 0
+    cells = [seed, name, len(found), on_list, lost, both, round(seconds)]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--patients", type=int, default=3000)
-    parser.add_argument(
-        "--repeats", type=int, default=1, help="hospitals, each with a seed of its own"
-    )
-    parser.add_argument(
-        "--first",
-        type=int,
-        default=3,
-        help="seed of the first (0 to 2 were used to build the step)",
-    )
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    add = parser.add_argument
+    add("--patients", type=int, default=3000)
+    add("--repeats", type=int, default=1, help="hospitals, each with a seed of its own")
+    first = "seed of the first (0 to 2 were used to build the step)"
+    add("--first", type=int, default=3, help=first)
+    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     args = parser.parse_args()
     print(
-        "| hospital | method | on its list | noise on it | columns that matter on it | both twins on it | CPU s |"
+        "| hospital | method | on its list | noise on it | columns that matter on it "
+        "| both twins on it | CPU s |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for seed in range(args.first, args.first + args.repeats):
         with tempfile.TemporaryDirectory() as work:
-            work = Path(work)
-            matter, twins, noise = hospital(work / "mimic", args.patients, seed)
-            command = [sys.executable, ROOT / "convert_to_jsonl.py", "--mimic-dir", work / "mimic"]
-            subprocess.run(
-                [*command, "--storage", work / "storage"], check=True, capture_output=True
-            )
-            con = database.connect(work / "storage", work)
-            people = cohort.gather(con, 24)
-            chosen, _ = cohort.choose(con, people, "phenotypes", len(DISEASES))
-            con.close()
-            built = features.build(work / "storage", people, work)
-            assert len(chosen) == len(DISEASES) and noise <= {
-                f.column for f in built.features
-            } | set(built.silent)
+            task, planted = gather(Path(work), args.patients, seed)
             for name in args.methods:
                 began = time.process_time()
-                found = METHODS[name](built, people, chosen, len(noise))
-                if found is None:
-                    continue
-                lost = sum({c, c.replace(".twin_", ".sig_")} <= found for c in twins)
-                lonely = {c for c in found & matter if c.replace(".sig_", ".twin_") not in twins}
-                cells = [
-                    seed,
-                    name,
-                    len(found),
-                    f"{len(found & noise)} of {len(noise)}",
-                    ", ".join(sorted(lonely)) or 0,
-                ]
-                print(
-                    "|",
-                    " | ".join(map(str, [*cells, lost, round(time.process_time() - began)])),
-                    "|",
-                    flush=True,
-                )
+                found = METHODS[name](task)
+                if found is not None:
+                    seconds = time.process_time() - began
+                    print(line(seed, name, found, planted, seconds), flush=True)
 
 
-def ours(built, people, chosen, n: int) -> set:
-    found = selection.select(built, people, chosen, 5, 0.01, "cpu")
-    return {row["column"] for row in found.lists["least"]}
+def ours(task: Task) -> set[str]:
+    """Step 3 with its defaults."""
+    found = selection.select(task.built, task.people, task.targets, FeatureSettings(), "cpu")
+    return {row.column for row in found.with_verdict("least")}
 
 
-def lowest(score: dict, n: int) -> set:
+def lowest(score: dict[str, float], n: int) -> set[str]:
     return set(sorted(score, key=lambda column: (score[column], column))[:n])
 
 
-def parts(people) -> list:
-    return [(people.split == name).to_numpy() for name in ("train", "validation")]
+def gain(task: Task) -> set[str]:
+    """The first version of this pipeline: 400 deep trees, one seed.
 
-
-def gain(built, people, chosen, n: int) -> set:
-    """The first version of this pipeline: 400 deep trees, one seed; a column that no tree used has no entry."""
+    A column that no tree used has no entry.
+    """
     import xgboost
 
-    total, train = {}, parts(people)[0]
-    for target in chosen:
+    total: dict[str, float] = {}
+    train = matrix.in_split(task.people, "train")
+    for target in task.targets:
         model = xgboost.XGBClassifier(
             n_estimators=400, max_depth=8, learning_rate=0.06, tree_method="hist", n_jobs=1
         )
-        model.fit(built.matrix[train], target.y[train])
+        model.fit(task.built.matrix[train], target.y[train])
         for name, value in model.get_booster().get_score(importance_type="gain").items():
-            column = built.features[int(name[1:])].column
-            total[column] = total.get(column, 0) + value / len(chosen)
-    return lowest({c: v for c, v in total.items() if not c.endswith(".*")}, n)
+            column = task.built.features[int(name[1:])].column
+            total[column] = total.get(column, 0) + value / len(task.targets)
+    return lowest({c: v for c, v in total.items() if not c.endswith(".*")}, task.n_noise)
 
 
-def models(built, people, chosen):
-    train, validation = parts(people)
-    binned = boosting.bins(built.matrix, train, validation)
-    return [
-        (target, boosting.fit(binned, target, train, validation, 0, "cpu")) for target in chosen
-    ]
+def models(task: Task):
+    """Yield each target with its model, fitted on train and stopped on validation."""
+    train, validation = (
+        matrix.in_split(task.people, "train"),
+        matrix.in_split(task.people, "validation"),
+    )
+    binned = boosting.bins(task.built.matrix, train, validation)
+    for target in task.targets:
+        yield target, boosting.fit(binned, target, train, validation, 0, "cpu")
 
 
-def permutation(built, people, chosen, n: int) -> set:
-    """The mean drop of five permutations on the validation patients, one seed, no null: what is not above 0 goes."""
-    own = importance.units(built, people)
-    validation, total = parts(people)[1], np.zeros(len(own.columns))
-    matrix, anyone = built.matrix[validation], np.zeros((len(own.rows), validation.sum()))
+def permutation(task: Task) -> set[str]:
+    """The mean drop of five permutations on the validation patients, one seed, no null.
+
+    Columns whose drop is not above 0 go.
+    """
+    own = importance.units(task.built, task.people)
+    validation, total = matrix.in_split(task.people, "validation"), np.zeros(len(own.columns))
+    values = task.built.matrix[validation]
+    nobody = np.zeros((len(own.rows), len(values)))
     own = own._replace(features=own.features[: len(own.columns)])
-    for target, booster in models(built, people, chosen):
-        used = boosting.gains(booster, matrix.shape[1])
-        total += importance.permutation_drops(
-            booster, used, own, anyone, matrix, target.y[validation], 0
-        )[0]
-    return {
-        c for c, drop in zip(own.columns, total, strict=True) if drop <= 0 and not c.endswith(".*")
-    }
+    for target, booster in models(task):
+        used = boosting.gains(booster, values.shape[1])
+        sample = importance.Sample(values, nobody, target.y[validation])
+        total += importance.permutation_drops(booster, used, own, sample, 0).drops
+    drops = zip(own.columns, total, strict=True)
+    return {c for c, drop in drops if drop <= 0 and not c.endswith(".*")}
 
 
-def shap(built, people, chosen, n: int) -> set:
-    """Mean absolute SHAP values (xgboost's own TreeSHAP) on the train patients, summed to columns."""
+def shap(task: Task) -> set[str]:
+    """Mean absolute SHAP values (xgboost's own TreeSHAP) on the train patients, summed."""
     import xgboost
 
-    train, total = (
-        parts(people)[0],
-        {f.column: 0.0 for f in built.features if not f.column.endswith(".*")},
-    )
-    for _, booster in models(built, people, chosen):
-        values = np.abs(
-            booster.predict(xgboost.DMatrix(built.matrix[train]), pred_contribs=True)
-        ).mean(axis=0)
-        for feature, value in zip(built.features, values[:-1], strict=True):
+    values = task.built.matrix[matrix.in_split(task.people, "train")]
+    total = {f.column: 0.0 for f in task.built.features if not f.column.endswith(".*")}
+    for _, booster in models(task):
+        contributions = booster.predict(xgboost.DMatrix(values), pred_contribs=True)
+        means = np.abs(contributions).mean(axis=0)[:-1]
+        for feature, value in zip(task.built.features, means, strict=True):
             if feature.column in total:
                 total[feature.column] += float(value)
-    return lowest(total, n)
+    return lowest(total, task.n_noise)
 
 
-def boruta(built, people, chosen, n: int) -> set | None:
-    """boruta_py with a random forest, per target; a column goes when all its features are rejected for all targets."""
+def boruta(task: Task) -> set[str] | None:
+    """boruta_py with a random forest, per target.
+
+    A column goes when all its features are rejected for all targets.
+    """
     try:
         from boruta import BorutaPy
     except ImportError:
         return None
     from sklearn.ensemble import RandomForestClassifier
 
-    train, kept = parts(people)[0], np.zeros(len(built.features), bool)
-    for target in chosen:
+    built, train = task.built, matrix.in_split(task.people, "train")
+    kept = np.zeros(len(built.features), bool)
+    for target in task.targets:
         forest = RandomForestClassifier(
             n_jobs=1, max_depth=5, class_weight="balanced", random_state=0
         )
@@ -294,11 +318,7 @@ def boruta(built, people, chosen, n: int) -> set | None:
         found.fit(built.matrix[train], target.y[train])
         kept |= found.support_ | found.support_weak_
     stay = {f.column for f, keep in zip(built.features, kept, strict=True) if keep}
-    return (
-        {f.column for f in built.features}
-        - stay
-        - {c for c in {f.column for f in built.features} if c.endswith(".*")}
-    )
+    return {f.column for f in built.features if not f.column.endswith(".*")} - stay
 
 
 METHODS = {

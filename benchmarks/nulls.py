@@ -1,18 +1,19 @@
-"""Claim: where there is no difference step 7 finds one in about 5% of studies, and its interval holds the truth in 95%.
+"""Claim: step 7 calls a difference in about 5% of studies without one; its intervals hold in 95%.
 
     python benchmarks/nulls.py [--simulations 2000] [--jobs 2]
 
-Simulates whole studies as step 7 draws them (trials.pairs), for 8 and 32 questions: with a patient for each trial, as
-in a large hospital, and with few patients who are asked about again and again, as in the built-in data; with scores
-between 0 and 1, with yes / no and with rare events. Questions and patients suit one arm or the other by chance, on
-average neither. Beside it, what is common: a t test and Wilcoxon's over trials, and a percentile bootstrap over
-questions.
+Simulates whole studies as step 7 draws them (trials.pairs), for 8 and 32 questions. Either each
+trial has its own patient, as in a large hospital, or few patients are asked about again and again,
+as in the built-in data. Scores lie between 0 and 1, or are yes / no, or rare events. Questions and
+patients suit one arm or the other by chance, on average neither. Beside it stand common methods: a
+t test and Wilcoxon's over trials, and a percentile bootstrap over questions.
 """
 
 import argparse
 import functools
 import os
 from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -21,52 +22,79 @@ from mimic_qlora.display import text_tables
 from mimic_qlora.validation import statistics, trials
 
 SCORES = {"graded": None, "yes/no": 0.4, "rare": 0.05}  # how often each arm has a yes
-STUDIES = [  # questions, trials, patients, spread between questions, spread between patients, place in SCORES
-    (8, 50, 50, 0.0, 0.0, 0),
-    (8, 50, 50, 0.5, 0.0, 0),
-    (8, 50, 50, 0.5, 0.5, 0),
-    (8, 50, 50, 0.5, 0.0, 1),
-    (32, 64, 64, 0.0, 0.0, 0),
-    (32, 64, 64, 0.5, 0.0, 0),
-    (32, 64, 64, 0.5, 0.5, 0),
-    (32, 64, 64, 0.5, 0.0, 1),
-    (8, 50, 15, 0.5, 0.0, 0),
-    (8, 50, 15, 0.5, 0.5, 0),
-    (32, 64, 15, 0.5, 0.0, 0),
-    (32, 64, 15, 0.5, 0.5, 0),
-    (8, 160, 20, 0.0, 0.5, 0),
-    (8, 50, 50, 0.5, 0.0, 2),
-    (32, 64, 64, 0.5, 0.0, 2),
+
+
+class Shape(NamedTuple):
+    """The size of a study, and the spread of questions and of patients about the mean.
+
+    Spreads are in standard deviations of one trial's noise. scores: position in SCORES.
+    """
+
+    questions: int
+    trials: int
+    patients: int
+    by_question: float
+    by_patient: float
+    scores: int
+
+
+class Study(NamedTuple):
+    """The trials of one study: scores of both arms, question and patient, each [trials]."""
+
+    base: np.ndarray
+    adapter: np.ndarray
+    question: np.ndarray
+    patient: np.ndarray
+
+
+STUDIES = [
+    Shape(8, 50, 50, 0.0, 0.0, 0),
+    Shape(8, 50, 50, 0.5, 0.0, 0),
+    Shape(8, 50, 50, 0.5, 0.5, 0),
+    Shape(8, 50, 50, 0.5, 0.0, 1),
+    Shape(32, 64, 64, 0.0, 0.0, 0),
+    Shape(32, 64, 64, 0.5, 0.0, 0),
+    Shape(32, 64, 64, 0.5, 0.5, 0),
+    Shape(32, 64, 64, 0.5, 0.0, 1),
+    Shape(8, 50, 15, 0.5, 0.0, 0),
+    Shape(8, 50, 15, 0.5, 0.5, 0),
+    Shape(32, 64, 15, 0.5, 0.0, 0),
+    Shape(32, 64, 15, 0.5, 0.5, 0),
+    Shape(8, 160, 20, 0.0, 0.5, 0),
+    Shape(8, 50, 50, 0.5, 0.0, 2),
+    Shape(32, 64, 64, 0.5, 0.0, 2),
 ]
 
 
-def study(
-    k: int, n: int, people: int, by_question: float, by_patient: float, scores: int, rng
-) -> tuple:
-    """One study without a true difference: base, adapter, question and patient of each trial."""
+def study(shape: Shape, rng: np.random.Generator) -> Study:
+    """Simulate one study without a true difference."""
+    k, n, people, by_question, by_patient, scores = shape
     drawn = list(trials.pairs(n, range(people), range(k)))
-    patient, question = (np.array([trial[place] for trial in drawn]) for place in (1, 2))
+    patient = np.array([trial[1] for trial in drawn])
+    question = np.array([trial[2] for trial in drawn])
     effect = rng.normal(0, by_question, k)[question] + rng.normal(0, by_patient, people)[patient]
     if rate := [*SCORES.values()][scores]:
-        base, adapter = (
-            rng.random(n) < np.clip(rate * (1 + sign * effect / 1.6), 0, 1) for sign in (-1, 1)
-        )
-        return base.astype(float), adapter.astype(float), question, patient
-    return np.zeros(n), effect + rng.normal(0, 1, n), question, patient
+        base = rng.random(n) < np.clip(rate * (1 - effect / 1.6), 0, 1)
+        adapter = rng.random(n) < np.clip(rate * (1 + effect / 1.6), 0, 1)
+        return Study(base.astype(float), adapter.astype(float), question, patient)
+    return Study(np.zeros(n), effect + rng.normal(0, 1, n), question, patient)
 
 
-def bootstrap_excludes_zero(differences, rng) -> bool:
+def bootstrap_excludes_zero(differences: np.ndarray, rng: np.random.Generator) -> bool:
     picked = rng.integers(0, len(differences), (2000, len(differences)))
     low, high = np.percentile(differences[picked].mean(axis=1), (2.5, 97.5))
     return not low <= 0 <= high
 
 
-def simulate(shape: tuple, simulations: int) -> dict:
-    """Shares of studies that call a difference by each method, and whose interval holds the true difference, 0."""
-    rng = np.random.default_rng(list(map(int, np.array(shape) * 10)))
+def simulate(shape: Shape, simulations: int) -> dict[str, str | float]:
+    """Return the share of studies in which each method calls a difference.
+
+    "coverage share" is the share whose interval holds the true difference, 0.
+    """
+    rng = np.random.default_rng([int(10 * size) for size in shape])
     counts = dict.fromkeys(("here", "interval", "t over trials", "Wilcoxon", "bootstrap"), 0)
     for _ in range(simulations):
-        base, adapter, question, patient = study(*shape, rng)
+        base, adapter, question, patient = study(shape, rng)
         found = statistics.paired(base, adapter, question, patient)
         difference = adapter - base
         counts["here"] += found.p <= statistics.ALPHA
@@ -75,20 +103,17 @@ def simulate(shape: tuple, simulations: int) -> dict:
         counts["Wilcoxon"] += np.any(difference) and stats.wilcoxon(difference).pvalue <= 0.05
         means = np.bincount(question, weights=difference) / np.bincount(question)
         counts["bootstrap"] += bootstrap_excludes_zero(means, rng)
-    k, n, people, by_question, by_patient, scores = shape
+    others = ("t over trials", "Wilcoxon", "bootstrap")
     return {
-        "questions": k,
-        "trials": n,
-        "patients": people,
-        "of questions": by_question,
-        "of patients": by_patient,
-        "scores": [*SCORES][scores],
+        "questions": shape.questions,
+        "trials": shape.trials,
+        "patients": shape.patients,
+        "of questions": shape.by_question,
+        "of patients": shape.by_patient,
+        "scores": [*SCORES][shape.scores],
         "here share": counts["here"] / simulations,
         "coverage share": counts["interval"] / simulations,
-        **{
-            f"{name} share": counts[name] / simulations
-            for name in ("t over trials", "Wilcoxon", "bootstrap")
-        },
+        **{f"{name} share": counts[name] / simulations for name in others},
     }
 
 
@@ -115,7 +140,8 @@ def main():
         )
     )
     print(
-        "of questions, of patients: how far they vary about the mean, in standard deviations of one trial's noise"
+        "of questions, of patients: their spread about the mean, "
+        "in standard deviations of one trial's noise"
     )
 
 
