@@ -24,16 +24,8 @@ OUT_OF_FOLD = [
     "beyond_rows_high",
     "skill",
 ]
-PRECISION = [
-    "target",
-    "average_precision",
-    "ap_low",
-    "ap_high",
-    "test_share",
-    "predicted_share",
-    "brier",
-    "calibration_slope",
-]
+PRECISION = ["target", "average_precision", "ap_low", "ap_high", "test_share"]
+CALIBRATION = ["target", "test_share", "predicted_share", "brier", "calibration_slope"]
 CHANGE = ["columns", "change", "low", "high"]
 IMPORTANCE = [
     "column",
@@ -77,7 +69,9 @@ def _on_skill(result: Selection) -> Iterator[Section]:
         [html.table(metrics, columns=OUT_OF_FOLD)],
     )
     precision = html.table(metrics, columns=PRECISION)
-    yield Section("Precision and calibration on test patients", [precision])
+    calibration = html.table(metrics, columns=CALIBRATION)
+    yield Section("Average precision on test patients", [precision])
+    yield Section("Calibration on test patients", [calibration])
     if result.reliability:
         tenths = html.table(as_dicts(result.reliability))
         plot = plots.plot_reliability(result.reliability)

@@ -104,9 +104,12 @@ def plot_ablation(step: Ablation) -> Markup:
 def plot_reliability(rows: list[RiskTenth]) -> Markup:
     """Plot observed over predicted risk; calibrated models lie on the dashed line."""
     fig, axes = plots.figure(3.4, 4.2)
-    told, found = [row.told_share for row in rows], [row.found_share for row in rows]
+    predicted, observed = (
+        [row.predicted_share for row in rows],
+        [row.observed_share for row in rows],
+    )
     axes.plot([0, 1], [0, 1], linestyle="--", color=plots.GREY, linewidth=1)
-    axes.plot(told, found, "o-", color=plots.BLUE)
+    axes.plot(predicted, observed, "o-", color=plots.BLUE)
     axes.set_xlabel("predicted risk")
     axes.set_ylabel("share of patients with the target")
     alt = "Calibration: share of patients with the target by tenth of the predicted risk"

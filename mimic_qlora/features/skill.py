@@ -88,14 +88,14 @@ class WithoutLeast(NamedTuple):
 
 
 class RiskTenth(NamedTuple):
-    """A tenth of all pairs of patient and target, by predicted risk.
+    """A tenth of all predictions (pairs of patient and target), by predicted risk.
 
-    told_share: mean predicted risk. found_share: share with the target.
+    predicted_share: mean predicted risk. observed_share: share with the target.
     """
 
-    patients_times_targets: int
-    told_share: float
-    found_share: float
+    predictions: int
+    predicted_share: float
+    observed_share: float
 
 
 def row_counts(built: Features) -> np.ndarray:
@@ -252,15 +252,15 @@ def reliability(targets: list[Target], scores: np.ndarray) -> list[RiskTenth]:
     """
     if not targets:
         return []
-    told_of, found_of = [], []
+    risks, outcomes = [], []
     for target, own in zip(targets, scores, strict=True):
         is_scored = target.who & np.isfinite(own)
-        told_of.append(own[is_scored])
-        found_of.append(target.y[is_scored])
-    told, found = np.concatenate(told_of), np.concatenate(found_of)
-    order = np.argsort(told, kind="stable")
+        risks.append(own[is_scored])
+        outcomes.append(target.y[is_scored])
+    risk, outcome = np.concatenate(risks), np.concatenate(outcomes)
+    order = np.argsort(risk, kind="stable")
     return [
-        RiskTenth(len(part), float(told[part].mean()), float(found[part].mean()))
+        RiskTenth(len(part), float(risk[part].mean()), float(outcome[part].mean()))
         for part in np.array_split(order, 10)
         if len(part)
     ]

@@ -1,6 +1,5 @@
 """Ablation: what may be dropped, and what may not."""
 
-
 from helpers.feature_tables import made_up
 from mimic_qlora.features import ablation, boosting, verdicts
 from mimic_qlora.features.columns_file import ColumnVerdict
