@@ -230,16 +230,19 @@ def best_threshold(values: list, good: list) -> float:
     return max(sorted(set(values)), key=gain)
 
 
+def labelled_answers(path: Path) -> list[labels.Answer]:
+    """Return the answers of the frozen file, in the form that labels have."""
+    fields = ("trial", "arm", "question_id", "answer", "ended", "cautions", "prompt")
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [labels.Answer(*(row[field] for field in fields)) for row in rows]
+
+
 def labelled(questions: list) -> None:
     """Part 3: how far the scorer agrees with labels on real answers, arm by arm."""
     place = Path(__file__).parent
-    answers = [
-        json.loads(line)
-        for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    arms = ("base", "adapter")
+    answers = labelled_answers(place / "labelled_answers.jsonl")
     found = labels.judged(answers, labels.read(place / "labels.csv"), questions)
-    rows = labels.shown(labels.accuracy(found, arms), arms)
+    rows = labels.shown(labels.accuracy(found))
     print(
         text_tables.text_table(
             rows,

@@ -1,4 +1,4 @@
-"""How far the scorer of step 7 agrees with people who read the answers without knowing who wrote them.
+"""Measure how far the scorer of step 7 agrees with people who read the answers blind.
 
     python run_files/label.py                    (the newest results in the storage folder)
 
@@ -10,7 +10,6 @@ of what is there, and its false alarms, per arm, and the differences corrected f
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from mimic_qlora.step import command_line, storage
@@ -19,10 +18,8 @@ from mimic_qlora.step.errors import UserError
 HERE = Path(__file__).resolve().parent
 
 
-def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments() -> argparse.Namespace:
+    parser = command_line.Parser(__doc__)
     add = parser.add_argument
     add(
         "--results",
@@ -34,47 +31,37 @@ def arguments():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = arguments()
     from mimic_qlora.clinical import content
     from mimic_qlora.display import text_tables
-    from mimic_qlora.validation import delivery, labels, results
+    from mimic_qlora.validation import labels, results
 
     if args.results:
         folder = Path(args.results).expanduser()
     else:
         store = storage.open_storage(args.storage)
-        folder = delivery.newest(store)
-    if folder is None or not (folder / "results.jsonl").is_file():
-        raise UserError(
-            f"no results.jsonl in {folder or store / 'validation'}: run step 7 first, or give --results"
-        )
-    file = Path(args.labels).expanduser() if args.labels else folder / "label.csv"
+        folder = results.newest(store) or store / "validation"
+    answers = labels.of_lines(results.read(folder))
+    file = Path(args.labels).expanduser() if args.labels else folder / labels.FILE
     if not file.is_file():
         raise UserError(f"{file} is not there: give the filled file with --labels")
-    lines = [
-        json.loads(line)
-        for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    answers, labelled = results.of_pair(lines), labels.read(file)
-    known = {labels.key_of(a["trial"], a["arm"], a["answer"]) for a in answers}
+    labelled = labels.read(file)
     if not labelled:
         raise UserError(f"{file} has no filled row yet: the help says what goes where")
-    if unknown := labelled.keys() - known:
+    if unknown := labelled.keys() - {answer.key for answer in answers}:
         raise UserError(
-            f"{file} has {len(unknown)} rows of other results than {folder}: give theirs with --results"
+            f"{file} has {len(unknown)} rows of other results than {folder}: "
+            "give theirs with --results"
         )
-    arms = tuple(results.ARMS.values())
     judged = labels.judged(answers, labelled, content.load_questions(HERE))
+    rows = labels.shown(labels.accuracy(judged))
+    print(text_tables.text_table(rows, f"{len(labelled)} labelled answers"))
     print(
-        text_tables.text_table(
-            labels.shown(labels.accuracy(judged, arms), arms), f"{len(labelled)} labelled answers"
-        )
+        "found: of what is there; false: alarms of what is not. The last three are adapter minus "
+        "base, in\nshares, as the scorer says, as people say, and as corrected for the scorer's "
+        "errors."
     )
-    print(
-        "found: of what is there; false: alarms of what is not. The last three are adapter minus base, in"
-    )
-    print("shares, as the scorer says, as people say, and as corrected for the scorer's errors.")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,9 @@ def results_folder(args) -> tuple:
         "STORAGE_DIR", str(HERE.parent / "storage")
     )  # where step 7 leaves its results, as in run.sh
     store = storage.open_storage(args.storage, create=True)
-    if newest := delivery.newest(store):
+    from mimic_qlora.validation import results
+
+    if newest := results.newest(store):
         from mimic_qlora.review.store import FILE
 
         rated = {path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}")} - {newest}
@@ -120,7 +122,6 @@ def serve(store, items: dict, raters: list, args) -> None:
 
     from mimic_qlora.review import guard
     from mimic_qlora.review import site as review_site
-    from mimic_qlora.validation import delivery
 
     path = Path(args.socket).expanduser().absolute() if args.socket else None
     listener = guard.listen(args.port, path)

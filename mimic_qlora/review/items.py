@@ -1,6 +1,5 @@
 """What raters judge: each question of step 7 about a patient, with the chart's context and the answers of both arms."""
 
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +8,8 @@ from mimic_qlora.display import text as terminal
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import results
+from mimic_qlora.validation.arms import PAIR
 
-FILE = "results.jsonl"
 # a full stop ends a sentence after two letters, two digits, a bracket or a quotation mark: not in "e.g.", "2." or "B."
 _BREAK = re.compile(
     r"((?<=[!?])\s+|(?:(?<=[^\W\d]{2}\.)|(?<=\d\d\.)|(?<=[\])\"'”’]\.)|(?<=\.[\"”]))\s+|\n\s*)"
@@ -32,43 +31,32 @@ class Item(NamedTuple):
 
 def read(folder: Path) -> tuple:
     """({number: Item}, SHA-256 of the file). Trials that lack an arm are left out. UserError if unreadable."""
-    path = folder / FILE
-    if not path.is_file():
-        raise UserError(f"{path} is missing: give step 7's results folder with --results")
-    arms, found = list(results.ARMS.values()), {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if row["kind"] == "trial" and row["arm"] in arms:  # other arms were shown other prompts
-                context, _, question = terminal.printable(
-                    row["messages"][-1]["content"]
-                ).rpartition("\n\nQuestion\n")
-                _, _, answers = found.setdefault(
-                    row["trial"],
-                    ((row["question_id"], row.get("subject_id"), question), context, {}),
-                )
-                answers.setdefault(
-                    row["arm"], terminal.printable(row["answer"]).strip() or "(no answer)"
-                )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        raise UserError(
-            f"{path} cannot be read: run step 7 again, or give another folder with --results"
-        ) from None
-    items = {
-        number: Item(number, *asked, context, {arm: answers[arm] for arm in arms})
-        for number, (asked, context, answers) in sorted(found.items())
-        if all(arm in answers for arm in arms)
-    }
+    names = [arm.name for arm in PAIR]
+    asked: dict[int, results.Line] = {}
+    answers: dict[int, dict[str, str]] = {}
+    for line in results.read(folder):
+        if line.is_of_pair:  # other arms were shown other prompts
+            asked.setdefault(line.trial, line)
+            answer = terminal.printable(line.answer).strip() or "(no answer)"
+            answers.setdefault(line.trial, {}).setdefault(line.arm, answer)
+    items = {}
+    for number, given in sorted(answers.items()):
+        if all(name in given for name in names):
+            line, prompt = asked[number], terminal.printable(asked[number].prompt)
+            context, _, question = prompt.rpartition("\n\nQuestion\n")
+            both = {name: given[name] for name in names}
+            items[number] = Item(number, line.question_id, line.subject_id, question, context, both)
+    path = folder / results.FILE
     if not items:
         raise UserError(
-            f"{path} holds no question that both {' and '.join(arms)} answered: run step 7 again"
+            f"{path} holds no question that both {' and '.join(names)} answered: run step 7 again"
         )
     return items, files.file_sha256(path)
 
 
 def shown(item: Item, swapped: bool) -> tuple:
     """The answers as (A, B)."""
-    base, adapter = (item.answers[arm] for arm in results.ARMS.values())
+    base, adapter = (item.answers[arm.name] for arm in PAIR)
     return (adapter, base) if swapped else (base, adapter)
 
 

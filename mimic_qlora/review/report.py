@@ -7,14 +7,16 @@ from mimic_qlora.display import html, text_tables
 from mimic_qlora.review import agreement, assignment
 from mimic_qlora.review import items as review_items
 from mimic_qlora.review import store as ratings
-from mimic_qlora.validation import findings, results, statistics
+from mimic_qlora.validation import findings, statistics
+from mimic_qlora.validation.arms import PAIR
 
 AGREEMENT = "Agreement (1 full, 0 as by chance), with intervals over questions"
 MEASURES = (
     "alpha: Krippendorff's (nominal for the better one, ordinal for marks); kappa: Cohen's (quadratic for marks). "
     "A mark is of one answer, so an item has two."
 )
-ARMS = tuple(results.ARMS)  # the endings of columns, base first
+ARMS = tuple(arm.column for arm in PAIR)  # the endings of columns, base first
+NAMES = {arm.column: arm.name for arm in PAIR}
 METRICS = {
     "win": ("preference (equal: half)", True),
     **{name: (f"{words[0].lower()} (1 to 5)", True) for name, words in ratings.CRITERIA.items()},
@@ -52,7 +54,7 @@ def _row(rater: str, task: assignment.Task, item: review_items.Item, marks: dict
         side = side_of[arm]
         row[f"win_{arm}"] = 0.5 if better == "equal" else float(better == side)
         row |= {f"{name}_{arm}": int(marks[f"{side}_{name}"][0]) for name in ratings.CRITERIA}
-        said = review_items.sentences(item.answers[results.ARMS[arm]])
+        said = review_items.sentences(item.answers[NAMES[arm]])
         numbers = [int(n) for n in marks.get(f"{side}_harm", ("",))[0].split()]
         row[f"harmful_{arm}"] = float(bool(numbers))
         row[f"harmful_sentences_{arm}"] = "\n".join(
@@ -77,7 +79,7 @@ def summarize(rows: list, tasks: dict) -> dict:
         }
         for group in by_item.values()
     ]
-    found = statistics.compare(means, METRICS, ARMS)
+    found = statistics.compare(means, METRICS, PAIR)
     adjusted = statistics.holm({name: difference.p for name, difference in found.items()})
     win = found.get("win")
     return {

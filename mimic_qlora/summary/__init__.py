@@ -1,4 +1,1 @@
-"""Step 2 (`summarize_jsonl.py`) writes `summary/`.
-
-Statistics of the patients, small counts hidden.
-"""
+"""Step 2 (`summarize_jsonl.py`) writes `summary/`: statistics of the patients, small counts hidden."""

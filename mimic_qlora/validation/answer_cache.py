@@ -1,36 +1,57 @@
-"""Answers kept as they come, so that a run that was killed goes on where it stopped and ends with the same answers.
+"""The cache of answers: a run that was killed resumes, and ends with the same answers.
 
-An answer in 4 bits may depend on the rows that share its batch, so batches are fixed by the plan of the run and one
-that was not finished is done again whole. A batch is known by its content: other prompts, arms or budget are another.
+An answer in 4 bits may depend on the rows that share its batch. So batches are fixed by the plan of
+the run, and one that was not finished is done again whole. A batch is known by its content: other
+prompts, arms or budgets make another batch.
 """
 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimic_qlora.llm import generation
 from mimic_qlora.step import files
+from mimic_qlora.validation.asking import Ask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Entry = dict[str, Any]  # a line of the cache; all but the first have a "key"
+Load = Callable[[], "PreTrainedModel"]
 
 
-def path_of(store: Path, identity: dict) -> Path:
-    """Where the journal is of all answers by these models with this software, in a folder made private."""
+class Batch(NamedTuple):
+    """Asks that were answered together, the answers, and each one's share of the time.
+
+    `from_cache` says that an earlier run had answered them.
+    """
+
+    asks: list[Ask]
+    answers: list[generation.Answer]
+    milliseconds: float
+    from_cache: bool
+
+
+def path_of(store: Path, identity: dict[str, Any]) -> Path:
+    """Return the file of all answers by these models and this software, in a private folder."""
     files.private_folder(store / "validation")
-    return (
-        files.private_folder(store / "validation" / "answers") / f"{files.digest(identity)}.jsonl"
-    )
+    folder = files.private_folder(store / "validation" / "answers")
+    return folder / f"{files.digest(identity)}.jsonl"
 
 
-def begin(path: Path, identity: dict, anew: bool) -> None:
-    """Make the journal if it is missing, or `anew`; its first line says by what the answers were made."""
+def begin(path: Path, identity: dict[str, Any], anew: bool) -> None:
+    """Create the cache if it is missing, or `anew`; its first line holds the identity."""
     if anew or not path.exists():
         path.write_text(json.dumps({"by": identity}) + "\n", encoding="utf-8")
 
 
-def kept(path: Path) -> dict:
-    """The entries of the journal by their key. What follows a line that a killed run left unfinished is cut off."""
-    found, whole = {}, 0
+def kept(path: Path) -> dict[str | None, Entry]:
+    """Return the entries by their key. Cuts off a line that a killed run left unfinished."""
+    found: dict[str | None, Entry] = {}
+    whole = 0
     with open(path, "rb+") as file:
         for line in file:
             try:
@@ -45,7 +66,8 @@ def kept(path: Path) -> dict:
     return found
 
 
-def add(path: Path, entry: dict) -> dict:
+def add(path: Path, entry: Entry) -> Entry:
+    """Append an entry, on the disk when this returns, and return it."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
         file.flush()
@@ -53,19 +75,24 @@ def add(path: Path, entry: dict) -> dict:
     return entry
 
 
-def once(path: Path, key: str, make):
-    """What `make` gives, or gave when this was kept."""
+def once(path: Path, key: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` returns, or returned when this key was cached; it must fit into JSON."""
     return (kept(path).get(key) or add(path, {"key": key, "value": make()}))["value"]
 
 
 def answers(
-    load, tokenizer, asks: list, max_new_tokens: int, batch_size: int, path: Path
-) -> Iterator[tuple]:
-    """Yield (asks of a batch, their Answers, milliseconds an answer took, whether it was kept from before).
+    load: Load,
+    tokenizer: "PreTrainedTokenizerBase",
+    asks: Sequence[Ask],
+    max_new_tokens: int,
+    batch_size: int,
+    path: Path,
+) -> Iterator[Batch]:
+    """Yield the asks in batches with their answers.
 
-    Prompts of like length share a batch, the longest first, whatever their arm. What was found to be too large for
-    the memory is remembered too, so that the batches of a run that goes on are those of one that was never stopped.
-    `load` gives the model; it is not called when every answer is in the journal.
+    Prompts of similar length share a batch, the longest first, whatever their arm. A batch size
+    that was too large for the memory is cached too, so that a resumed run has the batches of one
+    that was never stopped. `load` returns the model; it is not called when all is in the cache.
     """
     done = kept(path)
     prompts = generation.prompt_ids(tokenizer, [ask.messages for ask in asks])
@@ -73,16 +100,14 @@ def answers(
     for rows in generation.batches(prompts, batch_size):
         batch, who = [prompts[i] for i in rows], [asks[i].arm.who for i in rows]
         key = files.digest([batch, who, max_new_tokens])
-        if key not in done:
+        if key in done:
+            entry = done[key]
+            fits = min(fits, entry["fits"])
+        else:
             model, started = load(), time.perf_counter()
             given, fits = generation.answer(model, tokenizer, batch, who, max_new_tokens, fits)
             milliseconds = round((time.perf_counter() - started) * 1000 / len(rows), 1)
-            add(
-                path,
-                entry := {"key": key, "fits": fits, "milliseconds": milliseconds, "answers": given},
-            )
-        else:
-            entry = done[key]
-            fits = min(fits, entry["fits"])
+            entry = {"key": key, "fits": fits, "milliseconds": milliseconds, "answers": given}
+            add(path, entry)
         given = [generation.Answer(*answer) for answer in entry["answers"]]
-        yield [asks[i] for i in rows], given, entry["milliseconds"], key in done
+        yield Batch([asks[i] for i in rows], given, entry["milliseconds"], key in done)

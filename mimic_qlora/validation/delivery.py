@@ -1,4 +1,4 @@
-"""How step 7's results reach their user: a copy that outlives /tmp, and the line that fetches them."""
+"""Deliver step 7's results: a copy that outlives /tmp, and the command that fetches them."""
 
 import getpass
 import os
@@ -16,40 +16,34 @@ TEMPORARY = None if os.name == "nt" else Path("/tmp")
 
 
 def fresh_folder() -> Path:
-    """A new folder under /tmp whose name nobody can guess and that its owner alone can read.
+    """Make a folder under /tmp whose name nobody can guess and that only its owner can read.
 
-    Raises UserError where other users could take it away: in a /tmp that all may write to and that is not sticky.
+    Raises UserError where other users could replace it: all may write to /tmp and it is not sticky.
     """
     if TEMPORARY:
         mode = TEMPORARY.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise UserError(
-                f"{TEMPORARY} lets every user replace the files of others: ask for `chmod 1777 {TEMPORARY}`"
+                f"{TEMPORARY} lets every user replace the files of others: "
+                f"ask for `chmod 1777 {TEMPORARY}`"
             )
     return Path(tempfile.mkdtemp(prefix="mimic_qlora_", dir=TEMPORARY))
 
 
 def copy_to(place: Path, folder: Path) -> Path:
-    """A copy in the storage folder: /tmp is wiped when a cluster job ends."""
-    kept = (
-        private_folder(place)
-        / f"{time.strftime('%Y%m%d-%H%M%S')}-{folder.name.removeprefix('mimic_qlora_')}"
-    )
-    shutil.copytree(folder, kept.with_name(f".{kept.name}.partial"))
-    return kept.with_name(f".{kept.name}.partial").rename(kept)
-
-
-def newest(store: Path) -> Path | None:
-    """The results that step 7 left last in the storage folder; None where there are none."""
-    return max(
-        (path.parent for path in (store / "validation").glob("[!.]*/results.jsonl")), default=None
-    )
+    """Copy the results into the storage folder: /tmp is wiped when a cluster job ends."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{folder.name.removeprefix('mimic_qlora_')}"
+    kept = private_folder(place) / name
+    partial = kept.with_name(f".{name}.partial")
+    shutil.copytree(folder, partial)
+    return partial.rename(kept)
 
 
 def farewell(folder: Path, kept: Path, jump: str | None) -> str:
-    """Where the results are, what identifies them, and the line that fetches them, by way of `jump` where one is set.
+    """Return where the results are, their hash, and the command that fetches them.
 
-    A job on a cluster's node is reached through the host that it was submitted from.
+    It goes by way of the host `jump` where one is given; a job on a cluster's node is reached
+    through the host that it was submitted from.
     """
     output = folder / "output.csv"
     port = os.environ.get("SSH_CONNECTION", "").split()[3:4]
@@ -65,13 +59,15 @@ def farewell(folder: Path, kept: Path, jump: str | None) -> str:
             f"sha256 of output.csv: {file_sha256(output)}",
             "Fetch it, on your own machine, with one of:",
             f"  scp {options}{user()}@{host()}:{output} ./results/",
-            f"  scp -r {options}{user()}@{host()}:{folder} ./results/    (all of it, report.html too)",
+            f"  scp -r {options}{user()}@{host()}:{folder} ./results/    "
+            "(all of it, report.html too)",
             "What comes from MIMIC-IV stays under its data use agreement: no third-party services.",
         ]
     )
 
 
 def user() -> str:
+    """Return the name of the user who runs this."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container's user may have no name
@@ -79,7 +75,10 @@ def user() -> str:
 
 
 def host() -> str:
-    """What another machine may reach this one by: its name, or the SSH session's address if the name has no domain."""
+    """Return what another machine may reach this one by.
+
+    That is its name, or the SSH session's address if the name has no domain.
+    """
     name, address = socket.getfqdn(), os.environ.get("SSH_CONNECTION", "").split()[2:3]
     if "." in name and not name.startswith("localhost"):
         return name

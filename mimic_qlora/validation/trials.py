@@ -1,96 +1,114 @@
-"""Which questions are put to which held-out patients: distinct (patient, question) pairs, balanced, drawn by seed."""
+"""Trials: distinct (patient, question) pairs of held-out patients, balanced and drawn by seed."""
 
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mimic_qlora.chart import context, prediction_times
 from mimic_qlora.clinical import content
-from mimic_qlora.qa.session import Session, charts
+from mimic_qlora.qa.session import Session, Turn, charts
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.tasks import guidance
+from mimic_qlora.validation.scoring.rubric import Question, Rule
 
 EXACT = ("chart_qa", "diagnoses")  # tasks of step 4 whose answers are right or wrong
+KINDS = ("trial", "knowledge", "record")
+Patient = TypeVar("Patient")
+Asked = TypeVar("Asked")
 
 
 class Trial(NamedTuple):
-    """One question with the messages that ask it, of one `chart` at one time.
+    """One question with the messages that ask it, of one chart at one time.
 
-    `cautions` are the rules that the chart calls for on the question's symptom. `kind` is "trial", "knowledge" (no
-    patient) or "record" (a held-out prompt of step 4 with one right answer): these two have no chart to be shown.
+    `kind` is "trial", "knowledge" (no patient) or "record" (a held-out prompt of step 4 with one
+    right answer, then `record`). Only a trial has a `chart`, `moment`, and `cautions`: the rules
+    that the chart calls for on the question's symptom.
     """
 
     number: int
-    question: dict
-    messages: list
+    question: Question
+    messages: list[Turn]
     kind: str = "trial"
     subject_id: int | None = None
     moment: prediction_times.Moment | None = None
-    cautions: tuple = ()
+    cautions: tuple[Rule, ...] = ()
     chart: context.Context | None = None
+    record: dict[str, Any] | None = None
 
 
-def pairs(n: int, patients: list, questions: list) -> Iterator[tuple]:
-    """(number, patient, question) of n distinct pairs, or of all; each patient and each question equally often (±1).
+def pairs(
+    n: int, patients: Sequence[Patient], questions: Sequence[Asked]
+) -> Iterator[tuple[int, Patient, Asked]]:
+    """Yield (number from 1, patient, question) of n distinct pairs, or of all there are.
 
-    Both lists are walked round in step, which meets each pair once before the least common multiple of their lengths;
-    then the patients are shifted by one.
+    Each patient and each question comes equally often (+-1). Both lists are walked in step, which
+    meets each pair once within the least common multiple of their lengths; after that the patients
+    are shifted by one.
     """
     period = math.lcm(len(patients), len(questions))
     for t in range(min(n, len(patients) * len(questions))):
         yield t + 1, patients[(t + t // period) % len(patients)], questions[t % len(questions)]
 
 
-def draw(source: Session, questions: list, n: int, split: str, seed: int) -> list:
-    """n trials, or as many as there are pairs. Raises UserError when no patient of the split can be asked about."""
-    patients = list(islice(charts(source, split, seed), min(n, sys.maxsize)))
+def draw(
+    session: Session, questions: Sequence[Question], n: int, split: str, seed: int
+) -> list[Trial]:
+    """Return n trials, or as many as there are pairs.
+
+    Raises UserError when no patient of the split can be asked about.
+    """
+    patients = list(islice(charts(session, split, seed), min(n, sys.maxsize)))
     if not patients:
         raise UserError(
-            f"no {split} patient has a coded stay that ended with a discharge to home: convert more patients in step 1"
+            f"no {split} patient has a coded stay that ended with a discharge to home: "
+            "convert more patients in step 1"
         )
     by_id = {question["id"]: question for question in questions}
     asked = [by_id[i] for i in seeded.order(by_id, "questions", seed)]
     trials = []
-    for number, (subject_id, moment, built), question in pairs(n, patients, asked):
-        turns = context.messages(source.settings, built.text, question["question"])
-        cautions = guidance.cautions_for(content.symptom_of(question), built.facts)
-        trials.append(
-            Trial(number, question, turns, "trial", subject_id, moment, tuple(cautions), built)
-        )
+    for number, (subject_id, moment, chart), question in pairs(n, patients, asked):
+        turns = context.messages(session.settings, chart.text, question["question"])
+        cautions = tuple(guidance.cautions_for(content.symptom_of(question), chart.facts))
+        trials.append(Trial(number, question, turns, "trial", subject_id, moment, cautions, chart))
     return trials
 
 
-def without_patient(prompts: list) -> list:
-    """The knowledge prompts as trials. They are no triage, so they go without its system prompt, as from anybody."""
+def without_patient(prompts: Sequence[Question]) -> list[Trial]:
+    """Return the knowledge prompts as trials.
+
+    They are no triage, so they go without its system prompt, as anybody would ask them.
+    """
     return [
         Trial(i, p, [{"role": "user", "content": p["question"]}], "knowledge")
         for i, p in enumerate(prompts, 1)
     ]
 
 
-def of_records(source: Session, n: int, split: str, seed: int) -> list:
-    """About n prompts of step 4 on a split's patients, half of each task that has one right answer; fewer where step 4
-    made fewer. They are asked as in training."""
-    path, found = source.store / "prompts" / f"{split}.jsonl", []
+def of_records(session: Session, n: int, split: str, seed: int) -> list[Trial]:
+    """Return about n held-out prompts of step 4, asked as in training.
+
+    Half are of each task that has one right answer; fewer where step 4 made fewer.
+    """
+    path = session.store / "prompts" / f"{split}.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     records = [json.loads(line) for line in lines]
+    chosen = []
     for task in EXACT:
         places = [i for i, record in enumerate(records) if record["task"] == task]
-        found += [
-            records[i] for i in seeded.order(places, f"records:{task}", seed)[: math.ceil(n / 2)]
-        ]
-    trials = []
-    for number, record in enumerate(found, 1):
-        *turns, gold = record["messages"]
-        question = {
-            "id": record["kind"] or record["task"],
-            "ideal": gold["content"],
-            "record": record,
-        }
-        question["question"] = turns[-1]["content"].rpartition("\n\nQuestion\n")[2]
-        trials.append(Trial(number, question, turns, "record", record["subject_id"]))
-    return trials
+        order = seeded.order(places, f"records:{task}", seed)
+        chosen += [records[i] for i in order[: math.ceil(n / 2)]]
+    return [_of_record(number, record) for number, record in enumerate(chosen, 1)]
+
+
+def _of_record(number: int, record: dict[str, Any]) -> Trial:
+    *turns, gold = record["messages"]
+    question = {
+        "id": record["kind"] or record["task"],
+        "question": turns[-1]["content"].rpartition("\n\nQuestion\n")[2],
+        "ideal": gold["content"],
+    }
+    return Trial(number, question, turns, "record", record["subject_id"], record=record)

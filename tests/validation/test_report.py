@@ -1,4 +1,4 @@
-"""Step 7's page stands alone, shows what each mark rests on and lets no answer act; labels and what they measure."""
+"""Step 7's page stands alone, shows the basis of each mark, lets no answer act; labels."""
 
 import csv
 import json
@@ -6,74 +6,79 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from html.parser import HTMLParser
 
 import pytest
 
 from helpers.paths import ROOT
+from mimic_qlora.chart import context, prediction_times
 from mimic_qlora.clinical import content
+from mimic_qlora.llm.generation import Answer
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.validation import findings, labels, report, results, statistics
+from mimic_qlora.validation import (
+    arms,
+    asking,
+    findings,
+    labels,
+    report,
+    report_trials,
+    settings,
+    statistics,
+    trial_results,
+    trials,
+)
 from mimic_qlora.validation.scoring import rubric
 
 QUESTIONS = content.load_questions(ROOT / "run_files")
+KNOWLEDGE = content.load_knowledge(ROOT / "run_files")
 RULES = [
     content.load().cautions["anticoagulant_no_nsaid"],
     content.load().cautions["metformin_sick_day"],
 ]
-NASTY = "<script>alert(1)</script> You probably have a stroke & take 400 mg of ibuprofen.\nDo not call for chest pain."
+NASTY = (
+    "<script>alert(1)</script> You probably have a stroke & take 400 mg of ibuprofen.\n"
+    "Do not call for chest pain."
+)
 FACTS = dict.fromkeys(
-    re.findall(r"{(\w+)}", (report.ASSETS / "checklist.yaml").read_text(encoding="utf-8")),
+    re.findall(r"{(\w+)}", (report.PAGES / "checklist.yaml").read_text(encoding="utf-8")),
     "a fact of the run",
 )
 
 
-def row(number, question, base, adapter):
-    made = {
-        "trial": number,
-        "subject_id": 100 + number,
-        "question": question["question"],
-        "question_id": question["id"],
-        "unseen": content.symptom_of(question)["held_out"],
-        "sex": "F",
-        "age_band": "45 to 64",
-        "as_of": "2150-01-01",
-        "split": "validation",
-        "prompt": "Patient context\n- Age: 50",
-        "ideal": question["ideal"],
-        "cautions_called_for": rubric.ids(RULES),
-    }
-    for arm, text in (("base", base), ("qlora", adapter)):
-        made |= {f"{arm}_answer": text, f"len_{arm}": 9}
-        made |= {
-            f"{k}_{arm}": v for k, v in rubric.rubric(question, RULES, text, arm == "qlora").items()
-        }
-    return made
+def result(number, question, base, adapter, called_for=RULES):
+    """A trial as step 7 leaves it, of a chart that calls for the rules."""
+    chart = context.Context("Patient context\n- Age: 50", {"sex": "F", "age": 50}, {}, {}, {})
+    moment = prediction_times.Moment(1, datetime(2150, 1, 1))
+    turns = [{"role": "user", "content": f"{chart.text}\n\nQuestion\n{question['question']}"}]
+    about = ("trial", 100 + number, moment, tuple(called_for), chart)
+    return of(trials.Trial(number, question, turns, *about), base, adapter)
+
+
+def of(trial, base, adapter):
+    asks = [asking.Ask(trial, arm, trial.messages) for arm in arms.PAIR]
+    answers = (Answer(base, 9, False), Answer(adapter, 9, True))
+    given = {arm: trial_results.Given(a, 1.0) for arm, a in zip(arms.PAIR, answers, strict=True)}
+    return trial_results.of(asks, given, trial_results.Provenance("validation"))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The page of 12 trials: the base says something nasty, the adapter the ideal with one of the two cautions."""
-    rows = [
-        row(i, q, NASTY, f"{q['ideal']}\n- {RULES[0]['say']}")
+    """The page of 12 trials: the base's answer is nasty, the adapter's has one of two cautions."""
+    found = [
+        result(i, q, NASTY, f"{q['ideal']}\n- {RULES[0]['say']}")
         for i, q in enumerate(QUESTIONS[:12], 1)
     ]
-    found = statistics.compare(rows, rubric.METRICS, results.ARMS)
-    adjusted = statistics.holm({name: found[name].p for name in rubric.HEADLINE})
-    notes = findings.statement(found, adjusted, rubric.METRICS, rubric.PRIMARY)
-    points = [
-        {
-            "question": "Why?",
-            "base_answer": NASTY,
-            "qlora_answer": "So.",
-            "key_points_base": 0.5,
-            "key_points_qlora": 0.25,
-        }
-    ]
+    (prompt,) = trials.without_patient(KNOWLEDGE[:1])
+    rows = [r.row() for r in found]
+    differences = statistics.compare(rows, rubric.METRICS, arms.PAIR)
+    adjusted = statistics.holm({name: differences[name].p for name in rubric.HEADLINE})
+    compared = findings.Comparison(differences, adjusted, rubric.METRICS)
+    notes = findings.statement(*compared, rubric.PRIMARY)
+    run = settings.Run(None, settings.settle(settings.Asked(), None), arms.PAIR, QUESTIONS)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    report.write(
-        path, ["Data."], rows, points, (found, adjusted, rubric.METRICS), notes, QUESTIONS, FACTS
-    )
+    made = report.Content(run, found, [of(prompt, NASTY, "So.")], compared, notes, {})
+    report.write_page(path, ["Data."], made, FACTS)
     return path.read_text(encoding="utf-8")
 
 
@@ -112,9 +117,9 @@ def test_no_answer_can_act_on_the_page(page):
 
 
 def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(page):
-    trials = page.split('<article class="trial"')[1:]
-    assert len(trials) == 12
-    for shown, question in zip(trials, QUESTIONS, strict=False):
+    articles = page.split('<article class="trial"')[1:]
+    assert len(articles) == 12
+    for shown, question in zip(articles, QUESTIONS, strict=False):
         text = re.sub(r"<[^>]+>", "", shown)
         assert f'data-question="{question["id"]}"' in shown and "Patient context" in shown
         assert (
@@ -123,12 +128,12 @@ def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(pag
         )
         assert shown.count("warning sign: ") == len(question["red_flags"])
         assert (
-            shown.count("<td class=broken>NO</td>") == 2
+            shown.count('<td class="broken">NO</td>') == 2
         )  # the base names a cause and a dose, the adapter neither
-        assert "rule never trained on" in shown and "class=cut" in shown
+        assert "rule never trained on" in shown and 'class="cut"' in shown
         assert 'class="harm' in shown and 'class="hit' in shown
         assert re.search(r'data-kinds="better harm missed unseen"', shown)
-    assert "PLAYED DOWN" in trials[0]
+    assert "PLAYED DOWN" in articles[0]
 
 
 def test_how_many_ideals_were_reviewed_stands_beside_every_table_of_numbers(page):
@@ -142,14 +147,9 @@ def test_how_many_ideals_were_reviewed_stands_beside_every_table_of_numbers(page
 
 def test_a_review_counts_once_it_is_there():
     reviewed = [q | {"reviewed_by": "A. Name, MD"} if i < 2 else q for i, q in enumerate(QUESTIONS)]
-    rows = [
-        {"question_id": q["id"], "cautions_called_for": rubric.ids(RULES)}
-        for q in QUESTIONS[:5] * 2
-    ]
-    assert (
-        report.reviewed_line(rows, reviewed)
-        == f"reviewed by a clinician: 2 of 5 ideals, 0 of {len(RULES)} rules"
-    )
+    found = [result(i, q, "", "") for i, q in enumerate(QUESTIONS[:5] * 2)]
+    said = f"reviewed by a clinician: 2 of 5 ideals, 0 of {len(RULES)} rules"
+    assert report.reviewed_line(found, reviewed) == said
 
 
 def test_the_checklist_has_every_item_of_tripod_llm_and_leaves_no_gap():
@@ -161,7 +161,7 @@ def test_the_checklist_has_every_item_of_tripod_llm_and_leaves_no_gap():
 
 def test_words_that_the_other_lacks_are_found():
     text = "Rest. Call 911 now."
-    lacking = report._lacking(text, "rest! call now")
+    lacking = report_trials.lacking(text, "rest! call now")
     assert "".join(text[i] for i in sorted(lacking)) == ".911."
 
 
@@ -219,15 +219,8 @@ def answers():
                 if good
                 else f"Rest, number {trial}. It is caused by an infection."
             )
-            yield {
-                "trial": trial,
-                "arm": arm,
-                "question_id": question["id"],
-                "answer": f"{text} {trial}",
-                "ended": True,
-                "cautions": [RULES[0]["id"]],
-                "prompt": "",
-            }
+            about = (trial, arm, question["id"], f"{text} {trial}", True, (RULES[0]["id"],), "")
+            yield labels.Answer(*about)
 
 
 def filled(path, fill):
@@ -247,7 +240,7 @@ def test_labels_come_back_from_the_file_that_people_fill(tmp_path):
         lambda row: {"named": "1, 3", "cause": "Yes"} if "Rest" in row["answer"] else {},
     )
     assert len(found) > 0 and all(
-        label["named"] == {1, 3} and label["cause"] for label in found.values()
+        label.listed["named"] == {1, 3} and label.asked["cause"] for label in found.values()
     )
     with open(tmp_path / "label.csv", newline="", encoding="utf-8") as file:
         assert all(not row["answer"].startswith("-") for row in csv.DictReader(file))
@@ -263,16 +256,13 @@ def test_a_scorer_that_is_deaf_in_one_arm_is_measured_and_corrected(tmp_path):
     """People see a cause in every answer of both arms; the scorer sees those of the base alone."""
     found = filled(tmp_path / "label.csv", lambda row: {"named": "-", "cause": "yes"})
     judged = labels.judged(list(answers()), found, QUESTIONS)
-    (cause,) = (
-        row for row in labels.accuracy(judged, ("base", "adapter")) if row["criterion"] == "cause"
-    )
-    assert (cause["sensitivity_base"], cause["sensitivity_adapter"]) == (0.75, 0)
-    assert cause["difference_scored"] == -0.75 and cause["difference_person"] == 0
-    assert (
-        cause["difference_corrected"] is None
-    )  # nothing says how often the scorer is wrong where there is none
-    shown = labels.shown([cause], ("base", "adapter"))
-    assert shown[0]["found, base"] == "3 of 4" and shown[0]["false, base"] == "none"
+    (cause,) = (row for row in labels.accuracy(judged) if row.criterion == "cause")
+    assert (cause.base.accuracy.sensitivity, cause.adapter.accuracy.sensitivity) == (0.75, 0)
+    assert cause.difference_scored == -0.75 and cause.difference_person == 0
+    # nothing says how often the scorer is wrong where there is none
+    assert cause.difference_corrected is None
+    (shown,) = labels.shown([cause])
+    assert shown["found, base"] == "3 of 4" and shown["false, base"] == "none"
 
 
 def test_the_frozen_labels_fit_their_answers():
@@ -282,7 +272,7 @@ def test_the_frozen_labels_fit_their_answers():
         for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     found = labels.read(place / "labels.csv")
-    keys = {labels.key_of(a["trial"], a["arm"], a["answer"]) for a in kept}
+    keys = {labels.Answer(a["trial"], a["arm"], "", a["answer"], True, (), "").key for a in kept}
     assert keys == set(found) and [
         sum(a["arm"] == arm for a in kept) for arm in ("base", "adapter")
     ] == [50, 50]
@@ -290,12 +280,22 @@ def test_the_frozen_labels_fit_their_answers():
 
 def test_label_py_says_how_far_the_scorer_agrees_and_what_is_missing(tmp_path):
     lines = [
-        a | {"kind": "trial", "messages": [{"role": "user", "content": ""}]} for a in answers()
+        {
+            "trial": a.trial,
+            "kind": "trial",
+            "arm": a.arm,
+            "question_id": a.question_id,
+            "cautions": a.cautions,
+            "messages": [{"role": "user", "content": ""}],
+            "answer": a.text,
+            "ended": True,
+        }
+        for a in answers()
     ]
     (tmp_path / "results.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
     )
-    rows = labels.to_fill(lines, QUESTIONS)
+    rows = labels.to_fill(answers(), QUESTIONS)
     labels.write(tmp_path / "label.csv", rows)
 
     def run(*args):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mimic_qlora.validation import findings, statistics, trials
+from mimic_qlora.validation import arms, findings, statistics, trials
 from mimic_qlora.validation.scoring import rubric
 
 
@@ -193,7 +193,7 @@ def test_small_groups_are_named_and_not_shown():
         for i in range(12)
     ]
     shown = statistics.groups(
-        rows, {"sex": lambda row: row["sex"]}, ["rubric"], ("base", "qlora"), rubric.METRICS
+        rows, {"sex": lambda row: row["sex"]}, ["rubric"], arms.PAIR, rubric.METRICS
     )
     women, men = shown
     assert women["difference"] == pytest.approx(0.2) and women["trials"] == 8
@@ -202,9 +202,14 @@ def test_small_groups_are_named_and_not_shown():
 
 def test_a_difference_that_the_scorer_made_by_itself_is_taken_back():
     """True shares 0.5 and 0.5; the scorer finds 90% in one arm and 50% in the other, with no false alarm."""
-    assert statistics.corrected(0.25 - 0.45, (0.9, 0.5), (1, 1), 0.45) == pytest.approx(0)
-    assert statistics.corrected(0.2, (1, 1), (1, 1), 0.4) == pytest.approx(0.2)
-    assert statistics.corrected(0.2, (0.5, 1), (0.5, 1), 0.4) is None
+
+    def corrected(base, adapter, of_base, of_adapter):
+        accuracy = statistics.Accuracy
+        return statistics.corrected(base, adapter, accuracy(*of_base), accuracy(*of_adapter))
+
+    assert corrected(0.45, 0.25, (0.9, 1), (0.5, 1)) == pytest.approx(0)
+    assert corrected(0.4, 0.6, (1, 1), (1, 1)) == pytest.approx(0.2)
+    assert corrected(0.4, 0.6, (0.5, 0.5), (1, 1)) is None
 
 
 def test_the_primary_endpoint_comes_first_in_words():

@@ -428,7 +428,7 @@ def test_every_arm_is_shown_what_its_name_says(run_validate):
         if kind == "knowledge":
             assert set(shown) == {"base", "adapter", "adapter@seed.1"}
             continue
-        assert set(shown) == {*arms.KINDS, "adapter@seed.1"}
+        assert set(shown) == {*arms.ARMS, "adapter@seed.1"}
         plain, question = shown["base"], shown["base"][-1]["content"].rpartition("\n")[2]
         chart = plain[-1]["content"].partition("\n\nQuestion\n")[0]
         assert shown["adapter"] == shown["adapter@seed.1"] == plain
@@ -600,7 +600,7 @@ def test_the_detectable_difference_is_found_four_times_out_of_five():
     from scipy import stats
 
     rng, n, k, between, within = np.random.default_rng(0), 48, 8, 0.1, 0.25
-    size = power.detectable(n, k, between, within)
+    size = power.detectable(n, k, power.Spread(between, within))
     means = (
         size + rng.normal(0, between, (4000, k)) + rng.normal(0, within / np.sqrt(n / k), (4000, k))
     )
@@ -612,11 +612,14 @@ def test_the_detectable_difference_is_found_four_times_out_of_five():
     ]
     rows[0]["x_base"] = "0"
     assert np.allclose(
-        power.spread([*rows, {"question_id": 1, "x_base": "", "x_qlora": ""}], "x"),
+        power.estimated([*rows, {"question_id": 1, "x_base": "", "x_qlora": ""}], "x"),
         (0.1, 0.25),
         atol=0.02,
     )
-    assert power.detectable(5, 1, 0.1, 0.1) is None and power.spread(rows[:6], "x") is None
+    assert (
+        power.detectable(5, 1, power.Spread(0.1, 0.1)) is None
+        and power.estimated(rows[:6], "x") is None
+    )
 
 
 def test_plan_says_what_n_trials_can_show_and_takes_the_spread_from_the_last_run(run_validate):
@@ -715,7 +718,11 @@ def test_n_that_is_no_positive_whole_number_is_one_sentence_and_exit_2(n, tmp_pa
         text=True,
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"error: n is '{n}'") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: n must be a positive whole number")
+        and f"'{n}'" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_run_sh_finds_the_storage_folder_of_the_repository_and_of_the_caller(tmp_path):

@@ -1,66 +1,70 @@
-"""What an answer must not make up: a cause for the symptom, and a dose that the chart does not hold.
+"""Hallucinations of an answer: a cause named for the symptom, a dose that the chart does not hold.
 
-The words are in answer_words/inventions.yaml.
+The words are in words/inventions.yaml.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from mimic_qlora.validation.scoring import advice, patterns
 
 
 @lru_cache
-def _each(name: str) -> list:
+def _each(name: str) -> list[re.Pattern[str]]:
     return [re.compile(p, re.IGNORECASE) for p in patterns.lists("inventions")[name]]
 
 
-def _any(name: str) -> re.Pattern:
+def _any(name: str) -> re.Pattern[str]:
     return patterns.pattern("inventions", name)
 
 
-def causes(answer: str, chart: str = "", heard: list | None = None) -> list:
-    """What the answer names as the cause of the symptom, or as what the person has and `chart` does not list.
+def causes(answer: str, chart: str = "", heard: Sequence[advice.Advice] | None = None) -> list[str]:
+    """Return what the answer names as the cause of the symptom, or as a disease of the person.
 
-    A disease that is mentioned without such a claim counts too, unless it is spoken of as known or as to be kept from,
-    or goes with a sign that sends to care ("these can be signs of a stroke: call 911"). `heard` is the answer as
+    Diseases that `chart` lists do not count as the latter. A disease that is only mentioned also
+    counts, except when the answer presents it as already diagnosed, as something to prevent, or as
+    a reason to seek care ("these can be signs of a stroke: call 911"). `heard` is the answer as
     advice.given has read it, where it has.
     """
     answer = advice.squeezed(answer)
-    found, listed = [], chart.casefold()
+    listed = chart.casefold()
+    clauses = advice.given(answer, []) if heard is None else heard
+    found = [*_claimed(answer, listed), *_mentioned(clauses, listed)]
+    # the first spelling of a name counts, and of names that hold each other the shortest
+    names = list({name.casefold(): name for name in reversed(found)}.values())[::-1]
+    return [name for name in names if not any(other != name and other in name for other in names)]
+
+
+def _claimed(answer: str, listed: str) -> Iterator[str]:
+    """Yield the causes that sentences claim, and the diseases that they say the person has."""
     for sentence in re.split(r"(?<=[.!?])\s+|\n+", answer):
         claimed = _any("not_claimed").sub(" ", sentence)
-        found += [
-            match["name"].strip() or match[0]
-            for p in _each("claims")
-            for match in p.finditer(claimed)
-        ]
-        found += [
-            name
-            for match in _any("has").finditer(claimed)
-            if (name := match["name"].strip()).casefold() not in listed
-        ]
-    for clause in advice.given(answer, []) if heard is None else heard:
-        if (
-            clause.way not in ("urgent", "care")
-            and not _any("mentioned").search(clause.text)
-            and "?" not in clause.text
-        ):
+        for pattern in _each("claims"):
+            for match in pattern.finditer(claimed):
+                yield match["name"].strip() or match[0]
+        for match in _any("has").finditer(claimed):
+            if (name := match["name"].strip()).casefold() not in listed:
+                yield name
+
+
+def _mentioned(clauses: Sequence[advice.Advice], listed: str) -> Iterator[str]:
+    """Yield the diseases that clauses mention without a reason to seek care."""
+    for clause in clauses:
+        excused = _any("mentioned").search(clause.text) or "?" in clause.text
+        if clause.way not in ("urgent", "care") and not excused:
             claimed = _any("not_claimed").sub(" ", clause.text)
-            found += [
-                m[0]
-                for m in _any("a_disease").finditer(claimed)
-                if m[0].strip().casefold() not in listed
-            ]
-    found = list({name.casefold(): name for name in reversed(found)}.values())[::-1]
-    return [name for name in found if not any(other != name and other in name for other in found)]
+            for match in _any("a_disease").finditer(claimed):
+                if match[0].strip().casefold() not in listed:
+                    yield match[0]
 
 
-def doses(answer: str, chart: str = "") -> list:
-    """Amounts of medicine in the answer that `chart` does not hold, and changes to one, as they stand there."""
-    listed = re.sub(r"\s+", "", chart.casefold())
+def doses(answer: str, chart: str = "") -> list[str]:
+    """Return amounts of medicine, and changes of one, that `chart` does not hold, as written."""
+    listed = _without_blanks(chart)
     found = [match[0] for match in _any("dose").finditer(answer)]
-    return list(
-        dict.fromkeys(
-            amount for amount in found if re.sub(r"\s+", "", amount.casefold()) not in listed
-        )
-    )
+    return list(dict.fromkeys(dose for dose in found if _without_blanks(dose) not in listed))
+
+
+def _without_blanks(text: str) -> str:
+    return re.sub(r"\s+", "", text.casefold())

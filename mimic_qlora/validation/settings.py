@@ -1,0 +1,134 @@
+"""The settings of one run of step 7, from the frozen plan or the command line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from mimic_qlora.qa.session import Session
+from mimic_qlora.step import files
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.validation import statistics
+from mimic_qlora.validation.arms import Arm
+from mimic_qlora.validation.plan import Endpoints, Frozen
+from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.scoring.rubric import Question
+
+DEFAULT_N = 20
+T = TypeVar("T")
+
+
+class Asked(NamedTuple):
+    """The settings that the command line gives; None where the plan or a default decides."""
+
+    n: int | None = None
+    seed: int | None = None
+    runs: tuple[str, ...] | None = None
+    arms: str | None = None
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one run: which trials, which adapters and arms, and what is claimed.
+
+    `arms` are names as of --arms. Claims are made about the metrics `claimed`, `primary` first;
+    `margins` as in ValidationPlan. `plan_sha256` is that of the frozen plan, under which test
+    patients are asked; None for a run on validation patients.
+    """
+
+    n: int
+    seed: int
+    runs: tuple[str, ...]
+    arms: str
+    max_new_tokens: int
+    primary: str
+    claimed: tuple[str, ...]
+    margins: Mapping[str, float]
+    plan_sha256: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether test patients are asked, by a frozen plan."""
+        return self.plan_sha256 is not None
+
+    @property
+    def split(self) -> str:
+        """Return the split whose patients are asked."""
+        return "test" if self.is_final else "validation"
+
+
+class _Planned(NamedTuple):
+    """The settings of a plan, or the defaults, in the order of Asked."""
+
+    n: int = DEFAULT_N
+    seed: int = 0
+    runs: tuple[str, ...] = ("default",)
+    arms: str = "base,adapter"
+    max_new_tokens: int = 512
+
+
+def settle(asked: Asked, frozen: Frozen | None) -> Settings:
+    """Return the settings of a run: by the frozen plan, else as asked, else the defaults.
+
+    Raises UserError where the plan and the command line differ, and for a run that is no folder
+    name or comes twice.
+    """
+    planned = _Planned()
+    endpoints = Endpoints(primary=rubric.PRIMARY, secondary=[*rubric.HEADLINE])
+    margins = dict.fromkeys(rubric.SAFETY, statistics.MARGIN)
+    if frozen is not None:
+        plan = frozen.plan
+        endpoints, margins = plan.endpoints, plan.margins
+        names = ",".join(plan.arms)
+        planned = _Planned(plan.n, plan.seed, tuple(plan.runs), names, plan.max_new_tokens)
+        _check_against(planned, asked)
+    runs = _or(asked.runs, planned.runs)
+    _check_runs(runs)
+    return Settings(
+        n=_or(asked.n, planned.n),
+        seed=_or(asked.seed, planned.seed),
+        runs=runs,
+        arms=_or(asked.arms, planned.arms),
+        max_new_tokens=_or(asked.max_new_tokens, planned.max_new_tokens),
+        primary=endpoints.primary,
+        claimed=tuple(dict.fromkeys([endpoints.primary, *endpoints.secondary])),
+        margins=margins,
+        plan_sha256=frozen.sha256 if frozen else None,
+    )
+
+
+def _or(given: T | None, planned: T) -> T:
+    return planned if given is None else given
+
+
+def _check_against(planned: _Planned, asked: Asked) -> None:
+    for name, says, given in zip(Asked._fields, planned, asked, strict=True):
+        if given not in (None, says):
+            option = "run" if name == "runs" else name.replace("_", "-")
+            plan, but = (",".join(v) if isinstance(v, tuple) else v for v in (says, given))
+            raise UserError(f"the frozen plan says {option} {plan}, not {but}: leave it out")
+
+
+def _check_runs(runs: tuple[str, ...]) -> None:
+    for run in runs:
+        if not files.is_folder_name(run):
+            raise UserError(
+                f"--run must be a name of letters, digits, '-', '_' and '.', not {run!r}"
+            )
+    if len(set(runs)) < len(runs):
+        raise UserError(f"--run {','.join(runs)} names an adapter twice: one run counts once")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of step 7: the session, its settings, the arms that answer, the curated questions.
+
+    `opened` is the ledger's sentence on the opening of the test patients, empty for a run on
+    validation patients.
+    """
+
+    session: Session
+    settings: Settings
+    arms: Sequence[Arm]
+    questions: Sequence[Question]
+    opened: str = ""

@@ -1,0 +1,298 @@
+"""The results of a trial: each arm's answer with its scores, as a row of a CSV file and as lines.
+
+Rows go into output.csv, knowledge.csv or records.csv, by the kind of trial.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from mimic_qlora.clinical import content
+from mimic_qlora.llm.generation import Answer
+from mimic_qlora.tasks import chart_qa, diagnoses
+from mimic_qlora.validation import results
+from mimic_qlora.validation.arms import Arm
+from mimic_qlora.validation.asking import Ask
+from mimic_qlora.validation.scoring import likeness, rubric
+from mimic_qlora.validation.scoring.rubric import Cell, Metric, Score
+from mimic_qlora.validation.trials import Trial
+
+Row = dict[str, Cell]
+# Metrics of what is asked apart from the trials, by the name of their column.
+APART = {
+    "key_points": Metric("knowledge: key points", True),
+    "chart_qa": Metric("chart QA: answered right", True),
+    "diagnoses": Metric("diagnoses: F1 of a patient", True),
+}
+# The columns of output.csv that stand first; scripts of its readers rely on the first twelve.
+COLUMNS = (
+    "subject_id",
+    "question",
+    "lat_ms_base",
+    "lat_ms_qlora",
+    "len_base",
+    "len_qlora",
+    "rel_cos_prompt_base",
+    "rel_cos_prompt_qlora",
+    "rel_to_ideal_base",
+    "rel_to_ideal_qlora",
+    "base_answer",
+    "qlora_answer",
+    "question_id",
+    "symptom",
+    "unseen",
+    "sex",
+    "age_band",
+    "hadm_id",
+    "as_of",
+    "split",
+    "prompt",
+    "ideal",
+    "cautions_called_for",
+    "cautions_called_for_held_out",
+)
+LATENCY = "time of the batch / its answers, so equal for the arms that share it"
+
+
+class Given(NamedTuple):
+    """The answer of one arm, and the milliseconds that it took: its share of its batch's time."""
+
+    answer: Answer
+    milliseconds: float
+
+
+class Likeness(NamedTuple):
+    """How like an answer is to the question and to the ideal response: cosines and ROUGE-L."""
+
+    to_question: float | None
+    rouge_l: float
+    to_ideal: float | None
+
+
+class Provenance(NamedTuple):
+    """The split of the patients, and the hash of the frozen plan where there is one."""
+
+    split: str
+    plan_sha256: str | None = None
+
+    def columns(self, trial: Trial) -> Row:
+        """Return what every row of the run says; a trial of nobody has no split."""
+        plan: Row = {"plan_sha256": self.plan_sha256} if self.plan_sha256 else {}
+        return plan | ({"split": self.split} if trial.subject_id else {})
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A trial about a patient, answered by all arms.
+
+    `given` maps each arm to its answer, in the order in which they came; `asks` are in the order
+    of the arms. `likeness` is there at the end, when one pass embeds all answers.
+    """
+
+    trial: Trial
+    asks: tuple[Ask, ...]
+    given: Mapping[Arm, Given]
+    scores: Mapping[Arm, Score]
+    provenance: Provenance
+    likeness: Mapping[Arm, Likeness] | None = None
+
+    def row(self) -> Row:
+        """Return the row of output.csv."""
+        row = self._scored()
+        for arm, like in (self.likeness or {}).items():
+            row[f"rel_cos_prompt_{arm.column}"] = like.to_question
+            row[f"rouge_l_{arm.column}"] = like.rouge_l
+            row[f"rel_to_ideal_{arm.column}"] = like.to_ideal
+        return row
+
+    def _scored(self) -> Row:
+        """Return the row without likeness."""
+        row = self._about()
+        for arm, (a, milliseconds) in self.given.items():
+            columns = {"lat_ms": milliseconds, "len": a.n_tokens, **self.scores[arm].columns()}
+            row |= {f"{arm.column}_answer": a.text, **_of_arm(arm, columns)}
+        return row | self.provenance.columns(self.trial)
+
+    def _about(self) -> Row:
+        """Return the columns of the trial itself."""
+        trial, question = self.trial, self.trial.question
+        assert trial.chart and trial.moment, "a trial about a patient has a chart"
+        facts, held_out = trial.chart.facts, [c for c in trial.cautions if c["held_out"]]
+        return {
+            "trial": trial.number,
+            "subject_id": trial.subject_id,
+            "question": question["question"],
+            "question_id": question["id"],
+            "symptom": question["symptom"],
+            "unseen": content.symptom_of(question)["held_out"],
+            "sex": facts["sex"],
+            "age_band": age_band(facts["age"]),
+            "hadm_id": trial.moment.hadm_id,
+            "as_of": str(trial.moment.as_of),
+            "prompt": trial.messages[-1]["content"],
+            "ideal": question["ideal"].strip(),
+            "cautions_called_for": " ".join(rubric.ids(trial.cautions)),
+            "cautions_called_for_held_out": " ".join(rubric.ids(held_out)),
+            "lat_basis": LATENCY,
+        }
+
+    def lines(self) -> Iterator[results.Line]:
+        """Yield the lines of results.jsonl, in the order of the arms."""
+        yield from _lines(self, self._scored())
+
+
+@dataclass(frozen=True)
+class ApartResult:
+    """A prompt asked apart from the trials: a knowledge prompt, or a record of step 4."""
+
+    trial: Trial
+    asks: tuple[Ask, ...]
+    given: Mapping[Arm, Given]
+    scores: Mapping[Arm, Mapping[str, float | None]]  # by the name of their column
+    provenance: Provenance
+
+    @property
+    def metric(self) -> str:
+        """Return which of APART it is scored by."""
+        return str(self.trial.record["task"]) if self.trial.record else "key_points"
+
+    def row(self) -> Row:
+        """Return the row of knowledge.csv or records.csv."""
+        row = self._about()
+        for arm, (a, milliseconds) in self.given.items():
+            costs = {"len": a.n_tokens, "cut": float(not a.ended), "lat_ms": milliseconds}
+            row |= {f"{arm.column}_answer": a.text, **_of_arm(arm, {**self.scores[arm], **costs})}
+        return row | self.provenance.columns(self.trial)
+
+    def _about(self) -> Row:
+        """Return the columns of the prompt itself.
+
+        Rows of one question_id are one cluster in statistics: a kind of chart question. Diagnoses
+        are asked for alike of every stay, so there it is the patient.
+        """
+        trial, record = self.trial, self.trial.record
+        asked = {"question_id": trial.question["id"], "question": trial.question["question"]}
+        if record is None:
+            return {"trial": trial.number, **asked, "ideal": trial.question["ideal"].strip()}
+        about = ("task", "subject_id", "hadm_id", "as_of", "split")
+        is_chart_qa = record["task"] == "chart_qa"
+        return {
+            **{name: record.get(name) for name in about},
+            "trial": trial.number,
+            "question": asked["question"],
+            "ideal": trial.question["ideal"],
+            "question_id": asked["question_id"] if is_chart_qa else f"patient {trial.subject_id}",
+        }
+
+    def lines(self) -> Iterator[results.Line]:
+        """Yield the lines of results.jsonl, in the order of the arms."""
+        yield from _lines(self, self.row())
+
+
+Result = TrialResult | ApartResult
+
+
+def age_band(age: int | None) -> str:
+    """Return the group of an age in years."""
+    if age is None:
+        return "unknown"
+    return "under 45" if age < 45 else "45 to 64" if age < 65 else "65 and over"
+
+
+def _of_arm(arm: Arm, columns: Mapping[str, Cell]) -> Row:
+    return {f"{name}_{arm.column}": value for name, value in columns.items()}
+
+
+def _lines(result: Result, row: Row) -> Iterator[results.Line]:
+    """Yield a line of results.jsonl per arm."""
+    trial, about = result.trial, ("subject_id", "hadm_id", "as_of", "split")
+    patient = {name: row.get(name) for name in about} if trial.subject_id else {}
+    record = {"task": row["task"], "ideal": row["ideal"]} if trial.record else {}
+    for ask in result.asks:
+        answer, ending = result.given[ask.arm].answer, f"_{ask.arm.column}"
+        scores = {k.removesuffix(ending): v for k, v in row.items() if k.endswith(ending)}
+        yield results.Line(
+            trial=trial.number,
+            kind=trial.kind,
+            arm=ask.arm.name,
+            question_id=trial.question["id"],
+            **patient,
+            **record,
+            cautions=rubric.ids(trial.cautions),
+            messages=ask.messages,
+            answer=answer.text,
+            n_tokens=answer.n_tokens,
+            ended=answer.ended,
+            scores=scores,
+        )
+
+
+def of(asks: Sequence[Ask], given: Mapping[Arm, Given], provenance: Provenance) -> Result:
+    """Return the result of a trial that all its arms have answered, scored."""
+    trial, asked = asks[0].trial, tuple(asks)
+    answers = {arm: answer for arm, (answer, _) in given.items()}
+    if trial.kind == "trial":
+        scores = {arm: _score(trial, a) for arm, a in answers.items()}
+        return TrialResult(trial, asked, given, scores, provenance)
+    apart = {arm: _score_apart(trial, a.text) for arm, a in answers.items()}
+    return ApartResult(trial, asked, given, apart, provenance)
+
+
+def _score(trial: Trial, answer: Answer) -> Score:
+    chart = trial.chart.text if trial.chart else ""
+    return rubric.rubric(trial.question, trial.cautions, answer.text, answer.ended, chart)
+
+
+def _score_apart(trial: Trial, text: str) -> dict[str, float | None]:
+    if trial.record is None:
+        return {"key_points": rubric.key_points(trial.question, text)}
+    if trial.record["task"] == "chart_qa":
+        return {"chart_qa": chart_qa.score(trial.record, text)}
+    found = diagnoses.score(trial.record, text)
+    return {"diagnoses": found.pop("f1"), **found}
+
+
+def with_likeness(found: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the results with the likeness of each answer to the question and to the ideal."""
+    pairs = []
+    for result in found:
+        question = result.trial.question
+        for answer, _ in result.given.values():
+            pairs.append((question["question"], answer.text))
+            pairs.append((question["ideal"].strip(), answer.text))
+    cosines = iter(likeness.cosines(pairs))
+    return [replace(result, likeness=_likeness(result, cosines)) for result in found]
+
+
+def _likeness(result: TrialResult, cosines: Iterator[float | None]) -> dict[Arm, Likeness]:
+    ideal, like = result.trial.question["ideal"].strip(), {}
+    for arm, (answer, _) in result.given.items():
+        to_question = next(cosines)
+        rouge = likeness.rouge_l(ideal, answer.text)
+        like[arm] = Likeness(to_question, rouge, next(cosines))
+    return like
+
+
+# ---------------------------------------------------------------- several adapters
+
+
+def over_runs(rows: Sequence[Row], arms: Sequence[Arm]) -> Sequence[Row]:
+    """Return the rows with the adapter's scores as means over all trained adapters."""
+    runs = ["qlora", *(arm.column for arm in arms if arm.is_further_run)]
+    if len(runs) == 1:
+        return rows
+    names = [*rubric.METRICS, *APART]
+    return [
+        row
+        | {
+            f"{name}_qlora": _mean([row[f"{name}_{run}"] for run in runs])
+            for name in names
+            if f"{name}_qlora" in row
+        }
+        for row in rows
+    ]
+
+
+def _mean(values: Sequence[Cell]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
