@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from measure import DEMO, measure
 from replicate import SHIFTED, STEP
 
+from mimic_qlora.subjects import split_file
+
 ROOT = Path(__file__).resolve().parent.parent
 
 LIST = """
@@ -78,10 +80,9 @@ def enlarge(demo: Path, folder: Path, copies: int, with_lines: bool) -> None:
             pq.write_table(
                 rows, place / "tables" / table.name / f"part-{copy:05d}.parquet", compression="zstd"
             )
-    lines = (source / "split.csv").read_text().splitlines()
-    split = [line.split(",") for line in lines[1:]]
-    shifted = [f"{int(s) + STEP * copy},{name}" for copy in range(copies) for s, name in split]
-    (place / "split.csv").write_text("\n".join([lines[0], *shifted]) + "\n")
+    split = split_file.read(demo)
+    shifted = {s + STEP * copy: name for copy in range(copies) for s, name in split.items()}
+    split_file.write(place, shifted)
     (place / "shards").mkdir()
     for path in sorted((source / "shards").glob("*.gz")) if with_lines else ():
         text = gzip.decompress(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The data contract in docs/ against what step 1 writes: nothing missing, nothing undocumented, each command works."""
+"""The data contract in docs/ against step 1: nothing missing or undocumented, commands work."""
 
 import csv
 import json
@@ -29,7 +29,10 @@ def cells(heading: str) -> list:
 
 
 def patterns(heading: str) -> list:
-    """The paths or fields of a table as regular expressions: <name> is any name, NNNNN is a number of five digits."""
+    """The paths or fields of a table as regular expressions.
+
+    <name> is any name, NNNNN is a number of five digits.
+    """
     names = [row[0].strip("` ") for row in cells(heading)]
     return [re.sub("<.*?>", ".+", re.escape(name)).replace("NNNNN", r"\d{5}") for name in names]
 
@@ -42,7 +45,7 @@ def assert_same(documented: list, written: list):
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory):
-    """Step 1's folder for twelve patients, with a rejected row and a cell that does not fit its column."""
+    """Step 1's folder for twelve patients, with a rejected row and a cell that does not fit."""
     place = tmp_path_factory.mktemp("contract")
     folder = write_tiny_mimic(place)
 

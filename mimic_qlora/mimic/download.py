@@ -1,4 +1,4 @@
-"""The open MIMIC-IV demo from PhysioNet, and the check of a folder against PhysioNet's SHA256SUMS.txt."""
+"""The download of the open MIMIC-IV demo, and the check of a folder against its SHA256SUMS.txt."""
 
 import errno
 import http.client
@@ -8,6 +8,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
 
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256
@@ -22,16 +24,16 @@ BLOCK = 1 << 20
 
 
 class _Broken(Exception):
-    """A download that may succeed when it is tried again; says why it did not."""
+    """Raised with the reason when a download has failed that may succeed at another attempt."""
 
 
 def fetch_demo(folder: Path, base_url: str = DEMO_URL, wait: float = 1.0) -> Path:
-    """Download the open 100-patient demo into `folder`, file by file by its SHA256SUMS.txt. Returns `folder`.
+    """Download the open 100-patient demo into `folder`, by its SHA256SUMS.txt; return `folder`.
 
-    A file is `<name>.part` until it is whole and its sum is right; after a break it goes on where it was. Files that
-    are there and right are not downloaded again: a second call needs no network. `wait` is the pause in seconds before
-    the first new attempt; each further one is twice as long.
-    Raises UserError when the network, the server or the disk stands in the way, or a sum stays wrong.
+    A file is `<name>.part` until it is whole and its sum is right; after a break it goes on where
+    it was. Files that are there and right are not downloaded again: a second call needs no network.
+    `wait` is the pause in seconds before the first new attempt; each further one is twice as long.
+    Raises UserError when network, server or disk fail, or a sum stays wrong.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder to download the demo into")
@@ -48,9 +50,12 @@ def fetch_demo(folder: Path, base_url: str = DEMO_URL, wait: float = 1.0) -> Pat
     return folder
 
 
-def read_sums(path: Path) -> dict:
-    """The names in a SHA256SUMS.txt, relative to its folder, with their sums. Raises UserError when it lists none."""
-    sums = {}
+def read_sums(path: Path) -> dict[str, str]:
+    """Return name -> SHA-256 sum, in hexadecimal, of a SHA256SUMS.txt.
+
+    Names are relative to its folder. Raises UserError when it lists none.
+    """
+    sums: dict[str, str] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, name = line.strip().partition(" ")
         name = name.strip().lstrip("*")
@@ -68,17 +73,17 @@ def read_sums(path: Path) -> dict:
     return sums
 
 
-def verify_checksums(mimic_dir: Path) -> list:
+def verify_checksums(mimic_dir: Path) -> list[str]:
     """Check the files of a MIMIC-IV folder against PhysioNet's SHA256SUMS.txt in it.
 
-    A file is looked for under its name in the list, else beside the list. Returns the names that are listed but absent.
-    Raises UserError when there is no list, when none of its files is there, or when a file's sum is wrong.
+    A file is looked for under its name in the list, else beside the list. Returns the names that
+    are listed but absent. Raises UserError when there is no list, when none of its files is there,
+    or when a file's sum is wrong.
     """
-    from tqdm import tqdm
-
     if not (mimic_dir / SUMS).exists():
         raise UserError(
-            f"{mimic_dir} has no {SUMS} to check against: download it from PhysioNet, where it lies beside the tables"
+            f"{mimic_dir} has no {SUMS} to check against: "
+            "download it from PhysioNet, where it lies beside the tables"
         )
     sums = read_sums(mimic_dir / SUMS)
     places = {
@@ -90,7 +95,7 @@ def verify_checksums(mimic_dir: Path) -> list:
     absent = [name for name, path in places.items() if path is None]
     if len(absent) == len(sums):
         raise UserError(
-            f"none of the files in {mimic_dir / SUMS} is there: put the list beside hosp/ and icu/"
+            f"none of the files in {mimic_dir / SUMS} is there: put it beside hosp/ and icu/"
         )
     size = sum(path.stat().st_size for path in places.values() if path)
     wrong = []
@@ -107,15 +112,17 @@ def verify_checksums(mimic_dir: Path) -> list:
 
 
 def _fetch(url: str, path: Path, expected: str | None, wait: float) -> None:
-    """Download one file; `expected` is its SHA-256, None for a file without one."""
-    part = path.with_name(path.name + ".part")
+    """Download one file; `expected` is its SHA-256, None for a file without one.
+
+    Raises UserError when all attempts fail, or one in a way that another would not change.
+    """
+    part, reason = path.with_name(path.name + ".part"), ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(wait * 2 ** (attempt - 1))
         try:
-            if not (
-                expected and part.exists() and file_sha256(part) == expected
-            ):  # whole, but not renamed any more
+            # a killed run may leave it whole, but not renamed
+            if not (expected and part.exists() and file_sha256(part) == expected):
                 _append(url, part)
             if expected and file_sha256(part) != expected:
                 part.unlink()
@@ -123,7 +130,7 @@ def _fetch(url: str, path: Path, expected: str | None, wait: float) -> None:
             part.replace(path)
             return
         except _Broken as error:
-            reason = error
+            reason = str(error)
         except urllib.error.HTTPError as error:
             reason = f"the server answers {error.code} {error.reason}"
             if error.code == 416:  # the part is as long as the file, and wrong
@@ -139,26 +146,25 @@ def _fetch(url: str, path: Path, expected: str | None, wait: float) -> None:
                 raise UserError(
                     f"{error.filename} cannot be written ({error.strerror}): give another folder"
                 ) from None
-            reason = getattr(error, "reason", error)
+            reason = str(getattr(error, "reason", error))
         except http.client.HTTPException as error:
             reason = type(error).__name__
     raise UserError(f"{url} cannot be downloaded ({reason}): run it again, it goes on where it was")
 
 
 def _append(url: str, part: Path) -> None:
-    """Download what `part` still lacks of a file. Raises _Broken when the connection ends before the file does."""
-    from tqdm import tqdm
+    """Download what `part` still lacks of a file.
 
+    Raises _Broken when the connection ends before the file does.
+    """
     start = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": f"mimic_qlora/{VERSION}"} | (
-        {"Range": f"bytes={start}-"} if start else {}
-    )
-    with urllib.request.urlopen(
-        urllib.request.Request(url, headers=headers), timeout=TIMEOUT
-    ) as response:
-        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
-            f"bytes {start}-"
-        )
+    headers = {"User-Agent": f"mimic_qlora/{VERSION}"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        sent = response.headers.get("Content-Range", "")
+        resumed = response.status == 206 and sent.startswith(f"bytes {start}-")
         if response.status == 206 and not resumed:
             part.unlink()
             raise _Broken("the server sent another range than it was asked for")

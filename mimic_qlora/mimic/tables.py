@@ -1,26 +1,37 @@
-"""The tables of MIMIC-IV: their names, their columns and types, and how a folder of them is read."""
+"""The tables of MIMIC-IV: their names, columns and types, and the reader of a folder of them."""
 
+import csv
+import io
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Literal, NamedTuple, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from isal import igzip
+from pyarrow import csv as arrow_csv
 
 from mimic_qlora.step.errors import UserError
 
+Kind = Literal["id", "int", "num", "time", "text"]
+Columns = Mapping[str, Kind]  # name -> type, in the order of the header
+Cell = int | float | datetime | str
+
 MODULES = ("hosp", "icu", "ed", "note")
 REQUIRED = ("patients", "admissions")
-BLOCK_BYTES = (
-    2 << 20
-)  # more than any row has; the reader runs up to 32 blocks ahead of what is done
-WHOLE = (
-    r"^(0|-?[1-9]\d{0,17})$"  # how an id is written: an integer of the JSONL has no leading zero
-)
+BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead
+WHOLE = r"^(0|-?[1-9]\d{0,17})$"  # an id: an integer of the JSONL has no leading zero
 
 
 class Table(NamedTuple):
-    module: str
-    columns: dict  # name -> "id", "int", "num", "time" or "text", in the order of the header
+    """One table of the schema."""
+
+    module: str  # the folder of its file, one of MODULES
+    columns: Columns
 
 
 class Source(NamedTuple):
@@ -28,104 +39,118 @@ class Source(NamedTuple):
 
     path: Path
     module: str
-    columns: dict  # as its own header has them: name -> type; unknown columns are text
+    columns: Columns  # as its own header has them; unknown columns are text
     drift: str  # "" or how the header differs from the schema
 
 
+class Typed(NamedTuple):
+    """The rows of a table in the types of its columns."""
+
+    rows: pa.Table
+    misfits: dict[str, int]  # column -> cells that did not fit its type; a column without is absent
+
+
 @cache
-def schema() -> dict:
-    """Table name -> Table, read from schema.txt."""
+def schema() -> dict[str, Table]:
+    """Return table name -> Table, read from schema.txt."""
     tables = {}
     for line in (Path(__file__).parent / "schema.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             module, name, *columns = line.split(" ")
             pairs = (column.partition(":") for column in columns)
-            tables[name] = Table(module, {column: type_ or "text" for column, _, type_ in pairs})
+            kinds = {column: cast(Kind, kind or "text") for column, _, kind in pairs}
+            tables[name] = Table(module, kinds)
     return tables
 
 
-def find(mimic_dir: Path) -> dict:
-    """The tables in a MIMIC-IV folder (with hosp/, icu/, ... in it, or all files in one place): name -> Source.
+def find(mimic_dir: Path) -> dict[str, Source]:
+    """Return the tables in a MIMIC-IV folder: name -> Source.
 
-    Raises UserError when the folder, `patients` or `admissions` is missing, when a table is there twice or has a name
-    that the record cannot take, or when a file has no readable header.
+    The files lie in hosp/, icu/, ed/ and note/, or all in the folder itself.
+    Raises UserError when the folder, `patients` or `admissions` is missing, when a table is there
+    twice or has a name that the record cannot take, or when a file has no readable header.
     """
     if not mimic_dir.is_dir():
         raise UserError(
-            f"there is no folder {mimic_dir}: give the one that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir"
+            f"there is no folder {mimic_dir}: "
+            "give the one that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir"
         )
-    if mimic_dir.name in MODULES and all(
-        (mimic_dir.parent / module).is_dir() for module in ("hosp", "icu")
-    ):
+    around = mimic_dir.parent
+    if mimic_dir.name in MODULES and all((around / part).is_dir() for part in ("hosp", "icu")):
         raise UserError(
-            f"{mimic_dir} is only one part of MIMIC-IV: give the folder around it, {mimic_dir.parent}"
+            f"{mimic_dir} is only one part of MIMIC-IV: give the folder around it, {around}"
         )
-    folders = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()] or [
-        mimic_dir
-    ]
-    found = {}
-    for folder in folders:
+    parts = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()]
+    found: dict[str, Source] = {}
+    for folder in parts or [mimic_dir]:
         for path in csv_files(folder):
-            name = path.name.split(".csv")[0]
-            if (
-                not re.fullmatch(r"\w[\w-]*", name)
-                or name == "subject_id"
-                or name.endswith("_labeled")
-            ):
-                raise UserError(
-                    f"{path} has a name that no table of the record can have: rename or remove it"
-                )
+            name = _table_name(path)
             if name in found:
                 raise UserError(
-                    f"table {name} is there twice, as {found[name].path} and {path}: remove or move one"
+                    f"table {name} is there twice, as {found[name].path} and {path}: "
+                    "remove or move one"
                 )
             found[name] = _source(name, path, folder)
     for name in REQUIRED:
         if name not in found:
             raise UserError(
-                f"{mimic_dir} has no {name}.csv.gz: give the folder with MIMIC-IV's hosp/ and icu/ by --mimic-dir"
+                f"{mimic_dir} has no {name}.csv.gz: "
+                "give the folder with MIMIC-IV's hosp/ and icu/ by --mimic-dir"
             )
     return found
 
 
-def csv_files(folder: Path) -> list:
-    """The CSV files that lie in a folder itself, in the order of their names, without hidden ones."""
-    return sorted(
-        p for p in [*folder.glob("*.csv"), *folder.glob("*.csv.gz")] if not p.name.startswith(".")
-    )
+def csv_files(folder: Path) -> list[Path]:
+    """Return the CSV files in a folder itself, ordered by name, without hidden ones."""
+    paths = [*folder.glob("*.csv"), *folder.glob("*.csv.gz")]
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def _table_name(path: Path) -> str:
+    """Return the table that a file is named after. Raises UserError for an impossible name."""
+    name = path.name.split(".csv")[0]
+    taken = name == "subject_id" or name.endswith("_labeled")
+    if taken or not re.fullmatch(r"\w[\w-]*", name):
+        raise UserError(
+            f"{path} has a name that no table of the record can have: rename or remove it"
+        )
+    return name
 
 
 def _source(name: str, path: Path, folder: Path) -> Source:
+    """Compare a file's header with the schema. Raises UserError when a needed column is missing."""
     header = _header(path)
     known = schema().get(name, Table(folder.name if folder.name in MODULES else "hosp", {}))
     missing = [column for column in known.columns if column not in header]
     unknown = [column for column in header if column not in known.columns]
-    if missing and (
-        name in REQUIRED or "subject_id" in missing
-    ):  # else its rows would reach no record
+    # without subject_id its rows would reach no record
+    if missing and (name in REQUIRED or "subject_id" in missing):
         raise UserError(
-            f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found {', '.join(header)}"
+            f"{path} is not MIMIC-IV's {name}: "
+            f"expected column {missing[0]}, found {', '.join(header)}"
         )
-    drift = f"expected {', '.join(missing) or 'no other columns'}, found {', '.join(unknown) or 'no such column'}"
-    types = {
-        column: known.columns.get(
-            column, "id" if column in ("subject_id", "hadm_id", "stay_id") else "text"
-        )
-        for column in header
-    }
+    drift = (
+        f"expected {', '.join(missing) or 'no other columns'}, "
+        f"found {', '.join(unknown) or 'no such column'}"
+    )
     if not known.columns:
         drift = "not a table of MIMIC-IV v3.1"
+    types = {column: known.columns.get(column, _kind_by_name(column)) for column in header}
     return Source(path, known.module, types, drift if missing or unknown else "")
 
 
-def _header(path: Path) -> list:
-    import csv
-    import io
-    import zlib
+def _kind_by_name(column: str) -> Kind:
+    """Return the type of a column that the schema does not know."""
+    return "id" if column in ("subject_id", "hadm_id", "stay_id") else "text"
 
+
+def _header(path: Path) -> list[str]:
+    """Return the names of a file's columns. Raises UserError when they cannot be read."""
+    header: list[str] = []
     try:
         with open(path, "rb") as stored, _uncompressed(stored, path) as file:
-            header = next(csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), [])
+            rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
+            header = next(rows, [])
     except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): check the download") from None
@@ -136,40 +161,43 @@ def _header(path: Path) -> list:
     return header
 
 
-def _uncompressed(stored, path: Path):
+def _uncompressed(stored: IO[bytes], path: Path) -> IO[bytes]:
+    """Return the bytes of an open CSV file, unpacked if it is compressed."""
     if path.suffix != ".gz":
         return stored
-    from isal import igzip
-
-    return igzip.open(stored, "rb")
+    return cast(IO[bytes], igzip.open(stored, "rb"))
 
 
-def read(source: Source, on_ragged=None, on_bytes=None) -> Iterator:
-    """Yield the rows of a table as Arrow record batches of strings, in file order, each string as the file has it.
+def read(
+    source: Source,
+    on_ragged: Callable[[int, str], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a table as batches of strings, in file order, as the file has them.
 
-    Nothing between two commas is null; a quoted empty string stays an empty string. A row with too few or too many
-    fields is left out and told to `on_ragged(row number, text)`; without it such a row is an error. After each batch
-    `on_bytes` is told how much of the file has been read. Raises UserError when the file breaks off or is damaged.
+    Nothing between two commas is null; a quoted empty string stays an empty string. A row with too
+    few or too many fields is left out and passed to `on_ragged(row number, text)`; without it such
+    a row is an error. After each batch `on_bytes` gets the number of bytes of the file that have
+    been read. Raises UserError when the file breaks off or is damaged.
     """
-    import zlib
 
-    import pyarrow as pa
-    from pyarrow import csv
-
-    def skip(row):
-        on_ragged(row.number, row.text)
+    def skip(row: arrow_csv.InvalidRow) -> str:
+        if on_ragged:
+            on_ragged(row.number, row.text)
         return "skip"
 
     try:
         with open(source.path, "rb") as stored, _uncompressed(stored, source.path) as file:
-            batches = csv.open_csv(
+            batches = arrow_csv.open_csv(
                 file,
-                # one thread: the rows that are told to on_ragged then carry their number
-                read_options=csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=on_ragged is None),
-                parse_options=csv.ParseOptions(
+                # one thread: only then do the rows that go to on_ragged carry their number
+                read_options=arrow_csv.ReadOptions(
+                    block_size=BLOCK_BYTES, use_threads=on_ragged is None
+                ),
+                parse_options=arrow_csv.ParseOptions(
                     newlines_in_values=True, invalid_row_handler=skip if on_ragged else None
                 ),
-                convert_options=csv.ConvertOptions(
+                convert_options=arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(source.columns, pa.string()),
                     null_values=[""],
                     strings_can_be_null=True,
@@ -191,10 +219,8 @@ def read(source: Source, on_ragged=None, on_bytes=None) -> Iterator:
 
 
 @cache
-def arrow_types() -> dict:
-    """The Arrow type of each kind of column in the typed view."""
-    import pyarrow as pa
-
+def arrow_types() -> dict[Kind, pa.DataType]:
+    """Return the Arrow type of each kind of column in the typed view."""
     return {
         "id": pa.int64(),
         "int": pa.int64(),
@@ -204,36 +230,34 @@ def arrow_types() -> dict:
     }
 
 
-def typed(columns: dict, table):
-    """The typed columns of a table of strings, and how many cells of each column did not fit its type.
+def typed(columns: Columns, rows: pa.Table | pa.RecordBatch) -> Typed:
+    """Return rows of strings in the types of their columns.
 
-    A cell that does not fit (such as `___` in a number) becomes null here; the JSONL keeps it as it was.
-    Returns (pyarrow Table, {column: number of cells}).
+    A cell that does not fit (such as `___` in a number) becomes null; the JSONL keeps it as it was.
     """
-    import pyarrow as pa
-
     arrays, misfits = [], {}
     for column, kind in columns.items():
-        array, lost = _cast(table[column], arrow_types()[kind], kind)
+        array, lost = _cast(rows[column], kind)
         arrays.append(array)
         if lost:
             misfits[column] = lost
-    return pa.table(arrays, names=list(columns)), misfits
+    return Typed(pa.table(arrays, names=list(columns)), misfits)
 
 
-# What Arrow's cast accepts; anything else in a typed column is null in the typed view.
-_FITS = {
+# The cells that Arrow's cast accepts; anything else in a typed column is null in the typed view.
+_DATE = r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+_TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?"
+_FITS: dict[Kind, str] = {
     "id": r"^-?\d{1,18}$",
     "int": r"^-?\d{1,18}$",
     "num": r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$",
-    "time": r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?)?$",
+    "time": f"^{_DATE}([ T]{_TIME})?$",
 }
 
 
-def _cast(array, type_, kind: str):
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+def _cast(array: pa.Array, kind: Kind) -> tuple[pa.Array, int]:
+    """Return a column of strings in its type, and the number of cells that do not fit it."""
+    type_ = arrow_types()[kind]
     try:
         return pc.cast(array, type_), 0
     except pa.ArrowInvalid:
@@ -242,14 +266,18 @@ def _cast(array, type_, kind: str):
         return pc.cast(kept, type_), kept.null_count - array.null_count
 
 
-def parse(value: str, kind: str):
-    """One cell of the JSONL in the type that the typed columns give it; None where it does not fit."""
-    from datetime import datetime
+_PARSERS: dict[Kind, Callable[[str], Cell]] = {
+    "id": int,
+    "int": int,
+    "num": float,
+    "time": datetime.fromisoformat,
+    "text": str,
+}
 
-    convert = {"id": int, "int": int, "num": float, "time": datetime.fromisoformat, "text": str}[
-        kind
-    ]
+
+def parse(value: str, kind: Kind) -> Cell | None:
+    """Return one cell of the JSONL in the type of its typed column; None where it does not fit."""
     try:
-        return convert(value)
+        return _PARSERS[kind](value)
     except ValueError:
         return None

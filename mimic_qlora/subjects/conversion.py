@@ -1,26 +1,280 @@
-"""Step 1 as a whole: read the source tables, write records and typed tables, prove nothing is lost."""
+"""Step 1 as a whole: read the tables, write records and typed tables, prove nothing is lost."""
 
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from mimic_qlora.step import storage
+import psutil
+
+from mimic_qlora.display.cells import Row
+from mimic_qlora.display.text_tables import text_table
+from mimic_qlora.mimic import releases, tables
+from mimic_qlora.mimic.tables import Columns, Source
+from mimic_qlora.step import files, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import FileIdentity
+from mimic_qlora.subjects import (
+    buckets,
+    dictionaries,
+    nesting,
+    partition,
+    patients,
+    split_file,
+)
+from mimic_qlora.subjects.dictionaries import DictionaryRows
+from mimic_qlora.subjects.manifest import data_line, subjects_manifest
+from mimic_qlora.subjects.nesting import NestedBucket
+from mimic_qlora.subjects.partition import RowCounts
+from mimic_qlora.subjects.split_file import Split
+
+LEAST_MEMORY = 0.5  # GB
+DISK_SHARE = 0.8  # of the CSV; measured on the demo x10 with chartevents: 0.77, 0.45 of it output
 
 
-def verify(store: Path, sources: dict) -> None:
-    """Compare what was written with the source files. Raises UserError that names the tables that differ."""
+@dataclass(frozen=True)
+class ConversionSettings:
+    """The choices of a run of step 1."""
+
+    folder: Path  # with MIMIC-IV's tables
+    synthetic: bool  # they are the built-in ones
+    sample: float  # share of the patients, above 0, up to 1
+    subjects_file: str | None  # lists the patients, as it was given
+    seed: int  # of the sample and of the split
+    memory: int  # bytes to keep within
+    workers: int | None  # processes that nest side by side, None for one a core
+    max_rejects: int  # rows that may be unreadable or belong to nobody
+
+    def in_manifest(self) -> dict[str, Any]:
+        """Return the settings that shape the output, by the names of the manifest."""
+        return {
+            "sample": self.sample,
+            "seed": self.seed,
+            "subjects_file": self.subjects_file,
+            "folder": str(self.folder),
+            "bucket_bytes": buckets.bytes_per_bucket(self.memory),
+        }
+
+
+class RowFlow(NamedTuple):
+    """The way of a table's rows: in = kept + unsampled + rejected, kept = jsonl = columnar."""
+
+    counts: RowCounts
+    jsonl: int  # in the records
+    columnar: int  # in the typed tables
+
+    def in_manifest(self) -> dict[str, int]:
+        """Return the numbers of rows by the names of the manifest."""
+        written = {"jsonl": self.jsonl, "columnar": self.columnar}
+        return partition.counts_in_manifest(self.counts) | written
+
+
+class Converted(NamedTuple):
+    """The content of step 1's output."""
+
+    rows: dict[str, RowFlow]  # by table
+    dictionaries: dict[str, DictionaryRows]  # by table
+    misfits: Counter[str]  # "<table>.<column>" -> cells that do not fit the column's type
+    columns: dict[str, Columns]  # by table, those of the record
+    split: Split
+
+
+def memory_bytes(gigabytes: float | None) -> int:
+    """Return the memory to keep within: as given, else a quarter of the machine's.
+
+    Raises UserError when that is too little to work in, or more than there is.
+    """
+    if gigabytes is None:
+        return machine_memory() // 4
+    most = round(machine_memory() / 1e9, 1)
+    if not LEAST_MEMORY <= gigabytes <= most:
+        raise UserError(
+            f"--memory must be a number from {LEAST_MEMORY} to {most} (GB), not {gigabytes:g}"
+        )
+    return int(gigabytes * 1e9)
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory that this process may use, in a container its limit."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    contained = limit.read_text().strip() if limit.exists() else ""
+    total: int = psutil.virtual_memory().total
+    return min(total, int(contained) if contained.isdecimal() else sys.maxsize)
+
+
+def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
+    """Print which tables are there, which are not, and which differ from the schema."""
+    missing = [
+        name
+        for name, table in tables.schema().items()
+        if table.module in ("hosp", "icu") and name not in sources
+    ]
+    absent = f"; absent: {', '.join(missing)}" if missing else ""
+    print(f"Tables: {len(sources)} found in {folder}{absent}")
+    read = {source.path for source in sources.values()}
+    if outside := [path.name for path in tables.csv_files(folder) if path not in read]:
+        print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")
+    for source in sources.values():
+        if source.drift:
+            print(f"  {source.path.name}: {source.drift}")
+
+
+def write_subjects(
+    store: Path, sources: Mapping[str, Source], settings: ConversionSettings, force: bool
+) -> None:
+    """Write step 1's folder: convert the tables, check their quality, show that no row was lost.
+
+    Raises UpToDate when the folder is there and `force` is not given, and UserError when a table
+    cannot be read, rows are rejected, or a file changes meanwhile.
+    """
+    inputs = {_key(source): files.file_identity(source.path) for source in sources.values()}
+    if settings.subjects_file:
+        inputs["subjects_file"] = files.file_identity(_given_file(settings.subjects_file))
+    with storage.step_output(
+        store, "subjects", settings.in_manifest(), inputs, force, resumable=True
+    ) as out:
+        parts = out.path / "parts"
+        try:
+            converted = convert(sources, out.path, store, settings)
+
+            from mimic_qlora.subjects import quality  # DuckDB: 30 MB, not to add to the peak above
+
+            flags = quality.flags(out.path, temp=parts)
+        except (KeyboardInterrupt, SystemExit):
+            print(f"\n{_how_far(parts)}; the same command goes on from there", file=sys.stderr)
+            raise
+        _check_unchanged(sources, inputs)
+        _remove_parts(parts)
+        release = releases.identify(_rows_in(converted), settings.folder)
+        out.facts.update(_facts(converted, settings, release))
+        out.facts["quality"] = [flag._asdict() for flag in flags if flag.rows]
+        _print_release(release)
+        print(data_line(out.facts["source"]))
+        quality.print_flags(flags)
+        _print_proof(converted.rows)
+    print(f"Wrote {store / 'subjects'}")
+
+
+def convert(
+    sources: Mapping[str, Source], folder: Path, store: Path, settings: ConversionSettings
+) -> Converted:
+    """Read every table once into buckets, nest the buckets, and check that no row is lost.
+
+    Files go to `folder`, and rejected rows to `store` if they are more than allowed. What a run
+    that was killed has finished in `folder` is not redone.
+    """
+    buckets.use_system_allocator()
+    for name in ("shards", "tables", "dictionaries", "parts"):
+        (folder / name).mkdir(exist_ok=True)
+    everybody = patients.read(sources["patients"])
+    chosen = _chosen(everybody, settings)
+    split = patients.assign(chosen, settings.seed)
+    split_file.write(folder, split)
+
+    ids = {"subject_id", "hadm_id", "stay_id"}
+    by_subject = {n: s for n, s in sources.items() if not ids.isdisjoint(s.columns)}
+    check_space(by_subject, len(chosen) / len(everybody), folder)
+    bucket_bytes = buckets.bytes_per_bucket(settings.memory)
+    n_buckets = buckets.count(by_subject, len(everybody), len(chosen), bucket_bytes)
+    plan = buckets.layout(everybody, chosen, n_buckets)
+    no_subject = {
+        n: dictionaries.write(s, folder) for n, s in sources.items() if n not in by_subject
+    }
+    rows = partition.partition_all(by_subject, plan, folder / "parts", settings.memory)
+    rejected = {name: counts.rejected for name, counts in (rows | no_subject).items()}
+    _keep_rejects(rejected, folder, store, settings.max_rejects)
+
+    columns = {name: partition.stored_columns(source) for name, source in by_subject.items()}
+    nested = nesting.nest_all(plan, columns, folder, settings.memory, settings.workers)
+    nesting.write_index(
+        [place for done in nested for place in done.index], folder / "index.parquet"
+    )
+    misfits = Counter[str]()
+    for cells in [*(done.misfits for done in nested), *(d.misfits for d in no_subject.values())]:
+        misfits += Counter(cells)
+    return Converted(_flows(rows, nested), no_subject, misfits, columns, split)
+
+
+def _chosen(everybody: Collection[int], settings: ConversionSettings) -> set[int]:
+    """Return the patients to convert: all or those listed, and of these all or a sample."""
+    listed = list(everybody)
+    if settings.subjects_file:
+        listed = patients.listed(_given_file(settings.subjects_file), listed)
+    if settings.sample == 1:
+        return set(listed)
+    return patients.sample(listed, settings.sample, settings.seed)
+
+
+def check_space(sources: Mapping[str, Source], share: float, folder: Path) -> None:
+    """Raise UserError when the disk is too small for a share of the patients.
+
+    The intermediates and the output need room; what a killed run left in `folder` is part of both.
+    """
+    needed = DISK_SHARE * share * sum(map(buckets.unpacked_bytes, sources.values()))
+    needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are "
+            "needed: free some space or give another --storage"
+        )
+
+
+def _flows(rows: Mapping[str, RowCounts], nested: Collection[NestedBucket]) -> dict[str, RowFlow]:
+    """Join the counts of both halves. Raises RuntimeError when rows were lost between them."""
+    flows = {}
+    for name, counts in rows.items():
+        jsonl = sum(done.jsonl.get(name, 0) for done in nested)
+        columnar = sum(done.columnar.get(name, 0) for done in nested)
+        flows[name] = flow = RowFlow(counts, jsonl, columnar)
+        if not counts.read - counts.unsampled - counts.rejected == jsonl == columnar:
+            raise RuntimeError(f"rows of {name} were lost: {flow.in_manifest()}")
+    return flows
+
+
+def _keep_rejects(rejected: Mapping[str, int], folder: Path, store: Path, most: int) -> None:
+    """Keep the rejected rows, in `folder`. Raises UserError when they are more than `most`.
+
+    `rejected` maps each table to its number of them. If they are too many, they go to `store`.
+    """
+    total = sum(rejected.values())
+    for old in (folder / "rejects", store / "rejects"):
+        shutil.rmtree(old, ignore_errors=True)
+    if not total:
+        return
+    place = folder / "rejects" if total <= most else store / "rejects"
+    place.mkdir()
+    for path in (folder / "parts").glob("*.rejects.csv"):
+        shutil.copyfile(path, place / path.name.replace(".rejects", ""))
+    if total > most:
+        worst = max(rejected, key=lambda name: rejected[name])
+        raise UserError(
+            f"{total} rows cannot be read or belong to no patient "
+            f"({rejected[worst]} of them in {worst}): {place} lists them with their reasons; "
+            f"fix the download or allow them with --max-rejects {total}"
+        )
+
+
+def verify(store: Path, sources: Mapping[str, Source]) -> None:
+    """Compare the output with the source files, cell by cell.
+
+    Raises UserError that names the tables that differ.
+    """
     from mimic_qlora.subjects import verification
 
-    columns = storage.read_manifest(store, "subjects")["columns"]
+    buckets.use_system_allocator()
+    columns = subjects_manifest(store)["columns"]
     differing = verification.differences(store / "subjects", sources, columns)
     for name, part, n_csv, n_jsonl in differing:
         print(
-            f"  {name} differs in part-{part:05d}: {n_csv:,} rows in the CSV, {n_jsonl:,} in the JSONL"
+            f"  {name} differs in part-{part:05d}: "
+            f"{n_csv:,} rows in the CSV, {n_jsonl:,} in the JSONL"
         )
     if differing:
-        names = ", ".join(sorted({name for name, *_ in differing}))
+        names = ", ".join(sorted({difference.table for difference in differing}))
         raise UserError(
             f"the JSONL and the CSV files differ in {names}: run the same command with --force"
         )
@@ -29,129 +283,11 @@ def verify(store: Path, sources: dict) -> None:
     )
 
 
-def key(source) -> str:
+def _key(source: Source) -> str:
     return f"{source.module}/{source.path.name}"
 
 
-def how_far(folder: Path) -> str:
-    """How much of an interrupted run is done."""
-    done = list((folder / "parts").glob("*.done.json"))
-    nested = sum(path.name.startswith("bucket-") for path in done)
-    return f"stopped with {len(done) - nested} tables read and {nested} buckets of patients nested"
-
-
-def check_space(sources: dict, share: float, folder: Path) -> None:
-    """Refuse to start when the disk is too small for the intermediates and the output of a share of the patients.
-
-    What a run that was killed left in `folder` is a part of both.
-    """
-    from mimic_qlora.subjects import buckets
-
-    # measured on the demo x10 with a stand-in chartevents: at most 0.77 of the CSV, of which 0.45 stay as output
-    needed = 0.8 * share * sum(map(buckets.unpacked_bytes, sources.values()))
-    needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are needed: "
-            "free some space or give another --storage"
-        )
-
-
-def convert(sources: dict, out, store: Path, args) -> None:
-    """Read every table once into buckets, nest the buckets, and prove that no row was lost on the way."""
-    from mimic_qlora.mimic import releases
-    from mimic_qlora.subjects import buckets, dictionaries, nesting, patients
-
-    folder = out.path
-    for name in ("shards", "tables", "dictionaries", "parts"):
-        (folder / name).mkdir(exist_ok=True)
-    by_subject = {
-        n: s
-        for n, s in sources.items()
-        if not {"subject_id", "hadm_id", "stay_id"}.isdisjoint(s.columns)
-    }
-    everybody = patients.read(sources["patients"])
-    listed = (
-        patients.listed(given_file(args.subjects_file), everybody)
-        if args.subjects_file
-        else everybody
-    )
-    chosen = set(listed) if args.sample == 1 else patients.sample(listed, args.sample, args.seed)
-    split = patients.assign(chosen, args.seed)
-    (folder / "split.csv").write_text(
-        "subject_id,split\n" + "".join(f"{s},{name}\n" for s, name in split.items())
-    )
-
-    check_space(by_subject, len(chosen) / len(everybody), folder)
-    n_buckets = buckets.count(
-        by_subject, len(everybody), len(chosen), buckets.bytes_per_bucket(args.memory)
-    )
-    plan = buckets.layout(everybody, chosen, n_buckets)
-    no_subject = {
-        n: dictionaries.write(s, folder) for n, s in sources.items() if n not in by_subject
-    }
-    rows = buckets.partition_all(by_subject, plan, folder / "parts", args.memory)
-    keep_rejects(rows | no_subject, folder, store, args.max_rejects)
-    columns = {name: buckets.stored_columns(source) for name, source in by_subject.items()}
-    nested = nesting.nest_all(plan, columns, folder, args.memory, args.workers)
-
-    for name, counts in rows.items():
-        counts |= {
-            view: sum(done[view].get(name, 0) for done in nested) for view in ("jsonl", "columnar")
-        }
-        if (
-            not counts["in"] - counts["unsampled"] - counts["rejected"]
-            == counts["jsonl"]
-            == counts["columnar"]
-        ):
-            raise RuntimeError(f"rows of {name} were lost: {counts}")
-    misfits = sum((Counter(done["misfits"]) for done in [*nested, *no_subject.values()]), Counter())
-    nesting.write_index(
-        [place for done in nested for place in done["index"]], folder / "index.parquet"
-    )
-    out.manifest["rows"] = rows
-    out.manifest["cells_not_of_their_type"] = dict(misfits)
-    out.manifest["columns"] = columns
-    out.manifest["split"] = {
-        name: sum(s == name for s in split.values()) for name in patients.SHARES
-    }
-    found = {name: counts["in"] for name, counts in (rows | no_subject).items()}
-    version, agreeing, differing = releases.identify(
-        found, Path(out.manifest["settings"]["folder"])
-    )
-    out.manifest["dictionaries"] = {
-        name: counts["in"] - counts["rejected"] for name, counts in no_subject.items()
-    }
-    out.manifest["source"] = {"version": version, "patients": len(chosen), "unexpected": differing}
-    if agreeing or differing:
-        print(
-            f"Row counts: {agreeing} of {agreeing + len(differing)} tables as published for {version}"
-        )
-    for sentence in differing:
-        print(f"  {sentence}: check the download, or say so in the paper")
-
-
-def keep_rejects(rows: dict, folder: Path, store: Path, most: int) -> None:
-    """Keep the rows that were rejected. Raises UserError when they are more than `most`."""
-    rejected = sum(counts["rejected"] for counts in rows.values())
-    for old in (folder / "rejects", store / "rejects"):
-        shutil.rmtree(old, ignore_errors=True)
-    if not rejected:
-        return
-    place = folder / "rejects" if rejected <= most else store / "rejects"
-    place.mkdir()
-    for path in (folder / "parts").glob("*.rejects.csv"):
-        shutil.copyfile(path, place / path.name.replace(".rejects", ""))
-    if rejected > most:
-        worst = max(rows, key=lambda name: rows[name]["rejected"])
-        raise UserError(
-            f"{rejected} rows cannot be read or belong to no patient ({rows[worst]['rejected']} of them in {worst}): "
-            f"{place} lists them with their reasons; mend the download or allow them with --max-rejects {rejected}"
-        )
-
-
-def given_file(name: str) -> Path:
+def _given_file(name: str) -> Path:
     path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(
@@ -160,24 +296,86 @@ def given_file(name: str) -> Path:
     return path
 
 
-def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's if that is less."""
-    import psutil
-
-    limit = Path("/sys/fs/cgroup/memory.max")
-    contained = limit.read_text().strip() if limit.exists() else ""
-    return min(
-        psutil.virtual_memory().total, int(contained) if contained.isdecimal() else sys.maxsize
-    )
+def _how_far(parts: Path) -> str:
+    """Word how much of an interrupted run is done."""
+    done = list(parts.glob("*.done.json"))
+    nested = sum(path.name.startswith("bucket-") for path in done)
+    return f"stopped with {len(done) - nested} tables read and {nested} buckets of patients nested"
 
 
-def print_proof(rows: dict) -> None:
-    """The table that shows where every row went."""
-    columns = ("in", "unsampled", "rejected", "jsonl", "columnar")
-    total = {key: sum(counts[key] for counts in rows.values()) for key in columns}
-    print(
-        f"\n{'table':<20}{'rows in':>14}{'not sampled':>14}{'rejected':>14}{'JSONL':>14}{'columnar':>14}"
-    )
-    for name, counts in [*sorted(rows.items()), ("all tables", total)]:
-        print(f"{name:<20}" + "".join(f"{counts[key]:>14,}" for key in columns))
-    print("rows in = rows not sampled + rows rejected + rows out, for every table\n")
+def _check_unchanged(sources: Mapping[str, Source], inputs: Mapping[str, FileIdentity]) -> None:
+    """Raise UserError when a source file is no longer the one that was read."""
+    for source in sources.values():
+        if files.file_identity(source.path) != inputs[_key(source)]:
+            raise UserError(f"{source.path} changed while it was read: run the same command again")
+
+
+def _remove_parts(parts: Path) -> None:
+    """Remove the intermediates; until now a run that is killed goes on from them.
+
+    The tables' markers go first, as the rows in buckets are gone: a run that is killed in between
+    then makes the next one read the tables again.
+    """
+    for marker in parts.glob("*.done.json"):
+        if not marker.name.startswith("bucket-"):
+            marker.unlink()
+    shutil.rmtree(parts)
+
+
+def _rows_in(converted: Converted) -> dict[str, int]:
+    """Return the rows of every source table."""
+    rows = {name: flow.counts.read for name, flow in converted.rows.items()}
+    return rows | {name: found.read for name, found in converted.dictionaries.items()}
+
+
+def _facts(
+    converted: Converted, settings: ConversionSettings, release: releases.Match
+) -> dict[str, Any]:
+    """Return what the manifest says of the output (see `SubjectsManifest`)."""
+    names = Counter(converted.split.values())
+    return {
+        "rows": {name: flow.in_manifest() for name, flow in converted.rows.items()},
+        "cells_not_of_their_type": dict(converted.misfits),
+        "columns": converted.columns,
+        "split": {name: names[name] for name in patients.SHARES},
+        "dictionaries": {
+            name: found.read - found.rejected for name, found in converted.dictionaries.items()
+        },
+        "source": {
+            "version": release.name,
+            "patients": len(converted.split),
+            "unexpected": release.differing,
+            "kind": "synthetic" if settings.synthetic else "mimic",
+            "folder": str(settings.folder),
+        },
+    }
+
+
+def _print_release(release: releases.Match) -> None:
+    """Print whether the tables have as many rows as their release."""
+    n_known = release.agreeing + len(release.differing)
+    if n_known:
+        print(f"Row counts: {release.agreeing} of {n_known} tables as published for {release.name}")
+    for sentence in release.differing:
+        print(f"  {sentence}: check the download, or report it in the paper")
+
+
+def _print_proof(rows: Mapping[str, RowFlow]) -> None:
+    """Print where the rows of every table went."""
+    titles = {
+        "in": "rows in",
+        "unsampled": "not sampled",
+        "rejected": "rejected",
+        "jsonl": "JSONL",
+        "columnar": "columnar",
+    }
+    by_table = {name: flow.in_manifest() for name, flow in sorted(rows.items())}
+    by_table["all tables"] = {
+        key: sum(counts[key] for counts in by_table.values()) for key in titles
+    }
+    lines: list[Row] = [
+        {"table": name, **{title: counts[key] for key, title in titles.items()}}
+        for name, counts in by_table.items()
+    ]
+    print(text_table(lines, "rows in = not sampled + rejected + JSONL; columnar = JSONL"))
+    print()

@@ -1,36 +1,42 @@
-"""The tables that name no patient (d_icd_diagnoses, provider ...): kept whole and typed, beside the records."""
+"""The tables that name no patient (d_icd_diagnoses, provider ...): kept whole and typed."""
 
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimic_qlora.mimic import tables
-from mimic_qlora.subjects import buckets
+from mimic_qlora.subjects.partition import Rejects
 
 
-def write(source, folder: Path) -> dict:
-    """Keep a table that names no patient whole and typed. Returns its rows in and rejected, and the misfits."""
+class DictionaryRows(NamedTuple):
+    """The rows of a dictionary, and its cells that do not fit the type of their column."""
+
+    read: int
+    rejected: int
+    misfits: Counter[str]  # "<table>.<column>" -> cells
+
+
+def write(source: tables.Source, folder: Path) -> DictionaryRows:
+    """Write a table that names no patient into `folder`/dictionaries, whole and typed."""
     name = source.path.name.split(".csv")[0]
-    counts = {"in": 0, "rejected": 0, "misfits": Counter()}
-    schema = pa.schema(
-        [(column, tables.arrow_types()[kind]) for column, kind in source.columns.items()]
-    )
+    n_kept, misfits = 0, Counter[str]()
+    types = tables.arrow_types()
+    schema = pa.schema([(column, types[kind]) for column, kind in source.columns.items()])
+    place = folder / "dictionaries" / f"{name}.parquet"
     with (
-        buckets.rejects(
-            folder / "parts" / f"{name}.rejects.csv", source.path.name, counts
-        ) as reject,
-        pq.ParquetWriter(
-            folder / "dictionaries" / f"{name}.parquet", schema, compression="zstd"
-        ) as file,
+        Rejects(folder / "parts" / f"{name}.rejects.csv", source.path.name) as rejects,
+        pq.ParquetWriter(place, schema, compression="zstd") as file,
     ):
-        for batch in tables.read(
-            source, lambda place, text: reject(place, "wrong number of fields", text)
-        ):
-            typed, misfits = tables.typed(source.columns, batch)
-            file.write_table(typed)
-            counts["in"] += typed.num_rows
-            counts["misfits"] += {f"{name}.{column}": cells for column, cells in misfits.items()}
-    counts["in"] += counts["rejected"]
-    return counts
+
+        def reject_ragged(row: int, text: str) -> None:
+            rejects.add(row, "wrong number of fields", text)
+
+        for batch in tables.read(source, reject_ragged):
+            typed = tables.typed(source.columns, batch)
+            file.write_table(typed.rows)
+            n_kept += typed.rows.num_rows
+            misfits += Counter({f"{name}.{c}": cells for c, cells in typed.misfits.items()})
+    return DictionaryRows(n_kept + rejects.count, rejects.count, misfits)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from mimic_qlora.mimic.tables import Columns
 from mimic_qlora.step.manifests import FinishedManifest
 from mimic_qlora.step.storage import verified_manifest
 
@@ -22,11 +23,11 @@ class SubjectsManifest(FinishedManifest):
 
     source: Source
     split: dict[str, int]  # patients of train, validation and test
-    rows: dict[str, dict[str, int]]  # of each table: in, unsampled, rejected, jsonl, columnar
-    columns: dict[str, dict[str, str]]  # of each table: the type of each column
+    rows: dict[str, dict[str, int]]  # of each table, by the fields of conversion.RowFlow
+    columns: dict[str, Columns]  # of each table
     dictionaries: dict[str, int]  # rows of each table that is not by patient
     cells_not_of_their_type: dict[str, int]  # by "table.column"
-    quality: list[dict[str, Any]]  # flags: rows that cannot be right
+    quality: list[dict[str, Any]]  # quality.Flag: rows that cannot be right
 
 
 def subjects_manifest(storage: Path) -> SubjectsManifest:

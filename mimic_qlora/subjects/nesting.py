@@ -1,10 +1,15 @@
-"""Step 1's second half: nest buckets of rows into one JSON record per patient, and the same rows typed."""
+"""Step 1's second half: nest buckets of rows into one JSON record per patient, and typed tables."""
 
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -12,14 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from isal import igzip
+from tqdm import tqdm
 
 from mimic_qlora.mimic import tables
+from mimic_qlora.mimic.tables import Columns
 from mimic_qlora.subjects.buckets import (
     MEMORY_PER_BUCKET,
     MIB_PER_BUCKET,
     PROCESS_BYTES,
     Layout,
     read_done,
+    use_system_allocator,
     write_done,
 )
 
@@ -28,128 +36,196 @@ LABELED = {"diagnoses_icd": "d_icd_diagnoses", "procedures_icd": "d_icd_procedur
 GZIP_LEVEL = 2  # of isal's 0 to 3
 ICD = ("icd_version", "icd_code")
 
+Json = list[bytes | memoryview]  # the pieces of a JSON text, in order
 
-def nest_all(plan: Layout, columns: dict, folder: Path, memory: int, workers: int | None) -> list:
-    """Nest every bucket, several side by side where memory allows. Returns what each wrote, in order."""
-    from concurrent.futures import ProcessPoolExecutor
 
-    from tqdm import tqdm
+class Place(NamedTuple):
+    """The place of one patient's gzip member: shard, offset and length in bytes."""
 
+    subject_id: int
+    part: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class NestedBucket:
+    """One bucket's output."""
+
+    index: list[Place]
+    jsonl: dict[str, int]  # table -> rows in the records
+    columnar: dict[str, int]  # table -> rows in the typed tables
+    misfits: dict[str, int]  # "<table>.<column>" -> cells that do not fit the column's type
+
+
+class NestedTable(NamedTuple):
+    """One table's rows of one bucket, typed and in the records."""
+
+    n_columnar: int
+    misfits: dict[str, int]  # column -> cells that do not fit its type
+    n_jsonl: int
+    records: list[tuple[int, Json]]  # subject_id, `,"<table>":[...]`; each patient with rows once
+
+
+def nest_all(
+    plan: Layout, columns: Mapping[str, Columns], folder: Path, memory: int, workers: int | None
+) -> list[NestedBucket]:
+    """Nest every bucket and return what each wrote, in order.
+
+    Several are nested side by side: at most `workers` (default: one a core), within `memory` bytes.
+    """
     fitting = (memory - PROCESS_BYTES) // (MIB_PER_BUCKET * MEMORY_PER_BUCKET << 20)
-    workers = max(1, min(workers or os.cpu_count() or 1, fitting, plan.count))
-    jobs = [(b, plan.subject_ids(b), columns, folder) for b in range(plan.count)]
-    progress = {"desc": "nesting patients", "unit": "bucket", "total": plan.count, "disable": None}
+    workers = max(1, min(workers or os.cpu_count() or 1, fitting, plan.n_buckets))
+    numbers = range(plan.n_buckets)
+    patients = map(plan.subject_ids, numbers)
+    job = partial(nest, columns=columns, folder=folder)
     if workers == 1:
-        return [nest(*job) for job in tqdm(jobs, **progress)]
-    with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    ) as pool:
+        return list(_progress(map(job, numbers, patients), plan.n_buckets))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            return list(tqdm(pool.map(nest, *zip(*jobs, strict=True)), **progress))
+            return list(_progress(pool.map(job, numbers, patients), plan.n_buckets))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _end_with_parent() -> None:
-    """Leave Ctrl-C to the parent and go when it is killed: a worker left over would write into the next run's files."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _progress(done: Iterable[NestedBucket], total: int) -> Iterable[NestedBucket]:
+    return tqdm(done, desc="nesting patients", unit="bucket", total=total, disable=None)
 
-    def watch():
-        multiprocessing.parent_process().join()
+
+def _start_worker() -> None:
+    """Prepare a process that nests: it leaves Ctrl-C to its parent, and ends with it.
+
+    A worker that outlived its parent would write into the next run's files.
+    """
+    use_system_allocator()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
 
+def nest(
+    bucket: int, subject_ids: Collection[int], columns: Mapping[str, Columns], folder: Path
+) -> NestedBucket:
+    """Write one bucket, unless its marker in `parts/` says that it is done; return what is written.
 
-def nest(bucket: int, subject_ids: list, columns: dict, folder: Path) -> dict:
-    """Write one bucket: its patients in order, each one gzip member of one JSON line, and the same rows typed.
-
-    `columns` maps each table to its columns, in the order of the record. Returns and leaves in `parts/` the index rows,
-    the number of rows written by table and view, and the cells that did not fit the type of their column.
+    `columns` maps each table to its columns, in the order of the record.
     """
     parts = folder / "parts"
     marker = parts / f"bucket-{bucket:05d}.done.json"
-    result = read_done(marker)
-    if not result:
-        result = {"index": [], "jsonl": {}, "columnar": {}, "misfits": {}}
-        pieces = {s: [b'{"subject_id":%d' % s] for s in subject_ids}
-        for name in columns:
-            path = parts / f"{name}-{bucket:05d}.arrow"
-            if path.exists():
-                with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-                    rows = stream.read_all()
-                _nest_table(name, columns[name], rows, bucket, pieces, folder, result)
-                titles = folder / "dictionaries" / f"{LABELED.get(name)}.parquet"
-                if titles.exists():
-                    rows = rows.append_column("long_title", _titles(rows, pq.read_table(titles)))
-                    labeled = {**columns[name], "long_title": "text"}
-                    _nest_table(f"{name}_labeled", labeled, rows, bucket, pieces, folder, result)
-        with open(folder / "shards" / f"part-{bucket:05d}.jsonl.gz", "wb") as shard:
-            for subject_id, record in pieces.items():
-                member = igzip.compress(b"".join([*record, b"}\n"]), GZIP_LEVEL, mtime=0)
-                result["index"].append((subject_id, bucket, shard.tell(), len(member)))
-                shard.write(member)
-        write_done(marker, result)
+    if done := read_done(marker):
+        places = [Place(*row) for row in done["index"]]
+        nested = NestedBucket(places, done["jsonl"], done["columnar"], done["misfits"])
+    else:
+        nested = _write_bucket(bucket, subject_ids, columns, folder)
+        write_done(marker, vars(nested))
     # only now: a run that is killed before the marker stands needs them again
     for path in parts.glob(f"*-{bucket:05d}.arrow"):
         path.unlink()
-    return result
+    return nested
 
 
-def _nest_table(name, columns, rows, bucket, pieces, folder, result) -> None:
+def _write_bucket(
+    bucket: int, subject_ids: Collection[int], columns: Mapping[str, Columns], folder: Path
+) -> NestedBucket:
+    """Write a shard of records, ordered as `subject_ids`, and the same rows as typed tables."""
+    pieces: dict[int, Json] = {s: [b'{"subject_id":%d' % s] for s in subject_ids}
+    nested = NestedBucket([], {}, {}, {})
+    for name in columns:
+        for table, kinds, rows in _tables(name, columns[name], bucket, folder):
+            place = folder / "tables" / table
+            place.mkdir(exist_ok=True)
+            made = _nest_table(table, kinds, rows, place / f"part-{bucket:05d}.parquet")
+            del rows
+            for subject_id, piece in made.records:
+                pieces[subject_id] += piece
+            nested.jsonl[table], nested.columnar[table] = made.n_jsonl, made.n_columnar
+            nested.misfits.update({f"{table}.{c}": cells for c, cells in made.misfits.items()})
+    with open(folder / "shards" / f"part-{bucket:05d}.jsonl.gz", "wb") as shard:
+        for subject_id, record in pieces.items():
+            member = igzip.compress(b"".join([*record, b"}\n"]), GZIP_LEVEL, mtime=0)
+            nested.index.append(Place(subject_id, bucket, shard.tell(), len(member)))
+            shard.write(member)
+    return nested
+
+
+def _tables(
+    name: str, columns: Columns, bucket: int, folder: Path
+) -> Iterator[tuple[str, Columns, pa.Table]]:
+    """Yield a table's rows of one bucket: its name, columns and rows, as strings.
+
+    A table of codes comes a second time, as `<table>_labeled`, with the title of each code.
+    """
+    path = folder / "parts" / f"{name}-{bucket:05d}.arrow"
+    if not path.exists():
+        return
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        rows = stream.read_all()
+    yield name, columns, rows
+    titles = folder / "dictionaries" / f"{LABELED.get(name)}.parquet"
+    if titles.exists():
+        rows = rows.append_column("long_title", _titles(rows, pq.read_table(titles)))
+        yield f"{name}_labeled", {**columns, "long_title": "text"}, rows
+
+
+def _nest_table(name: str, columns: Columns, rows: pa.Table, path: Path) -> NestedTable:
+    """Write rows typed to `path`, and return them as pieces of their patients' records."""
     ids = pc.cast(rows["subject_id"], pa.int64()).to_numpy()
     if (np.diff(ids) < 0).any():
         order = np.argsort(ids, kind="stable")
         rows, ids = rows.take(order), ids[order]
     rows = rows.combine_chunks()
     typed, misfits = tables.typed(columns, rows)
-    for column, cells in misfits.items():
-        result["misfits"][f"{name}.{column}"] = cells
-    path = folder / "tables" / name
-    path.mkdir(exist_ok=True)
-    pq.write_table(
-        typed, path / f"part-{bucket:05d}.parquet", compression="zstd", row_group_size=1 << 17
-    )
-    result["columnar"][name] = typed.num_rows
+    pq.write_table(typed, path, compression="zstd", row_group_size=1 << 17)
+    n_columnar = typed.num_rows
     del typed
 
-    written = 0
+    n_jsonl, records = 0, []
     starts = np.flatnonzero(np.diff(ids, prepend=0))
     row_json = json_rows(rows, columns)
-    offsets = np.frombuffer(row_json.buffers()[1], np.int64)[
-        row_json.offset : row_json.offset + len(row_json) + 1
-    ]
+    first, last = row_json.offset, row_json.offset + len(row_json)
+    offsets = np.frombuffer(row_json.buffers()[1], np.int64)[first : last + 1]
     data = memoryview(row_json.buffers()[2])
+    key = b',"%s":[' % name.encode()
     for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
         # each row ends with a comma: the patient's last one is cut off
-        pieces[int(ids[start])] += [
-            b',"%s":[' % name.encode(),
-            data[offsets[start] : offsets[end] - 1],
-            b"]",
-        ]
-        written += int(end - start)
-    result["jsonl"][name] = written
+        piece: Json = [key, data[offsets[start] : offsets[end] - 1], b"]"]
+        records.append((int(ids[start]), piece))
+        n_jsonl += int(end - start)
+    return NestedTable(n_columnar, misfits, n_jsonl, records)
 
 
-def _titles(rows, dictionary):
+def _titles(rows: pa.Table, dictionary: pa.Table) -> pa.Array:
+    """Return the title of each row's code, null where the dictionary does not have the code.
+
+    All are null when either table lacks a column; step 1 has said so when it read the header.
+    """
     if not {*ICD} <= {*rows.column_names} or not {*ICD, "long_title"} <= {*dictionary.column_names}:
-        return pa.nulls(
-            len(rows), pa.string()
-        )  # the source lacks a column, as it says of its header
+        return pa.nulls(len(rows), pa.string())
     place = pc.index_in(_code_key(rows), _code_key(dictionary))
     return pc.cast(dictionary["long_title"].combine_chunks().take(place), pa.string())
 
 
-def _code_key(rows):
-    version, code = (pc.cast(rows[column], pa.string()) for column in ICD)
-    return pc.binary_join_element_wise(version, code, ":").combine_chunks()
+def _code_key(rows: pa.Table) -> pa.Array:
+    parts = [pc.cast(rows[column], pa.string()) for column in ICD]
+    return pc.binary_join_element_wise(*parts, ":").combine_chunks()
 
 
-def json_rows(rows, columns: dict):
-    """Each row of a table of strings as `{...},` in a LargeStringArray: ids bare, all else quoted, nulls left out."""
-    # texts and columns in turn; a column with nulls is joined to its key and comma first, so that they go with it
-    pieces, text, comma = [], "{", ""
+def json_rows(rows: pa.Table, columns: Columns) -> pa.LargeStringArray:
+    """Return each row of a table of strings as `{...},`: ids bare, all else quoted, no nulls.
+
+    Texts and columns are joined in turn. A column with nulls is joined to its key and comma first,
+    so that these are left out with it.
+    """
+    pieces: list[str | pa.Array] = []
+    text, comma = "{", ""
     for column, kind in columns.items():
         value = rows[column].combine_chunks().cast(pa.large_string())
         if value.null_count == len(value):
@@ -158,7 +234,7 @@ def json_rows(rows, columns: dict):
         before = f"{comma}{orjson.dumps(column).decode()}:{quote}"
         value = value if kind == "id" else _escaped(value)
         if value.null_count:
-            # before the first column that has a value in every row (one has: subject_id), the comma stands behind
+            # before the first column without nulls (there is one: subject_id) the comma is behind
             behind = quote if comma else quote + ","
             pieces += [text, _joined([before, value, behind], "emit_null")]
             text = ""
@@ -168,32 +244,29 @@ def json_rows(rows, columns: dict):
     return _joined([*pieces, text + "},"], "skip")
 
 
-def _joined(pieces: list, nulls: str):
-    """Texts and columns one after the other, row by row."""
-    pieces = [
+def _joined(pieces: list[str | pa.Array], nulls: str) -> pa.LargeStringArray:
+    """Join texts and columns, row by row; `nulls` is Arrow's null_handling."""
+    texts = [
         pa.scalar(piece, pa.large_string()) if isinstance(piece, str) else piece for piece in pieces
     ]
-    return pc.binary_join_element_wise(
-        *pieces, pa.scalar("", pa.large_string()), null_handling=nulls
-    )
+    separator = pa.scalar("", pa.large_string())
+    return pc.binary_join_element_wise(*texts, separator, null_handling=nulls)
 
 
-def _escaped(values):
-    """The values as they stand between the quotes of a JSON string."""
-    _, offsets, data = values.buffers()
+def _escaped(values: pa.LargeStringArray) -> pa.LargeStringArray:
+    """Return the values as they stand between the quotes of a JSON string."""
+    _, offsets, buffer = values.buffers()
     start, end = np.frombuffer(offsets, np.int64)[[values.offset, values.offset + len(values)]]
-    data = np.frombuffer(data or b"", np.uint8)[start:end]
-    if not (
-        (data < 0x20) | (data == ord('"')) | (data == ord("\\"))
-    ).any():  # faster than a look at each value
+    data = np.frombuffer(buffer or b"", np.uint8)[start:end]
+    # a look at all bytes at once is faster than a look at each value
+    if not ((data < 0x20) | (data == ord('"')) | (data == ord("\\"))).any():
         return values
     special = pc.fill_null(pc.match_substring_regex(values, r'["\\\x00-\x1f]'), False)
     escaped = [orjson.dumps(value)[1:-1].decode() for value in values.filter(special).to_pylist()]
     return pc.replace_with_mask(values, special, pa.array(escaped, pa.large_string()))
 
 
-def write_index(index: list, path: Path) -> None:
-    """The place of every patient's gzip member: subject_id, part (shard), offset and length in bytes."""
-    places = zip(*index, strict=True)
-    names = ["subject_id", "part", "offset", "length"]
-    pq.write_table(pa.table([pa.array(values, pa.int64()) for values in places], names), path)
+def write_index(index: list[Place], path: Path) -> None:
+    """Write the place of every patient's gzip member as a Parquet file."""
+    columns = [pa.array(values, pa.int64()) for values in zip(*index, strict=True)]
+    pq.write_table(pa.table(columns, list(Place._fields)), path)

@@ -1,8 +1,11 @@
--- What can be wrong with MIMIC-IV's rows. One block a check, blocks apart by an empty line:
---   check: its name, which several blocks may share      tables: where it is made ({table} in the query)
---   with: other tables that it needs, where there are any      finds: the sentence, with the largest {worst}
--- The query gives one row (subject_id, worst) for each faulty row; worst is a number, an interval or NULL.
--- It sees the patients of one bucket with all their rows, so it may compare the rows of a patient, not of two patients.
+-- The checks of MIMIC-IV's rows. Each is a block; an empty line ends it. Its fields are
+--   check: the name, which several blocks may share
+--   tables: the tables that are checked, each as {table} in the query
+--   with: other tables that it needs, where there are any
+--   finds: the sentence on what was found, with the largest {worst}
+-- The query returns one row (subject_id, worst) for each faulty row; worst is a number, an interval
+-- or NULL. It sees the patients of one bucket with all their rows, so it may compare the rows of
+-- one patient, but not those of two patients.
 
 -- check: negative length of stay
 -- tables: icustays

@@ -1,30 +1,46 @@
-"""Reading what step 1 left: one patient by index, many patients in bulk, as the same typed rows."""
+"""Read what step 1 left: one patient by index, many patients in bulk, as the same typed rows."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from isal import igzip_lib
 
 from mimic_qlora.mimic import tables
+from mimic_qlora.mimic.tables import Cell, Columns
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.storage import command_for, read_manifest
+from mimic_qlora.step.storage import command_for
+from mimic_qlora.subjects import split_file
+from mimic_qlora.subjects.manifest import subjects_manifest
+
+Row = dict[str, Cell]  # column -> value, nulls left out
+Record = dict[str, Any]  # "subject_id" -> int; each table -> list[Row], in file order
+Wanted = Mapping[str, Iterable[str]]  # table -> the columns that are read of it
+Only = Mapping[str, Mapping[str, Collection[Cell]]]  # table -> column -> values of the rows wanted
+Spans = Mapping[int, tuple[datetime, datetime]]  # subject_id -> first and last time
+Within = Mapping[str, tuple[str, Spans]]  # table -> its column of times, and their limits
 
 
-def split_of(storage: Path) -> dict:
-    """subject_id -> "train", "validation" or "test", in the order of subject_id."""
-    lines = (storage / "subjects" / "split.csv").read_text().splitlines()[1:]
-    return {
-        int(subject_id): name for subject_id, _, name in (line.partition(",") for line in lines)
-    }
+def split_of(storage: Path) -> split_file.Split:
+    """Return the split of each patient. Raises UserError when the file is damaged."""
+    return split_file.read(storage)
 
 
 def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is damaged: run `{command_for('subjects')} --force` to write it anew")
+    return UserError(
+        f"{path} is damaged: run `{command_for('subjects')} --force` to write it again"
+    )
 
 
-def _read_parquet(path: Path, **options):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read_parquet(path: Path, **options: Any) -> pa.Table:
+    """Read a Parquet file. Raises UserError when it is damaged."""
     try:
         return pq.read_table(path, **options)
     except (pa.ArrowInvalid, OSError):
@@ -32,15 +48,17 @@ def _read_parquet(path: Path, **options):
 
 
 @cache
-def _index(storage: Path) -> dict:
+def _index(storage: Path) -> dict[int, tuple[int, int, int]]:
+    """Return subject_id -> part, offset and length of the patient's gzip member."""
     columns = _read_parquet(storage / "subjects" / "index.parquet").to_pydict()
     return {row[0]: row[1:] for row in zip(*columns.values(), strict=True)}
 
 
 @cache
-def _columns(storage: Path) -> dict:
-    columns = read_manifest(storage, "subjects")["columns"]
-    labeled = {
+def _columns(storage: Path) -> dict[str, Columns]:
+    """Return table -> its columns, as step 1's manifest has them."""
+    columns = subjects_manifest(storage)["columns"]
+    labeled: dict[str, Columns] = {
         f"{name}_labeled": {**columns[name], "long_title": "text"}
         for name in columns
         if name.endswith("_icd")
@@ -48,56 +66,60 @@ def _columns(storage: Path) -> dict:
     return columns | labeled
 
 
-def table_files(storage: Path, table: str) -> list:
-    """The Parquet files of one table, in the order of subject_id; empty when the source folder had no such table."""
+def table_files(storage: Path, table: str) -> list[Path]:
+    """Return the Parquet files of a table, ordered by subject_id; none for an absent table."""
     return sorted((storage / "subjects" / "tables" / table).glob("*.parquet"))
 
 
-def raw_record(storage: Path, subject_id: int) -> dict:
-    """One patient's JSON record, found through the index. Raises UserError for an unknown subject_id."""
-    import orjson
+def raw_record(storage: Path, subject_id: int) -> dict[str, Any]:
+    """Return one patient's JSON record, found through the index.
 
+    Raises UserError for an unknown subject_id.
+    """
     return orjson.loads(raw_line(storage, subject_id))
 
 
 def raw_line(storage: Path, subject_id: int) -> bytes:
-    """One patient's line of the JSONL, found through the index. Raises UserError for an unknown subject_id."""
-    from isal import igzip_lib
+    """Return one patient's line of the JSONL, found through the index.
 
+    Raises UserError for an unknown subject_id or a damaged file.
+    """
     if subject_id not in _index(storage):
         raise UserError(
-            f"subject_id {subject_id} is not in {storage / 'subjects'}: its patients are listed in split.csv there"
+            f"subject_id {subject_id} is not in {storage / 'subjects'}: "
+            "its patients are listed in split.csv there"
         )
     part, offset, length = _index(storage)[subject_id]
     path = storage / "subjects" / "shards" / f"part-{part:05d}.jsonl.gz"
     with open(path, "rb") as shard:
         shard.seek(offset)
         member = shard.read(length)
-    # a gzip member ends with its unpacked size (modulo 4 GiB): room for all of it at once saves copying what grows
-    room = (
-        min(int.from_bytes(member[-4:], "little"), 1032 * length) + 1
-    )  # deflate packs 1032 to 1 at most
+    # A gzip member ends with its unpacked size (modulo 4 GiB). Room for all of it at once saves
+    # copies of a growing buffer; deflate packs 1032 to 1 at most.
+    room = min(int.from_bytes(member[-4:], "little"), 1032 * length) + 1
     try:
         return igzip_lib.decompress(member, flag=igzip_lib.DECOMP_GZIP, bufsize=room)
-    except igzip_lib.error:
+    except _IGZIP_ERROR:
         raise _damaged(path) from None
 
 
-def record(storage: Path, subject_id: int, wanted: dict) -> dict:
-    """One patient's rows, typed: {table: [{column: int, float, datetime or str}]}, nulls left out.
+# isal's stubs declare its exception as an object and not as a class
+_IGZIP_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 
-    `wanted` maps the tables to read to the columns of each.
-    """
+
+def record(storage: Path, subject_id: int, wanted: Wanted) -> Record:
+    """Return one patient's rows, typed, of the tables and columns that are wanted."""
     raw = raw_record(storage, subject_id)
-    typed = {"subject_id": subject_id}
+    found: Record = {"subject_id": subject_id}
     for table, columns in wanted.items():
         types = _columns(storage).get(table, {})
         kept = {column: types[column] for column in columns if column in types}
-        typed[table] = [_typed(row, kept) for row in raw.get(table, [])]
-    return typed
+        found[table] = [_typed(row, kept) for row in raw.get(table, [])]
+    return found
 
 
-def _typed(row: dict, types: dict) -> dict:
+def _typed(row: dict[str, Any], types: Columns) -> Row:
+    """Return the cells of a JSON row in their types; cells that do not fit are left out."""
     cells = (
         (k, row[k] if isinstance(row[k], int) else tables.parse(row[k], t))
         for k, t in types.items()
@@ -107,23 +129,27 @@ def _typed(row: dict, types: dict) -> dict:
 
 
 def records(
-    storage: Path, wanted: dict, subject_ids=None, only=None, within=None
-) -> Iterator[dict]:
-    """What `record` gives for each patient, in the order of subject_id, read in bulk from the columnar tables.
+    storage: Path,
+    wanted: Wanted,
+    subject_ids: Iterable[int] | None = None,
+    only: Only | None = None,
+    within: Within | None = None,
+) -> Iterator[Record]:
+    """Yield what `record` returns for each patient, ordered by subject_id.
 
-    Two options spare what nobody reads of a big table: `only`, {table: {column: values}}, keeps the rows with one of
-    these values, `within`, {table: (column, {subject_id: (first, last)})}, those with a time from first to last.
+    The rows come in bulk from the columnar tables. `only` keeps the rows with certain values,
+    `within` those with a time between two others, so that a big table is not read whole.
     """
-    import pyarrow.compute as pc
-
     chosen = set(_index(storage) if subject_ids is None else subject_ids)
-    by_part = {}
+    by_part: dict[int, list[int]] = {}
     for subject_id, (part, _, _) in _index(storage).items():
         if subject_id in chosen:
             by_part.setdefault(part, []).append(subject_id)
     for part, ids in sorted(by_part.items()):
         ids = sorted(ids)
-        bucket = {s: {"subject_id": s, **{table: [] for table in wanted}} for s in ids}
+        bucket: dict[int, Record] = {
+            s: {"subject_id": s, **{table: [] for table in wanted}} for s in ids
+        }
         for table, columns in wanted.items():
             path = storage / "subjects" / "tables" / table / f"part-{part:05d}.parquet"
             if not path.exists():
@@ -133,38 +159,44 @@ def records(
             for column, values in (only or {}).get(table, {}).items():
                 chosen_rows &= pc.field(column).isin(values)
             rows = _read_parquet(path, columns=sorted({*kept, "subject_id"}), filters=chosen_rows)
-            if table in (within or {}):
+            if within and table in within:
                 rows = _between(rows, ids, *within[table])
-            for owner, *row in zip(
-                *(_values(rows[column]) for column in ("subject_id", *kept)), strict=True
-            ):
+            cells = [_values(rows[column]) for column in ("subject_id", *kept)]
+            for owner, *row in zip(*cells, strict=True):
                 bucket[owner][table].append(
                     {k: v for k, v in zip(kept, row, strict=True) if v is not None}
                 )
         yield from bucket.values()
 
 
-def _between(rows, ids: list, column: str, spans: dict):
-    """The rows whose time in `column` is within their patient's span; `ids` are the patients in order."""
-    import numpy as np
+def _between(rows: pa.Table, ids: list[int], column: str, spans: Spans) -> pa.Table:
+    """Return the rows whose time in `column` is within their patient's span.
 
-    first, last = np.array([spans[subject_id] for subject_id in ids], dtype="datetime64[us]").T
+    `ids` are the patients in order.
+    """
+    limits = np.array([spans[subject_id] for subject_id in ids], dtype="datetime64[us]")
     owner, when = np.searchsorted(ids, rows["subject_id"]), rows[column].to_numpy()
-    return rows.filter((first[owner] <= when) & (when <= last[owner]))
+    return rows.filter((limits[owner, 0] <= when) & (when <= limits[owner, 1]))
 
 
-def _values(column) -> list:
-    """A column as Python values, None where it is null: by way of numpy, ten times faster than to_pylist."""
-    import numpy as np
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column as Python values, None where it is null.
 
+    By way of numpy, which is ten times faster than to_pylist.
+    """
     values = np.full(len(column), None, dtype=object)
     values[column.is_valid().to_numpy()] = column.drop_null().to_numpy()
     return values.tolist()
 
 
 @cache
-def labels(storage: Path, dictionary: str, key: str = "itemid", value: str = "label") -> dict:
-    """One column of a dictionary table by another, as itemid -> label of d_labitems. Empty when the table is absent."""
+def labels(
+    storage: Path, dictionary: str, key: str = "itemid", value: str = "label"
+) -> dict[Any, Any]:
+    """Return one column of a dictionary table by another, such as itemid -> label of d_labitems.
+
+    Empty when the table is absent.
+    """
     path = storage / "subjects" / "dictionaries" / f"{dictionary}.parquet"
     if not path.exists():
         return {}

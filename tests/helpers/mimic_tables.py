@@ -37,8 +37,8 @@ def write_tiny_mimic(folder: Path) -> Path:
         "subject_id,hadm_id,admittime,dischtime,deathtime,admission_type,admit_provider_id,admission_location,"
         "discharge_location,insurance,language,marital_status,race,edregtime,edouttime,hospital_expire_flag",
         [
-            f"{s},{s + 10000000},2150-03-0{1 + i % 9} 10:00:00,2150-03-15 12:00:00,,EW EMER.,P1,EMERGENCY ROOM,"
-            f"HOME,Medicare,ENGLISH,,WHITE,,,0"
+            f"{s},{s + 10000000},2150-03-0{1 + i % 9} 10:00:00,2150-03-15 12:00:00,,EW EMER.,P1,"
+            f"EMERGENCY ROOM,HOME,Medicare,ENGLISH,,WHITE,,,0"
             for i, s in enumerate(ids)
         ],
     )
@@ -65,8 +65,8 @@ def write_tiny_mimic(folder: Path) -> Path:
     write_table(
         folder,
         "labevents",
-        "labevent_id,subject_id,hadm_id,specimen_id,itemid,order_provider_id,charttime,storetime,value,valuenum,valueuom,"
-        "ref_range_lower,ref_range_upper,flag,priority,comments",
+        "labevent_id,subject_id,hadm_id,specimen_id,itemid,order_provider_id,charttime,storetime,"
+        "value,valuenum,valueuom,ref_range_lower,ref_range_upper,flag,priority,comments",
         [
             f"{n},{ids[n % 12]},,{n},50912,,2150-03-02 08:00:00,2150-03-02 09:00:00,"
             f"{value},{number},mg/dL,0.4,1.1,,,{note}"

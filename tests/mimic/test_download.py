@@ -24,7 +24,7 @@ def sums_of(files):
 
 @pytest.fixture
 def server(monkeypatch):
-    """PhysioNet on 127.0.0.1. `server.faults[path]` is a list with the fault of each next answer."""
+    """PhysioNet on 127.0.0.1. `server.faults[path]` lists the fault of each next answer."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The built-in data: v3.1's tables, coherent patients, the real data's oddities, and truths that really are planted."""
+"""The built-in data: v3.1's tables, coherent patients, the real data's oddities, planted truths."""
 
 import csv
 import gzip
@@ -16,7 +16,7 @@ NULLABLE_STAY = ("labevents", "emar", "microbiologyevents", "transfers")
 
 
 def read(folder, name):
-    """Rows with null as None and the empty string as "": the two differ, and csv alone cannot tell."""
+    """Rows with null as None and the empty string as "", which csv alone cannot tell apart."""
     with gzip.open(
         folder / TABLES[name].module / f"{name}.csv.gz", "rt", encoding="utf-8", newline=""
     ) as file:

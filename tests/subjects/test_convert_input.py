@@ -1,4 +1,4 @@
-"""Step 1 among what it is given: folders of any layout, odd paths, odd arguments, storage that cannot be written."""
+"""Step 1 on odd input: layouts of the folder, paths, arguments, storage it cannot write."""
 
 import gzip
 import os
@@ -17,12 +17,12 @@ from helpers.scripts import folder_bytes
 from mimic_qlora.mimic import releases, tables
 from mimic_qlora.step import command_line, storage
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import buckets, conversion, nesting, quality, reader
+from mimic_qlora.subjects import buckets, conversion, nesting, partition, quality, reader
 
 
 @pytest.fixture
 def convert(tmp_path, monkeypatch):
-    """convert("--sample", "0.5"): step 1 in this process, into a storage folder of the test's own, which it returns."""
+    """convert("--sample", "0.5"): run step 1 in this process; returns its storage folder."""
 
     def convert(*arguments):
         place = tmp_path / "storage"
@@ -230,7 +230,8 @@ def test_odd_paths_a_relative_storage_folder_and_another_working_folder(tiny_mim
 def test_a_closed_pipe_ends_in_a_sentence_or_with_the_output_whole(
     tiny_mimic, tmp_path, unbuffered
 ):
-    script = f"'{sys.executable}' convert_to_jsonl.py --mimic-dir '{tiny_mimic}' --storage '{tmp_path / 's'}' | head -1"
+    script = f"'{sys.executable}' convert_to_jsonl.py --mimic-dir '{tiny_mimic}' "
+    script += f"--storage '{tmp_path / 's'}' | head -1"
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {script}"],
@@ -297,8 +298,9 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(
     whole = conversion.convert
 
     def change_meanwhile(*arguments):
-        whole(*arguments)
+        converted = whole(*arguments)
         os.utime(tiny_mimic / "hosp/labevents.csv.gz", ns=(1, 1))
+        return converted
 
     monkeypatch.setattr(conversion, "convert", change_meanwhile)
     with pytest.raises(UserError, match="hosp/labevents.csv.gz changed while it was read"):
@@ -313,7 +315,7 @@ def test_a_run_stopped_while_it_looks_at_the_quality_reads_no_table_again(
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(quality, "flags", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
         convert("--mimic-dir", tiny_mimic, "--force")
-    monkeypatch.setattr(buckets, "with_subject_ids", None)  # what each table is read with
+    monkeypatch.setattr(partition, "with_subject_ids", None)  # what each table is read with
     monkeypatch.setattr(nesting, "json_rows", None)
     assert folder_bytes(convert("--mimic-dir", tiny_mimic, "--force") / "subjects") == expected
 
@@ -446,6 +448,4 @@ def test_json_of_columns_with_and_without_nulls_is_what_a_json_writer_makes():
 def test_ids_are_numbers_only_as_one_writes_them(cell):
     import pyarrow as pa
 
-    from mimic_qlora.subjects import buckets
-
-    assert buckets._numbers(pa.array([cell, "42", None])).tolist() == [0, 42, 0]
+    assert partition.whole_numbers(pa.array([cell, "42", None])).tolist() == [0, 42, 0]

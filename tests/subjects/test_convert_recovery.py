@@ -1,4 +1,4 @@
-"""Step 1, killed, interrupted or out of disk: the same command goes on to the result of an undisturbed run."""
+"""Step 1, killed, interrupted or out of disk: the same command goes on to the same result."""
 
 import os
 import random
@@ -21,27 +21,57 @@ def mimic(tmp_path_factory):
     return folder
 
 
-def start(mimic, storage, change="pass"):
-    """A run with many small buckets, so that a kill finds some of them done; starts in its own session."""
-    code = (
-        f"import sys; from mimic_qlora.step import command_line; from mimic_qlora.subjects import buckets; buckets.PATIENTS_PER_BUCKET = 5; {change}; "
-        "import convert_to_jsonl; sys.argv[0] = 'convert_to_jsonl.py'; command_line.run(convert_to_jsonl.main)"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "--mimic-dir",
-        str(mimic),
-        "--storage",
-        str(storage),
-        "--workers",
-        "1",
-    ]
-    pipe = subprocess.PIPE
+def start(mimic, storage, change=""):
+    """A run with many small buckets, in a session of its own; `change` is Python run before it."""
+    code = f"""
+import sys
+from pathlib import Path
+
+from mimic_qlora.step import command_line
+from mimic_qlora.subjects import buckets, nesting, partition
+
+buckets.PATIENTS_PER_BUCKET = 5
+{change}
+import convert_to_jsonl
+
+sys.argv[0] = "convert_to_jsonl.py"
+command_line.run(convert_to_jsonl.main)
+"""
+    command = [sys.executable, "-c", code, "--mimic-dir", mimic, "--storage", storage]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        [*map(str, command), "--workers", "1"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
+
+
+class Pause:
+    """Makes a run wait at the n-th call of a function until it is let go, killed or interrupted."""
+
+    def __init__(self, folder, function, call):
+        self.reached, self.go = folder / "reached", folder / "go"
+        self.change = f"""
+import itertools, time
+whole, calls = {function}, itertools.count(1)
+def pausing(*arguments, **options):
+    if next(calls) == {call}:
+        Path({str(self.reached)!r}).touch()
+        while not Path({str(self.go)!r}).exists():
+            time.sleep(0.01)
+    return whole(*arguments, **options)
+{function} = pausing
+"""
+
+    def wait(self, running):
+        while not self.reached.exists():
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.01)
+
+
+MARKER = "buckets.atomic_write"  # writes the marker of a table or a bucket that is done
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +82,32 @@ def undisturbed(mimic, tmp_path_factory):
     return folder_bytes(storage / "subjects"), time.time() - began
 
 
-def kill_and_rerun(mimic, storage, seconds):
-    running = start(mimic, storage)
-    time.sleep(seconds)
-    running.kill()
-    running.communicate()
-    again = start(mimic, storage)
+def rerun(mimic, storage, change=""):
+    again = start(mimic, storage, change)
     _, errors = again.communicate()
     assert again.returncode == 0, errors
 
 
-@pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
-def test_a_killed_run_goes_on_to_the_same_bytes(mimic, undisturbed, tmp_path, share):
-    expected, seconds = undisturbed
-    kill_and_rerun(mimic, tmp_path, seconds * share)
-    assert folder_bytes(tmp_path / "subjects") == expected
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        (MARKER, 3),  # between two tables
+        ("partition.pa.ipc.new_stream", 100),  # within a table
+        ("nesting.pq.write_table", 40),  # within a bucket
+        ("nesting.igzip.compress", 33),  # within a shard
+        (MARKER, 30),  # between two buckets
+        ("nesting.write_index", 1),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(mimic, undisturbed, tmp_path, function, call):
+    pause = Pause(tmp_path, function, call)
+    running = start(mimic, tmp_path / "s", pause.change)
+    pause.wait(running)
+    running.kill()
+    running.communicate()
+    assert not (tmp_path / "s/subjects").exists()
+    rerun(mimic, tmp_path / "s")
+    assert folder_bytes(tmp_path / "s/subjects") == undisturbed[0]
 
 
 @pytest.mark.soak
@@ -75,54 +116,63 @@ def test_fifty_kills_at_random_moments_end_with_the_same_bytes(mimic, undisturbe
     expected, seconds = undisturbed
     draw = random.Random(ten)
     for n in range(10):
-        kill_and_rerun(mimic, tmp_path / str(n), draw.uniform(0, seconds * 1.1))
+        running = start(mimic, tmp_path / str(n))
+        time.sleep(draw.uniform(0, seconds * 1.1))
+        running.kill()
+        running.communicate()
+        rerun(mimic, tmp_path / str(n))
         assert folder_bytes(tmp_path / str(n) / "subjects") == expected
 
 
 def test_what_is_done_is_not_redone(mimic, undisturbed, tmp_path):
-    running = start(mimic, tmp_path)
-    parts = tmp_path / ".subjects.partial" / "parts"
-    while not list(parts.glob("*.done.json")) and running.poll() is None:
-        time.sleep(0.01)
+    pause = Pause(tmp_path, MARKER, 34)
+    running = start(mimic, tmp_path / "s", pause.change)
+    pause.wait(running)
     running.kill()
     running.communicate()
-    done = {path: path.stat().st_mtime_ns for path in parts.glob("*.done.json")}
-    if not done:
-        pytest.skip("the run ended before it could be killed")
-    again = start(mimic, tmp_path)
-    while again.poll() is None:
-        now = {path: path.stat().st_mtime_ns for path in list(done) if path.exists()}
-        assert now.items() <= done.items()
-        time.sleep(0.02)
-    assert folder_bytes(tmp_path / "subjects") == undisturbed[0]
+    done = {path.name for path in (tmp_path / "s/.subjects.partial/parts").glob("*.done.json")}
+    assert len(done) == 33 and any(name.startswith("bucket-") for name in done)
+    log = tmp_path / "log"
+    tell = f"""
+whole = {MARKER}
+def telling(path, content):
+    with open({str(log)!r}, "a") as file:
+        file.write(path.name + "\\n")
+    whole(path, content)
+{MARKER} = telling
+"""
+    rerun(mimic, tmp_path / "s", tell)
+    redone = set(log.read_text().split())
+    assert redone and not redone & done
+    assert folder_bytes(tmp_path / "s/subjects") == undisturbed[0]
 
 
 def test_ctrl_c_says_how_far_it_came_and_keeps_the_previous_output(mimic, undisturbed, tmp_path):
-    running = start(mimic, tmp_path)
-    parts = tmp_path / ".subjects.partial" / "parts"
-    while not list(parts.glob("*.done.json")) and running.poll() is None:
-        time.sleep(0.01)
+    pause = Pause(tmp_path, MARKER, 6)
+    running = start(mimic, tmp_path / "s", pause.change)
+    pause.wait(running)
     os.killpg(running.pid, signal.SIGINT)
     _, errors = running.communicate()
-    assert (
-        running.returncode == 130 and "goes on from there" in errors and "Traceback" not in errors
-    )
-    assert start(mimic, tmp_path).wait() == 0
-    assert folder_bytes(tmp_path / "subjects") == undisturbed[0]
+    assert running.returncode == 130 and "Traceback" not in errors
+    assert "5 tables read and 0 buckets of patients nested; the same command goes on" in errors
+    rerun(mimic, tmp_path / "s")
+    assert folder_bytes(tmp_path / "s/subjects") == undisturbed[0]
 
 
 def test_two_runs_at_once_are_refused(mimic, tmp_path):
-    first = start(mimic, tmp_path)
-    while not (tmp_path / ".subjects.partial").exists() and first.poll() is None:
-        time.sleep(0.01)
-    second = start(mimic, tmp_path)
+    pause = Pause(tmp_path, MARKER, 1)
+    first = start(mimic, tmp_path / "s", pause.change)
+    pause.wait(first)
+    second = start(mimic, tmp_path / "s")
     _, errors = second.communicate()
-    assert first.wait() == 0
+    pause.go.touch()
+    _, errors_of_first = first.communicate()
+    assert first.returncode == 0, errors_of_first
     assert second.returncode == 2 and "another run" in errors and errors.count("\n") == 1
 
 
 def test_a_full_disk_ends_in_a_sentence_and_leaves_the_previous_output(mimic, tmp_path, tiny_mimic):
-    """A real full disk: a small tmpfs, with the estimate that would refuse the run beforehand switched off."""
+    """A real full disk: a small tmpfs, without the estimate that would refuse the run before."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]

@@ -1,14 +1,17 @@
-"""Who a synthetic patient is: age, sex, conditions, drugs taken at home, and what these do to labs and vitals."""
+"""The synthetic patients: age, sex, conditions, drugs taken at home, effects on labs and vitals."""
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from random import Random
-from types import SimpleNamespace
 
 from mimic_qlora.mimic.synthetic.book import weighted
+from mimic_qlora.mimic.synthetic.vocabulary import Entry, Vocabulary
 
 LAST_DAY = datetime(2022, 12, 1)
+
+Codes = dict[int, list[str]]  # version of the ICD, 9 or 10 -> codes
 
 
 @dataclass
@@ -23,30 +26,31 @@ class Patient:
     year_group: str
     start: datetime  # first contact, not shifted
     shift: timedelta
-    conditions: dict  # name -> {9: codes, 10: codes}
-    drugs: list  # taken at home
-    avoid: set  # drugs never given
-    lab_shift: dict  # lab -> standard deviations
+    conditions: dict[str, Codes]  # by name
+    drugs: list[str]  # taken at home
+    avoid: set[str]  # drugs never given
+    lab_shift: dict[str, float]  # lab -> standard deviations
     inches: float
     bmi: float  # kg/m2
     sbp: float  # mmHg
     hr: float  # beats a minute
     payer: str
-    lab_habit: dict = field(default_factory=dict)
+    lab_habit: dict[str, float] = field(default_factory=dict)  # lab -> standard deviations
     last_poe: int = 0
     last_emar: int = 0
     dod: date | None = None
 
     def next_poe(self) -> int:
+        """Return the sequence number of the next order; numbers have gaps, as the real ones."""
         self.last_poe += self.rng.choice((1, 1, 1, 2, 5))
         return self.last_poe
 
 
-def new_patient(words: SimpleNamespace, rng: Random, subject_id: int, coded: bool) -> Patient:
+def new_patient(words: Vocabulary, rng: Random, subject_id: int, coded: bool) -> Patient:
+    """Draw a patient; those with a coded stay (`coded`) have more conditions."""
     sex = "F" if rng.random() < 0.53 else "M"
-    age = int(
-        min(max(rng.choice((rng.gauss(66, 14), rng.gauss(66, 14), rng.gauss(38, 14))), 18), 97)
-    )
+    ages = (rng.gauss(66, 14), rng.gauss(66, 14), rng.gauss(38, 14))
+    age = int(min(max(rng.choice(ages), 18), 97))
     group = rng.choices(words.hospital["year_groups"], words.hospital["year_group_weights"])[0]
     start = datetime(int(group[:4]), 1, 1) + timedelta(days=rng.random() * 1090)
     start = min(start, LAST_DAY - timedelta(days=40))
@@ -56,13 +60,12 @@ def new_patient(words: SimpleNamespace, rng: Random, subject_id: int, coded: boo
     held = [one for one in words.conditions if one["name"] in conditions]
     avoid = {drug for one in held for drug in one.get("avoid", ())}
     drugs = home_drugs(words, rng, held, avoid)
-    lab_shift = {}
-    for shifts in [one.get("labs", {}) for one in held] + [
-        words.hospital["drug_effects"].get(drug, {}) for drug in drugs
-    ]:
+    effects = words.hospital["drug_effects"]
+    lab_shift: dict[str, float] = {}
+    for shifts in [one.get("labs", {}) for one in held] + [effects.get(drug, {}) for drug in drugs]:
         for key, amount in shifts.items():
             lab_shift[key] = lab_shift.get(key, 0) + amount
-    bmi, sbp, hr = (sum(one.get(key, 0) for one in held) for key in ("bmi", "sbp", "hr"))
+    added = {key: sum(one.get(key, 0) for one in held) for key in ("bmi", "sbp", "hr")}
     return Patient(
         rng,
         subject_id,
@@ -77,18 +80,18 @@ def new_patient(words: SimpleNamespace, rng: Random, subject_id: int, coded: boo
         avoid,
         lab_shift,
         inches=round(rng.gauss(63.5 if sex == "F" else 69, 2.6) * 4) / 4,
-        bmi=max(17, rng.gauss(25.5, 3.2) + bmi),
-        sbp=rng.gauss(120, 9) + sbp,
-        hr=rng.gauss(78, 8) + hr,
+        bmi=max(17, rng.gauss(25.5, 3.2) + added["bmi"]),
+        sbp=rng.gauss(120, 9) + added["sbp"],
+        hr=rng.gauss(78, 8) + added["hr"],
         payer=weighted(rng, words.hospital["insurance"]["old" if age >= 65 else "young"])[0],
     )
 
 
 def chronic_conditions(
-    words: SimpleNamespace, rng: Random, sex: str, age: int, burden: float
-) -> dict:
-    """The conditions held: name -> {9: ICD-9 codes, 10: ICD-10 codes}."""
-    held = {}
+    words: Vocabulary, rng: Random, sex: str, age: int, burden: float
+) -> dict[str, Codes]:
+    """Draw the conditions that a patient has, and how they are coded."""
+    held: dict[str, Entry] = {}
     for one in words.conditions:
         chance = burden * one["share"] / (1 + math.exp((one["mid"] - age) / one["width"]))
         chance *= one.get("sex", {}).get(sex, 1.0)
@@ -101,7 +104,8 @@ def chronic_conditions(
     }
 
 
-def condition_codes(rng: Random, one: dict, held: dict, version: int) -> list:
+def condition_codes(rng: Random, one: Entry, held: Collection[str], version: int) -> list[str]:
+    """Draw the codes of one condition, of those that go with the other conditions held."""
     icd = f"icd{version}"
     combined = [
         other[icd] for other in one.get("combined", ()) if other["with"] in held and icd in other
@@ -110,9 +114,12 @@ def condition_codes(rng: Random, one: dict, held: dict, version: int) -> list:
     return [combined[0] if combined else rng.choice(one[icd]), *status]
 
 
-def home_drugs(words: SimpleNamespace, rng: Random, held: list, avoid: set) -> list:
+def home_drugs(
+    words: Vocabulary, rng: Random, held: Sequence[Entry], avoid: Collection[str]
+) -> list[str]:
+    """Draw the drugs taken at home for the conditions held, never two of one family."""
     family = {drug: set(members) for members in words.hospital["families"] for drug in members}
-    drugs = []
+    drugs: list[str] = []
     for group in (group for one in held for group in one.get("drugs", ())):
         suitable = [
             drug
