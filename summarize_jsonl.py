@@ -8,86 +8,59 @@ not shown. With --model, how long the records are in that model's tokens.
 """
 
 import argparse
-from pathlib import Path
 
 from mimic_qlora.step import command_line, storage
-from mimic_qlora.summary.page import print_tables, write_page, write_tables
+from mimic_qlora.subjects.manifest import data_line, subjects_manifest
 
 
-def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line.Parser(__doc__)
+    parser.add_argument(
+        "--min-cell",
+        type=command_line.whole_number(0),
+        default=10,
+        help="hide counts of fewer patients than this; 0 hides none (default: %(default)s)",
     )
-    less = "hide counts of fewer patients than this; 0 hides none (default: %(default)s)"
-    parser.add_argument("--min-cell", type=int, default=10, help=less)
-    model = "count the tokens of a sample of records with this model's tokenizer: a folder or a cached hub name"
-    parser.add_argument("--model", help=f"{model} (default: not counted)")
+    parser.add_argument(
+        "--model",
+        help="count the tokens of a sample of records with this model's tokenizer: "
+        "a folder or a cached hub name (default: not counted)",
+    )
     command_line.add_arguments(parser)
-    args = parser.parse_args()
-    command_line.check_range(args, "min_cell", 0, 1_000_000)
-    return args
+    return parser.parse_args()
 
 
-def main():
+def main() -> None:
+    """Summarize the patients: count, hide small counts, print, and write the folder."""
     args = arguments()
     store = storage.open_storage(args.storage)
-    manifest = storage.read_manifest(store, "subjects")
-    print(storage.data_line(manifest))
+    manifest = subjects_manifest(store)
+    print(data_line(manifest["source"]))
 
-    from mimic_qlora.clinical import content as clinical
-
-    count, model = token_counter(args.model, store)
-    settings = {"min_cell": args.min_cell, "model": model}
-    inputs = {"subjects": manifest["id"], "clinical content": clinical.content_sha256()}
-    with storage.step_output(store, "summary", settings, inputs, args.force) as out:
-        tables, skipped = summarize(store, out.path, manifest, args.min_cell)
-        if count:
-            from mimic_qlora.summary import record_lengths
-
-            tables["tokens_per_record"] = (
-                f"Tokens per record for {model}",
-                record_lengths.per_record(store, count, args.min_cell),
-            )
-        else:
-            skipped.append("Tokens per record: left out, no --model was given")
-        print_tables(tables, skipped, args.min_cell)
-        write_tables(out.path, tables, manifest, args.min_cell)
-        write_page(out.path / "summary.html", tables, skipped, manifest, args.min_cell)
-        out.manifest["tables"] = {name: len(rows) for name, (_, rows) in tables.items()}
-        out.manifest["skipped"] = skipped
-    print(f"\nWrote {store / 'summary'}: open summary.html in a browser, or copy the folder")
-
-
-def token_counter(name: str | None, store: Path) -> tuple:
-    """A function that counts a text's tokens, and the model's name; (None, None) where no model was asked for."""
-    if name is None:
-        return None, None
-    from functools import partial
-
+    from mimic_qlora.clinical import content
     from mimic_qlora.llm import chat, finding
+    from mimic_qlora.summary import page, record_lengths, tables
 
-    path = finding.model_path(name, store)
-    return partial(chat.count_tokens, chat.load_tokenizer(path)), finding.model_name(path)
-
-
-def summarize(store: Path, temp: Path, manifest: dict, min_cell: int):
-    """Every table of the summary, {name: (heading, rows)}, and a sentence for each that the data has nothing for."""
-    from tqdm import tqdm
-
-    from mimic_qlora.subjects import database
-    from mimic_qlora.summary import tables as summaries
-
-    con = database.connect(store, temp)
-    there = database.names(con)
-    tables, skipped = {}, []
-    bar = tqdm(summaries.SUMMARIES.items(), desc="summarizing", unit="table", disable=None)
-    for name, (heading, needs, make) in bar:
-        if needs in there:
-            tables[name] = heading, make(con, manifest, min_cell)
+    path = finding.model_path(args.model, store) if args.model is not None else None
+    model = finding.model_name(path) if path else None
+    settings = {"min_cell": args.min_cell, "model": model}
+    inputs = {"subjects": manifest["id"], "clinical content": content.content_sha256()}
+    with storage.step_output(store, "summary", settings, inputs, args.force) as out:
+        summary = tables.summarize(store, out.path, manifest, args.min_cell)
+        if path:
+            count = chat.token_counter(chat.load_tokenizer(path))
+            rows = record_lengths.per_record(store, count, args.min_cell)
+            heading = f"Tokens per record for {model}"
+            summary.tables.append(tables.Table("tokens_per_record", heading, rows))
         else:
-            skipped.append(f"{heading}: left out, the data has no {needs}")
-    con.close()
-    return tables, skipped
+            summary.skipped.append("Tokens per record: left out, no --model was given")
+        page.print_tables(summary, args.min_cell)
+        data = data_line(manifest["source"], with_folder=False)
+        page.write_files(out.path, summary, data, args.min_cell)
+        out.facts["tables"] = {table.name: len(table.rows) for table in summary.tables}
+        out.facts["skipped"] = summary.skipped
+    print(f"\nWrote {store / 'summary'}: open summary.html in a browser, or copy the folder")
 
 
 if __name__ == "__main__":

@@ -10,213 +10,155 @@ patients. An interrupted run goes on from its last checkpoint with the same comm
 """
 
 import argparse
-import copy
+import dataclasses
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mimic_qlora.step import command_line, errors, storage
-from mimic_qlora.step.errors import UserError
-from mimic_qlora.training.run import train_one
+from mimic_qlora.training import settings
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
-CHOICES = {
-    "compute": ("auto", "bf16", "fp16", "fp32"),
-    "optimizer": ("adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit"),
+EPILOG = (
+    "Where no default is given it is the recipe's; what the command line says goes before the "
+    "recipe."
+)
+HELP = {
+    "model": "base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
+    "recipe": "file in recipes/, or the path of another (default: the one that fits the machine)",
+    "run": "name of the run and of its folder (default: %(default)s)",
+    "check": "say what is missing for training, and train nothing",
+    "epochs": "passes over the training prompts",
+    "max-steps": "stop after so many optimizer steps, whatever --epochs says",
+    "lr": "peak learning rate: 5%% warm-up, then cosine",
+    "rank": "rank of the LoRA matrices, on all linear layers: more ranks hold more, but what is to "
+    "be learned here is a form of answer (default: %(default)s)",
+    "alpha": "LoRA's scale is alpha / rank (default: %(default)s)",
+    "rslora": "scale by alpha / sqrt(rank), for ranks of 64 and more",
+    "dropout": "before the LoRA matrices; early stopping guards against learning by heart as well "
+    "and costs no speed (default: %(default)s)",
+    "max-length": "a longer prompt is refused, never cut (default: %(default)s)",
+    "batch-tokens": "room of one packed sequence in tokens",
+    "accumulate": "packed sequences per optimizer step, of each process",
+    "checkpointing": "recompute activations to save memory: none, all, every N-th layer, or auto",
+    "compute": "number type of the base's products: auto, bf16, fp16 or fp32 (default: auto)",
+    "optimizer": "adamw_torch_fused, paged_adamw_32bit or paged_adamw_8bit",
+    "validations": "validations besides the one at the start",
+    "patience": "end after so many validations without a lower loss; 0: never (default: "
+    "%(default)s)",
+    "seed": "seed of the matrices, dropout and order (default: %(default)s)",
+    "seeds": "train one adapter for each seed, such as 0,1,2, into RUN-seed0, RUN-seed1, ...",
+    "limit": "use only the first N prompts of each split, for a trial",
+    "save-minutes": "minutes between checkpoints at most (default: %(default)s)",
+    "preview": "print a real sample (patient text!) with its supervised part marked",
 }
 
 
-def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Where no default is given it is the recipe's; what the command line says goes before the recipe.",
-    )
-    add = parser.add_argument
-    add(
-        "--model",
-        help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
-    )
-    add(
-        "--recipe",
-        help="file in recipes/, or the path of another (default: the one that fits the machine)",
-    )
-    add("--run", default="default", help="name of the run and of its folder (default: %(default)s)")
-    add("--check", action="store_true", help="say what is missing for training, and train nothing")
-    add("--epochs", type=float, help="passes over the training prompts")
-    add("--max-steps", type=int, help="stop after so many optimizer steps, whatever --epochs says")
-    add("--lr", type=float, help="peak learning rate: 5%% warm-up, then cosine")
-    add(
-        "--rank",
-        type=int,
-        default=16,
-        help="rank of the LoRA matrices, on all linear layers: more ranks hold "
-        "more, but what is to be learned here is a form of answer (default: %(default)s)",
-    )
-    add(
-        "--alpha",
-        type=float,
-        default=32,
-        help="LoRA's scale is alpha / rank (default: %(default)s)",
-    )
-    add(
-        "--rslora",
-        action="store_true",
-        help="scale by alpha / sqrt(rank), for ranks of 64 and more",
-    )
-    add(
-        "--dropout",
-        type=float,
-        default=0.0,
-        help="before the LoRA matrices; early stopping guards against "
-        "learning by heart as well and costs no speed (default: %(default)s)",
-    )
-    add(
-        "--max-length",
-        type=int,
-        default=2048,
-        help="a longer prompt is refused, never cut (default: %(default)s)",
-    )
-    add("--batch-tokens", type=int, help="room of one packed sequence in tokens")
-    add("--accumulate", type=int, help="packed sequences per optimizer step, of each process")
-    add(
-        "--checkpointing",
-        help="recompute activations to save memory: none, all, every N-th layer, or auto",
-    )
-    add(
-        "--compute",
-        help="number type of the base's products: auto, bf16, fp16 or fp32 (default: auto)",
-    )
-    add("--optimizer", help="adamw_torch_fused, paged_adamw_32bit or paged_adamw_8bit")
-    add("--validations", type=int, help="validations besides the one at the start")
-    add(
-        "--patience",
-        type=int,
-        default=2,
-        help="end after so many validations without a lower loss; 0: never (default: %(default)s)",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=42,
-        help="seed of the matrices, dropout and order (default: %(default)s)",
-    )
-    add(
-        "--seeds",
-        help="train one adapter for each seed, such as 0,1,2, into RUN-seed0, RUN-seed1, ...",
-    )
-    add("--limit", type=int, help="use only the first N prompts of each split, for a trial")
-    add(
-        "--save-minutes",
-        type=float,
-        default=10,
-        help="minutes between checkpoints at most (default: %(default)s)",
-    )
-    add(
-        "--preview",
-        action="store_true",
-        help="print a real sample (patient text!) with its supervised part marked",
-    )
+def arguments() -> argparse.Namespace:
+    """Read the command line. Raises UserError for a value that is out of range."""
+    parser = command_line.Parser(__doc__, epilog=EPILOG)
+
+    def add(name: str, **options: Any) -> None:
+        parser.add_argument(f"--{name}", help=HELP[name], **options)
+
+    positive_int, positive_number = command_line.positive_int, command_line.positive_number
+    defaults = settings.TrainSettings
+    add("model")
+    add("recipe")
+    add("run", type=command_line.folder_name, default="default")
+    add("check", action="store_true")
+    add("epochs", type=positive_number)
+    add("max-steps", type=positive_int)
+    add("lr", type=positive_number)
+    add("rank", type=positive_int, default=defaults.rank)
+    add("alpha", type=positive_number, default=defaults.alpha)
+    add("rslora", action="store_true")
+    add("dropout", type=command_line.rate, default=defaults.dropout)
+    add("max-length", type=positive_int, default=defaults.max_length)
+    add("batch-tokens", type=positive_int)
+    add("accumulate", type=positive_int)
+    add("checkpointing", type=checkpointing)
+    add("compute", choices=settings.COMPUTE, metavar="COMPUTE")
+    add("optimizer", choices=settings.OPTIMIZERS, metavar="OPTIMIZER")
+    add("validations", type=positive_int)
+    add("patience", type=command_line.whole_number(0), default=defaults.patience)
+    add("seed", type=command_line.seed, default=defaults.seed)
+    add("seeds", type=command_line.seeds)
+    add("limit", type=positive_int)
+    add("save-minutes", type=command_line.number(0, command_line.MOST), default=10)
+    add("preview", action="store_true")
     command_line.add_arguments(parser)
     return parser.parse_args()
 
 
-def complete(args) -> None:
-    """Fill in from the recipe what the command line left open. Raises UserError for what cannot be meant."""
+def checkpointing(text: str) -> str:
+    """Read the argument --checkpointing."""
+    if not settings.is_checkpointing(text):
+        choices = "none, all, auto, or a number of layers"
+        raise argparse.ArgumentTypeError(f"must be {choices}, not {text}")
+    return text
+
+
+def prepare_environment() -> None:
+    """Set what libraries read when they are imported."""
+    # spinning threads are ten times slower on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "CUDA_VISIBLE_DEVICES" not in os.environ and "LOCAL_RANK" not in os.environ:
+        # the Trainer would split a batch over all GPUs, which 4 bits do not allow
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+
+
+def read_job(args: argparse.Namespace) -> settings.Job:
+    """Complete the arguments by the recipe. Raises UserError for a mistake in it."""
     from mimic_qlora.training import hardware
 
-    args.recipe = args.recipe or hardware.recipe()
-    for name, value in {"compute": "auto", **read_recipe(args.recipe, vars(args))}.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    if missing := [
-        n
-        for n in ("epochs", "lr", "batch_tokens", "accumulate", "validations")
-        if getattr(args, n) is None
-    ]:
-        raise UserError(
-            f"neither the recipe {args.recipe} nor the command line gives {', '.join(missing)}"
-        )
-    command_line.check_positive(
-        args, "epochs", "max_steps", "lr", "rank", "alpha", "max_length", "batch_tokens"
+    name = args.recipe or hardware.recipe()
+    recipe = settings.read_recipe(name, RECIPES)
+    fields = [field.name for field in dataclasses.fields(settings.TrainSettings)]
+    given = {field: getattr(args, field) for field in fields}
+    return settings.Job(
+        settings=settings.complete(given, recipe, name),
+        storage=args.storage,
+        model=args.model or recipe.model,
+        run=args.run,
+        recipe=name,
+        save_minutes=args.save_minutes,
+        force=args.force,
+        preview=args.preview,
     )
-    command_line.check_positive(args, "accumulate", "validations", "limit")
-    command_line.check_range(args, "save_minutes", 0, 1_000_000)
-    command_line.check_range(args, "patience", 0, 1_000_000)
-    if not 0 <= args.dropout < 1:
-        raise UserError(f"--dropout {args.dropout} is not a share from 0 up to 1")
-    for name, allowed in CHOICES.items():
-        if getattr(args, name) not in allowed:
-            raise UserError(f"--{name} {getattr(args, name)} is none of {', '.join(allowed)}")
-    args.checkpointing = str(args.checkpointing)
-    if (
-        args.checkpointing not in ("none", "all", "auto")
-        and not args.checkpointing.isdigit()
-        or args.checkpointing == "0"
-    ):
-        raise UserError(
-            f"--checkpointing {args.checkpointing} is none of none, all, auto, or a number of layers"
-        )
-    command_line.check_run(args.run)
 
 
-def read_recipe(name: str, known: dict) -> dict:
-    """The settings in a recipe file. Raises UserError when it is missing, damaged, or has a key that is no argument."""
-    import yaml
-
-    path = next((p for p in (RECIPES / f"{name}.yaml", Path(name)) if p.is_file()), None)
-    if path is None:
-        names = ", ".join(
-            sorted(p.stem for p in RECIPES.glob("*.yaml") if "accelerate" not in p.stem)
-        )
-        raise UserError(
-            f"there is no recipe {name}: give one of {names}, or the path of a YAML file"
-        )
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is no YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(recipe, dict) or (unknown := sorted(set(recipe) - set(known))):
-        raise UserError(
-            f"{path} is no recipe: {', '.join(unknown) if isinstance(recipe, dict) else 'it'} is no setting"
-        )
-    return recipe
-
-
-def main():
-    args = arguments()
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # spinning threads are ten times slower on a busy machine
-    if "CUDA_VISIBLE_DEVICES" not in os.environ and "LOCAL_RANK" not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = (
-            "0"  # the Trainer would split a batch over all, which 4 bits don't allow
-        )
-    try:
-        seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else [args.seed]
-    except ValueError:
-        raise UserError(f"--seeds {args.seeds} is no list of whole numbers such as 0,1,2") from None
+def one_for_each(seeds: Sequence[int], job: settings.Job) -> Iterator[settings.Job]:
+    """Yield the job with each seed, under a run's name of its own."""
     for seed in seeds:
-        command_line.check_range(argparse.Namespace(seed=seed), "seed", 0, 2**32 - 1)
-    if not args.check:
-        storage.read_manifest(
-            storage.open_storage(args.storage), "prompts"
-        )  # before torch takes its seconds to load
-    complete(args)
+        own = dataclasses.replace(job.settings, seed=seed)
+        yield dataclasses.replace(job, settings=own, run=f"{job.run}-seed{seed}")
+
+
+def main() -> int | None:
+    """Train one adapter, or one for each of --seeds; with --check return an exit code."""
+    args = arguments()
+    prepare_environment()
+    if not args.check:  # before torch takes its seconds to load
+        storage.verified_manifest(storage.open_storage(args.storage), "prompts")
+    job = read_job(args)
     if args.check:
         from mimic_qlora.training import preflight
 
-        return preflight.check(args)
-    for seed in seeds:
-        one = copy.copy(args)
-        one.seed, one.seeds = seed, None
-        if args.seeds:
-            one.run = f"{args.run}-seed{seed}"
+        return preflight.check(job)
+
+    from mimic_qlora.training.run import train_one
+
+    jobs = list(one_for_each(args.seeds, job)) if args.seeds else [job]
+    for one in jobs:
         try:
             train_one(one)
         except errors.UpToDate as message:
-            if len(seeds) == 1:
+            if len(jobs) == 1:
                 raise
             print(message)
+    return None
 
 
 if __name__ == "__main__":

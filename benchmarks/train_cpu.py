@@ -1,11 +1,12 @@
-"""Claim: on a CPU, step 5 trains more tokens a CPU-second than TRL and Unsloth do, and learns the same.
+"""Claim: on a CPU, step 5 trains more tokens a CPU-second than TRL and Unsloth, learning the same.
 
     python benchmarks/train_cpu.py --storage storage --trl VENV/bin/python --unsloth VENV/bin/python
 
-Takes step 4's prompts of the storage folder, or makes the demo's. Every system runs in the Python given for it, on
-the same prompts and the same embedded model, one after the other, repeated in turn; a system that fails says how.
-`--fp32` adds TRL computing in float32, which some CPUs multiply faster than bfloat16. With `--results FILE` rounds add
-to those of earlier calls, so that a long run can be cut into short ones.
+Takes step 4's prompts of the storage folder, or makes the demo's. Every system runs in the Python
+given for it, on the same prompts and the same embedded model, one after the other, repeated in
+turn; a system that fails says how. `--fp32` adds TRL computing in float32, which some CPUs multiply
+faster than bfloat16. With `--results FILE` rounds add to those of earlier calls, so that a long run
+can be cut into short ones.
 """
 
 import argparse
@@ -107,7 +108,10 @@ def one_run(python: str, system: str, model: Path, folder: Path, n: int, room: i
 
 
 def table(runs: dict) -> None:
-    """Medians over the rounds, least and most in brackets; the tokens are our count of the prompts for every system."""
+    """Print medians over the rounds, with the range in brackets.
+
+    The tokens of every system are our count of the prompts.
+    """
     counts = next(run for run in runs["ours-auto"] if "tokens" in run)
     done = {system: [run for run in rounds if "cpu_s" in run] for system, rounds in runs.items()}
     speeds = {
@@ -120,10 +124,12 @@ def table(runs: dict) -> None:
         if found and not system.startswith("ours")
     ]
     print(
-        f"\n{counts['tokens']:,} tokens, {counts['supervised']:,} supervised, in one epoch of every run\n"
+        f"\n{counts['tokens']:,} tokens, {counts['supervised']:,} supervised, "
+        "in one epoch of every run\n"
     )
     print(
-        "| system | rounds | tokens per CPU-s | supervised | of the best peer | peak MB | loss | gradient norm |"
+        "| system | rounds | tokens per CPU-s | supervised | of the best peer | peak MB | loss "
+        "| gradient norm |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for system, rounds in runs.items():
@@ -137,8 +143,8 @@ def table(runs: dict) -> None:
             " ".join(f"{x:.3f}" for x in done[system][0][name]) for name in ("loss", "grad_norm")
         )
         print(
-            f"| {system} | {len(done[system])} | {spread(speeds[system])} | {supervised:.0f} | {ratio} "
-            f"| {spread([run['peak_mb'] for run in done[system]])} | {losses} | {norms} |"
+            f"| {system} | {len(done[system])} | {spread(speeds[system])} | {supervised:.0f} "
+            f"| {ratio} | {spread([run['peak_mb'] for run in done[system]])} | {losses} | {norms} |"
         )
 
 

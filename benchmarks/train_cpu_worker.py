@@ -1,9 +1,10 @@
-"""One training run of one system in its own environment, for train_cpu.py: same prompts, same adapter, same steps.
+"""One training run of one system in its own environment, for train_cpu.py.
 
     python train_cpu_worker.py SYSTEM MODEL_FOLDER PROMPTS.json RESULT.json ROOM
 
-Every system trains LoRA r 16 on all linear layers of the NF4 model for one optimizer step over all the prompts, from
-the answers' tokens alone. What is packed is packed into rows of ROOM tokens. Measured from the step's begin to its end.
+Every system trains LoRA r 16 on all linear layers of the NF4 model for one optimizer step over all
+the prompts, from the answers' tokens alone. What is packed is packed into rows of ROOM tokens.
+Measured from the step's begin to its end.
 """
 
 import json
@@ -45,10 +46,9 @@ def timed(base):
 
 def ours() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from types import SimpleNamespace
-
     from mimic_qlora.llm import chat
-    from mimic_qlora.training import packing, run
+    from mimic_qlora.training import loop, packing
+    from mimic_qlora.training.settings import TrainSettings
 
     path = Path(model_folder)
     tokenizer = chat.load_tokenizer(path)
@@ -57,34 +57,28 @@ def ours() -> None:
     ]
     found["tokens"] = sum(len(sample.ids) for sample in encoded)
     found["supervised"] = sum(sample.n_supervised for sample in encoded)
-    run.Report = timed(run.Report)
-    settings = dict(epochs=1, max_steps=None, lr=1e-3, rank=16, alpha=32, rslora=False, dropout=0.0)
-    settings |= dict(
+    loop.Report = timed(loop.Report)
+    settings = TrainSettings(
+        epochs=1,
+        lr=1e-3,
         batch_tokens=int(room),
         accumulate=len(records),
         checkpointing="none",
+        compute=system.removeprefix("ours-"),
+        optimizer="adamw_torch_fused",
         validations=1,
         patience=0,
     )
-    settings |= dict(
-        optimizer="adamw_torch_fused",
-        seed=42,
-        save_minutes=1e6,
-        compute=system.removeprefix("ours-"),
-    )
     work = Path(result_file).with_suffix(".work")
     work.mkdir()
-    run.train(
-        SimpleNamespace(**settings),
-        path,
-        "model",
-        {"train": encoded, "validation": encoded[:1]},
-        work,
-    )
+    loop.train(settings, path, "model", {"train": encoded, "validation": encoded[:1]}, work, 1e6)
 
 
 def theirs(trl_like) -> None:
-    """TRL's SFTTrainer, on a model that `trl_like` gives with its tokenizer and whether peft still has to be added."""
+    """Train by TRL's SFTTrainer.
+
+    `trl_like` gives model, tokenizer, and whether peft still has to be added.
+    """
     if "unsloth" in system:
         import unsloth as _  # noqa: F401  it patches TRL, and asks to come first
     import torch

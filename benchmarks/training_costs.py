@@ -1,10 +1,11 @@
-"""Hours and memory of training Llama 3 8B on GPUs of 24, 48 and 80 GB, computed from its shape: nothing is measured.
+"""Hours and memory of training Llama 3 8B on GPUs of 24 to 80 GB, computed, not measured.
 
     python benchmarks/training_costs.py
 
-For a million tokens of prompts as step 4 writes them (768 tokens each, 26% of them supervised). Checkpointing is the
-least with which the sum stays below nine tenths of the memory; speed assumes that the GPU reaches `SHARE` of its peak,
-recomputation included, which is what the best published run on a Hopper GPU reaches.
+For a million tokens of prompts as step 4 writes them (768 tokens each, 26% of them supervised).
+Checkpointing is the least with which the sum stays below nine tenths of the memory; speed assumes
+that the GPU reaches `SHARE` of its peak, recomputation included, which is what the best published
+run on a Hopper GPU reaches.
 """
 
 from train_gpu import LLAMA_3_8B
@@ -27,7 +28,8 @@ KINDS = {None: "no layer", 2: "every second layer", 1: "every layer"}
 def main():
     shape = cost.shape(LLAMA_3_8B)
     print(
-        "| GPU | memory | `--batch-tokens` | checkpointed | GiB in all | hours for a million tokens |"
+        "| GPU | memory | `--batch-tokens` | checkpointed | GiB in all "
+        "| hours for a million tokens |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
     for name, (memory, room) in GPUS.items():
@@ -41,7 +43,8 @@ def main():
         again = cost.recomputed_flops_per_token(shape, RANK, SAMPLE / 2, every)
         hours = 1e6 * (flops + again) / (SHARE * hardware.PEAK_TFLOPS[name] * 1e12) / 3600
         print(
-            f"| {name} | {memory} GB | {room:,} | {KINDS[every]} | {total / 2**30:.0f} | {hours:.2f} |"
+            f"| {name} | {memory} GB | {room:,} | {KINDS[every]} | {total / 2**30:.0f} "
+            f"| {hours:.2f} |"
         )
 
 

@@ -1,9 +1,10 @@
-"""Claim: step 5 starts in seconds, writes a checkpoint in a moment, and loses no more than --save-minutes to SIGKILL.
+"""Claim: step 5 starts in seconds and loses no more than --save-minutes to SIGKILL.
 
     python benchmarks/training_recovery.py --storage storage
 
-Trains the embedded model on step 4's prompts (`make demo` leaves some), a step a sequence, with a checkpoint each step
-and with none in between, and kills it at random moments. All is read from outside: lines of output and file times.
+Trains the embedded model on step 4's prompts (`make demo` leaves some), a step a sequence, with a
+checkpoint each step, and kills it at random moments. All is read from outside: lines of output and
+file times.
 """
 
 import argparse
@@ -60,7 +61,8 @@ def main():
     _, resumed, first = run(command, [], kill_after=0)
     lost.append(before - resumed)
     print(
-        "| seconds to the first step's end | seconds a checkpoint takes | steps lost to each SIGKILL |"
+        "| seconds to the first step's end | seconds a checkpoint takes "
+        "| steps lost to each SIGKILL |"
     )
     print("| --- | --- | --- |")
     print(
@@ -69,7 +71,10 @@ def main():
 
 
 def run(command: list, more: list, kill_after: float) -> tuple[int, int, float]:
-    """Kill the run so many seconds after its first step: (last step told, step it went on from, start-up seconds)."""
+    """Kill the run so many seconds after its first step.
+
+    Returns the last step that it told, the step it went on from, and its start-up seconds.
+    """
     began, first, last, resumed = time.time(), 0.0, 0, 0
     process = subprocess.Popen(
         [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT

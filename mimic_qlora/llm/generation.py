@@ -1,32 +1,46 @@
-"""Greedy answers: many at once, with the base and several adapters in one batch, or one answer as it comes."""
+"""Greedy answers: many at once, by base and adapters in one batch, or one as it is generated."""
 
 import threading
-from collections.abc import Generator
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mimic_qlora.llm import chat
 from mimic_qlora.step.errors import UserError
 
-NO_ROOM = "the GPU has too little memory to answer even one question at a time: free some, or use a larger one"
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Model: TypeAlias = "PreTrainedModel | PeftModel"
+
+NO_ROOM = (
+    "the GPU has too little memory to answer even one question at a time: free some, or use a "
+    "larger one"
+)
 
 
 class Answer(NamedTuple):
-    """One greedy answer: its text, its length in tokens (the end token included), and whether it ended by itself."""
+    """One greedy answer."""
 
     text: str
-    n_tokens: int
-    ended: bool
+    n_tokens: int  # with the end token
+    ended: bool  # by itself, not at the limit of tokens
 
 
-def prompt_ids(tokenizer, conversations: list) -> list:
-    """The token ids that ask for the next turn of each conversation."""
+def prompt_ids(
+    tokenizer: "PreTrainedTokenizerBase", conversations: Sequence[Sequence[chat.Turn]]
+) -> list[list[int]]:
+    """Return the token ids that ask for the next turn of each conversation."""
     return [chat.chat_ids(tokenizer, turns, add_generation_prompt=True) for turns in conversations]
 
 
-def batches(prompts: list, batch_size: int) -> list:
-    """The places of the prompts in batches of at most so many rows, the longest first: if memory does not suffice it
-    shows at once. No row is padded to more than twice its length, as a short one beside few-shot examples would be."""
-    planned = []
+def batches(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """Return the places of the prompts in batches of at most `batch_size` rows, the longest first.
+
+    If memory does not suffice, that shows at once. No row is padded to more than twice its length,
+    as a short one beside few-shot examples would be.
+    """
+    planned: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
         if (
             not planned
@@ -39,19 +53,21 @@ def batches(prompts: list, batch_size: int) -> list:
 
 
 def generate(
-    model,
-    tokenizer,
-    conversations: list,
-    who: list,
+    model: Model,
+    tokenizer: "PreTrainedTokenizerBase",
+    conversations: Sequence[Sequence[chat.Turn]],
+    who: Sequence[str],
     max_new_tokens: int,
     batch_size: int = 8,
-    on_batch=None,
-) -> list:
-    """An Answer to each conversation, in the order given, by whom `who` names at its place (see `adapter_names`).
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """Answer each conversation, in the order given, by whom `who` names at its place.
 
-    `on_batch(rows)` is called with the number of rows just answered.
+    The names are those of `adapter_names`. `on_batch(rows)` is called with the number of rows just
+    answered. Raises UserError when the GPU has no room for a single row.
     """
-    prompts, answers, fits = prompt_ids(tokenizer, conversations), {}, batch_size
+    prompts, fits = prompt_ids(tokenizer, conversations), batch_size
+    answers: dict[int, Answer] = {}
     for rows in batches(prompts, batch_size):
         given, fits = answer(
             model,
@@ -67,15 +83,22 @@ def generate(
     return [answers[i] for i in range(len(prompts))]
 
 
-def answer(model, tokenizer, prompts: list, who: list, max_new_tokens: int, fits: int) -> tuple:
-    """The Answers to a batch of prompts, given as token ids, and how many rows fit into memory at once.
+def answer(
+    model: Model,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[Sequence[int]],
+    who: Sequence[str],
+    max_new_tokens: int,
+    fits: int,
+) -> tuple[list[Answer], int]:
+    """Answer a batch of prompts, given as token ids, and return how many rows fit at once.
 
-    At most `fits` rows are generated together; when the GPU has no room for them, half as many are tried. Raises
-    UserError when there is no room for a single one.
+    At most `fits` rows are generated together; when the GPU has no room for them, half as many are
+    tried. Raises UserError when there is no room for a single one.
     """
     import torch
 
-    given = []
+    given: list[Answer] = []
     while len(given) < len(prompts):
         rows = slice(len(given), len(given) + fits)
         try:
@@ -89,7 +112,13 @@ def answer(model, tokenizer, prompts: list, who: list, max_new_tokens: int, fits
     return given, fits
 
 
-def _together(model, tokenizer, prompts: list, who: list, max_new_tokens: int) -> list:
+def _together(
+    model: Model,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[Sequence[int]],
+    who: Sequence[str],
+    max_new_tokens: int,
+) -> list[Answer]:
     model.eval()
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(
         model.device
@@ -102,8 +131,12 @@ def _together(model, tokenizer, prompts: list, who: list, max_new_tokens: int) -
     ]
 
 
-def adapter_names(model, who: list) -> dict:
-    """How `generate` is told who answers each row: "base", "adapter" (the first one loaded), or an adapter's name."""
+def adapter_names(model: Model, who: Sequence[str]) -> dict[str, list[str]]:
+    """Return the argument that tells PEFT's `generate` who answers each row; none without PEFT.
+
+    A name is "base", "adapter" (the first one loaded), or that of an adapter. Raises ValueError
+    for one that is not loaded.
+    """
     loaded = getattr(model, "peft_config", {})
     names = [{"base": "__base__", "adapter": "default"}.get(name, name) for name in who]
     if unknown := set(names) - {"__base__", *loaded}:
@@ -111,7 +144,10 @@ def adapter_names(model, who: list) -> dict:
     return {"adapter_names": names} if loaded else {}
 
 
-def greedy(tokenizer, model, max_new_tokens: int):
+def greedy(
+    tokenizer: "PreTrainedTokenizerBase", model: Model, max_new_tokens: int
+) -> "GenerationConfig":
+    """Return the settings of greedy decoding that ends at any end token."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
@@ -124,7 +160,9 @@ def greedy(tokenizer, model, max_new_tokens: int):
     )
 
 
-def to_answer(tokenizer, ids: list, ends: list) -> Answer:
+def to_answer(
+    tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], ends: Sequence[int]
+) -> Answer:
     """Cut a row of generated ids after its first end token; what follows is padding."""
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
     kept = ids if stop is None else ids[: stop + 1]
@@ -134,11 +172,15 @@ def to_answer(tokenizer, ids: list, ends: list) -> Answer:
 
 
 def stream(
-    model, tokenizer, conversation: list, who: str, max_new_tokens: int
+    model: Model,
+    tokenizer: "PreTrainedTokenizerBase",
+    conversation: Sequence[chat.Turn],
+    who: str,
+    max_new_tokens: int,
 ) -> Generator[str, None, Answer]:
-    """Yield the greedy answer to one conversation piece by piece, and return it whole. Closing this stops the model.
+    """Yield the greedy answer to one conversation piece by piece, and return it whole.
 
-    Raises UserError when the GPU has no room for it.
+    Closing the generator stops the model. Raises UserError when the GPU has no room.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -148,7 +190,7 @@ def stream(
     stopped = threading.Event()
 
     class Stop(StoppingCriteria):
-        def __call__(self, input_ids, scores, **kwargs):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
             return torch.full((input_ids.shape[0],), stopped.is_set(), device=input_ids.device)
 
     ids = torch.tensor(prompt_ids(tokenizer, [conversation]), device=model.device)
@@ -164,9 +206,8 @@ def stream(
             streamer=pieces,
             **adapter_names(model, [who]),
         )
-        done.add_done_callback(
-            lambda _: pieces.end()
-        )  # also after an error, else the reader waits for ever
+        # also after an error, else the reader would wait for ever
+        done.add_done_callback(lambda _: pieces.end())
         try:
             yield from (piece for piece in pieces if piece)
             (output,) = done.result()[:, ids.shape[1] :].tolist()

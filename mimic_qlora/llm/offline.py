@@ -1,29 +1,41 @@
-"""transformers, cut off from the network and quiet: import it through `quiet_transformers`, never directly."""
+"""transformers and datasets, cut off from the network and quiet; import them through here."""
 
+import logging
 import os
 import warnings
+from typing import Any
 
-# transformers reads these when it is imported, so they are set before any function here imports it; patient text
-# passes through these libraries, hence no hub, no telemetry, no kernels fetched at run time
-os.environ.update(
-    HF_HUB_OFFLINE="1",
-    TRANSFORMERS_OFFLINE="1",
-    HF_DATASETS_OFFLINE="1",
-    HF_HUB_DISABLE_TELEMETRY="1",
-    DISABLE_TELEMETRY="1",
-    DO_NOT_TRACK="1",
-    USE_HUB_KERNELS="NO",
-)
-os.environ.setdefault(
-    "TOKENIZERS_PARALLELISM", "false"
-)  # its threads and a later fork do not go together
+# Patient text passes through these libraries: no hub, no telemetry, no kernels fetched at run time.
+# Each library reads its variables once, when it is imported.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "USE_HUB_KERNELS": "NO",
+}
 
 
-def quiet_transformers():
-    """transformers, without its notices and bars: what a run says is said by the run."""
-    import logging
+def cut_off() -> None:
+    """Keep Hugging Face's libraries from the network; called before the first is imported."""
+    os.environ.update(ENVIRONMENT)
+    # the threads of its tokenizers do not survive a later fork
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-    # deprecations inside peft, and its vain look on the hub for a base model that is not there under its own name
+
+# At import too, so that whoever imports a module of `llm` is cut off, whatever it imports next.
+cut_off()
+
+
+def quiet_transformers() -> Any:
+    """Return the module transformers, cut off and without notices and bars; the run itself reports.
+
+    `Any`, since transformers makes its attributes when they are asked for.
+    """
+    cut_off()
+    # deprecations inside peft, and its vain look on the hub for the config of a local base model
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.")
     warnings.filterwarnings("ignore", message="Could not find a config file")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -32,3 +44,13 @@ def quiet_transformers():
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
+
+
+def quiet_datasets() -> Any:
+    """Return the module datasets, cut off and without notices and bars."""
+    cut_off()
+    import datasets
+
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    return datasets

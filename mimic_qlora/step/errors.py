@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something that the user can put right: one sentence that says what is wrong, where, and what to do."""
+    """An error that the user can fix: one sentence on what is wrong, where, and what to do."""
 
 
 class UpToDate(Exception):

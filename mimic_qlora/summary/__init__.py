@@ -1,1 +1,4 @@
-"""Step 2 (`summarize_jsonl.py`) writes `summary/`: statistics of the patients, small counts hidden."""
+"""Step 2 (`summarize_jsonl.py`) writes `summary/`.
+
+Statistics of the patients, small counts hidden.
+"""

@@ -1,101 +1,117 @@
-"""What step 2 prints and writes: tables, CSV, page."""
+"""The summary for people: tables on the terminal, CSV and JSON files, one HTML page with plots."""
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+from markupsafe import Markup
+
+from mimic_qlora.display import cells, csv_files, html, plots, text_tables
+from mimic_qlora.display.cells import Cell
 from mimic_qlora.step import files
+from mimic_qlora.summary.disclosure import Rows
+from mimic_qlora.summary.tables import Summary, Table
 
 
-def print_tables(tables: dict, skipped: list, min_cell: int) -> None:
-    """Everything but the long list of columns and the histogram, as text of 100 columns."""
-    from mimic_qlora.display import text_tables
-    from mimic_qlora.summary import tables as summaries
+class Bars(NamedTuple):
+    """The plot of a table: a bar for each row."""
 
-    for name, (heading, rows) in tables.items():
-        if name == "missing":
-            print(f"\n{empty_columns(rows)} (missing.csv has them all)")
-        elif name != "diagnoses_histogram":
-            print(text_tables.text_table(rows, heading))
-            if name in summaries.NOTES:
-                print(textwrap.fill(summaries.NOTES[name], text_tables.WIDTH))
-    print(
-        "\n"
-        + "\n".join(
-            textwrap.fill(line, text_tables.WIDTH) for line in [*skipped, privacy(min_cell)]
-        )
-    )
+    value: str  # column of the bars' lengths
+    label: Callable[[dict[str, Cell]], str]
+    xlabel: str
+    log: bool = False
 
 
-def empty_columns(rows: list) -> str:
+def _diagnosis(row: dict[str, Cell]) -> str:
+    return f"ICD-{row['icd_version']} {row['icd_code']} {row['title']}"
+
+
+PLOTS = {
+    "rows_per_table": Bars("rows", lambda row: str(row["table"]), "rows, logarithmic", log=True),
+    "diagnoses_histogram": Bars(
+        "patients", lambda row: f"{row['coded_diagnoses']} codes", "patients"
+    ),
+    "top_diagnoses_by_patients": Bars("patients", _diagnosis, "patients"),
+    "top_phenotypes": Bars("patients", lambda row: str(row["name"]), "patients"),
+    "top_drugs": Bars("patients", lambda row: str(row["drug"]), "patients"),
+    "top_labs": Bars("patients", lambda row: f"{row['lab']}, {row['fluid']}", "patients"),
+}
+
+
+def print_tables(summary: Summary, min_cell: int) -> None:
+    """Print all tables but the long list of columns and the histogram."""
+    for table in summary.tables:
+        if table.name == "missing":
+            print(f"\n{empty_columns(table.rows)} (missing.csv has them all)")
+        elif table.name != "diagnoses_histogram":
+            print(text_tables.text_table(table.rows, table.heading))
+            if table.note:
+                print(textwrap.fill(table.note, text_tables.WIDTH))
+    print()
+    for line in [*summary.skipped, privacy(min_cell)]:
+        print(textwrap.fill(line, text_tables.WIDTH))
+
+
+def empty_columns(rows: Rows) -> str:
+    """Return a sentence on how many columns hold nothing or little."""
     empty = sum(row["filled"] == 0 for row in rows)
-    mostly = sum(
-        isinstance(row["empty_share"], float) and 0.5 < row["empty_share"] < 1 for row in rows
-    )
+    shares = [row["empty_share"] for row in rows]
+    mostly = sum(isinstance(share, float) and 0.5 < share < 1 for share in shares)
     return (
         f"Of {len(rows)} columns, {empty} hold nothing and {mostly} more are more than half empty"
     )
 
 
 def privacy(min_cell: int) -> str:
+    """Return a sentence on which counts are hidden."""
     if min_cell:
         return (
-            f"Counts of 1 to {min_cell - 1} patients are written as <{min_cell}, and what gives them away as hidden "
-            f"(--min-cell 0 shows all: keep that on this machine)"
+            f"Counts of 1 to {min_cell - 1} patients are written as <{min_cell}, and cells that "
+            "would reveal them as hidden (--min-cell 0 shows all: keep that on this machine)"
         )
     return "Small counts are shown (--min-cell 0): keep the summary on this machine"
 
 
-def write_tables(folder: Path, tables: dict, manifest: dict, min_cell: int) -> None:
-    from mimic_qlora.display import csv_files, html
+def write_files(folder: Path, summary: Summary, data: str, min_cell: int) -> None:
+    """Write each table as CSV, all of them as summary.json, and the page. `data` names the data."""
+    for table in summary.tables:
+        csv_files.write(folder / f"{table.name}.csv", table.rows)
+    tables = {table.name: {"title": table.heading, "rows": table.rows} for table in summary.tables}
+    content = {"data": data, "min_cell": min_cell, "tables": tables}
+    files.write_json(folder / "summary.json", content)
+    html.write_page(
+        folder / "summary.html",
+        "Summary of the patients",
+        [data, *summary.skipped, privacy(min_cell) + "."],
+        [html.Section(table.heading, _parts(table, min_cell)) for table in summary.tables],
+    )
 
-    for name, (_, rows) in tables.items():
-        csv_files.write(folder / f"{name}.csv", rows)
-    content = {name: {"title": heading, "rows": rows} for name, (heading, rows) in tables.items()}
-    summary = {"data": html.data_line(manifest), "min_cell": min_cell, "tables": content}
-    files.write_json(folder / "summary.json", summary)
+
+def _parts(table: Table, min_cell: int) -> list[Markup]:
+    """Return the plot of a table if it has one, its rows, and its note."""
+    parts = []
+    if table.name in PLOTS and table.rows:
+        parts.append(_plot(table, PLOTS[table.name], min_cell))
+    if table.name == "missing":
+        parts.append(html.paragraph(empty_columns(table.rows) + "."))
+        parts.append(html.table(table.rows, folded=f"All {len(table.rows)} columns"))
+    else:
+        parts.append(html.table(table.rows))
+    if table.note:
+        parts.append(html.paragraph(table.note))
+    return parts
 
 
-def write_page(path: Path, tables: dict, skipped: list, manifest: dict, min_cell: int) -> None:
-    """All tables and their plots as one page."""
-    from mimic_qlora.display import cells, html, plots
-    from mimic_qlora.summary import tables as summaries
-
-    def plot(name: str, value: str, label, xlabel: str, log: bool = False) -> str:
-        heading, rows = tables[name]
-        small = [
-            not isinstance(row[value], int) for row in rows
-        ]  # drawn as hatched bars up to the limit
-        values = [min_cell if s else row[value] for row, s in zip(rows, small, strict=True)]
-        texts = [cells.shown(row[value]) for row in rows]
-        alt = f"{heading}, as bars; the table below has the numbers"
-        return plots.bars([label(row) for row in rows], values, texts, small, xlabel, alt, log)
-
-    def diagnosis(row: dict) -> str:
-        return f"ICD-{row['icd_version']} {row['icd_code']} {row['title']}"
-
-    drawn = {
-        "rows_per_table": ("rows", lambda row: row["table"], "rows, logarithmic", True),
-        "diagnoses_histogram": (
-            "patients",
-            lambda row: f"{row['coded_diagnoses']} codes",
-            "patients",
-        ),
-        "top_diagnoses_by_patients": ("patients", diagnosis, "patients"),
-        "top_phenotypes": ("patients", lambda row: row["name"], "patients"),
-        "top_drugs": ("patients", lambda row: row["drug"], "patients"),
-        "top_labs": ("patients", lambda row: f"{row['lab']}, {row['fluid']}", "patients"),
-    }
-    sections = []
-    for name, (heading, rows) in tables.items():
-        parts = [plot(name, *drawn[name])] if name in drawn and rows else []
-        if name == "missing":
-            parts += [
-                html.paragraph(empty_columns(rows) + "."),
-                html.table(rows, folded=f"All {len(rows)} columns"),
-            ]
-        else:
-            parts.append(html.table(rows))
-        parts += [html.paragraph(summaries.NOTES[name])] if name in summaries.NOTES else []
-        sections.append((heading, parts))
-    lead = [html.data_line(manifest), *skipped, privacy(min_cell) + "."]
-    html.write_page(path, "Summary of the patients", lead, sections)
+def _plot(table: Table, bars: Bars, min_cell: int) -> Markup:
+    """Return the bars of a table; a hidden count is a hatched bar up to the limit."""
+    lengths = [row[bars.value] for row in table.rows]
+    return plots.bars(
+        [bars.label(row) for row in table.rows],
+        [length if isinstance(length, int) else min_cell for length in lengths],
+        [cells.shown(length) for length in lengths],
+        [not isinstance(length, int) for length in lengths],
+        bars.xlabel,
+        f"{table.heading}, as bars; the table below has the numbers",
+        bars.log,
+    )

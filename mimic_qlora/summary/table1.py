@@ -1,19 +1,28 @@
-"""Table 1: the patients with a coded stay, whom steps 3 to 7 study, and those without apart, small counts hidden.
+"""Table 1: the cohort of steps 3 to 7, the patients with a coded stay, and all others apart.
 
-The library tableone gives the same figures; it stays out because it has no way to hide a small count, let alone the
-one beside it from which the small one could be worked out, and brings three further packages.
+The library tableone gives the same figures. It has no way to hide a small count, let alone the one
+beside it from which the small one could be worked out, and brings three further packages.
 """
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+from duckdb import DuckDBPyConnection
+
+from mimic_qlora.display.cells import Cell
 from mimic_qlora.subjects import database
-from mimic_qlora.summary.disclosure import HIDDEN, hidden_cells, is_small
+from mimic_qlora.subjects.manifest import SubjectsManifest
+from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
 
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
-_UNKNOWN = ("not recorded", "no hospital stay")  # these stand last
+_UNKNOWN = ("not recorded", "no hospital stay")  # the last rows of a characteristic
 
 NOTE = (
-    "Age, race, insurance and admission type are those of the first stay, of whichever kind; MIMIC-IV gives everybody "
-    "above 89 years as 91. Days of each stay are over all stays, days from first to last over patients."
+    "Age, race, insurance and admission type are those of the first stay, of whichever kind; "
+    "MIMIC-IV gives everybody above 89 years as 91. Days of each stay are over all stays, "
+    "days from first to last over patients."
 )
 
 _LEVELS = {
@@ -22,7 +31,7 @@ _LEVELS = {
     "Insurance": "insurance",
     "Admission type": "admission_type",
 }
-# Race in MIMIC-IV's words, by how they begin, in the groups of a Table 1.
+# How races begin in MIMIC-IV, and their group in Table 1.
 _RACES = {
     "WHITE": "White",
     "PORTUGUESE": "White",
@@ -34,17 +43,54 @@ _RACES = {
 }
 
 
-def table1(con, manifest: dict, min_cell: int) -> list:
-    """Table 1 of the patients with a coded stay, overall and by split; those without any are in the last column alone.
+class Groups(NamedTuple):
+    """The patients of each column of Table 1."""
 
-    Counts above 0 and below `min_cell` are hidden, and so is the next smallest where a sum would give them away.
+    people: dict[str, pd.DataFrame]  # a row for each patient
+    sizes: dict[str, int | str]  # patients, or what is shown where they are hidden
+    min_cell: int
+
+
+def table1(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Return Table 1, overall and by split; patients without a coded stay have their own column.
+
+    Counts above 0 and below `min_cell` are hidden, and the next smallest where a sum would reveal
+    them.
     """
     people, stays = _people(con), _stays(con)
+    groups = _groups(people, min_cell)
+    everybody = groups.people
+
+    def yes_no(title: str, column: str) -> Rows:
+        yes = {name: int((part[column] > 0).sum()) for name, part in everybody.items()}
+        no = {name: len(part) - yes[name] for name, part in everybody.items()}
+        return _levels(title, {"": yes, "no": no}, groups)[:1]
+
+    rows: Rows = [{"characteristic": "Patients", **groups.sizes}]
+    rows += _quartiles("Age, years", lambda part: part.age, groups)
+    for title, column in _LEVELS.items():
+        rows += _levels(title, _counts(people, column, everybody), groups)
+    rows += _quartiles("Stays per patient", lambda part: part.stays, groups)
+    rows += _quartiles(
+        "Days of each stay",
+        lambda part: stays.days[stays.subject_id.isin(part.subject_id)],
+        groups,
+    )
+    rows += _quartiles("Days from first to last", lambda part: part.days_covered, groups)
+    rows += yes_no("Any ICU stay", "icu_stays")
+    rows += yes_no("Died in hospital", "died")
+    rows += _quartiles("ICU stays if any", lambda part: part.icu_stays[part.icu_stays > 0], groups)
+    return rows
+
+
+def _groups(people: pd.DataFrame, min_cell: int) -> Groups:
+    """Return the patients of each column and its size, hidden where it must be."""
     of_split = {name: people.coded & (people.split == name) for name in SPLITS[1:]}
     member = {"overall": people.coded, **of_split, "no coded stay": ~people.coded}
-    who = {name: people[mask] for name, mask in member.items()}
-    sizes = {name: len(part) for name, part in who.items()}
-    # the size of each split is told elsewhere: so is, by difference, how many in it have no coded stay
+    parts = {name: people[mask] for name, mask in member.items()}
+    sizes = {name: len(part) for name, part in parts.items()}
+    # The overview tells the size of each split, and so, by difference, its patients without a
+    # coded stay.
     rest = {
         f"not coded: {name}": int((~people.coded & (people.split == name)).sum())
         for name in of_split
@@ -52,62 +98,54 @@ def table1(con, manifest: dict, min_cell: int) -> list:
     sums = [list(SPLITS), ["no coded stay", *rest], ["overall", "no coded stay"]]
     sums += [[name, f"not coded: {name}"] for name in of_split]
     hidden = hidden_cells(sizes | rest, sums, min_cell)
-    sizes |= {name: text for name, text in hidden.items() if name in sizes}
-    blocks = [[{"characteristic": "Patients", **sizes}]]
-
-    def quartiles(title: str, values) -> None:
-        blocks.append(
-            _quartiles(title, {name: values(part) for name, part in who.items()}, sizes, min_cell)
-        )
-
-    quartiles("Age, years", lambda part: part.age)
-    for title, column in _LEVELS.items():
-        levels = {
-            v: {name: int((part[column] == v).sum()) for name, part in who.items()}
-            for v in set(people[column])
-        }
-        order = sorted(
-            levels, key=lambda level: (level in _UNKNOWN, -levels[level]["overall"], level)
-        )
-        blocks.append(_levels(title, {level: levels[level] for level in order}, sizes, min_cell))
-    quartiles("Stays per patient", lambda part: part.stays)
-    quartiles("Days of each stay", lambda part: stays.days[stays.subject_id.isin(part.subject_id)])
-    quartiles("Days from first to last", lambda part: part.days_covered)
-    for title, column in (("Any ICU stay", "icu_stays"), ("Died in hospital", "died")):
-        yes = {name: int((part[column] > 0).sum()) for name, part in who.items()}
-        no = {name: len(part) - yes[name] for name, part in who.items()}
-        blocks.append(_levels(title, {"": yes, "no": no}, sizes, min_cell)[:1])
-    quartiles("ICU stays if any", lambda part: part.icu_stays[part.icu_stays > 0])
-    return [row for block in blocks for row in block]
+    return Groups(parts, {name: hidden.get(name, n) for name, n in sizes.items()}, min_cell)
 
 
-def _people(con):
+def _counts(
+    people: pd.DataFrame, column: str, parts: Mapping[str, pd.DataFrame]
+) -> dict[str, dict[str, int]]:
+    """Count the patients of each level of a column in each group, the most frequent level first."""
+    levels = {
+        level: {name: int((part[column] == level).sum()) for name, part in parts.items()}
+        for level in set(people[column])
+    }
+    order = sorted(levels, key=lambda level: (level in _UNKNOWN, -levels[level]["overall"], level))
+    return {level: levels[level] for level in order}
+
+
+def _people(con: DuckDBPyConnection) -> pd.DataFrame:
+    """Return a row for each patient: split, whether coded, first stay, numbers of stays."""
     there = database.names(con)
-    # a table that is not there has nobody in it
-    coded, icu = (
-        t if t in there else "(SELECT subject_id FROM patients WHERE false)"
-        for t in ("diagnoses_icd", "icustays")
-    )
+
+    def table(name: str) -> str:  # a table that is not there has nobody in it
+        return name if name in there else "(SELECT subject_id FROM patients WHERE false)"
+
     people = con.execute(f"""
-        WITH first AS (SELECT *, row_number() OVER (PARTITION BY subject_id ORDER BY admittime, hadm_id) AS place
-                       FROM admissions),
-             stays AS (SELECT subject_id, count(*) AS stays, max(hospital_expire_flag) AS died,
-                              epoch(max(dischtime) - min(admittime)) / 86400 AS days_covered FROM admissions GROUP BY 1)
+        WITH first AS (
+            SELECT *, row_number() OVER (PARTITION BY subject_id ORDER BY admittime, hadm_id)
+                   AS place
+            FROM admissions),
+        stays AS (
+            SELECT subject_id, count(*) AS stays, max(hospital_expire_flag) AS died,
+                   epoch(max(dischtime) - min(admittime)) / 86400 AS days_covered
+            FROM admissions GROUP BY 1)
         SELECT p.subject_id, s.split, p.gender, c.subject_id IS NOT NULL AS coded,
                p.anchor_age + coalesce(year(a.admittime) - p.anchor_year, 0) AS age,
                a.race, a.insurance, a.admission_type, a.subject_id IS NOT NULL AS admitted,
-               coalesce(t.stays, 0) AS stays, coalesce(t.died, 0) AS died, t.days_covered, coalesce(i.n, 0) AS icu_stays
+               coalesce(t.stays, 0) AS stays, coalesce(t.died, 0) AS died, t.days_covered,
+               coalesce(i.n, 0) AS icu_stays
         FROM patients p JOIN split s USING (subject_id)
         LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1
         LEFT JOIN stays t ON t.subject_id = p.subject_id
-        LEFT JOIN (SELECT DISTINCT subject_id FROM {coded}) c ON c.subject_id = p.subject_id
-        LEFT JOIN (SELECT subject_id, count(*) AS n FROM {icu} GROUP BY 1) i ON i.subject_id = p.subject_id
+        LEFT JOIN (SELECT DISTINCT subject_id FROM {table("diagnoses_icd")}) c
+               ON c.subject_id = p.subject_id
+        LEFT JOIN (SELECT subject_id, count(*) AS n FROM {table("icustays")} GROUP BY 1) i
+               ON i.subject_id = p.subject_id
         ORDER BY p.subject_id""").df()
     people["race"] = people.race.map(_race, na_action="ignore")
     for column in ("race", "insurance", "admission_type"):
-        people[column] = (
-            people[column].astype(object).fillna(_UNKNOWN[0]).where(people.admitted, _UNKNOWN[1])
-        )
+        known = people[column].astype(object).fillna(_UNKNOWN[0])
+        people[column] = known.where(people.admitted, _UNKNOWN[1])
     people["gender"] = people.gender.astype(object).fillna(_UNKNOWN[0])
     return people
 
@@ -116,26 +154,29 @@ def _race(text: str) -> str:
     return next((group for start, group in _RACES.items() if text.startswith(start)), "Other")
 
 
-def _stays(con):
-    days = "epoch(dischtime - admittime) / 86400 AS days"
-    return con.execute(
-        f"SELECT subject_id, {days} FROM admissions ORDER BY subject_id, hadm_id"
-    ).df()
+def _stays(con: DuckDBPyConnection) -> pd.DataFrame:
+    """Return subject_id and length in days of each hospital stay."""
+    return con.execute("""
+        SELECT subject_id, epoch(dischtime - admittime) / 86400 AS days
+        FROM admissions ORDER BY subject_id, hadm_id""").df()
 
 
-def _levels(title: str, counts: dict, sizes: dict, min_cell: int) -> list:
-    """Rows "n (%)" of one characteristic: level -> column -> count. Where a size is hidden, its whole column is."""
-    sums = [[(v, c) for v in counts] for c in COLUMNS] + [[(v, c) for c in SPLITS] for v in counts]
-    hidden = hidden_cells({(v, c): counts[v][c] for v in counts for c in COLUMNS}, sums, min_cell)
-    rows = (
-        []
-        if list(counts)[:1] == [""]
-        else [{"characteristic": title, **dict.fromkeys(COLUMNS, "")}]
-    )
+def _levels(title: str, counts: Mapping[str, Mapping[str, int]], groups: Groups) -> Rows:
+    """Return rows "n (%)" of one characteristic; `counts` are level -> column -> patients.
+
+    A level "" stands for the characteristic itself. Where a size is hidden, its column is too.
+    """
+    cells = {(level, column): counts[level][column] for level in counts for column in COLUMNS}
+    sums = [[(level, column) for level in counts] for column in COLUMNS]
+    sums += [[(level, column) for column in SPLITS] for level in counts]
+    hidden = hidden_cells(cells, sums, groups.min_cell)
+    rows: Rows = []
+    if "" not in counts:
+        rows.append({"characteristic": title, **dict.fromkeys(COLUMNS, "")})
     for level, by_column in counts.items():
-        row = {"characteristic": f"  {level}" if level else title}
+        row: dict[str, Cell] = {"characteristic": f"  {level}" if level else title}
         for column in COLUMNS:
-            n, size = by_column[column], sizes[column]
+            n, size = by_column[column], groups.sizes[column]
             if isinstance(size, str):
                 row[column] = HIDDEN
             else:
@@ -152,11 +193,12 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 20 or value == int(value) else f"{value:.1f}"
 
 
-def _quartiles(title: str, values: dict, sizes: dict, min_cell: int) -> list:
-    row = {"characteristic": title}
-    for name, column in values.items():
-        numbers = column.dropna()
-        if isinstance(sizes[name], str) or is_small(len(numbers), min_cell):
+def _quartiles(title: str, values: Callable[[pd.DataFrame], pd.Series], groups: Groups) -> Rows:
+    """Return one row "median [quartiles]" of the values that are known in each group."""
+    row: dict[str, Cell] = {"characteristic": title}
+    for name, part in groups.people.items():
+        numbers = values(part).dropna()
+        if isinstance(groups.sizes[name], str) or is_small(len(numbers), groups.min_cell):
             row[name] = HIDDEN
         elif len(numbers):
             low, middle, high = numbers.quantile([0.25, 0.5, 0.75])

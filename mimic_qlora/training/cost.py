@@ -1,31 +1,31 @@
-"""What training a model of a given shape costs, computed: floating-point operations a token, and bytes of memory.
+"""The computed cost of training: floating-point operations a token, and bytes of memory.
 
-The shape is a model's config.json. Formulas count the Llama family's layers; LoRA sits on all seven linear layers.
+The shape is that of a model's config.json. The formulas count the layers of the Llama family, with
+LoRA on all seven linear layers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mimic_qlora.training.low_memory import CHUNK
 
-NF4_BYTES = (
-    0.5 + 1 / 64 + 4 / 64 / 256
-)  # a weight: 4 bits, an 8-bit scale for 64, a float32 scale for 256 of those
+# bytes of a weight: 4 bits, an 8-bit scale for 64, a float32 scale for 256 of those
+NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256
 
 
 class Shape(NamedTuple):
-    """The sizes that costs depend on: numbers of weights, and widths."""
+    """The sizes that costs depend on."""
 
     linear: int  # weights of the linear layers without the head
-    head: int
-    embeddings: int  # the head's too, unless they are the same
-    lora_per_rank: int
+    head: int  # weights
+    embeddings: int  # weights, with the head's unless the two are tied
+    lora_per_rank: int  # weights of the LoRA matrices of rank 1
     layers: int
     width: int
-    ffn: int
+    ffn: int  # width inside the MLP
 
 
-def shape(config: dict) -> Shape:
-    """The shape that a config.json gives. Raises KeyError when it is of another family."""
+def shape(config: dict[str, Any]) -> Shape:
+    """Return the shape in a config.json. Raises KeyError when it is of another family."""
     d, f, n = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or d // heads
@@ -44,11 +44,13 @@ def shape(config: dict) -> Shape:
 
 
 def flops_per_token(s: Shape, rank: int, attended: float, supervised_share: float) -> float:
-    """Operations that training one token needs, recomputation not counted (what MFU is a share of).
+    """Return the operations that training one token needs, the numerator of MFU.
 
-    Forward 2 for each weight, backward 2 more for the frozen ones (their inputs' gradients) and 4 for LoRA's; the head
-    only where a token is supervised; causal attention to `attended` tokens on average (half a sample's, unless its
-    start is shared), forward once and backward twice (Chowdhery et al., PaLM, appendix B; arXiv:2204.02311).
+    Forward takes 2 for each weight, backward 2 more for the frozen ones (their inputs' gradients)
+    and 4 for LoRA's. The head counts only where a token is supervised. Causal attention goes to
+    `attended` tokens on average (half a sample's, unless its start is shared), forward once and
+    backward twice. Recomputation is not counted (Chowdhery et al., PaLM, appendix B;
+    arXiv:2204.02311).
     """
     attention = 3 * 4 * s.layers * s.width * attended
     return 4 * s.linear + 4 * s.head * supervised_share + 6 * rank * s.lora_per_rank + attention
@@ -57,23 +59,28 @@ def flops_per_token(s: Shape, rank: int, attended: float, supervised_share: floa
 def recomputed_flops_per_token(
     s: Shape, rank: int, attended: float, checkpointing: int | None
 ) -> float:
-    """What is added when every n-th layer is checkpointed: its forward once more."""
+    """Return the operations a token that checkpointing every n-th layer adds: its forward again."""
     forward = 2 * s.linear + 2 * rank * s.lora_per_rank + 4 * s.layers * s.width * attended
     return forward / checkpointing if checkpointing else 0.0
 
 
 def fixed_bytes(s: Shape, rank: int, dtype_bytes: int = 2) -> float:
-    """Memory that stands still: NF4 weights, embeddings, head, float32 LoRA with its gradients and AdamW's moments."""
+    """Return the memory that does not depend on the batch, in bytes.
+
+    It holds NF4 weights, embeddings, head, and float32 LoRA with its gradients and AdamW's moments.
+    """
     return NF4_BYTES * s.linear + dtype_bytes * s.embeddings + 16 * rank * s.lora_per_rank
 
 
 def activation_bytes(
     s: Shape, tokens: int, supervised: int, kept_layers: float, dtype_bytes: int = 2
 ) -> float:
-    """Memory that grows with the batch: what backward needs of `kept_layers` layers, the inputs of the others, and
-    the logits where supervised, some rows of which are widened to float32 twice (`lean_gradients`).
+    """Return the memory that grows with the batch, in bytes.
 
-    A kept layer holds two float32 inputs of its norms, five and a half widths around attention, three of the MLP.
+    It holds what backward needs of `kept_layers` layers, the inputs of the others, and the logits
+    where supervised, `CHUNK` rows of which are widened to float32 twice (`low_memory`). A kept
+    layer has two float32 inputs of its norms, five and a half widths around attention, three of
+    the MLP.
     """
     layer = 8 * s.width + dtype_bytes * (5.5 * s.width + 3 * s.ffn)
     kept = min(s.layers, max(1.0, kept_layers))
@@ -83,5 +90,8 @@ def activation_bytes(
 
 
 def kept_layers(s: Shape, checkpointing: int | None) -> float:
-    """Layers whose activations are kept when every n-th is checkpointed: all without, one (being redone) with 1."""
+    """Return the layers whose activations are kept when every n-th is checkpointed.
+
+    Without checkpointing all are kept, with 1 only the one that is being recomputed.
+    """
     return s.layers - s.layers // checkpointing + 1 if checkpointing else s.layers

@@ -1,83 +1,169 @@
-"""Step 4's prompts as step 5 takes them: read, checked against the split and the model, encoded whole."""
+"""The prompts of step 4 for training: read, checked against split and model, encoded.
 
+They are read through Hugging Face `datasets` into memory-mapped Arrow, so that their text takes no
+memory: `benchmarks/training_memory.py` measures it.
+"""
+
+import contextlib
+import itertools
 import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.chart import context
 from mimic_qlora.llm import chat, embedded, finding
+from mimic_qlora.llm.offline import quiet_datasets
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
+from mimic_qlora.training import packing
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+SPLITS = ("train", "validation")
+CACHE = ".training-prompts."  # begins the name of the folder of the Arrow files
+HOUR = 3600
+
+Prompts = dict[str, "Dataset"]  # by split; rows {"messages": [turns], "subject_id": int}
 
 
-def read(store: Path, limit: int | None) -> dict:
-    """The prompts of step 4 for training and validation: split -> records."""
-    records = {}
-    for split in ("train", "validation"):
-        path = store / "prompts" / f"{split}.jsonl"
-        try:
-            with open(path, encoding="utf-8") as file:
-                records[split] = [whole(json.loads(line)) for line in file][:limit]
-        except (OSError, ValueError, LookupError, TypeError):
-            raise UserError(
-                f"{path} cannot be read: run `{storage.command_for('prompts')} --force`"
-            ) from None
-        if not records[split]:
-            raise UserError(
-                f"{path} holds no prompt: convert more patients in step 1 (--sample), then run steps 1 to 4 again"
-            )
-    return records
+@dataclass(frozen=True)
+class BaseModel:
+    """The identity of a base model, as the manifest of an adapter holds it."""
+
+    name: str
+    fingerprint: str
+    template_sha256: str  # of its chat template
 
 
-def whole(row: dict) -> dict:
-    """A record that has what is read of it. Raises ValueError, LookupError or TypeError for another."""
-    if row["messages"][-1]["role"] != "assistant" or not all(
-        turn["content"] + turn["role"] for turn in row["messages"]
-    ):
+@contextlib.contextmanager
+def opened(store: Path, limit: int | None) -> Iterator[Prompts]:
+    """Open step 4's prompts for training and validation, of each at most the first `limit`.
+
+    The Arrow files hold patient data: they lie in a private folder of the storage folder, which is
+    gone at the end. Raises UserError, with file and line, for a record that cannot be used, and
+    when a file holds none.
+    """
+    _remove_leftovers(store)
+    with tempfile.TemporaryDirectory(
+        prefix=CACHE, dir=store, ignore_cleanup_errors=True
+    ) as folder:  # mode 0700
+        yield {
+            split: _open(store / "prompts" / f"{split}.jsonl", limit, folder) for split in SPLITS
+        }
+
+
+def _remove_leftovers(store: Path) -> None:
+    """Remove the folders of runs that were killed; what an open file still maps stays readable."""
+    for folder in store.glob(f"{CACHE}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > HOUR:
+                shutil.rmtree(folder)
+
+
+def _open(path: Path, limit: int | None, cache: str) -> "Dataset":
+    """Write one split as Arrow into a folder and map it into memory."""
+    datasets = quiet_datasets()
+    text = datasets.Value("string")
+    turns = [{"role": text, "content": text}]
+    try:
+        return datasets.Dataset.from_generator(
+            _rows,
+            features=datasets.Features({"messages": turns, "subject_id": datasets.Value("int64")}),
+            cache_dir=cache,
+            gen_kwargs={"path": path, "limit": limit},
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
+
+
+def _rows(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the messages and the patient of each record of a file."""
+    number = 0  # records so far
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in itertools.islice(file, limit):
+                yield whole(json.loads(line))
+                number += 1
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {_again()}") from None
+    except (ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{path} cannot be read (line {number + 1} is not a conversation that ends with an "
+            f"answer): {_again()}"
+        ) from None
+    if not number:
+        raise UserError(
+            f"{path} holds no prompt: convert more patients in step 1 (--sample), then run steps "
+            "1 to 4 again"
+        )
+
+
+def _again() -> str:
+    return f"run `{storage.command_for('prompts')} --force`"
+
+
+def whole(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what is read of a record. Raises ValueError, LookupError or TypeError if it is bad."""
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]]
+    if turns[-1]["role"] != "assistant" or not all(t["content"] + t["role"] for t in turns):
         raise ValueError("no conversation that ends with an answer")
-    return row | {"subject_id": int(row["subject_id"])}
+    return {"messages": turns, "subject_id": int(row["subject_id"])}
 
 
-def check_split(store: Path, records: dict) -> None:
+def check_split(store: Path, prompts: Prompts) -> None:
     """Raise UserError unless every patient stands in the file of the split that step 1 gave it."""
     split = reader.split_of(store)
-    for name, rows in records.items():
-        for number, row in enumerate(rows, 1):
-            if split.get(row["subject_id"]) != name:
+    for name, rows in prompts.items():
+        for number, subject_id in enumerate(rows["subject_id"], 1):
+            if split.get(subject_id) != name:
                 raise UserError(
-                    f"{store / 'prompts' / name}.jsonl line {number} is of a patient whom step 1 put into "
-                    f"{split.get(row['subject_id'], 'no split')}: run `{storage.command_for('prompts')} --force`"
+                    f"{store / 'prompts' / name}.jsonl line {number} is of a patient whom step 1 "
+                    f"put into {split.get(subject_id, 'no split')}: {_again()}"
                 )
 
 
-def check_model(store: Path, path: Path, tokenizer) -> dict:
-    """What tells the base model from others: name, fingerprint, hash of its chat template.
+def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -> BaseModel:
+    """Return the identity of the base model in a folder.
 
-    Raises UserError unless the prompts were budgeted for it; a copy in another folder of the same name will do.
+    Raises UserError unless the prompts were budgeted for it; a copy in another folder of the same
+    name will do.
     """
-    base = {
-        "name": finding.model_name(path),
-        "fingerprint": finding.fingerprint(path),
-        "template_sha256": chat.template_sha256(tokenizer),
-    }
+    base = BaseModel(
+        finding.model_name(path), finding.fingerprint(path), chat.template_sha256(tokenizer)
+    )
     shared = context.load_settings(store)
-    again = f"run `{storage.command_for('prompts')} --model {path if not embedded.is_embedded(path) else embedded.EMBEDDED}`"
-    if shared["template_sha256"] != base["template_sha256"]:
+    model = embedded.EMBEDDED if embedded.is_embedded(path) else path
+    again = f"run `{storage.command_for('prompts')} --model {model}`"
+    if shared["template_sha256"] != base.template_sha256:
         raise UserError(
-            f"the prompts in {store / 'prompts'} were budgeted for {shared['model']}, whose chat template is not "
-            f"that of {base['name']}: {again}"
+            f"the prompts in {store / 'prompts'} were budgeted for {shared['model']}, whose chat "
+            f"template is not that of {base.name}: {again}"
         )
-    if Path(shared["model"]).name != Path(base["name"]).name:
+    if Path(shared["model"]).name != Path(base.name).name:
         raise UserError(
-            f"the prompts in {store / 'prompts'} were budgeted for {shared['model']}, not for {base['name']}: {again}"
+            f"the prompts in {store / 'prompts'} were budgeted for {shared['model']}, not for "
+            f"{base.name}: {again}"
         )
     return base
 
 
-def encode(tokenizer, records: dict, max_length: int, path: Path) -> dict:
-    """The prompts as samples: split -> samples. Raises UserError when one is longer than `max_length` tokens."""
-    from mimic_qlora.training import packing
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", prompts: Prompts, max_length: int, path: Path
+) -> packing.Split:
+    """Encode the prompts for the model in a folder, in their order.
 
+    Raises UserError when one is longer than `max_length` tokens, or that than the model's limit.
+    """
     limit = finding.read_json(path / "config.json").get("max_position_embeddings", max_length)
     if max_length > limit:
         raise UserError(
@@ -90,13 +176,14 @@ def encode(tokenizer, records: dict, max_length: int, path: Path) -> dict:
             )
             for n, row in enumerate(rows, 1)
         ]
-        for split, rows in records.items()
+        for split, rows in prompts.items()
     }
     lengths = [len(sample.ids) for rows in encoded.values() for sample in rows]
     if (long := sum(length > max_length for length in lengths)) > 0:
         raise UserError(
-            f"{long} of {len(lengths)} prompts are longer than --max-length {max_length} tokens (the longest has "
-            f"{max(lengths)}) and their answers would be cut: raise --max-length or lower step 4's --token-budget"
+            f"{long} of {len(lengths)} prompts are longer than --max-length {max_length} tokens "
+            f"(the longest has {max(lengths)}) and their answers would be cut: raise --max-length "
+            "or lower step 4's --token-budget"
         )
     return encoded
 
@@ -108,10 +195,11 @@ MADE_UP = [
 ]
 
 
-def describe(encoded: dict, tokenizer) -> None:
-    """Say how much there is to train on, and show what is supervised, on a made-up sample: logs name no patient."""
-    from mimic_qlora.training import packing
+def describe(encoded: packing.Split, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Print how much there is to train on, and what is supervised in a made-up sample.
 
+    Logs name no patient.
+    """
     sample = packing.encode(tokenizer, MADE_UP, "a made-up conversation")
     print(
         "Supervised, between ⟦ and ⟧:",
@@ -121,5 +209,6 @@ def describe(encoded: dict, tokenizer) -> None:
         patients = len({sample.patient for sample in rows})
         tokens, supervised = sum(len(s.ids) for s in rows), sum(s.n_supervised for s in rows)
         print(
-            f"{split}: {len(rows):,} prompts of {patients:,} patients, {tokens:,} tokens, {supervised:,} supervised"
+            f"{split}: {len(rows):,} prompts of {patients:,} patients, {tokens:,} tokens, "
+            f"{supervised:,} supervised"
         )

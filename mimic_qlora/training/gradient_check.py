@@ -1,17 +1,25 @@
-"""Two steps on one pack before a run: every adapter matrix must learn, and what is kept for backward must fit."""
+"""Two steps on one pack before a run: every LoRA matrix must learn, and memory must suffice."""
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import hardware
 
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-def set_checkpointing(model, every: int) -> None:
-    """Recompute every n-th layer in backward instead of keeping its activations; 0 keeps all of them."""
+Weights = dict[str, torch.Tensor]  # by name
+
+
+def set_checkpointing(model: "PeftModel", every: int) -> None:
+    """Recompute every n-th layer in backward instead of keeping its activations; 0 keeps all."""
     if not every:
-        return model.gradient_checkpointing_disable()
+        model.gradient_checkpointing_disable()
+        return
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     layers = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
     layers = [module for module in layers if "DecoderLayer" in type(module).__name__]
@@ -19,68 +27,82 @@ def set_checkpointing(model, every: int) -> None:
         layer.gradient_checkpointing = i % every == 0
 
 
-def choose_checkpointing(choice: str, step) -> int:
-    """How many layers share one checkpoint: what was chosen, or for "auto" the fastest of none, every second and all
-    with which `step(every)` leaves a tenth of the memory free. On a CPU "auto" is none.
+def choose_checkpointing(choice: str, step: Callable[[int], None]) -> int:
+    """Return n where every n-th layer is to be checkpointed, 0 for none.
 
-    Raises UserError when not even the last fits.
+    For "auto" it is the fastest of none, every second and all with which `step(n)` leaves a tenth
+    of the GPU's memory free; on a CPU none. Raises UserError when not even the last fits.
     """
-    ladder = {"none": [0], "all": [1], "auto": [0, 2, 1] if hardware.gpu() else [0]}.get(
-        choice
-    ) or [int(choice)]
+    automatic = [0, 2, 1] if hardware.gpu() else [0]
+    ladder = {"none": [0], "all": [1], "auto": automatic}.get(choice) or [int(choice)]
     for every in ladder:
         try:
             step(every)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             continue
-        total = torch.cuda.get_device_properties(0).total_memory if hardware.gpu() else 0
-        if (
-            not hardware.gpu()
-            or every == ladder[-1]
-            or torch.cuda.max_memory_reserved() < 0.9 * total
-        ):
+        if not hardware.gpu() or every == ladder[-1] or _leaves_a_tenth_free():
             return every
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     raise UserError(
-        "the GPU has too little memory for one sequence: lower --batch-tokens or give --checkpointing all"
+        "the GPU has too little memory for one sequence: lower --batch-tokens or give "
+        "--checkpointing all"
     )
 
 
-def two_steps(model, loss, scale: float = 1.0) -> None:
-    """Raise UserError unless two steps give every trainable matrix finite gradients that are not all zero.
+def _leaves_a_tenth_free() -> bool:
+    total = torch.cuda.get_device_properties(0).total_memory
+    return torch.cuda.max_memory_reserved() < 0.9 * total
 
-    One step would not do: LoRA's B begins at zero, so A has no gradient in the first. Weights and random state are put
-    back. `loss()` is the mean loss of one pack; `scale` keeps float16 gradients from vanishing.
+
+def two_steps(model: "PeftModel", loss: Callable[[], torch.Tensor], scale: float = 1.0) -> None:
+    """Raise UserError unless two steps give every trainable matrix finite, nonzero gradients.
+
+    One step would not do: LoRA's B begins at zero, so A has no gradient in the first. Weights and
+    random state are put back. `loss()` is the mean loss of one pack in nats; `scale` keeps float16
+    gradients from vanishing.
     """
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
     still = set(weights)
-    with torch.random.fork_rng(), restored(weights, before):
+    with torch.random.fork_rng(), restored(weights):
         for _ in range(2):
             (loss() * scale).backward()
-            for name, weight in weights.items():
-                if weight.grad is None:
-                    continue
-                if not torch.isfinite(weight.grad).all():
-                    raise UserError(
-                        f"the gradient of {name} is not finite before training: try another --compute or --seed"
-                    )
-                if weight.grad.any():
-                    still.discard(name)
-                    with torch.no_grad():
-                        weight -= 1e-3 * weight.grad / weight.grad.norm()
+            still -= _learning(weights)
             model.zero_grad()
     if still:
         raise UserError(
-            f"{len(still)} of {len(weights)} adapter matrices get no gradient, {min(still)} among them, so they would "
-            "never learn: this model or these versions of peft and bitsandbytes do not go together with this training"
+            f"{len(still)} of {len(weights)} adapter matrices get no gradient, {min(still)} among "
+            "them, so they would never learn: this model or these versions of peft and "
+            "bitsandbytes do not go together with this training"
         )
 
 
+def _learning(weights: Weights) -> set[str]:
+    """Take a small step along each gradient and return the names of the weights that have one.
+
+    Raises UserError for a gradient that is not finite.
+    """
+    learning = set()
+    for name, weight in weights.items():
+        if weight.grad is None:
+            continue
+        if not torch.isfinite(weight.grad).all():
+            raise UserError(
+                f"the gradient of {name} is not finite before training: try another --compute or "
+                "--seed"
+            )
+        if weight.grad.any():
+            learning.add(name)
+            with torch.no_grad():
+                weight -= 1e-3 * weight.grad / weight.grad.norm()
+    return learning
+
+
 @contextlib.contextmanager
-def restored(weights: dict, before: dict):
+def restored(weights: Weights) -> Iterator[None]:
+    """Give the weights their values back at the end, and no gradient."""
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         yield
     finally:

@@ -1,17 +1,18 @@
-"""The machine that trains: its name, how fast it multiplies, its memory, and what makes it unfit."""
+"""The machine that trains: its name, speed, memory and number types."""
 
 import os
 import shutil
 import sys
 import time
+from typing import NamedTuple
 
 import torch
 
 from mimic_qlora.llm import loading
 from mimic_qlora.step.errors import UserError
 
-# Dense bfloat16 (float16 where there is no bfloat16) tensor operations a second, in units of 10^12, from NVIDIA's data
-# sheets. The first name that the GPU's contains counts.
+# Dense bfloat16 (float16 where there is no bfloat16) tensor operations a second, in units of 10^12,
+# from NVIDIA's data sheets. The first name that the GPU's name contains counts.
 PEAK_TFLOPS = {
     "GB200": 2500,
     "B200": 2250,
@@ -41,29 +42,30 @@ PEAK_TFLOPS = {
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes: the first of those that `accelerate launch` started, or alone."""
+    """Return whether this process writes: it is alone or `accelerate launch`'s first."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def n_processes() -> int:
+    """Return the number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def gpu() -> bool:
-    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in (
-        "1",
-        "true",
-    )
+    """Return whether training runs on a GPU."""
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    return torch.cuda.is_available() and not on_cpu
 
 
 def name() -> str:
+    """Return the name of the GPU or the threads of the CPU, with the number of processes."""
     threads = f"CPU, {torch.get_num_threads()} threads"
-    found = torch.cuda.get_device_name() if gpu() else threads
-    return found if n_processes() == 1 else f"{n_processes()} x {found}"
+    device = torch.cuda.get_device_name() if gpu() else threads
+    return device if n_processes() == 1 else f"{n_processes()} x {device}"
 
 
 def recipe() -> str:
-    """The recipe that fits this machine."""
+    """Return the name of the recipe that fits this machine."""
     if not gpu():
         return "cpu"
     if n_processes() > 1:
@@ -71,8 +73,8 @@ def recipe() -> str:
     return "gpu_80gb" if torch.cuda.get_device_properties(0).total_memory > 40e9 else "gpu_24gb"
 
 
-def matmul_flops(dtype) -> float:
-    """Operations a second of a matrix product as training has them, measured (best of three, 0.1 s)."""
+def matmul_flops(dtype: torch.dtype) -> float:
+    """Measure the operations a second of a matrix product like training's (0.1 s)."""
     a, b = (
         torch.ones(size, dtype=dtype, device="cuda" if gpu() else "cpu")
         for size in ((1024, 576), (576, 1536))
@@ -88,10 +90,12 @@ def matmul_flops(dtype) -> float:
     return 2 * 1024 * 576 * 1536 / min(seconds)
 
 
-def dtype(choice: str):
-    """What the base computes in: bf16, fp16 or fp32 as chosen; "auto" is `models.compute_dtype()`, except that a CPU
-    multiplying float32 clearly faster gets that (some have bfloat16 instructions at half the speed). Several processes
-    don't measure, since they could disagree.
+def dtype(choice: str) -> torch.dtype:
+    """Return the number type that the base computes in: bf16, fp16 or fp32 as chosen.
+
+    "auto" is `loading.compute_dtype()`, but float32 on a CPU that is clearly faster with it; some
+    have bfloat16 instructions at half the speed. Several processes do not measure, since they could
+    disagree. Raises UserError for a type that the machine lacks.
     """
     if choice == "auto" and not gpu() and n_processes() == 1:
         choice = (
@@ -111,21 +115,26 @@ def dtype(choice: str):
     return chosen
 
 
-def peak_flops(dtype) -> tuple[float, str]:
-    """The operations a second that model flop utilisation (MFU) is a share of, and where the figure is from."""
+class Peak(NamedTuple):
+    """The speed that model flop utilisation (MFU) is a share of."""
+
+    flops: float  # operations a second
+    source: str
+
+
+def peak_flops(dtype: torch.dtype) -> Peak:
+    """Return the peak of all processes, from the data sheet of the GPU or else measured."""
     if gpu():
         for part, tera in PEAK_TFLOPS.items():
             if part in torch.cuda.get_device_name():
-                return tera * 1e12 * n_processes(), f"{tera} TFLOP/s, from the data sheet"
+                return Peak(tera * 1e12 * n_processes(), f"{tera} TFLOP/s, from the data sheet")
     flops = matmul_flops(dtype) * n_processes()
-    return (
-        flops,
-        f"{flops / 1e9:.0f} GFLOP/s, measured with one matrix product in {str(dtype).removeprefix('torch.')}",
-    )
+    kind = str(dtype).removeprefix("torch.")
+    return Peak(flops, f"{flops / 1e9:.0f} GFLOP/s, measured with one matrix product in {kind}")
 
 
 def free_memory() -> int:
-    """Bytes that training may take now, on the GPU or of the machine."""
+    """Return the bytes that training may take now, on the GPU or of the machine."""
     if gpu():
         return torch.cuda.mem_get_info()[0]
     import psutil
@@ -134,7 +143,7 @@ def free_memory() -> int:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held, on the GPU or of the machine."""
+    """Return the most bytes that this process has held, on the GPU or of the machine."""
     if gpu():
         return torch.cuda.max_memory_allocated()
     try:
@@ -142,10 +151,9 @@ def peak_memory() -> int:
     except ImportError:  # Windows
         import psutil
 
-        return psutil.Process().memory_info().peak_wset
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+        return getattr(psutil.Process().memory_info(), "peak_wset")  # noqa: B009  Windows alone
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def check_driver() -> None:
@@ -157,13 +165,13 @@ def check_driver() -> None:
             else "is a build without CUDA"
         )
         raise UserError(
-            f"nvidia-smi is here but PyTorch {torch.__version__} sees no GPU (it {built}): update the driver, or "
-            "install the PyTorch that fits it (https://pytorch.org/get-started/locally/)"
+            f"nvidia-smi is here but PyTorch {torch.__version__} sees no GPU (it {built}): update "
+            "the driver, or install the PyTorch that fits it (https://pytorch.org/get-started/locally/)"
         )
 
 
 def wait_for_all() -> None:
-    """Wait until every process of the run is here; alone there is nobody to wait for."""
+    """Wait until every process of the run is here; a single one does not wait."""
     if n_processes() > 1:
         from accelerate import PartialState
 

@@ -1,65 +1,93 @@
-"""What a run says of itself while it trains, and leaves as CSV, JSON and curves."""
+"""The log of a run: its rows, its setup, and the CSV, JSON and curves that it leaves."""
 
 import csv
 import json
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-COLUMNS = [
-    "step",
-    "epoch",
-    "loss",
-    "eval_loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_second",
-    "supervised_per_second",
-    "padding",
-    "shared",
-    "mfu",
-    "peak_memory_gib",
-    "seconds_left",
-]
+from typing import Any, TypedDict
 
 
-def write_log(history: list[dict], about: dict, folder: Path) -> None:
-    """`log.csv`, a row for each log step and each validation; `log.json`, the same with what the columns rest on."""
+class LogRow(TypedDict, total=False):
+    """What the Trainer logs at a step: a training row has `loss`, a validation row `eval_loss`."""
+
+    step: int  # optimizer steps done
+    epoch: float
+    loss: float  # nats per supervised token, mean since the row before
+    eval_loss: float  # nats per supervised token of the validation patients
+    learning_rate: float
+    grad_norm: float  # before clipping
+    tokens_per_second: float  # of all samples in full
+    supervised_per_second: float
+    padding: float  # share of the tokens that only fill up
+    shared: float  # share of the tokens that stand in a row of another sample, and cost nothing
+    mfu: float  # model flop utilisation, a share
+    peak_memory_gib: float
+    seconds_left: int
+
+
+COLUMNS = tuple(LogRow.__annotations__)  # of log.csv
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run computes with and on; its log's columns rest on it."""
+
+    compute: str  # bf16, fp16 or fp32
+    device: str
+    checkpointing: str  # "none", "all layers" or "one of N layers"
+    mfu: str  # the formula of that column
+    flops_per_token: float
+    peak_flops: float  # operations a second that `mfu` is a share of
+    peak_flops_from: str
+    computed_memory_floor_gib: float
+    tensorboard: bool  # whether its events are written too
+
+
+def write_log(history: Sequence[LogRow], setup: Setup, folder: Path) -> None:
+    """Write log.csv, a row for each log step and validation, and log.json, with the setup too."""
     rows = [row for row in history if "loss" in row or "eval_loss" in row]
     with open(folder / "log.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    text = json.dumps({**about, "log": rows}, indent=1)
+    text = json.dumps({**asdict(setup), "log": rows}, indent=1)
     (folder / "log.json").write_text(text + "\n", encoding="utf-8")
 
 
-def plot_curves(history: list[dict], path: Path) -> None:
-    """Loss, learning rate and gradient norm, and speed over the steps, as PNG."""
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot: a column of the log, its name in the legend, matplotlib's line style."""
+
+    column: str
+    name: str | None
+    style: str
+
+
+PANELS = {  # label of the y axis -> curves
+    "loss (nats per supervised token)": [
+        Curve("loss", "training", "-"),
+        Curve("eval_loss", "validation", "o-"),
+    ],
+    "gradient norm before clipping": [Curve("grad_norm", None, "-")],
+    "supervised tokens a second": [Curve("supervised_per_second", None, "-")],
+}
+
+
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Plot loss, gradient norm and speed over the steps, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 4))
-    for axes, label, curves in zip(
-        panels,
-        (
-            "loss (nats per supervised token)",
-            "gradient norm before clipping",
-            "supervised tokens a second",
-        ),
-        (
-            (("loss", "training", "-"), ("eval_loss", "validation", "o-")),
-            (("grad_norm", None, "-"),),
-            (("supervised_per_second", None, "-"),),
-        ),
-        strict=True,
-    ):
-        for key, name, style in curves:
-            points = [
-                (row["step"], row[key]) for row in history if math.isfinite(row.get(key, math.nan))
-            ]
-            axes.plot(*zip(*points, strict=True), style, label=name)
+    for axes, (label, curves) in zip(panels, PANELS.items(), strict=True):
+        for curve in curves:
+            points = [(row["step"], row.get(curve.column, math.nan)) for row in history]
+            points = [point for point in points if math.isfinite(point[1])]
+            axes.plot(*zip(*points, strict=True), curve.style, label=curve.name)
         axes.set(xlabel="optimizer step", ylabel=label)
     panels[0].legend()
     panels[2].set_ylim(bottom=0)

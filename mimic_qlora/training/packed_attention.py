@@ -1,15 +1,23 @@
-"""Attention within each sample of a packed row: nothing leaks between samples, and no mask over the row is built.
+"""Attention within each sample of a packed row: no sample attends to another.
 
-A mask over the whole pack would cost its length squared; this costs the sum of each sample's own tokens times all that
-it has, halved where they are the same, since attention is causal. What samples share at their start (`samples.collate`)
-is attended to by each, and computed once. On a GPU it is one call of PyTorch's varlen kernel, elsewhere one a sample.
+Masking the whole row costs O(row^2). Here each sample costs (its own tokens) x (its full length),
+or half of that when it shares no prefix. What samples share at their start (`packing.collate`) is
+attended to by each and computed once. On a GPU one call of PyTorch's varlen kernel does it all,
+elsewhere one call a sample.
 """
 
 import functools
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
+
+from mimic_qlora.training.packing import Layout
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 try:  # PyTorch 2.10 and newer
     from torch.nn.attention.varlen import varlen_attn
@@ -17,42 +25,66 @@ except ImportError:
     varlen_attn = None
 
 NAME = "packed"
-BLOCK = 192  # queries: larger ones waste work above the diagonal, smaller ones make small products
+BLOCK = 192  # queries: larger blocks waste work above the diagonal, smaller ones are slow products
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, layout=None, **_):
-    """transformers' attention interface: [1, heads, tokens, width] each in, ([1, tokens, heads, width], None) out.
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers' attention interface asks, by the row's `layout` among the options.
 
-    `layout` is that of `samples.collate`. Query may have a multiple of the heads of key and value.
+    Query is [1, heads, tokens, width], key and value have a divisor of its heads. Returns
+    [1, tokens, heads, width] and no weights.
     """
-    if layout["order"] != list(range(len(layout["pieces"]))):
-        pieces = (tensor.split(layout["pieces"], dim=2) for tensor in (key, value))
-        key, value = (torch.cat([cut[n] for n in layout["order"]], dim=2) for cut in pieces)
+    layout: Layout = options["layout"]
+    if layout.order != list(range(len(layout.pieces))):
+        pieces = (tensor.split(layout.pieces, dim=2) for tensor in (key, value))
+        key, value = (torch.cat([cut[n] for n in layout.order], dim=2) for cut in pieces)
     if query.is_cuda and has_varlen(query.device, query.dtype):
         return varlen(query, key, value, scaling, layout).unsqueeze(0), None
     # PyTorch's CPU kernel is made for float32: in bfloat16 plain matrix products are faster
     attend = in_blocks if query.device.type == "cpu" and query.dtype is torch.bfloat16 else in_one
-    own, whole = (layout[name].diff().tolist() for name in ("queries", "keys"))
+    own, whole = layout.queries.diff().tolist(), layout.keys.diff().tolist()
     parts = zip(query.split(own, 2), key.split(whole, 2), value.split(whole, 2), strict=True)
-    return torch.cat([attend(*part, scaling) for part in parts], dim=2).transpose(
-        1, 2
-    ).contiguous(), None
+    attended = torch.cat([attend(*part, scaling) for part in parts], dim=2)
+    return attended.transpose(1, 2).contiguous(), None
 
 
-def varlen(query, key, value, scaling, layout):
-    """All samples in one call; the last query stands at the last key of its sample. [tokens, heads, width] out."""
+def varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    layout: Layout,
+) -> torch.Tensor:
+    """Attend for all samples in one call: [1, heads, tokens, width] in, [tokens, heads, width] out.
+
+    The last query of a sample stands at its last key.
+    """
     tokens_first = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    ends = {"cu_seq_q": layout["queries"], "cu_seq_k": layout["keys"]}
-    longest = dict(zip(("max_q", "max_k"), layout["longest"], strict=True))
     return varlen_attn(
-        *tokens_first, **ends, **longest, scale=scaling, window_size=(-1, 0), enable_gqa=True
+        *tokens_first,
+        cu_seq_q=layout.queries,
+        cu_seq_k=layout.keys,
+        max_q=layout.longest[0],
+        max_k=layout.longest[1],
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=True,
     )
 
 
 @functools.cache
-def has_varlen(device, dtype) -> bool:
-    """Whether the GPU has the varlen kernel (compute capability 8, Ampere, or newer) and it agrees with `in_one`, in
-    backward too.
+def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether the GPU has the varlen kernel and it agrees with `in_one`, backward too.
+
+    It needs compute capability 8 (Ampere) or newer.
     """
     if (
         varlen_attn is None
@@ -61,47 +93,56 @@ def has_varlen(device, dtype) -> bool:
     ):
         return False
     draw = torch.Generator(device).manual_seed(0)
-    kind = {"generator": draw, "device": device, "dtype": dtype}
     inputs = [
-        torch.randn(1, heads, n, 64, **kind).requires_grad_()
+        torch.randn(1, heads, n, 64, generator=draw, device=device, dtype=dtype).requires_grad_()
         for heads, n in ((4, 3), (2, 8), (2, 8))
     ]
-    ends = torch.tensor(
-        [[0, 3], [0, 8]], dtype=torch.int32, device=device
-    )  # three tokens of a sample's eight
-    layout = {"queries": ends[0], "keys": ends[1], "longest": (3, 8)}
-    found = []
+    # three tokens of a sample's eight
+    ends = torch.tensor([[0, 3], [0, 8]], dtype=torch.int32, device=device)
+    layout = Layout([8], [0], ends[0], ends[1], (3, 8))
+    query, key, value = inputs
+    results = []
     with torch.enable_grad():
         try:
             for output in (
-                varlen(*inputs, 0.125, layout).transpose(0, 1)[None],
-                in_one(*inputs, 0.125),
+                varlen(query, key, value, 0.125, layout).transpose(0, 1)[None],
+                in_one(query, key, value, 0.125),
             ):
-                found.append((output, *torch.autograd.grad(output.square().sum(), inputs)))
+                results.append((output, *torch.autograd.grad(output.square().sum(), inputs)))
         except torch.OutOfMemoryError:
             raise
         except (TypeError, RuntimeError):  # of another version of PyTorch
             return False
-    return all(torch.allclose(a, b, rtol=0.05, atol=0.05) for a, b in zip(*found, strict=True))
+    return all(torch.allclose(a, b, rtol=0.05, atol=0.05) for a, b in zip(*results, strict=True))
 
 
-def in_one(query, key, value, scaling):
-    """Causal attention over one sample by PyTorch's own kernel; the last query stands at the last key."""
+def in_one(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Attend over one sample by PyTorch's own kernel; the last query stands at the last key."""
     n, m = query.shape[2], key.shape[2]
     mask = None if n == m else torch.ones(n, m, dtype=torch.bool, device=query.device).tril(m - n)
-    settings = {"scale": scaling, "enable_gqa": True}
-    return scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, **settings)
+    return scaled_dot_product_attention(
+        query, key, value, mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+    )
 
 
-def in_blocks(query, key, value, scaling):
-    """Causal attention over one sample, `BLOCK` queries at a time; its weights are computed again in backward."""
+def in_blocks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Attend over one sample, `BLOCK` queries at a time; weights are recomputed in backward."""
     return checkpoint(
         block_products, query, key, value, scaling, use_reentrant=False, preserve_rng_state=False
     )
 
 
-def block_products(query, key, value, scaling):
-    """[1, heads, tokens, width] in and out. The heads that share a key stand below each other in one product."""
+def block_products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Attend by matrix products: [1, heads, tokens, width] in and out.
+
+    The query heads that share a key head stand below each other in one product.
+    """
     queries = (query * scaling)[0].unflatten(0, (key.shape[1], -1))
     key, value = key[0].transpose(1, 2), value[0]
     future = torch.full((BLOCK, BLOCK), -torch.inf, dtype=query.dtype).triu(1)
@@ -116,8 +157,8 @@ def block_products(query, key, value, scaling):
     return torch.cat(parts, dim=2).flatten(0, 1).unsqueeze(0)
 
 
-def use_packed(model) -> None:
-    """Let the model attend so from now on. It then needs `layout` in every forward, and no mask.
+def use_packed(model: "PreTrainedModel | PeftModel") -> None:
+    """Let the model attend by `packed_attention`; every forward then needs `layout`, and no mask.
 
     transformers builds no mask for an implementation whose masks it does not know.
     """

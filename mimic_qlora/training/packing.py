@@ -1,36 +1,78 @@
-"""Conversations as training samples: what is supervised, how samples share a sequence, and the batch that results."""
+"""Conversations as training samples, samples in packed rows, rows as batches.
+
+Samples that share the start of their prompt (questions about one chart) share a row, in which the
+common tokens stand, and are computed, once.
+"""
 
 import bisect
 import itertools
 import os
 from array import array
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 
 from mimic_qlora.llm import chat
 from mimic_qlora.step.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class Sample(NamedTuple):
-    """A conversation up to the end of its answer: token ids, of which those from `n_prompt` on are supervised."""
+    """A conversation as token ids up to the end token of its answer."""
 
     ids: Sequence[int]
-    n_prompt: int
-    patient: int = 0
+    n_prompt: int  # the tokens from here on are supervised
+    patient: int = 0  # subject_id
     n_bytes: int = 0  # of the answer's text in UTF-8
 
     @property
     def n_supervised(self) -> int:
+        """The number of tokens of the answer, its end token included."""
         return len(self.ids) - self.n_prompt
 
 
-def encode(tokenizer, messages: list[dict], where: str, patient: int = 0) -> Sample:
-    """A conversation as a sample whose supervised part is the last turn with the token that ends it.
+Pack = list[Sample]  # the samples of one row
+Split = dict[str, list[Sample]]  # "train" and "validation"
 
-    What the template puts after that token (SmolLM2: a newline) is left out. `where` names the record in errors.
-    Raises UserError when the answer cannot be told apart, is empty, or is never ended.
+
+class Layout(NamedTuple):
+    """Where the tokens of each sample lie in a packed row, for `packed_attention`.
+
+    A sample's queries are its own tokens; its keys are these and the tokens that it shares.
+    """
+
+    pieces: list[int]  # sizes of the segments of the row, in tokens
+    order: list[int]  # segments to concatenate to rebuild every sample in full
+    queries: torch.Tensor  # int32 [samples + 1]: cumulative lengths of each sample's own tokens
+    keys: torch.Tensor  # int32 [samples + 1]: cumulative full lengths
+    longest: tuple[int, int]  # longest query, longest key
+
+
+class Batch(TypedDict):
+    """One pack as a row without padding."""
+
+    input_ids: torch.Tensor  # int64 [1, tokens]
+    position_ids: torch.Tensor  # int64 [1, tokens], as if each sample stood alone
+    supervised: torch.Tensor  # int64 [n]: places whose next token is a target
+    targets: torch.Tensor  # int64 [n]: these next tokens
+    n_tokens: int  # of all samples in full
+    layout: Layout
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[chat.Turn],
+    where: str,
+    patient: int = 0,
+) -> Sample:
+    """Encode a conversation; its last turn, with the token that ends it, is supervised.
+
+    What the template puts after that token (SmolLM2: a newline) is left out. `where` names the
+    record in errors. Raises UserError when the answer cannot be told apart, is empty, or has no
+    end token.
     """
     ids = chat.chat_ids(tokenizer, messages)
     prompt = chat.chat_ids(tokenizer, messages[:-1], add_generation_prompt=True)
@@ -55,72 +97,90 @@ def encode(tokenizer, messages: list[dict], where: str, patient: int = 0) -> Sam
         raise UserError(
             f"{where}: the chat template drops the answer, so no token of it would be trained"
         )
-    # an array, since a list takes nine times as much: 18 GB for half a million prompts of 1,000 tokens
+    # 4 bytes a token; a list takes 36, for half a million prompts of 1,000 tokens 18 GB
     return Sample(array("i", ids[: last + 1]), len(prompt), patient, len(answer.encode()))
 
 
-def mark_supervised(tokenizer, sample: Sample) -> str:
-    """The sample as text, its supervised part between ⟦ and ⟧."""
+def mark_supervised(tokenizer: "PreTrainedTokenizerBase", sample: Sample) -> str:
+    """Return the sample as text, its supervised part between ⟦ and ⟧."""
     ids = list(sample.ids)
     return f"{tokenizer.decode(ids[: sample.n_prompt])}⟦{tokenizer.decode(ids[sample.n_prompt :])}⟧"
 
 
 def n_shared(before: Sample | None, sample: Sample) -> int:
-    """Tokens at the start of a sample that the sample before it in a row has too: they are computed once.
+    """Return how many tokens at its start a sample has in common with the one before it in a row.
 
-    The last token of the prompt is never among them, since the answer's first one is predicted there.
+    They are computed once. The last token of the prompt is never among them, since the answer's
+    first token is predicted there.
     """
-    return (
-        min(len(os.path.commonprefix([list(before.ids), list(sample.ids)])), sample.n_prompt - 1)
-        if before
-        else 0
-    )
+    if before is None:
+        return 0
+    common = os.path.commonprefix([list(before.ids), list(sample.ids)])
+    return min(len(common), sample.n_prompt - 1)
 
 
-def row_length(samples: list[Sample]) -> int:
-    """Tokens of the row that `collate` makes of samples."""
-    return totals([samples])[0]
+def row_length(samples: Pack) -> int:
+    """Return the tokens of the row that `collate` makes of samples."""
+    return totals([samples]).tokens
 
 
-def totals(packs: list[list[Sample]]) -> tuple[int, int, int]:
-    """Of the rows that `collate` makes: tokens, what they attend to (the tokens before each), supervised tokens."""
+class Totals(NamedTuple):
+    """Sums over the rows that `collate` makes."""
+
+    tokens: int
+    attended: int  # for each token the tokens before it in its sample
+    supervised: int
+
+
+def totals(packs: Sequence[Pack]) -> Totals:
+    """Count the tokens of rows, as `collate` would make them."""
     tokens = attended = supervised = 0
     for samples in packs:
-        for before, sample in zip([None, *samples], samples, strict=False):
+        before = None
+        for sample in samples:
             shared, length = n_shared(before, sample), len(sample.ids)
             tokens += length - shared
             attended += sum(range(shared, length))
             supervised += sample.n_supervised
-    return tokens, attended, supervised
+            before = sample
+    return Totals(tokens, attended, supervised)
 
 
-def groups(samples: list[Sample], room: int) -> list[tuple[int, list[Sample]]]:
-    """Samples in the order of their tokens, cut where less than half a prompt is shared, or the row would overflow:
-    the tokens of each group's row, and the group.
+class Group(NamedTuple):
+    """Samples that share most of their prompts."""
+
+    tokens: int  # of the row that they make
+    samples: Pack
+
+
+def groups(samples: Sequence[Sample], room: int) -> list[Group]:
+    """Sort samples by their tokens and cut them into groups of rows of at most `room` tokens.
+
+    A new group begins where less than half a prompt is shared, or the row would overflow.
     """
-    found: list[tuple[int, list[Sample]]] = []
+    made: list[Group] = []
     before = None
     for sample in sorted(samples):
         shared = n_shared(before, sample)
-        length, group = found[-1] if found else (0, [])
+        length, group = made[-1] if made else Group(0, [])
         if 2 * shared < sample.n_prompt or length + len(sample.ids) - shared > room:
-            found.append((len(sample.ids), [sample]))
+            made.append(Group(len(sample.ids), [sample]))
         else:
             group.append(sample)
-            found[-1] = (length + len(sample.ids) - shared, group)
+            made[-1] = Group(length + len(sample.ids) - shared, group)
         before = sample
-    return found
+    return made
 
 
-def pack(samples: list[Sample], room: int, n_processes: int = 1) -> list[list[Sample]]:
-    """Put samples into rows of at most `room` tokens; a sample that is longer goes alone.
+def pack(samples: Sequence[Sample], room: int, n_processes: int = 1) -> list[Pack]:
+    """Put samples into rows of at most `room` tokens; a longer sample goes alone.
 
-    Samples that share most of their prompt (questions about one chart) stay together; best fit, longest first. Packs
-    without a supervised token fill up to a multiple of `n_processes`, so that each process has as many.
+    Best fit, longest group first. Packs without a supervised token fill up to a multiple of
+    `n_processes`, so that each process has as many.
     """
-    packs: list[list[Sample]] = []
+    packs: list[Pack] = []
     space: list[tuple[int, int]] = []  # (tokens left, index of the pack), sorted
-    for length, group in sorted(groups(samples, room), key=lambda pair: -pair[0]):
+    for length, group in sorted(groups(samples, room), key=lambda made: -made.tokens):
         place = bisect.bisect_left(space, (length, 0))
         left, index = space.pop(place) if place < len(space) else (max(room, length), len(packs))
         if index == len(packs):
@@ -128,28 +188,28 @@ def pack(samples: list[Sample], room: int, n_processes: int = 1) -> list[list[Sa
         packs[index] = sorted(packs[index] + group)  # so that neighbours share what they can
         bisect.insort(space, (left - length, index))
     filler = Sample(packs[0][0].ids[:1], 1)
-    return packs + [[filler]] * (-len(packs) % n_processes)
+    return packs + [[filler] for _ in range(-len(packs) % n_processes)]
 
 
-def collate(samples: list[Sample]) -> dict:
-    """One pack as a batch of a single row without padding. What a sample shares with the one before it, at its start,
-    stands in the row once.
+def collate(samples: Pack) -> Batch:
+    """Make one pack a batch of a single row.
 
-    `input_ids` and `position_ids` are [1, tokens], positions as if each sample stood alone. `supervised` [n] are the
-    places whose next token is a target, `targets` [n] those tokens; `n_tokens` is what all samples have. `layout` is
-    for `attention`: samples' own tokens lie between `queries` [samples + 1]; with the row cut into pieces of the sizes
-    `pieces`, the pieces in `order` give all tokens of all samples, between `keys` [samples + 1]; `longest` of both.
+    What a sample shares with the one before it, at its start, stands in the row once.
     """
-    ids, positions, supervised, targets, spans = [], [], [], [], []
-    for before, sample in zip([None, *samples], samples, strict=False):
+    ids: list[int] = []
+    positions: list[int] = []
+    supervised: list[int] = []
+    targets: list[int] = []
+    spans: list[list[Span]] = []  # of each sample in full
+    before = None
+    for sample in samples:
         shared, start = n_shared(before, sample), len(ids)
         ids += sample.ids[shared:]
         positions += range(shared, len(sample.ids))
         supervised += range(len(ids) - sample.n_supervised - 1, len(ids) - 1)
         targets += sample.ids[sample.n_prompt :]
-        spans.append([*first(spans[-1] if spans else [], shared), (start, len(ids))])
-    cuts = sorted({end for path in spans for span in path for end in span})
-    queries = [path[-1][0] for path in spans] + [len(ids)]
+        spans.append([*first(spans[-1] if spans else [], shared), Span(start, len(ids))])
+        before = sample
     keys = [0, *itertools.accumulate(len(sample.ids) for sample in samples)]
     return {
         "input_ids": torch.tensor([ids]),
@@ -157,28 +217,42 @@ def collate(samples: list[Sample]) -> dict:
         "supervised": torch.tensor(supervised, dtype=torch.long),
         "targets": torch.tensor(targets, dtype=torch.long),
         "n_tokens": keys[-1],
-        "layout": {
-            "pieces": [end - start for start, end in itertools.pairwise(cuts)],
-            "order": [
-                n
-                for path in spans
-                for start, end in path
-                for n in range(cuts.index(start), cuts.index(end))
-            ],
-            "queries": torch.tensor(queries, dtype=torch.int32),
-            "keys": torch.tensor(keys, dtype=torch.int32),
-            "longest": tuple(
-                max(b - a for a, b in itertools.pairwise(ends)) for ends in (queries, keys)
-            ),
-        },
+        "layout": _layout(spans, keys),
     }
 
 
-def first(spans: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
-    """The spans of a row that hold the first n tokens of those given."""
-    found = []
+class Span(NamedTuple):
+    """Tokens of a row from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
+def first(spans: Sequence[Span], n: int) -> list[Span]:
+    """Return the spans of a row that hold the first n tokens of those given."""
+    kept = []
     for start, end in spans:
         if n > 0:
-            found.append((start, min(end, start + n)))
+            kept.append(Span(start, min(end, start + n)))
         n -= end - start
-    return found
+    return kept
+
+
+def _layout(spans: Sequence[Sequence[Span]], keys: Sequence[int]) -> Layout:
+    """Return the layout of samples that lie in these spans, with these cumulative full lengths."""
+    cuts = sorted({end for path in spans for span in path for end in span})
+    queries = [*(path[-1].start for path in spans), spans[-1][-1].end]
+    order = [
+        n
+        for path in spans
+        for start, end in path
+        for n in range(cuts.index(start), cuts.index(end))
+    ]
+    longest = [max(b - a for a, b in itertools.pairwise(ends)) for ends in (queries, keys)]
+    return Layout(
+        pieces=[end - start for start, end in itertools.pairwise(cuts)],
+        order=order,
+        queries=torch.tensor(queries, dtype=torch.int32),
+        keys=torch.tensor(keys, dtype=torch.int32),
+        longest=(longest[0], longest[1]),
+    )

@@ -1,59 +1,111 @@
-"""Everything that training needs, looked at before minutes are spent on it: what is there and what is missing."""
+"""Everything that training needs, checked before minutes are spent on it."""
 
-import contextlib
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mimic_qlora.chart import context
 from mimic_qlora.llm import chat, embedded, finding
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.training import cost, data, hardware, run
+from mimic_qlora.subjects.manifest import subjects_manifest
+from mimic_qlora.training import cost, data, hardware, preparation
+from mimic_qlora.training.settings import Job
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
-def check(args) -> int:
-    """Print one line for each need, go on after what is missing; 0 when nothing is, else 2."""
-    missing, found = [], {}
+class Needs:
+    """Prints one line for each need; a missing one stops none of the others."""
 
-    @contextlib.contextmanager
-    def need(what: str):
+    def __init__(self) -> None:
+        """Begin with nothing missing."""
+        self.missing: list[str] = []
+
+    def check(self, what: str, find: Callable[..., T], *inputs: Any) -> T | None:
+        """Return what `find(*inputs)` gives; None if it raises UserError or an input is None."""
+        if any(value is None for value in inputs):
+            print(f"not seen {what}: first fix what is missing above")
+            return None
         try:
-            yield
-            print(f"ok       {what}")
+            result = find(*inputs)
         except UserError as error:
-            missing.append(what)
+            self.missing.append(what)
             print(f"missing  {what}: {error}")
-        except KeyError:
-            print(f"not seen {what}: first mend what is missing above")
+            return None
+        print(f"ok       {what}")
+        return result
 
-    with need("storage folder with subjects and prompts"):
-        found["store"] = storage.open_storage(args.storage)
-        storage.read_manifest(found["store"], "subjects")
-        storage.read_manifest(found["store"], "prompts")
-        context.load_settings(found["store"])
-        found["records"] = data.read(found["store"], args.limit)
-    with need("every patient in the split of step 1"):
-        data.check_split(found["store"], found["records"])
-    with need("model on this machine, whole"):
-        path = finding.model_path(
-            args.model, found["store"] if args.model in (None, embedded.EMBEDDED) else Path()
+
+def check(job: Job) -> int:
+    """Print what is there and what is missing; return 0 when nothing is missing, else 2."""
+    needs, settings = Needs(), job.settings
+    with ExitStack() as stack:
+
+        def read_prompts(store: Path) -> data.Prompts:
+            return stack.enter_context(data.opened(store, settings.limit))
+
+        def find_model() -> Path:
+            own = job.model in (None, embedded.EMBEDDED)
+            return find_whole_model(job.model, store if own and store else Path())
+
+        store = needs.check("storage folder with subjects and prompts", find_store, job)
+        prompts = needs.check("every prompt a conversation with an answer", read_prompts, store)
+        needs.check("every patient in the split of step 1", data.check_split, store, prompts)
+        model = needs.check("model on this machine, whole", find_model)
+        tokenizer = needs.check("tokenizer with a chat template", chat.load_tokenizer, model)
+        needs.check("prompts made for this model", data.check_model, store, model, tokenizer)
+        needs.check(
+            "every prompt whole, its answer and end token supervised",
+            describe_samples,
+            tokenizer,
+            prompts,
+            settings.max_length,
+            model,
         )
-        finding.fingerprint(path)
-        found["model"] = path
-    with need("tokenizer with a chat template"):
-        found["tokenizer"] = chat.load_tokenizer(found["model"])
-    with need("prompts made for this model"):
-        data.check_model(found["store"], found["model"], found["tokenizer"])
-    with need("every prompt whole, its answer and end token supervised"):
-        wanted = (found["tokenizer"], found["records"], args.max_length, found["model"])
-        data.describe(data.encode(*wanted), found["tokenizer"])
-    with need("driver and number type"):
-        hardware.check_driver()
-        print(
-            f"         {hardware.name()} computing in {hardware.dtype(args.compute)}, recipe {args.recipe}"
-        )
-    with need("memory and disk"):
-        shape = cost.shape(finding.read_json(found["model"] / "config.json"))
-        run.check_room(shape, args, found["store"])
-        print(f"         {hardware.free_memory() / 1e9:.1f} GB free")
+        needs.check("driver and number type", describe_device, job)
+        needs.check("memory and disk", describe_room, job, model, store)
+    missing = needs.missing
     print("Nothing is missing" if not missing else f"{len(missing)} missing: {'; '.join(missing)}")
     return 2 if missing else 0
+
+
+def find_store(job: Job) -> Path:
+    """Return the storage folder, with what steps 1 and 4 left in it."""
+    store = storage.open_storage(job.storage)
+    subjects_manifest(store)
+    storage.verified_manifest(store, "prompts")
+    context.load_settings(store)
+    return store
+
+
+def find_whole_model(name: str | None, store: Path) -> Path:
+    """Return the folder of a model whose weights can be read."""
+    path = finding.model_path(name, store)
+    finding.fingerprint(path)
+    return path
+
+
+def describe_samples(
+    tokenizer: "PreTrainedTokenizerBase", prompts: data.Prompts, max_length: int, model: Path
+) -> None:
+    """Encode all prompts and print how much there is to train on."""
+    data.describe(data.encode(tokenizer, prompts, max_length, model), tokenizer)
+
+
+def describe_device(job: Job) -> None:
+    """Print what training would run on."""
+    hardware.check_driver()
+    dtype = hardware.dtype(job.settings.compute)
+    print(f"         {hardware.name()} computing in {dtype}, recipe {job.recipe}")
+
+
+def describe_room(job: Job, model: Path, store: Path) -> None:
+    """Check memory and disk and print what is free."""
+    shape = cost.shape(finding.read_json(model / "config.json"))
+    preparation.check_room(shape, job.settings, store)
+    print(f"         {hardware.free_memory() / 1e9:.1f} GB free")

@@ -1,21 +1,31 @@
-"""The trainer of packed conversations and its loss."""
+"""transformers' Trainer on packed conversations, and its loss."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import send_to_device
 
-from mimic_qlora.llm import offline
-from mimic_qlora.training import hardware as device
-from mimic_qlora.training import validation_loss
+from mimic_qlora.llm.offline import quiet_transformers
+from mimic_qlora.training import hardware, validation_loss
 from mimic_qlora.training.low_memory import CrossEntropy
-from mimic_qlora.training.packing import collate
+from mimic_qlora.training.packing import Batch, Pack, Sample, collate
 
-transformers = offline.quiet_transformers()
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import TrainerCallback, TrainerControl, TrainingArguments
+
+transformers: Any = quiet_transformers()
+Trainer: Any = transformers.Trainer
 
 
-def token_losses(model, batch: dict):
-    """Cross entropy in nats of each supervised token; logits are computed at their positions alone."""
+def token_losses(model: "PeftModel", batch: Batch) -> torch.Tensor:
+    """Return the cross entropy in nats of each supervised token, [n] in float32.
+
+    Logits are computed at their positions alone.
+    """
     logits = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
@@ -23,18 +33,47 @@ def token_losses(model, batch: dict):
         layout=batch["layout"],
         use_cache=False,
     ).logits
-    return CrossEntropy.apply(
-        logits.squeeze(0), batch["targets"]
-    )  # a view, whose gradient is no copy either
+    # squeeze gives a view, whose gradient is no copy either
+    return CrossEntropy.apply(logits.squeeze(0), batch["targets"])
 
 
-class PackedTrainer(transformers.Trainer):
-    """transformers' Trainer on packs: an item is a list of samples, and every supervised token weighs the same."""
+@dataclass
+class Seen:
+    """Tokens of this process since the last row of the log."""
 
-    def __init__(self, model, args, train_packs, validation_packs, callbacks, flops, peak_flops):
+    tokens: int = 0  # of all samples in full
+    computed: int = 0  # of the rows
+    supervised: int = 0
+    padding: int = 0  # of rows that only fill up
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch."""
+        supervised = batch["targets"].numel()
+        self.tokens += batch["n_tokens"]
+        self.computed += batch["input_ids"].numel()
+        self.supervised += supervised
+        self.padding += 0 if supervised else batch["n_tokens"]
+
+
+class PackedTrainer(Trainer):
+    """transformers' Trainer on packs, in which every supervised token weighs the same."""
+
+    control: "TrainerControl"  # set by the base class
+
+    def __init__(
+        self,
+        model: "PeftModel",
+        settings: "TrainingArguments",
+        train_packs: list[Pack],
+        validation_packs: list[Pack],
+        callbacks: list["TrainerCallback"],
+        flops: float,
+        peak_flops: float,
+    ) -> None:
+        """Train on packs; `flops` a token and `peak_flops` a second are for the log's MFU."""
         super().__init__(
             model=model,
-            args=args,
+            args=settings,
             train_dataset=train_packs,
             data_collator=lambda batch: collate(batch[0]),
             callbacks=callbacks,
@@ -42,55 +81,58 @@ class PackedTrainer(transformers.Trainer):
         self.remove_callback(transformers.PrinterCallback)
         self.validation_packs = validation_packs
         self.flops, self.peak_flops = flops, peak_flops
-        self.seen = {"tokens": 0, "computed": 0, "supervised": 0, "padding": 0}
+        self.seen = Seen()
         self.clock = time.time()
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the base class, but counts the targets itself: the base's own count drops the first label of a row."""
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        """Move a batch to the model; the base class cannot move a NamedTuple."""
+        return send_to_device(inputs, self.args.device)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """Return the batches of a step and their targets, counted over all processes.
+
+        The base class's own count drops the first label of a row.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = torch.tensor(sum(batch["targets"].numel() for batch in batches), device=device)
         return batches, self.accelerator.gather(count).sum()
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        self.seen["tokens"] += inputs["n_tokens"]
-        self.seen["computed"] += inputs["input_ids"].numel()
-        self.seen["supervised"] += inputs["targets"].numel()
-        self.seen["padding"] += 0 if inputs["targets"].numel() else inputs["n_tokens"]
-        if (
-            self.args.bf16 and not self.is_fsdp_enabled
-        ):  # accelerate would widen the logits to a float32 copy
+    def compute_loss(
+        self,
+        model: "PeftModel",
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the batch's share of the mean loss over the targets of the step."""
+        self.seen.add(inputs)
+        # else accelerate would widen the logits to a float32 copy
+        if self.args.bf16 and not self.is_fsdp_enabled:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         with self.accelerator.autocast():
             losses = token_losses(model, inputs)
-        # processes average their gradients: times their number, that is the sum over all tokens of the step
+        # processes average their gradients: times their number, that is the sum over the step
         return losses.sum() * (self.accelerator.num_processes / num_items_in_batch)
 
     @torch.no_grad()
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Mean loss over all supervised tokens of the validation patients; their sums by patient go into a file."""
+    def evaluate(
+        self,
+        eval_dataset: None = None,
+        ignore_keys: None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return the mean loss over all supervised tokens of the validation patients.
+
+        The sums by patient go into a file (`validation_loss.write`).
+        """
         started = time.time()
-        model = self.model_wrapped if self.is_fsdp_enabled else self.model
-        model.eval()
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        samples, sums = [], []
-        with self.accelerator.autocast():
-            for pack in self.validation_packs[rank::processes]:
-                losses = token_losses(model, self._prepare_inputs(collate(pack))).double().cpu()
-                samples += pack
-                sums += [part.sum().item() for part in losses.split([s.n_supervised for s in pack])]
-        found = validation_loss.by_patient(samples, sums)
-        if processes > 1:
-            parts = [None] * processes
-            torch.distributed.all_gather_object(parts, found)
-            found = {}
-            for patient, row in (item for part in parts for item in part.items()):
-                found[patient] = [
-                    a + b for a, b in zip(found.get(patient, (0, 0, 0)), row, strict=True)
-                ]
+        losses = self._validation_losses()
         if self.is_world_process_zero():
-            validation_loss.write(Path(self.args.output_dir), self.state.global_step, found)
-        nats, tokens, _ = map(sum, zip(*found.values(), strict=True))
-        metrics = {f"{metric_key_prefix}_loss": nats / tokens}
+            validation_loss.write(Path(self.args.output_dir), self.state.global_step, losses)
+        nats = sum(loss.nats for loss in losses.values())
+        metrics = {f"{metric_key_prefix}_loss": nats / sum(loss.tokens for loss in losses.values())}
         self.clock += time.time() - started  # training speed is told without it
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -98,18 +140,35 @@ class PackedTrainer(transformers.Trainer):
         )
         return metrics
 
-    def log(self, logs, start_time=None):
+    def _validation_losses(self) -> validation_loss.Losses:
+        """Compute the validation losses of all patients, each process those of its packs."""
+        model = self.model_wrapped if self.is_fsdp_enabled else self.model
+        model.eval()
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        samples: list[Sample] = []
+        nats: list[float] = []
+        with self.accelerator.autocast():
+            for pack in self.validation_packs[rank::processes]:
+                losses = token_losses(model, self._prepare_inputs(collate(pack))).double().cpu()
+                samples += pack
+                nats += [part.sum().item() for part in losses.split([s.n_supervised for s in pack])]
+        own = validation_loss.by_patient(samples, nats)
+        if processes == 1:
+            return own
+        parts: list[validation_loss.Losses] = [{} for _ in range(processes)]
+        torch.distributed.all_gather_object(parts, own)
+        return validation_loss.merged(parts)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a row; one of training gets speed, shares, MFU and memory (`log_files.LogRow`)."""
         if "loss" in logs:
-            seconds = time.time() - self.clock
-            all_seen = {
-                name: count * self.accelerator.num_processes for name, count in self.seen.items()
-            }
-            logs |= {
-                f"{name}_per_second": all_seen[name] / seconds for name in ("tokens", "supervised")
-            }
-            logs["padding"] = all_seen["padding"] / all_seen["tokens"]
-            logs["shared"] = 1 - all_seen["computed"] / all_seen["tokens"]
-            logs["mfu"] = all_seen["computed"] / seconds * self.flops / self.peak_flops
-            logs["peak_memory_gib"] = device.peak_memory() / 2**30
-            self.seen, self.clock = dict.fromkeys(self.seen, 0), time.time()
+            seconds, processes = time.time() - self.clock, self.accelerator.num_processes
+            tokens, computed = self.seen.tokens * processes, self.seen.computed * processes
+            logs["tokens_per_second"] = tokens / seconds
+            logs["supervised_per_second"] = self.seen.supervised * processes / seconds
+            logs["padding"] = self.seen.padding * processes / tokens
+            logs["shared"] = 1 - computed / tokens
+            logs["mfu"] = computed / seconds * self.flops / self.peak_flops
+            logs["peak_memory_gib"] = hardware.peak_memory() / 2**30
+            self.seen, self.clock = Seen(), time.time()
         super().log(logs, start_time)

@@ -1,60 +1,105 @@
-"""Loss on the validation patients as a reader may compare it: nats a token and bits a byte, with an interval."""
+"""Loss on the validation patients in comparable units: nats a token and bits a byte."""
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from mimic_qlora.training.packing import Sample
 
 
-def by_patient(samples: list, sums: list[float]) -> dict:
-    """patient -> [nats, supervised tokens, bytes of the answers], from the summed loss of each sample."""
-    found: dict[int, list] = {}
-    for sample, nats in zip(samples, sums, strict=True):
-        if not sample.n_supervised:  # it only fills a place
-            continue
-        row = found.setdefault(sample.patient, [0.0, 0, 0])
-        for i, amount in enumerate((nats, sample.n_supervised, sample.n_bytes)):
-            row[i] += amount
-    return found
+class PatientLoss(NamedTuple):
+    """Sums over the answers of one patient."""
+
+    nats: float
+    tokens: int  # supervised
+    n_bytes: int  # of the answers in UTF-8
+
+    def plus(self, other: "PatientLoss") -> "PatientLoss":
+        """Return the sums over both."""
+        return PatientLoss(
+            self.nats + other.nats, self.tokens + other.tokens, self.n_bytes + other.n_bytes
+        )
+
+
+NONE = PatientLoss(0.0, 0, 0)
+Losses = dict[int, PatientLoss]  # by subject_id
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95% interval; `low` and `high` are nan where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BitsPerByte:
+    """The loss in bits a byte of the answers: of the base, of the adapter, adapter minus base."""
+
+    base: Interval
+    adapter: Interval
+    difference: Interval
+
+
+def by_patient(samples: Sequence[Sample], nats: Sequence[float]) -> Losses:
+    """Sum the losses of samples, in nats, by patient; those that only fill up are left out."""
+    losses: Losses = {}
+    for sample, loss in zip(samples, nats, strict=True):
+        if sample.n_supervised:
+            own = PatientLoss(loss, sample.n_supervised, sample.n_bytes)
+            losses[sample.patient] = losses.get(sample.patient, NONE).plus(own)
+    return losses
+
+
+def merged(parts: Sequence[Losses]) -> Losses:
+    """Add up what several processes found."""
+    losses: Losses = {}
+    for patient, loss in (item for part in parts for item in part.items()):
+        losses[patient] = losses.get(patient, NONE).plus(loss)
+    return losses
 
 
 def place(folder: Path, step: int) -> Path:
+    """Return the file of the validation after so many optimizer steps."""
     return folder / f"validation-{step}.json"
 
 
-def write(folder: Path, step: int, losses: dict) -> None:
+def write(folder: Path, step: int, losses: Losses) -> None:
+    """Write the losses as JSON: subject_id -> [nats, tokens, bytes]."""
     place(folder, step).write_text(json.dumps(losses), encoding="utf-8")
 
 
-def read(folder: Path, step: int) -> dict:
-    return json.loads(place(folder, step).read_text(encoding="utf-8"))
+def read(folder: Path, step: int) -> Losses:
+    """Read what `write` wrote."""
+    rows = json.loads(place(folder, step).read_text(encoding="utf-8"))
+    return {int(patient): PatientLoss(*row) for patient, row in rows.items()}
 
 
-def ratio(numerators: list[float], denominators: list[float]) -> tuple[float, float, float]:
-    """A ratio of sums and its 95% interval, with patients as the unit: (value, low, high); no interval for one patient.
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
+    """Return a ratio of sums over patients with its interval; none for a single patient.
 
-    Linearised variance of a ratio estimator with t on n - 1 degrees of freedom (Cochran, Sampling Techniques, 6.4).
+    Linearised variance of a ratio estimator with t on n - 1 degrees of freedom (Cochran, Sampling
+    Techniques, 6.4).
     """
     from scipy.stats import t
 
     n, total = len(numerators), sum(denominators)
     value = sum(numerators) / total
     if n < 2:
-        return value, math.nan, math.nan
+        return Interval(value, math.nan, math.nan)
     residual = sum((a - value * b) ** 2 for a, b in zip(numerators, denominators, strict=True))
     half = t.ppf(0.975, n - 1) * math.sqrt(residual * n / (n - 1)) / total
-    return value, value - half, value + half
+    return Interval(value, value - half, value + half)
 
 
-def bits_per_byte(base: dict, adapter: dict) -> dict:
-    """Bits a byte of the answers by the base, by the adapter, and their difference, each as [value, low, high]."""
-    bits = {
-        name: [row[0] / math.log(2) for row in rows.values()]
-        for name, rows in (("a", base), ("b", adapter))
-    }
-    n_bytes = [row[2] for row in base.values()]
-    change = [b - a for a, b in zip(bits["a"], bits["b"], strict=True)]
-    return {
-        "base": ratio(bits["a"], n_bytes),
-        "adapter": ratio(bits["b"], n_bytes),
-        "difference": ratio(change, n_bytes),
-    }
+def bits_per_byte(base: Losses, adapter: Losses) -> BitsPerByte:
+    """Compare two validations of the same patients, in the same order."""
+    before = [loss.nats / math.log(2) for loss in base.values()]
+    after = [loss.nats / math.log(2) for loss in adapter.values()]
+    n_bytes = [loss.n_bytes for loss in base.values()]
+    change = [b - a for a, b in zip(before, after, strict=True)]
+    return BitsPerByte(ratio(before, n_bytes), ratio(after, n_bytes), ratio(change, n_bytes))

@@ -18,7 +18,8 @@ SPECIAL = [
 # as Llama 3.2's: it writes today's date unless it is given one
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-    "{% if loop.first %}Date: {{ date_string if date_string is defined else strftime_now('%d %b %Y %H:%M:%S') }}\n"
+    "{% if loop.first %}Date: {{ date_string if date_string is defined "
+    "else strftime_now('%d %b %Y %H:%M:%S') }}\n"
     "{% endif %}"
     "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
@@ -34,7 +35,7 @@ TALK = [
 def write_tiny_model(
     folder: Path, seed: int = 0, template: str | None = TEMPLATE, **generation
 ) -> Path:
-    """A Llama of two small layers with random weights, and a tokenizer that behaves like Llama 3's."""
+    """Write a Llama of two small layers with random weights and a tokenizer like Llama 3's."""
     transformers = offline.quiet_transformers()
     import torch
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors

@@ -1,16 +1,20 @@
-"""What the tests of step 5 share: a tiny model, a storage folder as steps 1 and 4 leave it, and runs in processes."""
+"""Storage folders for step 5 as steps 1 and 4 leave them, and runs in processes of their own."""
 
 import json
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from threading import Timer
+from typing import NamedTuple
 
 import train_qlora
 from helpers.tiny_model import TALK
 from mimic_qlora.llm import chat
 from mimic_qlora.step import command_line, files, storage
+from mimic_qlora.training import callbacks
 
 PATIENTS = {
     10000000 + 7 * i: ("train", "train", "validation", "train", "test")[i % 5] for i in range(20)
@@ -53,7 +57,7 @@ def write_prompts(store: Path, split: str, records: list) -> None:
 
 
 def write_store(store: Path, tiny: Path) -> Path:
-    """A storage folder as steps 1 and 4 leave it, with twelve training and four validation prompts."""
+    """Write what steps 1 and 4 leave: twelve training prompts and four for validation."""
     for step, inputs in (("subjects", {}), ("prompts", {"subjects": None})):
         (store / step).mkdir(parents=True)
         source = {"kind": "synthetic", "folder": "synthetic", "patients": len(PATIENTS)}
@@ -72,16 +76,68 @@ def write_store(store: Path, tiny: Path) -> Path:
     return store
 
 
-def run_main(arguments: list, output: str, environment: dict) -> None:
+class Hold(NamedTuple):
+    """An event of a run: it waits at the end of a step until a signal comes or `go` is called."""
+
+    folder: Path  # of the files by which both processes tell each other
+    step: int = 3
+
+    def install(self) -> None:
+        """Let this process wait, two minutes at most."""
+        step_end, reached = callbacks.Pace.on_step_end, self.folder / "reached"
+        go = self.folder / "go"
+
+        def held(pace, settings, state, control, **kwargs):
+            if state.global_step == self.step:
+                reached.touch()
+                deadline = time.time() + 120
+                while not pace.signal and not go.exists() and time.time() < deadline:
+                    time.sleep(0.01)
+            step_end(pace, settings, state, control, **kwargs)
+
+        callbacks.Pace.on_step_end = held
+
+    def wait(self, run) -> None:
+        """Wait until a run has come to the step. Fails when it ends before."""
+        while not (self.folder / "reached").exists():
+            assert run.is_alive(), "the run ended before it was to be disturbed"
+            time.sleep(0.01)
+
+    def go(self) -> None:
+        """Let the run go on."""
+        (self.folder / "go").touch()
+
+
+class KillAfter(NamedTuple):
+    """An event of a run: it is killed so many seconds after the end of a step."""
+
+    step: int
+    seconds: float
+
+    def install(self) -> None:
+        """Let this process kill itself; the step may have been done by an earlier run."""
+        step_end, timers = callbacks.Pace.on_step_end, []
+
+        def timed(pace, settings, state, control, **kwargs):
+            if state.global_step >= self.step and not timers:
+                timers.append(Timer(self.seconds, os.kill, (os.getpid(), signal.SIGKILL)))
+                timers[0].start()
+            step_end(pace, settings, state, control, **kwargs)
+
+        callbacks.Pace.on_step_end = timed
+
+
+def run_main(arguments: list, output: str, environment: dict, event) -> None:
     """Step 5 as a user starts it, with its output in a file."""
     os.environ.update(environment)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # the process that it was forked from ignores it
+    # the process that it was forked from ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = open(output, "ab", buffering=0)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     sys.argv = ["train_qlora.py", *arguments]
+    if event:
+        event.install()
     command_line.run(train_qlora.main)
 
 
@@ -89,13 +145,20 @@ def warm():
     """The way to start processes from one that has imported the libraries."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["peft", "bitsandbytes", "matplotlib.pyplot", "mimic_qlora.training.run"]
+        ["peft", "bitsandbytes", "matplotlib.pyplot", "datasets", "mimic_qlora.training.run"]
     )
     return context
 
 
-def start(store: Path, tiny: Path, *options, environment=None, output: Path | None = None):
-    """A run in a process of its own, forked from one that has imported the libraries already: that saves ten seconds.
+def start(
+    store: Path,
+    tiny: Path,
+    *options,
+    environment: dict | None = None,
+    output: Path | None = None,
+    event: Hold | KillAfter | None = None,
+):
+    """Start a run in a process forked from one that has imported the libraries: 10 s less.
 
     Process.wait() is join(); .exitcode is what a shell would see.
     """
@@ -103,7 +166,7 @@ def start(store: Path, tiny: Path, *options, environment=None, output: Path | No
     arguments = ["--storage", store, "--model", tiny, *OPTIONS, *options]
     output = output or store.with_suffix(".log")
     process = context.Process(
-        target=run_main, args=([str(a) for a in arguments], str(output), environment or {})
+        target=run_main, args=([str(a) for a in arguments], str(output), environment or {}, event)
     )
     process.start()
     return process

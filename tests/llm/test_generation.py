@@ -1,5 +1,4 @@
-"""Answers: the same alone, in a batch and as a stream, whoever else answers in that batch. On a tiny random Llama."""
-# ruff: noqa: F811
+"""Answers: the same alone, in a batch and as a stream, whoever else answers in that batch."""
 
 import time
 from pathlib import Path

@@ -14,8 +14,8 @@ import pytest
 
 from helpers.paths import ROOT
 from mimic_qlora.subjects import database
-from mimic_qlora.summary import disclosure, record_lengths
-from mimic_qlora.summary import tables as summaries
+from mimic_qlora.summary import counts, disclosure, record_lengths
+from mimic_qlora.summary.tables import KINDS
 
 N = 40
 
@@ -152,8 +152,7 @@ def test_each_icd_version_has_a_list_of_its_own(store):
         CREATE OR REPLACE VIEW diagnoses_icd_labeled AS
         SELECT i AS subject_id, v AS icd_version, i::VARCHAR AS icd_code, '' AS long_title
         FROM range(30) t(i), (VALUES (9), (10)) u(v), range(if(v = 9, 5, 1))""")
-    _, _, by_rows = summaries.SUMMARIES["top_diagnoses_by_rows"]
-    found = by_rows(con, {}, 0)
+    found = KINDS["top_diagnoses_by_rows"].rows(con, {}, 0)
     assert [row["icd_version"] for row in found] == [9] * 20 + [10] * 20
     assert found[0]["rows"] == 5 and found[20]["rows"] == 1
 
@@ -169,7 +168,7 @@ def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, sho
         "share": 0.1,
     }
     many, few = ({**flag, "patients": n} for n in (10, 3))
-    shown = summaries.quality(None, {"quality": [many, few]}, 10)
+    shown = counts.quality(None, {"quality": [many, few]}, 10)
     assert shown[0] == {**{k: many[k] for k in shown[0]}} and shown[1]["sentence"] == "is late"
     assert shown[1]["rows"] == shown[1]["share"] == "hidden" and shown[1]["patients"] == "<10"
 
@@ -263,7 +262,7 @@ def test_cells_not_of_their_type_and_empty_columns_are_told(store, shown):
         "columns": {},
         "dictionaries": {"d_items": 90},
     }
-    (row,) = summaries.misfits(None, told, 10)  # of a dictionary
+    (row,) = counts.misfits(None, told, 10)  # of a dictionary
     assert (row["cells"], row["rows"]) == (12, 90)
     assert by_column["admissions.deathtime"] == 1.0 and by_column["prescriptions.drug"] == 0.0
 

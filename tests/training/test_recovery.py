@@ -13,19 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_model import write_tiny_model
-from helpers.training_runs import adapter_bytes, start, warm, write_store
+from helpers.training_runs import Hold, KillAfter, adapter_bytes, start, warm, write_store
 from mimic_qlora.training import callbacks
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="runs are forked, which Windows cannot"
 )
 EPOCHS = ["--epochs", "12", "--save-minutes", "0"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +36,8 @@ def undisturbed(tiny, tmp_path_factory) -> tuple[bytes, float]:
     return adapter_bytes(store), time.time() - began
 
 
-def kill_until_done(tiny, folder: Path, expected: bytes, delays: list[float]) -> int:
-    """Kill runs after so many seconds, then let one end. The number that were killed before their end."""
-    store, killed = write_store(folder / "storage", tiny), 0
-    for delay in delays:
-        run = start(store, tiny, *EPOCHS)
-        run.join(delay)
-        run.kill()
-        run.join()
-        killed += run.exitcode == -signal.SIGKILL
+def ends_with(expected: bytes, store: Path, tiny) -> None:
+    """Let a run end: the adapter is the expected one and nothing else is left."""
     run = start(store, tiny, *EPOCHS)
     run.join()
     log = store.with_suffix(".log").read_text()
@@ -59,43 +46,54 @@ def kill_until_done(tiny, folder: Path, expected: bytes, delays: list[float]) ->
     assert [p.name for p in (store / "adapters").iterdir() if not p.name.endswith(".lock")] == [
         "default"
     ]
-    return killed
 
 
 def test_three_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturbed, tmp_path):
-    expected, seconds = undisturbed
-    draw = random.Random(1)
-    assert kill_until_done(
-        tiny, tmp_path, expected, [draw.uniform(0.3, 0.9) * seconds for _ in range(3)]
-    )
+    """A moment is counted from the end of a step, so that a busy machine does not matter."""
+    store, draw = write_store(tmp_path / "storage", tiny), random.Random(1)
+    for first, last in ((1, 5), (9, 13), (17, 21)):
+        event = KillAfter(draw.randint(first, last), draw.uniform(0, 0.2))
+        run = start(store, tiny, *EPOCHS, event=event)
+        run.join()
+        assert run.exitcode == -signal.SIGKILL, store.with_suffix(".log").read_text()
+    ends_with(undisturbed[0], store, tiny)
 
 
 @pytest.mark.soak
 def test_twenty_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturbed, tmp_path):
+    """Also before the first step and after the last one: some runs end before they are killed."""
     expected, seconds = undisturbed
     draw, killed, rounds = random.Random(2), 0, 0
     while killed < 20:
-        rounds += 1  # some end before they are killed
-        delays = [draw.uniform(0, 1) * seconds for _ in range(4)]
-        killed += kill_until_done(tiny, tmp_path / str(rounds), expected, delays)
+        rounds += 1
+        store = write_store(tmp_path / str(rounds) / "storage", tiny)
+        for _ in range(4):
+            run = start(store, tiny, *EPOCHS)
+            run.join(draw.uniform(0, 1) * seconds)
+            run.kill()
+            run.join()
+            killed += run.exitcode == -signal.SIGKILL
+        ends_with(expected, store, tiny)
     print(f"{killed} runs were killed in {rounds} rounds")
+
+
+def checkpoints(store: Path) -> list[Path]:
+    """The whole checkpoints of an unfinished run."""
+    return list((store / "adapters" / ".default.training").glob("checkpoint-*/trainer_state.json"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tmp_path, number):
     store, log = write_store(tmp_path / "storage", tiny), tmp_path / "storage.log"
-    run = start(store, tiny, "--epochs", 12)
-    while run.is_alive() and " grad " not in (log.read_text() if log.exists() else ""):
-        time.sleep(0.02)
+    hold = Hold(tmp_path)
+    run = start(store, tiny, "--epochs", 12, event=hold)
+    hold.wait(run)
     os.kill(run.pid, number)
     run.join()
     said = log.read_text()
-    assert (
-        run.exitcode == 128 + number
-        and "the same command goes on" in said
-        and "Traceback" not in said
-    )
-    assert list((store / "adapters" / ".default.training").glob("checkpoint-*/trainer_state.json"))
+    assert run.exitcode == 128 + number, said
+    assert "the same command goes on" in said and "Traceback" not in said
+    assert checkpoints(store)
     assert not (store / "adapters" / "default").exists()
     if number != signal.SIGTERM:  # the others differ in nothing but their number
         return
@@ -112,14 +110,18 @@ def test_a_run_that_nobody_reads_any_more_saves_a_checkpoint(tiny, tmp_path, num
     """Ctrl-C and a closed terminal end the `tee` behind step 5 too, as may a full disk."""
     store, pipe = write_store(tmp_path / "storage", tiny), tmp_path / "pipe"
     os.mkfifo(pipe)
-    run = start(store, tiny, "--epochs", 300, output=pipe)
+    hold = Hold(tmp_path)
+    run = start(store, tiny, "--epochs", 12, output=pipe, event=hold)
     with open(pipe) as tee:
         assert any(" grad " in line for line in tee)
+        hold.wait(run)
     if number:
         os.kill(run.pid, number)
+    else:
+        hold.go()
     run.join()
     assert run.exitcode == 128 + (number or callbacks.UNHEARD)
-    assert list((store / "adapters" / ".default.training").glob("checkpoint-*/trainer_state.json"))
+    assert checkpoints(store)
 
 
 def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(
@@ -131,23 +133,20 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(
     mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(disk)]
     if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root on Linux")
-    log = tmp_path / "log"
+    log, hold = tmp_path / "log", Hold(tmp_path)
     try:
         store = write_store(disk / "storage", tiny)
-        run = start(store, tiny, *EPOCHS, output=log)
-        work = store / "adapters" / ".default.training"
-        while run.is_alive() and not list(work.glob("checkpoint-*/trainer_state.json")):
-            time.sleep(0.005)
+        run = start(store, tiny, *EPOCHS, output=log, event=hold)
+        hold.wait(run)
+        assert checkpoints(store)
         with open(disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(b"0" * 4096)
+        hold.go()
         run.join()
         said = log.read_text()
-        assert (
-            run.exitcode == 2
-            and "is full; the checkpoint of step" in said
-            and "Traceback" not in said
-        ), said
+        assert run.exitcode == 2 and "is full; the checkpoint of step" in said, said
+        assert "Traceback" not in said
         (disk / "filler").unlink()
         again = start(store, tiny, *EPOCHS, output=log)
         again.join()
@@ -158,7 +157,10 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(tiny, tmp_path):
-    """Over gloo, as `accelerate launch --cpu` starts them; sums are added in another order, so not to the last bit."""
+    """Over gloo, as `accelerate launch --cpu` starts them.
+
+    Sums are added in another order, so they are not equal to the last bit.
+    """
     import torch
     from safetensors.torch import load
 

@@ -1,0 +1,232 @@
+"""The tables of the summary but Table 1, each a function of the database.
+
+Each returns rows as they go into the CSV files, counts of fewer than `min_cell` patients hidden.
+"""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+from duckdb import DuckDBPyConnection
+
+from mimic_qlora.clinical import content
+from mimic_qlora.display.cells import Cell
+from mimic_qlora.mimic import tables
+from mimic_qlora.subjects import database
+from mimic_qlora.subjects.manifest import SubjectsManifest
+from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hide_small, is_small
+
+TOP = 20  # rows of each list of the most frequent
+_BIN = 20  # coded diagnoses of a bin of the histogram
+_BINS = 10  # all patients beyond are in one more
+
+
+def overview(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Count patients, stays and rows. Sizes of splits follow from a rule and are never hidden."""
+    there = database.names(con)
+    patients = manifest["source"]["patients"]
+    coded = 0
+    if "diagnoses_icd" in there:
+        coded = _count(con, "SELECT count(DISTINCT subject_id) FROM diagnoses_icd")
+    by_coding = {"  with a coded stay": coded, "  without any coded stay": patients - coded}
+    lines: dict[str, Cell] = {"Patients": patients}
+    lines |= {f"  in the {name} split": n for name, n in manifest["split"].items()}
+    lines |= by_coding
+    lines |= hidden_cells(by_coding, [list(by_coding)], min_cell)
+    lines["Hospital stays"] = _count(con, "SELECT count(*) FROM admissions")
+    if "icustays" in there:
+        lines["ICU stays"] = _count(con, "SELECT count(*) FROM icustays")
+    lines["Tables by patient"] = len(manifest["rows"])
+    lines["Rows"] = sum(counts["columnar"] for counts in manifest["rows"].values())
+    return [{"what": what, "n": n} for what, n in lines.items()]
+
+
+def _count(con: DuckDBPyConnection, sql: str) -> int:
+    return con.execute(sql).fetchall()[0][0]
+
+
+def _plain(value: float | None) -> Cell:
+    """Return a number as an int where it is whole, else with two decimals."""
+    if value is None:
+        return None
+    return int(value) if value == int(value) else round(float(value), 2)
+
+
+def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Count rows and patients of every table, in the order of the schema."""
+    order = list(tables.schema())
+    total = manifest["source"]["patients"]
+    names = sorted(
+        manifest["rows"],
+        key=lambda name: (order.index(name) if name in order else len(order), name),
+    )
+    result: Rows = []
+    for name in names:
+        n, rows, middle, most = 0, 0, None, None
+        if manifest["rows"][name]["columnar"]:
+            per_patient = f'SELECT subject_id, count(*) AS n FROM "{name}" GROUP BY 1'
+            sql = f"SELECT count(*), sum(n)::BIGINT, median(n), max(n) FROM ({per_patient})"
+            n, rows, middle, most = con.execute(sql).fetchall()[0]
+        result.append(
+            {
+                "table": name,
+                "rows": int(rows),
+                "patients": n,
+                "patients_share": n / total,
+                "median_rows": _plain(middle),
+                "most_rows": most,
+            }
+        )
+    also = ("rows", "patients_share", "median_rows", "most_rows")
+    return hide_small(result, ("patients",), min_cell, also)
+
+
+def diagnoses_per_patient(
+    con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int
+) -> Rows:
+    """Describe coded diagnoses per patient, over all patients and over those with any."""
+    counts = con.execute("""
+        SELECT count(*) AS rows, count(DISTINCT (icd_code, icd_version)) AS codes
+        FROM diagnoses_icd GROUP BY subject_id ORDER BY subject_id""").df()
+    without = manifest["source"]["patients"] - len(counts)
+    if is_small(len(counts), min_cell):
+        return []
+    result: Rows = []
+    for who, extra in (("all patients", without), ("patients with any", 0)):
+        for what, column in (("coded diagnoses", "rows"), ("different codes", "codes")):
+            values = pd.concat([counts[column], pd.Series([0] * extra, dtype="int64")])
+            if values.empty:
+                continue
+            low, middle, high = (_plain(q) for q in values.quantile([0.25, 0.5, 0.75]))
+            result.append(
+                {
+                    "of": who,
+                    "what": what,
+                    "mean": round(float(values.mean()), 2),
+                    "lower_quartile": low,
+                    "median": middle,
+                    "upper_quartile": high,
+                    "most": int(values.max()),
+                    "none_share": HIDDEN if is_small(extra, min_cell) else extra / len(values),
+                }
+            )
+    return result
+
+
+def diagnoses_histogram(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Count patients by number of coded diagnoses, in bins of 20, those with 200 or more as one."""
+    bins = con.execute(f"""
+        SELECT least(n // {_BIN}, {_BINS}), count(*)
+        FROM (SELECT count(*) AS n FROM diagnoses_icd GROUP BY subject_id)
+        GROUP BY 1 ORDER BY 1""").fetchall()
+    counts: dict[str, int] = {
+        f"{_BIN * low} to {_BIN * low + _BIN - 1}" if low < _BINS else f"{_BIN * _BINS} or more": n
+        for low, n in bins
+    }
+    shown: dict[str, Cell] = {**counts, **hidden_cells(counts, [list(counts)], min_cell)}
+    return [{"coded_diagnoses": label, "patients": n} for label, n in shown.items()]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A list of the most frequent values of a key in a table. All fields are SQL."""
+
+    table: str  # which the other fields may call t
+    key: dict[str, str] = field(hash=False)  # column of the list -> expression
+    where: str = "true"  # the rows that count
+    order: str = "patients"  # or "rows"
+    within: str | None = None  # a column of the key: each of its values has a list of its own
+
+
+def top(
+    con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int, ranking: Ranking
+) -> Rows:
+    """Return the most frequent values of the ranking's key with their patients and rows."""
+    order = f"{ranking.order} DESC, {', '.join(ranking.key)}"
+    lists, first = "", ""
+    if ranking.within:
+        lists, first = f"PARTITION BY {ranking.within}", f"{ranking.within}, "
+    columns = ", ".join(ranking.key)
+    expressions = ", ".join(f"{sql} AS {name}" for name, sql in ranking.key.items())
+    found = database.rows(
+        con,
+        f"""
+        SELECT {columns}, count(*) AS patients, sum(n)::BIGINT AS rows
+        FROM (SELECT {expressions}, t.subject_id AS who, count(*) AS n
+              FROM {ranking.table} WHERE {ranking.where} GROUP BY {columns}, who)
+        GROUP BY {columns}
+        QUALIFY row_number() OVER ({lists} ORDER BY {order}) <= {TOP} ORDER BY {first}{order}""",
+    )
+    return hide_small(found, ("patients",), min_cell, ("rows",))
+
+
+def top_phenotypes(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Return the most frequent phenotypes, which join codes of ICD-9 and ICD-10."""
+    database.add_phenotypes(con)
+    names = {name: entry["name"] for name, entry in content.load().phenotypes.items()}
+    joined = "diagnoses_icd t JOIN code_phenotype p USING (icd_code, icd_version)"
+    found = top(con, manifest, min_cell, Ranking(joined, {"phenotype": "p.phenotype"}))
+    return [
+        {"phenotype": row["phenotype"], "name": names[row["phenotype"]], **row} for row in found
+    ]
+
+
+def top_labs(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Return the most frequent laboratory tests, by number if their dictionary lacks a name."""
+    labels = "d_labitems"
+    if labels not in database.names(con):
+        labels = "(SELECT NULL::BIGINT AS itemid, NULL AS label, NULL AS fluid)"
+    key = {"lab": "coalesce(d.label, t.itemid::VARCHAR)", "fluid": "coalesce(d.fluid, '')"}
+    joined = f"labevents t LEFT JOIN {labels} d ON d.itemid = t.itemid"
+    return top(con, manifest, min_cell, Ranking(joined, key, where="t.itemid IS NOT NULL"))
+
+
+def missing(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Count the empty cells of every column; few filled cells are a small count too.
+
+    The numbers are in the footers of the tables' files, so no row is read.
+    """
+    result: Rows = []
+    for name, columns in sorted(manifest["columns"].items()):
+        rows = manifest["rows"][name]["columnar"]
+        nulls = database.nulls(con, name) if rows else {}
+        for column, type_ in columns.items():
+            empty = nulls.get(column, rows)
+            result.append(
+                {
+                    "column": f"{name}.{column}",
+                    "type": type_,
+                    "rows": rows,
+                    "empty": empty,
+                    "filled": rows - empty,
+                    "empty_share": empty / rows if rows else None,
+                }
+            )
+    return hide_small(result, ("empty", "filled"), min_cell, ("empty", "filled", "empty_share"))
+
+
+def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Return the flags of step 1: rows that cannot be right, and the patients who have them."""
+    rows: Rows = []
+    for flag in manifest["quality"]:
+        if not flag["rows"]:
+            continue
+        sentence = flag["sentence"]
+        if is_small(flag["patients"], min_cell) or is_small(flag["rows"], min_cell):
+            # the worst value is one patient's; manifests hold it in the sentence alone
+            sentence = sentence.partition(", at worst")[0]
+        row = {name: flag[name] for name in ("table", "sentence", "rows", "share", "patients")}
+        rows.append({**row, "sentence": sentence})
+    return hide_small(rows, ("rows", "patients"), min_cell, ("rows", "share", "patients"))
+
+
+def misfits(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Count cells that are not of their column's type; the JSONL keeps them as they are."""
+    rows: Rows = []
+    for column, n in sorted(manifest["cells_not_of_their_type"].items()):
+        table, _, name = column.partition(".")
+        if table in manifest["columns"]:
+            kind, of = manifest["columns"][table][name], manifest["rows"][table]["columnar"]
+        else:  # a dictionary: its columns outside the schema are text, which every cell fits
+            kind, of = tables.schema()[table].columns[name], manifest["dictionaries"][table]
+        rows.append({"column": column, "type": kind, "cells": n, "rows": of})
+    return hide_small(rows, ("cells",), min_cell)

@@ -1,0 +1,131 @@
+"""The model made ready for training: LoRA beside it, room for it, checkpointing chosen."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from accelerate.utils import send_to_device
+
+from mimic_qlora.llm import finding, loading
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.training import cost, gradient_check, hardware, packed_attention
+from mimic_qlora.training.low_memory import use_swiglu
+from mimic_qlora.training.packing import Pack, collate, row_length
+from mimic_qlora.training.settings import TrainSettings
+from mimic_qlora.training.trainer import token_losses, transformers
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+class Prepared(NamedTuple):
+    """A model ready for training."""
+
+    model: "PeftModel"
+    dtype: torch.dtype  # in which the base computes
+    shape: cost.Shape
+    every: int  # every n-th layer is checkpointed; 0: none
+
+
+def load(
+    settings: TrainSettings, compute: str, path: Path, name: str, packs: list[Pack], work: Path
+) -> Prepared:
+    """Load the base model of a folder with fresh LoRA matrices and prove that every one learns.
+
+    `compute` is the number type, `name` the base's name in the adapter's config, `packs` the
+    training packs. Raises UserError when memory, disk or gradients do not allow training.
+    """
+    transformers.set_seed(settings.seed)
+    shape = cost.shape(finding.read_json(path / "config.json"))
+    check_room(shape, settings, work)
+    dtype = hardware.dtype(compute)
+    base = loading.load_base(path, dtype=dtype)
+    packed_attention.use_packed(base)
+    use_swiglu(base)
+    model = add_lora(base, settings, name)
+    return Prepared(model, dtype, shape, prepare(model, settings.checkpointing, packs, dtype))
+
+
+def add_lora(model: "PreTrainedModel", settings: TrainSettings, name: str) -> "PeftModel":
+    """Put fresh float32 LoRA matrices beside all linear layers of a base but the head."""
+    from peft import LoraConfig, get_peft_model
+
+    # short names: peft's "all-linear" would write the full path of hundreds of layers
+    linear = {
+        n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)
+    } - {"lm_head"}
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
+        target_modules=sorted(linear),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, lora)
+    model.peft_config["default"].base_model_name_or_path = name
+    # on a CPU peft would widen each input to float32, and autocast narrow it again
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+    return model
+
+
+def check_room(shape: cost.Shape, settings: TrainSettings, work: Path) -> None:
+    """Raise UserError unless the computed minimum fits into memory, and the files on the disk."""
+    room = settings.batch_tokens
+    needed = cost.fixed_bytes(shape, settings.rank)
+    needed += cost.activation_bytes(shape, room, room // 4, kept_layers=1)
+    free = hardware.free_memory()
+    where = "the GPU" if hardware.gpu() else "this machine"
+    if free < needed and not os.environ.get("ACCELERATE_USE_FSDP"):
+        raise UserError(
+            f"{where} has {free / 1e9:.1f} GB of memory free, training needs {needed / 1e9:.1f} GB "
+            "at least (computed): stop what holds it (nvidia-smi, top), lower --batch-tokens, or "
+            "take a larger machine"
+        )
+    # three checkpoints (float32 weights and AdamW's two moments) and the adapter
+    weights = settings.rank * shape.lora_per_rank
+    needed = 3 * 12 * weights + 4 * weights + 50_000_000
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise UserError(
+            f"{work} has {free / 1e6:,.0f} MB free, training needs {needed / 1e6:,.0f} MB: free "
+            "some of it"
+        )
+
+
+def prepare(model: "PeftModel", checkpointing: str, packs: list[Pack], dtype: torch.dtype) -> int:
+    """Choose the checkpointing that fits and prove that every matrix learns.
+
+    Both are tried on the longest pack, on a CPU on the shortest to save time. Returns n where every
+    n-th layer is checkpointed, 0 for none.
+    """
+    # with FSDP nothing is on a GPU before the Trainer shards it
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        gradient_check.set_checkpointing(model, 1)
+        return 1
+    where = next(model.parameters()).device
+    choose = max if hardware.gpu() else min
+    probe = choose((pack for pack in packs if pack[0].n_supervised), key=row_length)
+    batch = send_to_device(collate(probe), where)
+    autocast = (
+        torch.autocast(where.type, dtype)
+        if dtype is not torch.float32
+        else contextlib.nullcontext()
+    )
+
+    def loss() -> torch.Tensor:
+        with autocast:
+            return token_losses(model, batch).mean()
+
+    def step(every: int) -> None:
+        gradient_check.set_checkpointing(model, every)
+        gradient_check.two_steps(model, loss, 1024.0 if dtype is torch.float16 else 1.0)
+
+    model.train()
+    return gradient_check.choose_checkpointing(checkpointing, step)

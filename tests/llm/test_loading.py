@@ -1,0 +1,88 @@
+"""Models and adapters loaded in 4 bits, and refused when damaged."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny_model import TALK
+from mimic_qlora.llm import chat, generation, loading
+from mimic_qlora.step.errors import UserError
+
+
+def test_gradients_are_the_same_before_and_after_an_evaluation(tiny):
+    """The trap of bitsandbytes on CPUs with AVX512-BF16 (see `guard_linear4bit`).
+
+    Elsewhere this passes by itself.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(
+        loading.load_base(tiny),
+        LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+    )
+    ids = torch.arange(20, 60).unsqueeze(0)
+
+    def gradients():
+        model.train()
+        model.zero_grad()
+        with torch.autocast(model.device.type, torch.bfloat16):
+            model(input_ids=ids.to(model.device), labels=ids.to(model.device)).loss.backward()
+        return {
+            name: weight.grad.clone()
+            for name, weight in model.named_parameters()
+            if weight.grad is not None
+        }
+
+    before = gradients()
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids.to(model.device))
+    after = gradients()
+    assert before and before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_adapter_of_another_base_is_refused(with_adapter, tiny, tmp_path):
+    base = loading.load_base(tiny, four_bit=False)
+    with pytest.raises(UserError, match="train_qlora.py"):
+        loading.load_adapter(base, tmp_path)
+    with_adapter[0].save_pretrained(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.rename(tmp_path / "adapter_model.bin")  # a pickle could run code as it is loaded
+    with pytest.raises(UserError, match="no adapter as safetensors"):
+        loading.load_adapter(base, tmp_path)
+    (tmp_path / "adapter_model.bin").rename(weights)
+    trained_on = {"name": "some/model", "fingerprint": "0" * 16}
+    (tmp_path / "manifest.json").write_text(json.dumps({"base_model": trained_on}))
+    with pytest.raises(UserError, match="trained on some/model"):
+        loading.load_adapter(base, tmp_path)
+    with pytest.raises(ValueError, match="no adapter"):
+        generation.generate(base, chat.load_tokenizer(tiny), [TALK], ["adapter"], 4)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_model_without_all_its_tensors_is_refused(tiny, tmp_path):
+    """transformers alone would fill the gap with random numbers and go on."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lack 1 tensors, model.layers.1.mlp.up_proj.weight"):
+        loading.load_base(folder)
+
+
+def test_a_damaged_adapter_is_named_in_one_sentence(with_adapter, tiny, tmp_path):
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        with_adapter[0].save_pretrained(tmp_path)
+        cut(tmp_path / file)
+        with pytest.raises(UserError, match=f"{tmp_path}.*train it again"):
+            loading.load_adapter(loading.load_base(tiny, four_bit=False), tmp_path)

@@ -1,0 +1,24 @@
+"""When a run stops by itself."""
+
+import pytest
+
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.training import (
+    callbacks,
+)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(train):
+    with pytest.raises(UserError, match="no longer a number at step .*lower --lr"):
+        train("--lr", 1e30, "--epochs", 20)
+
+
+def test_training_ends_after_as_many_validations_without_a_gain_as_it_has_patience():
+    def state(*losses):
+        return [{"loss": 1.0}, *({"eval_loss": loss} for loss in losses)]
+
+    assert not callbacks.stopped_early(state(), 2)
+    assert not callbacks.stopped_early(state(3, 2, 2.5), 2)
+    assert callbacks.stopped_early(state(3, 2, 2.5, 2.1), 2)
+    assert not callbacks.stopped_early(state(3, 2, 2.5, 1.9), 2)
+    assert not callbacks.stopped_early(state(3, 4, 5, 6, 7), 0)

@@ -1,0 +1,120 @@
+"""The prompts of step 4: read, and refused where they would teach the wrong thing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+from helpers.training_runs import PATIENTS, record, write_prompts
+from mimic_qlora.step import files
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.training import data
+
+
+def empty_train(store):
+    write_prompts(store, "train", [])
+
+
+def empty_answer(store):
+    rows = [record(10000000)]
+    rows[0]["messages"][-1]["content"] = " "
+    write_prompts(store, "train", rows)
+
+
+def add_test_patient(store):
+    write_prompts(
+        store, "train", [record(s) for s, split in PATIENTS.items() if split in ("train", "test")]
+    )
+
+
+def same_patient_twice(store):
+    write_prompts(store, "validation", [record(10000000)])
+
+
+def other_template(store):
+    files.write_json(
+        store / "prompts" / "context.json", {"model": "other/model", "template_sha256": "0"}
+    )
+
+
+def other_model(store):
+    settings = json.loads((store / "prompts" / "context.json").read_text())
+    files.write_json(store / "prompts" / "context.json", settings | {"model": "other/model"})
+
+
+def no_answer(store):
+    rows = [record(10000000)]
+    write_prompts(store, "train", [{**rows[0], "messages": rows[0]["messages"][:2]}])
+
+
+def broken_line(store):
+    (store / "prompts" / "train.jsonl").write_text('{"messages": [')
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (None, ["--model", "no/model"], "hf download no/model"),
+        (None, ["--max-length", "60"], "answers would be cut"),
+        (None, ["--max-length", "99999"], "2048 tokens that the model can read"),
+        (empty_train, [], "holds no prompt"),
+        (empty_answer, [], "line 1: the answer is empty"),
+        (add_test_patient, [], "line 4 is of a patient whom step 1 put into test"),
+        (same_patient_twice, [], "line 1 is of a patient whom step 1 put into train"),
+        (other_template, [], "budgeted for other/model"),
+        (other_model, [], "budgeted for other/model, not for"),
+        (broken_line, [], r"train.jsonl cannot be read \(line 1 is not a conversation"),
+        (no_answer, [], r"train.jsonl cannot be read \(line 1 is not a conversation"),
+    ],
+)
+def test_it_refuses_to_train_wrongly(train, store, change, options, message):
+    if change:
+        change(store)
+    with pytest.raises(UserError, match=message):
+        train(*options)
+    assert not (store / "adapters" / "default").exists()
+    assert not list(store.glob(".training-prompts.*"))
+
+
+def test_prompts_are_read_in_order_into_a_private_folder_that_is_gone_at_the_end(store):
+    folder = "nothing"
+    with data.opened(store, None) as prompts:
+        (folder,) = store.glob(".training-prompts.*")
+        assert folder.stat().st_mode & 0o077 == 0 and list(folder.rglob("*.arrow"))
+        for split in ("train", "validation"):
+            expected = [record(s) for s, name in PATIENTS.items() if name == split]
+            assert [row["messages"] for row in prompts[split]] == [r["messages"] for r in expected]
+            assert prompts[split]["subject_id"][:] == [r["subject_id"] for r in expected]
+    assert not folder.exists()
+    with data.opened(store, 3) as prompts:
+        assert [len(rows) for rows in prompts.values()] == [3, 3]
+
+
+def test_changed_prompts_are_read_anew_and_what_a_kill_left_is_removed(store):
+    (store / ".training-prompts.killed").mkdir()
+    os.utime(store / ".training-prompts.killed", (0, 0))
+    with data.opened(store, None) as prompts:
+        assert len(prompts["train"]) == 12
+    write_prompts(store, "train", [record(10000000)])
+    with data.opened(store, None) as prompts:
+        assert len(prompts["train"]) == 1
+    assert not list(store.glob(".training-prompts.*"))
+
+
+def test_nothing_is_written_into_the_home_folder(store, tmp_path):
+    """The cache of `datasets` would lie there: patient text outside of the storage folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    code = (
+        "import pathlib, sys\n"
+        "from mimic_qlora.training import data\n"
+        "with data.opened(pathlib.Path(sys.argv[1]), None) as prompts:\n"
+        "    assert len(prompts['train']) == 12\n"
+    )
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
+    variables |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, str(store)], env=variables, check=True)
+    assert not [path for path in home.rglob("*") if path.is_file()]
