@@ -10,39 +10,25 @@ memory that no file backs (RssAnon), so mapped pages, which the system may drop,
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-WORDS = (
-    "sodium",
-    "potassium",
-    "normal",
-    "low",
-    "discharged",
-    "mg",
-    "daily",
-    "chest",
-    "pain",
-    "rest",
-)
+WORDS = "sodium low potassium normal discharged mg daily chest pain rest "
 WAYS = ("list of records", "datasets")
 
 
 def write_prompts(folder: Path, n: int) -> None:
     """Write n records for training, one for validation, of 4 kB each."""
-    draw = random.Random(0)
     (folder / "prompts").mkdir()
     for split, size in (("train", n), ("validation", 1)):
         with open(folder / "prompts" / f"{split}.jsonl", "w", encoding="utf-8") as file:
             for i in range(size):
-                texts = [" ".join(draw.choices(WORDS, k=k)) for k in (40, 500, 100)]
-                roles = ("system", "user", "assistant")
                 messages = [
-                    {"role": role, "content": text} for role, text in zip(roles, texts, strict=True)
+                    {"role": role, "content": f"{WORDS * times} {i}"}
+                    for role, times in (("system", 4), ("user", 50), ("assistant", 10))
                 ]
                 file.write(json.dumps({"messages": messages, "subject_id": i}) + "\n")
 

@@ -1,7 +1,7 @@
 """The prompts of step 4 for training: read, checked against split and model, encoded.
 
 They are read through Hugging Face `datasets` into memory-mapped Arrow, so that their text takes no
-memory: `benchmarks/training_memory.py` measures it.
+memory: 31 MB for 100,000 prompts in place of 551 MB (`benchmarks/training_memory.py`).
 """
 
 import contextlib
