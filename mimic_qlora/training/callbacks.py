@@ -1,4 +1,4 @@
-"""When training validates, saves and stops, and the lines that it prints meanwhile."""
+"""Callbacks of the Trainer: validate, save and stop in time, and print a line a log step."""
 
 import contextlib
 import math

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 
 class LogRow(TypedDict, total=False):
-    """What the Trainer logs at a step: a training row has `loss`, a validation row `eval_loss`."""
+    """A row of the Trainer's log: one of training has `loss`, one of validation `eval_loss`."""
 
     step: int  # optimizer steps done
     epoch: float
@@ -32,7 +32,7 @@ COLUMNS = tuple(LogRow.__annotations__)  # of log.csv
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run computes with and on; its log's columns rest on it."""
+    """The number type, device and peak of a run, on which the columns of its log rest."""
 
     compute: str  # bf16, fp16 or fp32
     device: str

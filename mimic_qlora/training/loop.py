@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a run that came to its end leaves beside its checkpoints."""
+    """The last state of a run that came to its end, and what it computed with."""
 
     state: SavedState
     setup: Setup

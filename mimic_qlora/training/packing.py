@@ -39,7 +39,7 @@ Split = dict[str, list[Sample]]  # "train" and "validation"
 
 
 class Layout(NamedTuple):
-    """Where the tokens of each sample lie in a packed row, for `packed_attention`.
+    """The places of each sample's tokens in a packed row, for `packed_attention`.
 
     A sample's queries are its own tokens; its keys are these and the tokens that it shares.
     """

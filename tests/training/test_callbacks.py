@@ -1,4 +1,4 @@
-"""When a run stops by itself."""
+"""Runs that stop by themselves."""
 
 import pytest
 
