@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message, which `run` prints with exit code 2."""
-        message = re.sub(r"^argument (\S+?)(/--\S+)?: (must )", r"\1 \3", message)
+        message = re.sub(r"^argument ([^\s/]+)\S*: must ", r"\1 must ", message)
         raise UserError(f"{message} (--help lists the arguments)")
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from helpers.paths import ROOT
 
 
-def run_script(script: str, *args, storage: Path, **environment):
-    """Run a script in its own process, as a user would. Returns the CompletedProcess with its text captured."""
+def run_script(
+    script: str, *args: object, storage: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in its own process, as a user would, and capture its text."""
     variables = {k: v for k, v in os.environ.items() if k not in ("MIMIC_DIR", "STORAGE_DIR")}
     return subprocess.run(
         [sys.executable, str(ROOT / script), *map(str, args)],
@@ -17,14 +19,14 @@ def run_script(script: str, *args, storage: Path, **environment):
         text=True,
         cwd=ROOT,
         env={**variables, "STORAGE_DIR": str(storage), **environment},
-        timeout=300,
+        timeout=1200,  # for a busy machine; a run that hangs is found all the same
     )
 
 
-def folder_bytes(folder: Path) -> dict:
-    """Every file of a step's output but the manifest, which holds times."""
+def folder_bytes(folder: Path) -> dict[Path, bytes]:
+    """Return every file of a step's output but the manifest, which holds times."""
     return {
-        p.relative_to(folder): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and p.name != "manifest.json"
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
     }

@@ -7,7 +7,7 @@ TUNED_IDS = [10000000 + 7 * i for i in range(60)]
 
 
 def step_three_stub(storage: Path, *columns: str) -> None:
-    """Stands in for step 3, which takes a minute: a list of least important columns with a manifest."""
+    """Write what step 3, which takes a minute, leaves: its least important columns."""
     from mimic_qlora.step import storage as store
 
     inputs = {"subjects": store.verified_manifest(storage, "subjects")["id"]}
@@ -17,7 +17,7 @@ def step_three_stub(storage: Path, *columns: str) -> None:
 
 
 def written_otherwise(path, text: str):
-    """Replace a file of a step's output as if the step itself had written it so: its manifest says nothing of it."""
+    """Replace a file of a step's output and take it off the manifest: it counts as whole."""
     manifest = json.loads((path.parent / "manifest.json").read_text())
     manifest.get("files", {}).pop(path.name, None)
     (path.parent / "manifest.json").write_text(json.dumps(manifest))

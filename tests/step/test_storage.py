@@ -1,6 +1,5 @@
-"""The storage folder's rules for every script: what ends in one sentence, what a signal leaves, readable help."""
+"""The storage folder: outputs are whole, checked before they are read, and written by one run."""
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -8,70 +7,8 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import ROOT
-from mimic_qlora.step import command_line, errors, storage
+from mimic_qlora.step import errors, storage
 from mimic_qlora.step.errors import UserError
-
-
-def leave(body: str) -> subprocess.CompletedProcess:
-    """Run a main with this body in a process of its own."""
-    code = f"import os, signal\nfrom mimic_qlora.step import command_line\ndef main():\n    {body}\ncommand_line.run(main)"
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
-    )
-
-
-@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143)])
-def test_an_interrupt_that_a_library_swallows_still_ends_as_one(name, code):
-    swallow = f"""try: os.kill(os.getpid(), signal.{name})
-    except BaseException: pass
-    raise ValueError("half imported")"""
-    ended = leave(swallow)
-    assert ended.returncode == code and "Traceback" not in ended.stderr
-
-
-def test_a_file_that_cannot_be_opened_is_named_in_one_sentence(tmp_path):
-    ended = leave(f"open({str(tmp_path / 'gone.csv')!r})")
-    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
-    assert ended.stderr.startswith("error: ") and "gone.csv" in ended.stderr
-
-
-def test_a_fault_of_the_software_keeps_its_traceback():
-    assert "Traceback" in leave("raise ValueError('a bug')").stderr
-
-
-@pytest.mark.parametrize("value", [-1, 11, float("nan"), float("inf")])
-def test_a_number_out_of_range_is_refused(value):
-    command_line.check_range(argparse.Namespace(save_minutes=10), "save_minutes", 0, 10)
-    with pytest.raises(UserError, match="--save-minutes .* from 0 to 10"):
-        command_line.check_range(argparse.Namespace(save_minutes=value), "save_minutes", 0, 10)
-
-
-OUT_OF_RANGE = {
-    "convert_to_jsonl.py": ["--memory", "nan"],
-    "summarize_jsonl.py": ["--min-cell", "99999999999999999999999"],
-    "feature_select_xgb_columns.py": ["--landmark-hours", "nan"],
-    "make_symptom_prompts_ctx_dxpx.py": ["--preview", "-1"],
-    "train_qlora.py": ["--seed", "-1"],
-    "qa_by_subject.py": ["--run", "../../elsewhere"],
-    "run_files/validate.py": ["--run", "../../elsewhere"],
-}
-
-
-@pytest.mark.parametrize("script", OUT_OF_RANGE)
-def test_arguments_that_cannot_be_are_refused_before_anything_is_read(run, script, tmp_path):
-    ended = run(script, *OUT_OF_RANGE[script])
-    assert (
-        ended.returncode == 2
-        and OUT_OF_RANGE[script][0] in ended.stderr
-        and "Traceback" not in ended.stderr
-    )
-    assert not (tmp_path / "storage").exists()
-
-
-@pytest.mark.parametrize("script", OUT_OF_RANGE)
-def test_help_fits_into_100_columns(run, script):
-    lines = run(script, "--help", COLUMNS="100").stdout.splitlines()
-    assert max(map(len, lines)) <= 100
 
 
 def stored(place, files: dict):
@@ -120,3 +57,39 @@ def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
     with storage.step_output(tmp_path, "subjects", {}, {}, resumable=True):
         pass
     assert ".manifest.json.new" not in storage.verified_manifest(tmp_path, "subjects")["files"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from mimic_qlora.step import storage
+with storage.locked(Path(sys.argv[1]) / "features", "features"):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_keeps_a_second_run_out_and_goes_with_its_process(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        for _ in range(2):
+            with (
+                pytest.raises(UserError, match="another run of `python feature_select"),
+                storage.locked(tmp_path / "features", "features"),
+            ):
+                pass
+        holder.kill()
+    with storage.locked(tmp_path / "features", "features"):  # a dead run blocks nobody
+        assert (tmp_path / ".features.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_facts_of_a_step_are_in_its_manifest_and_no_part_of_its_identity(tmp_path):
+    with storage.step_output(tmp_path, "features", {"a": 1}, {}) as output:
+        output.facts["patients"] = 5
+    manifest = storage.verified_manifest(tmp_path, "features")
+    assert manifest["patients"] == 5 and manifest["id"] == output.manifest["id"]
+    with pytest.raises(errors.UpToDate), storage.step_output(tmp_path, "features", {"a": 1}, {}):
+        pass

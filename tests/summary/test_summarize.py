@@ -29,7 +29,7 @@ def write_table(folder: Path, name: str, rows: list) -> None:
 
 
 def hospital(folder: Path) -> Path:
-    """40 patients, 30 with a stay; 30 coded 4019, 12 of them E785 too (three times), 4 of them I10."""
+    """40 patients, 30 with a stay; 30 coded 4019, 12 of them E785 too (thrice), 4 of them I10."""
     hosp, ids = folder / "hosp", range(1, N + 1)
     patients = [
         {

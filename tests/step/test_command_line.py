@@ -1,0 +1,163 @@
+"""The command line that scripts share: what ends in one sentence, what a signal leaves, help."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+from mimic_qlora.step import command_line
+from mimic_qlora.step.errors import UserError
+
+MAIN = """
+import os, signal, sys
+from mimic_qlora.step import command_line, storage
+def main():
+    {body}
+command_line.run(main)
+"""
+
+
+def leave(body: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a main with this body in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", MAIN.format(body=body), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_that_a_library_swallows_still_ends_as_one(name, code):
+    swallow = f"""try: os.kill(os.getpid(), signal.{name})
+    except BaseException: pass
+    raise ValueError("half imported")"""
+    ended = leave(swallow)
+    assert ended.returncode == code and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_in_the_midst_of_a_step_leaves_no_half_written_folder(tmp_path, name, code):
+    body = """from pathlib import Path
+    with storage.step_output(Path(sys.argv[1]), "features", {}, {}) as out:
+        (out.path / "half.csv").write_text("a")
+        print("writing", flush=True)
+        sys.stdin.read()"""
+    command = [sys.executable, "-c", MAIN.replace("{body}", body), str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as step:
+        assert step.stdout.readline() == "writing\n"  # the folder is there: now the signal comes
+        assert (tmp_path / ".features.partial" / "half.csv").exists()
+        step.send_signal(getattr(signal, name))
+        assert "Traceback" not in step.stderr.read()
+    assert step.returncode == code
+    assert not (tmp_path / ".features.partial").exists() and not (tmp_path / "features").exists()
+
+
+def test_a_file_that_cannot_be_opened_is_named_in_one_sentence(tmp_path):
+    ended = leave(f"open({str(tmp_path / 'gone.csv')!r})")
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("error: ") and "gone.csv" in ended.stderr
+
+
+def test_a_fault_of_the_software_keeps_its_traceback():
+    assert "Traceback" in leave("raise ValueError('a bug')").stderr
+
+
+def test_a_reader_that_has_gone_ends_the_command_in_one_sentence():
+    body = """sys.stdin.readline()
+    for _ in range(100_000): print("x" * 100)"""
+    command = [sys.executable, "-c", MAIN.format(body=body)]
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as step:
+        os.close(writing)
+        os.close(reading)
+        _, errors = step.communicate("go\n", timeout=600)
+    assert step.returncode == 141 and errors.count("\n") == 1 and errors.startswith("error: ")
+
+
+# ---------------------------------------------------------------- types of arguments
+
+TYPES = {
+    "positive_int": (command_line.positive_int, {"7": 7, " 7 ": 7}, ["0", "-1", "1.5", "x", ""]),
+    "positive_number": (
+        command_line.positive_number,
+        {"0.5": 0.5, "1e3": 1000.0},
+        ["0", "-1", "nan", "inf", "x"],
+    ),
+    "whole_number": (
+        command_line.whole_number(0, 10),
+        {"0": 0, "10": 10},
+        ["-1", "11", "0.5", "nan", "9" * 5000],
+    ),
+    "number": (command_line.number(0.5, 2), {"0.5": 0.5, "2": 2.0}, ["0.4", "2.1", "nan", "inf"]),
+    "share": (command_line.share, {"0.1": 0.1, "1": 1.0}, ["0", "1.1", "nan", "-0.5"]),
+    "rate": (command_line.rate, {"0": 0.0, "0.99": 0.99}, ["1", "-0.1", "nan"]),
+    "seed": (command_line.seed, {"0": 0, str(2**32 - 1): 2**32 - 1}, ["-1", str(2**32), "x"]),
+    "seeds": (command_line.seeds, {"0,1,2": (0, 1, 2)}, ["0,0", "0,", "a", ""]),
+    "folder_name": (command_line.folder_name, {"seed.1": "seed.1"}, ["", "../x", ".x", "a b"]),
+    "folder_names": (command_line.folder_names, {"a,b": ("a", "b")}, ["a,", "a,../b"]),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_type_reads_what_it_takes_and_refuses_all_else_in_one_sentence(name):
+    read, taken, refused = TYPES[name]
+    parser = command_line.Parser("What it does.")
+    parser.add_argument("--value", "-v", type=read)
+    for text, value in taken.items():
+        assert parser.parse_args([f"--value={text}"]).value == value
+    for text in refused:
+        with pytest.raises(UserError, match=r"^--value must .*, not ") as error:
+            parser.parse_args([f"--value={text}"])
+        assert "\n" not in str(error.value)
+
+
+def test_every_other_mistake_on_the_command_line_is_one_sentence_too():
+    parser = command_line.Parser("What it does.")
+    parser.add_argument("--arm", choices=("base", "adapter"))
+    for arguments in (["--arm", "x"], ["--arm"], ["--unknown"], ["extra"]):
+        with pytest.raises(UserError) as error:
+            parser.parse_args(arguments)
+        assert "\n" not in str(error.value) and "--help" in str(error.value)
+
+
+def test_a_type_says_what_it_wants_in_plain_english():
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a positive whole number, not 0"):
+        command_line.positive_int("0")
+    with pytest.raises(argparse.ArgumentTypeError, match="a whole number from 0 to 1,000,000, not"):
+        command_line.whole_number(0)("-1")
+
+
+# ---------------------------------------------------------------- all scripts
+
+OUT_OF_RANGE = {
+    "convert_to_jsonl.py": ["--memory", "nan"],
+    "summarize_jsonl.py": ["--min-cell", "99999999999999999999999"],
+    "feature_select_xgb_columns.py": ["--landmark-hours", "nan"],
+    "make_symptom_prompts_ctx_dxpx.py": ["--preview", "-1"],
+    "train_qlora.py": ["--seed", "-1"],
+    "qa_by_subject.py": ["--run", "../../elsewhere"],
+    "run_files/validate.py": ["--run", "../../elsewhere"],
+}
+
+
+@pytest.mark.parametrize("script", OUT_OF_RANGE)
+def test_arguments_that_cannot_be_are_refused_before_anything_is_read(run, script, tmp_path):
+    ended = run(script, *OUT_OF_RANGE[script])
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert OUT_OF_RANGE[script][0] in ended.stderr and "Traceback" not in ended.stderr
+    assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize("script", OUT_OF_RANGE)
+def test_help_fits_into_100_columns(run, script):
+    lines = run(script, "--help", COLUMNS="100").stdout.splitlines()
+    assert lines and max(map(len, lines)) <= 100

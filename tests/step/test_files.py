@@ -1,0 +1,95 @@
+"""Files that are written whole or not at all, and are their owner's alone."""
+
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+from mimic_qlora.step import files
+from mimic_qlora.step.errors import UserError
+
+KILLED_HALF_WAY = """
+import sys
+from pathlib import Path
+from mimic_qlora.step.files import atomic_write
+
+def half(file):
+    file.write(b"half of it")
+    file.flush()
+    print("half", flush=True)
+    sys.stdin.read()  # until the process is killed
+
+atomic_write(Path(sys.argv[1]), half)
+"""
+
+
+@pytest.mark.parametrize("content", ["néw", "néw".encode(), lambda file: file.write(b"n\xc3\xa9w")])
+def test_text_bytes_and_a_function_write_the_same_private_file(tmp_path, content):
+    path = tmp_path / "file.txt"
+    path.write_text("old and much longer")
+    path.chmod(0o644)
+    files.atomic_write(path, content)
+    assert path.read_text(encoding="utf-8") == "néw"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_mode_can_be_given_and_the_umask_does_not_narrow_it(tmp_path):
+    files.atomic_write(tmp_path / "a", "x", mode=0o664)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o664
+
+
+@pytest.mark.parametrize("before", ["old", None])
+def test_a_kill_half_way_leaves_the_old_file_or_none(tmp_path, before):
+    path = tmp_path / "file.txt"
+    if before:
+        path.write_text(before)
+    command = [sys.executable, "-c", KILLED_HALF_WAY, str(path)]
+    writer = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    with writer:
+        assert writer.stdout.readline() == "half\n"
+        assert (tmp_path / ".file.txt.new").read_text() == "half of it"
+        writer.send_signal(signal.SIGKILL)
+    assert (path.read_text() if path.exists() else None) == before
+    files.atomic_write(path, "new")  # what the kill left stands in nobody's way
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_half_way_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail(file):
+        file.write(b"half")
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        files.atomic_write(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_keeps_its_form_and_private_files_have_names_of_their_own(tmp_path):
+    files.write_json(tmp_path / "a.json", {"é": [1, tmp_path]})
+    assert (tmp_path / "a.json").read_text() == f'{{\n "é": [\n  1,\n  "{tmp_path}"\n ]\n}}\n'
+    made = {files.private_file(tmp_path / "own", "a-", ".jsonl") for _ in range(3)}
+    assert len(made) == 3 and {stat.S_IMODE(p.stat().st_mode) for p in made} == {0o600}
+
+
+def test_a_link_in_the_place_of_a_private_folder_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link"):
+        files.private_folder(tmp_path / "link")
+
+
+@pytest.mark.parametrize(
+    "name, fits",
+    [("a", True), ("seed-0.b_c", True), ("", False), (".a", False), ("a/b", False), ("a\n", False)],
+)
+def test_names_that_can_be_folders(name, fits):
+    assert files.is_folder_name(name) == fits
