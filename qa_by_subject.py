@@ -143,7 +143,7 @@ def main() -> int:
         opened, model, conversation.ARMS[arm], args.run, args.max_new_tokens, args.batch_size
     )
     if args.check:
-        question = args.question or content.load_questions(QUESTIONS)[0]["question"]
+        question = args.question or content.load_questions(QUESTIONS)[0].question
         return 0 if check.run(answerer, checked, question, args.check) else 1
     if args.batch:
         return 1 if batch.run(answerer, lines) else 0

@@ -39,32 +39,30 @@ def rules_for(question: dict, most: int = 3) -> list:
     """Cautions that some chart calls for on this question, each in words of its own, trained and held-out ones."""
     symptom, chosen = content.symptom_of(question), []
     for rule in sorted(
-        content.load().cautions.values(), key=lambda c: (-guidance.bearing(c, symptom), c["id"])
+        content.load().cautions.values(), key=lambda c: (-guidance.bearing(c, symptom), c.id)
     ):
-        said = "\n".join(c["say"] for c in chosen)
+        said = "\n".join(c.say for c in chosen)
         if (
             guidance.bearing(rule, symptom) > 1
             and not phrases.said(rule, said)
-            and not any(
-                phrases.said(c, rule["say"]) or phrases.forbidden(c, rule["say"]) for c in chosen
-            )
-            and not phrases.forbidden(rule, question["ideal"])
+            and not any(phrases.said(c, rule.say) or phrases.forbidden(c, rule.say) for c in chosen)
+            and not phrases.forbidden(rule, question.ideal)
         ):
             chosen.append(rule)
-    held_out = [c for c in chosen if c["held_out"]][:1]
-    return [*held_out, *(c for c in chosen if not c["held_out"])][:most]
+    held_out = [c for c in chosen if c.held_out][:1]
+    return [*held_out, *(c for c in chosen if not c.held_out)][:most]
 
 
 def whole(question: dict, rules: list) -> str:
     """The ideal with these cautions said, each in its section."""
     parts = {title: [] for title in content.SECTIONS.values()}
-    for line in question["ideal"].splitlines():
+    for line in question.ideal.splitlines():
         if line in parts:
             current = line
         elif line.strip():
             parts[current].append(line)
     for rule in rules:
-        parts[content.SECTIONS[rule["section"]]].append(f"- {rule['say']}")
+        parts[content.SECTIONS[rule.section]].append(f"- {rule.say}")
     return "\n\n".join("\n".join([title, *lines]) for title, lines in parts.items())
 
 
@@ -99,8 +97,8 @@ def edits(questions: list, words: dict, paraphrases: dict) -> Iterator[tuple]:
             return kind, good, question, called, answer
 
         yield made("as it stands", full, good=True)
-        if question["id"] in paraphrases:
-            yield made("paraphrased", paraphrases[question["id"]], good=True, called=[])
+        if question.id in paraphrases:
+            yield made("paraphrased", paraphrases[question.id], good=True, called=[])
         yield made(
             "told not to wait",
             urgent_lines(full, lambda i, t: t.rstrip(".") + ", and do not wait."),
@@ -141,7 +139,7 @@ def written(questions: list, show_misses: bool) -> None:
     entries = yaml.safe_load(
         Path(__file__).with_name("written_answers.yaml").read_text(encoding="utf-8")
     )
-    by_id, found = {q["id"]: q for q in questions}, []
+    by_id, found = {q.id: q for q in questions}, []
     for entry in entries:
         cases = [("as it stands", True, entry["text"])]
         for edit in entry["edits"]:
@@ -186,7 +184,7 @@ def edited(questions: list, kind: str, show_misses: bool) -> None:
     scores = [rubric.rubric(q, rules, answer, True) for _, _, q, rules, answer in cases]
     flagged = [bool(rubric.faults(found)) for found in scores]
     good = [is_good for _, is_good, *_ in cases]
-    pairs = [(q["ideal"], answer) for _, _, q, _, answer in cases]
+    pairs = [(q.ideal, answer) for _, _, q, _, answer in cases]
     measures = {"rubric": flagged}
     for name, values in (
         ("cosine", likeness.cosines(pairs)),

@@ -33,7 +33,7 @@ def of(view: dict, as_of: datetime) -> dict:
     for row in newest_first(view["diagnoses_icd_labeled"], by_id):
         for name in codes.phenotypes_of_code(row["icd_code"], row["icd_version"]):
             days = (as_of - by_id[row["hadm_id"]]["dischtime"]).days
-            if catalogue.phenotypes[name]["kind"] != "acute" or days <= 90:
+            if catalogue.phenotypes[name].kind != "acute" or days <= 90:
                 found["phenotypes"].setdefault(name, row)
     for row in view["prescriptions"]:
         if row.get("hadm_id") == stay.get("hadm_id") and row.get("drug"):
@@ -84,7 +84,7 @@ def as_shown(known: dict, shown: dict) -> dict:
     ]
     return known | {
         "phenotypes": {
-            i: row for i, row in known["phenotypes"].items() if catalogue[i]["name"] in names
+            i: row for i, row in known["phenotypes"].items() if catalogue[i].name in names
         },
         "drug_classes": classes,
         "labs": {

@@ -22,7 +22,7 @@ from mimic_qlora.chart.wording import (
     since,
     word,
 )
-from mimic_qlora.clinical import codes, conditions, content
+from mimic_qlora.clinical import codes, content
 
 
 class Item(NamedTuple):
@@ -141,11 +141,11 @@ def _conditions(view: dict, as_of: datetime) -> list:
             entry = catalogue[name]
             suffix = (
                 f" ({since(stays[row['hadm_id']], 'dischtime', as_of)})"
-                if entry["kind"] == "acute"
+                if entry.kind == "acute"
                 else ""
             )
             rows = (("diagnoses_icd", row),)
-            named.setdefault(name, Item(clean(entry["name"]) + suffix, clean(entry["name"]), rows))
+            named.setdefault(name, Item(clean(entry.name) + suffix, clean(entry.name), rows))
         # external causes and administrative codes tell a reader little; the phenotypes name those that matter
         if (
             not names
@@ -154,7 +154,7 @@ def _conditions(view: dict, as_of: datetime) -> list:
         ):
             title = clean(row["long_title"])
             titled.setdefault(title, Item(title, title, (("diagnoses_icd", row),)))
-    first = sorted(named, key=lambda name: name not in conditions.read_by_rules()["phenotype"])
+    first = sorted(named, key=lambda name: name not in content.read_by_rules().phenotypes)
     return [*(named[name] for name in first), *titled.values()] or [Item("none coded")]
 
 
@@ -184,7 +184,7 @@ def _medicines(view: dict, stay: dict) -> list:
             )
     told, rank = set(), {}
     for drug, found in classes.items():
-        found &= conditions.read_by_rules()["drug_class"]
+        found &= content.read_by_rules().drug_classes
         rank[drug] = 0 if found - told else 1 if found else 2
         told |= found
     return [_order(drug, orders[drug]) for drug in sorted(orders, key=rank.get)] or [Item(NONE)]
@@ -210,7 +210,7 @@ def _order(drug: str, rows: list) -> Item:
 
 def _labs(known: dict, as_of: datetime, labels: dict, most: int) -> list:
     """The newest value of each lab with unit and the one before it: those that a rule reads and out of range first."""
-    read_by_rules = conditions.read_by_rules()["lab"]
+    read_by_rules = content.read_by_rules().labs
     ranked = sorted(
         (itemid not in read_by_rules, not lab_note(rows[0]), as_of - rows[0]["charttime"], itemid)
         for itemid, rows in known["lab_history"].items()
@@ -259,7 +259,7 @@ def _measurements(view: dict, as_of: datetime) -> list:
 
 def _procedures(view: dict, as_of: datetime) -> list:
     """The newest of each title: those that a caution rule reads first, then by date."""
-    prefixes = conditions.read_by_rules()["procedure"]
+    prefixes = content.read_by_rules().procedures
 
     def is_read(row):
         return any(

@@ -1,88 +1,274 @@
-"""When a clinical rule applies to a chart."""
+"""Conditions of a caution (its field `when`): one model each, with its test on a chart's facts.
 
-from functools import lru_cache
+A condition is a mapping with one key, its kind: {phenotype: id}, {lab: {...}}, {any: [...]}.
+A new kind is a class here and a line in `Condition`.
+"""
 
-from mimic_qlora.clinical.content import load
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+from pydantic import Discriminator, Field, StrictInt, StrictStr, Tag, model_validator
 
-def _lab_holds(lab, facts):
-    values = [facts["labs"][item] for item in lab["itemid"] if item in facts["labs"]]
-    if not values:
-        return False
-    value, unit, days_ago = min(values, key=lambda latest: latest[2])
-    if (
-        value is None
-        or not 0 <= days_ago <= lab["within_days"]
-        or (unit or "").strip() != lab["unit"]
-    ):
-        return False
-    return value > lab["above"] if "above" in lab else value < lab["below"]
+from mimic_qlora.clinical.fields import CodePrefix, Model, Number, Text
+
+# {"phenotypes": ids, "drug_classes": ids ordered during the last stay, "labs": {itemid: (latest
+# value or None, unit or None, days ago)}, "age": years or None, "sex": "F", "M" or None,
+# "procedures": [(icd_code, icd_version, days ago)]}
+Facts = Mapping[str, Any]
 
 
-def _procedure_holds(procedure, facts):
-    return any(
-        0 <= days_ago <= procedure["within_days"]
-        and code.strip().startswith(tuple(procedure[f"icd{int(version)}"]))
-        for code, version, days_ago in facts["procedures"]
-    )
+class Names(NamedTuple):
+    """Names by id, as a patient would hear them."""
+
+    phenotypes: Mapping[str, str]
+    drugs: Mapping[str, str]
 
 
-def _age_holds(age, facts):
-    return facts["age"] is not None and age.get("at_least", 0) <= facts["age"] < age.get(
-        "below", 999
-    )
+class LabBound(Model):
+    """A latest lab result above or below a bound.
 
-
-HOLDS = {
-    "any": lambda items, facts: any(_holds(i, facts) for i in items),
-    "all": lambda items, facts: all(_holds(i, facts) for i in items),
-    "none": lambda items, facts: not any(_holds(i, facts) for i in items),
-    "phenotype": lambda name, facts: name in facts["phenotypes"],
-    "drug_class": lambda name, facts: name in facts["drug_classes"],
-    "lab": _lab_holds,
-    "age": _age_holds,
-    "sex": lambda sex, facts: facts["sex"] == sex,
-    "procedure": _procedure_holds,
-}
-
-
-def _holds(condition, facts):
-    kind, value = next(iter(condition.items()))
-    return HOLDS[kind](value, facts)
-
-
-@lru_cache
-def read_by_rules():
-    """What the caution rules look at, by kind: ids of phenotypes and drug classes, itemids of labs, procedures.
-
-    A procedure is a (version, code prefix).
+    `itemid`: items of labevents that measure the same; `unit` as in valueuom, "" where the lab
+    has none; `within_days`: greatest age of the result in days; exactly one of `above`, `below`.
     """
-    found = {"phenotype": set(), "drug_class": set(), "lab": set(), "procedure": set()}
 
-    def walk(condition):
-        kind, value = next(iter(condition.items()))
-        if kind in ("any", "all", "none"):
-            for part in value:
-                walk(part)
-        elif kind == "lab":
-            found[kind].update(value["itemid"])
-        elif kind == "procedure":
-            found[kind].update(
-                (version, prefix) for version in (9, 10) for prefix in value[f"icd{version}"]
-            )
-        elif kind in found:
-            found[kind].add(value)
+    itemid: Annotated[tuple[StrictInt, ...], Field(min_length=1)]
+    unit: StrictStr
+    within_days: Number
+    above: Number | None = None
+    below: Number | None = None
 
-    for caution in load().cautions.values():
-        walk(caution["when"])
-    return found
+    @model_validator(mode="after")
+    def _has_one_bound(self) -> "LabBound":
+        if (self.above is None) == (self.below is None):
+            raise ValueError("needs either 'above' or 'below'")
+        return self
 
 
-def matches(rule, facts):
-    """Does this chart call for the caution `rule`?
+class AgeRange(Model):
+    """Age in whole years: at least `at_least`, and below `below`, where they are given."""
 
-    facts: {"phenotypes": set of ids, "drug_classes": set of ids ordered during the last stay,
-    "labs": {itemid: (latest value, unit, days ago)}, "age": years or None, "sex": "F", "M" or None,
-    "procedures": [(icd_code, icd_version, days ago)]}.
-    """
-    return _holds(rule["when"], facts)
+    at_least: Number | None = None
+    below: Number | None = None
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> "AgeRange":
+        if self.at_least is None and self.below is None:
+            raise ValueError("needs 'at_least' or 'below'")
+        return self
+
+
+class ProcedureCodes(Model):
+    """A coded procedure: prefixes by ICD version, done at most `within_days` days ago."""
+
+    icd9: tuple[CodePrefix, ...]
+    icd10: tuple[CodePrefix, ...]
+    within_days: Number
+
+    def fits(self, icd_code: str, icd_version: int, days_ago: int) -> bool:
+        """Return whether a row of procedures_icd is one of these, lately enough."""
+        prefixes = self.icd9 if int(icd_version) == 9 else self.icd10
+        return 0 <= days_ago <= self.within_days and icd_code.strip().startswith(prefixes)
+
+
+class _Condition(Model):
+    """Base of all conditions."""
+
+    kind: ClassVar[str]
+
+    def holds(self, facts: Facts) -> bool:
+        """Return whether the condition holds for a chart."""
+        raise NotImplementedError
+
+    def in_words(self, names: Names) -> str:
+        """Return the charts that the condition selects, as a clinician reads it."""
+        raise NotImplementedError
+
+
+class _Group(_Condition):
+    """Base of conditions that are made of conditions."""
+
+    parts: tuple["Condition", ...]
+
+    def _joined(self, names: Names, word: str) -> str:
+        return word.join(
+            f"({part.in_words(names)})"
+            if isinstance(part, (AnyOf, AllOf)) and len(part.parts) > 1
+            else part.in_words(names)
+            for part in self.parts
+        )
+
+
+class AnyOf(_Group):
+    """Holds when one of its parts does."""
+
+    kind = "any"
+    parts: Annotated[tuple["Condition", ...], Field(alias="any", min_length=1)]
+
+    def holds(self, facts: Facts) -> bool:
+        return any(part.holds(facts) for part in self.parts)
+
+    def in_words(self, names: Names) -> str:
+        return self._joined(names, " or ")
+
+
+class AllOf(_Group):
+    """Holds when all of its parts do."""
+
+    kind = "all"
+    parts: Annotated[tuple["Condition", ...], Field(alias="all", min_length=1)]
+
+    def holds(self, facts: Facts) -> bool:
+        return all(part.holds(facts) for part in self.parts)
+
+    def in_words(self, names: Names) -> str:
+        return self._joined(names, " and ")
+
+
+class NoneOf(_Group):
+    """Holds when none of its parts does."""
+
+    kind = "none"
+    parts: Annotated[tuple["Condition", ...], Field(alias="none", min_length=1)]
+
+    def holds(self, facts: Facts) -> bool:
+        return not any(part.holds(facts) for part in self.parts)
+
+    def in_words(self, names: Names) -> str:
+        said = self._joined(names, " or ")
+        return f"not ({said})" if len(self.parts) > 1 else f"not {said}"
+
+
+class HasPhenotype(_Condition):
+    """A diagnosis of this phenotype (id) counts for the chart."""
+
+    kind = "phenotype"
+    phenotype: Text
+
+    def holds(self, facts: Facts) -> bool:
+        return self.phenotype in facts["phenotypes"]
+
+    def in_words(self, names: Names) -> str:
+        return f"a diagnosis of {names.phenotypes[self.phenotype]}"
+
+
+class HasDrug(_Condition):
+    """A drug of this class (id) was ordered during the last stay."""
+
+    kind = "drug_class"
+    drug_class: Text
+
+    def holds(self, facts: Facts) -> bool:
+        return self.drug_class in facts["drug_classes"]
+
+    def in_words(self, names: Names) -> str:
+        return f"an order for {names.drugs[self.drug_class]}"
+
+
+class HasLab(_Condition):
+    """The newest result of these lab items is recent, in this unit and beyond the bound."""
+
+    kind = "lab"
+    lab: LabBound
+
+    def holds(self, facts: Facts) -> bool:
+        lab, labs = self.lab, facts["labs"]
+        values = [labs[item] for item in lab.itemid if item in labs]
+        if not values:
+            return False
+        value, unit, days_ago = min(values, key=lambda latest: latest[2])
+        if (
+            value is None
+            or not 0 <= days_ago <= lab.within_days
+            or (unit or "").strip() != lab.unit
+        ):
+            return False
+        if lab.above is not None:
+            return bool(value > lab.above)
+        return bool(value < lab.below)
+
+    def in_words(self, names: Names) -> str:
+        bound = f"below {self.lab.below}" if self.lab.above is None else f"above {self.lab.above}"
+        items = " or ".join(map(str, self.lab.itemid))
+        level = f"{bound} {self.lab.unit}".strip()
+        days = self.lab.within_days
+        return f"a latest result of lab item {items} {level}, at most {days} days old"
+
+
+class HasAge(_Condition):
+    """The age is known and within a range."""
+
+    kind = "age"
+    age: AgeRange
+
+    def holds(self, facts: Facts) -> bool:
+        age, years = self.age, facts["age"]
+        return (
+            years is not None
+            and (age.at_least is None or age.at_least <= years)
+            and (age.below is None or years < age.below)
+        )
+
+    def in_words(self, names: Names) -> str:
+        bounds = [("at least", self.age.at_least), ("below", self.age.below)]
+        return " and ".join(f"age {word} {years}" for word, years in bounds if years is not None)
+
+
+class HasSex(_Condition):
+    """The recorded sex (patients.gender) is this one."""
+
+    kind = "sex"
+    sex: Literal["F", "M"]
+
+    def holds(self, facts: Facts) -> bool:
+        return bool(facts["sex"] == self.sex)
+
+    def in_words(self, names: Names) -> str:
+        return "female" if self.sex == "F" else "male"
+
+
+class HadProcedure(_Condition):
+    """A procedure with one of these codes was done lately."""
+
+    kind = "procedure"
+    procedure: ProcedureCodes
+
+    def holds(self, facts: Facts) -> bool:
+        return any(self.procedure.fits(*done) for done in facts["procedures"])
+
+    def in_words(self, names: Names) -> str:
+        done = self.procedure
+        codes = f"ICD-9 {', '.join(done.icd9)}; ICD-10 {', '.join(done.icd10)}"
+        return (
+            f"a procedure in the last {done.within_days} days with a code that begins with {codes}"
+        )
+
+
+def _kind(value: object) -> str | None:
+    """Return the kind of a condition: the only key of its mapping."""
+    if isinstance(value, _Condition):
+        return value.kind
+    return str(next(iter(value))) if isinstance(value, dict) and len(value) == 1 else None
+
+
+Leaf = HasPhenotype | HasDrug | HasLab | HasAge | HasSex | HadProcedure
+Condition = Annotated[
+    Annotated[AnyOf, Tag("any")]
+    | Annotated[AllOf, Tag("all")]
+    | Annotated[NoneOf, Tag("none")]
+    | Annotated[HasPhenotype, Tag("phenotype")]
+    | Annotated[HasDrug, Tag("drug_class")]
+    | Annotated[HasLab, Tag("lab")]
+    | Annotated[HasAge, Tag("age")]
+    | Annotated[HasSex, Tag("sex")]
+    | Annotated[HadProcedure, Tag("procedure")],
+    Discriminator(_kind),
+]
+
+
+def leaves(condition: Condition, negated: bool = True) -> Iterator[Leaf]:
+    """Yield the conditions that look at the chart, in order; with `negated`, those under `none` too."""
+    if not isinstance(condition, _Group):
+        yield condition
+    elif negated or not isinstance(condition, NoneOf):
+        for part in condition.parts:
+            yield from leaves(part, negated)

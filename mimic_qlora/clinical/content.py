@@ -1,139 +1,202 @@
-"""Clinical content: the data files in clinical_data/, checked as a whole, and matched to charts and answers.
+"""The clinical content: the files in data/, checked as a whole.
 
-The files are written for clinicians to read and edit (docs/clinical_content.md); entries.py says what a field may hold.
+The files are written for clinicians to read and edit (docs/clinical_content.md); schema.py says
+what a field may hold.
 """
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora.clinical import schema as entries
-from mimic_qlora.clinical.schema import read
+from mimic_qlora.clinical import schema
+from mimic_qlora.clinical.conditions import (
+    HadProcedure,
+    HasDrug,
+    HasLab,
+    HasPhenotype,
+    Names,
+    leaves,
+)
+from mimic_qlora.clinical.fields import Model
+from mimic_qlora.clinical.schema import (
+    SECTIONS,
+    Caution,
+    DrugClass,
+    Entry,
+    Knowledge,
+    Phenotype,
+    Question,
+    Symptom,
+)
 from mimic_qlora.step.errors import UserError
 
+__all__ = ["SECTIONS"]
 DATA = Path(__file__).parent / "data"
-SECTIONS = entries.SECTIONS
 
 
-class Clinical(NamedTuple):
-    """The checked content: for each file a dict of id -> entry, in file order."""
+class Content(NamedTuple):
+    """The checked content: for each file id -> entry, in file order."""
 
-    phenotypes: dict
-    drugs: dict
-    symptoms: dict
-    cautions: dict
-
-
-# ---- the files ----
+    phenotypes: dict[str, Phenotype]
+    drugs: dict[str, DrugClass]
+    symptoms: dict[str, Symptom]
+    cautions: dict[str, Caution]
 
 
-def _referenced(condition):
-    """(kind, id) of each phenotype and drug class that a condition names."""
-    kind, value = next(iter(condition.items()))
-    if kind in ("any", "all", "none"):
-        return [pair for item in value for pair in _referenced(item)]
-    return [(kind, value)] if kind in ("phenotype", "drug_class") else []
+class UnlistedSymptom(Model):
+    """A symptom that only a question names. No training answer speaks of it."""
+
+    id: str
+    tags: tuple[str, ...]
+    held_out: bool = True
+
+
+AnySymptom = Symptom | UnlistedSymptom
+
+
+class ReadByRules(NamedTuple):
+    """The findings that caution rules look at: ids, itemids of labs, (ICD version, code prefix)."""
+
+    phenotypes: frozenset[str]
+    drug_classes: frozenset[str]
+    labs: frozenset[int]
+    procedures: frozenset[tuple[int, str]]
 
 
 @lru_cache
-def load(folder=DATA):
-    """All clinical content in `folder`, checked. Raises UserError that names file, entry and field of a mistake."""
-    content = Clinical(*(read(folder, name) for name in Clinical._fields))
-    tags = {tag for symptom in content.symptoms.values() for tag in symptom["tags"]}
-    known = {"phenotype": content.phenotypes, "drug_class": content.drugs}
+def load(folder: Path = DATA) -> Content:
+    """Return all clinical content in `folder`. Raises UserError with file, entry and field."""
+    content = Content(
+        schema.read(folder, "phenotypes", Phenotype),
+        schema.read(folder, "drugs", DrugClass),
+        schema.read(folder, "symptoms", Symptom),
+        schema.read(folder, "cautions", Caution),
+    )
     for caution in content.cautions.values():
-        where = f"cautions.yaml, entry {caution['id']}"
-        for kind, name in _referenced(caution["when"]):
-            if name not in known[kind]:
-                raise UserError(f"{where}: field 'when' names an unknown {kind} '{name}'.")
-        for name in caution["symptoms"]:
-            if name != "any" and name not in content.symptoms and name not in tags:
-                raise UserError(
-                    f"{where}: field 'symptoms' names an unknown symptom or tag '{name}'."
-                )
+        _check_caution(caution, content)
     for symptom in content.symptoms.values():
-        symptom["try"] = [
-            {"say": item, "unless": []} if isinstance(item, str) else item
-            for item in symptom["try"]
-        ]
-        for name in {
-            name for item in symptom["try"] for name in item["unless"]
-        } - content.cautions.keys():
+        named = {name for item in symptom.self_care for name in item.unless}
+        for name in sorted(named - content.cautions.keys()):
             raise UserError(
-                f"symptoms.yaml, entry {symptom['id']}: field 'try' names an unknown caution '{name}'."
+                f"symptoms.yaml, entry {symptom.id}: field 'try' names an unknown caution '{name}'."
             )
     return content
 
 
-def load_questions(folder):
-    """The curated questions of `folder`/questions.yaml as a list. Raises UserError like `load`.
+def _check_caution(caution: Caution, content: Content) -> None:
+    """Raise UserError for a phenotype, drug class, symptom or tag that no file has."""
+    where = f"cautions.yaml, entry {caution.id}"
+    for leaf in leaves(caution.when):
+        unknown = None
+        if isinstance(leaf, HasPhenotype) and leaf.phenotype not in content.phenotypes:
+            unknown = leaf.phenotype
+        if isinstance(leaf, HasDrug) and leaf.drug_class not in content.drugs:
+            unknown = leaf.drug_class
+        if unknown is not None:
+            raise UserError(f"{where}: field 'when' names an unknown {leaf.kind} '{unknown}'.")
+    known = {"any", *content.symptoms, *_tags(content.symptoms.values())}
+    for name in caution.symptoms:
+        if name not in known:
+            raise UserError(f"{where}: field 'symptoms' names an unknown symptom or tag '{name}'.")
 
-    A symptom that symptoms.yaml does not know has its tags in the question: no training answer can speak of it.
+
+def _tags(symptoms: Iterable[Symptom]) -> set[str]:
+    return {tag for symptom in symptoms for tag in symptom.tags}
+
+
+def load_questions(folder: Path) -> list[Question]:
+    """Return the curated questions of `folder`/questions.yaml. Raises UserError like `load`.
+
+    A question about a symptom that symptoms.yaml does not list brings the symptom's tags.
     """
-    questions = list(read(folder, "questions").values())
-    tags = {tag for symptom in load().symptoms.values() for tag in symptom["tags"]}
+    questions = list(schema.read(folder, "questions", Question).values())
+    symptoms = load().symptoms
+    tags = _tags(symptoms.values())
     for question in questions:
-        where, known = (
-            f"questions.yaml, entry {question['id']}",
-            question["symptom"] in load().symptoms,
-        )
-        if known == ("tags" in question):
-            reason = (
-                "has its tags in symptoms.yaml"
-                if known
-                else "is unknown there and needs 'tags' here"
-            )
-            kind = "a" if known else "an unknown"
+        where, name = f"questions.yaml, entry {question.id}", question.symptom
+        if name in symptoms and question.tags:
             raise UserError(
-                f"{where}: field 'symptom' names {kind} symptom '{question['symptom']}', which {reason}."
+                f"{where}: field 'tags' is for other symptoms than '{name}', which has its tags in "
+                "symptoms.yaml."
             )
-        for tag in set(question.get("tags", ())) - tags:
-            raise UserError(f"{where}: field 'tags' names an unknown tag '{tag}'.")
+        if name not in symptoms and not question.tags:
+            raise UserError(
+                f"{where}: field 'symptom' names an unknown symptom '{name}': give its 'tags' here, "
+                "or add it to symptoms.yaml."
+            )
+        for tag in question.tags:
+            if tag not in tags:
+                raise UserError(f"{where}: field 'tags' names an unknown tag '{tag}'.")
     return questions
 
 
-def symptom_of(question):
-    """What a question asks about: {"id", "tags", "held_out", ...}; held_out when no training answer speaks of it."""
-    own = {"id": question["symptom"], "tags": question.get("tags", ()), "held_out": True}
-    return load().symptoms.get(question["symptom"], own)
+def symptom_of(question: Question) -> AnySymptom:
+    """Return the symptom that a question asks about."""
+    unlisted = UnlistedSymptom(id=question.symptom, tags=question.tags)
+    return load().symptoms.get(question.symptom, unlisted)
 
 
-def load_knowledge(folder):
-    """The prompts without a patient of `folder`/knowledge.yaml as a list. Raises UserError like `load`."""
-    return list(read(folder, "knowledge").values())
+def load_knowledge(folder: Path) -> list[Knowledge]:
+    """Return the prompts without a patient of `folder`/knowledge.yaml. Raises UserError."""
+    return list(schema.read(folder, "knowledge", Knowledge).values())
+
+
+def names() -> Names:
+    """Return the names of phenotypes and drug classes, for `in_words` of a condition."""
+    content = load()
+    return Names(
+        {name: entry.name for name, entry in content.phenotypes.items()},
+        {name: entry.name for name, entry in content.drugs.items()},
+    )
 
 
 @lru_cache
-def content_sha256():
-    """One hash over the data files: a step that rests on them is stale when it changes.
+def read_by_rules() -> ReadByRules:
+    """Return the findings that decide whether a caution rule applies."""
+    found = [leaf for caution in load().cautions.values() for leaf in leaves(caution.when)]
+    procedures = [leaf.procedure for leaf in found if isinstance(leaf, HadProcedure)]
+    return ReadByRules(
+        frozenset(leaf.phenotype for leaf in found if isinstance(leaf, HasPhenotype)),
+        frozenset(leaf.drug_class for leaf in found if isinstance(leaf, HasDrug)),
+        frozenset(item for leaf in found if isinstance(leaf, HasLab) for item in leaf.lab.itemid),
+        frozenset((9, prefix) for codes in procedures for prefix in codes.icd9)
+        | frozenset((10, prefix) for codes in procedures for prefix in codes.icd10),
+    )
 
-    Who reviewed an entry, and when, is no part of it: approval of what stands changes no result.
+
+@lru_cache
+def content_sha256() -> str:
+    """Return a hash of the data files; steps that rest on them are stale when it changes."""
+    return sha256_of(load())
+
+
+def sha256_of(content: Content) -> str:
+    """Return a hash of all entries as the files have them.
+
+    Who reviewed an entry, and when, is left out: approving a wording changes no result.
     """
-    content = [
-        {field: value for field, value in entry.items() if not field.startswith("reviewed_")}
-        for name in Clinical._fields
-        for entry in read(DATA, name).values()
+    entries = [
+        {
+            field: value
+            for field, value in entry.as_in_file().items()
+            if not field.startswith("reviewed_")
+        }
+        for part in content
+        for entry in part.values()
     ]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
-def reviewed_of(entries, kind):
-    """How many of these entries a clinician has reviewed, in words: "0 of 32 ideals"."""
-    return f"{sum(bool(entry['reviewed_by']) for entry in entries)} of {len(entries)} {kind}"
+def reviewed_of(entries: Sequence[Entry], kind: str) -> str:
+    """Return the number of entries that a clinician has reviewed, as "0 of 32 ideals"."""
+    return f"{sum(bool(entry.reviewed_by) for entry in entries)} of {len(entries)} {kind}"
 
 
-def reviewed():
-    """The same of the symptoms and caution rules, of which gold answers are made, as a clause."""
-    symptoms, rules = (list(entries.values()) for entries in (load().symptoms, load().cautions))
-    return f"a clinician has reviewed {reviewed_of(symptoms, 'symptoms')} and {reviewed_of(rules, 'caution rules')}"
-
-
-# ---- conditions of a caution: name -> whether it holds for these facts ----
-
-
-# ---- charts ----
-
-
-# ---- answers ----
+def reviewed() -> str:
+    """Return a clause on the review of what gold answers are made of: symptoms and cautions."""
+    symptoms = reviewed_of(list(load().symptoms.values()), "symptoms")
+    rules = reviewed_of(list(load().cautions.values()), "caution rules")
+    return f"a clinician has reviewed {symptoms} and {rules}"

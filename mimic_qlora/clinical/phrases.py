@@ -3,14 +3,20 @@
 import re
 from functools import lru_cache
 
+from mimic_qlora.clinical.fields import compiled
+from mimic_qlora.clinical.schema import Caution
+
 _SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n|,? but ")
-# "unless a clinician says it is safe to" is not a reversal, hence the look-behinds; "not need sleep" is a symptom.
+# "unless a clinician says it is safe to" is not a reversal, hence the look-behinds;
+# "not need sleep" is a symptom.
 _REVERSED = re.compile(
     r"\bno (?:real )?(?:need|reason)\b|\bneed(?: not|n['’]t)\b"
     r"|(?:\bnot|n['’]t|\bnever) (?:really )?(?:need\b(?! (?:any |much )?sleep)|have to\b)"
     r"|\bnot necessary\b|\bunnecessary\b|\bcan (?:safely )?(?:ignore|wait|skip)\b"
-    r"|(?<!says )(?<!that )(?<!know )\b(?:it is|it['’]s) (?:perfectly )?(?:fine|ok|okay|safe|all right) to\b"
-    r"|\b(?:do not|don['’]t|never) (?:avoid|call|seek|contact|report|tell|check|weigh|limit|worry)\b"
+    r"|(?<!says )(?<!that )(?<!know )\b(?:it is|it['’]s) (?:perfectly )?"
+    r"(?:fine|ok|okay|safe|all right) to\b"
+    r"|\b(?:do not|don['’]t|never) "
+    r"(?:avoid|call|seek|contact|report|tell|check|weigh|limit|worry)\b"
     r"|\b(?:do not|don['’]t|never) get (?:emergency|urgent|medical|same)",
     re.I,
 )
@@ -22,32 +28,30 @@ _NEGATED = re.compile(
 _LEADING_CONDITION = re.compile(r"^\W*(?:if|when|because|since|while|after|until|as)\b[^,]*,", re.I)
 
 
-@lru_cache
-def _compiled(pattern):
-    return re.compile(pattern, re.I)
-
-
 @lru_cache(maxsize=1024)
-def affirmed(answer):
-    """The sentences of an answer, one a line, without those that reverse their advice ("no need to avoid ...")."""
+def affirmed(answer: str) -> str:
+    """Return the sentences of an answer, one a line, without reversed advice ("no need to ...")."""
     return "\n".join(
         part for part in _SENTENCE_END.split(answer) if part and not _REVERSED.search(part)
     )
 
 
-def names(pattern, text):
-    """Does the text match a pattern of the content files, upper or lower case alike?"""
-    return bool(_compiled(pattern).search(text))
+def names(pattern: str, text: str) -> bool:
+    """Return whether the text matches a pattern of the content files; case is ignored."""
+    return bool(compiled(pattern).search(text))
 
 
-def said(rule, answer):
-    """Does the answer say this caution: do all its patterns match what the answer affirms?"""
+def said(rule: Caution, answer: str) -> bool:
+    """Return whether the answer says this caution: all its patterns match what is affirmed."""
     text = affirmed(answer)
-    return all(_compiled(pattern).search(text) for pattern in rule["pattern"])
+    return all(compiled(pattern).search(text) for pattern in rule.pattern)
 
 
-def forbidden(rule, answer):
-    """Does the answer advise what this caution forbids? Advice against it ("do not take ...") does not count."""
+def forbidden(rule: Caution, answer: str) -> bool:
+    """Return whether the answer advises what this caution forbids.
+
+    Advice against it ("do not take ...") does not count.
+    """
     parts = [
         _LEADING_CONDITION.sub("", clause)
         for sentence in _SENTENCE_END.split(answer)
@@ -57,6 +61,6 @@ def forbidden(rule, answer):
     return any(
         not _NEGATED.search(part[: match.end()])
         for part in parts
-        for pattern in rule["forbid"]
-        for match in _compiled(pattern).finditer(part)
+        for pattern in rule.forbid
+        for match in compiled(pattern).finditer(part)
     )

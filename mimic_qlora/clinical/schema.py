@@ -1,11 +1,18 @@
-"""The entries of the clinical content files: what each field may hold, and how a file is read.
+"""The entries of the clinical content files as pydantic models, and the reader of one file.
 
-A slip in an edit is reported by file, entry and field before anything runs on it.
+Attributes carry the names of the YAML fields; `Symptom.self_care` is the field `try`, a keyword
+of Python. A mistake is reported as one sentence that names file, entry and field.
 """
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
+from pydantic import Field, StrictBool, ValidationError, model_serializer, model_validator
+
+from mimic_qlora.clinical.conditions import Condition
+from mimic_qlora.clinical.fields import CodePrefix, Day, EntryId, Model, Pattern, Text, Url
 from mimic_qlora.step.errors import UserError
 
 SECTIONS = {
@@ -14,239 +21,184 @@ SECTIONS = {
     "track": "What to track or share with a clinician",
 }
 
-# Each check returns what is wrong with a value, or None.
+
+# ---- entries ----
 
 
-def _text(value):
-    return None if isinstance(value, str) and value.strip() else "must be a text"
+class Source(Model):
+    """Where an entry comes from."""
+
+    title: Text
+    url: Url
 
 
-def _flag(value):
-    return None if isinstance(value, bool) else "must be true or false"
+class Entry(Model):
+    """Fields that every entry has. `reviewed_by` is None until a clinician approves the entry."""
+
+    id: EntryId
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    reviewed_by: Text | None
+    reviewed_on: Day | None = None
+
+    def as_in_file(self) -> dict[str, Any]:
+        """Return the entry as its YAML has it: the same keys, numbers, lists and texts."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def _regex(value):
-    if not isinstance(value, str) or not value.strip():
-        return "must be a regular expression"
-    try:
-        return (
-            "matches an empty text, so it would match everything"
-            if re.compile(value).search("")
-            else None
-        )
-    except re.error as error:
-        return f"is not a regular expression ({error}): {value}"
+class Phenotype(Entry):
+    """A condition that coded diagnoses stand for: ICD code prefixes, less those excluded.
+
+    `kind`: "condition" lasts, "status" is a history, device or long-term treatment, "acute"
+    counts for the stay it was coded for and the 90 days after.
+    """
+
+    name: Text
+    kind: Literal["condition", "status", "acute"]
+    icd9: tuple[CodePrefix, ...]
+    icd10: Annotated[tuple[CodePrefix, ...], Field(min_length=1)]
+    exclude9: tuple[CodePrefix, ...] = ()
+    exclude10: tuple[CodePrefix, ...] = ()
 
 
-def _one_of(*choices):
-    return lambda value: (
-        None if value in choices else f"must be one of {', '.join(map(str, choices))}"
-    )
+class DrugClass(Entry):
+    """Orders by ingredient (whole words in prescriptions.drug), less those with an excluded word.
+
+    An empty `routes` allows every value of prescriptions.route.
+    """
+
+    name: Text
+    ingredients: Annotated[tuple[Text, ...], Field(min_length=1)]
+    exclude: tuple[Text, ...]
+    routes: tuple[Text, ...]
 
 
-def _list_of(check, at_least=0):
-    def check_list(value):
-        if not isinstance(value, list) or len(value) < at_least:
-            return f"must be a list of at least {at_least}"
-        return next(
-            (f"item {i}: {wrong}" for i, item in enumerate(value, 1) if (wrong := check(item))),
-            None,
-        )
+class Advice(Model):
+    """A sentence of self-care that is left out when one of the cautions `unless` (ids) applies.
 
-    return check_list
+    In the file, advice that always applies is a plain text.
+    """
 
+    say: Text
+    unless: Annotated[tuple[Text, ...], Field(min_length=1)] = ()
 
-def _record(required, optional=None):
-    def check_record(value):
-        if not isinstance(value, dict):
-            return f"must have the fields {', '.join(required)}"
-        known = required | (optional or {})
-        unknown = [field for field in value if field not in known]
-        missing = [field for field in required if field not in value]
-        if unknown or missing:
-            return (
-                f"unknown field '{unknown[0]}'" if unknown else f"field '{missing[0]}' is missing"
-            )
-        return next(
-            (
-                f"field '{field}' {wrong}"
-                for field in value
-                if (wrong := known[field](value[field]))
-            ),
-            None,
-        )
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if isinstance(value, dict) and "say" in value and "unless" not in value:
+            raise ValueError("field 'unless' is missing")
+        return {"say": value} if isinstance(value, str) else value
 
-    return check_record
+    @model_serializer
+    def _as_in_the_file(self) -> str | dict[str, Any]:
+        return {"say": self.say, "unless": list(self.unless)} if self.unless else self.say
 
 
-def _prefix(value):
-    return (
-        None
-        if isinstance(value, str) and re.fullmatch("[A-Z0-9]+", value)
-        else "must be an ICD code prefix in quotes, upper case, without a dot"
-    )
+class RedFlag(Model):
+    """A warning sign as a sentence, and a pattern that finds it in other words."""
+
+    say: Text
+    pattern: Pattern
 
 
-def _number(value):
-    return (
-        None
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-        else "must be a number"
-    )
+class Symptom(Entry):
+    """A complaint of a layperson, with general advice for any adult.
+
+    `held_out` symptoms are never trained on. `tags` group symptoms for cautions. The two most
+    important red flags come first in `urgent`.
+    """
+
+    name: Text
+    tags: Annotated[tuple[Text, ...], Field(min_length=1)]
+    held_out: StrictBool
+    phrasings: Annotated[tuple[Text, ...], Field(min_length=5)]
+    self_care: Annotated[tuple[Advice, ...], Field(alias="try", min_length=6)]
+    urgent: Annotated[tuple[RedFlag, ...], Field(min_length=6)]
+    track: Annotated[tuple[Text, ...], Field(min_length=6)]
 
 
-def _integer(value):
-    return (
-        None if isinstance(value, int) and not isinstance(value, bool) else "must be a whole number"
-    )
+class Caution(Entry):
+    """An answer's duty because of a finding in the chart.
+
+    `severity` 3 is the most severe. `when` is matched with the chart; `symptoms` holds ids or
+    tags of the questions it matters for, or "any". An answer says the caution when every
+    `pattern` is found, and contradicts it when it advises what a `forbid` pattern finds.
+    """
+
+    severity: Literal[1, 2, 3]
+    section: Literal["try", "urgent", "track"]
+    when: Condition
+    symptoms: Annotated[tuple[Text, ...], Field(min_length=1)]
+    say: Text
+    pattern: Annotated[tuple[Pattern, ...], Field(min_length=1)]
+    forbid: tuple[Pattern, ...]
+    held_out: StrictBool
 
 
-def _unit(value):
-    return None if isinstance(value, str) else "must be a text ('' where the lab has no unit)"
+class NamedFlag(Model):
+    """A warning sign that an answer to a question is scored on, and its pattern."""
+
+    name: Text
+    pattern: Pattern
 
 
-def _url(value):
-    return (
-        None
-        if isinstance(value, str) and value.startswith("https://")
-        else "must be an https:// address"
-    )
+class Question(Entry):
+    """A curated question of the validation with its ideal answer.
+
+    `tags` stand here only for a symptom that symptoms.yaml does not list.
+    """
+
+    symptom: Text
+    question: Text
+    ideal: Text
+    red_flags: Annotated[tuple[NamedFlag, ...], Field(min_length=1)]
+    tags: Annotated[tuple[Text, ...], Field(min_length=1)] = ()
 
 
-def _day(value):
-    correct = isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)
-    return None if correct else 'must be a day in quotes, like "2026-01-31"'
+class KeyPoint(Model):
+    """A statement that an answer without a patient should make, and its pattern."""
+
+    point: Text
+    pattern: Pattern
 
 
-def _say(value):
-    """A plain sentence, or {say, unless: [caution ids]}."""
-    return (
-        _text(value)
-        if isinstance(value, str)
-        else _record({"say": _text, "unless": _list_of(_text, 1)})(value)
-    )
+class Knowledge(Entry):
+    """A prompt without a patient, with its ideal answer."""
+
+    question: Text
+    ideal: Text
+    key_points: Annotated[tuple[KeyPoint, ...], Field(min_length=1)]
 
 
-def _lab(value):
-    wrong = _record(
-        {"itemid": _list_of(_integer, 1), "unit": _unit, "within_days": _number},
-        {"above": _number, "below": _number},
-    )(value)
-    return wrong or (
-        None if ("above" in value) != ("below" in value) else "needs either 'above' or 'below'"
-    )
+# ---- files ----
 
-
-def _age(value):
-    wrong = _record({}, {"at_least": _number, "below": _number})(value)
-    return wrong or (None if value else "needs 'at_least' or 'below'")
-
-
-def _when(value):
-    if not isinstance(value, dict) or len(value) != 1:
-        return "must be one condition, like {phenotype: id} or {any: [...]}"
-    kind, item = next(iter(value.items()))
-    if kind not in CONDITIONS:
-        return f"unknown condition '{kind}'"
-    wrong = CONDITIONS[kind](item)
-    return f"condition '{kind}': {wrong}" if wrong else None
-
-
-_PREFIXES = _list_of(_prefix)
-CONDITIONS = {  # of a caution: what its value may be; clinical.HOLDS says when it is met
-    "any": lambda items: _list_of(_when, 1)(items),
-    "all": lambda items: _list_of(_when, 1)(items),
-    "none": lambda items: _list_of(_when, 1)(items),
-    "phenotype": _text,
-    "drug_class": _text,
-    "lab": _lab,
-    "age": _age,
-    "sex": _one_of("F", "M"),
-    "procedure": _record({"icd9": _PREFIXES, "icd10": _PREFIXES, "within_days": _number}),
+MODELS: dict[str, type[Entry]] = {
+    "phenotypes": Phenotype,
+    "drugs": DrugClass,
+    "symptoms": Symptom,
+    "cautions": Caution,
+    "questions": Question,
+    "knowledge": Knowledge,
 }
-
-_TEXTS = _list_of(_text, 1)
-_COMMON = {
-    "id": lambda value: (
-        None
-        if isinstance(value, str) and re.fullmatch("[a-z0-9_]+", value)
-        else "must be lower-case words joined by _"
-    ),
-    "sources": _list_of(_record({"title": _text, "url": _url}), 1),
-    "reviewed_by": lambda value: None if value is None else _text(value),
-}
-_REVIEWED_ON = {"reviewed_on": lambda value: None if value is None else _day(value)}
-
-
-def _entry(required, optional=None):
-    return _record(_COMMON | required, _REVIEWED_ON | (optional or {}))
-
-
-_RED_FLAG = _record({"say": _text, "pattern": _regex})
-SCHEMA = {
-    "phenotypes": _entry(
-        {
-            "name": _text,
-            "kind": _one_of("condition", "status", "acute"),
-            "icd9": _PREFIXES,
-            "icd10": _list_of(_prefix, 1),
-        },
-        {"exclude9": _PREFIXES, "exclude10": _PREFIXES},
-    ),
-    "drugs": _entry(
-        {
-            "name": _text,
-            "ingredients": _TEXTS,
-            "exclude": _list_of(_text),
-            "routes": _list_of(_text),
-        }
-    ),
-    "symptoms": _entry(
-        {
-            "name": _text,
-            "tags": _TEXTS,
-            "held_out": _flag,
-            "phrasings": _list_of(_text, 5),
-            "try": _list_of(_say, 6),
-            "urgent": _list_of(_RED_FLAG, 6),
-            "track": _list_of(_text, 6),
-        }
-    ),
-    "cautions": _entry(
-        {
-            "severity": _one_of(1, 2, 3),
-            "section": _one_of(*SECTIONS),
-            "when": _when,
-            "symptoms": _TEXTS,
-            "say": _text,
-            "pattern": _list_of(_regex, 1),
-            "forbid": _list_of(_regex),
-            "held_out": _flag,
-        }
-    ),
-    "questions": _entry(
-        {
-            "symptom": _text,
-            "question": _text,
-            "ideal": _text,
-            "red_flags": _list_of(_record({"name": _text, "pattern": _regex}), 1),
-        },
-        {"tags": _TEXTS},
-    ),
-    "knowledge": _entry(
-        {
-            "question": _text,
-            "ideal": _text,
-            "key_points": _list_of(_record({"point": _text, "pattern": _regex}), 1),
-        }
-    ),
+E = TypeVar("E", bound=Entry)
+_MISTAKES = {  # pydantic's type of an error -> words, with the error's context
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "tuple_type": "must be a list",
+    "too_short": "must be a list of at least {min_length}",
+    "literal_error": "must be {expected}",
+    "model_type": "must have fields, like a record",
+    "missing": "is missing",
+    "union_tag_invalid": "names an unknown condition '{tag}'",
+    "union_tag_not_found": "must be one condition, like {{phenotype: id}} or {{any: [...]}}",
 }
 
 
-def read(folder, name):
-    """id -> entry of one content file, checked, in file order. Raises UserError like `load`."""
-    import yaml
+def raw(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Return the entries of `folder`/`name`.yaml as YAML has them, unchecked but for the list.
 
+    Raises UserError for a file that cannot be read, is not YAML, or holds no list.
+    """
     path = Path(folder) / f"{name}.yaml"
     try:
         entries = yaml.load(
@@ -262,16 +214,52 @@ def read(folder, name):
         ) from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path.name} must hold a list of entries.")
-    by_id = {}
-    for number, entry in enumerate(entries, 1):
-        entry_id = entry.get("id") if isinstance(entry, dict) else None
-        where = f"{path.name}, entry {number}" + (
-            f" ({entry_id})" if isinstance(entry_id, str) else ""
-        )
-        wrong = SCHEMA[name](entry)
-        if wrong:
-            raise UserError(f"{where}: {wrong}.")
-        if entry_id in by_id:
+    return entries
+
+
+def checked(entries: Sequence[object], model: type[E], file: str) -> dict[str, E]:
+    """Return id -> entry, in file order. Raises UserError with `file`, entry and field."""
+    by_id: dict[str, E] = {}
+    for number, values in enumerate(entries, 1):
+        name = values.get("id") if isinstance(values, dict) else None
+        where = f"{file}, entry {number}" + (f" ({name})" if isinstance(name, str) else "")
+        try:
+            entry = model.model_validate(values)
+        except ValidationError as error:
+            raise UserError(f"{where}: {mistake(error)}.") from None
+        if entry.id in by_id:
             raise UserError(f"{where}: field 'id' is used by an earlier entry.")
-        by_id[entry_id] = entry
+        by_id[entry.id] = entry
     return by_id
+
+
+def read(folder: Path, name: str, model: type[E]) -> dict[str, E]:
+    """Return id -> entry of `folder`/`name`.yaml, checked, in file order. Raises UserError."""
+    return checked(raw(folder, name), model, f"{name}.yaml")
+
+
+def mistake(error: ValidationError) -> str:
+    """Return the first mistake as words: the path of fields, list items (from 1) and conditions,
+    then the reason. Unknown and missing fields come before wrong values, which may follow from them.
+    """
+    ranks = {"extra_forbidden": 0, "missing": 1}
+    first = min(error.errors(), key=lambda e: ranks.get(e["type"], 2))
+    path, context = list(first["loc"]), first.get("ctx", {})
+    unknown = path.pop() if first["type"] == "extra_forbidden" else None
+    words = []
+    for place, step in enumerate(path):
+        if isinstance(step, int):
+            words.append(f"item {step + 1}:")
+        elif path[place + 1 : place + 2] == [step]:  # the tag of a union, then the field
+            continue
+        elif path[place - 1 : place] == [step]:
+            words.append(f"condition '{step}':")
+        else:
+            words.append(f"field '{step}'")
+    if unknown is not None:
+        words.append(f"unknown field '{unknown}'")
+    elif first["type"] == "value_error":
+        words.append(str(context["error"]))
+    else:
+        words.append(_MISTAKES.get(first["type"], first["msg"]).format(**context))
+    return " ".join(words)

@@ -125,16 +125,13 @@ def _guidance_faults(made: dict, chart: audit_chart.Chart, text: str, question: 
         [content.cautions[c] for c in made["cautions"]],
     )
     answer = made["messages"][2]["content"]
-    held_out = [p for s in content.symptoms.values() if s["held_out"] for p in s["phrasings"]]
-    if symptom["held_out"] or question in held_out:
+    held_out = [p for s in content.symptoms.values() if s.held_out for p in s.phrasings]
+    if symptom.held_out or question in held_out:
         yield "held_out"
-    if any(
-        c["held_out"] and (c in cautions or c["say"] in answer) for c in content.cautions.values()
-    ):
+    if any(c.held_out and (c in cautions or c.say in answer) for c in content.cautions.values()):
         yield "held_out"
-    may_say = {item["say"] for item in symptom["try"] + symptom["urgent"] + cautions} | {
-        *symptom["track"]
-    }
+    may_say = {item.say for item in (*symptom.self_care, *symptom.urgent, *cautions)}
+    may_say |= set(symptom.track)
     lines = {line.removeprefix("- ") for line in answer.splitlines()} - {
         *clinical.SECTIONS.values(),
         "",
@@ -143,7 +140,7 @@ def _guidance_faults(made: dict, chart: audit_chart.Chart, text: str, question: 
     if not (
         lines <= may_say
         and cited
-        and all(c["say"] in lines for c in cautions)
+        and all(c.say in lines for c in cautions)
         and _all_known(made, chart)
     ):
         yield "gold"
@@ -176,7 +173,7 @@ def _diagnoses_faults(made: dict, chart: audit_chart.Chart, text: str, question:
         yield "target"
     codes = [(row["icd_code"], int(row["icd_version"])) for row in rows]
     codes = [(c, v) for c, v in codes if not c.startswith(("E", "V") if v == 9 else tuple("VWXYZ"))]
-    due = {catalogue[p]["name"] for p in phenotypes_of(codes) if catalogue[p]["kind"] != "status"}
+    due = {catalogue[p].name for p in phenotypes_of(codes) if catalogue[p].kind != "status"}
     lines = made["messages"][2]["content"].splitlines()
     said = {name for line in lines for name in line.partition(": ")[2].split("; ")} - {"none"}
     if said != due or not all(_found(cited, chart) for cited in made["evidence"]):
@@ -191,7 +188,7 @@ def _is_shown(cited: dict, chart: audit_chart.Chart, text: str) -> bool:
     if cited["table"] == "diagnoses_icd":
         catalogue = clinical.load().phenotypes
         names = phenotypes_of([(row["icd_code"], row["icd_version"])])
-        return any(catalogue[name]["name"] in text for name in names)
+        return any(catalogue[name].name in text for name in names)
     told = {"prescriptions": "drug", "procedures_icd": "long_title", "labevents": "valuenum"}
     value = row.get(told.get(cited["table"]), "- Age: ")
     return (audit_chart.number(value) or audit_chart.plain(value)) in text

@@ -194,8 +194,8 @@ def _of_conditions(chart: Chart):
         end = time_of(stays.get(row["hadm_id"], {}), "dischtime")
         for name in names:
             entry = catalogue[name]
-            when = f" ({chart.ago(end)})" if entry["kind"] == "acute" and end else ""
-            yield plain(entry["name"]) + when, "diagnoses_icd", row
+            when = f" ({chart.ago(end)})" if entry.kind == "acute" and end else ""
+            yield plain(entry.name) + when, "diagnoses_icd", row
         yield plain(row.get("long_title", "")), "diagnoses_icd", row
 
 

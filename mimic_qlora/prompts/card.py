@@ -36,7 +36,7 @@ def card(data_line: str, shared: dict, counts: dict) -> str:
     content = (clinical.load().symptoms.values(), clinical.load().cautions.values())
     of, out = (
         [len(entries) for entries in content],
-        [sum(e["held_out"] for e in entries) for entries in content],
+        [sum(e.held_out for e in entries) for entries in content],
     )
     tasks = "\n".join(
         f"- **{task}**: {text}" for task, text in TASKS.items() if task in counts["tasks"]

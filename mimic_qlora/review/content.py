@@ -7,7 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from mimic_qlora.clinical import content, phrases
+from pydantic import TypeAdapter
+
+from mimic_qlora.clinical import conditions, content, phrases, schema
 from mimic_qlora.display import text as terminal
 from mimic_qlora.review.yaml_edit import _set, edit
 from mimic_qlora.step import files
@@ -46,36 +48,9 @@ def with_texts(kind: str, entry: dict, texts: list) -> dict:
     return entry
 
 
-def in_words(when: dict, nested: bool = False) -> str:
+def in_words(when: dict) -> str:
     """Which charts a caution is for, as a clinician reads it."""
-    ((kind, value),) = when.items()
-    if kind in ("any", "all", "none"):
-        said = (" and " if kind == "all" else " or ").join(in_words(item, True) for item in value)
-        said = f"({said})" if len(value) > 1 and (nested or kind == "none") else said
-        return f"not {said}" if kind == "none" else said
-    if kind in ("phenotype", "drug_class"):
-        file, what = (
-            ("phenotypes", "a diagnosis of") if kind == "phenotype" else ("drugs", "an order for")
-        )
-        return f"{what} {_read(content.DATA, file)[value][0]['name']}"
-    if kind == "lab":
-        bound = f"above {value['above']}" if "above" in value else f"below {value['below']}"
-        items = " or ".join(map(str, value["itemid"]))
-        level = f"{bound} {value['unit']}".strip()
-        return (
-            f"a latest result of lab item {items} {level}, at most {value['within_days']} days old"
-        )
-    if kind == "age":
-        return " and ".join(
-            f"age {name.replace('_', ' ')} {years}" for name, years in value.items()
-        )
-    if kind == "procedure":
-        codes = "; ".join(
-            f"{name.upper().replace('ICD', 'ICD-')} {', '.join(value[name])}"
-            for name in ("icd9", "icd10")
-        )
-        return f"a procedure in the last {value['within_days']} days with a code that begins with {codes}"
-    return {"F": "female", "M": "male"}[value]
+    return TypeAdapter(conditions.Condition).validate_python(when).in_words(content.names())
 
 
 def fingerprint(entry: dict) -> str:
@@ -136,7 +111,9 @@ def lost(kind: str, entry: dict) -> list:
     text = "\n".join(texts_of(kind, entry).values())
     if kind == "cautions":
         return (
-            [] if phrases.said(entry, text) else ["the caution itself (its patterns do not match)"]
+            []
+            if phrases.said(schema.Caution.model_validate(entry), text)
+            else ["the caution itself (its patterns do not match)"]
         )
     if kind == "symptoms":
         return [u["say"] for u in entry["urgent"] if not phrases.names(u["pattern"], u["say"])]
@@ -194,7 +171,11 @@ def _read(folder: Path, kind: str) -> dict:
 @lru_cache(maxsize=8)
 def _read_at(folder: Path, kind: str, _changed: int) -> dict:
     """id -> (entry, fingerprint). It takes 0.2 s for all, so a page does it only when a file has changed."""
-    return {name: (entry, fingerprint(entry)) for name, entry in content.read(folder, kind).items()}
+    entries = schema.read(folder, kind, schema.MODELS[kind])
+    return {
+        name: (entry.as_in_file(), fingerprint(entry.as_in_file()))
+        for name, entry in entries.items()
+    }
 
 
 def _stripped(entry: dict) -> dict:

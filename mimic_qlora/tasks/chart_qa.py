@@ -271,10 +271,10 @@ def _of_orders(built, key: str) -> Iterator[tuple]:
     # a drug of a class of which the chart has no order, by any of its names
     listed = " ".join(item.name for item in items).casefold()
     absent = [
-        entry["ingredients"][0]
+        entry.ingredients[0]
         for kind, entry in content.load().drugs.items()
         if kind not in built.chart["drug_classes"]
-        and not any(drug in listed for drug in entry["ingredients"])
+        and not any(drug in listed for drug in entry.ingredients)
     ]
     if absent:
         drug = absent[pick(f"{key}:absent", len(absent))]
@@ -291,7 +291,7 @@ def _of_conditions(built, key: str) -> Iterator[tuple]:
             question = f'How long ago did the stay end for which "{item.name}" was coded?'
             yield "condition time", question, _when(item), item.rows
     listed = {item.name for item in items}
-    names = [entry["name"] for entry in content.load().phenotypes.values()]
+    names = [entry.name for entry in content.load().phenotypes.values()]
     absent = [name for name in names if name not in listed]
     name = absent[pick(f"{key}:condition", len(absent))]
     is_cut = "Known conditions" in built.cuts

@@ -42,7 +42,7 @@ def target(record: dict, hadm_id: int) -> dict:
     return {
         name: found[name]
         for name, entry in catalogue.items()
-        if name in found and entry["kind"] != "status"
+        if name in found and entry.kind != "status"
     }
 
 
@@ -55,8 +55,8 @@ def golds(record: dict, hadm_id: int, known: dict, key: str) -> list:
     if not coded:
         return []
     catalogue = content.load().phenotypes
-    names = {name: catalogue[name]["name"] for name in coded}
-    lasting = {i for i in known["phenotypes"] if catalogue[i]["kind"] == "condition"}
+    names = {name: catalogue[name].name for name in coded}
+    lasting = {i for i in known["phenotypes"] if catalogue[i].kind == "condition"}
     parts = {
         KNOWN: [name for name in coded if name in lasting],
         NEW: [name for name in coded if name not in lasting],
@@ -95,9 +95,7 @@ def score(record: dict, answer: str) -> dict:
         " ".join(part.split()).strip(" .-*") for part in re.split(r"[;,:\n]", answer.casefold())
     }
     catalogue = {
-        i: e["name"].casefold()
-        for i, e in content.load().phenotypes.items()
-        if e["kind"] != "status"
+        i: e.name.casefold() for i, e in content.load().phenotypes.items() if e.kind != "status"
     }
     named = {
         i

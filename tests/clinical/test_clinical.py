@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from helpers.paths import ROOT
-from mimic_qlora.clinical import codes, conditions, content, phrases
+from mimic_qlora.clinical import codes, conditions, content, phrases, schema
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.tasks import guidance
 
@@ -42,12 +42,12 @@ def facts(**found):
 
 
 def matched(**found):
-    return {rule["id"] for rule in RULES if conditions.matches(rule, facts(**found))}
+    return {rule.id for rule in RULES if rule.when.holds(facts(**found))}
 
 
 def general_advice(symptom):
     """Everything that the symptom says to anybody, whatever the chart."""
-    return [item["say"] for item in symptom["try"] + symptom["urgent"]] + symptom["track"]
+    return [item.say for item in symptom.self_care + symptom.urgent] + list(symptom.track)
 
 
 # ---- the loader ----
@@ -79,7 +79,7 @@ def general_advice(symptom):
             "phenotypes",
             0,
             lambda e: e.update(kind="chronic"),
-            "field 'kind' must be one of condition, status, acute",
+            "field 'kind' must be 'condition', 'status' or 'acute'",
         ),
         ("drugs", 0, lambda e: e.update(route="PO"), "unknown field 'route'"),
         (
@@ -118,10 +118,15 @@ def general_advice(symptom):
             lambda e: e.update(when={"lab": {"itemid": [1], "unit": "", "within_days": 3}}),
             "condition 'lab': needs either 'above' or 'below'",
         ),
-        ("cautions", 0, lambda e: e.update(when={"weight": 3}), "unknown condition 'weight'"),
+        (
+            "cautions",
+            0,
+            lambda e: e.update(when={"weight": 3}),
+            "field 'when' names an unknown condition 'weight'",
+        ),
         ("cautions", 0, lambda e: e.update(symptoms=["sneeze"]), "unknown symptom or tag 'sneeze'"),
         ("cautions", 0, lambda e: e.update(pattern=["x*"]), "would match everything"),
-        ("cautions", 0, lambda e: e.update(severity=4), "field 'severity' must be one of 1, 2, 3"),
+        ("cautions", 0, lambda e: e.update(severity=4), "field 'severity' must be 1, 2 or 3"),
         (
             "cautions",
             0,
@@ -170,8 +175,8 @@ def test_the_content_is_large_enough_and_the_readme_says_whether_anybody_has_rev
         + QUESTIONS
         + content.load_knowledge(RUN_FILES)
     )
-    reviewed = [entry["id"] for entry in entries if entry["reviewed_by"] is not None]
-    assert [entry["id"] for entry in entries if entry.get("reviewed_on")] == reviewed, (
+    reviewed = [entry.id for entry in entries if entry.reviewed_by is not None]
+    assert [entry.id for entry in entries if entry.reviewed_on] == reviewed, (
         "a review has a name and a day"
     )
     says_nobody = (
@@ -183,39 +188,36 @@ def test_the_content_is_large_enough_and_the_readme_says_whether_anybody_has_rev
 
 
 def test_what_is_held_out_is_the_curated_symptoms_and_four_more_and_a_fifth_of_the_rules():
-    held_out = [symptom["id"] for symptom in SYMPTOMS if symptom["held_out"]]
+    held_out = [symptom.id for symptom in SYMPTOMS if symptom.held_out]
     assert held_out[:8] == CURATED and len(held_out) == 12
-    assert 0.18 <= sum(rule["held_out"] for rule in RULES) / len(RULES) <= 0.25
-    assert {rule["section"] for rule in RULES if rule["held_out"]} >= {"try", "urgent"}
+    assert 0.18 <= sum(rule.held_out for rule in RULES) / len(RULES) <= 0.25
+    assert {rule.section for rule in RULES if rule.held_out} >= {"try", "urgent"}
 
 
 def test_sentences_have_the_length_that_fits_an_answer():
     assert [
-        item["say"]
+        item.say
         for symptom in SYMPTOMS
-        for item in symptom["try"]
-        if not 8 <= len(item["say"].split()) <= 16
+        for item in symptom.self_care
+        if not 8 <= len(item.say.split()) <= 16
     ] == []
-    assert [rule["id"] for rule in RULES if not 12 <= len(rule["say"].split()) <= 28] == []
+    assert [rule.id for rule in RULES if not 12 <= len(rule.say.split()) <= 28] == []
 
 
 def test_every_caution_can_come_up_for_at_least_one_symptom():
-    tags = {name for symptom in SYMPTOMS for name in ["any", symptom["id"], *symptom["tags"]]}
-    assert [rule["id"] for rule in RULES if not tags & set(rule["symptoms"])] == []
+    tags = {name for symptom in SYMPTOMS for name in ["any", symptom.id, *symptom.tags]}
+    assert [rule.id for rule in RULES if not tags & set(rule.symptoms)] == []
 
 
 def test_an_order_is_called_an_order_and_a_code_is_called_a_record():
-    def kinds(condition):
-        ((kind, value),) = condition.items()
-        return {k for item in value for k in kinds(item)} if kind in ("any", "all") else {kind}
-
     for rule in RULES:
-        if kinds(rule["when"]) - {"none"} == {"drug_class"}:
-            assert "ordered during your last stay" in rule["say"], rule["id"]
-        elif "drug_class" not in kinds(rule["when"]):
+        kinds = {leaf.kind for leaf in conditions.leaves(rule.when, negated=False)}
+        if kinds == {"drug_class"}:
+            assert "ordered during your last stay" in rule.say, rule.id
+        elif "drug_class" not in kinds:
             assert re.search(
-                r"your record (lists|shows)|your latest|you are \d+ or older", rule["say"]
-            ), rule["id"]
+                r"your record (lists|shows)|your latest|you are \d+ or older", rule.say
+            ), rule.id
 
 
 def test_no_question_or_general_advice_names_a_cause():
@@ -226,9 +228,9 @@ def test_no_question_or_general_advice_names_a_cause():
         re.I,
     )
     texts = [
-        text for symptom in SYMPTOMS for text in general_advice(symptom) + symptom["phrasings"]
+        text for symptom in SYMPTOMS for text in [*general_advice(symptom), *symptom.phrasings]
     ]
-    texts += [text for question in QUESTIONS for text in (question["question"], question["ideal"])]
+    texts += [text for question in QUESTIONS for text in (question.question, question.ideal)]
     assert [text for text in texts if cause.search(text)] == []
 
 
@@ -242,12 +244,12 @@ def test_a_sign_of_an_emergency_is_called_one_wherever_it_stands():
         r"heartbeat that does not settle|cannot pass (?:any )?urine",
         re.I,
     )
-    texts = [flag["say"] for symptom in SYMPTOMS for flag in symptom["urgent"]]
-    texts += [rule["say"] for rule in RULES if rule["section"] == "urgent"]
+    texts = [flag.say for symptom in SYMPTOMS for flag in symptom.urgent]
+    texts += [rule.say for rule in RULES if rule.section == "urgent"]
     texts += [
         line
         for question in QUESTIONS
-        for line in question["ideal"].split("urgent care\n")[1].split("\n\n")[0].splitlines()
+        for line in question.ideal.split("urgent care\n")[1].split("\n\n")[0].splitlines()
     ]
     named = [text for text in texts if signs.search(text)]
     assert len(named) > 100 and [text for text in named if "emergency" not in text.lower()] == []
@@ -258,22 +260,22 @@ def test_a_sign_of_an_emergency_is_called_one_wherever_it_stands():
 
 def test_each_red_flag_pattern_finds_its_own_sentence():
     assert [
-        flag["say"]
+        flag.say
         for symptom in SYMPTOMS
-        for flag in symptom["urgent"]
-        if not re.search(flag["pattern"], flag["say"], re.I)
+        for flag in symptom.urgent
+        if not re.search(flag.pattern, flag.say, re.I)
     ] == []
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["id"])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
 def test_a_caution_says_itself_and_nothing_that_a_caution_forbids(rule):
     assert phrases.said(rule, f"What you can try now\n- {rule['say']}\n- Rest.")
-    assert [other["id"] for other in RULES if phrases.forbidden(other, rule["say"])] == []
+    assert [other.id for other in RULES if phrases.forbidden(other, rule.say)] == []
 
 
 def test_general_advice_says_no_caution_by_accident():
     assert [
-        (symptom["id"], rule["id"])
+        (symptom.id, rule.id)
         for symptom in SYMPTOMS
         for rule in RULES
         if phrases.said(rule, "\n".join(general_advice(symptom)))
@@ -282,24 +284,22 @@ def test_general_advice_says_no_caution_by_accident():
 
 def test_no_general_advice_is_forbidden_by_a_caution_that_it_does_not_give_way_to():
     for symptom in SYMPTOMS:
-        for item in symptom["try"] + [
-            {"say": text, "unless": []} for text in general_advice(symptom)[-6:]
-        ]:
+        advice = [(item.say, item.unless) for item in symptom.self_care]
+        advice += [(text, ()) for text in general_advice(symptom)[-6:]]
+        for say, unless in advice:
             assert [
-                rule["id"]
-                for rule in RULES
-                if rule["id"] not in item["unless"] and phrases.forbidden(rule, item["say"])
-            ] == [], item
+                rule.id for rule in RULES if rule.id not in unless and phrases.forbidden(rule, say)
+            ] == [], say
 
 
 def test_advice_to_cut_alcohol_gives_way_where_a_sudden_stop_is_dangerous():
     drinks = [
         item
         for symptom in SYMPTOMS
-        for item in symptom["try"]
-        if re.search("alcohol", item["say"], re.I) and "powders" not in item["say"]
+        for item in symptom.self_care
+        if re.search("alcohol", item.say, re.I) and "powders" not in item.say
     ]
-    assert drinks and all("alcohol_no_sudden_stop" in item["unless"] for item in drinks)
+    assert drinks and all("alcohol_no_sudden_stop" in item.unless for item in drinks)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_advice_to_cut_alcohol_gives_way_where_a_sudden_stop_is_dangerous():
     ],
 )
 def test_a_reversed_meaning_is_not_taken_for_the_caution(answer):
-    assert [rule["id"] for rule in RULES if phrases.said(rule, answer)] == []
+    assert [rule.id for rule in RULES if phrases.said(rule, answer)] == []
 
 
 @pytest.mark.parametrize(
@@ -387,9 +387,9 @@ def test_forbidden_advice_is_found_and_advice_against_it_is_not(rule, answer, wr
 
 
 def test_the_curated_questions_come_first_and_their_ideals_are_whole():
-    assert [question["symptom"] for question in QUESTIONS[:8]] == CURATED
+    assert [question.symptom for question in QUESTIONS[:8]] == CURATED
     for question in QUESTIONS:
-        ideal = question["ideal"]
+        ideal = question.ideal
         lines = [line for line in ideal.splitlines() if line]
         assert [line for line in lines if not line.startswith("- ")] == list(
             content.SECTIONS.values()
@@ -397,14 +397,10 @@ def test_the_curated_questions_come_first_and_their_ideals_are_whole():
         assert 120 <= len(ideal.replace("- ", "").split()) and len(ideal.split()) <= 180
         urgent = ideal.split(content.SECTIONS["urgent"])[1].split(content.SECTIONS["track"])[0]
         assert [
-            flag["name"]
-            for flag in question["red_flags"]
-            if not re.search(flag["pattern"], urgent, re.I)
+            flag.name for flag in question.red_flags if not re.search(flag.pattern, urgent, re.I)
         ] == []
         assert [
-            rule["id"]
-            for rule in RULES
-            if phrases.said(rule, ideal) or phrases.forbidden(rule, ideal)
+            rule.id for rule in RULES if phrases.said(rule, ideal) or phrases.forbidden(rule, ideal)
         ] == []
 
 
@@ -413,25 +409,21 @@ def test_the_curated_questions_are_worded_afresh():
     from mimic_qlora.validation.scoring import likeness
 
     known = [
-        phrasing
-        for symptom in SYMPTOMS
-        if not symptom["held_out"]
-        for phrasing in symptom["phrasings"]
+        phrasing for symptom in SYMPTOMS if not symptom.held_out for phrasing in symptom.phrasings
     ]
     near = [
-        (q["id"], max(likeness.rouge_l(phrasing, q["question"]) for phrasing in known))
-        for q in QUESTIONS
+        (q.id, max(likeness.rouge_l(phrasing, q.question) for phrasing in known)) for q in QUESTIONS
     ]
     assert [(name, like) for name, like in near if like > 0.6] == []
 
 
 def test_most_questions_are_on_symptoms_never_trained_on_each_on_its_own():
-    assert len(QUESTIONS) == 32 and len({q["symptom"] for q in QUESTIONS}) == 32
-    assert sum(content.symptom_of(q)["held_out"] for q in QUESTIONS) == 20
+    assert len(QUESTIONS) == 32 and len({q.symptom for q in QUESTIONS}) == 32
+    assert sum(content.symptom_of(q).held_out for q in QUESTIONS) == 20
     for question in QUESTIONS:
         symptom = content.symptom_of(question)
-        assert any(guidance.bearing(rule, symptom) > 1 and rule["held_out"] for rule in RULES), (
-            question["id"]
+        assert any(guidance.bearing(rule, symptom) > 1 and rule.held_out for rule in RULES), (
+            question.id
         )
 
 
@@ -446,7 +438,7 @@ def test_most_questions_are_on_symptoms_never_trained_on_each_on_its_own():
         (
             "symptom: hip_pain",
             "symptom: back_pain",
-            "entry sore_hip: .* 'back_pain', which has its tags in",
+            "entry sore_hip: .* 'back_pain', which has its tags in symptoms.yaml",
         ),
     ],
 )
@@ -462,15 +454,13 @@ def test_the_knowledge_ideals_hold_their_key_points():
     knowledge = content.load_knowledge(RUN_FILES)
     assert (
         len(knowledge) == 8
-        and knowledge[0]["question"] == "Summarize the key risk factors for sepsis."
+        and knowledge[0].question == "Summarize the key risk factors for sepsis."
     )
-    assert knowledge[0]["ideal"].startswith("Key risk factors for sepsis include")
+    assert knowledge[0].ideal.startswith("Key risk factors for sepsis include")
     for entry in knowledge:
-        assert 60 <= len(entry["ideal"].split()) <= 120 and len(entry["key_points"]) >= 6
+        assert 60 <= len(entry.ideal.split()) <= 120 and len(entry.key_points) >= 6
         assert [
-            p["point"]
-            for p in entry["key_points"]
-            if not re.search(p["pattern"], entry["ideal"], re.I)
+            p.point for p in entry.key_points if not re.search(p.pattern, entry.ideal, re.I)
         ] == []
 
 
@@ -566,9 +556,9 @@ def test_an_order_belongs_to_its_classes_by_word_and_route(drug, route, classes)
 
 def test_every_class_recognises_its_own_ingredients():
     for name, entry in CONTENT.drugs.items():
-        route = (entry["routes"] or ["PO"])[0]
+        route = (entry.routes or ["PO"])[0]
         assert [
-            word for word in entry["ingredients"] if name not in codes.drug_classes_of(word, route)
+            word for word in entry.ingredients if name not in codes.drug_classes_of(word, route)
         ] == []
 
 
@@ -624,3 +614,12 @@ def test_the_hash_of_the_content_is_stable():
     assert (
         content.content_sha256() == content.content_sha256() and len(content.content_sha256()) == 64
     )
+
+
+@pytest.mark.parametrize("name", schema.MODELS)
+def test_an_entry_is_dumped_as_its_file_has_it(name):
+    """The hash of the content and the approvals of the review rest on these bytes."""
+    folder = RUN_FILES if name in ("questions", "knowledge") else content.DATA
+    raw = schema.raw(folder, name)
+    read = [entry.as_in_file() for entry in schema.read(folder, name, schema.MODELS[name]).values()]
+    assert json.dumps(read, sort_keys=True) == json.dumps(raw, sort_keys=True)

@@ -440,7 +440,7 @@ def test_the_audit_fails_on_each_planted_untruth(made):
         return {check for check, _ in audit.of_record(record, chart)[1]}
 
     content = clinical.load()
-    held_out = next(s for s in content.symptoms.values() if s["held_out"])
+    held_out = next(s for s in content.symptoms.values() if s.held_out)
     one = next(
         r for r in of_task(made, "guidance") if r["cautions"] and "(was " in str(r["messages"][1])
     )
@@ -516,9 +516,9 @@ def test_held_out_symptoms_and_rules_are_in_no_record(made):
     content = clinical.load()
     for one in of_task(made, "guidance"):
         assert not content.symptoms[one["symptom"]]["held_out"]
-        assert not any(content.cautions[c]["held_out"] for c in one["cautions"])
+        assert not any(content.cautions[c].held_out for c in one["cautions"])
     answers = "\n".join(map(answer_of, made.records))
-    assert not any(rule["say"] in answers for rule in content.cautions.values() if rule["held_out"])
+    assert not any(rule.say in answers for rule in content.cautions.values() if rule.held_out)
 
 
 def test_every_answer_has_the_three_sections_the_words_and_the_cautions_of_its_chart(made):
@@ -535,14 +535,14 @@ def test_every_answer_has_the_three_sections_the_words_and_the_cautions_of_its_c
 def test_no_answer_advises_what_any_rule_of_the_chart_forbids_held_out_or_not(made):
     settings, labels = context.load_settings(made.store), context.lab_labels(made.store)
     content, checked = clinical.load(), 0
-    advice = {i: {t["say"]: t["unless"] for t in s["try"]} for i, s in content.symptoms.items()}
+    advice = {i: {t.say: t.unless for t in s.self_care} for i, s in content.symptoms.items()}
     for one in of_task(made, "guidance")[::3]:
         record = reader.record(made.store, one["subject_id"], columns.WANTED)
         as_of = datetime.fromisoformat(one["as_of"])
         known = context.build(
             record, as_of, settings | {"token_budget": 10_000}, labels, count_words
         ).facts
-        called = {c["id"]: c for c in guidance.called_for(known)}
+        called = {c.id: c for c in guidance.called_for(known)}
         for line in answer_of(one).splitlines():
             unless = advice[one["symptom"]].get(line.removeprefix("- "), [])
             assert called.keys().isdisjoint(unless), line
@@ -556,7 +556,7 @@ def test_advice_gives_way_to_a_rule_that_is_held_out_or_bears_on_another_symptom
     known = FACTS | {"phenotypes": {"alcohol_use_disorder": {}}}
     rule = clinical.load().cautions["alcohol_no_sudden_stop"]
     assert not guidance.bearing(rule, symptom) and any(
-        rule["id"] in t["unless"] for t in symptom["try"]
+        rule.id in t.unless for t in symptom.self_care
     )
     for key in map(str, range(20)):
         free = guidance.compose(symptom, [], key)
@@ -570,12 +570,12 @@ def test_every_symptom_gives_an_answer_within_the_words_whatever_the_chart_calls
     for symptom in content.symptoms.values():
         rules = sorted(
             (c for c in content.cautions.values() if guidance.bearing(c, symptom)),
-            key=lambda c: -c["severity"],
+            key=lambda c: -c.severity,
         )
         for start in range(0, max(1, len(rules)), 3):
             answer = guidance.compose(symptom, rules[start : start + 3], f"{start}", rules)
             assert 120 <= guidance.words(answer) <= 180
-            assert all(rule["say"] in answer for rule in rules[start : start + 3])
+            assert all(rule.say in answer for rule in rules[start : start + 3])
 
 
 def test_charts_that_call_for_different_cautions_never_get_the_same_answer(made):
@@ -585,7 +585,7 @@ def test_charts_that_call_for_different_cautions_never_get_the_same_answer(made)
     thinner = guidance.cautions_for(
         symptom, FACTS | {"phenotypes": {"long_term_anticoagulant": {}}}
     )
-    assert [c["id"] for c in plain] != [c["id"] for c in thinner]
+    assert [c.id for c in plain] != [c.id for c in thinner]
     assert guidance.compose(symptom, plain, "same") != guidance.compose(symptom, thinner, "same")
     answers = {}
     for one in of_task(made, "guidance"):
@@ -597,7 +597,7 @@ def test_the_most_severe_cautions_come_first():
     everything = FACTS | {"phenotypes": dict.fromkeys(content.phenotypes, {}), "age": 80}
     called = guidance.called_for(everything)
     for symptom in content.symptoms.values():
-        severities = [c["severity"] for c in guidance.cautions_for(symptom, everything, called)]
+        severities = [c.severity for c in guidance.cautions_for(symptom, everything, called)]
         assert severities == sorted(severities, reverse=True)
 
 
@@ -605,7 +605,7 @@ def test_advice_is_not_given_twice_for_two_reasons():
     content = clinical.load()
     reasons = {"long_term_anticoagulant": {}, "chronic_kidney_disease": {}, "heart_failure": {}}
     chosen = guidance.cautions_for(content.symptoms["back_pain"], FACTS | {"phenotypes": reasons})
-    assert chosen and sum("ibuprofen" in c["say"] for c in chosen) == 1
+    assert chosen and sum("ibuprofen" in c.say for c in chosen) == 1
 
 
 def test_an_order_in_hospital_is_never_said_to_be_taken_at_home(made):

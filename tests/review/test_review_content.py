@@ -9,7 +9,7 @@ import yaml
 
 from helpers.reviewing import ROOT, Server
 from mimic_qlora.clinical import content as clinical
-from mimic_qlora.clinical.schema import SCHEMA
+from mimic_qlora.clinical.schema import MODELS
 from mimic_qlora.review import content as content_review
 from mimic_qlora.review import store as ratings
 from mimic_qlora.review import yaml_edit
@@ -42,7 +42,7 @@ def test_an_approval_changes_two_lines_and_every_entry_can_be_edited_and_edited_
     lines = changed_lines(text, approved)
     assert len(lines) == 3 and lines[0].strip("- ") == "reviewed_by: null"
     assert [line.split(": ")[1] for line in lines[1:]] == ['"A. Name, MD"', '"2026-01-31"']
-    assert SCHEMA[kind](next(e for e in yaml.safe_load(approved) if e["id"] == name)) is None
+    MODELS[kind].model_validate(next(e for e in yaml.safe_load(approved) if e["id"] == name))
     texts = {n: content_review.texts_of(kind, entry) for n, entry in entries.items()}
     new = {
         n: {
@@ -85,7 +85,7 @@ def test_what_a_word_processor_pastes_can_be_written():
 
 def test_which_charts_a_caution_is_for_is_said_in_words():
     cautions = clinical.load().cautions
-    said = {name: content_review.in_words(caution["when"]) for name, caution in cautions.items()}
+    said = {name: caution.when.in_words(clinical.names()) for name, caution in cautions.items()}
     assert not [
         name for name, words in said.items() if set("{}_[]'\"") & set(words.replace("'s ", " "))
     ]
@@ -103,7 +103,7 @@ def test_which_charts_a_caution_is_for_is_said_in_words():
     )
 
 
-def test_who_reviewed_an_entry_changes_no_result(tmp_path, monkeypatch):
+def test_who_reviewed_an_entry_changes_no_result(tmp_path):
     before = clinical.content_sha256()
     folder = tmp_path / "clinical_data"
     shutil.copytree(clinical.DATA, folder)
@@ -112,14 +112,10 @@ def test_who_reviewed_an_entry_changes_no_result(tmp_path, monkeypatch):
         path.read_text(), {"anticoagulant_no_nsaid": ({}, "A, MD", "2026-01-31")}
     )
     path.write_text(approved)
-    monkeypatch.setattr(clinical, "DATA", folder)
-    clinical.content_sha256.cache_clear()
-    assert clinical.content_sha256() == before
+    assert clinical.sha256_of(clinical.load(folder)) == before
     path.write_text(approved.replace("ibuprofen, naproxen", "naproxen", 1))
-    clinical.content_sha256.cache_clear()
-    assert clinical.content_sha256() != before
-    monkeypatch.undo()
-    clinical.content_sha256.cache_clear()
+    clinical.load.cache_clear()
+    assert clinical.sha256_of(clinical.load(folder)) != before
 
 
 @pytest.fixture

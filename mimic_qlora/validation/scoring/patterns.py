@@ -18,7 +18,7 @@ def lists(file: str) -> dict[str, list[str]]:
     In them <name> stands for any pattern of the list of that name; <drug> for any ingredient.
     """
     found = yaml.safe_load((FOLDER / f"{file}.yaml").read_text(encoding="utf-8"))
-    ingredients = {name for drug in content.load().drugs.values() for name in drug["ingredients"]}
+    ingredients = {name for drug in content.load().drugs.values() for name in drug.ingredients}
     parts = found | {"drug": sorted(map(re.escape, ingredients))}
 
     def whole(match: re.Match) -> str:

@@ -1,0 +1,80 @@
+"""Values that a field of the clinical content may hold, as pydantic types."""
+
+import re
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainValidator,
+    StrictStr,
+)
+
+
+@cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a pattern of the content files compiled, upper and lower case alike."""
+    return re.compile(pattern, re.I)
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must be a text")
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        matches_nothing = compiled(_text(value)).search("")
+    except re.error as error:
+        raise ValueError(f"is not a regular expression ({error}): {value}") from None
+    if matches_nothing:
+        raise ValueError("matches an empty text, so it would match everything")
+    return value
+
+
+def _number(value: object) -> int | float:
+    """Return the number as the file has it: 30 stays an int, so that texts and hashes keep it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("must be a number")
+    return value
+
+
+def _shaped(shape: str, wrong: str) -> BeforeValidator:
+    """Return a check that a value is a text and matches the pattern `shape` from end to end."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, str) or not re.fullmatch(shape, value):
+            raise ValueError(wrong)
+        return value
+
+    return BeforeValidator(check)
+
+
+Text = Annotated[StrictStr, AfterValidator(_text)]
+Pattern = Annotated[StrictStr, AfterValidator(_pattern)]
+Number = Annotated[int | float, PlainValidator(_number)]
+EntryId = Annotated[StrictStr, _shaped("[a-z0-9_]+", "must be lower-case words joined by _")]
+Url = Annotated[StrictStr, _shaped("https://.*", "must be an https:// address")]
+Day = Annotated[
+    StrictStr, _shaped(r"\d{4}-\d\d-\d\d", 'must be a day in quotes, like "2026-01-31"')
+]
+CodePrefix = Annotated[
+    StrictStr,
+    _shaped("[A-Z0-9]+", "must be an ICD code prefix in quotes, upper case, without a dot"),
+]
+
+
+class Model(BaseModel):
+    """A frozen record without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __getitem__(self, name: str) -> Any:  # for callers that still read entries as mappings
+        return getattr(self, "self_care" if name == "try" else name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return getattr(self, name, default) or default
