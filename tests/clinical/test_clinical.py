@@ -179,9 +179,8 @@ def test_the_content_is_large_enough_and_the_readme_says_whether_anybody_has_rev
     assert [entry.id for entry in entries if entry.reviewed_on] == reviewed, (
         "a review has a name and a day"
     )
-    says_nobody = (
-        "**No clinician has reviewed them yet**" in (RUN_FILES.parent / "README.md").read_text()
-    )
+    readme = " ".join((RUN_FILES.parent / "README.md").read_text().split())
+    says_nobody = "**No clinician has reviewed them yet**" in readme
     assert says_nobody == (not reviewed), (
         f"README.md is at odds with the files, which name reviewers of {reviewed}"
     )
