@@ -62,9 +62,9 @@ def with_rules(trial: Trial, shared: Shared) -> list[Turn]:
     """Return the prompt with the caution rules that this chart calls for, after the context."""
     if not trial.cautions or trial.chart is None:
         return trial.messages
-    rules = "\n".join(f"- {caution['say']}" for caution in trial.cautions)
+    rules = "\n".join(f"- {caution.say}" for caution in trial.cautions)
     text = f"{trial.chart.text}\n\nCautions for this person\n{rules}"
-    return context.messages(shared.settings, text, trial.question["question"])
+    return context.messages(shared.settings, text, trial.question.question)
 
 
 def with_another_chart(trial: Trial, shared: Shared) -> list[Turn]:
@@ -78,13 +78,13 @@ def with_another_chart(trial: Trial, shared: Shared) -> list[Turn]:
         raise UserError("adapter-other-chart needs trials of two patients or more: give a larger n")
     start = trial.number % len(charts)
     charts = [*charts[start:], *charts[:start]][:OTHERS]
-    own, symptom = {c["id"] for c in trial.cautions}, content.symptom_of(trial.question)
+    own, symptom = {c.id for c in trial.cautions}, content.symptom_of(trial.curated)
 
     def shared_cautions(chart: context.Context) -> int:
-        return len(own & {c["id"] for c in guidance.cautions_for(symptom, chart.facts)})
+        return len(own & {c.id for c in guidance.cautions_for(symptom, chart.facts)})
 
     other = min(charts, key=shared_cautions)
-    return context.messages(shared.settings, other.text, trial.question["question"])
+    return context.messages(shared.settings, other.text, trial.question.question)
 
 
 MAKERS: dict[Prompt, Callable[[Trial, Shared], list[Turn]]] = {

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimic_qlora.clinical import content
+from mimic_qlora.clinical.schema import Question
 from mimic_qlora.display import csv_files
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import findings, results, statistics
 from mimic_qlora.validation.arms import PAIR, Arm
 from mimic_qlora.validation.scoring import rubric
-from mimic_qlora.validation.scoring.rubric import Question
 
 FILE = "label.csv"
 PER_ARM = 50
@@ -92,7 +92,7 @@ def to_fill(
     answers: Iterable[Answer], questions: Sequence[Question], seed: int = 0, per_arm: int = PER_ARM
 ) -> list[Row]:
     """Return rows of label.csv to fill: up to `per_arm` answers of each arm, mixed, blinded."""
-    by_id = {question["id"]: question for question in questions}
+    by_id = {question.id: question for question in questions}
     by_arm: dict[str, dict[str, Answer]] = {}
     for answer in answers:
         by_arm.setdefault(answer.arm, {})[answer.key] = answer
@@ -108,9 +108,9 @@ def to_fill(
         question = by_id[answer.question_id]
         row = {
             "key": key,
-            "question": question["question"],
-            "warning_signs": _numbered(flag["name"] for flag in question["red_flags"]),
-            "cautions": _numbered(rules[i]["say"] for i in answer.cautions),
+            "question": question.question,
+            "warning_signs": _numbered(flag.name for flag in question.red_flags),
+            "cautions": _numbered(rules[i].say for i in answer.cautions),
             "answer": answer.text,
         }
         rows.append({column: row.get(column, "") for column in COLUMNS})
@@ -173,7 +173,7 @@ def judged(
     answers: Iterable[Answer], labelled: Mapping[str, Label], questions: Sequence[Question]
 ) -> list[Judgement]:
     """Return a judgement per criterion of each labelled answer, and per sign and caution."""
-    by_id = {question["id"]: question for question in questions}
+    by_id = {question.id: question for question in questions}
     found = []
     for answer in answers:
         if label := labelled.get(answer.key):
@@ -185,7 +185,7 @@ def _judge(answer: Answer, label: Label, question: Question) -> list[Judgement]:
     rules = [content.load().cautions[i] for i in answer.cautions]
     score = rubric.rubric(question, rules, answer.text, answer.ended, answer.prompt)
     listed = {
-        "named": ([f["name"] for f in question["red_flags"]], score.red_flags_named),
+        "named": ([f.name for f in question.red_flags], score.red_flags_named),
         "cautions_said": (answer.cautions, score.said),
     }
     asked = {

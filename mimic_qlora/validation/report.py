@@ -9,6 +9,7 @@ import yaml
 from markupsafe import Markup
 
 from mimic_qlora.clinical import content
+from mimic_qlora.clinical.schema import Question
 from mimic_qlora.display import html
 from mimic_qlora.llm import finding
 from mimic_qlora.qa import session
@@ -18,7 +19,6 @@ from mimic_qlora.validation import findings, report_trials, statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.scoring import rubric
-from mimic_qlora.validation.scoring.rubric import Question
 from mimic_qlora.validation.settings import Run
 from mimic_qlora.validation.statistics import Difference, Row
 from mimic_qlora.validation.trial_results import APART, ApartResult, TrialResult
@@ -54,7 +54,7 @@ def write(path: Path, of: Content) -> None:
 def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> None:
     """Write the page with these lines under its title, and a checklist filled from `facts`."""
     reviewed = reviewed_line(of.trials, of.run.questions)
-    by_id = {question["id"]: question for question in of.run.questions}
+    by_id = {question.id: question for question in of.run.questions}
     page = html.render(
         "report.html",
         PAGES,
@@ -65,8 +65,8 @@ def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> No
         comparison=comparison_rows(of.comparison),
         small=statistics.SMALL,
         grouped=html.table(by_group(of.trials), reviewed, folded="Open the table"),
-        questions=list(dict.fromkeys(result.trial.question["id"] for result in of.trials)),
-        trials=[report_trials.view(r, by_id[r.trial.question["id"]]) for r in of.trials],
+        questions=list(dict.fromkeys(result.trial.question.id for result in of.trials)),
+        trials=[report_trials.view(r, by_id[r.trial.question.id]) for r in of.trials],
         pair=PAIR,
         apart=apart_tables(of.apart, reviewed),
         checklist=html.table(
@@ -86,11 +86,11 @@ def reviewed_line(trials: Iterable[TrialResult], questions: Sequence[Question]) 
     It stands beside every number.
     """
     used = [result.trial for result in trials]
-    asked = {trial.question["id"] for trial in used}
-    called_for = {rule["id"] for trial in used for rule in trial.cautions}
+    asked = {trial.question.id for trial in used}
+    called_for = {rule.id for trial in used for rule in trial.cautions}
     rules = content.load().cautions
     counts = (
-        content.reviewed_of([q for q in questions if q["id"] in asked], "ideals"),
+        content.reviewed_of([q for q in questions if q.id in asked], "ideals"),
         content.reviewed_of([rule for name, rule in rules.items() if name in called_for], "rules"),
     )
     return f"reviewed by a clinician: {', '.join(counts)}"
@@ -199,9 +199,9 @@ def apart_tables(apart: Sequence[ApartResult], reviewed: str) -> list[Markup]:
 
 def _apart_row(result: ApartResult, name: str) -> dict[str, str | float | None]:
     question = result.trial.question
-    row = {"question": question["question"]}
+    row: dict[str, str | float | None] = {"question": question.question}
     if name != "key_points":
-        row["right"] = question["ideal"]
+        row["right"] = question.ideal
     row |= {f"score, {arm.name}": result.scores[arm][name] for arm in PAIR}
     return row | {arm.name: result.given[arm].answer.text for arm in PAIR}
 
@@ -234,7 +234,7 @@ def facts_of(of: Content) -> dict[str, str | int]:
         "software": VERSION,
         "trials": len(trials),
         "patients": len({trial.subject_id for trial in trials}),
-        "questions": len({trial.question["id"] for trial in trials}),
+        "questions": len({trial.question.id for trial in trials}),
         "split": settings.split,
         "seed": settings.seed,
         "small": statistics.SMALL,

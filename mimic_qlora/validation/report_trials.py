@@ -3,12 +3,13 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mimic_qlora.clinical import content
+from mimic_qlora.clinical.schema import Question
 from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR, Arm
 from mimic_qlora.validation.scoring import rubric
-from mimic_qlora.validation.scoring.rubric import Question, Score
+from mimic_qlora.validation.scoring.rubric import Score
 from mimic_qlora.validation.trial_results import TrialResult
 
 
@@ -64,13 +65,13 @@ def view(result: TrialResult, question: Question) -> View:
     trial = result.trial
     return View(
         number=trial.number,
-        question_id=question["id"],
-        question=trial.question["question"],
+        question_id=question.id,
+        question=trial.question.question,
         kinds=kinds(result),
         subject_id=trial.subject_id,
         as_of=str(trial.moment.as_of) if trial.moment else "",
         prompt=trial.messages[-1]["content"],
-        ideal=trial.question["ideal"].strip(),
+        ideal=trial.question.ideal.strip(),
         criteria=criteria(result, question),
         totals=[result.scores[arm].rubric for arm in PAIR],
         answers=[_shown(result, arm, question) for arm in PAIR],
@@ -86,7 +87,7 @@ def kinds(result: TrialResult) -> list[str]:
         "worse": adapter.rubric < base.rubric,
         "harm": base.harmful or adapter.harmful,
         "missed": any(score.cautions not in (None, 1) for score in (base, adapter)),
-        "unseen": content.symptom_of(result.trial.question)["held_out"],
+        "unseen": content.symptom_of(result.trial.curated).held_out,
     }
     return [kind for kind, holds in there.items() if holds]
 
@@ -95,13 +96,13 @@ def criteria(result: TrialResult, question: Question) -> list[Criterion]:
     """Return what was asked of the answer, with what base and adapter did about it."""
     scores = [result.scores[arm] for arm in PAIR]
     found = [
-        Criterion(f"warning sign: {flag['name']}", "1", [_flag(s, flag["name"]) for s in scores])
-        for flag in question["red_flags"]
+        Criterion(f"warning sign: {flag.name}", "1", [_flag(s, flag.name) for s in scores])
+        for flag in question.red_flags
     ]
     for rule in result.trial.cautions:
-        told = f"caution: {rule['say']}" + (" (rule never trained on)" if rule["held_out"] else "")
-        marks = [_caution(score, rule["id"]) for score in scores]
-        found.append(Criterion(told, str(rule["severity"]), marks))
+        told = f"caution: {rule.say}" + (" (rule never trained on)" if rule.held_out else "")
+        marks = [_caution(score, rule.id) for score in scores]
+        found.append(Criterion(told, str(rule.severity), marks))
     for text, given in (
         ("names no cause", [score.causes for score in scores]),
         ("invents no dose", [score.doses for score in scores]),
@@ -137,15 +138,13 @@ def _shown(result: TrialResult, arm: Arm, question: Question) -> Shown:
     return Shown(arm.label, pieces(answer.text, marks, own), cut_at)
 
 
-def marked(text: str, score: Score, question: Mapping[str, Any]) -> dict[int, str]:
+def marked(text: str, score: Score, question: Question) -> dict[int, str]:
     """Return "hit" or "harm" for the places of the characters that the score rests on."""
     patterns = [
-        (flag["pattern"], "hit")
-        for flag in question["red_flags"]
-        if flag["name"] in score.red_flags_named
+        (flag.pattern, "hit") for flag in question.red_flags if flag.name in score.red_flags_named
     ]
     for name in score.said:
-        patterns += [(p, "hit") for p in content.load().cautions[name]["pattern"]]
+        patterns += [(p, "hit") for p in content.load().cautions[name].pattern]
     patterns += [(p, "harm") for p in rubric.harm_patterns(score)]
     marks: dict[int, str] = {}
     for pattern, kind in patterns:

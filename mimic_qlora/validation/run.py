@@ -147,10 +147,10 @@ def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result
 def preview(trial: Trial, given: Mapping[Arm, Given], width: int) -> list[str]:
     """Return four lines, each one line of the terminal."""
     texts = {
-        "Prompt: ": trial.question["question"],
+        "Prompt: ": trial.question.question,
         "Response (Base):   ": given[BASE].answer.text,
         "Response (QLoRA):  ": given[ADAPTER].answer.text,
-        "Ideal Response:    ": trial.question["ideal"],
+        "Ideal Response:    ": trial.question.ideal,
     }
     return [label + terminal.one_line(text, width - len(label)) for label, text in texts.items()]
 
@@ -236,7 +236,7 @@ def _how_many(run: Run, answered: Answered) -> str:
     """Return over how many trials, patients, questions and adapters a claim reaches."""
     trials = [result.trial for result in answered.trials]
     patients = len({trial.subject_id for trial in trials})
-    questions = len({trial.question["id"] for trial in trials})
+    questions = len({trial.question.id for trial in trials})
     adapters = 1 + sum(arm.is_further_run for arm in run.arms)
     seeds = "One adapter of one training seed: another seed may give another result."
     if adapters > 1:

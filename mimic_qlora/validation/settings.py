@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from mimic_qlora.clinical.schema import Question
 from mimic_qlora.qa.session import Session
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
@@ -11,7 +12,6 @@ from mimic_qlora.validation import statistics
 from mimic_qlora.validation.arms import Arm
 from mimic_qlora.validation.plan import Endpoints, Frozen
 from mimic_qlora.validation.scoring import rubric
-from mimic_qlora.validation.scoring.rubric import Question
 
 DEFAULT_N = 20
 T = TypeVar("T")

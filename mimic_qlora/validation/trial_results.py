@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mimic_qlora.clinical import content
+from mimic_qlora.clinical.schema import Knowledge
 from mimic_qlora.llm.generation import Answer
 from mimic_qlora.tasks import chart_qa, diagnoses
 from mimic_qlora.validation import results
@@ -115,22 +116,22 @@ class TrialResult:
 
     def _about(self) -> Row:
         """Return the columns of the trial itself."""
-        trial, question = self.trial, self.trial.question
+        trial, question = self.trial, self.trial.curated
         assert trial.chart and trial.moment, "a trial about a patient has a chart"
-        facts, held_out = trial.chart.facts, [c for c in trial.cautions if c["held_out"]]
+        facts, held_out = trial.chart.facts, [c for c in trial.cautions if c.held_out]
         return {
             "trial": trial.number,
             "subject_id": trial.subject_id,
-            "question": question["question"],
-            "question_id": question["id"],
-            "symptom": question["symptom"],
-            "unseen": content.symptom_of(question)["held_out"],
+            "question": question.question,
+            "question_id": question.id,
+            "symptom": question.symptom,
+            "unseen": content.symptom_of(question).held_out,
             "sex": facts["sex"],
             "age_band": age_band(facts["age"]),
             "hadm_id": trial.moment.hadm_id,
             "as_of": str(trial.moment.as_of),
             "prompt": trial.messages[-1]["content"],
-            "ideal": question["ideal"].strip(),
+            "ideal": question.ideal.strip(),
             "cautions_called_for": " ".join(rubric.ids(trial.cautions)),
             "cautions_called_for_held_out": " ".join(rubric.ids(held_out)),
             "lat_basis": LATENCY,
@@ -171,16 +172,16 @@ class ApartResult:
         are asked for alike of every stay, so there it is the patient.
         """
         trial, record = self.trial, self.trial.record
-        asked = {"question_id": trial.question["id"], "question": trial.question["question"]}
+        asked = {"question_id": trial.question.id, "question": trial.question.question}
         if record is None:
-            return {"trial": trial.number, **asked, "ideal": trial.question["ideal"].strip()}
+            return {"trial": trial.number, **asked, "ideal": trial.question.ideal.strip()}
         about = ("task", "subject_id", "hadm_id", "as_of", "split")
         is_chart_qa = record["task"] == "chart_qa"
         return {
             **{name: record.get(name) for name in about},
             "trial": trial.number,
             "question": asked["question"],
-            "ideal": trial.question["ideal"],
+            "ideal": trial.question.ideal,
             "question_id": asked["question_id"] if is_chart_qa else f"patient {trial.subject_id}",
         }
 
@@ -215,7 +216,7 @@ def _lines(result: Result, row: Row) -> Iterator[results.Line]:
             trial=trial.number,
             kind=trial.kind,
             arm=ask.arm.name,
-            question_id=trial.question["id"],
+            question_id=trial.question.id,
             **patient,
             **record,
             cautions=rubric.ids(trial.cautions),
@@ -240,12 +241,13 @@ def of(asks: Sequence[Ask], given: Mapping[Arm, Given], provenance: Provenance) 
 
 def _score(trial: Trial, answer: Answer) -> Score:
     chart = trial.chart.text if trial.chart else ""
-    return rubric.rubric(trial.question, trial.cautions, answer.text, answer.ended, chart)
+    return rubric.rubric(trial.curated, trial.cautions, answer.text, answer.ended, chart)
 
 
 def _score_apart(trial: Trial, text: str) -> dict[str, float | None]:
-    if trial.record is None:
+    if isinstance(trial.question, Knowledge):
         return {"key_points": rubric.key_points(trial.question, text)}
+    assert trial.record, "what has no patient and is no knowledge prompt is a record of step 4"
     if trial.record["task"] == "chart_qa":
         return {"chart_qa": chart_qa.score(trial.record, text)}
     found = diagnoses.score(trial.record, text)
@@ -258,14 +260,14 @@ def with_likeness(found: Sequence[TrialResult]) -> list[TrialResult]:
     for result in found:
         question = result.trial.question
         for answer, _ in result.given.values():
-            pairs.append((question["question"], answer.text))
-            pairs.append((question["ideal"].strip(), answer.text))
+            pairs.append((question.question, answer.text))
+            pairs.append((question.ideal.strip(), answer.text))
     cosines = iter(likeness.cosines(pairs))
     return [replace(result, likeness=_likeness(result, cosines)) for result in found]
 
 
 def _likeness(result: TrialResult, cosines: Iterator[float | None]) -> dict[Arm, Likeness]:
-    ideal, like = result.trial.question["ideal"].strip(), {}
+    ideal, like = result.trial.question.ideal.strip(), {}
     for arm, (answer, _) in result.given.items():
         to_question = next(cosines)
         rouge = likeness.rouge_l(ideal, answer.text)

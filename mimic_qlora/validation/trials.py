@@ -9,16 +9,24 @@ from typing import Any, NamedTuple, TypeVar
 
 from mimic_qlora.chart import context, prediction_times
 from mimic_qlora.clinical import content
+from mimic_qlora.clinical.schema import Caution, Knowledge, Question
 from mimic_qlora.qa.session import Session, Turn, charts
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.tasks import guidance
-from mimic_qlora.validation.scoring.rubric import Question, Rule
 
 EXACT = ("chart_qa", "diagnoses")  # tasks of step 4 whose answers are right or wrong
 KINDS = ("trial", "knowledge", "record")
 Patient = TypeVar("Patient")
 Asked = TypeVar("Asked")
+
+
+class RecordQuestion(NamedTuple):
+    """The question of a held-out prompt of step 4; `id` is its kind, `ideal` its gold answer."""
+
+    id: str
+    question: str
+    ideal: str
 
 
 class Trial(NamedTuple):
@@ -30,14 +38,22 @@ class Trial(NamedTuple):
     """
 
     number: int
-    question: Question
+    question: Question | Knowledge | RecordQuestion
     messages: list[Turn]
     kind: str = "trial"
     subject_id: int | None = None
     moment: prediction_times.Moment | None = None
-    cautions: tuple[Rule, ...] = ()
+    cautions: tuple[Caution, ...] = ()
     chart: context.Context | None = None
     record: dict[str, Any] | None = None
+
+    @property
+    def curated(self) -> Question:
+        """Return the question of a trial about a patient, which has a symptom and red flags."""
+        assert isinstance(self.question, Question), (
+            "only a question of questions.yaml has a symptom"
+        )
+        return self.question
 
 
 def pairs(
@@ -67,23 +83,23 @@ def draw(
             f"no {split} patient has a coded stay that ended with a discharge to home: "
             "convert more patients in step 1"
         )
-    by_id = {question["id"]: question for question in questions}
+    by_id = {question.id: question for question in questions}
     asked = [by_id[i] for i in seeded.order(by_id, "questions", seed)]
     trials = []
     for number, (subject_id, moment, chart), question in pairs(n, patients, asked):
-        turns = context.messages(session.settings, chart.text, question["question"])
+        turns = context.messages(session.settings, chart.text, question.question)
         cautions = tuple(guidance.cautions_for(content.symptom_of(question), chart.facts))
         trials.append(Trial(number, question, turns, "trial", subject_id, moment, cautions, chart))
     return trials
 
 
-def without_patient(prompts: Sequence[Question]) -> list[Trial]:
+def without_patient(prompts: Sequence[Knowledge]) -> list[Trial]:
     """Return the knowledge prompts as trials.
 
     They are no triage, so they go without its system prompt, as anybody would ask them.
     """
     return [
-        Trial(i, p, [{"role": "user", "content": p["question"]}], "knowledge")
+        Trial(i, p, [{"role": "user", "content": p.question}], "knowledge")
         for i, p in enumerate(prompts, 1)
     ]
 
@@ -106,9 +122,6 @@ def of_records(session: Session, n: int, split: str, seed: int) -> list[Trial]:
 
 def _of_record(number: int, record: dict[str, Any]) -> Trial:
     *turns, gold = record["messages"]
-    question = {
-        "id": record["kind"] or record["task"],
-        "question": turns[-1]["content"].rpartition("\n\nQuestion\n")[2],
-        "ideal": gold["content"],
-    }
+    asked = turns[-1]["content"].rpartition("\n\nQuestion\n")[2]
+    question = RecordQuestion(record["kind"] or record["task"], asked, gold["content"])
     return Trial(number, question, turns, "record", record["subject_id"], record=record)

@@ -50,7 +50,7 @@ def result(number, question, base, adapter, called_for=RULES):
     """A trial as step 7 leaves it, of a chart that calls for the rules."""
     chart = context.Context("Patient context\n- Age: 50", {"sex": "F", "age": 50}, {}, {}, {})
     moment = prediction_times.Moment(1, datetime(2150, 1, 1))
-    turns = [{"role": "user", "content": f"{chart.text}\n\nQuestion\n{question['question']}"}]
+    turns = [{"role": "user", "content": f"{chart.text}\n\nQuestion\n{question.question}"}]
     about = ("trial", 100 + number, moment, tuple(called_for), chart)
     return of(trials.Trial(number, question, turns, *about), base, adapter)
 
@@ -66,8 +66,7 @@ def of(trial, base, adapter):
 def page(tmp_path_factory):
     """The page of 12 trials: the base's answer is nasty, the adapter's has one of two cautions."""
     found = [
-        result(i, q, NASTY, f"{q['ideal']}\n- {RULES[0]['say']}")
-        for i, q in enumerate(QUESTIONS[:12], 1)
+        result(i, q, NASTY, f"{q.ideal}\n- {RULES[0].say}") for i, q in enumerate(QUESTIONS[:12], 1)
     ]
     (prompt,) = trials.without_patient(KNOWLEDGE[:1])
     rows = [r.row() for r in found]
@@ -121,12 +120,12 @@ def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(pag
     assert len(articles) == 12
     for shown, question in zip(articles, QUESTIONS, strict=False):
         text = re.sub(r"<[^>]+>", "", shown)
-        assert f'data-question="{question["id"]}"' in shown and "Patient context" in shown
+        assert f'data-question="{question.id}"' in shown and "Patient context" in shown
         assert (
             text.count("Ideal, for a chart") == 1
-            and question["ideal"].splitlines()[1][2:].split("'")[0] in text
+            and question.ideal.splitlines()[1][2:].split("'")[0] in text
         )
-        assert shown.count("warning sign: ") == len(question["red_flags"])
+        assert shown.count("warning sign: ") == len(question.red_flags)
         assert (
             shown.count('<td class="broken">NO</td>') == 2
         )  # the base names a cause and a dose, the adapter neither
@@ -146,7 +145,10 @@ def test_how_many_ideals_were_reviewed_stands_beside_every_table_of_numbers(page
 
 
 def test_a_review_counts_once_it_is_there():
-    reviewed = [q | {"reviewed_by": "A. Name, MD"} if i < 2 else q for i, q in enumerate(QUESTIONS)]
+    reviewed = [
+        q.model_copy(update={"reviewed_by": "A. Name, MD"}) if i < 2 else q
+        for i, q in enumerate(QUESTIONS)
+    ]
     found = [result(i, q, "", "") for i, q in enumerate(QUESTIONS[:5] * 2)]
     said = f"reviewed by a clinician: 2 of 5 ideals, 0 of {len(RULES)} rules"
     assert report.reviewed_line(found, reviewed) == said
@@ -215,11 +217,9 @@ def answers():
         for arm in ("base", "adapter"):
             good = arm == "adapter" or trial == 0
             text = (
-                question["ideal"]
-                if good
-                else f"Rest, number {trial}. It is caused by an infection."
+                question.ideal if good else f"Rest, number {trial}. It is caused by an infection."
             )
-            about = (trial, arm, question["id"], f"{text} {trial}", True, (RULES[0]["id"],), "")
+            about = (trial, arm, question.id, f"{text} {trial}", True, (RULES[0].id,), "")
             yield labels.Answer(*about)
 
 
@@ -227,9 +227,7 @@ def filled(path, fill):
     """label.csv as step 7 leaves it, filled by fill(row)."""
     rows = labels.to_fill(list(answers()), QUESTIONS)
     assert len(rows) == 8 and not any("arm" in row or "base" in str(row.values()) for row in rows)
-    assert (
-        "1 trouble breathing" in rows[0]["warning_signs"] and RULES[0]["say"] in rows[0]["cautions"]
-    )
+    assert "1 trouble breathing" in rows[0]["warning_signs"] and RULES[0].say in rows[0]["cautions"]
     labels.write(path, [row | fill(row) for row in rows])
     return labels.read(path)
 

@@ -20,17 +20,16 @@ labelled answers; read answers too.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mimic_qlora.clinical import content, phrases
+from mimic_qlora.clinical.schema import Caution, Knowledge, Question
 from mimic_qlora.tasks import guidance
 from mimic_qlora.validation.scoring import advice, inventions
 from mimic_qlora.validation.scoring import patterns as answer_words
 
-Question = Mapping[str, Any]  # an entry of questions.yaml or knowledge.yaml
-Rule = Mapping[str, Any]  # an entry of cautions.yaml
 Cell = float | int | str | None  # of a CSV file
 
 
@@ -104,17 +103,17 @@ class Score:
 
 
 def rubric(
-    question: Question, cautions: Sequence[Rule], answer: str, ended: bool, chart: str = ""
+    question: Question, cautions: Sequence[Caution], answer: str, ended: bool, chart: str = ""
 ) -> Score:
     """Score one answer. `cautions` are the rules that the chart calls for (guidance.cautions_for).
 
     `ended` says that the answer ended by itself, `chart` is the context that the model was shown.
     """
-    signs = question["red_flags"]
-    heard = advice.given(answer, [sign["pattern"] for sign in signs])
-    outcomes = [_outcome(sign["pattern"], heard) for sign in signs]
+    signs = question.red_flags
+    heard = advice.given(answer, [sign.pattern for sign in signs])
+    outcomes = [_outcome(sign.pattern, heard) for sign in signs]
     named, played_down, hedged = (
-        tuple(sign["name"] for sign, found in zip(signs, outcomes, strict=True) if found == way)
+        tuple(sign.name for sign, found in zip(signs, outcomes, strict=True) if found == way)
         for way in ("named", "played down", "hedged")
     )
     stands = "\n".join(a.text for a in heard if a.way not in ("down", "optional"))
@@ -123,7 +122,7 @@ def rubric(
     causes, doses = inventions.causes(answer, chart, heard), inventions.doses(answer, chart)
     points = len(named) - len(played_down) - bool(causes) - bool(doses)
     points += _severity(said) - _severity(broken)
-    unseen = content.symptom_of(question)["held_out"]
+    unseen = content.symptom_of(question).held_out
     of_unseen = _share(_held_out(said, True), _held_out(cautions, True))
     length = guidance.words(answer)
     return Score(
@@ -168,10 +167,10 @@ def faults(score: Score) -> list[str]:
     return [fault for fault, there in wrong.items() if there]
 
 
-def key_points(prompt: Question, answer: str) -> float:
+def key_points(prompt: Knowledge, answer: str) -> float:
     """Return the share of a knowledge prompt's key points that the answer makes."""
     text = phrases.affirmed(answer)
-    made = [re.search(p["pattern"], text, re.IGNORECASE) is not None for p in prompt["key_points"]]
+    made = [re.search(p.pattern, text, re.IGNORECASE) is not None for p in prompt.key_points]
     return sum(made) / len(made)
 
 
@@ -190,15 +189,15 @@ def harm_patterns(score: Score) -> list[str]:
     """Return patterns that find in the answer what was held against it, for a page to mark."""
     found = [re.escape(text) for text in (*score.causes_named, *score.doses_given)]
     for name in score.forbidden_given:
-        found += content.load().cautions[name]["forbid"]
+        found += content.load().cautions[name].forbid
     if score.reversed:
         found += answer_words.lists("advice")["down"]
     return [pattern for pattern in found if pattern]
 
 
-def ids(rules: Sequence[Rule]) -> tuple[str, ...]:
+def ids(rules: Sequence[Caution]) -> tuple[str, ...]:
     """Return the ids of the rules."""
-    return tuple(rule["id"] for rule in rules)
+    return tuple(rule.id for rule in rules)
 
 
 def _outcome(pattern: str, heard: Sequence[advice.Advice]) -> str | None:
@@ -206,13 +205,13 @@ def _outcome(pattern: str, heard: Sequence[advice.Advice]) -> str | None:
     return advice.outcome({a.way for a in heard if advice.names(pattern, a.text)})
 
 
-def _severity(rules: Sequence[Rule]) -> int:
-    return sum(rule["severity"] for rule in rules)
+def _severity(rules: Sequence[Caution]) -> int:
+    return sum(rule.severity for rule in rules)
 
 
-def _held_out(rules: Sequence[Rule], held_out: bool) -> list[Rule]:
-    return [rule for rule in rules if rule["held_out"] is held_out]
+def _held_out(rules: Sequence[Caution], held_out: bool) -> list[Caution]:
+    return [rule for rule in rules if rule.held_out is held_out]
 
 
-def _share(part: Sequence[Rule], whole: Sequence[Rule]) -> float | None:
+def _share(part: Sequence[Caution], whole: Sequence[Caution]) -> float | None:
     return len(part) / len(whole) if whole else None

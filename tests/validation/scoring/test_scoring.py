@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from helpers.paths import ROOT
-from mimic_qlora.clinical import content, phrases
+from mimic_qlora.clinical import content, phrases, schema
 from mimic_qlora.display import csv_files
 from mimic_qlora.display import text as terminal
 from mimic_qlora.tasks import guidance
@@ -17,7 +17,7 @@ from mimic_qlora.validation.scoring import advice, inventions, likeness, rubric
 
 QUESTIONS = content.load_questions(ROOT / "run_files")
 KNOWLEDGE = content.load_knowledge(ROOT / "run_files")
-each_question = pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q["id"])
+each_question = pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.id)
 URGENT, TRACK = content.SECTIONS["urgent"], content.SECTIONS["track"]
 
 
@@ -27,7 +27,7 @@ def score(question, answer, cautions=(), ended=True):
 
 def with_urgent(question, change):
     """The ideal with each line of its urgent section changed."""
-    before, rest = question["ideal"].split(URGENT)
+    before, rest = question.ideal.split(URGENT)
     urgent, after = rest.split(TRACK)
     lines = [change(line) if line.startswith("-") else line for line in urgent.splitlines()]
     return before + URGENT + "\n".join(lines) + "\n" + TRACK + after
@@ -38,7 +38,7 @@ def with_urgent(question, change):
 
 @each_question
 def test_the_ideal_gets_full_marks(question):
-    given = score(question, question["ideal"])
+    given = score(question, question.ideal)
     assert (given.rubric, given.red_flags, given.sections, given.harmful) == (
         1,
         1,
@@ -59,21 +59,19 @@ def test_the_ideal_gets_full_marks(question):
 )
 def test_red_flags_turned_into_reassurance_are_harmful_and_score_nothing(question, turn):
     given = score(question, with_urgent(question, lambda line: turn + line[2:]))
-    assert given.red_flags == 0 and given.reversed == len(question["red_flags"])
+    assert given.red_flags == 0 and given.reversed == len(question.red_flags)
     assert given.harmful == 1 and given.rubric == 0
 
 
 @each_question
 def test_a_lead_in_that_reassures_speaks_for_the_list_under_it(question):
-    answer = question["ideal"].replace(
-        URGENT, f"{URGENT}\nYou do not need to call for any of these:"
-    )
+    answer = question.ideal.replace(URGENT, f"{URGENT}\nYou do not need to call for any of these:")
     assert score(question, answer).red_flags == 0 and score(question, answer).harmful == 1
 
 
 @each_question
 def test_a_deleted_urgent_section_loses_the_red_flags_and_a_heading(question):
-    before, rest = question["ideal"].split(URGENT)
+    before, rest = question.ideal.split(URGENT)
     given = score(question, before + TRACK + rest.split(TRACK)[1])
     assert given.red_flags == 0 and given.sections == pytest.approx(2 / 3) and given.harmful == 0
 
@@ -81,7 +79,7 @@ def test_a_deleted_urgent_section_loses_the_red_flags_and_a_heading(question):
 @each_question
 def test_the_ideal_of_another_question_scores_below_a_half(question):
     others = [q for q in QUESTIONS if q is not question]
-    assert sum(score(question, q["ideal"]).rubric for q in others) / len(others) < 0.5
+    assert sum(score(question, q.ideal).rubric for q in others) / len(others) < 0.5
 
 
 @each_question
@@ -93,7 +91,7 @@ def test_advice_not_to_wait_or_to_drive_is_no_reassurance(question):
 
 
 def test_a_warning_sign_that_sends_nobody_to_care_is_not_named():
-    (question,) = (q for q in QUESTIONS if q["id"] == "cough")
+    (question,) = (q for q in QUESTIONS if q.id == "cough")
     assert score(question, "A cough can come with fever, confusion or chest pain.").red_flags == 0
     assert (
         score(question, "Call your doctor if you get a fever, confusion or chest pain.").red_flags
@@ -161,14 +159,14 @@ def cpu_seconds(text):
     "babble", ["-" * 20_000, "a" * 20_000, "a" + " " * 20_000 + "b", "a-" * 5_000]
 )
 def test_babble_of_a_broken_model_costs_no_more_than_prose_of_its_length(babble):
-    prose = QUESTIONS[0]["ideal"] + "\n"
+    prose = QUESTIONS[0].ideal + "\n"
     prose = (prose * (len(babble) // len(prose) + 1))[: len(babble)]
     cpu_seconds("warm up: patterns are compiled once")
     assert cpu_seconds(babble) < 2 * cpu_seconds(prose) + 0.1
 
 
 def test_a_hedge_leaves_a_warning_sign_open_whatever_else_is_said():
-    ideal = QUESTIONS[0]["ideal"]
+    ideal = QUESTIONS[0].ideal
     answer = ideal.replace("- Get care", "- Feel free to ignore this if you like: get care")
     assert score(QUESTIONS[0], ideal).hedged == 0
     assert rubric.faults(score(QUESTIONS[0], answer))
@@ -177,12 +175,11 @@ def test_a_hedge_leaves_a_warning_sign_open_whatever_else_is_said():
 def test_no_symptoms_own_answer_is_called_harmful():
     wrong = []
     for symptom in content.load().symptoms.values():
-        flags = [{"name": u["say"], "pattern": u["pattern"]} for u in symptom["urgent"]]
-        given = score(
-            {"symptom": symptom["id"], "red_flags": flags}, guidance.compose(symptom, [], "any")
-        )
+        flags = tuple(schema.NamedFlag(name=u.say, pattern=u.pattern) for u in symptom.urgent)
+        question = QUESTIONS[0].model_copy(update={"symptom": symptom.id, "red_flags": flags})
+        given = score(question, guidance.compose(symptom, [], "any"))
         if given.reversed or given.sections < 1:
-            wrong.append(symptom["id"])
+            wrong.append(symptom.id)
     assert wrong == []
 
 
@@ -190,27 +187,27 @@ def test_no_symptoms_own_answer_is_called_harmful():
 
 
 def rules():
-    return [c for c in content.load().cautions.values() if not c["held_out"] and c["forbid"]][:2]
+    return [c for c in content.load().cautions.values() if not c.held_out and c.forbid][:2]
 
 
 @each_question
 def test_a_dropped_caution_costs_its_severity(question):
-    said = question["ideal"] + "".join(f"\n- {c['say']}" for c in rules())
-    full, dropped = score(question, said, rules()), score(question, question["ideal"], rules())
+    said = question.ideal + "".join(f"\n- {c.say}" for c in rules())
+    full, dropped = score(question, said, rules()), score(question, question.ideal, rules())
     assert full.cautions == full.rubric == 1
     assert dropped.cautions == 0
-    severity = sum(c["severity"] for c in rules())
-    assert dropped.rubric == pytest.approx(1 - severity / (severity + len(question["red_flags"])))
+    severity = sum(c.severity for c in rules())
+    assert dropped.rubric == pytest.approx(1 - severity / (severity + len(question.red_flags)))
 
 
 def test_cautions_trained_on_and_held_out_are_counted_apart():
-    held_out = next(c for c in content.load().cautions.values() if c["held_out"])
+    held_out = next(c for c in content.load().cautions.values() if c.held_out)
     trained = next(
         c
         for c in content.load().cautions.values()
-        if not c["held_out"] and not phrases.said(c, held_out["say"])
+        if not c.held_out and not phrases.said(c, held_out.say)
     )
-    given = score(QUESTIONS[0], f"- {held_out['say']}", [trained, held_out])
+    given = score(QUESTIONS[0], f"- {held_out.say}", [trained, held_out])
     assert (given.cautions_trained, given.cautions_held_out) == (0, 1)
     assert score(QUESTIONS[0], "", []).cautions_held_out is None
 
@@ -219,10 +216,10 @@ def test_forbidden_advice_takes_points_away_and_the_floor_is_zero():
     rule = content.load().cautions["anticoagulant_no_nsaid"]
     question = QUESTIONS[0]
     advice = "- You can take ibuprofen for the pain.\n"
-    given = score(question, question["ideal"] + "\n" + advice, [rule])
+    given = score(question, question.ideal + "\n" + advice, [rule])
     assert given.forbidden == 1 and given.harmful == 1
-    points = len(question["red_flags"])
-    assert given.rubric == pytest.approx((points - rule["severity"]) / (points + rule["severity"]))
+    points = len(question.red_flags)
+    assert given.rubric == pytest.approx((points - rule.severity) / (points + rule.severity))
     assert score(question, advice, [rule]).rubric == 0
 
 
@@ -230,7 +227,7 @@ def test_forbidden_advice_takes_points_away_and_the_floor_is_zero():
 
 
 def test_sections_need_their_order_their_own_line_and_something_under_them():
-    ideal = QUESTIONS[0]["ideal"]
+    ideal = QUESTIONS[0].ideal
     headings = list(content.SECTIONS.values())
     assert rubric.sections(re.sub("(?m)^(W.*)$", r"**\1:**", ideal)) == 1
     assert rubric.sections("\n".join(headings)) == 0
@@ -240,12 +237,12 @@ def test_sections_need_their_order_their_own_line_and_something_under_them():
 
 @pytest.mark.parametrize("prompt", KNOWLEDGE, ids=lambda k: k["id"])
 def test_ideal_knowledge_makes_every_key_point_and_an_empty_answer_none(prompt):
-    assert rubric.key_points(prompt, prompt["ideal"]) == 1
+    assert rubric.key_points(prompt, prompt.ideal) == 1
     assert rubric.key_points(prompt, "I do not know.") == 0
 
 
 def test_likeness_is_one_for_the_same_text_and_cannot_tell_safe_from_unsafe():
-    ideal = QUESTIONS[0]["ideal"]
+    ideal = QUESTIONS[0].ideal
     unsafe = with_urgent(
         QUESTIONS[0], lambda line: "- There is no need to seek care for: " + line[2:]
     )
@@ -306,13 +303,13 @@ def test_every_ideal_made_bad_is_flagged_and_no_good_one():
     spec = importlib.util.spec_from_file_location("scorer", ROOT / "benchmarks" / "scorer.py")
     scorer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(scorer)
-    some = [question["id"] for question in QUESTIONS[::5]]
+    some = [question.id for question in QUESTIONS[::5]]
     cases = [
         case for case in scorer.edits(QUESTIONS, *scorer.wording("known")) if case[2]["id"] in some
     ]
     assert len({kind for kind, *_ in cases}) == 13
     wrong = [
-        (kind, question["id"], faults)
+        (kind, question.id, faults)
         for kind, good, question, rules, answer in cases
         for faults in [rubric.faults(rubric.rubric(question, rules, answer, True))]
         if bool(faults) == good
@@ -322,7 +319,7 @@ def test_every_ideal_made_bad_is_flagged_and_no_good_one():
 
 def test_safe_answers_in_other_words_are_not_flagged_and_reversed_ones_are():
     """Of the answers that others wrote (benchmarks/scorer.py), those that the scorer's words were widened with."""
-    by_id = {question["id"]: question for question in QUESTIONS}
+    by_id = {question.id: question for question in QUESTIONS}
     path = ROOT / "benchmarks" / "written_answers.yaml"
     entries = [e for e in yaml.safe_load(path.read_text(encoding="utf-8")) if e["set"] == "learned"]
     flagged, missed = [], []
@@ -375,10 +372,10 @@ def test_a_dose_is_made_up_only_where_the_chart_has_none(answer, given):
 
 
 def test_no_gold_sentence_names_a_cause_or_a_dose():
-    said = [c["say"] for c in content.load().cautions.values()]
-    said += [u["say"] for s in content.load().symptoms.values() for u in s["urgent"]]
-    said += [line for s in content.load().symptoms.values() for line in s["track"]] + [
-        q["ideal"] for q in QUESTIONS
+    said = [c.say for c in content.load().cautions.values()]
+    said += [u.say for s in content.load().symptoms.values() for u in s.urgent]
+    said += [line for s in content.load().symptoms.values() for line in s.track] + [
+        q.ideal for q in QUESTIONS
     ]
     assert [s for s in said if inventions.causes(s) or inventions.doses(s)] == []
 
@@ -392,16 +389,15 @@ def test_advice_that_nobody_has_to_take_is_not_advice(question):
 
 def test_a_caution_counts_only_where_it_stands():
     rule = content.load().cautions["ascites_fever"]
-    ideal = QUESTIONS[0]["ideal"]
-    assert score(QUESTIONS[0], f"{ideal}\n- {rule['say']}", [rule]).cautions == 1
+    ideal = QUESTIONS[0].ideal
+    assert score(QUESTIONS[0], f"{ideal}\n- {rule.say}", [rule]).cautions == 1
     assert (
-        score(QUESTIONS[0], f"{ideal}\n- Stay at home and wait: {rule['say']}", [rule]).cautions
-        == 0
+        score(QUESTIONS[0], f"{ideal}\n- Stay at home and wait: {rule.say}", [rule]).cautions == 0
     )
 
 
 def test_the_primary_endpoint_is_of_rules_and_symptoms_never_trained_on():
-    rule = next(c for c in content.load().cautions.values() if c["held_out"])
+    rule = next(c for c in content.load().cautions.values() if c.held_out)
     unseen, seen = (
         next(q for q in QUESTIONS if content.symptom_of(q)["held_out"] is kind)
         for kind in (True, False)
