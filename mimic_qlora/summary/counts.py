@@ -162,7 +162,7 @@ def top(
 def top_phenotypes(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
     """Return the most frequent phenotypes, which join codes of ICD-9 and ICD-10."""
     database.add_phenotypes(con)
-    names = {name: entry["name"] for name, entry in content.load().phenotypes.items()}
+    names = {name: entry.name for name, entry in content.load().phenotypes.items()}
     joined = "diagnoses_icd t JOIN code_phenotype p USING (icd_code, icd_version)"
     found = top(con, manifest, min_cell, Ranking(joined, {"phenotype": "p.phenotype"}))
     return [
