@@ -111,14 +111,14 @@ def prepare_environment() -> None:
 
 def read_job(args: argparse.Namespace) -> settings.Job:
     """Complete the arguments by the recipe. Raises UserError for a mistake in it."""
-    from mimic_qlora.training import hardware
+    from mimic_qlora.training import hardware, recipes
 
     name = args.recipe or hardware.recipe()
-    recipe = settings.read_recipe(name, RECIPES)
+    recipe = recipes.read_recipe(name, RECIPES)
     fields = [field.name for field in dataclasses.fields(settings.TrainSettings)]
     given = {field: getattr(args, field) for field in fields}
     return settings.Job(
-        settings=settings.complete(given, recipe, name),
+        settings=recipes.complete(given, recipe, name),
         storage=args.storage,
         model=args.model or recipe.model,
         run=args.run,

@@ -32,8 +32,9 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
     Raises UserError when the files are damaged or there is no chat template, as in base models.
     """
+    transformers = quiet_transformers()
     try:
-        tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # the Rust tokenizers raise a bare Exception
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(

@@ -1,9 +1,13 @@
 """transformers and datasets, cut off from the network and quiet; import them through here."""
 
+import importlib
 import logging
 import os
+import sys
 import warnings
 from typing import Any
+
+from mimic_qlora.step.errors import UserError
 
 # Patient text passes through these libraries: no hub, no telemetry, no kernels fetched at run time.
 # Each library reads its variables once, when it is imported.
@@ -32,25 +36,38 @@ cut_off()
 def quiet_transformers() -> Any:
     """Return the module transformers, cut off and without notices and bars; the run itself reports.
 
-    `Any`, since transformers makes its attributes when they are asked for.
+    `Any`, since transformers makes its attributes when they are asked for. Raises UserError when it
+    or a package that it needs is not installed.
     """
     cut_off()
     # deprecations inside peft, and its vain look on the hub for the config of a local base model
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.")
     warnings.filterwarnings("ignore", message="Could not find a config file")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import transformers
-
+    transformers = _imported("transformers")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
 
 
 def quiet_datasets() -> Any:
-    """Return the module datasets, cut off and without notices and bars."""
-    cut_off()
-    import datasets
+    """Return the module datasets, cut off and without notices and bars.
 
+    Raises UserError when it is not installed.
+    """
+    cut_off()
+    datasets = _imported("datasets")
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     return datasets
+
+
+def _imported(name: str) -> Any:
+    """Import a package. Raises UserError that names the missing one, as in a Python without any."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the Python package {error.name} is not installed for {sys.executable}: run "
+            "`pip install -r requirements.txt`, or use the environment that has it"
+        ) from None
