@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.step import command_line, storage
+from mimic_qlora.subjects.manifest import data_line, subjects_manifest
 
 
 def arguments() -> argparse.Namespace:
@@ -70,8 +71,9 @@ def main() -> None:
     """Judge the columns and write `features/`."""
     args = arguments()
     store = storage.open_storage(args.storage)
-    manifest = storage.read_manifest(store, "subjects")
-    print(storage.data_line(manifest))
+    manifest = subjects_manifest(store)
+    source = manifest["source"]
+    print(data_line(source))
     # Spinning OpenMP threads are ten times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -87,7 +89,7 @@ def main() -> None:
     with storage.step_output(store, "features", recorded, inputs, args.force) as out:
         con = database.connect(store, out.path / "cohort")
         people = cohort.gather(con, settings.landmark_hours)
-        setup = [files.cohort_line(people, manifest, settings.landmark_hours)]
+        setup = [files.cohort_line(people, source, settings.landmark_hours)]
         print(files.wrapped(setup))
         boosting.check_folds(people, settings.seeds)
         targets, passed_over = cohort.choose(con, people, settings.targets, settings.n_targets)
@@ -105,8 +107,8 @@ def main() -> None:
         says = [*setup, *passed_over, *found]
         files.print_report(result, found)
         files.write(out.path, result, odd, says)
-        page.write(out.path / "features.html", result, odd, says, manifest)
-        out.manifest |= files.results(result, len(people), len(targets))
+        page.write(out.path / "features.html", result, odd, says, source)
+        out.facts |= files.results(result, len(people), len(targets))
     print(
         f"\nWrote {store / 'features'}: columns_least.csv goes into step 4; "
         f"open features.html in a browser"

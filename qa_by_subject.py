@@ -114,7 +114,7 @@ def main() -> int:
     aside = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
     store = storage.open_storage(args.storage)
     with aside:
-        storage.read_manifest(store, "prompts")
+        storage.verified_manifest(store, "prompts")
 
         from mimic_qlora.clinical import content
         from mimic_qlora.qa import batch, check, conversation, patient, session

@@ -17,6 +17,7 @@ from mimic_qlora.features.selection import Selection, TargetDrop
 from mimic_qlora.features.skill import TargetMetrics
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects.manifest import Source
 
 TOP = 20  # rows of the tables on the terminal
 ON_TARGETS = (
@@ -77,8 +78,8 @@ def wrapped(lines: list[str]) -> str:
     return "\n".join(textwrap.fill(line, text_tables.WIDTH) for line in lines)
 
 
-def cohort_line(people: pd.DataFrame, manifest: dict[str, Any], hours: float) -> str:
-    """Return one sentence on the cohort; manifest: of step 1; hours: to the prediction time.
+def cohort_line(people: pd.DataFrame, source: Source, hours: float) -> str:
+    """Return one sentence on the cohort; source: the data of step 1; hours: to the prediction time.
 
     Raises UserError when no train patient is left.
     """
@@ -88,7 +89,7 @@ def cohort_line(people: pd.DataFrame, manifest: dict[str, Any], hours: float) ->
             "no train patient has a stay with coded diagnoses: convert more patients with step 1"
         )
     return (
-        f"Cohort: {len(people):,} of {manifest['source']['patients']:,} patients have a coded stay "
+        f"Cohort: {len(people):,} of {source['patients']:,} patients have a coded stay "
         f"({', '.join(f'{name} {n:,}' for name, n in sizes.items())}); the others are left out, "
         f"not taken as healthy. Index stay: the first coded one. Features: what was known "
         f"{hours:g} hours after admission"

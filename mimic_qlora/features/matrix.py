@@ -4,6 +4,7 @@ Event tables are aggregated per item, since a mean over all laboratory tests mea
 Items, frequent values, numeric texts and features that vary are chosen on train patients alone.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -15,8 +16,8 @@ from tqdm import tqdm
 
 from mimic_qlora.chart import visibility
 from mimic_qlora.features.column_roles import reason_for
-from mimic_qlora.step.storage import read_manifest
 from mimic_qlora.subjects import database
+from mimic_qlora.subjects.manifest import subjects_manifest
 
 ROWS = "*"  # stands for a column name: the number of rows of the table
 STATISTICS = ("mean", "std", "min", "max", "last")
@@ -103,7 +104,7 @@ class Job(NamedTuple):
 
     con: duckdb.DuckDBPyConnection
     table: str
-    types: dict[str, str]
+    types: Mapping[str, str]
     is_train: np.ndarray
 
 
@@ -118,7 +119,7 @@ def build(storage: Path, people: pd.DataFrame, temp: Path) -> Features:
     Each table is read on one thread, so that sums of decimals are the same on every run. Four
     tables are read at a time. `temp` holds what DuckDB spills to disk.
     """
-    columns = read_manifest(storage, "subjects")["columns"]
+    columns = subjects_manifest(storage)["columns"]
     is_train = in_split(people, "train")
     con = database.connect(storage, temp, threads=1)
     con.register("people", people)
@@ -236,7 +237,7 @@ def _exclusion(table: str, column: str, type_: str) -> str:
 
 
 def _create_known(
-    con: duckdb.DuckDBPyConnection, name: str, types: dict[str, str], columns: dict[str, str]
+    con: duckdb.DuckDBPyConnection, name: str, types: Mapping[str, str], columns: dict[str, str]
 ) -> None:
     """Create the table `known`: the rows known at the prediction time.
 

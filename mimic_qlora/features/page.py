@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mimic_qlora.display import html
 from mimic_qlora.display.html import Section
@@ -11,6 +10,7 @@ from mimic_qlora.features.ablation import ALL_TARGETS
 from mimic_qlora.features.files import ablation_rows, as_dicts, targets_table
 from mimic_qlora.features.leakage import StrongFeature
 from mimic_qlora.features.selection import Selection
+from mimic_qlora.subjects.manifest import Source, data_line
 
 PLOTTED = 30  # columns with the largest drops
 
@@ -45,12 +45,12 @@ def write(
     result: Selection,
     odd: list[StrongFeature],
     says: list[str],
-    manifest: dict[str, Any],
+    source: Source,
 ) -> None:
-    """Write the page. odd: of `leakage.find`; says: sentences; manifest: of step 1."""
+    """Write the page. odd: of `leakage.find`; says: sentences; source: the data of step 1."""
     named = "; ".join(f"{name}: {what}" for name, what in verdicts.VERDICTS.items())
     lead = [
-        html.data_line(manifest),
+        data_line(source, with_folder=False),
         "Small counts are not hidden here: treat this page as the data itself.",
         f"Verdicts: {named}.",
     ]

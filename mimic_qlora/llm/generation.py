@@ -59,7 +59,7 @@ def generate(
     who: Sequence[str],
     max_new_tokens: int,
     batch_size: int = 8,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> list[Answer]:
     """Answer each conversation, in the order given, by whom `who` names at its place.
 

@@ -13,6 +13,7 @@ from mimic_qlora.llm import chat, embedded, finding, generation, loading
 from mimic_qlora.step import files, manifests, seeded, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
+from mimic_qlora.subjects.manifest import SubjectsManifest, data_line, subjects_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +33,7 @@ class Session:
     """
 
     store: Path
-    manifest: dict[str, Any]
+    manifest: SubjectsManifest
     settings: dict[str, Any]
     path: Path
     tokenizer: "PreTrainedTokenizerBase"
@@ -76,7 +77,7 @@ def load(store: Path, model: str | None) -> Session:
     Raises UserError when a step is missing or stale, or when the model's chat template is not that
     of the prompts.
     """
-    manifest = storage.read_manifest(store, "subjects")
+    manifest = subjects_manifest(store)
     settings = context.load_settings(store)
     path = finding.model_path(model, store)
     tokenizer = chat.load_tokenizer(path)
@@ -100,7 +101,7 @@ def load(store: Path, model: str | None) -> Session:
 
 def first_lines(session: Session) -> str:
     """Return the two lines that a run prints first: which data and which model."""
-    return f"{storage.data_line(session.manifest)}\n{finding.describe(session.path)}"
+    return f"{data_line(session.manifest['source'])}\n{finding.describe(session.path)}"
 
 
 def trial_only(session: Session) -> bool:
@@ -147,7 +148,7 @@ def check_runs(store: Path, runs: Sequence[str]) -> None:
             raise UserError(
                 f"there is no adapter '{run}': give --run {' or '.join(there)}, or {train}"
             )
-        storage.read_manifest(store, f"adapters/{run}")
+        storage.verified_manifest(store, f"adapters/{run}")
 
 
 def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":

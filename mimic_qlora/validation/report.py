@@ -15,6 +15,7 @@ from mimic_qlora.llm import finding
 from mimic_qlora.qa import session
 from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.version import VERSION
+from mimic_qlora.subjects.manifest import data_line
 from mimic_qlora.validation import findings, report_trials, statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.findings import Comparison
@@ -45,7 +46,7 @@ def write(path: Path, of: Content) -> None:
     """Write the page."""
     facts = facts_of(of)
     lead = [
-        f"{html.data_line(of.run.session.manifest)}.",
+        f"{data_line(of.run.session.manifest['source'], with_folder=False)}.",
         f"Model: {facts['model']}; adapter: {facts['runs']}.",
     ]
     write_page(path, lead, of, facts)
@@ -220,7 +221,7 @@ def facts_of(of: Content) -> dict[str, str | int]:
         limits += " Built-in data or model: nothing about patients."
     trials = [result.trial for result in of.trials]
     return {
-        "data": html.data_line(run.session.manifest),
+        "data": data_line(run.session.manifest["source"], with_folder=False),
         "model": finding.model_name(run.session.path),
         "fingerprint": finding.fingerprint(run.session.path),
         "runs": ",".join(settings.runs),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 
@@ -255,12 +255,13 @@ def bits_per_byte(run: Run) -> list[str]:
     """Return a sentence per adapter: how well base and adapter predict gold answers (step 5)."""
     said = []
     for name in run.settings.runs:
-        manifest = storage.read_manifest(run.session.store, f"adapters/{name}")
+        adapter = storage.verified_manifest(run.session.store, f"adapters/{name}")
+        manifest = cast(dict[str, Any], adapter)  # with what step 5 adds
         if found := manifest.get("results", {}).get("bits_per_byte"):
-            base, adapter, change = (found[key] for key in ("base", "adapter", "difference"))
+            base, tuned, change = (found[key] for key in ("base", "adapter", "difference"))
             said.append(
                 "Gold answers of validation patients, in bits a byte (less is better): "
-                f"base {base[0]:.3f}, adapter {name} {adapter[0]:.3f}, difference "
+                f"base {base[0]:.3f}, adapter {name} {tuned[0]:.3f}, difference "
                 f"{change[0]:+.3f} [{change[1]:+.3f}, {change[2]:+.3f}] (step 5)."
             )
     return said

@@ -18,7 +18,7 @@ from helpers.paths import ROOT
 from mimic_qlora.features import boosting, cohort, matrix
 from mimic_qlora.features.matrix import Feature, Features
 from mimic_qlora.mimic import tables
-from mimic_qlora.step import files, storage
+from mimic_qlora.step import files, manifests
 from mimic_qlora.subjects import database, patients
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -155,7 +155,7 @@ def keep(folder: Path, made: Tables) -> Path:
     (subjects / "split.csv").write_text(
         "subject_id,split\n" + "".join(f"{s},{name}\n" for s, name in split.items())
     )
-    manifest = storage.new_manifest("subjects", {}, {"content": files.digest(made)})
+    manifest = manifests.new_manifest("subjects", {}, {"content": files.digest(made)})
     manifest["source"] = {
         "kind": "mimic",
         "version": "a test",

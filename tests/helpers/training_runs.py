@@ -13,7 +13,7 @@ from typing import NamedTuple
 import train_qlora
 from helpers.tiny_model import TALK
 from mimic_qlora.llm import chat
-from mimic_qlora.step import command_line, files, storage
+from mimic_qlora.step import command_line, files, manifests
 from mimic_qlora.training import callbacks
 
 PATIENTS = {
@@ -63,7 +63,7 @@ def write_store(store: Path, tiny: Path) -> Path:
         source = {"kind": "synthetic", "folder": "synthetic", "patients": len(PATIENTS)}
         files.write_json(
             store / step / "manifest.json",
-            storage.new_manifest(step, {}, inputs) | {"source": source},
+            manifests.new_manifest(step, {}, inputs) | {"source": source},
         )
     rows = "".join(f"{subject_id},{split}\n" for subject_id, split in PATIENTS.items())
     (store / "subjects" / "split.csv").write_text(f"subject_id,split\n{rows}")
