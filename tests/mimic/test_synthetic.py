@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from mimic_qlora.mimic.synthetic import book, hospital
+from mimic_qlora.mimic.synthetic import book, hospital, vocabulary
 from mimic_qlora.mimic.tables import schema
 
 TABLES = {name: table for name, table in schema().items() if table.module in ("hosp", "icu")}
@@ -370,7 +370,7 @@ def test_noise_has_nothing_to_do_with_the_patient(tmp_path, folder, monkeypatch)
 
 
 def test_the_vocabularies_agree():
-    words = book.vocabulary()
+    words = vocabulary.vocabulary()
     names = {one["name"] for one in words.conditions}
     assert len(names) == len(words.conditions) >= 35 and len(words.reasons) >= 16
     for one in words.conditions + words.reasons:
