@@ -261,7 +261,7 @@ def _create_known(
         FROM "{name}" t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
 
 
-def _has_come(con: duckdb.DuckDBPyConnection, term: str, types: dict[str, str]) -> str:
+def _has_come(con: duckdb.DuckDBPyConnection, term: str, types: Mapping[str, str]) -> str:
     """Return SQL for: this term of visibility.csv lies before the prediction time.
 
     A null time has not come.
@@ -284,8 +284,8 @@ def _has_come(con: duckdb.DuckDBPyConnection, term: str, types: dict[str, str]) 
 
 
 def _kinds(
-    con: duckdb.DuckDBPyConnection, columns: dict[str, str], item: str | None
-) -> tuple[dict[str, str], dict[str, str]]:
+    con: duckdb.DuckDBPyConnection, columns: Mapping[str, str], item: str | None
+) -> tuple[Mapping[str, str], dict[str, str]]:
     """Return the numeric and the categorical columns, each as column -> SQL of its value.
 
     Text columns whose filled cells are numbers on train patients (NUMERIC_SHARE) are numeric.
@@ -349,7 +349,7 @@ def _items(con: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def _number_block(
-    con: duckdb.DuckDBPyConnection, name: str, numbers: dict[str, str], item: str | None
+    con: duckdb.DuckDBPyConnection, name: str, numbers: Mapping[str, str], item: str | None
 ) -> Block:
     """Return the STATISTICS of each numeric column per item, and the share of filled rows.
 
