@@ -110,7 +110,7 @@ def targets_table(metrics: list[TargetMetrics]) -> list[dict[str, Any]]:
 def print_report(result: Selection, says: list[str]) -> None:
     """Print the targets, the first and last columns, and the sentences."""
     metrics = targets_table(result.metrics)
-    heading = "Targets: AUROC on test patients, beside that of the numbers of rows alone"
+    heading = "Targets: AUROC on test patients, beside that of row counts alone"
     print(text_tables.text_table(metrics, heading, columns=list(ON_TARGETS)))
     important = as_dicts(result.with_verdict("important")[:TOP])
     top = f"Most important columns, the first {TOP}: fall of AUROC when permuted, with 95% interval"

@@ -79,28 +79,42 @@ def find(built: Features, people: pd.DataFrame, targets: list[Target]) -> list[S
     found = []
     for who in {target.who.tobytes(): target.who for target in targets}.values():
         at_risk = is_train[who[is_train]]
-        ranks = rankdata(built.matrix[at_risk], axis=0)
+        ranked = ranks(built.matrix[at_risk])
         for target in targets:
             if np.array_equal(target.who, who):
-                found += _strong(built.features, ranks, target, target.y[at_risk])
+                found += _strong(built.features, ranked, target, target.y[at_risk])
     return sorted(
         found,
         key=lambda row: (row.plausible != "", -abs(row.auroc - 0.5), row.target, row.column),
     )
 
 
+def ranks(matrix: np.ndarray) -> np.ndarray:
+    """Return the ranks of the patients by each feature, ties averaged, as [patients, features]."""
+    return rankdata(matrix, axis=0)
+
+
+def areas(ranked: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the AUROC of each feature, float [features], from `ranks` (Mann and Whitney 1947).
+
+    y: bool [patients], with both classes.
+    """
+    n1, n0 = int(y.sum()), int((~y).sum())
+    return (ranked[y].sum(axis=0) - n1 * (n1 + 1) / 2) / (n1 * n0)
+
+
 def _strong(
-    features: list[Feature], ranks: np.ndarray, target: Target, y: np.ndarray
+    features: list[Feature], ranked: np.ndarray, target: Target, y: np.ndarray
 ) -> list[StrongFeature]:
     """Return the strong features of one target.
 
-    ranks: float [patients at risk, features]. y: bool [patients at risk].
+    ranked: float [patients at risk, features]. y: bool [patients at risk].
     """
     n1, n0 = int(y.sum()), int((~y).sum())
     if not n1 or not n0:
         return []
-    areas = (ranks[y].sum(axis=0) - n1 * (n1 + 1) / 2) / (n1 * n0)
-    strength = np.maximum(areas, 1 - areas)
+    found = areas(ranked, y)
+    strength = np.maximum(found, 1 - found)
     lower = strength - Z * _standard_error(strength, n1, n0)
     strong = np.flatnonzero((strength >= AUROC) & (lower >= SURELY))
     best: dict[str, int] = {}
@@ -110,7 +124,7 @@ def _strong(
     for i in best.values():
         column, item, statistic = features[i]
         reason = reason_for(target.name, column, item)
-        rows.append(StrongFeature(target.name, column, item, statistic, float(areas[i]), reason))
+        rows.append(StrongFeature(target.name, column, item, statistic, float(found[i]), reason))
     return rows
 
 

@@ -27,7 +27,7 @@ STRATA = 10  # groups of patients with similar row counts, besides those without
 
 
 class Units(NamedTuple):
-    """What is permuted as one: each column, then each cluster of columns, then their shadows.
+    """The units of permutation: each column, then each cluster of columns, then their shadows.
 
     columns: names. groups: int [features], the column of each feature.
     cluster: int [columns], the cluster of each column.
@@ -87,8 +87,8 @@ def permuted(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the patients permuted among those with similar row counts: int [patients].
 
     rows: row count of each patient. Shares, minima and maxima leak how many rows they were
-    computed from. Permuting them across all patients would make a noise column look important
-    merely because of its row count, so patients are permuted only within strata of similar counts.
+    computed from. Permuted across all patients, a noise column would look important merely because
+    of its row count. Patients are therefore permuted only within strata of similar counts.
     """
     some = rows[rows > 0]
     edges = np.empty(0)
@@ -264,9 +264,9 @@ class Judged(NamedTuple):
 def judge(found: Explored, own: Units) -> Judged:
     """Return the importance of each unit.
 
-    A unit is important if (1) its mean drop exceeds the NULL_QUANTILE of the shadow drops, and in
-    at least SELECTED of the resamples, or (2) for one target its drop exceeds every shadow's drop
-    and its Bonferroni-corrected interval is above 0.
+    A unit is important in either of two ways. (1) Its mean drop exceeds the NULL_QUANTILE of the
+    shadow drops, also in a share SELECTED of the resamples. (2) For one target, its drop exceeds
+    every shadow's drop for any, and its Bonferroni-corrected interval is above 0.
     """
     n = own.n
     overall = auroc.defined_mean(found.drops, (0, 1))

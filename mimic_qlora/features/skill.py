@@ -115,12 +115,12 @@ def folds_of(target: Target, scores: np.ndarray, fold: np.ndarray) -> np.ndarray
 def held_out(study: Study, targets: list[Target]) -> tuple[np.ndarray, list[HeldOut]]:
     """Return out-of-fold scores, float [targets, patients], and each target's performance.
 
-    A target has skill when its AUROC is at least MIN_AUROC and the 95% interval of its advantage
-    over a model of row counts alone, paired by patient, lies above 0.
+    A target with skill has an AUROC of at least MIN_AUROC. The 95% interval of its advantage over a
+    model of row counts alone, paired by patient, lies above 0.
     """
     scores = boosting.out_of_fold(study, study.built.matrix, targets, "all columns")
     counts = row_counts(study.built)
-    of_counts = boosting.out_of_fold(study, counts, targets, "numbers of rows")
+    of_counts = boosting.out_of_fold(study, counts, targets, "row counts")
     found = []
     for target, full, few in zip(targets, scores, of_counts, strict=True):
         own = folds_of(target, full, study.fold)
