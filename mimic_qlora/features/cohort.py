@@ -124,7 +124,7 @@ def _phenotypes(con: duckdb.DuckDBPyConnection) -> list[Coded]:
     labels = content.load().phenotypes
     found: dict[str, Coded] = {}
     for name, subject_id in rows:
-        found.setdefault(name, Coded(name, labels[name]["name"], None, []))
+        found.setdefault(name, Coded(name, labels[name].name, None, []))
         found[name].subject_ids.append(subject_id)
     return list(found.values())
 
