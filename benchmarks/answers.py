@@ -351,13 +351,13 @@ def steps(store: Path) -> None:
     """Print the time from a subject_id to its context, and from step 6's start to its first word."""
     import psutil
 
-    from mimic_qlora.chart import context
+    from mimic_qlora.chart.context_settings import ContextSettings
     from mimic_qlora.qa import patient, session
     from mimic_qlora.step.errors import UserError
     from mimic_qlora.subjects import reader
 
     print("| what | CPU | wall | n |\n| --- | --- | --- | --- |")
-    model = context.load_settings(store)["model"]
+    model = ContextSettings.read(store).model
     source = session.load(store, None if model.endswith("SmolLM2-135M-Instruct") else model)
     ids = list(reader.split_of(store))
     walls, cpus = [], []

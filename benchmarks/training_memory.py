@@ -8,13 +8,16 @@ memory that no file backs (RssAnon), so mapped pages, which the system may drop,
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
+
+from mimic_qlora.prompts import record_files
+from mimic_qlora.prompts.record_files import PromptRecord
 
 WORDS = "sodium low potassium normal discharged mg daily chest pain rest "
 WAYS = ("list of records", "datasets")
@@ -24,13 +27,32 @@ def write_prompts(folder: Path, n: int) -> None:
     """Write n records for training, one for validation, of 4 kB each."""
     (folder / "prompts").mkdir()
     for split, size in (("train", n), ("validation", 1)):
-        with open(folder / "prompts" / f"{split}.jsonl", "w", encoding="utf-8") as file:
+        with open(record_files.path_of(folder, split), "wb") as file:
             for i in range(size):
                 messages = [
                     {"role": role, "content": f"{WORDS * times} {i}"}
                     for role, times in (("system", 4), ("user", 50), ("assistant", 10))
                 ]
-                file.write(json.dumps({"messages": messages, "subject_id": i}) + "\n")
+                file.write(record(messages, i, split).as_json())
+
+
+def record(messages: list[dict[str, str]], subject_id: int, split: str) -> PromptRecord:
+    """Return a record with nothing but a conversation."""
+    return PromptRecord(
+        messages=messages,
+        task="guidance",
+        subject_id=subject_id,
+        hadm_id=subject_id,
+        as_of=datetime(2150, 1, 1),
+        symptom=None,
+        kind=None,
+        cautions=[],
+        evidence=[],
+        rubric=[],
+        split=split,
+        anchor_year_group="",
+        temporal_split="train",
+    )
 
 
 def anonymous_bytes() -> int:
@@ -48,9 +70,8 @@ def read(way: str, store: Path) -> None:
     before, began = anonymous_bytes(), time.time()
     characters = 0
     if way == WAYS[0]:
-        with open(store / "prompts" / "train.jsonl", encoding="utf-8") as file:
-            records = [data.whole(json.loads(line)) for line in file]
-        characters = sum(len(turn["content"]) for row in records for turn in row["messages"])
+        records = list(record_files.read(record_files.path_of(store, "train")))
+        characters = sum(len(turn["content"]) for row in records for turn in row.messages)
         print(time.time() - began, anonymous_bytes() - before, characters)
         return
     with data.opened(store, None) as prompts:

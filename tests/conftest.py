@@ -4,11 +4,13 @@ run a script as users do, and storage folders as the steps leave them."""
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from helpers.mimic_tables import write_tiny_mimic
 from helpers.paths import DEMO
+from helpers.prompt_records import SPLITS, folder_over, read_jsonl
 from helpers.scripts import run_script
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -31,6 +33,17 @@ def demo_storage(demo_dir, tmp_path_factory) -> Path:
     done = run_script("convert_to_jsonl.py", "--mimic-dir", demo_dir, storage=storage)
     assert done.returncode == 0, done.stderr
     return storage
+
+
+@pytest.fixture(scope="session")
+def demo_prompts(demo_storage, embedded_model, tmp_path_factory):
+    """Step 4's output on the real demo: storage folder, records of all splits, what it printed."""
+    store = folder_over(demo_storage, tmp_path_factory.mktemp("prompts"))
+    options = ("--model", embedded_model, "--preview", "2")
+    done = run_script("make_symptom_prompts_ctx_dxpx.py", *options, storage=store)
+    assert done.returncode == 0, done.stderr
+    records = [one for name in SPLITS for one in read_jsonl(store / "prompts" / f"{name}.jsonl")]
+    return SimpleNamespace(store=store, records=records, printed=done.stdout, model=embedded_model)
 
 
 @pytest.fixture

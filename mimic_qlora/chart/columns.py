@@ -1,24 +1,29 @@
-"""Which columns of which tables a chart is read from."""
+"""The tables and columns that a chart is read from."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from mimic_qlora.chart.facts import LAB_DAYS
+from mimic_qlora.chart.rows import Row
 from mimic_qlora.chart.vitals import VITALS
+
+Spans = dict[int, tuple[datetime, datetime]]  # subject_id -> first and last time
 
 # Every table and column that a context, a caution rule or a gold answer can rest on.
 WANTED = {
     "patients": ("gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"),
     "admissions": (
-        *(
-            "hadm_id",
-            "admittime",
-            "dischtime",
-            "deathtime",
-            "edregtime",
-            "admission_type",
-            "discharge_location",
-        ),
-        *("insurance", "language", "marital_status"),
+        "hadm_id",
+        "admittime",
+        "dischtime",
+        "deathtime",
+        "edregtime",
+        "admission_type",
+        "discharge_location",
+        "insurance",
+        "language",
+        "marital_status",
     ),
     "icustays": ("hadm_id", "stay_id", "intime"),
     "services": ("hadm_id", "transfertime", "curr_service"),
@@ -27,8 +32,16 @@ WANTED = {
     "prescriptions": ("hadm_id", "pharmacy_id", "starttime", "drug_type", "drug", "route"),
     "pharmacy": ("pharmacy_id", "entertime"),
     "labevents": (
-        *("labevent_id", "itemid", "charttime", "storetime", "value", "valuenum", "valueuom"),
-        *("ref_range_lower", "ref_range_upper", "flag"),
+        "labevent_id",
+        "itemid",
+        "charttime",
+        "storetime",
+        "value",
+        "valuenum",
+        "valueuom",
+        "ref_range_lower",
+        "ref_range_upper",
+        "flag",
     ),
     "omr": ("chartdate", "result_name", "result_value"),
     "chartevents": ("stay_id", "itemid", "charttime", "storetime", "valuenum"),
@@ -81,10 +94,12 @@ CITED = {
 }
 
 
-def within(times: dict) -> dict:
-    """What of the big tables contexts at these times (subject_id -> [as_of]) can rest on, for `subjects.records`.
+def within(times: Mapping[int, Sequence[datetime]]) -> dict[str, tuple[str, Spans]]:
+    """Return the rows of big tables that contexts can rest on, for `reader.records`.
 
-    All of pharmacy is read: without its row, an order that was entered late would seem to have been entered in time.
+    `times` maps subject_id to prediction times. The result maps a table to its column of times and
+    to each patient's first and last. All of pharmacy is read: without its row, an order that was
+    entered late would seem to have been entered in time.
     """
     known = {subject_id: (datetime.min, max(when)) for subject_id, when in times.items()}
     recent = {
@@ -98,10 +113,17 @@ def within(times: dict) -> dict:
     }
 
 
-def citation(why: str, table: str, row: dict) -> dict:
-    """A row as a gold answer cites it: {"for": what it proves, "table": ..., "cells": ["column=value", ...]}."""
-    return {
-        "for": why,
-        "table": table,
-        "cells": [f"{c}={row[c]}" for c in CITED[table] if c in row],
-    }
+class Citation(NamedTuple):
+    """A row as a gold answer cites it: what it proves, its table, and cells as "column=value"."""
+
+    reason: str
+    table: str
+    cells: list[str]
+
+    def as_json(self) -> dict[str, str | list[str]]:
+        return {"for": self.reason, "table": self.table, "cells": self.cells}
+
+
+def citation(reason: str, table: str, row: Row) -> Citation:
+    """Cite a row for what it proves, by the cells that name it and that were read of it."""
+    return Citation(reason, table, [f"{c}={row[c]}" for c in CITED[table] if c in row])

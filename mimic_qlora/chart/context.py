@@ -1,19 +1,21 @@
-"""The patient's context: what the chart says at a time, in words, within a token budget. Steps 4, 6 and 7 share it."""
+"""The patient's context: the chart at a time in words, within a token budget, for steps 4 to 7."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from mimic_qlora.chart import facts, sections
+from mimic_qlora.chart.context_settings import ContextSettings
+from mimic_qlora.chart.facts import Facts
+from mimic_qlora.chart.rows import Record
+from mimic_qlora.chart.sections import Item, Sections
 from mimic_qlora.chart.visibility import visible
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.storage import read_manifest
 from mimic_qlora.subjects import reader
 
-# The most items that a section may show, before the token budget cuts further, newest or most telling first. The
-# sections that are not named here are short and never cut.
+# The most items that a section may show, before the token budget cuts further, newest or most
+# telling first. Sections that are not named here are short and never cut.
 QUOTA = {
     "Known conditions": 18,
     "Medicines taken at home": 16,
@@ -26,39 +28,40 @@ QUOTA = {
 }
 
 
-class Context(NamedTuple):
-    """The text that the model gets, the facts behind it, and how many items each section lost to quota and budget.
-
-    `shown` maps each section to the sections.Items that are in the text; `facts` are those that a reader of the text
-    can see, `chart` all that were known.
-    """
+class Shortened(NamedTuple):
+    """The sections as text within the budget: the items that are shown, and how many were cut."""
 
     text: str
-    facts: dict
-    cuts: dict
-    shown: dict
-    chart: dict
+    cuts: dict[str, int]  # section -> items lost to quota and budget
+    shown: Sections
 
 
-def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
-    """The sections as text of at most `budget` tokens, how many items each lost to quota and budget, what is shown.
+class Context(NamedTuple):
+    """The text that a model reads, and the data behind it."""
 
-    Items are cut from the end of the longest section first, where they tell least, and the first item of a section only
-    when no section has another; short sections are never cut.
+    text: str
+    facts: Facts  # those that a reader of the text can see
+    cuts: dict[str, int]  # section -> items lost to quota and budget
+    shown: Sections  # the items that are in the text
+    chart: Facts  # all facts that were known
+    as_of: datetime
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the chart is told beyond age and sex."""
+        told = (items for name, items in self.shown.items() if name not in ("Age", "Sex"))
+        return not self.cuts and not any(item.rows for items in told for item in items)
+
+
+def shorten(parts: Sections, budget: int, count_tokens: Callable[[str], int]) -> Shortened:
+    """Return the sections as text of at most `budget` tokens.
+
+    Items are cut from the end of the longest section first, where they tell least; a section's
+    first item only when no section has another. Raises UserError when the shortest form is too
+    long.
     """
     shown = {name: items[: QUOTA.get(name)] for name, items in parts.items() if items}
-
-    def text():
-        lines = []
-        for name, items in shown.items():
-            more = len(parts[name]) - len(items)
-            lines.append(
-                f"- {name}: "
-                + "; ".join([*(i.text for i in items), *([f"and {more} more"] * bool(more))])
-            )
-        return "Patient context\n" + "\n".join(lines)
-
-    while (tokens := count_tokens(text())) > budget:
+    while (tokens := count_tokens(text := _text(parts, shown))) > budget:
         longest = max(QUOTA, key=lambda name: _lengths(shown.get(name, ())))
         if not any(_lengths(shown.get(longest, ()))):
             raise UserError(
@@ -71,58 +74,63 @@ def write(parts: dict, budget: int, count_tokens: Callable) -> tuple:
         for name, items in shown.items()
         if len(parts[name]) > len(items)
     }
-    return text(), cuts, shown
+    return Shortened(text, cuts, shown)
 
 
-def _lengths(items: list) -> tuple:
-    """How long what could be cut is: all items but the first, then the first, unless it says that there is none."""
-    return sum(len(item.text) for item in items[1:]), sum(
-        len(item.text) for item in items[:1] if item.rows
-    )
+def _text(parts: Sections, shown: Sections) -> str:
+    lines = ["Patient context"]
+    for name, items in shown.items():
+        words = [item.words for item in items]
+        if len(parts[name]) > len(items):
+            words.append(f"and {len(parts[name]) - len(items)} more")
+        lines.append(f"- {name}: {'; '.join(words)}")
+    return "\n".join(lines)
+
+
+def _lengths(items: Sequence[Item]) -> tuple[int, int]:
+    """Return the characters that can be cut: of all items but the first, then of the first.
+
+    An item that says that there is nothing is not cut.
+    """
+    rest = sum(len(item.words) for item in items[1:])
+    return rest, len(items[0].words) if items and items[0].rows else 0
 
 
 def build(
-    record: dict, as_of: datetime, settings: dict, labels: dict, count_tokens: Callable
+    record: Record,
+    as_of: datetime,
+    settings: ContextSettings,
+    labels: dict[int, str],
+    count_tokens: Callable[[str], int],
 ) -> Context:
-    """The context of one patient at one time, by the settings that step 4 left in context.json."""
-    view = visible(record, as_of, frozenset(settings["dropped_columns"]))
-    known = facts.of(view, as_of)
-    parts = sections.of(view, as_of, known, labels, QUOTA["Recent labs"])
-    text, cuts, shown = write(parts, settings["token_budget"], count_tokens)
-    return Context(text, facts.as_shown(known, shown), cuts, shown, known)
+    """Return the context of one patient at one time.
+
+    `labels` maps itemid to the name of the lab; `count_tokens` is the model's.
+    """
+    view = visible(record, as_of, frozenset(settings.dropped_columns))
+    known = facts.facts_of_view(view, as_of)
+    parts = sections.sections_of_view(view, as_of, known, labels, QUOTA["Recent labs"])
+    text, cuts, shown = shorten(parts, settings.token_budget, count_tokens)
+    return Context(text, facts.as_shown(known, shown), cuts, shown, known, as_of)
 
 
-def messages(settings: dict, context: str, question: str) -> list:
-    """The system and user turn of a prompt."""
-    user = f"{context}\n\nQuestion\n{question}"
-    return [
-        {"role": "system", "content": settings["system_prompt"]},
-        {"role": "user", "content": user},
-    ]
+def lab_labels(storage: Path) -> dict[int, str]:
+    """Return itemid -> name of the lab.
 
-
-def load_settings(storage: Path) -> dict:
-    """What step 4 left for steps 5 to 7: system prompt, budget, dropped columns, tokenizer. UserError if missing."""
-    read_manifest(storage, "prompts")
-    return json.loads((storage / "prompts" / "context.json").read_text(encoding="utf-8"))
-
-
-def lab_labels(storage: Path) -> dict:
-    """itemid -> name of the lab, with the fluid where it is not blood, or "blood gas" where there is another method."""
-    names, fluids, categories = (
+    Names have the fluid where it is not blood, and "blood gas" where there is another method.
+    """
+    names, fluids, categories = [
         reader.labels(storage, "d_labitems", value=c) for c in ("label", "fluid", "category")
-    )
-    methods = {}
+    ]
+    methods: dict[tuple[str, str | None], set[str | None]] = {}
     for item, name in names.items():
         methods.setdefault((name, fluids.get(item)), set()).add(categories.get(item))
 
-    def label(item):
-        fluid = fluids.get(item) or "Blood"
-        gas = (
-            categories.get(item) == "Blood Gas" and len(methods[names[item], fluids.get(item)]) > 1
-        )
-        return names[item] + (
-            f" ({fluid.lower()})" if fluid != "Blood" else " (blood gas)" if gas else ""
-        )
+    def label(item: int) -> str:
+        name, fluid = names[item], fluids.get(item) or "Blood"
+        if fluid != "Blood":
+            return f"{name} ({fluid.lower()})"
+        others = len(methods[name, fluids.get(item)]) > 1
+        return f"{name} (blood gas)" if categories.get(item) == "Blood Gas" and others else name
 
     return {item: label(item) for item, name in names.items() if name}

@@ -1,9 +1,10 @@
-"""The times at which a prompt stands: when a patient may ask for guidance, and early in a stay."""
+"""Prediction times: when a patient may ask for guidance, and early in a stay."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from mimic_qlora.chart import facts
+from mimic_qlora.chart.rows import Record
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 
@@ -11,16 +12,17 @@ HOME = ("HOME", "HOME HEALTH CARE")
 
 
 class Moment(NamedTuple):
-    """A time at which a prompt stands, and the stay that came before it or that is on."""
+    """A prediction time, and the stay that came before it or that is on."""
 
     hadm_id: int
     as_of: datetime
 
 
-def of(record: dict, seed: int) -> list:
-    """The times, newest last, at which this patient may ask for guidance: 1 to 14 days after a live discharge to home.
+def after_discharge(record: Record, seed: int) -> list[Moment]:
+    """Return the times, newest last, at which this patient may ask for guidance.
 
-    The day is drawn by hash from those before the next stay and before death; a stay with no such day has no moment.
+    Each is 1 to 14 days after a live discharge to home. The day is drawn by hash from those before
+    the next stay and before death; a stay without such a day has none.
     """
     stays = facts.stays(record)
     dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
@@ -40,10 +42,11 @@ def of(record: dict, seed: int) -> list:
     return found
 
 
-def landmarks(record: dict, hours: float) -> list:
-    """The landmark of each coded stay, newest last: `hours` after arrival (`edregtime` where there, else `admittime`).
+def landmarks(record: Record, hours: float) -> list[Moment]:
+    """Return the landmark of each coded stay, newest last: `hours` after arrival.
 
-    A stay that has ended by then, or had not yet begun, has none: its codes could be known, or the stay itself not.
+    Arrival is the earlier of `edregtime` and `admittime`. A stay that has ended by then has none,
+    since its codes could be known; nor has one that had not yet begun.
     """
     coded = {row["hadm_id"] for row in record["diagnoses_icd_labeled"]}
     found = []
@@ -57,12 +60,16 @@ def landmarks(record: dict, hours: float) -> list:
     return found
 
 
-def latest(record: dict, seed: int) -> Moment:
-    """The moment to ask at when nobody names one: the newest guidance moment, else a day after the last discharge."""
-    if found := of(record, seed):
+def latest(record: Record, seed: int) -> Moment:
+    """Return the usual time to ask at: the newest for guidance, else a day after discharge.
+
+    Raises UserError for a patient without a stay that has ended.
+    """
+    if found := after_discharge(record, seed):
         return found[-1]
     if ended := [s for s in facts.stays(record) if "dischtime" in s]:
         return Moment(ended[-1]["hadm_id"], ended[-1]["dischtime"] + timedelta(days=1))
     raise UserError(
-        f"subject_id {record['subject_id']} has no hospital stay: choose another or give a time with --as-of"
+        f"subject_id {record['subject_id']} has no hospital stay: "
+        "choose another or give a time with --as-of"
     )

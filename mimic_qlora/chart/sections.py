@@ -1,4 +1,4 @@
-"""The sections of a patient's context: what a view of the chart says, in words, each item with the rows behind it."""
+"""The sections of a patient's context: the items of each, with their values and evidence."""
 
 import re
 from datetime import datetime
@@ -6,56 +6,78 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from mimic_qlora.chart import facts, vitals
+from mimic_qlora.chart.facts import Facts
+from mimic_qlora.chart.rows import Record, Row, TableRow
 from mimic_qlora.chart.wording import (
     ADMISSIONS,
     MEASURED,
     NONE,
     NOT_A_MEDICINE,
+    NOT_CODED,
     NOT_SAID,
+    OVER_89,
     PLACES,
     SEXES,
+    UNKNOWN,
     ago,
     clean,
+    count,
     lab_note,
-    lab_value,
+    lab_unit,
     route_words,
-    since,
     word,
 )
 from mimic_qlora.clinical import codes, content
 
+ALLERGY = re.compile("allergy status|personal history of allergy", re.IGNORECASE)
+
 
 class Item(NamedTuple):
-    """One entry of a section: its text, the name of what it tells of, and the (table, row) pairs that it rests on."""
+    """One entry of a section: what the context says in words, and the data behind the words.
 
-    text: str
-    name: str = ""
-    rows: tuple = ()
+    Without `rows` it says that there is nothing, or stands for an entry beyond the quota, which is
+    counted and has no words.
+    """
+
+    words: str
+    rows: tuple[TableRow, ...] = ()  # evidence, the newest first
+    name: str = ""  # of what the item tells about
+    value: str = ""  # in words; "" where the record has none
+    unit: str = ""  # as it follows the value, with a blank where one is written
+    when: datetime | None = None  # the time that the words give as "... ago"
+    details: tuple[str, ...] = ()  # place of discharge; routes of an order
+
+    @property
+    def reading(self) -> str:
+        """The value with its unit."""
+        return self.value + self.unit
 
 
-def of(view: dict, as_of: datetime, known: dict, labels: dict, most_labs: int) -> dict:
-    """The context's sections in order: name -> list of Items, the most telling first.
+Sections = dict[str, list[Item]]
 
-    `known` is what `facts.of` gives for the same view; `labels` maps itemid to the name of the lab. There are many
-    labs: those after the first `most_labs` are there to be counted, without words. A stay that has not ended in this
-    view is the current one, and is called so.
+
+def sections_of_view(
+    view: Record, as_of: datetime, known: Facts, labels: dict[int, str], most_labs: int
+) -> Sections:
+    """Return the context's sections in order, each with its items, the most telling first.
+
+    `known` holds the facts of the same view; `labels` maps itemid to the name of the lab. Labs
+    after the first `most_labs` are there to be counted, without words. A stay without an end in
+    this view is the current one.
     """
     stay = facts.last_stay(view)
     others = [s for s in facts.stays(view) if s is not stay and "dischtime" in s]
     ended = not stay or "dischtime" in stay
-    age = known["age"]
-    person = (("patients", known["person"]),)
+    orders = facts.orders_of_stay(view, stay)
     return {
-        "Age": [
-            Item("unknown" if age is None else "over 89" if age > 89 else str(age), rows=person)
-        ],
-        "Sex": [Item(SEXES.get(known["sex"], "unknown"), rows=person)],
+        "Age": [_age(known)],
+        "Sex": [_sex(known)],
         "Background": _background(stay),
         "Last stay" if ended else "Current stay": _stay_items(view, stay, as_of),
         "Prior stays": _prior_items(view, others, as_of),
         "Known conditions": _conditions(view, as_of),
         "Medicines taken at home": _home_medicines(view),
-        f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(view, stay),
+        f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(orders),
         "Recent labs": _labs(known, as_of, labels, most_labs),
         "Recent measurements": _measurements(view, as_of),
         "Past procedures": _procedures(view, as_of),
@@ -63,236 +85,274 @@ def of(view: dict, as_of: datetime, known: dict, labels: dict, most_labs: int) -
     }
 
 
-def _background(stay: dict) -> list:
-    language, marital, insurance = (
-        word(stay.get(c, "")) for c in ("language", "marital_status", "insurance")
-    )
-    row = (("admissions", stay),)
-    return [
-        *(
-            [Item(f"speaks {language.title()}", "language", row)]
-            if language not in ("", "?", "Other")
-            else []
-        ),
-        *([Item(marital.lower(), "marital status", row)] if marital else []),
-        *(
-            [Item(f"{insurance} insurance", "insurance", row)]
-            if insurance not in ("", "Other")
-            else []
-        ),
-    ]
+def _age(known: Facts) -> Item:
+    age = known.age
+    value = "" if age is None else OVER_89 if age > 89 else str(age)
+    return Item(value or UNKNOWN, (("patients", known.person),), value=value)
 
 
-def _stay_items(view: dict, stay: dict, as_of: datetime) -> list:
+def _sex(known: Facts) -> Item:
+    value = SEXES.get(known.sex or "", "")
+    return Item(value or UNKNOWN, (("patients", known.person),), value=value)
+
+
+def _background(stay: Row) -> list[Item]:
+    rows = (("admissions", stay),)
+    language = word(stay.get("language", ""))
+    marital = word(stay.get("marital_status", "")).lower()
+    insurance = word(stay.get("insurance", ""))
+    items = []
+    if language not in ("", "?", "Other"):
+        items.append(Item(f"speaks {language.title()}", rows, "language", language.title()))
+    if marital:
+        items.append(Item(marital, rows, "marital status", marital))
+    if insurance not in ("", "Other"):
+        items.append(Item(f"{insurance} insurance", rows, "insurance", insurance))
+    return items
+
+
+def _stay_items(view: Record, stay: Row, as_of: datetime) -> list[Item]:
     if not stay:
         return [Item(NONE)]
-    row = (("admissions", stay),)
-    if "dischtime" in stay:
-        days = max(0, (stay["dischtime"].date() - stay["admittime"].date()).days)
-        where = word(stay.get("discharge_location", ""))
-        where = PLACES.get(where, where.lower())
-        text = (
-            f"{days} {'day' if days == 1 else 'days'}, discharged {since(stay, 'dischtime', as_of)}"
-        )
-        items = [Item(text + (f" to {where}" if where else ""), "end", row)]
-    else:
-        items = [
-            Item(f"admitted {since(stay, 'admittime', as_of)}, still in hospital", "begin", row)
-        ]
+    rows = (("admissions", stay),)
+    items = [_end(stay, as_of) if "dischtime" in stay else _begin(stay, as_of)]
     if "admission_type" in stay:
-        kind = word(ADMISSIONS.get(stay["admission_type"], stay["admission_type"])).lower()
-        items.append(Item(kind, "admission", row))
-    if services := [
-        s for s in view["services"] if s.get("hadm_id") == stay["hadm_id"] and "curr_service" in s
-    ]:
+        begun = stay["admission_type"]
+        kind = word(ADMISSIONS.get(begun, begun)).lower()
+        items.append(Item(kind, rows, "admission", kind))
+    hadm_id = stay["hadm_id"]
+    services = [s for s in view["services"] if s.get("hadm_id") == hadm_id and "curr_service" in s]
+    if services:
         newest = max(services, key=lambda s: s["transfertime"])
-        items.append(
-            Item(f"service {word(newest['curr_service'])}", "service", (("services", newest),))
-        )
-    if icu := [("icustays", s) for s in view["icustays"] if s.get("hadm_id") == stay["hadm_id"]]:
-        stays = "stay" if len(icu) == 1 else "stays"
-        items.append(Item(f"intensive care: {len(icu)} {stays}", "intensive care", tuple(icu)))
+        name = word(newest["curr_service"])
+        items.append(Item(f"service {name}", (("services", newest),), "service", name))
+    icu = tuple(("icustays", s) for s in view["icustays"] if s.get("hadm_id") == hadm_id)
+    if icu:
+        value, unit = str(len(icu)), count(len(icu), " stay")
+        items.append(Item(f"intensive care: {value}{unit}", icu, "intensive care", value, unit))
     return items
 
 
-def _prior_items(view: dict, others: list, as_of: datetime) -> list:
+def _end(stay: Row, as_of: datetime) -> Item:
+    """Return the length and the end of a stay; whole days between the dates."""
+    days = max(0, (stay["dischtime"].date() - stay["admittime"].date()).days)
+    where = word(stay.get("discharge_location", ""))
+    where = PLACES.get(where, where.lower())
+    item = Item(
+        words="",
+        rows=(("admissions", stay),),
+        name="end",
+        value=str(days),
+        unit=count(days, " day"),
+        when=stay["dischtime"],
+        details=(where,) if where else (),
+    )
+    words = f"{item.reading}, discharged {ago(stay['dischtime'], as_of)}"
+    return item._replace(words=f"{words} to {where}" if where else words)
+
+
+def _begin(stay: Row, as_of: datetime) -> Item:
+    begin = stay["admittime"]
+    words = f"admitted {ago(begin, as_of)}, still in hospital"
+    return Item(words, (("admissions", stay),), "begin", when=begin)
+
+
+def _prior_items(view: Record, others: list[Row], as_of: datetime) -> list[Item]:
     if not others:
         return [Item(NONE)]
-    text = f"{len(others)}, the last one {since(others[-1], 'dischtime', as_of)}"
-    items = [Item(text, "prior stays", tuple(("admissions", s) for s in others))]
+    value = str(len(others))
+    words = f"{value}, the last one {ago(others[-1]['dischtime'], as_of)}"
+    stays = tuple(("admissions", s) for s in others)
+    items = [Item(words, stays, "prior stays", value)]
     prior = {s["hadm_id"] for s in others}
-    if icu := [("icustays", s) for s in view["icustays"] if s.get("hadm_id") in prior]:
-        text = f"{len(icu)} ICU {'stay' if len(icu) == 1 else 'stays'} in them"
-        items.append(Item(text, "prior intensive care", tuple(icu)))
+    icu = tuple(("icustays", s) for s in view["icustays"] if s.get("hadm_id") in prior)
+    if icu:
+        value, unit = str(len(icu)), count(len(icu), " ICU stay")
+        words = f"{value}{unit} in them"
+        items.append(Item(words, icu, "prior intensive care", value, unit))
     return items
 
 
-def _conditions(view: dict, as_of: datetime) -> list:
-    """Conditions by their plain names, once each; other codes by their titles.
+def _conditions(view: Record, as_of: datetime) -> list[Item]:
+    """Return conditions by their plain names, once each; other codes by their titles.
 
-    Those that a caution rule reads come first, since no answer can name a reason that was cut; then the newest.
+    Those that a caution rule reads come first, since no answer can name a reason that was cut; then
+    the newest.
     """
     catalogue = content.load().phenotypes
     stays = {a["hadm_id"]: a for a in view["admissions"]}
-    named, titled = {}, {}
+    named: dict[str, Item] = {}
+    titled: dict[str, Item] = {}
     for row in facts.newest_first(view["diagnoses_icd_labeled"], stays):
-        names = codes.phenotypes_of_code(row["icd_code"], row["icd_version"])
-        for name in names:
-            entry = catalogue[name]
-            suffix = (
-                f" ({since(stays[row['hadm_id']], 'dischtime', as_of)})"
-                if entry.kind == "acute"
-                else ""
-            )
-            rows = (("diagnoses_icd", row),)
-            named.setdefault(name, Item(clean(entry.name) + suffix, clean(entry.name), rows))
-        # external causes and administrative codes tell a reader little; the phenotypes name those that matter
+        rows = (("diagnoses_icd", row),)
+        phenotypes = codes.phenotypes_of_code(row["icd_code"], row["icd_version"])
+        for phenotype in phenotypes:
+            if phenotype not in named:
+                name = clean(catalogue[phenotype].name)
+                acute = catalogue[phenotype].kind == "acute"
+                end = stays[row["hadm_id"]]["dischtime"] if acute else None
+                words = f"{name} ({ago(end, as_of)})" if end else name
+                named[phenotype] = Item(words, rows, name, when=end)
+        # external causes and administrative codes tell a reader little; phenotypes name the rest
         if (
-            not names
+            not phenotypes
             and "long_title" in row
             and not facts.is_administrative(row["icd_code"], row["icd_version"])
         ):
             title = clean(row["long_title"])
-            titled.setdefault(title, Item(title, title, (("diagnoses_icd", row),)))
-    first = sorted(named, key=lambda name: name not in content.read_by_rules().phenotypes)
-    return [*(named[name] for name in first), *titled.values()] or [Item("none coded")]
+            titled.setdefault(title, Item(title, rows, title))
+    read_by_rules = content.read_by_rules().phenotypes
+    first = sorted(named, key=lambda phenotype: phenotype not in read_by_rules)
+    return [*(named[name] for name in first), *titled.values()] or [Item(NOT_CODED)]
 
 
-def _home_medicines(view: dict) -> list:
-    """What was told in the newest emergency visit, where MIMIC-IV-ED is there: orders say nothing of it."""
+def _home_medicines(view: Record) -> list[Item]:
+    """Return the medicines told in the newest emergency visit of MIMIC-IV-ED."""
     rows = [row for row in view.get("medrecon", ()) if row.get("name")]
     newest = max((row["charttime"] for row in rows), default=None)
-    told = {clean(row["name"]): row for row in rows if row["charttime"] == newest}
-    return [Item(name, name, (("medrecon", row),)) for name, row in told.items()] or [
-        Item(NOT_SAID)
-    ]
+    found = {clean(row["name"]): row for row in rows if row["charttime"] == newest}
+    items = [Item(name, (("medrecon", row),), name) for name, row in found.items()]
+    return items or [Item(NOT_SAID)]
 
 
-def _medicines(view: dict, stay: dict) -> list:
-    """The medicines ordered in the stay with their routes: one of each class that a rule reads, then the newest."""
-    orders, classes = {}, {}
-    rows = [
-        r
-        for r in view["prescriptions"]
-        if r.get("hadm_id") == stay.get("hadm_id") and r.get("drug")
-    ]
+def _medicines(rows: list[Row]) -> list[Item]:
+    """Return ordered medicines: one of each class that a rule reads, then the newest."""
+    orders: dict[str, list[Row]] = {}
+    classes: dict[str, set[str]] = {}
     for row in sorted(rows, key=lambda r: (r["starttime"], r["drug"]), reverse=True):
         if row.get("drug_type", "MAIN") == "MAIN" and (drug := _medicine(row["drug"])):
             orders.setdefault(drug, []).append(row)
             classes.setdefault(drug, set()).update(
                 codes.drug_classes_of(row["drug"], row.get("route"))
             )
-    told, rank = set(), {}
+    read_by_rules = content.read_by_rules().drug_classes
+    covered: set[str] = set()
+    rank: dict[str, int] = {}
     for drug, found in classes.items():
-        found &= content.read_by_rules().drug_classes
-        rank[drug] = 0 if found - told else 1 if found else 2
-        told |= found
-    return [_order(drug, orders[drug]) for drug in sorted(orders, key=rank.get)] or [Item(NONE)]
+        read = found & read_by_rules
+        rank[drug] = 0 if read - covered else 1 if read else 2
+        covered |= read
+    ordered = sorted(orders, key=lambda drug: rank[drug])
+    return [_order(drug, orders[drug]) for drug in ordered] or [Item(NONE)]
 
 
 @lru_cache(maxsize=50_000)
 def _medicine(drug: str) -> str:
-    """The name of an ordered drug, empty where it is none that a patient would ask about."""
+    """Return the name of an ordered drug, "" where a patient would not ask about it."""
     name = clean(drug)
     return "" if NOT_A_MEDICINE.search(name) else name
 
 
-def _order(drug: str, rows: list) -> Item:
-    by_route = {}  # the newest order of each route
+def _order(drug: str, rows: list[Row]) -> Item:
+    """Return the routes of a drug, with the newest order of each."""
+    by_route: dict[str, Row] = {}
     for row in rows:
         by_route.setdefault(route_words(row), row)
-    routes = list(filter(None, by_route))
-    text = f"{drug} ({', '.join(routes)})" if routes else drug
+    routes = tuple(filter(None, by_route))
     return Item(
-        text, drug, tuple(("prescriptions", by_route[route]) for route in routes or by_route)
+        words=f"{drug} ({', '.join(routes)})" if routes else drug,
+        rows=tuple(("prescriptions", by_route[route]) for route in routes or by_route),
+        name=drug,
+        details=routes,
     )
 
 
-def _labs(known: dict, as_of: datetime, labels: dict, most: int) -> list:
-    """The newest value of each lab with unit and the one before it: those that a rule reads and out of range first."""
+def _labs(known: Facts, as_of: datetime, labels: dict[int, str], most: int) -> list[Item]:
+    """Return each lab's newest value: those that a rule reads first, then those out of range."""
     read_by_rules = content.read_by_rules().labs
+    history = known.lab_history
     ranked = sorted(
         (itemid not in read_by_rules, not lab_note(rows[0]), as_of - rows[0]["charttime"], itemid)
-        for itemid, rows in known["lab_history"].items()
+        for itemid, rows in history.items()
         if "valuenum" in rows[0]
     )
-    told = [
-        _lab(known["lab_history"][i], labels.get(i) or f"item {i}", as_of)
-        for *_, i in ranked[:most]
+    items = [
+        _lab(history[itemid], labels.get(itemid) or f"item {itemid}", as_of)
+        for *_, itemid in ranked[:most]
     ]
-    return [*told, *[Item("")] * (len(ranked) - most)] or [Item(NONE)]
+    items += [Item("")] * (len(ranked) - most)
+    return items or [Item(NONE)]
 
 
-def _lab(rows: list, label: str, as_of: datetime) -> Item:
+def _lab(rows: list[Row], label: str, as_of: datetime) -> Item:
+    """Return a lab's newest value with unit, note and range, and the value before it."""
     row, *before = rows
     name, note = clean(label), lab_note(row)
     details, cited = [note] if note else [], [("labevents", row)]
     low, high = row.get("ref_range_lower"), row.get("ref_range_upper")
-    if note and None not in (low, high) and low < high:  # 0 to 0 tells nobody anything
+    if note and low is not None and high is not None and low < high:  # 0 to 0 tells nobody anything
         details.append(f"range {low:g}-{high:g}")
-    if earlier := next(
+    earlier = next(
         (b for b in before if "valuenum" in b and b["charttime"] < row["charttime"]), None
-    ):
+    )
+    if earlier:
         details.append(f"was {earlier['valuenum']:g}")
         cited.append(("labevents", earlier))
-    text = f"{name} {lab_value(row)}" + f" ({', '.join(details)})" * bool(details)
-    return Item(f"{text}, {since(row, 'charttime', as_of)}", name, tuple(cited))
+    value, unit, when = f"{row['valuenum']:g}", lab_unit(row), row["charttime"]
+    inside = f" ({', '.join(details)})" if details else ""
+    words = f"{name} {value}{unit}{inside}, {ago(when, as_of)}"
+    return Item(words, tuple(cited), name, value, unit, when)
 
 
-def _measurements(view: dict, as_of: datetime) -> list:
-    """The newest measurement of each kind, from the bedside or the clinic, and for the bedside the one before it."""
+def _measurements(view: Record, as_of: datetime) -> list[Item]:
+    """Return the newest measurement of each kind, and for the bedside the one before it."""
     found = [
-        (MEASURED[row["result_name"]], row["chartdate"], word(row["result_value"]), ("omr", row))
+        vitals.Reading(
+            MEASURED[row["result_name"]],
+            row["chartdate"],
+            word(row["result_value"]),
+            "",
+            (("omr", row),),
+        )
         for row in sorted(view["omr"], key=lambda r: r["chartdate"], reverse=True)
         if row.get("result_name") in MEASURED and facts.is_value(row.get("result_value"))
     ] + vitals.vitals(view)
-    newest = {}
-    for kind, when, text, *rows in sorted(found, key=lambda one: one[1], reverse=True):
-        newest.setdefault(kind, []).append((when, text, rows))
-    items = []
-    for kind, ((when, text, rows), *before) in sorted(newest.items()):
-        was = before[0] if before and rows[0][0] == before[0][2][0][0] != "omr" else None
-        text = f"{kind} {text}" + (f" (was {was[1]})" if was else "")
-        items.append(Item(f"{text}, {ago(when, as_of)}", kind, (*rows, *(was[2] if was else ()))))
-    return items
+    by_kind: dict[str, list[vitals.Reading]] = {}
+    for reading in sorted(found, key=lambda one: one.when, reverse=True):
+        by_kind.setdefault(reading.kind, []).append(reading)
+    return [_measurement(readings, as_of) for _, readings in sorted(by_kind.items())]
 
 
-def _procedures(view: dict, as_of: datetime) -> list:
-    """The newest of each title: those that a caution rule reads first, then by date."""
+def _measurement(readings: list[vitals.Reading], as_of: datetime) -> Item:
+    """Return the newest reading of a kind; bedside ones of the same table have one before it."""
+    kind, when, value, unit, rows = readings[0]
+    words = f"{kind} {value}{unit}"
+    if len(readings) > 1 and rows[0][0] == readings[1].rows[0][0] != "omr":
+        words += f" (was {readings[1].value}{readings[1].unit})"
+        rows = (*rows, *readings[1].rows)
+    return Item(f"{words}, {ago(when, as_of)}", rows, kind, value, unit, when)
+
+
+def _procedures(view: Record, as_of: datetime) -> list[Item]:
+    """Return the newest of each title: those that a caution rule reads first, then by date."""
     prefixes = content.read_by_rules().procedures
 
-    def is_read(row):
+    def is_read(row: Row) -> bool:
         return any(
             row["icd_version"] == version and row["icd_code"].startswith(code)
             for version, code in prefixes
         )
 
-    newest = {}
+    newest: dict[str, Row] = {}
     for row in sorted(
         view["procedures_icd_labeled"], key=lambda r: (r["chartdate"], r["icd_code"]), reverse=True
     ):
         if "long_title" in row:
             newest.setdefault(row["long_title"], row)
-    newest = dict(sorted(newest.items(), key=lambda item: not is_read(item[1])))
-    return [
-        Item(
-            f"{clean(title)} ({since(row, 'chartdate', as_of)})",
-            clean(title),
-            (("procedures_icd", row),),
-        )
-        for title, row in newest.items()
-    ] or [Item(NONE)]
+    items = []
+    for title, row in sorted(newest.items(), key=lambda one: not is_read(one[1])):
+        name, when = clean(title), row["chartdate"]
+        words = f"{name} ({ago(when, as_of)})"
+        items.append(Item(words, (("procedures_icd", row),), name, when=when))
+    return items or [Item(NONE)]
 
 
-def _allergies(view: dict) -> list:
-    """MIMIC-IV has no allergy table: only the codes for an allergy status tell of one."""
+def _allergies(view: Record) -> list[Item]:
+    """Return the codes for an allergy status: MIMIC-IV has no table of allergies."""
     found = {
         clean(row["long_title"]): row
         for row in view["diagnoses_icd_labeled"]
-        if re.match(
-            "allergy status|personal history of allergy", row.get("long_title", ""), re.IGNORECASE
-        )
+        if ALLERGY.match(row.get("long_title", ""))
     }
-    return [Item(title, title, (("diagnoses_icd", row),)) for title, row in found.items()] or [
-        Item(NOT_SAID)
-    ]
+    items = [Item(title, (("diagnoses_icd", row),), title) for title, row in found.items()]
+    return items or [Item(NOT_SAID)]

@@ -1,7 +1,13 @@
 """Vital signs from chartevents, omr and the emergency department."""
 
-# The bedside vital signs by the itemids and the plausible ranges of mimic-code's concept `vitalsign`
-# (github.com/MIT-LCP/mimic-code, concepts/measurement/vitalsign.sql): itemid -> (kind, above, below).
+from datetime import datetime
+from typing import NamedTuple
+
+from mimic_qlora.chart.rows import Record, TableRow
+
+# Itemids and plausible ranges of the bedside vital signs, from mimic-code's concept `vitalsign`
+# (github.com/MIT-LCP/mimic-code, concepts/measurement/vitalsign.sql):
+# itemid -> (kind, above, below).
 VITALS = {
     220045: ("heart rate", 0, 300),
     **dict.fromkeys((220179, 220050, 225309), ("systolic", 0, 400)),
@@ -11,11 +17,12 @@ VITALS = {
     223762: ("celsius", 10, 50),
     220277: ("oxygen saturation", 0, 100.01),
 }
+# systolic itemid -> diastolic itemid of the same cuff or line
 DIASTOLIC = {
     220179: 220180,
     220050: 220051,
     225309: 225310,
-}  # by the systolic itemid of the same cuff or line
+}
 ED_VITALS = {
     "heartrate": 220045,
     "resprate": 220210,
@@ -26,39 +33,64 @@ ED_VITALS = {
 }
 
 
-def vitals(view: dict) -> list:
-    """The bedside vital signs as (kind, time, text, (table, row) ...), those of intensive care and of emergency visits.
+class Reading(NamedTuple):
+    """One measurement: its kind, time, value and unit as written after the value, and its rows."""
 
-    A value outside the plausible range of its kind is left out, and so is a systolic pressure without its diastolic.
-    Temperatures are told in Fahrenheit.
+    kind: str
+    when: datetime
+    value: str
+    unit: str
+    rows: tuple[TableRow, ...]
+
+
+class _Raw(NamedTuple):
+    """One number as it was charted."""
+
+    itemid: int
+    when: datetime
+    value: float
+    row: TableRow
+
+
+def vitals(view: Record) -> list[Reading]:
+    """Return the bedside vital signs of intensive care and of emergency visits.
+
+    A value outside the plausible range of its kind is left out, and so is a systolic pressure
+    without its diastolic. Temperatures are given in Fahrenheit.
     """
-    charted = [
-        row
+    raw = [r for r in _charted(view) if VITALS[r.itemid][1] < r.value < VITALS[r.itemid][2]]
+    # a pressure's two numbers share their time and their table
+    by_place = {(r.itemid, r.when, r.row[0]): r for r in raw}
+    readings = []
+    for itemid, when, value, row in raw:
+        kind = VITALS[itemid][0]
+        if kind == "systolic":
+            below = by_place.get((DIASTOLIC[itemid], when, row[0]))
+            if below:
+                rows = (row,) if row[1] is below.row[1] else (row, below.row)
+                pressure = f"{value:g}/{below.value:g}"
+                readings.append(Reading("blood pressure", when, pressure, "", rows))
+        elif kind in ("fahrenheit", "celsius"):
+            degrees = value if kind == "fahrenheit" else round(value * 9 / 5 + 32, 1)
+            readings.append(Reading("temperature", when, f"{degrees:g}", " F", (row,)))
+        elif kind != "diastolic":
+            unit = "%" if kind == "oxygen saturation" else "/min"
+            readings.append(Reading(kind, when, f"{value:g}", unit, (row,)))
+    return readings
+
+
+def _charted(view: Record) -> list[_Raw]:
+    """Return the numbers of chartevents, then those of the emergency department."""
+    found = [
+        _Raw(row["itemid"], row["charttime"], row["valuenum"], ("chartevents", row))
         for row in view.get("chartevents", ())
         if row.get("itemid") in VITALS and "valuenum" in row
     ]
-    readings = [
-        (row["itemid"], row["charttime"], row["valuenum"], ("chartevents", row)) for row in charted
-    ]
     for row in view.get("vitalsign", ()):
-        here = (row["charttime"], ("vitalsign", row))
-        readings += [
-            (item, here[0], row[column], here[1])
-            for column, item in ED_VITALS.items()
+        table_row = ("vitalsign", row)
+        found += [
+            _Raw(itemid, row["charttime"], row[column], table_row)
+            for column, itemid in ED_VITALS.items()
             if column in row
         ]
-    readings = [r for r in readings if VITALS[r[0]][1] < r[2] < VITALS[r[0]][2]]
-    lower = {(itemid, when, cited[0]): (value, cited) for itemid, when, value, cited in readings}
-    found = []
-    for itemid, when, value, cited in readings:
-        kind = VITALS[itemid][0]
-        if kind == "systolic" and (below := lower.get((DIASTOLIC[itemid], when, cited[0]))):
-            rows = (cited,) if cited[1] is below[1][1] else (cited, below[1])
-            found.append(("blood pressure", when, f"{value:g}/{below[0]:g}", *rows))
-        elif kind in ("fahrenheit", "celsius"):
-            value = value if kind == "fahrenheit" else round(value * 9 / 5 + 32, 1)
-            found.append(("temperature", when, f"{value:g} F", cited))
-        elif kind not in ("systolic", "diastolic"):
-            unit = "%" if kind == "oxygen saturation" else "/min"
-            found.append((kind, when, f"{value:g}{unit}", cited))
     return found

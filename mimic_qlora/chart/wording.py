@@ -1,9 +1,10 @@
-"""Chart values in plain words."""
+"""Word the values of a chart."""
 
 import re
 from datetime import datetime
 from functools import lru_cache
 
+from mimic_qlora.chart.rows import Row
 from mimic_qlora.display import text as terminal
 
 ROUTES = {
@@ -46,7 +47,7 @@ ADMISSIONS = {
 }
 PLACES = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}
 SEXES = {"F": "female", "M": "male"}
-# What omr and the bedside call a measurement, in our words; the others of omr are rare.
+# Measurements of omr in our words; all others in omr are rare.
 MEASURED = {
     "Blood Pressure": "blood pressure",
     "Weight (Lbs)": "weight in pounds",
@@ -55,35 +56,41 @@ MEASURED = {
 }
 # Carriers and line care, not medicines that a patient would ask about.
 NOT_A_MEDICINE = re.compile(
-    r"flush|^sodium chloride 0|^0\.9% sodium|sterile water|^dextrose 5%|^d5|^d10|^lactated|^iso-osmotic|^syringe|^bag\b"
-    r"|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|cassette|dwell|^prismasate|machine priming|catheter clearance",
+    r"flush|^sodium chloride 0|^0\.9% sodium|sterile water|^dextrose 5%|^d5|^d10|^lactated"
+    r"|^iso-osmotic|^syringe|^bag\b|^vial\b|^sw$|^ns\b|isotonic|diluent|^\.|cassette|dwell"
+    r"|^prismasate|machine priming|catheter clearance",
     re.IGNORECASE,
 )
-CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)")  # where one begins or ends
+# The beginning or the end of a control token.
+CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)")
+UNKNOWN = "unknown"
+OVER_89 = "over 89"  # MIMIC-IV tells no age above
 NOT_SAID = "the record does not say"
+NOT_CODED = "none coded"
 NONE = "none on record"
 
 
 @lru_cache(maxsize=50_000)  # the names of labs and drugs come again and again
 def clean(text: str, most: int = 240) -> str:
-    """Text of a record as one line that cannot speak to a terminal, nor pose as a control token or a second entry.
+    """Return a record's text as one line of at most `most` characters.
 
-    It is cut to `most` characters: no title of MIMIC-IV is as long, and one odd cell is not to fill a context.
+    It cannot speak to a terminal, nor pose as a control token or as a second entry. No title of
+    MIMIC-IV is as long as `most`, and one odd cell is not to fill a context.
     """
     text, before = terminal.folded(str(text)).replace(";", ","), None
-    while text != before:  # what is left when a token is cut may be a token again
+    while text != before:  # the rest of a token that was cut may be a token again
         before, text = text, CONTROL_TOKEN.sub("", text)
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def word(text: str) -> str:
-    """What stands for one of a few choices, such as how a stay began: cut where it cannot be one."""
+    """Return one of a few choices, such as how a stay began, cut where it cannot be one."""
     return clean(text, 40)
 
 
 def ago(when: datetime, as_of: datetime) -> str:
-    """How long ago in whole days, months or years; what was the evening before is not "today"."""
+    """Return how long ago in whole days, months or years; the evening before is not "today"."""
     days = (as_of - when).days
     if days < 1:
         return "today" if when.date() == as_of.date() else "1 day ago"
@@ -92,21 +99,25 @@ def ago(when: datetime, as_of: datetime) -> str:
     return f"{days // 30} months ago" if days < 730 else f"{days // 365} years ago"
 
 
-def since(row: dict, column: str, as_of: datetime) -> str:
-    return ago(row[column], as_of)
+def count(n: int, noun: str) -> str:
+    """Return the noun as it follows a number."""
+    return noun if n == 1 else f"{noun}s"
 
 
-def route_words(row: dict) -> str:
+def route_words(row: Row) -> str:
+    """Return the route of an order in words, "" where none is given."""
     route = row.get("route", "").strip().upper()
     return ROUTES.get(route, word(route).lower())
 
 
-def lab_value(row: dict) -> str:
-    return f"{row['valuenum']:g} {word(row.get('valueuom', ''))}".strip()
+def lab_unit(row: Row) -> str:
+    """Return a lab's unit with the blank before it; "" where it has none."""
+    unit = word(row.get("valueuom", ""))
+    return f" {unit}" if unit else ""
 
 
-def lab_note(row: dict) -> str:
-    """ "low" or "high" by the row's own reference range, "abnormal" where only its flag says so, else nothing."""
+def lab_note(row: Row) -> str:
+    """Return "low" or "high" by the row's own range, "abnormal" by its flag alone, else ""."""
     if row["valuenum"] < row.get("ref_range_lower", row["valuenum"]):
         return "low"
     if row["valuenum"] > row.get("ref_range_upper", row["valuenum"]):

@@ -5,16 +5,20 @@ A new kind is a class here and a line in `Condition`.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Discriminator, Field, StrictInt, StrictStr, Tag, model_validator
 
 from mimic_qlora.clinical.fields import CodePrefix, Model, Number, Text
 
+
 # {"phenotypes": ids, "drug_classes": ids ordered during the last stay, "labs": {itemid: (latest
 # value or None, unit or None, days ago)}, "age": years or None, "sex": "F", "M" or None,
 # "procedures": [(icd_code, icd_version, days ago)]}
-Facts = Mapping[str, Any]
+class Facts(Protocol):
+    """The facts of a chart by the names above."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class Names(NamedTuple):

@@ -4,16 +4,21 @@ It reads the records as text. A statement that only a later cell supports is a l
 unfounded. What the chart supports is said in claims.py.
 """
 
-import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
+from tqdm import tqdm
+
+from mimic_qlora.chart.columns import Citation
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.codes import phenotypes_of
-from mimic_qlora.prompts import audit_chart
-from mimic_qlora.step.storage import read_manifest
+from mimic_qlora.prompts import audit_chart, record_files
+from mimic_qlora.prompts.record_files import PromptRecord
+from mimic_qlora.step.storage import verified_manifest
 from mimic_qlora.subjects import reader
 
 CHECKS = {
@@ -29,51 +34,58 @@ NOTHING = ("none on record", "none coded", "the record does not say", "unknown")
 WAS = re.compile(r"(?:, | \()was ([^)]*)\)")
 
 
-def of_storage(store: Path) -> dict:
-    """Audit all records of `prompts/`: {"counts": how much was checked, "faults": {check: [where]}}.
+class Fault(NamedTuple):
+    """A fault of a record: the check that it fails, and the section or the task where."""
 
-    Raises UserError when `prompts/` is missing or was made from an older `subjects/`.
+    check: str  # of CHECKS
+    where: str
+
+
+class Audit(NamedTuple):
+    """The result of an audit: how much was checked, and where each check found faults."""
+
+    counts: dict[str, int]
+    faults: dict[str, list[str]]
+
+
+def of_storage(store: Path) -> Audit:
+    """Audit all records of `prompts/`.
+
+    Raises UserError when `prompts/` is missing, cannot be read, or was made from an older
+    `subjects/`.
     """
-    from tqdm import tqdm
-
-    read_manifest(store, "prompts")
-    split, labs = reader.split_of(store), _lab_names(store)
-    counts, faults, splits_of, by_subject = Counter(), {name: [] for name in CHECKS}, {}, {}
+    verified_manifest(store, "prompts")
+    split, labs, folder = reader.split_of(store), _lab_names(store), store / "prompts"
+    faults: dict[str, list[str]] = {name: [] for name in CHECKS}
+    splits_of: dict[int, set[str]] = {}
+    places: dict[int, list[tuple[str, int, int]]] = {}
     for name in ("train", "validation", "test"):
-        with open(store / "prompts" / f"{name}.jsonl", "rb") as file:
-            offset = 0
-            for number, line in enumerate(file, 1):
-                made, where = json.loads(line), f"{name}.jsonl line {number}"
-                subject_id = made["subject_id"]
-                splits_of.setdefault(subject_id, set()).add(name)
-                if (
-                    not split.get(subject_id) == name == made["split"]
-                    or len(splits_of[subject_id]) > 1
-                ):
-                    faults["split"].append(where)
-                by_subject.setdefault(subject_id, []).append((name, where, offset))
-                offset += len(line)
-    for subject_id, places in tqdm(sorted(by_subject.items()), "patients audited", disable=None):
+        for number, (offset, record) in enumerate(
+            record_files.read_located(folder / record_files.file_name(name)), 1
+        ):
+            subject_id = record.subject_id
+            splits_of.setdefault(subject_id, set()).add(name)
+            right = split.get(subject_id) == name == record.split
+            if not right or len(splits_of[subject_id]) > 1:
+                faults["split"].append(f"{name}.jsonl line {number}")
+            places.setdefault(subject_id, []).append((name, number, offset))
+    counts = Counter[str]()
+    for subject_id, found in tqdm(sorted(places.items()), "patients audited", disable=None):
         rows = reader.raw_record(store, subject_id)
-        for name, where, offset in places:
-            with open(store / "prompts" / f"{name}.jsonl", "rb") as file:
-                file.seek(offset)
-                made = json.loads(file.readline())
-            n, found = of_record(
-                made, audit_chart.Chart(rows, labs, datetime.fromisoformat(made["as_of"]))
-            )
-            counts.update({"records": 1, "statements": n, "cited rows": len(made["evidence"])})
-            for check, what in found:
-                faults[check].append(f"{where}, {what}")
-    counts["patients"] = len(by_subject)
-    return {"counts": dict(counts), "faults": faults}
+        for name, number, offset in found:
+            record = record_files.read_at(folder / record_files.file_name(name), offset)
+            n, wrong = of_record(record, audit_chart.Chart(rows, labs, record.as_of))
+            counts.update({"records": 1, "statements": n, "cited rows": len(record.evidence)})
+            for check, where in wrong:
+                faults[check].append(f"{name}.jsonl line {number}, {where}")
+    counts["patients"] = len(places)
+    return Audit(dict(counts), faults)
 
 
-def of_record(made: dict, chart: audit_chart.Chart) -> tuple:
-    """How many statements the context of one record makes, and its faults as (check, where in it)."""
-    text, _, question = made["messages"][1]["content"].rpartition("\n\nQuestion\n")
+def of_record(record: PromptRecord, chart: audit_chart.Chart) -> tuple[int, list[Fault]]:
+    """Return how many statements the context of one record makes, and its faults."""
     faults, n = [], 0
-    for line in text.splitlines()[1:]:
+    for line in record.context.splitlines()[1:]:
         section, _, said = line.removeprefix("- ").partition(": ")
         support, values = {}, {}
         for statement, table, row, *reading in audit_chart.SECTIONS[section](chart):
@@ -87,19 +99,19 @@ def of_record(made: dict, chart: audit_chart.Chart) -> tuple:
             rows = support.get(bare, [])
             known = [one for one in rows if chart.known(one[0], one[1])]
             if not known:
-                faults.append(("ahead" if rows else "unfounded", section))
+                faults.append(Fault("ahead" if rows else "unfounded", section))
             elif was and not any(
                 time < then
                 for table, _, (item, then, _) in known
                 for time in values.get((table, item, was[1]), ())
             ):
-                faults.append(("unfounded", section))
+                faults.append(Fault("unfounded", section))
     gold = {
         "guidance": _guidance_faults,
         "chart_qa": _chart_qa_faults,
         "diagnoses": _diagnoses_faults,
-    }[made["task"]]
-    return n, faults + [(check, made["task"]) for check in gold(made, chart, text, question)]
+    }[record.task]
+    return n, faults + [Fault(check, record.task) for check in gold(record, chart)]
 
 
 def _statements(section: str, said: str) -> list:
@@ -118,15 +130,15 @@ def _statements(section: str, said: str) -> list:
     ]
 
 
-def _guidance_faults(made: dict, chart: audit_chart.Chart, text: str, question: str):
+def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:
     content = clinical.load()
     symptom, cautions = (
-        content.symptoms[made["symptom"]],
-        [content.cautions[c] for c in made["cautions"]],
+        content.symptoms[record.symptom],
+        [content.cautions[c] for c in record.cautions],
     )
-    answer = made["messages"][2]["content"]
+    answer = record.answer
     held_out = [p for s in content.symptoms.values() if s.held_out for p in s.phrasings]
-    if symptom.held_out or question in held_out:
+    if symptom.held_out or record.question in held_out:
         yield "held_out"
     if any(c.held_out and (c in cautions or c.say in answer) for c in content.cautions.values()):
         yield "held_out"
@@ -136,74 +148,76 @@ def _guidance_faults(made: dict, chart: audit_chart.Chart, text: str, question: 
         *clinical.SECTIONS.values(),
         "",
     }
-    cited = {row["for"] for row in made["evidence"]} == {*made["cautions"]}
+    cited = {row.reason for row in record.evidence} == {*record.cautions}
     if not (
         lines <= may_say
         and cited
         and all(c.say in lines for c in cautions)
-        and _all_known(made, chart)
+        and _all_known(record, chart)
     ):
         yield "gold"
-    if not all(_is_shown(row, chart, text) for row in made["evidence"]):
+    if not all(_is_shown(row, chart, record.context) for row in record.evidence):
         yield "gold"
 
 
-def _chart_qa_faults(made: dict, chart: audit_chart.Chart, text: str, question: str):
-    answer = made["messages"][2]["content"]
-    items = [item for line in text.splitlines() for item in line.partition(": ")[2].split("; ")]
-    named = re.search(r'"(.+)" among|list "(.+)"|^Was (.+) ordered', question)
+def _chart_qa_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:
+    answer = record.answer
+    items = [
+        item for line in record.context.splitlines() for item in line.partition(": ")[2].split("; ")
+    ]
+    named = re.search(r'"(.+)" among|list "(.+)"|^Was (.+) ordered', record.question)
     if named:
         name = next(filter(None, named.groups()))
         borne_out = any(i == name or i.startswith(f"{name} (") for i in items) == (answer == "yes")
     elif answer.startswith("it "):
-        now, then = (float(_cells(cited)["valuenum"]) for cited in made["evidence"])
+        now, then = (float(_cells(cited)["valuenum"]) for cited in record.evidence)
         borne_out = answer == (
             "it rose" if now > then else "it fell" if now < then else "it stayed the same"
         )
     else:
-        borne_out = answer == NOT_SAID or answer in text
-    if not borne_out or not _all_known(made, chart):
+        borne_out = answer == NOT_SAID or answer in record.context
+    if not borne_out or not _all_known(record, chart):
         yield "gold"
 
 
-def _diagnoses_faults(made: dict, chart: audit_chart.Chart, text: str, question: str):
+def _diagnoses_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:
     catalogue = clinical.load().phenotypes
-    rows = [row for row in chart.all("diagnoses_icd") if row.get("hadm_id") == made["hadm_id"]]
+    rows = [row for row in chart.all("diagnoses_icd") if row.get("hadm_id") == record.hadm_id]
     if any(chart.known("diagnoses_icd", row) for row in rows):
         yield "target"
     codes = [(row["icd_code"], int(row["icd_version"])) for row in rows]
     codes = [(c, v) for c, v in codes if not c.startswith(("E", "V") if v == 9 else tuple("VWXYZ"))]
     due = {catalogue[p].name for p in phenotypes_of(codes) if catalogue[p].kind != "status"}
-    lines = made["messages"][2]["content"].splitlines()
+    lines = record.answer.splitlines()
     said = {name for line in lines for name in line.partition(": ")[2].split("; ")} - {"none"}
-    if said != due or not all(_found(cited, chart) for cited in made["evidence"]):
+    if said != due or not all(_found(cited, chart) for cited in record.evidence):
         yield "gold"
 
 
-def _is_shown(cited: dict, chart: audit_chart.Chart, text: str) -> bool:
+def _is_shown(cited: Citation, chart: audit_chart.Chart, text: str) -> bool:
     """Whether the context tells of a cited row, so that a reader of it can know the reason for a caution."""
     row = _found(cited, chart)
     if row is None:
         return False
-    if cited["table"] == "diagnoses_icd":
+    if cited.table == "diagnoses_icd":
         catalogue = clinical.load().phenotypes
         names = phenotypes_of([(row["icd_code"], row["icd_version"])])
         return any(catalogue[name].name in text for name in names)
     told = {"prescriptions": "drug", "procedures_icd": "long_title", "labevents": "valuenum"}
-    value = row.get(told.get(cited["table"]), "- Age: ")
+    value = row.get(told.get(cited.table), "- Age: ")
     return (audit_chart.number(value) or audit_chart.plain(value)) in text
 
 
-def _all_known(made: dict, chart: audit_chart.Chart) -> bool:
-    rows = [(cited["table"], _found(cited, chart)) for cited in made["evidence"]]
+def _all_known(record: PromptRecord, chart: audit_chart.Chart) -> bool:
+    rows = [(cited.table, _found(cited, chart)) for cited in record.evidence]
     return all(row is not None and chart.known(table, row) for table, row in rows)
 
 
-def _cells(cited: dict) -> dict:
-    return dict(cell.split("=", 1) for cell in cited["cells"])
+def _cells(cited: Citation) -> dict:
+    return dict(cell.split("=", 1) for cell in cited.cells)
 
 
-def _found(cited: dict, chart: audit_chart.Chart) -> dict | None:
+def _found(cited: Citation, chart: audit_chart.Chart) -> dict | None:
     """The raw row that a citation names, with every cited cell as it says."""
     cells = _cells(cited)
 
@@ -220,7 +234,7 @@ def _found(cited: dict, chart: audit_chart.Chart) -> dict | None:
     return next(
         (
             r
-            for r in chart.all(cited["table"])
+            for r in chart.all(cited.table)
             if all(same(r.get(c), told) for c, told in cells.items())
         ),
         None,
@@ -244,12 +258,12 @@ def _lab_names(store: Path) -> dict:
     return found
 
 
-def report(found: dict) -> int:
+def report(found: Audit) -> int:
     """Print the audit as a table; the exit code: 0 when there is no fault, else 1."""
-    print("\nAudited: " + ", ".join(f"{n:,} {what}" for what, n in found["counts"].items()))
+    print("\nAudited: " + ", ".join(f"{n:,} {what}" for what, n in found.counts.items()))
     for check, what in CHECKS.items():
-        print(f"  {len(found['faults'][check]):>8,}  {what}")
-    for check, places in found["faults"].items():
+        print(f"  {len(found.faults[check]):>8,}  {what}")
+    for check, places in found.faults.items():
         for place in places[:5]:
             print(f"fault ({check}): {place}")
-    return int(any(found["faults"].values()))
+    return int(any(found.faults.values()))

@@ -1,47 +1,97 @@
 """Build the prompt records of all patients."""
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
+from mimic_qlora.chart import context
+from mimic_qlora.chart.context_settings import ContextSettings
+from mimic_qlora.features import columns_file
+from mimic_qlora.llm import chat
+from mimic_qlora.prompts import card, cohort, dataset, records
+from mimic_qlora.prompts.dataset import Counts, Person
+from mimic_qlora.prompts.record_files import PromptRecord
+from mimic_qlora.prompts.records import Groups, PromptMaker
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import reader
+from mimic_qlora.subjects.manifest import data_line, subjects_manifest
 
 
-def make_records(store: Path, folder: Path, shared: dict, args, count_tokens) -> dict:
-    """Write the records of every patient of the cohort, by split, and count what was made and who was left out."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class PromptSettings:
+    """The settings of step 4 that tell one output from another, as the manifest holds them."""
 
-    from mimic_qlora.chart import context
-    from mimic_qlora.prompts import cohort, dataset
-    from mimic_qlora.prompts import records as prompts
-    from mimic_qlora.subjects import reader
+    tasks: list[str]
+    pairs_per_subject: int  # records of each task per patient
+    max_total: int | None  # records over all splits
+    token_budget: int  # tokens of a context
+    landmark_hours: float  # hours after arrival at which diagnoses are asked for
+    seed: int
+    model: str  # name of the model whose tokenizer counts the tokens
 
-    found = cohort.cohort(store, args.tasks, args.pairs_per_subject, args.seed, args.landmark_hours)
-    slots = cohort.chosen(found.slots, args.max_total, args.seed)
-    split, labels, cut = reader.split_of(store), context.lab_labels(store), Counter()
 
-    def made():
-        for record in tqdm(prompts.records(store, slots), "patients", len(slots), disable=None):
-            subject_id = record["subject_id"]
-            years = found.year_groups[subject_id]
-            groups = {
-                "split": split[subject_id],
-                "anchor_year_group": years,
-                "temporal_split": "test" if years and years == found.latest else "train",
-            }
-            for one in prompts.of_patient(
-                record, slots[subject_id], shared, labels, count_tokens, cut
-            ):
-                yield one | groups
+def make_prompts(
+    store: Path, folder: Path, settings: PromptSettings, model: Path, system_prompt: str
+) -> Counts:
+    """Write a run's records, its card and the settings that later steps share, into a folder."""
+    tokenizer = chat.load_tokenizer(model)
+    shared = ContextSettings(
+        system_prompt=system_prompt,
+        system_prompts=records.system_prompts(system_prompt),
+        token_budget=settings.token_budget,
+        landmark_hours=settings.landmark_hours,
+        dropped_columns=columns_file.least_important(store),
+        seed=settings.seed,
+        tokenizer=settings.model,
+        model=settings.model,
+        template_sha256=chat.template_sha256(tokenizer),
+    )
+    shared.write(folder)
+    maker = PromptMaker(shared, context.lab_labels(store), chat.token_counter(tokenizer))
+    counts = make_records(store, folder, settings, maker)
+    about_data = data_line(subjects_manifest(store)["source"], with_folder=False)
+    readme = card.card(about_data, shared, counts)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+    return counts
+
+
+def make_records(store: Path, folder: Path, settings: PromptSettings, maker: PromptMaker) -> Counts:
+    """Write the records of every patient of the cohort, by split.
+
+    Raises UserError when there is no training record.
+    """
+    s = settings
+    found = cohort.find(store, s.tasks, s.pairs_per_subject, s.seed, s.landmark_hours)
+    slots = cohort.chosen(found.slots, s.max_total, s.seed)
+    split = reader.split_of(store)
+    cut = Counter[str]()
+
+    def made() -> Iterator[tuple[PromptRecord, Person]]:
+        patients = records.patients(store, slots)
+        for patient in tqdm(patients, "patients", len(slots), disable=None):
+            subject_id = patient["subject_id"]
+            groups = Groups(
+                split[subject_id], found.year_groups[subject_id], found.temporal_split(subject_id)
+            )
+            prompts = maker.prompts(patient, slots[subject_id], groups)
+            for built in prompts.contexts:
+                cut.update(built.cuts.keys())
+            yield from prompts.records
 
     counts = dataset.write(folder, made())
-    if not counts["splits"].get("train"):
+    if not counts.splits.get("train"):
         raise UserError(
-            "no training prompt could be made: no patient has a coded stay that a question could be asked about"
+            "no training prompt could be made: "
+            "no patient has a coded stay that a question could be asked about"
         )
-    places = sum(map(len, slots.values()))
-    return counts | {
-        "cohort": found.counts,
-        "without_gold": places - sum(counts["splits"].values()) - counts["near_duplicates"],
-        "cut": dict(sorted(cut.items())),
-        "latest_years": found.latest,
-    }
+    n_slots = sum(map(len, slots.values()))
+    return Counts(
+        **asdict(counts),
+        cohort=found.counts,
+        without_gold=n_slots - sum(counts.splits.values()) - counts.near_duplicates,
+        cut=dict(sorted(cut.items())),
+        latest_years=found.latest,
+    )

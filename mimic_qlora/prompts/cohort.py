@@ -1,19 +1,23 @@
-"""Who is asked what and when."""
+"""The cohort: which patients are asked what and when."""
 
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from mimic_qlora.chart import columns, prediction_times
-from mimic_qlora.prompts.records import TASKS
+from mimic_qlora.chart.prediction_times import Moment
 from mimic_qlora.step import seeded
 from mimic_qlora.subjects import reader
 
+# Each task with its share when --max-total allows fewer records than there are.
+SHARES = {"guidance": 2, "chart_qa": 1, "diagnoses": 1}
 WHO_AND_WHEN = {
     "patients": ("dod", "anchor_year_group"),
     "admissions": columns.WANTED["admissions"],
     "diagnoses_icd_labeled": ("hadm_id",),
 }
+NO_STAY = "left out: no coded stay"
+CODED = "with a coded stay"
 
 
 class Slot(NamedTuple):
@@ -22,80 +26,80 @@ class Slot(NamedTuple):
     task: str
     subject_id: int
     n: int
-    moment: prediction_times.Moment
+    moment: Moment
 
 
 class Cohort(NamedTuple):
-    """Who can be asked: the slots of each task, who was left out and why, and the patients of the latest years."""
+    """The patients who can be asked, and how many were left out."""
 
-    slots: dict  # task -> [Slot]
-    counts: dict  # reason -> patients
-    year_groups: dict  # subject_id -> anchor_year_group, "" where there is none
+    slots: dict[str, list[Slot]]  # by task
+    counts: dict[str, int]  # reason -> patients
+    year_groups: dict[int, str]  # subject_id -> anchor_year_group, "" where there is none
     latest: str  # the anchor_year_group that is held out in time; "" when there are not two
 
+    def temporal_split(self, subject_id: int) -> str:
+        """Return the split by time: "test" for the patients of the latest years."""
+        years = self.year_groups[subject_id]
+        return "test" if years and years == self.latest else "train"
 
-def cohort(store: Path, tasks: list, per_subject: int, seed: int, hours: float) -> Cohort:
-    """Walk through all patients for who can be asked what and when.
 
-    Guidance stands after a live discharge to home; diagnoses at the landmarks of the newest coded stays; chart QA where
-    guidance stands, else at the newest landmark.
+def find(store: Path, tasks: list[str], per_subject: int, seed: int, hours: float) -> Cohort:
+    """Walk through all patients and find who can be asked what and when.
+
+    Guidance stands after a live discharge to home; diagnoses at the landmarks of the newest coded
+    stays; chart questions where guidance stands, else at the newest landmark.
     """
-    slots, groups = {task: [] for task in tasks}, {}
-    counts = Counter({"with a coded stay": 0, "left out: no coded stay": 0})
+    reasons = {
+        "guidance": "no live discharge to home that a question could follow",
+        "diagnoses": f"every coded stay ended within {hours:g} hours of arrival",
+        "chart_qa": "neither of these times",
+    }
+    slots: dict[str, list[Slot]] = {task: [] for task in tasks}
+    groups: dict[int, str] = {}
+    n_coded, n_not_coded, left_out = 0, 0, Counter[str]()
     for record in reader.records(store, WHO_AND_WHEN):
         if not record["diagnoses_icd_labeled"]:
-            counts["left out: no coded stay"] += 1
+            n_not_coded += 1
             continue
+        n_coded += 1
         subject_id = record["subject_id"]
         groups[subject_id] = next((p.get("anchor_year_group", "") for p in record["patients"]), "")
-        home, early = prediction_times.of(record, seed), prediction_times.landmarks(record, hours)
-        counts["with a coded stay"] += 1
-        counts[
-            "left out of guidance: no live discharge to home that a question could follow"
-        ] += not home
-        counts[
-            f"left out of diagnoses: every coded stay ended within {hours:g} hours of arrival"
-        ] += not early
-        counts["left out of chart_qa: neither of these times"] += not (home or early)
+        home = prediction_times.after_discharge(record, seed)
+        early = prediction_times.landmarks(record, hours)
         when = {
             "guidance": home[-1:] * per_subject,
             "chart_qa": (home or early)[-1:] * per_subject,
             "diagnoses": early[::-1][:per_subject],
         }
+        left_out.update(task for task, moments in when.items() if not moments)
         for task in tasks:
             slots[task] += [
                 Slot(task, subject_id, n, moment) for n, moment in enumerate(when[task])
             ]
-    years = sorted({group for group in groups.values() if group})
-    wanted = {
-        reason: n
-        for reason, n in counts.items()
-        if not reason.startswith("left out of") or _about(reason) in tasks
-    }
-    return Cohort(slots, wanted, groups, years[-1] if len(years) > 1 else "")
-
-
-def _about(reason: str) -> str:
-    return reason.removeprefix("left out of ").split(":")[0]
-
-
-def chosen(slots: dict, most: int | None, seed: int) -> dict:
-    """subject_id -> its Slots: all, or `most` of them over all tasks.
-
-    A limit takes whole rounds of patients in random order, so that it neither prefers nor splits neighbours, and of
-    each task its share.
-    """
-    placed = []
-    for task, found in slots.items():
-        rank = {
-            s: i
-            for i, s in enumerate(
-                seeded.order({slot.subject_id for slot in found}, f"prompts:{task}", seed)
-            )
+    counts = {CODED: n_coded, NO_STAY: n_not_coded}
+    if n_coded:
+        counts |= {
+            f"left out of {task}: {reason}": left_out[task]
+            for task, reason in reasons.items()
+            if task in tasks
         }
+    years = sorted({group for group in groups.values() if group})
+    return Cohort(slots, counts, groups, years[-1] if len(years) > 1 else "")
+
+
+def chosen(slots: dict[str, list[Slot]], most: int | None, seed: int) -> dict[int, list[Slot]]:
+    """Return subject_id -> its slots: all, or `most` of them over all tasks.
+
+    A limit takes whole rounds of patients in random order, so that it neither prefers nor splits
+    neighbours, and of each task its share.
+    """
+    placed: list[tuple[float, str, Slot]] = []
+    for task, found in slots.items():
+        people = {slot.subject_id for slot in found}
+        rank = {s: i for i, s in enumerate(seeded.order(people, f"prompts:{task}", seed))}
         found = sorted(found, key=lambda slot: (slot.n, rank[slot.subject_id]))
-        placed += [((i + 0.5) / TASKS[task], task, slot) for i, slot in enumerate(found)]
-    by_subject = {}
+        placed += [((i + 0.5) / SHARES[task], task, slot) for i, slot in enumerate(found)]
+    by_subject: dict[int, list[Slot]] = {}
     for _, _, slot in sorted(placed, key=lambda one: one[:2])[:most]:
         by_subject.setdefault(slot.subject_id, []).append(slot)
     return by_subject

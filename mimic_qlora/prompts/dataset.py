@@ -1,109 +1,149 @@
-"""The records as files: one JSONL a split without near-duplicates, counted, and the card that says what they are."""
+"""Write the records as files, without near-duplicates, and count what they hold."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
+import numpy as np
+
+from mimic_qlora.chart.wording import SEXES
 from mimic_qlora.prompts import near_duplicates
-from mimic_qlora.subjects import patients
-from mimic_qlora.tasks import guidance
+from mimic_qlora.prompts.record_files import Drafts, Place, PromptRecord
+from mimic_qlora.tasks import chart_qa, guidance
 
-TALLIES = (
-    "splits",
-    "tasks",
-    "temporal_splits",
-    "symptoms",
-    "kinds",
-    "cautions",
-    "sexes",
-    "ages",
-    "answers",
-)
-TASKS = {  # what the card says of each
-    "guidance": """a lay symptom question some days after a live discharge to home; the answer is put together from the
-  clinical content files, of which {reviewed}.""",
-    "chart_qa": """a question with one verifiable answer in the context, or with none: "The record does not say".""",
-    "diagnoses": """the conditions that a stay was later coded with, asked {hours} hours after arrival. Codes are made
-  for billing, and their order is no rank of truth; MIMIC-IV has no present-on-admission flag; codes of external causes
-  and of histories are left out.""",
-}
+SILENT = "the record does not say"  # the group of answers that find nothing on record
 
 
-def parts(made: dict) -> tuple:
-    """What a record asks (for near-duplicates), and its context."""
-    text, _, question = made["messages"][1]["content"].rpartition("\n\nQuestion\n")
-    return f"{made['task']} {made['symptom'] or question}", text
+class Person(NamedTuple):
+    """The age in years and the sex ("F" or "M") of a patient at a time; None where unknown."""
+
+    age: int | None
+    sex: str | None
 
 
-def write(folder: Path, records: Iterable[dict]) -> dict:
-    """Write each record into its split's file, leave out near-duplicates of earlier ones, and count what stays.
+class Lengths(NamedTuple):
+    """Numbers of words."""
 
-    Returns counts by name; in memory are 150 bytes a record. Writes train.jsonl, validation.jsonl and test.jsonl.
-    """
-    import orjson
+    least: int
+    median: float
+    most: int
 
-    drafts = {name: folder / f".{name}.jsonl" for name in patients.SHARES}
-    signatures, places = [], []
-    with ExitStack() as stack:
-        files = {name: stack.enter_context(open(path, "wb+")) for name, path in drafts.items()}
-        for made in records:
-            file = files[made["split"]]
-            places.append((made["split"], file.tell()))
-            signatures.append(near_duplicates.signature(*parts(made)))
-            file.write(orjson.dumps(made) + b"\n")
+    @classmethod
+    def of(cls, words: list[int]) -> "Lengths":
+        return cls(min(words), median(words), max(words)) if words else cls(0, 0, 0)
 
-        def prompt(number):
-            name, offset = places[number]
-            end = files[name].tell()
-            files[name].seek(offset)
-            line = files[name].readline()
-            files[name].seek(end)
-            return parts(orjson.loads(line))
 
-        left_out = near_duplicates.later_ones(signatures, prompt)
-    gone = {places[number] for number in left_out}
-    tallies = {name: Counter() for name in TALLIES}
-    lengths = {"context": [], "answer": []}
-    for name, path in drafts.items():
-        with open(path, "rb") as draft, open(folder / f"{name}.jsonl", "wb") as final:
-            offset = 0
-            for line in draft:
-                if (name, offset) not in gone:
-                    final.write(line)
-                    _count(orjson.loads(line), tallies, lengths)
-                offset += len(line)
-        path.unlink()
-    counts = {name: dict(sorted(tally.items())) for name, tally in tallies.items()}
-    counts["near_duplicates"] = len(gone)
-    counts["words"] = {
-        part: {
-            "least": min(n, default=0),
-            "median": median(n) if n else 0,
-            "most": max(n, default=0),
+@dataclass(frozen=True)
+class FileCounts:
+    """The numbers of records by what they are, as the manifest holds them."""
+
+    splits: dict[str, int]
+    tasks: dict[str, int]
+    temporal_splits: dict[str, int]
+    symptoms: dict[str, int]
+    kinds: dict[str, int]
+    cautions: dict[str, int]
+    sexes: dict[str, int]
+    ages: dict[str, int]  # by decade
+    answers: dict[str, int]  # that say something, or that the record does not
+    near_duplicates: int  # left out
+    words: dict[str, dict[str, float]]  # "context" and "answer" -> Lengths
+
+
+@dataclass(frozen=True)
+class Counts(FileCounts):
+    """The numbers of records and of who was left out, as the manifest holds them."""
+
+    cohort: dict[str, int]  # reason -> patients
+    without_gold: int  # times at which the chart gave no gold answer
+    cut: dict[str, int]  # section -> contexts in which it was cut
+    latest_years: str  # the anchor_year_group that is held out in time; "" when there is none
+
+
+class Tally:
+    """The numbers of records by what they are, while records are added and taken away."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {
+            name: Counter()
+            for name in (
+                "splits",
+                "tasks",
+                "temporal_splits",
+                "symptoms",
+                "kinds",
+                "cautions",
+                "sexes",
+                "ages",
+                "answers",
+            )
         }
-        for part, n in lengths.items()
+
+    def add(self, record: PromptRecord, person: Person, n: int = 1) -> None:
+        """Count a record, or take it away with an `n` of -1."""
+        silent = record.answer == chart_qa.NOT_SAID
+        found: dict[str, list[str]] = {
+            "splits": [record.split],
+            "tasks": [record.task],
+            "temporal_splits": [record.temporal_split],
+            "symptoms": [record.symptom] if record.symptom else [],
+            "kinds": [record.kind] if record.kind else [],
+            "cautions": record.cautions,
+            "sexes": [SEXES.get(person.sex or "", "unknown")],
+            "ages": [age_group(person.age)],
+            "answers": [SILENT if silent else "an answer"],
+        }
+        for name, values in found.items():
+            for value in values:
+                self.counts[name][value] += n
+
+    def as_dicts(self) -> dict[str, dict[str, int]]:
+        """Return name -> value -> records, in the order of the values."""
+        return {name: dict(sorted((+tally).items())) for name, tally in self.counts.items()}
+
+
+def age_group(age: int | None) -> str:
+    """Return the decade of an age; MIMIC-IV tells no age above 89."""
+    if age is None:
+        return "unknown"
+    return "over 89" if age > 89 else f"{age // 10 * 10} to {age // 10 * 10 + 9}"
+
+
+def _compared(record: PromptRecord) -> tuple[str, str]:
+    """Return what near-duplicates must share, and the context that is compared."""
+    return f"{record.task} {record.symptom or record.question}", record.context
+
+
+def write(folder: Path, records: Iterable[tuple[PromptRecord, Person]]) -> FileCounts:
+    """Write each record into the file of its split, without near-duplicates of earlier records.
+
+    Memory: about 150 bytes a record.
+    """
+    places: list[Place] = []
+    people: list[Person] = []
+    signatures: list[np.ndarray] = []
+    tally, context_words, answer_words = Tally(), array("i"), array("i")
+    with Drafts(folder) as drafts:
+        for record, person in records:
+            asked, context = _compared(record)
+            places.append(drafts.add(record))
+            people.append(person)
+            signatures.append(near_duplicates.signature(asked, context))
+            tally.add(record, person)
+            context_words.append(guidance.words(context))
+            answer_words.append(guidance.words(record.answer))
+        gone = near_duplicates.later_ones(
+            signatures, lambda number: _compared(drafts.read(places[number]))
+        )
+        for number in gone:
+            tally.add(drafts.read(places[number]), people[number], -1)
+        drafts.finish({places[number] for number in gone})
+    words = {
+        part: Lengths.of([n for number, n in enumerate(found) if number not in gone])._asdict()
+        for part, found in (("context", context_words), ("answer", answer_words))
     }
-    return counts
-
-
-def _count(made: dict, tallies: dict, lengths: dict) -> None:
-    _, text = parts(made)
-    answer = made["messages"][2]["content"]
-    lines = dict(line.removeprefix("- ").partition(": ")[::2] for line in text.splitlines()[1:])
-    age = lines.get("Age", "unknown")
-    decade = f"{int(age) // 10 * 10} to {int(age) // 10 * 10 + 9}" if age.isdigit() else age
-    tallies["splits"][made["split"]] += 1
-    tallies["tasks"][made["task"]] += 1
-    tallies["temporal_splits"][made["temporal_split"]] += 1
-    tallies["sexes"][lines.get("Sex", "unknown")] += 1
-    tallies["ages"][decade] += 1
-    tallies["symptoms"].update(filter(None, [made["symptom"]]))
-    tallies["kinds"].update(filter(None, [made["kind"]]))
-    tallies["cautions"].update(made["cautions"])
-    tallies["answers"].update(
-        ["the record does not say"] if answer == "The record does not say" else ["an answer"]
-    )
-    lengths["context"].append(guidance.words(text))
-    lengths["answer"].append(guidance.words(answer))
+    return FileCounts(**tally.as_dicts(), near_duplicates=len(gone), words=words)

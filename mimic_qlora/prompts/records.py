@@ -1,20 +1,96 @@
-"""The prompts: which patients are asked what and when, and the records of one patient."""
+"""The records of one patient, and all that shapes a record beside data and settings."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mimic_qlora.chart import columns, context, visibility
+from mimic_qlora.chart.context_settings import ContextSettings
+from mimic_qlora.chart.prediction_times import Moment
+from mimic_qlora.chart.prompt import messages
 from mimic_qlora.clinical import content
+from mimic_qlora.prompts.cohort import Slot
+from mimic_qlora.prompts.dataset import Person
+from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.subjects import reader
 from mimic_qlora.tasks import chart_qa, diagnoses, guidance
-
-# Each task with its share when --max-total allows fewer records than there are.
-TASKS = {"guidance": 2, "chart_qa": 1, "diagnoses": 1}
+from mimic_qlora.tasks.gold import Gold
 
 
-def system_prompts(guidance_prompt: str) -> dict:
+class Groups(NamedTuple):
+    """The groups that a patient's records belong to, by random split and by time."""
+
+    split: str
+    anchor_year_group: str
+    temporal_split: str
+
+
+class PatientPrompts(NamedTuple):
+    """The records of a patient, each with age and sex at its time, and the contexts that they show."""
+
+    records: list[tuple[PromptRecord, Person]]
+    contexts: list[context.Context]
+
+
+@dataclass(frozen=True)
+class PromptMaker:
+    """All that contexts and records are made by, beside the patient."""
+
+    settings: ContextSettings
+    labels: dict[int, str]  # itemid -> name of the lab
+    count_tokens: Callable[[str], int]
+
+    def build(self, record: dict, moment: Moment) -> context.Context:
+        return context.build(record, moment.as_of, self.settings, self.labels, self.count_tokens)
+
+    def golds(self, record: dict, slots: list[Slot], built: context.Context) -> list[Gold]:
+        """Return at most one gold a slot; the slots are of one task at one time."""
+        task, subject_id, _, moment = slots[0]
+        key = f"{self.settings.seed}:{subject_id}"
+        if task == "guidance":
+            return guidance.golds(built.facts, built.chart, len(slots), key)
+        if task == "chart_qa":
+            return chart_qa.golds(built, len(slots), f"{key}:chart_qa")
+        return diagnoses.golds(record, moment.hadm_id, built.chart, f"{key}:{moment.hadm_id}")
+
+    def prompts(self, record: dict, slots: list[Slot], groups: Groups) -> PatientPrompts:
+        """Return the records for a patient's slots, fewer where the chart gives no more golds."""
+        asked: dict[tuple[str, Moment], list[Slot]] = {}
+        for slot in slots:
+            asked.setdefault((slot.task, slot.moment), []).append(slot)
+        contexts: dict[Moment, context.Context] = {}
+        made = []
+        for (task, moment), here in asked.items():
+            if moment not in contexts:
+                contexts[moment] = self.build(record, moment)
+            built = contexts[moment]
+            person = Person(built.chart.age, built.chart.sex)
+            for gold in self.golds(record, here, built):
+                turns = messages(self.settings.system_prompts[task], built.text, gold.question)
+                made.append((_record(here[0], turns, gold, groups), person))
+        return PatientPrompts(made, list(contexts.values()))
+
+
+def _record(slot: Slot, turns: list[dict[str, str]], gold: Gold, groups: Groups) -> PromptRecord:
+    return PromptRecord(
+        messages=[*turns, {"role": "assistant", "content": gold.answer}],
+        task=slot.task,
+        subject_id=slot.subject_id,
+        hadm_id=slot.moment.hadm_id,
+        as_of=slot.moment.as_of,
+        symptom=gold.symptom,
+        kind=gold.kind,
+        cautions=gold.cautions,
+        evidence=gold.evidence,
+        rubric=gold.rubric,
+        **groups._asdict(),
+    )
+
+
+def system_prompts(guidance_prompt: str) -> dict[str, str]:
+    """Return task -> system prompt."""
     return {
         "guidance": guidance_prompt,
         "chart_qa": chart_qa.SYSTEM_PROMPT,
@@ -23,7 +99,7 @@ def system_prompts(guidance_prompt: str) -> dict:
 
 
 def content_sha256(guidance_prompt: str) -> str:
-    """One hash of all that shapes a record beside data and settings: clinical content, visibility table, prompts."""
+    """Hash clinical content, visibility table and prompts: what shapes a record beside data."""
     digest = hashlib.sha256(content.content_sha256().encode())
     digest.update((Path(visibility.__file__).parent / "visibility.csv").read_bytes())
     for text in (
@@ -35,42 +111,9 @@ def content_sha256(guidance_prompt: str) -> str:
     return digest.hexdigest()
 
 
-def records(store: Path, slots: dict) -> Iterator[dict]:
-    """The records of the patients who have slots, with all that can be known at the times of these."""
+def patients(store: Path, slots: dict[int, list[Slot]]) -> Iterator[dict]:
+    """Yield the typed rows of the patients who have slots, with all that is known at their times."""
     times = {
         subject_id: [slot.moment.as_of for slot in found] for subject_id, found in slots.items()
     }
     return reader.records(store, columns.WANTED, slots, columns.ONLY, columns.within(times))
-
-
-def of_patient(
-    record: dict, slots: list, shared: dict, labels: dict, count_tokens, cuts: Counter
-) -> Iterator[dict]:
-    """The records that go into a patient's slots, fewer when the chart gives no more; adds to `cuts` what was cut."""
-    by_task = {}
-    for slot in slots:
-        by_task.setdefault((slot.task, slot.moment), []).append(slot)
-    built = {}
-    for (task, moment), asked in by_task.items():
-        if moment not in built:
-            built[moment] = context.build(record, moment.as_of, shared, labels, count_tokens)
-            cuts.update(built[moment].cuts.keys())
-        here, n, key = built[moment], len(asked), f"{shared['seed']}:{record['subject_id']}"
-        if task == "guidance":
-            golds = guidance.golds(here.facts, here.chart, n, key)
-        elif task == "chart_qa":
-            golds = chart_qa.golds(here, n, f"{key}:chart_qa")
-        else:
-            golds = diagnoses.golds(record, moment.hadm_id, here.chart, f"{key}:{moment.hadm_id}")
-        system = {"system_prompt": shared["system_prompts"][task]}
-        for gold in golds:
-            question, answer = gold.pop("question"), gold.pop("answer")
-            turns = context.messages(system, here.text, question)
-            yield {
-                "messages": [*turns, {"role": "assistant", "content": answer}],
-                "task": task,
-                "subject_id": record["subject_id"],
-                "hadm_id": moment.hadm_id,
-                "as_of": str(moment.as_of),
-                **{"symptom": None, "kind": None, "cautions": [], **gold},
-            }

@@ -45,26 +45,19 @@ def open_charts(of: Session, randoms: Iterator[Chart], n: int) -> list[Opened]:
     return found
 
 
-def told(text: str) -> list[str]:
-    """Return the lines of a context that hold something of the chart, beyond age and sex."""
-    nothing = ("unknown", "none on record", "none coded", "the record does not say")
-    lines = [line for line in text.splitlines()[1:] if not line.startswith(("- Age:", "- Sex:"))]
-    return [line for line in lines if not line.endswith(nothing)]
-
-
 def faults(
     of: Session, opened: patient.Patient, tokens: int, answers: Mapping[str, generation.Answer]
 ) -> list[str]:
     """Return what is wrong with a patient's context of so many tokens, and with the answers."""
-    facts, budget = opened.context.facts, of.settings["token_budget"]
+    facts, budget = opened.context.facts, of.settings.token_budget
     wrong = []
-    if not told(opened.context.text):
+    if opened.context.is_empty:
         wrong.append("the context is empty")
     if tokens > budget:
         wrong.append(f"the context has more than {budget} tokens")
-    if facts["age"] is None:
+    if facts.age is None:
         wrong.append("age unknown")
-    if facts["sex"] not in ("F", "M"):
+    if facts.sex not in ("F", "M"):
         wrong.append("sex unknown")
     wrong += [f"{arm}: no answer" for arm, a in answers.items() if not a.text]
     wrong += [f"{arm}: cut at {a.n_tokens} tokens" for arm, a in answers.items() if not a.ended]
@@ -85,7 +78,7 @@ def run(answerer: Answerer, opened: list[Opened], question: str, wanted: int) ->
         if found is not None:
             facts = found.context.facts
             tokens = answerer.session.count_tokens(found.context.text)
-            size, age, sex = f"{tokens} tok", _age(facts["age"]), facts["sex"] or "-"
+            size, age, sex = f"{tokens} tok", _age(facts.age), facts.sex or "-"
             wrong = faults(answerer.session, found, tokens, next(answers))
         failed += bool(wrong)
         print(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from mimic_qlora.chart import context
 from mimic_qlora.display import text as terminal
 from mimic_qlora.llm import generation
 from mimic_qlora.qa import patient, session, transcript
@@ -88,7 +87,7 @@ def turns(talk: Conversation, arm: str, question: str) -> list[Turn]:
     ]
     while True:
         asked = [question for question, _ in earlier] + [question]
-        built = context.messages(answerer.session.settings, opened.context.text, asked[0])
+        built = opened.turns(answerer.session, asked[0])
         for (_, answer), following in zip(earlier, asked[1:], strict=True):
             built.append({"role": "assistant", "content": answer})
             built.append({"role": "user", "content": following})

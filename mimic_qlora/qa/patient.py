@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora.chart import columns, context, facts, prediction_times
+from mimic_qlora.chart import columns, context, facts, prediction_times, prompt
 from mimic_qlora.display import text as terminal
 from mimic_qlora.qa import session
 from mimic_qlora.qa.session import Session, Turn
@@ -23,7 +23,7 @@ class Patient(NamedTuple):
 
     def turns(self, of: Session, question: str) -> list[Turn]:
         """Return the conversation that asks one question about this patient."""
-        return context.messages(of.settings, self.context.text, question)
+        return prompt.messages(of.settings.system_prompt, self.context.text, question)
 
 
 def parse_time(text: object) -> datetime:
@@ -59,7 +59,7 @@ def find(of: Session, name: object, as_of: datetime | None) -> Patient:
                 f"the chart of subject_id {name} tells of {first} to {last}, not of {as_of}: "
                 "give a time between"
             )
-    as_of = as_of or prediction_times.latest(record, of.settings["seed"]).as_of
+    as_of = as_of or prediction_times.latest(record, of.settings.seed).as_of
     return Patient(subject_id, as_of, session.build(of, record, as_of))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimic_qlora.chart import columns, context, prediction_times
+from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding, generation, loading
 from mimic_qlora.step import files, manifests, seeded, storage
 from mimic_qlora.step.errors import UserError
@@ -34,7 +35,7 @@ class Session:
 
     store: Path
     manifest: SubjectsManifest
-    settings: dict[str, Any]
+    settings: ContextSettings
     path: Path
     tokenizer: "PreTrainedTokenizerBase"
     labels: dict[int, str]
@@ -78,11 +79,11 @@ def load(store: Path, model: str | None) -> Session:
     of the prompts.
     """
     manifest = subjects_manifest(store)
-    settings = context.load_settings(store)
+    settings = ContextSettings.read(store)
     path = finding.model_path(model, store)
     tokenizer = chat.load_tokenizer(path)
-    if chat.template_sha256(tokenizer) != settings["template_sha256"]:
-        name, made_for = finding.model_name(path), settings["model"]
+    if chat.template_sha256(tokenizer) != settings.template_sha256:
+        name, made_for = finding.model_name(path), settings.model
         raise UserError(
             f"the prompts were made for {made_for}, whose chat template differs from that of "
             f"{name}: give --model {made_for}, or run "
@@ -226,7 +227,7 @@ def charts(session: Session, split: str, seed: int) -> Iterator[Chart]:
     ]
     for subject_id in seeded.order(members, "trials", seed):
         record = reader.record(session.store, subject_id, columns.WANTED)
-        moments = prediction_times.of(record, session.settings["seed"])
+        moments = prediction_times.after_discharge(record, session.settings.seed)
         if moments and record["diagnoses_icd_labeled"]:
             moment = moments[-1]
             yield Chart(subject_id, moment, build(session, record, moment.as_of))

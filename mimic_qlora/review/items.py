@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from mimic_qlora.chart.prompt import split_prompt
 from mimic_qlora.display import text as terminal
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
@@ -43,7 +44,7 @@ def read(folder: Path) -> tuple:
     for number, given in sorted(answers.items()):
         if all(name in given for name in names):
             line, prompt = asked[number], terminal.printable(asked[number].prompt)
-            context, _, question = prompt.rpartition("\n\nQuestion\n")
+            context, question = split_prompt(prompt)
             both = {name: given[name] for name in names}
             items[number] = Item(number, line.question_id, line.subject_id, question, context, both)
     path = folder / results.FILE

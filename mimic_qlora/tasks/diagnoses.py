@@ -6,10 +6,12 @@ causes, histories and administrative codes are left out.
 """
 
 import re
+from typing import NamedTuple
 
 from mimic_qlora.chart import columns, facts
 from mimic_qlora.clinical import codes, content
 from mimic_qlora.step.seeded import pick
+from mimic_qlora.tasks.gold import Criterion, Gold
 
 SYSTEM_PROMPT = (
     'You help research on hospital records. The user message holds what a record showed early in a stay under "Patient '
@@ -49,42 +51,45 @@ def target(record: dict, hadm_id: int) -> dict:
 def golds(record: dict, hadm_id: int, known: dict, key: str) -> list:
     """The question with its gold answer, as a list of one; empty when no listed condition was coded.
 
-    `known` is what `facts.of` gives for the chart at the landmark.
+    `known` is what `facts.facts_of_view` gives for the chart at the landmark.
     """
     coded = target(record, hadm_id)
     if not coded:
         return []
     catalogue = content.load().phenotypes
     names = {name: catalogue[name].name for name in coded}
-    lasting = {i for i in known["phenotypes"] if catalogue[i].kind == "condition"}
+    lasting = {i for i in known.phenotypes if catalogue[i].kind == "condition"}
     parts = {
         KNOWN: [name for name in coded if name in lasting],
         NEW: [name for name in coded if name not in lasting],
     }
     return [
-        {
-            "question": QUESTIONS[pick(f"{key}:question", len(QUESTIONS))],
-            "answer": "\n".join(
+        Gold(
+            question=QUESTIONS[pick(f"{key}:question", len(QUESTIONS))],
+            answer="\n".join(
                 f"{part}: {'; '.join(names[name] for name in found) or 'none'}"
                 for part, found in parts.items()
             ),
-            "evidence": [
-                columns.citation(name, "diagnoses_icd", row) for name, row in coded.items()
-            ],
-            "rubric": [
-                {
-                    "criterion": f"names: {names[name]}",
-                    "points": 1,
-                    "tags": ["condition", tag, name],
-                }
+            evidence=[columns.citation(name, "diagnoses_icd", row) for name, row in coded.items()],
+            rubric=[
+                Criterion(f"names: {names[name]}", 1, ["condition", tag, name])
                 for tag, found in zip(("known", "new"), parts.values(), strict=True)
                 for name in found
             ],
-        }
+        )
     ]
 
 
-def score(record: dict, answer: str) -> dict:
+class Score(NamedTuple):
+    """The share of the named conditions that are due, of the due ones that are named, 0 to 1."""
+
+    precision: float
+    recall: float
+    f1: float
+    recall_new: float | None  # of the new conditions alone; None where none was due
+
+
+def score(rubric: list[Criterion], answer: str) -> Score:
     """Precision, recall and F1 of the conditions that an answer names, and the recall of the new ones alone.
 
     A condition is named when its plain name, or that name without its brackets, stands between commas, semicolons or
@@ -102,12 +107,12 @@ def score(record: dict, answer: str) -> dict:
         for i, name in catalogue.items()
         if not said.isdisjoint((name, re.sub(r" \(.*\)", "", name)))
     }
-    due = {item["tags"][2]: item["tags"][1] for item in record["rubric"]}
+    due = {item.tags[2]: item.tags[1] for item in rubric}
     hits = named & due.keys()
     new = {i for i, tag in due.items() if tag == "new"}
-    return {
-        "precision": len(hits) / len(named) if named else 0.0,
-        "recall": len(hits) / len(due),
-        "f1": 2 * len(hits) / (len(named) + len(due)),
-        "recall_new": len(hits & new) / len(new) if new else None,
-    }
+    return Score(
+        precision=len(hits) / len(named) if named else 0.0,
+        recall=len(hits) / len(due),
+        f1=2 * len(hits) / (len(named) + len(due)),
+        recall_new=len(hits & new) / len(new) if new else None,
+    )

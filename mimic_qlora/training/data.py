@@ -6,7 +6,6 @@ memory: 31 MB for 100,000 prompts in place of 551 MB (`benchmarks/training_memor
 
 import contextlib
 import itertools
-import json
 import shutil
 import tempfile
 import time
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimic_qlora.chart import context
+from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding
 from mimic_qlora.llm.offline import quiet_datasets
+from mimic_qlora.prompts import record_files
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
@@ -55,9 +55,7 @@ def opened(store: Path, limit: int | None) -> Iterator[Prompts]:
     with tempfile.TemporaryDirectory(
         prefix=CACHE, dir=store, ignore_cleanup_errors=True
     ) as folder:  # mode 0700
-        yield {
-            split: _open(store / "prompts" / f"{split}.jsonl", limit, folder) for split in SPLITS
-        }
+        yield {split: _open(record_files.path_of(store, split), limit, folder) for split in SPLITS}
 
 
 def _remove_leftovers(store: Path) -> None:
@@ -89,18 +87,9 @@ def _open(path: Path, limit: int | None, cache: str) -> "Dataset":
 def _rows(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
     """Yield the messages and the patient of each record of a file."""
     number = 0  # records so far
-    try:
-        with open(path, encoding="utf-8") as file:
-            for line in itertools.islice(file, limit):
-                yield whole(json.loads(line))
-                number += 1
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {_again()}") from None
-    except (ValueError, LookupError, TypeError):
-        raise UserError(
-            f"{path} cannot be read (line {number + 1} is not a conversation that ends with an "
-            f"answer): {_again()}"
-        ) from None
+    for record in itertools.islice(record_files.read(path), limit):
+        yield {"messages": record.messages, "subject_id": record.subject_id}
+        number += 1
     if not number:
         raise UserError(
             f"{path} holds no prompt: convert more patients in step 1 (--sample), then run steps "
@@ -110,14 +99,6 @@ def _rows(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
 
 def _again() -> str:
     return f"run `{storage.command_for('prompts')} --force`"
-
-
-def whole(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what is read of a record. Raises ValueError, LookupError or TypeError if it is bad."""
-    turns = [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]]
-    if turns[-1]["role"] != "assistant" or not all(t["content"] + t["role"] for t in turns):
-        raise ValueError("no conversation that ends with an answer")
-    return {"messages": turns, "subject_id": int(row["subject_id"])}
 
 
 def check_split(store: Path, prompts: Prompts) -> None:
@@ -141,17 +122,17 @@ def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -
     base = BaseModel(
         finding.model_name(path), finding.fingerprint(path), chat.template_sha256(tokenizer)
     )
-    shared = context.load_settings(store)
+    shared = ContextSettings.read(store)
     model = embedded.EMBEDDED if embedded.is_embedded(path) else path
     again = f"run `{storage.command_for('prompts')} --model {model}`"
-    if shared["template_sha256"] != base.template_sha256:
+    if shared.template_sha256 != base.template_sha256:
         raise UserError(
-            f"the prompts in {store / 'prompts'} were budgeted for {shared['model']}, whose chat "
+            f"the prompts in {store / 'prompts'} were budgeted for {shared.model}, whose chat "
             f"template is not that of {base.name}: {again}"
         )
-    if Path(shared["model"]).name != Path(base.name).name:
+    if Path(shared.model).name != Path(base.name).name:
         raise UserError(
-            f"the prompts in {store / 'prompts'} were budgeted for {shared['model']}, not for "
+            f"the prompts in {store / 'prompts'} were budgeted for {shared.model}, not for "
             f"{base.name}: {again}"
         )
     return base

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mimic_qlora.chart import context
+from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
@@ -79,7 +79,7 @@ def find_store(job: Job) -> Path:
     store = storage.open_storage(job.storage)
     subjects_manifest(store)
     storage.verified_manifest(store, "prompts")
-    context.load_settings(store)
+    ContextSettings.read(store)
     return store
 
 

@@ -1,12 +1,14 @@
 """The prompts of step 7: each trial put to each arm, as that arm is asked."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mimic_qlora.chart import context
+from mimic_qlora.chart import context, prompt
+from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.clinical import content
+from mimic_qlora.prompts import record_files
+from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.qa.session import Session, Turn
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
@@ -29,9 +31,9 @@ class Ask(NamedTuple):
 class Shared(NamedTuple):
     """What prompts are made of beside the trial: settings of step 4, all trials, the examples."""
 
-    settings: dict[str, Any]
+    settings: ContextSettings
     trials: Sequence[Trial]
-    examples: Sequence[Mapping[str, Any]]
+    examples: Sequence[PromptRecord]
 
 
 def asks(trials: Sequence[Trial], arms: Sequence[Arm], session: Session) -> list[Ask]:
@@ -54,7 +56,7 @@ def as_asked(trial: Trial, _: Shared) -> list[Turn]:
 def with_examples(trial: Trial, shared: Shared) -> list[Turn]:
     """Return the prompt after answered training records, as the adapter saw them."""
     system, question = trial.messages
-    examples = [turn for record in shared.examples for turn in record["messages"][1:]]
+    examples = [turn for record in shared.examples for turn in record.messages[1:]]
     return [system, *examples, question]
 
 
@@ -64,7 +66,7 @@ def with_rules(trial: Trial, shared: Shared) -> list[Turn]:
         return trial.messages
     rules = "\n".join(f"- {caution.say}" for caution in trial.cautions)
     text = f"{trial.chart.text}\n\nCautions for this person\n{rules}"
-    return context.messages(shared.settings, text, trial.question.question)
+    return prompt.messages(shared.settings.system_prompt, text, trial.question.question)
 
 
 def with_another_chart(trial: Trial, shared: Shared) -> list[Turn]:
@@ -84,7 +86,7 @@ def with_another_chart(trial: Trial, shared: Shared) -> list[Turn]:
         return len(own & {c.id for c in guidance.cautions_for(symptom, chart.facts)})
 
     other = min(charts, key=shared_cautions)
-    return context.messages(shared.settings, other.text, trial.question.question)
+    return prompt.messages(shared.settings.system_prompt, other.text, trial.question.question)
 
 
 MAKERS: dict[Prompt, Callable[[Trial, Shared], list[Turn]]] = {
@@ -95,16 +97,15 @@ MAKERS: dict[Prompt, Callable[[Trial, Shared], list[Turn]]] = {
 }
 
 
-def draw_examples(session: Session) -> list[dict[str, Any]]:
+def draw_examples(session: Session) -> list[PromptRecord]:
     """Return training records to show, with a caution, each of another symptom.
 
     Raises UserError when step 4 left none.
     """
-    with open(session.store / "prompts" / "train.jsonl", encoding="utf-8") as file:
-        records = [json.loads(line) for line in islice(file, 1000)]
-    cautioned = {i: r for i, r in enumerate(records) if r.get("cautions")}
-    order = seeded.order(cautioned, "examples", session.settings["seed"])
-    by_symptom = {cautioned[i]["symptom"]: cautioned[i] for i in order}
+    first = islice(record_files.read(record_files.path_of(session.store, "train")), 1000)
+    cautioned = {i: record for i, record in enumerate(first) if record.cautions}
+    order = seeded.order(cautioned, "examples", session.settings.seed)
+    by_symptom = {cautioned[i].symptom: cautioned[i] for i in order}
     if not by_symptom:
         raise UserError(
             "base-examples needs a training prompt with a caution, and step 4 left none: "

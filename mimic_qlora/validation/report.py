@@ -226,7 +226,7 @@ def facts_of(of: Content) -> dict[str, str | int]:
         "fingerprint": finding.fingerprint(run.session.path),
         "runs": ",".join(settings.runs),
         "max_new_tokens": settings.max_new_tokens,
-        "template": run.session.settings["template_sha256"][:12],
+        "template": run.session.settings.template_sha256[:12],
         "primary": of.comparison.metrics[settings.primary][0],
         "date": time.strftime("%Y-%m-%d"),
         "arms": ", ".join(arm.name for arm in run.arms),

@@ -126,8 +126,8 @@ class TrialResult:
             "question_id": question.id,
             "symptom": question.symptom,
             "unseen": content.symptom_of(question).held_out,
-            "sex": facts["sex"],
-            "age_band": age_band(facts["age"]),
+            "sex": facts.sex,
+            "age_band": age_band(facts.age),
             "hadm_id": trial.moment.hadm_id,
             "as_of": str(trial.moment.as_of),
             "prompt": trial.messages[-1]["content"],
@@ -155,7 +155,7 @@ class ApartResult:
     @property
     def metric(self) -> str:
         """Return which of APART it is scored by."""
-        return str(self.trial.record["task"]) if self.trial.record else "key_points"
+        return self.trial.record.task if self.trial.record else "key_points"
 
     def row(self) -> Row:
         """Return the row of knowledge.csv or records.csv."""
@@ -175,10 +175,13 @@ class ApartResult:
         asked = {"question_id": trial.question.id, "question": trial.question.question}
         if record is None:
             return {"trial": trial.number, **asked, "ideal": trial.question.ideal.strip()}
-        about = ("task", "subject_id", "hadm_id", "as_of", "split")
-        is_chart_qa = record["task"] == "chart_qa"
+        is_chart_qa = record.task == "chart_qa"
         return {
-            **{name: record.get(name) for name in about},
+            "task": record.task,
+            "subject_id": record.subject_id,
+            "hadm_id": record.hadm_id,
+            "as_of": str(record.as_of),
+            "split": record.split,
             "trial": trial.number,
             "question": asked["question"],
             "ideal": trial.question.ideal,
@@ -248,9 +251,9 @@ def _score_apart(trial: Trial, text: str) -> dict[str, float | None]:
     if isinstance(trial.question, Knowledge):
         return {"key_points": rubric.key_points(trial.question, text)}
     assert trial.record, "what has no patient and is no knowledge prompt is a record of step 4"
-    if trial.record["task"] == "chart_qa":
-        return {"chart_qa": chart_qa.score(trial.record, text)}
-    found = diagnoses.score(trial.record, text)
+    if trial.record.task == "chart_qa":
+        return {"chart_qa": chart_qa.score(trial.record.answer, text)}
+    found = diagnoses.score(trial.record.rubric, text)._asdict()
     return {"diagnoses": found.pop("f1"), **found}
 
 

@@ -1,15 +1,16 @@
 """Trials: distinct (patient, question) pairs of held-out patients, balanced and drawn by seed."""
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from mimic_qlora.chart import context, prediction_times
+from mimic_qlora.chart import context, prediction_times, prompt
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Caution, Knowledge, Question
+from mimic_qlora.prompts import record_files
+from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.qa.session import Session, Turn, charts
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
@@ -45,7 +46,7 @@ class Trial(NamedTuple):
     moment: prediction_times.Moment | None = None
     cautions: tuple[Caution, ...] = ()
     chart: context.Context | None = None
-    record: dict[str, Any] | None = None
+    record: PromptRecord | None = None
 
     @property
     def curated(self) -> Question:
@@ -87,7 +88,7 @@ def draw(
     asked = [by_id[i] for i in seeded.order(by_id, "questions", seed)]
     trials = []
     for number, (subject_id, moment, chart), question in pairs(n, patients, asked):
-        turns = context.messages(session.settings, chart.text, question.question)
+        turns = prompt.messages(session.settings.system_prompt, chart.text, question.question)
         cautions = tuple(guidance.cautions_for(content.symptom_of(question), chart.facts))
         trials.append(Trial(number, question, turns, "trial", subject_id, moment, cautions, chart))
     return trials
@@ -109,19 +110,16 @@ def of_records(session: Session, n: int, split: str, seed: int) -> list[Trial]:
 
     Half are of each task that has one right answer; fewer where step 4 made fewer.
     """
-    path = session.store / "prompts" / f"{split}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    records = [json.loads(line) for line in lines]
+    records = list(record_files.read(record_files.path_of(session.store, split)))
     chosen = []
     for task in EXACT:
-        places = [i for i, record in enumerate(records) if record["task"] == task]
+        places = [i for i, record in enumerate(records) if record.task == task]
         order = seeded.order(places, f"records:{task}", seed)
         chosen += [records[i] for i in order[: math.ceil(n / 2)]]
     return [_of_record(number, record) for number, record in enumerate(chosen, 1)]
 
 
-def _of_record(number: int, record: dict[str, Any]) -> Trial:
-    *turns, gold = record["messages"]
-    asked = turns[-1]["content"].rpartition("\n\nQuestion\n")[2]
-    question = RecordQuestion(record["kind"] or record["task"], asked, gold["content"])
-    return Trial(number, question, turns, "record", record["subject_id"], record=record)
+def _of_record(number: int, record: PromptRecord) -> Trial:
+    question = RecordQuestion(record.kind or record.task, record.question, record.answer)
+    turns = record.messages[:-1]
+    return Trial(number, question, turns, "record", record.subject_id, record=record)

@@ -5,12 +5,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from helpers.prompt_records import context_settings
 from mimic_qlora.chart import context, prediction_times, visibility
 from mimic_qlora.mimic import tables
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
-SETTINGS = {"dropped_columns": [], "token_budget": 700, "system_prompt": "Be careful.", "seed": 0}
 LABELS = {50912: "Creatinine", 50971: "Potassium"}
 
 
@@ -107,7 +107,13 @@ def chart(**more):
 
 
 def built(record, as_of, **settings):
-    return context.build(record, day(as_of), SETTINGS | settings, LABELS, count_words)
+    return context.build(
+        record,
+        day(as_of),
+        context_settings(**{"token_budget": 700} | settings),
+        LABELS,
+        count_words,
+    )
 
 
 def test_what_was_the_evening_before_is_not_called_today():
@@ -225,9 +231,11 @@ def test_no_cell_that_is_written_when_something_ends_is_shown_before_it_ends():
 
 
 def test_a_moment_follows_a_live_discharge_home_and_precedes_the_next_stay_and_death():
-    (only,) = prediction_times.of(chart(), seed=0)
+    (only,) = prediction_times.after_discharge(chart(), seed=0)
     assert only.hadm_id == 10 and day("2150-01-06 12:00") <= only.as_of <= day("2150-01-11 12:00")
-    assert not prediction_times.of(chart(patients=[{"dod": day("2150-01-06")}]), seed=0)
+    assert not prediction_times.after_discharge(
+        chart(patients=[{"dod": day("2150-01-06")}]), seed=0
+    )
     with pytest.raises(UserError, match="no hospital stay"):
         prediction_times.latest(chart(admissions=[]), seed=0)
 

@@ -11,6 +11,7 @@ from threading import Timer
 from typing import NamedTuple
 
 import train_qlora
+from helpers.prompt_records import context_settings, prompt_record
 from helpers.tiny_model import TALK
 from mimic_qlora.llm import chat
 from mimic_qlora.step import command_line, files, manifests
@@ -44,11 +45,8 @@ def record(subject_id: int, answer: str = "- Rest and drink water.") -> dict:
         "role": "assistant",
         "content": f"What you can try now\n{answer} {'Sit down. ' * (subject_id % 4)}",
     }
-    return {
-        "messages": [TALK[0], question, answer],
-        "subject_id": subject_id,
-        "split": PATIENTS[subject_id],
-    }
+    messages = [TALK[0], question, answer]
+    return prompt_record(messages, subject_id, split=PATIENTS[subject_id])
 
 
 def write_prompts(store: Path, split: str, records: list) -> None:
@@ -70,9 +68,7 @@ def write_store(store: Path, tiny: Path) -> Path:
     for split in ("train", "validation"):
         write_prompts(store, split, [record(s) for s, name in PATIENTS.items() if name == split])
     template = chat.template_sha256(chat.load_tokenizer(tiny))
-    files.write_json(
-        store / "prompts" / "context.json", {"model": str(tiny), "template_sha256": template}
-    )
+    context_settings(model=str(tiny), template_sha256=template).write(store / "prompts")
     return store
 
 

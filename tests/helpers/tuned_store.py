@@ -8,11 +8,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from helpers.mimic_tables import write_table
+from helpers.prompt_records import context_settings, prompt_record
 from helpers.scripts import run_script
 from helpers.storage_folders import TUNED_IDS
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.llm import chat, loading
-from mimic_qlora.step import files, storage
+from mimic_qlora.step import storage
 
 STAY = "2150-03-01 10:00:00,2150-03-15 12:00:00,,URGENT,P1,CLINIC,HOME,Medicare,English,,WHITE,,,0"
 STAY_COLUMNS = (
@@ -66,17 +67,12 @@ def _write_prompts(path: Path, tiny: Path) -> str:
     """Write the folder of step 4 and return the id of its manifest."""
     inputs = {"subjects": storage.verified_manifest(path, "subjects")["id"]}
     with storage.step_output(path, "prompts", {}, inputs) as out:
-        settings = {
-            "system_prompt": "Help.",
-            "token_budget": 900,
-            "dropped_columns": [],
-            "seed": 42,
-            "model": str(tiny),
-            "template_sha256": chat.template_sha256(chat.load_tokenizer(tiny)),
-        }
-        files.write_json(out.path / "context.json", settings)
+        template = chat.template_sha256(chat.load_tokenizer(tiny))
+        context_settings(model=str(tiny), template_sha256=template).write(out.path)
         records = "".join(json.dumps(training_record(i)) + "\n" for i in range(4))
         (out.path / "train.jsonl").write_text(records, encoding="utf-8")
+        for split in ("validation", "test"):
+            (out.path / f"{split}.jsonl").touch()
     return out.manifest["id"]
 
 
@@ -87,11 +83,12 @@ def training_record(number: int) -> dict[str, Any]:
         ("user", f"Patient context {number}"),
         ("assistant", f"Gold {number}"),
     ]
-    return {
-        "messages": [{"role": role, "content": content} for role, content in turns],
-        "symptom": f"symptom {number % 2}",
-        "cautions": [] if number == 0 else ["one"],
-    }
+    return prompt_record(
+        [{"role": role, "content": content} for role, content in turns],
+        task="guidance",
+        symptom=f"symptom {number % 2}",
+        cautions=["one"] if number else [],
+    )
 
 
 def _write_adapter(folder: Path, tiny: Path, seed: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 import qa_by_subject
 from helpers.storage_folders import TUNED_IDS as IDS
 from mimic_qlora.chart import columns, context, prediction_times
+from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, finding, generation
 from mimic_qlora.qa import patient, session
 from mimic_qlora.step import command_line
@@ -53,9 +54,9 @@ def ask(tuned_store, tmp_path, monkeypatch, capsys):
 
 
 def expected_context(store, subject_id, as_of=None):
-    settings = context.load_settings(store)
+    settings = ContextSettings.read(store)
     record = reader.record(store, subject_id, columns.WANTED)
-    tokenizer = chat.load_tokenizer(finding.model_path(settings["model"], store))
+    tokenizer = chat.load_tokenizer(finding.model_path(settings.model, store))
 
     def count(text):
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -65,7 +66,7 @@ def expected_context(store, subject_id, as_of=None):
 
 
 def model_of(store):
-    return context.load_settings(store)["model"]
+    return ContextSettings.read(store).model
 
 
 def once(*args):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from helpers.paths import ROOT
+from helpers.prompt_records import context_settings
 from helpers.training_runs import PATIENTS, record, write_prompts
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
@@ -35,9 +36,7 @@ def same_patient_twice(store):
 
 
 def other_template(store):
-    files.write_json(
-        store / "prompts" / "context.json", {"model": "other/model", "template_sha256": "0"}
-    )
+    context_settings(model="other/model").write(store / "prompts")
 
 
 def other_model(store):

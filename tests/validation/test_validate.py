@@ -19,6 +19,8 @@ import pytest
 import yaml
 
 from helpers.paths import ROOT
+from helpers.prompt_records import prompt_record
+from helpers.storage_folders import written_otherwise
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import generation, loading
@@ -470,13 +472,6 @@ def test_every_arm_is_shown_what_its_name_says(run_validate):
 
 def test_chart_questions_and_diagnoses_are_asked_apart_and_scored_exactly(run_validate):
     tags = [["condition", "known", "hypertension"], ["condition", "new", "heart_failure"]]
-    record = {
-        "subject_id": 1,
-        "hadm_id": 2,
-        "as_of": "2150-03-02",
-        "kind": "age",
-        "split": "validation",
-    }
     turns = [
         {"role": "system", "content": "Read."},
         {"role": "user", "content": "Patient context\n- Age: 3\n\nQuestion\nOld?"},
@@ -487,18 +482,18 @@ def test_chart_questions_and_diagnoses_are_asked_apart_and_scored_exactly(run_va
         "guidance": "Rest",
     }
     records = [
-        record
-        | {
-            "task": task,
-            "rubric": [{"tags": t} for t in tags],
-            "subject_id": i,
-            "messages": [*turns, {"role": "assistant", "content": gold}],
-        }
+        prompt_record(
+            [*turns, {"role": "assistant", "content": gold}],
+            subject_id=i,
+            task=task,
+            rubric=[{"criterion": "names it", "points": 1, "tags": t} for t in tags],
+            split="validation",
+        )
         for task, gold in golds.items()
         for i in range(3)
     ]
     path = run_validate.store / "prompts" / "validation.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    written_otherwise(path, "".join(json.dumps(r) + "\n" for r in records))
     code, out, err = run_validate("4", "--no-knowledge", "--arms", "all")
     assert code == 0, err
     rows = read_csv(results(out) / "records.csv")

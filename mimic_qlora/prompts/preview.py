@@ -1,0 +1,71 @@
+"""Print records and their counts on the terminal."""
+
+import shutil
+import sys
+import textwrap
+from itertools import cycle, groupby, islice
+from pathlib import Path
+
+from mimic_qlora.display import text_tables
+from mimic_qlora.llm import finding
+from mimic_qlora.prompts import record_files
+from mimic_qlora.prompts.dataset import Counts
+from mimic_qlora.prompts.record_files import PromptRecord
+
+
+def tokenizer_line(model: Path) -> str:
+    """Return the sentence that says which tokenizer counts the tokens, folded."""
+    return textwrap.fill(
+        finding.describe(model).replace("Model", "Tokenizer", 1), text_tables.WIDTH
+    )
+
+
+def print_counts(counts: Counts) -> None:
+    """Print who was asked and left out, and how many records there are of what."""
+    sections: dict[str, dict[str, int]] = {
+        "\nPatients": counts.cohort,
+        "Records": counts.tasks,
+        "By split": {name: counts.splits.get(name, 0) for name in record_files.SPLITS},
+    }
+    for title, rows in sections.items():
+        print("\n".join([title, *(f"  {n:>8,}  {name}" for name, n in rows.items() if n)]))
+    cut = ", ".join(f"{section} {n:,}" for section, n in counts.cut.items())
+    for line in (
+        f"Symptoms: {len(counts.symptoms)}; "
+        f"caution rules that a chart called for: {len(counts.cautions)}; "
+        f"kinds of chart questions: {len(counts.kinds)}; "
+        f"near-duplicates left out: {counts.near_duplicates}; "
+        f"times at which the chart gave no gold answer: {counts.without_gold}",
+        f"Contexts in which a section was cut to its quota or the budget: {cut or 'none'}",
+    ):
+        print(textwrap.fill(line, text_tables.WIDTH, break_on_hyphens=False))
+
+
+def print_records(folder: Path, n: int, tasks: tuple[str, ...]) -> None:
+    """Print a training record of each of the first n patients, the tasks in turn.
+
+    Lines are folded at words on a terminal, which would fold them within words.
+    """
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1_000_000
+    patients = groupby(
+        record_files.read(folder / record_files.file_name("train")),
+        lambda record: record.subject_id,
+    )
+    for (_, found), task in zip(islice(patients, n), cycle(tasks), strict=False):
+        records = list(found)
+        _print(next((one for one in records if one.task == task), records[0]), width)
+
+
+def _print(record: PromptRecord, width: int) -> None:
+    what = f"=== {record.task}, subject_id {record.subject_id} as of {record.as_of}"
+    print("\n" + _folded(f"{what}; supervised part between >>> and <<<", width))
+    for turn in record.messages:
+        text = "\n".join(_folded(line, width) for line in turn["content"].splitlines())
+        if turn["role"] == "assistant":
+            text = f">>>\n{text}\n<<<"
+        print(f"[{turn['role']}]\n{text}")
+
+
+def _folded(line: str, width: int) -> str:
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)

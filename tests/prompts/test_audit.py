@@ -1,0 +1,162 @@
+"""The audit: it passes true records, and fails on each planted leak and untruth."""
+
+import json
+import shutil
+from collections import Counter
+from datetime import datetime, timedelta
+
+import pytest
+
+from helpers.prompt_records import SPLITS, answer_of, of_task, read_jsonl, records_of
+from helpers.scripts import run_script
+from helpers.storage_folders import step_three_stub, written_otherwise
+from mimic_qlora.chart import context, visibility
+from mimic_qlora.clinical import content as clinical
+from mimic_qlora.mimic.synthetic import hospital
+from mimic_qlora.prompts import audit, audit_chart
+from mimic_qlora.prompts.record_files import PromptRecord
+from mimic_qlora.subjects import reader
+
+
+def test_every_statement_of_the_real_demo_is_a_cell_known_at_its_time(demo_prompts, capsys):
+    found = audit.of_storage(demo_prompts.store)
+    assert audit.report(found) == 0 and not any(found.faults.values()), found.faults
+    assert (
+        found.counts["records"] == len(demo_prompts.records) and found.counts["statements"] > 20_000
+    )
+    assert "       0  statements of the context not yet known at as_of" in capsys.readouterr().out
+
+
+def audited(charts):
+    """The faults of records that are made anew from these charts, as (check, section)."""
+    found = Counter()
+    for record in charts.typed:
+        raw = charts.raw[record["subject_id"]]
+        for one in records_of(record, charts.labels):
+            chart = audit_chart.Chart(raw, charts.labels, one.as_of)
+            found.update(audit.of_record(one, chart)[1])
+    return found
+
+
+ENDS = ("admissions", "dischtime", ["always"])
+
+
+LEAKS = {
+    "Known conditions": [
+        ("diagnoses_icd_labeled", "*", ["always"]),
+        ("admissions", "*", ["always"]),
+        ENDS,
+    ],
+    "Past procedures": [("procedures_icd_labeled", "*", ["always"])],
+    "Recent labs": [("labevents", "*", ["always"])],
+    "Medicines ordered during this stay": [
+        ("prescriptions", "*", ["starttime"])
+    ],  # before the pharmacy entered it
+    "Recent measurements": [("omr", "*", ["always"])],
+    "Last stay": [ENDS],
+}
+
+
+@pytest.mark.parametrize("section", LEAKS)
+def test_the_audit_fails_on_each_planted_leak(charts, monkeypatch, section):
+    planted = {name: dict(by_column) for name, by_column in visibility.rules().items()}
+    for table, column, known in LEAKS[section]:
+        planted[table][column] = known
+    monkeypatch.setattr(visibility, "rules", lambda: planted)
+    found = audited(charts)
+    sections = {name for _, name in found}
+    assert section in sections, found
+
+
+def test_the_audit_finds_no_fault_where_none_is_planted(charts):
+    assert not audited(charts)
+
+
+def change(record, before, after, turn=1):
+    changed = json.loads(json.dumps(record))
+    assert before in changed["messages"][turn]["content"]
+    changed["messages"][turn]["content"] = changed["messages"][turn]["content"].replace(
+        before, after, 1
+    )
+    return changed
+
+
+def test_the_audit_fails_on_each_planted_untruth(demo_prompts):
+    labels = context.lab_labels(demo_prompts.store)
+
+    def faults(row):
+        record = PromptRecord.of(row)
+        raw = reader.raw_record(demo_prompts.store, record.subject_id)
+        chart = audit_chart.Chart(raw, labels, record.as_of)
+        return {check for check, _ in audit.of_record(record, chart)[1]}
+
+    content = clinical.load()
+    held_out = next(s for s in content.symptoms.values() if s.held_out)
+    one = next(
+        r
+        for r in of_task(demo_prompts, "guidance")
+        if r["cautions"] and "(was " in str(r["messages"][1])
+    )
+    age = one["messages"][1]["content"].split("- Age: ")[1].split("\n")[0]
+    assert faults(one) == set()
+    assert faults(change(one, f"Age: {age}", "Age: 17")) == {"unfounded"}
+    assert faults(change(one, "(by mouth)", "(in the nose)")) == {"unfounded"}
+    assert faults(change(one, "- Known conditions: ", "- Known conditions: gout attack; ")) == {
+        "unfounded"
+    }
+    assert faults(change(one, "(was ", "(was 99")) == {"unfounded"}
+    assert "ahead" in faults(
+        one | {"as_of": str(datetime.fromisoformat(one["as_of"]) - timedelta(days=60))}
+    )
+    assert faults(one | {"symptom": held_out.id}) >= {"held_out"}
+    assert faults(change(one, "\n- ", "\n- Take 800 mg of ibuprofen.\n- ", turn=2)) == {"gold"}
+    assert faults(one | {"evidence": []}) == {"gold"}
+    wrong_cell = {**one["evidence"][0], "cells": ["hadm_id=1"]}
+    assert faults(one | {"evidence": [wrong_cell, *one["evidence"]]}) == {"gold"}
+
+    coded = next(
+        r for r in of_task(demo_prompts, "guidance") if "heart_failure_fluid_limit" in r["cautions"]
+    )
+    assert "gold" in faults(
+        change(coded, "heart failure", "diabetes")
+    )  # the reason for a caution is not shown
+
+    value = next(r for r in of_task(demo_prompts, "chart_qa") if r["kind"] == "lab value")
+    assert faults(change(value, answer_of(value), "77.77 mg/dL", turn=2)) == {"gold"}
+    stay = next(r for r in of_task(demo_prompts, "diagnoses"))
+    assert faults(change(stay, "or acute: ", "or acute: gout attack; ", turn=2)) == {"gold"}
+    ends = next(
+        a
+        for a in reader.raw_record(demo_prompts.store, stay["subject_id"])["admissions"]
+        if a["hadm_id"] == stay["hadm_id"]
+    )
+    assert "target" in faults(stay | {"as_of": ends["dischtime"]})
+
+
+def test_the_audit_finds_patients_in_two_splits(demo_prompts, tmp_path):
+    for step in ("subjects", "features"):
+        (tmp_path / step).symlink_to(demo_prompts.store / step)
+    shutil.copytree(demo_prompts.store / "prompts", tmp_path / "prompts")
+    first = (demo_prompts.store / "prompts/train.jsonl").read_text().splitlines()[0] + "\n"
+    for name, text in zip(SPLITS, (first, first, ""), strict=True):
+        written_otherwise(tmp_path / "prompts" / f"{name}.jsonl", text)
+    assert len(audit.of_storage(tmp_path).faults["split"]) == 1
+
+
+def test_synthetic_charts_with_bedside_vitals_pass_the_audit(
+    tmp_path, embedded_model, run_here, capsys
+):
+    hospital.write(tmp_path / "mimic", 60, seed=1, progress=False)
+    store = tmp_path / "storage"
+    assert (
+        run_script(
+            "convert_to_jsonl.py", "--mimic-dir", tmp_path / "mimic", storage=store
+        ).returncode
+        == 0
+    )
+    step_three_stub(store, "admissions.language")
+    run_here("--model", embedded_model, store=store)
+    texts = [one["messages"][1]["content"] for one in read_jsonl(store / "prompts/train.jsonl")]
+    assert any("heart rate" in text and "temperature" in text for text in texts)
+    assert "left out: no coded stay" in capsys.readouterr().out
+    assert run_here("--audit", store=store) == 0

@@ -1,0 +1,43 @@
+"""The preview on the terminal."""
+
+import re
+import sys
+
+import make_symptom_prompts_ctx_dxpx as step_4
+from helpers.prompt_records import answer_of, read_jsonl
+from mimic_qlora.prompts import preview
+
+
+def test_the_preview_marks_the_supervised_part(demo_prompts):
+    first = next(
+        one
+        for one in read_jsonl(demo_prompts.store / "prompts/train.jsonl")
+        if one["task"] == "guidance"
+    )
+    assert (
+        demo_prompts.printed.count(">>>\n") == 2
+        and f">>>\n{answer_of(first)}\n<<<" in demo_prompts.printed
+    )
+
+
+def test_the_preview_is_folded_at_words_on_a_terminal(demo_prompts, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    preview.print_records(demo_prompts.store / "prompts", 3, step_4.TASKS)
+    shown = capsys.readouterr().out
+    first = next(
+        one
+        for one in read_jsonl(demo_prompts.store / "prompts/train.jsonl")
+        if one["task"] == "guidance"
+    )
+    assert (
+        50 < max(map(len, shown.splitlines())) <= 60
+        and shown.count(">>>\n") == shown.count("\n<<<") == 3
+    )
+    assert all(
+        " ".join(turn["content"].split()) in " ".join(shown.split()) for turn in first["messages"]
+    )
+    told = re.findall(r"=== (\w+), subject_id (\d+)", shown)
+    assert {task for task, _ in told} == set(step_4.TASKS) and len(
+        {subject_id for _, subject_id in told}
+    ) == 3
