@@ -7,10 +7,10 @@ from datetime import datetime
 from helpers.prompt_records import answer_of, count_words, of_task
 from mimic_qlora.chart import columns, context
 from mimic_qlora.chart.context_settings import ContextSettings
+from mimic_qlora.chart.facts import Facts
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical import phrases
 from mimic_qlora.subjects import reader
-from mimic_qlora.chart.facts import Facts
 from mimic_qlora.tasks import guidance
 
 FACTS = Facts(
@@ -111,7 +111,7 @@ def test_charts_that_call_for_different_cautions_never_get_the_same_answer(demo_
 
 def test_the_most_severe_cautions_come_first():
     content = clinical.load()
-    everything = replace(FACTS, phenotypes=dict.fromkeys(content.phenotypes, {)), "age": 80}
+    everything = replace(FACTS, phenotypes=dict.fromkeys(content.phenotypes, {}), age=80)
     called = guidance.called_for(everything)
     for symptom in content.symptoms.values():
         severities = [c.severity for c in guidance.cautions_for(symptom, everything, called)]
@@ -121,7 +121,9 @@ def test_the_most_severe_cautions_come_first():
 def test_advice_is_not_given_twice_for_two_reasons():
     content = clinical.load()
     reasons = {"long_term_anticoagulant": {}, "chronic_kidney_disease": {}, "heart_failure": {}}
-    chosen = guidance.cautions_for(content.symptoms["back_pain"], replace(FACTS, phenotypes=reasons))
+    chosen = guidance.cautions_for(
+        content.symptoms["back_pain"], replace(FACTS, phenotypes=reasons)
+    )
     assert chosen and sum("ibuprofen" in c.say for c in chosen) == 1
 
 
