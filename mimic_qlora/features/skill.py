@@ -247,8 +247,8 @@ def reliability(targets: list[Target], scores: np.ndarray) -> list[RiskTenth]:
     """Return predicted and observed risk by tenths of predicted risk, over all targets together.
 
     scores: out of fold, float [targets, patients]. The tenths equal those of scikit-learn's
-    `calibration_curve` (strategy "quantile") where no risks are tied, at two thirds of its CPU.
-    It gives no counts, and merges tenths that share a tied risk.
+    `calibration_curve` (strategy "quantile") where no risks are tied, at 1.4 times less CPU or
+    better (benchmarks/metrics.py). It gives no counts, and merges tenths that share a tied risk.
     """
     if not targets:
         return []
