@@ -20,9 +20,8 @@ TASKS = ("guidance", "chart_qa", "diagnoses")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Read the command line."""
+    parser = command_line.Parser(__doc__)
     add = parser.add_argument
     add(
         "--model",
@@ -39,36 +38,36 @@ def arguments() -> argparse.Namespace:
     )
     add(
         "--pairs-per-subject",
-        type=int,
+        type=command_line.whole_number(1, 30),
         default=2,
         help="records of each task per patient (default: %(default)s)",
     )
     add(
         "--max-total",
-        type=int,
+        type=command_line.positive_int,
         help="at most this many records over all splits (default: no limit)",
     )
     add(
         "--token-budget",
-        type=int,
+        type=command_line.positive_int,
         default=700,
         help="tokens of the patient context (default: %(default)s)",
     )
     add(
         "--landmark-hours",
-        type=float,
+        type=command_line.number(0.1, 10_000),
         default=24,
         help="early in a stay: hours after arrival (default: %(default)s)",
     )
     add(
         "--seed",
-        type=int,
+        type=command_line.seed,
         default=42,
         help="seed of days, questions and sentences (default: %(default)s)",
     )
     add(
         "--preview",
-        type=int,
+        type=command_line.whole_number(0),
         default=0,
         metavar="N",
         help="print N training records, one a patient (default: none)",
@@ -79,16 +78,11 @@ def arguments() -> argparse.Namespace:
         help="check the records of an earlier run against the chart, and make none",
     )
     command_line.add_arguments(parser)
-    args = parser.parse_args()
-    command_line.check_positive(args, "max_total", "token_budget", "landmark_hours")
-    command_line.check_range(args, "pairs_per_subject", 1, 30)
-    command_line.check_range(args, "landmark_hours", 0.1, 10_000)
-    command_line.check_range(args, "preview", 0, 1_000_000)
-    command_line.check_range(args, "seed", 0, 2**32 - 1)
-    return args
+    return parser.parse_args()
 
 
 def main() -> int:
+    """Make the records, or audit those of an earlier run; return 1 if the audit found a fault."""
     args = arguments()
 
     from mimic_qlora.subjects.manifest import data_line, subjects_manifest
@@ -124,7 +118,7 @@ def main() -> int:
     with storage.step_output(store, "prompts", asdict(settings), inputs, args.force) as out:
         print(preview.tokenizer_line(path))
         counts = build.make_prompts(store, out.path, settings, path, system_prompt)
-        out.manifest["counts"] = asdict(counts)
+        out.facts["counts"] = asdict(counts)
         preview.print_counts(counts)
         preview.print_records(out.path, args.preview, TASKS)
     print(f"Wrote {store / 'prompts'}")

@@ -15,7 +15,6 @@ import jinja2
 from markupsafe import Markup
 
 from mimic_qlora.display.cells import Row, is_numeric, shown
-from mimic_qlora.step import storage
 from mimic_qlora.step.files import atomic_write
 
 PAGES = Path(__file__).parent / "pages"
@@ -46,13 +45,6 @@ def render(template: str, folder: Path | None = None, **values: Any) -> Markup:
     """Return a template of `folder`, or a shared one, filled with the values."""
     folders = () if folder is None else (folder,)
     return Markup(environment(*folders).get_template(template).render(**values))
-
-
-def data_line(manifest: dict[str, Any]) -> str:
-    """Return which data a result is about, without the path of its folder."""
-    source = manifest["source"]
-    folder = Path(source["folder"]).name
-    return storage.data_line({**manifest, "source": {**source, "folder": folder}})
 
 
 def paragraph(text: str) -> Markup:

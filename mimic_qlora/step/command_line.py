@@ -33,7 +33,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message, which `run` prints with exit code 2."""
-        message = re.sub(r"^argument ([^\s/]+)\S*: must ", r"\1 must ", message)
+        message = re.sub(r"^argument ([^\s/:]+)\S*: ", r"\1: ", message)
+        message = message.replace(": must ", " must ", 1)
         raise UserError(f"{message} (--help lists the arguments)")
 
 
@@ -151,26 +152,12 @@ def _must(what: str, text: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"must {what}, not {text}")
 
 
-def check_positive(args: argparse.Namespace, *names: str) -> None:
-    """Raise UserError unless each of these arguments is a positive, finite number or was not given."""
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} {value} is not a positive number")
-
-
 def check_range(args: argparse.Namespace, name: str, least: float, most: float) -> None:
     """Raise UserError unless this argument is a number from `least` to `most`."""
     if not least <= getattr(args, name) <= most:
         raise UserError(
             f"--{name.replace('_', '-')} {getattr(args, name)} is out of range: give a number from {least} to {most}"
         )
-
-
-def check_run(name: str) -> None:
-    """Raise UserError unless the name of a run can be the name of its folder."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise UserError(f"--run {name!r} is no folder name: use letters, digits, '-', '_' and '.'")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

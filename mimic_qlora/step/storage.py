@@ -41,7 +41,7 @@ COMMANDS = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StepOutput:
     """A folder that a step writes its output into."""
 
@@ -221,16 +221,3 @@ def _interrupted_run(temp: Path) -> str | None:
         return json.loads((temp / RUN_ID).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def data_line(manifest):  # until its last caller uses subjects.manifest
-    source = manifest["source"]
-    if source["kind"] == "synthetic":
-        return (
-            f"Data: built-in synthetic MIMIC-IV, {source['patients']:,} patients: "
-            "for trying out, never for results"
-        )
-    return f"Data: {source['version']} in {source['folder']}, {source['patients']:,} patients"
-
-
-read_manifest = verified_manifest  # until its last caller has the new name
