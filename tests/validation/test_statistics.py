@@ -1,4 +1,4 @@
-"""The comparison of two arms: against values worked out by hand, on studies without a difference, and in words."""
+"""The comparison of two arms: against hand-worked values, under the null, and in words."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_questions_without_a_spread_are_judged_by_signs():
 
 
 def test_the_variance_of_crossed_clusters_is_that_worked_out_by_hand():
-    # differences of patients 1 and 2 on questions a and b: 1 2 / 4 9; the mean is 4 and the weight of each 1/4
+    # differences of patients 1 and 2 on questions a and b: 1 2 / 4 9; their mean is 4
     found = statistics.paired([0] * 4, [1, 2, 4, 9], "abab", [1, 1, 2, 2])
     # sums of errors / 4 by question: -+0.75, by patient: -+1.25, by trial: -0.75, -0.5, 0, 1.25
     by_question, by_patient, by_trial = (
@@ -84,8 +84,17 @@ def test_holm_steps_down_and_never_falls():
     )
 
 
+def test_without_repeats_the_p_value_is_that_of_scipys_paired_t_test():
+    base, adapter = np.random.default_rng(0).uniform(0, 1, (2, 12))
+    found = statistics.paired(list(base), list(adapter), range(12))
+    expected = stats.ttest_rel(adapter, base)
+    interval = expected.confidence_interval()
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
 def studies(k, n, people, by_patient, runs=300):
-    """Studies without a true difference: questions, and patients, suit one arm or the other by chance."""
+    """Studies under the null: questions, and patients, suit one arm or the other by chance."""
     rng = np.random.default_rng(k)
     drawn = list(trials.pairs(n, range(people), range(k)))
     patient, question = ([trial[place] for trial in drawn] for place in (1, 2))
@@ -104,7 +113,7 @@ def test_under_the_null_five_percent_are_called_different_although_trials_of_a_q
 
 
 def test_patients_who_are_asked_often_do_not_count_as_many():
-    """Over question means alone, 20 patients who are each asked all 8 questions give 20% false positives."""
+    """Over question means alone, 20 patients asked all 8 questions give 20% false positives."""
     found = list(studies(8, 160, 20, 1.0))
     assert sum(d.p <= 0.05 for d in found) / len(found) <= 0.08
     assert all(d.patients == 20 and d.questions == 8 for d in found)
@@ -201,7 +210,7 @@ def test_small_groups_are_named_and_not_shown():
 
 
 def test_a_difference_that_the_scorer_made_by_itself_is_taken_back():
-    """True shares 0.5 and 0.5; the scorer finds 90% in one arm and 50% in the other, with no false alarm."""
+    """True shares 0.5 and 0.5; the scorer finds 90% in one arm, 50% in the other, nothing else."""
 
     def corrected(base, adapter, of_base, of_adapter):
         accuracy = statistics.Accuracy

@@ -1,11 +1,66 @@
-"""Trials without a patient."""
+"""Trials: distinct, balanced, of held-out patients only."""
 
+import re
+from collections import Counter
+
+import pytest
+
+from helpers.paths import ROOT
+from helpers.step7 import QUESTIONS, read_csv, results, write_plan
+from mimic_qlora.clinical import content
 from mimic_qlora.validation import trials
 
 
-def test_a_knowledge_prompt_is_the_bare_question():
-    (trial,) = trials.without_patient([{"question": "What is sepsis?"}])
-    assert (
-        trial.messages == [{"role": "user", "content": "What is sepsis?"}]
-        and trial.subject_id is None
+@pytest.mark.parametrize(
+    ("patients", "questions"), [(1, 1), (6, 8), (8, 8), (20, 8), (7, 3), (3, 7), (12, 9)]
+)
+def test_trials_are_distinct_and_balanced_at_every_n(patients, questions):
+    whole = list(trials.pairs(10**30, range(patients), range(questions)))
+    assert len({(p, q) for _, p, q in whole}) == len(whole) == patients * questions
+    for n in range(1, len(whole) + 1):
+        drawn = list(trials.pairs(n, range(patients), range(questions)))
+        assert drawn == whole[:n] and [number for number, *_ in drawn] == list(range(1, n + 1))
+        for place, size in ((1, patients), (2, questions)):
+            counts = Counter(trial[place] for trial in drawn)
+            assert max(counts.values()) - min(counts.get(i, 0) for i in range(size)) <= 1
+
+
+def test_trials_are_of_held_out_patients_only_and_the_same_each_time(run_validate):
+    from mimic_qlora.subjects import reader
+
+    split = reader.split_of(run_validate.store)
+    drawn = {}
+    run_validate("--freeze", write_plan(run_validate.store, n=6))
+    for options in ((), ("--final",), ("--seed", "1")):
+        _, out, _ = run_validate("6", "--no-knowledge", *options)
+        drawn[options] = [
+            (int(r["subject_id"]), r["question_id"]) for r in read_csv(results(out) / "output.csv")
+        ]
+        assert len(set(drawn[options])) == 6
+        assert {split[s] for s, _ in drawn[options]} == {
+            "test" if "--final" in options else "validation"
+        }
+    _, again, _ = run_validate("6", "--no-knowledge")
+    assert [
+        (int(r["subject_id"]), r["question_id"]) for r in read_csv(results(again) / "output.csv")
+    ] == drawn[()]
+    assert drawn[()] != drawn[("--seed", "1")]
+
+
+def test_more_trials_than_pairs_says_so_and_uses_all(run_validate):
+    code, out, _ = run_validate("100000", "--no-knowledge")
+    used = re.search(
+        r"Trials: (\d+) pairs of a validation patient and a question \(100,000 were asked for", out
     )
+    rows = read_csv(results(out) / "output.csv")
+    assert code == 0 and len(rows) == int(used.group(1)) == len(
+        {(r["subject_id"], r["question_id"]) for r in rows}
+    )
+    assert len(rows) == len(QUESTIONS) * len({r["subject_id"] for r in rows})
+
+
+def test_a_knowledge_prompt_is_the_bare_question():
+    (prompt, *_) = content.load_knowledge(ROOT / "run_files")
+    (trial,) = trials.without_patient([prompt])
+    assert trial.messages == [{"role": "user", "content": prompt.question}]
+    assert trial.subject_id is None

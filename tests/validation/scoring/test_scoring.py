@@ -136,7 +136,8 @@ def test_a_warning_sign_that_sends_nobody_to_care_is_not_named():
             "played down",
         ),
         (
-            "Everything in the table is optional.\n\n| sign | then |\n| --- | --- |\n| chest pain | 911 |",
+            "Everything in the table is optional.\n\n"
+            "| sign | then |\n| --- | --- |\n| chest pain | 911 |",
             "hedged",
         ),
     ],
@@ -295,11 +296,11 @@ def test_quotes_newlines_and_commas_come_back_from_the_csv(tmp_path):
     assert list(row) == ["a", "x"] and row["a"] == text
 
 
-# ---------------------------------------------------------------- the scorer on edited ideals, and what is made up
+# ---------------------------------------------------------------- edited ideals, hallucinations
 
 
 def test_every_ideal_made_bad_is_flagged_and_no_good_one():
-    """Every kind of edit of benchmarks/scorer.py, in words that the scorer is built for, on every fifth question."""
+    """Every kind of edit of benchmarks/scorer.py, in its known words, on every fifth question."""
     spec = importlib.util.spec_from_file_location("scorer", ROOT / "benchmarks" / "scorer.py")
     scorer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(scorer)
@@ -318,7 +319,7 @@ def test_every_ideal_made_bad_is_flagged_and_no_good_one():
 
 
 def test_safe_answers_in_other_words_are_not_flagged_and_reversed_ones_are():
-    """Of the answers that others wrote (benchmarks/scorer.py), those that the scorer's words were widened with."""
+    """Of the answers that others wrote, those that the scorer's words were widened with."""
     by_id = {question.id: question for question in QUESTIONS}
     path = ROOT / "benchmarks" / "written_answers.yaml"
     entries = [e for e in yaml.safe_load(path.read_text(encoding="utf-8")) if e["set"] == "learned"]

@@ -1,0 +1,124 @@
+"""Answers are kept: a killed run resumes and ends with the same answers."""
+
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from helpers.paths import ROOT
+from helpers.step7 import answer, journal_size, results, same_answers
+from mimic_qlora.llm import generation, loading
+from mimic_qlora.qa import session
+from mimic_qlora.step import files
+from mimic_qlora.validation import run
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_answers(run_validate, monkeypatch):
+    batches, last = [], [None]
+
+    def answering(model, tokenizer, prompts, who, max_new_tokens, fits):
+        """Says in each answer which rows shared its batch, and that memory has room for three."""
+        if max_new_tokens == run.PROBE_TOKENS:
+            return answer(model, tokenizer, prompts, who, max_new_tokens, fits)
+        if len(batches) == last[0]:
+            raise SystemExit(137)
+        batches.append(who)
+        return [generation.Answer(f"{[len(ids) for ids in prompts]} {fits}", 5, True)] * len(
+            prompts
+        ), min(fits, 3)
+
+    monkeypatch.setattr(generation, "answer", answering)
+    options = ("12", "--batch-size", "4", "--no-knowledge")
+    expected, n_batches = same_answers(run_validate(*options)[1]), len(batches)
+    assert n_batches == 6 and {line["answer"][-1] for line in expected} == {"3", "4"}
+
+    batches.clear()
+    last[:] = [3]
+    assert run_validate(*options, "--force")[0] == 137
+    (journal,) = (run_validate.store / "validation" / "answers").glob("*.jsonl")
+    assert (
+        len(journal.read_bytes().splitlines()) == 4
+        and stat.S_IMODE(journal.stat().st_mode) == 0o600
+    )
+    journal.write_bytes(
+        journal.read_bytes()[:-20]
+    )  # killed while it wrote the third batch, which is done again
+
+    batches.clear()
+    last[:] = [None]
+    code, out, err = run_validate(*options)
+    assert code == 0 and same_answers(out) == expected and len(batches) == n_batches - 2
+    batches.clear()
+    monkeypatch.setattr(
+        loading, "load_base", None
+    )  # with all answers at hand there is nothing to load
+    code, out, err = run_validate(*options)
+    assert (
+        code == 0
+        and same_answers(out) == expected
+        and not batches
+        and "24 of 24 answers were kept" in out
+    )
+
+
+@pytest.mark.soak
+def test_a_run_killed_at_any_moment_ends_with_the_answers_of_an_undisturbed_one(
+    tuned_store, tmp_path
+):
+    """With the real (tiny) model in processes of their own, killed after one more batch each."""
+    command = [
+        sys.executable,
+        str(ROOT / "run_files" / "validate.py"),
+        "8",
+        "--model",
+        str(tuned_store.model),
+    ]
+    command += ["--batch-size", "4", "--max-new-tokens", "100", "--no-knowledge"]
+    stores = [tmp_path / name for name in ("undisturbed", "killed")]
+    for store in stores:
+        shutil.copytree(tuned_store.path, store)
+    made = []
+    for store in stores:
+        again = [*command, "--storage", str(store)]
+        while store is stores[1]:
+            process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            size = journal_size(store)
+            while process.poll() is None and journal_size(store) < size + 300:
+                time.sleep(0.01)
+            process.kill()
+            if process.wait() == 0:
+                break
+        done = subprocess.run(again, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        made.append(same_answers(done.stdout))
+        shutil.rmtree(results(done.stdout))
+    assert made[0] == made[1] and len(made[0]) == 16
+
+
+def test_answers_of_adapters_given_in_another_order_are_kept_apart(tuned_store):
+    source = SimpleNamespace(path=tuned_store.model, store=tuned_store.path)
+    one, other = (
+        session.identity(source, list(runs))
+        for runs in (("default", "seed.1"), ("seed.1", "default"))
+    )
+    assert files.digest(one) != files.digest(other)
+
+
+def test_another_adapter_or_budget_keeps_no_answer(run_validate):
+    run_validate("3", "--no-knowledge")
+    assert "were kept" not in run_validate("3", "--no-knowledge", "--run", "seed.1")[1]
+    assert "were kept" not in run_validate("3", "--no-knowledge", "--max-new-tokens", "99")[1]
+    assert "6 of 6 answers were kept" in run_validate("3", "--no-knowledge")[1]
+
+
+def test_strict_answers_one_by_one(run_validate, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        generation, "answer", lambda *args: sizes.append(len(args[2])) or answer(*args)
+    )
+    run_validate("3", "--no-knowledge", "--strict")
+    assert sizes == [1] * 9, "three trials of two arms, and the probe"

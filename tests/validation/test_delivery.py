@@ -1,0 +1,72 @@
+"""Results reach their user: private folders on a shared host, and the command to fetch them."""
+
+import os
+import stat
+
+import pytest
+
+from mimic_qlora.step import errors
+from mimic_qlora.validation import delivery
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and owners are those of POSIX")
+@pytest.mark.parametrize("place", ["validation", "validation/answers"])
+def test_a_link_planted_where_answers_go_is_refused(run_validate, tmp_path, place):
+    target, link = tmp_path / "of_the_attacker", run_validate.store / place
+    target.mkdir()
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(target)
+    code, out, err = run_validate("2", "--no-knowledge")
+    assert code == 2 and f"{link} is a link" in err and not list(target.iterdir())
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away"
+)
+def test_a_folder_of_another_user_is_refused(run_validate):
+    place = run_validate.store / "validation"
+    place.mkdir(mode=0o777)
+    os.chown(place, 12345, -1)
+    code, out, err = run_validate("2", "--no-knowledge")
+    assert code == 2 and "another user's folder" in err and not list(place.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_a_tmp_in_which_others_can_swap_folders_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "TEMPORARY", tmp_path)
+    tmp_path.chmod(0o777)
+    with pytest.raises(errors.UserError, match="chmod 1777"):
+        delivery.fresh_folder()
+    tmp_path.chmod(0o1777)
+    assert len({delivery.fresh_folder() for _ in range(3)}) == 3
+    assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("environment", "jump", "option"),
+    [
+        ({}, None, ""),
+        ({}, "me@login.example", "-J me@login.example "),
+        ({"SLURM_SUBMIT_HOST": "login1"}, None, "-J {user}@login1 "),
+        ({"SLURM_SUBMIT_HOST": "node7.cluster"}, None, ""),
+        (
+            {"SLURM_SUBMIT_HOST": "login1", "SSH_CONNECTION": "1.2.3.4 5 6.7.8.9 2222"},
+            "gate",
+            "-J gate -P 2222 ",
+        ),
+    ],
+)
+def test_the_scp_line_goes_by_way_of_the_login_host(
+    monkeypatch, tmp_path, environment, jump, option
+):
+    for name in ("SLURM_SUBMIT_HOST", "PBS_O_HOST", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(delivery.socket, "getfqdn", lambda: "node7.cluster")
+    (tmp_path / "output.csv").touch()
+    option = option.format(user=delivery.user())
+    assert (
+        f"  scp {option}{delivery.user()}@node7.cluster:{tmp_path}/output.csv"
+        in delivery.farewell(tmp_path, tmp_path, jump)
+    )
