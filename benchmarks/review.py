@@ -19,7 +19,8 @@ import psutil  # noqa: E402
 
 from helpers.reviewing import Server, make_results, mark  # noqa: E402
 from mimic_qlora.review import items as review_items
-from mimic_qlora.review import store as ratings
+from mimic_qlora.review.marks import REQUIRED
+from mimic_qlora.review.store import Store
 
 
 def main():
@@ -43,22 +44,22 @@ def main():
             orders(client, store, args.requests)
 
 
-def marked(results: Path, n: int) -> ratings.Ratings:
+def marked(results: Path, n: int) -> Store:
     """A store in which two raters have marked everything."""
     items, sha256 = review_items.read(results)
-    store = ratings.Ratings(results)
-    store.prepare(["anna", "ben"], list(items), sha256)
+    store = Store(results)
+    store.tasks.prepare(["anna", "ben"], list(items), sha256)
     fields = {
-        **dict.fromkeys(ratings.REQUIRED, "4"),
+        **dict.fromkeys(REQUIRED, "4"),
         "better": "a",
         "comment": "a comment",
         "a_harm": "1 2",
     }
-    with store._open(write=True) as db:
-        for rater in store.raters():
+    with store.database.open(write=True) as db:
+        for rater in store.tasks.raters():
             rows = [
                 (rater, t.position, field, v, 0)
-                for t in store.tasks(rater)
+                for t in store.tasks.of(rater)
                 for field, v in fields.items()
             ]
             db.executemany("INSERT INTO mark VALUES (?, ?, ?, ?, ?)", rows)
@@ -98,12 +99,12 @@ def pages(client, positions: list, server: psutil.Process) -> None:
         )
 
 
-def orders(client, store: ratings.Ratings, n: int) -> None:
+def orders(client, store: Store, n: int) -> None:
     """Medians of the same item in its two orders, at random: in turn they would keep step with what else is running."""
     rng = np.random.default_rng(0)
     swapped, taken = rng.permutation(np.arange(2 * n) % 2), []
     for side in swapped.tolist():
-        with store._open(write=True) as db:
+        with store.database.open(write=True) as db:
             db.execute("UPDATE task SET swapped = ? WHERE rater = 'anna' AND position = 7", (side,))
         taken.append(timed(lambda: client.get("/items/7")))
     taken = np.array(taken)

@@ -8,197 +8,158 @@ results. Stop it with Ctrl-C and start it again at any time. --report says what 
 is the only thing that tells which model wrote what; --export writes approvals into the YAML files.
 """
 
-import argparse
 import difflib
 import os
 import re
-import stat
-import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from mimic_qlora.step import command_line, files, storage
-from mimic_qlora.step.errors import UserError
-from mimic_qlora.validation import delivery
+
+if TYPE_CHECKING:
+    from mimic_qlora.review.items import Item
+    from mimic_qlora.review.store import Store
 
 HERE = Path(__file__).resolve().parent
 
 
-def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+class Arguments(NamedTuple):
+    """What the command line asks for."""
+
+    storage: str | None
+    results: str | None
+    raters: list[str]
+    port: int
+    socket: Path | None
+    report: bool
+    export: bool
+
+
+class Folder(NamedTuple):
+    """The folder of the review, and whether it holds results of step 7."""
+
+    path: Path
+    has_results: bool
+
+
+def arguments() -> Arguments:
+    """Read the command line."""
+    parser = command_line.Parser(__doc__)
     add = parser.add_argument
-    add(
-        "--results",
-        metavar="FOLDER",
-        help="results folder of step 7 (default: the newest in the storage folder)",
-    )
-    add(
-        "--raters",
-        metavar="NAMES",
-        help="who rates, like anna,ben (default: those of last time, else 'reviewer')",
-    )
-    add(
-        "--port",
-        type=int,
-        default=8377,
-        help="port on 127.0.0.1, here and on the laptop (default: %(default)s)",
-    )
-    add(
-        "--socket",
-        metavar="PATH",
-        help="listen on a private Unix socket instead, which no other user can reach",
-    )
-    add(
-        "--report",
-        action="store_true",
-        help="unblind: write ratings.csv and ratings_report.json, then print them",
-    )
-    add(
-        "--export",
-        action="store_true",
-        help="write approvals, edits and rejections into the YAML files",
-    )
+    newest = "results folder of step 7 (default: the newest in the storage folder)"
+    add("--results", metavar="FOLDER", help=newest)
+    names = "who rates, like anna,ben (default: those of last time, else 'reviewer')"
+    add("--raters", metavar="NAMES", type=rater_names, default=[], help=names)
+    port = command_line.whole_number(1024, 65535)
+    where = "port on 127.0.0.1, here and on the laptop (default: %(default)s)"
+    add("--port", type=port, default=8377, help=where)
+    private = "listen on a private Unix socket instead, which no other user can reach"
+    add("--socket", metavar="PATH", type=socket_path, help=private)
+    unblind = "unblind: write ratings.csv and ratings_report.json, then print them"
+    add("--report", action="store_true", help=unblind)
+    write = "write approvals, edits and rejections into the YAML files"
+    add("--export", action="store_true", help=write)
     command_line.add_arguments(parser, force=False)
-    args = parser.parse_args()
-    command_line.check_range(args, "port", 1024, 65535)
-    names = [name.strip() for name in args.raters.split(",")] if args.raters is not None else []
+    return Arguments(**vars(parser.parse_args()))
+
+
+def rater_names(text: str) -> list[str]:
+    """Read different names, separated by commas."""
+    names = [name.strip() for name in text.split(",")]
     wrong = [name for name in names if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", name)]
     if wrong or len(set(names)) != len(names):
-        raise UserError(
-            f"--raters {args.raters!r}: give different names of letters, digits, '-', '_' and '.', like anna,ben"
-        )
-    args.raters = names
-    return args
+        shape = "different names of letters, digits, '-', '_' and '.', like anna,ben"
+        raise ArgumentTypeError(f"must be {shape}, not {text!r}")
+    return names
 
 
-def main():
+def socket_path(text: str) -> Path:
+    """Read the path of a socket."""
+    return Path(text).expanduser().absolute()
+
+
+def main() -> None:
+    """Open the review, then export its decisions, report its marks, or serve its page."""
     args = arguments()
     from mimic_qlora.review import items as review_items
-    from mimic_qlora.review import store as ratings
+    from mimic_qlora.review.store import Store
 
-    folder, has_results = results_folder(args)
-    items, sha256 = review_items.read(folder) if has_results else ({}, "")
-    store = ratings.Ratings(folder)
-    raters = [] if args.report or args.export else args.raters or store.raters() or ["reviewer"]
-    store.prepare(raters, list(items), sha256)
+    folder = results_folder(args)
+    found = review_items.Items({}, "")
+    if folder.has_results:
+        found = review_items.read(folder.path)
+    store = Store(folder.path)
+    raters: list[str] = []
+    if not (args.report or args.export):
+        raters = args.raters or store.tasks.raters() or ["reviewer"]
+    store.tasks.prepare(raters, list(found.items), found.sha256)
     if args.export:
         export(store)
     if args.report:
-        report(store, items, folder)
+        from mimic_qlora.review import report
+
+        print(report.write(store, found.items, folder.path))
     if raters:
-        serve(store, items, raters, args)
+        serve(store, found.items, raters, args)
 
 
-def results_folder(args) -> tuple:
-    """(folder, whether it has results). Where step 7 has left none: a folder for reviewing ideals and rules alone."""
+def results_folder(args: Arguments) -> Folder:
+    """Return the folder to review; without results of step 7, one for ideals and rules alone."""
     if args.results:
-        return Path(args.results).expanduser().resolve(), True
-    os.environ.setdefault(
-        "STORAGE_DIR", str(HERE.parent / "storage")
-    )  # where step 7 leaves its results, as in run.sh
+        return Folder(Path(args.results).expanduser().resolve(), True)
+    # where step 7 leaves its results, as in run.sh
+    os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))
     store = storage.open_storage(args.storage, create=True)
+    from mimic_qlora.review.database import FILE
     from mimic_qlora.validation import results
 
     if newest := results.newest(store):
-        from mimic_qlora.review.store import FILE
-
         rated = {path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}")} - {newest}
         if rated:
             print(f"Earlier results have ratings too: --results {max(rated)} goes on with those")
-        return newest, True
+        return Folder(newest, True)
     (store / "review").mkdir(mode=0o700, exist_ok=True)
     print(f"No results of step 7 in {store}: only ideals and rules can be reviewed")
-    return store / "review", False
+    return Folder(store / "review", False)
 
 
-def serve(store, items: dict, raters: list, args) -> None:
-    """Print the tunnel and the links, and answer until Ctrl-C."""
-    os.environ["OTEL_SDK_DISABLED"] = (
-        "true"  # FastAPI exports traces where the environment names a collector
-    )
-    os.environ["FASTAPI_OTEL_AUTO_CONFIGURE"] = "false"
-    import uvicorn
-
-    from mimic_qlora.review import guard
-    from mimic_qlora.review import site as review_site
-
-    path = Path(args.socket).expanduser().absolute() if args.socket else None
-    listener = guard.listen(args.port, path)
-    port = os.environ.get("SSH_CONNECTION", "").split()[3:4]
-    option = f"-p {port[0]} " if port and port[0] != "22" else ""
-    end = path or f"127.0.0.1:{args.port}"
-    print(
-        f"{len(items)} pairs of answers to judge, for each of {', '.join(raters)}; marks are kept in {store.path}"
-    )
-    print("On the rater's own computer, leave this running:")
-    print(f"  ssh -N -L 127.0.0.1:{args.port}:{end} {option}{delivery.user()}@{delivery.host()}")
-    print("and open the link there; it works once, in one browser, which then stays signed in:")
-    for rater in raters:
-        print(f"  {rater}: http://127.0.0.1:{args.port}/#{store.new_token(rater)}")
-    print(
-        "Ctrl-C stops the page; nothing is lost. What it shows of MIMIC-IV stays under the data use agreement."
-    )
-    sys.stdout.flush()
-    site = review_site.build(store, items, HERE, args.port)
-    config = uvicorn.Config(
-        site,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        ws="none",
-        lifespan="off",
-    )
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        print("\nStopped. All marks are kept; the same command goes on with them.")
-    finally:
-        if path:
-            path.unlink(missing_ok=True)
-
-
-def export(store) -> None:
+def export(store: "Store") -> None:
     """Write what was decided about the clinical content into its files, and show it as a diff."""
     from mimic_qlora.review import content
 
-    changes = content.export(HERE, store.decisions())
-    for path, (before, after) in changes.items():
-        lines = difflib.unified_diff(
-            before.splitlines(), after.splitlines(), str(path), str(path), n=1, lineterm=""
-        )
-        print("\n".join(lines))
-        rewrite(path, after)
-    for line in content.left_to_settle(HERE, store.decisions()):
+    decisions = store.decisions.all()
+    changes = content.export(HERE, decisions)
+    for path, change in changes.items():
+        before, after, name = change.before.splitlines(), change.after.splitlines(), str(path)
+        print("\n".join(difflib.unified_diff(before, after, name, name, n=1, lineterm="")))
+        files.rewrite(path, change.after)
+    for line in content.left_to_settle(HERE, decisions):
         print(line)
-    print(
-        f"{len(changes)} files changed: read the difference with `git diff` and commit it yourself"
-        if changes
-        else "No file changed: no wording was approved or rejected that the files do not have already"
-    )
+    if changes:
+        print(f"{len(changes)} files changed: read the difference with `git diff` and commit it")
+    else:
+        print("No file changed: no wording was approved or rejected that the files do not have yet")
 
 
-def report(store, items: dict, folder: Path) -> None:
-    """Write ratings.csv and ratings_report.json into the results folder, and print what they say."""
-    from mimic_qlora.display import csv_files
-    from mimic_qlora.review import report as ratings_report
+def serve(store: "Store", items: "dict[int, Item]", raters: list[str], args: Arguments) -> None:
+    """Print the tunnel and the links, and answer until Ctrl-C."""
+    # FastAPI exports traces where the environment names a collector
+    os.environ |= {"OTEL_SDK_DISABLED": "true", "FASTAPI_OTEL_AUTO_CONFIGURE": "false"}
+    from mimic_qlora.review import guard, server
 
-    rows = ratings_report.unblind(store, items)
-    found = ratings_report.summarize(rows, {rater: store.tasks(rater) for rater in store.raters()})
-    csv_files.write(folder / "ratings.csv", rows)
-    files.write_json(folder / "ratings_report.json", found)
-    written, page = ["ratings.csv", "ratings_report.json"], folder / "report.html"
-    if found["items"] and page.is_file():
-        rewrite(page, ratings_report.include(page.read_text(encoding="utf-8"), found))
-        written.append(page.name)
-    print(ratings_report.text(found))
-    print(f"\nWritten: {', '.join(written)} in {folder}")
-
-
-def rewrite(path: Path, text: str) -> None:
-    """Put a text in the place of a file's, whole or not at all, under the same mode."""
-    files.atomic_write(path, text, mode=stat.S_IMODE(path.stat().st_mode))
+    listener = guard.listen(args.port, args.socket)
+    print(f"{len(items)} pairs of answers to judge, for each of {', '.join(raters)}")
+    print(f"Marks are kept in {store.database.path}")
+    for line in server.way_in(store, raters, args.port, args.socket):
+        print(line)
+    print("What the page shows of MIMIC-IV stays under the data use agreement.")
+    print("Ctrl-C stops the page; nothing is lost.", flush=True)
+    try:
+        server.run(store, items, HERE, args.port, listener)
+    finally:
+        if args.socket:
+            args.socket.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What raters judge: each question of step 7 about a patient, with the chart's context and the answers of both arms."""
+"""The items that raters judge: a question about a patient, the context, the answers of both arms."""
 
 import re
 from pathlib import Path
@@ -11,15 +11,18 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import results
 from mimic_qlora.validation.arms import PAIR
 
-# a full stop ends a sentence after two letters, two digits, a bracket or a quotation mark: not in "e.g.", "2." or "B."
+PAGES = Path(__file__).parent / "pages"
+# A full stop ends a sentence after two letters, two digits, a bracket or a quotation mark: not in
+# "e.g.", "2." or "B."
 _BREAK = re.compile(
     r"((?<=[!?])\s+|(?:(?<=[^\W\d]{2}\.)|(?<=\d\d\.)|(?<=[\])\"'”’]\.)|(?<=\.[\"”]))\s+|\n\s*)"
 )
 
 
 class Item(NamedTuple):
-    """`answers` maps "base" and "adapter" to the text that each gave. Question and patient are clusters in statistics;
-    `subject_id` is on no page.
+    """One item to judge; `answers` maps "base" and "adapter" to the text that each gave.
+
+    Question and patient are clusters in statistics; `subject_id` is on no page.
     """
 
     number: int
@@ -27,11 +30,21 @@ class Item(NamedTuple):
     subject_id: int | None
     question: str
     context: str
-    answers: dict
+    answers: dict[str, str]
 
 
-def read(folder: Path) -> tuple:
-    """({number: Item}, SHA-256 of the file). Trials that lack an arm are left out. UserError if unreadable."""
+class Items(NamedTuple):
+    """The items of a results folder by number, and the SHA-256 of its results.jsonl."""
+
+    items: dict[int, Item]
+    sha256: str
+
+
+def read(folder: Path) -> Items:
+    """Return the items of step 7's results; trials that lack an arm are left out.
+
+    Raises UserError if they cannot be read, or if nothing is left.
+    """
     names = [arm.name for arm in PAIR]
     asked: dict[int, results.Line] = {}
     answers: dict[int, dict[str, str]] = {}
@@ -52,16 +65,16 @@ def read(folder: Path) -> tuple:
         raise UserError(
             f"{path} holds no question that both {' and '.join(names)} answered: run step 7 again"
         )
-    return items, files.file_sha256(path)
+    return Items(items, files.file_sha256(path))
 
 
-def shown(item: Item, swapped: bool) -> tuple:
-    """The answers as (A, B)."""
-    base, adapter = (item.answers[arm.name] for arm in PAIR)
+def shown(item: Item, swapped: bool) -> tuple[str, str]:
+    """Return the answers as (A, B)."""
+    base, adapter = item.answers[PAIR[0].name], item.answers[PAIR[1].name]
     return (adapter, base) if swapped else (base, adapter)
 
 
-def sentences(text: str) -> list:
-    """The text in pieces, [(sentence, what separates it from the next)]; joined, they are the text."""
+def sentences(text: str) -> list[tuple[str, str]]:
+    """Return the text in pieces (sentence, gap before the next); joined, they are the text."""
     parts = [*_BREAK.split(text), ""]
     return [(said, gap) for said, gap in zip(parts[::2], parts[1::2], strict=True) if said or gap]

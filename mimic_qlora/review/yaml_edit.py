@@ -1,28 +1,55 @@
-"""Edit a YAML content file in place, keeping all that does not change."""
+"""Edit a YAML content file in place, keeping every character that does not change.
+
+The texts are replaced at the places where PyYAML's scanner found them. The round trip of
+ruamel.yaml 0.19 was tried instead; it writes the whole file anew, in its own style. Unchanged, it
+rewrote each `reviewed_by: null`, 38 of the `when` lines of cautions.yaml (the braces of mappings
+in a list are lost), and the lists of drugs.yaml that go over several lines, at any line width.
+"""
 
 import json
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
 
 from mimic_qlora.step.errors import UserError
 
+Place = tuple[str | int, ...]  # keys of mappings and places in lists that lead to a text
+_FOLDED = 110  # columns of a folded text
 
-def edit(text: str, reviews: dict) -> str:
-    """A YAML file's text with some entries' texts and reviews replaced, and every other character as it was.
 
-    `reviews` maps an id to ({path: text}, reviewed_by or None, reviewed_on or None). Raises UserError when the result
-    would not read back as exactly that.
+class Review(NamedTuple):
+    """What an entry shall say: new texts by their place, who reviewed it, and on which day."""
+
+    texts: Mapping[Place, str]
+    reviewed_by: str | None
+    reviewed_on: str | None
+
+
+class Span(NamedTuple):
+    """A piece of a file, [start, end) in characters, and the YAML that takes its place."""
+
+    start: int
+    end: int
+    new: str
+
+
+def edit(text: str, reviews: Mapping[str, Review]) -> str:
+    """Return a file's text with some entries (id -> review) changed.
+
+    Raises UserError when the result would not read back as exactly that.
     """
-    import yaml
-
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     wanted = yaml.load(text, loader)
     entries = {entry["id"]: entry for entry in wanted}
-    nodes = {_value(node, "id").value: node for node in yaml.compose(text, yaml.SafeLoader).value}
-    spans = [
-        span
-        for name, review in reviews.items()
-        for span in _spans(text, nodes[name], entries[name], *review)
-    ]  # `entries` now hold what shall be read back
+    root = yaml.compose(text, yaml.SafeLoader)
+    assert root is not None, "the file holds entries"
+    nodes = {_scalar(node, "id").value: node for node in root.value}
+    spans = []
+    for name, review in reviews.items():
+        spans += _spans(text, nodes[name], entries[name], review)
+        _apply(entries[name], review)  # so `wanted` holds what must be read back
     for start, end, new in sorted(spans, reverse=True):
         text = text[:start] + new + text[end:]
     try:
@@ -36,65 +63,90 @@ def edit(text: str, reviews: dict) -> str:
     return text
 
 
-def _spans(
-    text: str, node, entry: dict, texts: dict, reviewed_by: str | None, reviewed_on: str | None
-) -> list:
-    """What to replace, [(start, end, YAML)], for one entry; `entry` is changed to what it then says."""
-    spans = []
-    for path, new in texts.items():
-        target, old = node, entry
-        for step in path:
-            target = _value(target, step) if isinstance(step, str) else target.value[step]
-            old = old[step]
+def put(entry: Any, place: Place, text: str) -> None:
+    """Put a text into an entry as YAML reads it: mappings and lists."""
+    for step in place[:-1]:
+        entry = entry[step]
+    entry[place[-1]] = text
+
+
+def _get(entry: Any, place: Place) -> str:
+    for step in place:
+        entry = entry[step]
+    return str(entry)
+
+
+def _apply(entry: dict[str, Any], review: Review) -> None:
+    """Change an entry as the review says. White space at the end of a text stays."""
+    for place, new in review.texts.items():
+        old = _get(entry, place)
         if old.strip() != new:
-            spans.append(_replacement(text, target, new))
-            _set(entry, path, new + old[len(old.rstrip()) :])
-    by, on = _value(node, "reviewed_by"), _value(node, "reviewed_on")
-    if entry["reviewed_by"] != reviewed_by:
-        spans.append((by.start_mark.index, by.end_mark.index, _quoted(reviewed_by)))
-    if on is not None and entry["reviewed_on"] != reviewed_on:
-        spans.append((on.start_mark.index, on.end_mark.index, _quoted(reviewed_on)))
-    elif on is None and reviewed_on:
+            put(entry, place, new + old[len(old.rstrip()) :])
+    entry["reviewed_by"] = review.reviewed_by
+    if "reviewed_on" in entry or review.reviewed_on:
+        entry["reviewed_on"] = review.reviewed_on
+
+
+def _spans(
+    text: str, node: yaml.MappingNode, entry: Mapping[str, Any], review: Review
+) -> list[Span]:
+    """Return what to replace for one entry, which stands at `node` and reads `entry`."""
+    spans = [
+        _replacement(text, _at(node, place), new)
+        for place, new in review.texts.items()
+        if _get(entry, place).strip() != new
+    ]
+    by, on = _scalar(node, "reviewed_by"), _value(node, "reviewed_on")
+    if entry["reviewed_by"] != review.reviewed_by:
+        spans.append(Span(by.start_mark.index, by.end_mark.index, _quoted(review.reviewed_by)))
+    if on is not None and entry["reviewed_on"] != review.reviewed_on:
+        spans.append(Span(on.start_mark.index, on.end_mark.index, _quoted(review.reviewed_on)))
+    elif on is None and review.reviewed_on:
         indent = next(key.start_mark.column for key, _ in node.value if key.value == "reviewed_by")
-        spans.append(
-            (
-                by.end_mark.index,
-                by.end_mark.index,
-                f"\n{' ' * indent}reviewed_on: {_quoted(reviewed_on)}",
-            )
-        )
-    entry["reviewed_by"] = reviewed_by
-    if on is not None or reviewed_on:
-        entry["reviewed_on"] = reviewed_on
+        new = f"\n{' ' * indent}reviewed_on: {_quoted(review.reviewed_on)}"
+        spans.append(Span(by.end_mark.index, by.end_mark.index, new))
     return spans
 
 
-def _replacement(text: str, node, new: str) -> tuple:
-    """(start, end, YAML) that puts `new` in the place of a scalar, in the style that it has."""
+def _replacement(text: str, node: yaml.Node, new: str) -> Span:
+    """Return the YAML that puts `new` in the place of a scalar, in the style that it has."""
     start, end = node.start_mark.index, node.end_mark.index
-    if node.style not in ("|", ">"):
-        return start, end, _quoted(new)
+    if not isinstance(node, yaml.ScalarNode) or node.style not in ("|", ">"):
+        return Span(start, end, _quoted(new))
     old = text[start:end]
     header, first = old.split("\n", 1)
     indent = len(first) - len(first.lstrip(" ")) if first.strip() else 4
     end = start + len(old.rstrip())
+    lines: Sequence[str]
     if node.style == ">" and "\n" not in new:
-        lines = textwrap.wrap(new, 110 - indent, break_long_words=False, break_on_hyphens=False)
+        width = _FOLDED - indent
+        lines = textwrap.wrap(new, width, break_long_words=False, break_on_hyphens=False)
     else:
         header, lines = header.replace(">", "|"), new.split("\n")
-    return start, end, "\n".join([header, *(" " * indent + line if line else "" for line in lines)])
+    body = [" " * indent + line if line else "" for line in lines]
+    return Span(start, end, "\n".join([header, *body]))
 
 
 def _quoted(value: str | None) -> str:
-    """A JSON string is a YAML string too."""
+    """Return the value as YAML; a JSON string is a YAML string too."""
     return "null" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _value(node, name: str):
+def _at(node: yaml.Node, place: Place) -> yaml.Node:
+    """Return the node at a place below this one."""
+    for step in place:
+        found = _value(node, step) if isinstance(step, str) else node.value[step]
+        assert found is not None, "the entry was read from this file"
+        node = found
+    return node
+
+
+def _value(node: yaml.Node, name: str) -> yaml.Node | None:
+    """Return the value of a key of a mapping."""
     return next((value for key, value in node.value if key.value == name), None)
 
 
-def _set(entry: dict, path: tuple, text: str) -> None:
-    for step in path[:-1]:
-        entry = entry[step]
-    entry[path[-1]] = text
+def _scalar(node: yaml.Node, name: str) -> yaml.Node:
+    found = _value(node, name)
+    assert found is not None, f"every entry has the field {name}"
+    return found

@@ -79,6 +79,11 @@ def atomic_write(
         raise
 
 
+def rewrite(path: Path, text: str) -> None:
+    """Put a text in the place of a file's, atomically, under the mode that the file has."""
+    atomic_write(path, text, mode=stat.S_IMODE(path.stat().st_mode))
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write data as JSON, atomically. What JSON does not know is written as its `str`."""
     text = json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n"

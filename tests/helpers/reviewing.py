@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from helpers.paths import ROOT
 from mimic_qlora.review import items as review_items
-from mimic_qlora.review import store as ratings
+from mimic_qlora.review.store import Store
 
 SECRET = "Longstanding-Secret-Finding"  # stands in the patients' context: it must be nowhere but on the page
 NASTY = '<script>document.title = "owned"</script><b onclick="x()">bold</b> & "quotes"'
@@ -142,6 +142,6 @@ def mark(value="4", **fields) -> dict:
 def store_of(folder: Path, *raters) -> tuple:
     """The store of a results folder with these raters, and its items."""
     items, sha256 = review_items.read(folder)
-    store = ratings.Ratings(folder)
-    store.prepare(raters, list(items), sha256)
+    store = Store(folder)
+    store.tasks.prepare(raters, list(items), sha256)
     return store, items

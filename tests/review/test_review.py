@@ -13,7 +13,9 @@ import pytest
 from helpers.reviewing import Server, make_results, mark, store_of
 from mimic_qlora.review import assignment
 from mimic_qlora.review import items as review_items
-from mimic_qlora.review import store as ratings
+from mimic_qlora.review.database import FILE
+from mimic_qlora.review.marks import CRITERIA, REQUIRED, SCALE
+from mimic_qlora.review.store import Store
 from mimic_qlora.step.errors import UserError
 
 
@@ -55,11 +57,11 @@ def test_each_rater_sees_each_item_once_in_a_balanced_order_and_a_tenth_again(n)
 
 def test_the_order_is_drawn_once_and_another_rater_changes_nobodys(results):
     store, _ = store_of(results, "anna")
-    before = store.tasks("anna")
+    before = store.tasks.of("anna")
     store, _ = store_of(results, "ben", "anna")
-    assert store.tasks("anna") == before and store.raters() == ["anna", "ben"]
-    (results / ratings.FILE).unlink()
-    orders = {tuple(t.swapped for t in store_of(results, "anna")[0].tasks("anna"))}
+    assert store.tasks.of("anna") == before and store.tasks.raters() == ["anna", "ben"]
+    (results / FILE).unlink()
+    orders = {tuple(t.swapped for t in store_of(results, "anna")[0].tasks.of("anna"))}
     assert orders != {tuple(t.swapped for t in before)}, "the draw can be foreseen"
 
 
@@ -81,14 +83,14 @@ def test_the_page_of_the_two_orders_differs_in_nothing_but_the_two_texts(tmp_pat
         anna = server.client("anna")
         pages = {}
         for swapped in (0, 1):
-            with store._open(write=True) as db:
+            with store.database.open(write=True) as db:
                 db.execute("UPDATE task SET swapped = ? WHERE position = 1", (swapped,))
             pages[swapped] = anna.get("/items/1")
         lefts = [
             re.search(r'<span id="a-1">(.*?)</span>', pages[swapped].text)[1] for swapped in (0, 1)
         ]
         assert lefts == ["Rest.", "See a doctor."]
-        item = items[store.task("anna", 1).item]
+        item = items[store.tasks.at("anna", 1).item]
         shapes = []
         for swapped in (0, 1):
             text = pages[swapped].text
@@ -121,30 +123,33 @@ def _without_answer(text: str, side: str, answer: str) -> str:
 
 def test_saving_twice_changes_nothing_and_undo_takes_back_step_by_step(results):
     store, _ = store_of(results, "anna")
-    store.save("anna", 1, {"a_safety": "2"})
+    store.marks.save("anna", 1, {"a_safety": "2"})
     for _ in range(3):
-        store.save("anna", 1, {"a_all": "4"})
-    store.save("anna", 2, {"better": "b", "comment": " why "})
-    assert store.marks("anna", 2) == {"better": "b", "comment": "why"}
-    assert store.undo("anna")[0] == 2 and store.marks("anna", 2) == {}
-    assert store.undo("anna") == (1, [f"a_{name}" for name in ratings.CRITERIA])
-    assert store.marks("anna", 1) == {"a_safety": "2"}, (
+        store.marks.save("anna", 1, {"a_all": "4"})
+    store.marks.save("anna", 2, {"better": "b", "comment": " why "})
+    assert store.marks.of("anna", 2) == {"better": "b", "comment": "why"}
+    assert store.marks.undo("anna")[0] == 2 and store.marks.of("anna", 2) == {}
+    assert store.marks.undo("anna") == (1, [f"a_{name}" for name in CRITERIA])
+    assert store.marks.of("anna", 1) == {"a_safety": "2"}, (
         "what stood before the key for all four is back"
     )
-    assert store.undo("anna") == (1, ["a_safety"]) and store.undo("anna") is None
+    assert store.marks.undo("anna") == (1, ["a_safety"]) and store.marks.undo("anna") is None
 
 
 def test_an_item_counts_as_answered_when_all_is_marked_and_work_goes_on_at_the_first_that_is_not(
     results,
 ):
     store, _ = store_of(results, "anna")
-    assert store.first_open("anna") == 1
-    store.save("anna", 1, mark())
-    store.save("anna", 3, mark())
-    assert store.answered("anna") == [1, 3] and store.first_open("anna") == 2
-    assert store.first_open("anna", after=2) == 4 and store.first_open("anna", after=999) == 2
-    store.save("anna", 1, {"b_chart": ""})
-    assert store.answered("anna") == [3] and store.first_open("anna") == 1
+    assert store.marks.first_open("anna") == 1
+    store.marks.save("anna", 1, mark())
+    store.marks.save("anna", 3, mark())
+    assert store.marks.answered("anna") == [1, 3] and store.marks.first_open("anna") == 2
+    assert (
+        store.marks.first_open("anna", after=2) == 4
+        and store.marks.first_open("anna", after=999) == 2
+    )
+    store.marks.save("anna", 1, {"b_chart": ""})
+    assert store.marks.answered("anna") == [3] and store.marks.first_open("anna") == 1
 
 
 def test_the_form_works_without_a_script_and_keeps_what_it_does_not_mention(results):
@@ -154,9 +159,7 @@ def test_the_form_works_without_a_script_and_keeps_what_it_does_not_mention(resu
         assert (answer.status, answer.getheader("location")) == (303, "/next?after=2")
         page = anna.get("/items/2").text
         assert page.count(" checked") == 2 * 5 + 1 + 1 and "plain</textarea>" in page
-        full = {f"{side}_{name}": "5" for side in "ab" for name in ratings.CRITERIA} | {
-            "better": "equal"
-        }
+        full = {f"{side}_{name}": "5" for side in "ab" for name in CRITERIA} | {"better": "equal"}
         anna.post(
             "/items/2", {**full, "a_all": "3", "b_all": "5"}
         )  # the same form again, only "all four" of A changed
@@ -186,24 +189,26 @@ def test_no_acknowledged_mark_is_lost_or_doubled_when_the_server_is_killed(resul
             server.stop(signal.SIGKILL)
             for thread in threads:
                 thread.join()
-    store = ratings.Ratings(results)
+    store = Store(results)
     for name, marks in kept.items():
         assert len(marks) > 20, "there were clicks before each kill"
         found = {
-            p: {f: v for f, (v, _) in fields.items()} for p, fields in store.all_marks(name).items()
+            p: {f: v for f, (v, _) in fields.items()} for p, fields in store.marks.all(name).items()
         }
         assert not {
             key: value for key, value in marks.items() if found.get(key[0], {}).get(key[1]) != value
         }
-        changes = store._rows("SELECT position, field, old, new FROM change WHERE rater = ?", name)
+        changes = store.database.rows(
+            "SELECT position, field, old, new FROM change WHERE rater = ?", name
+        )
         assert all(c["old"] != c["new"] for c in changes), "a mark was kept twice"
 
 
 def _click(client, kept: dict, rng) -> None:
     """Save marks until the server is gone; `kept` holds what it answered for. Each mark is made once, like a click."""
     while True:
-        key = (rng.randint(1, 26), rng.choice(ratings.REQUIRED[:-1]))
-        value = rng.choice([v for v in ratings.MARKS if v != kept.get(key)])
+        key = (rng.randint(1, 26), rng.choice(REQUIRED[:-1]))
+        value = rng.choice([v for v in SCALE if v != kept.get(key)])
         try:
             answer = client.post(f"/items/{key[0]}", {key[1]: value, "marking": "1"})
         except OSError:
@@ -290,7 +295,7 @@ def test_names_of_raters_must_be_names(results, run, names):
 
 
 def test_a_damaged_store_is_refused_in_one_sentence(results, run):
-    (results / ratings.FILE).write_text("this is no database" * 100)
+    (results / FILE).write_text("this is no database" * 100)
     done = run("run_files/review.py", "--results", results, "--report")
     assert done.returncode == 2 and "cannot be used" in done.stderr and done.stderr.count("\n") == 1
 

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.reviewing import NASTY, SECRET, Client, Server, free_port, make_results, mark
 from mimic_qlora.review import guard
-from mimic_qlora.review import store as ratings
+from mimic_qlora.review.store import Store
 from mimic_qlora.step.errors import UserError
 
 
@@ -58,17 +58,21 @@ def test_the_token_is_in_no_address_that_the_server_sees_and_the_cookie_is_out_o
 
 
 def test_a_new_link_voids_the_one_that_nobody_used_and_ends_the_session_of_the_old_one(tmp_path):
-    store = ratings.Ratings(tmp_path)
-    store.prepare(["anna", "ben"], [1], "hash")
-    unused, token, others = store.new_token("anna"), store.new_token("anna"), store.new_token("ben")
-    assert store.enter(unused) is None, "a link that was replaced must be void"
-    session, bens = store.enter(token), store.enter(others)
-    newer = store.new_token("anna")
-    assert store.rater_of(session) == "anna", (
+    store = Store(tmp_path)
+    store.tasks.prepare(["anna", "ben"], [1], "hash")
+    unused, token, others = (
+        store.sessions.new_token("anna"),
+        store.sessions.new_token("anna"),
+        store.sessions.new_token("ben"),
+    )
+    assert store.sessions.enter(unused) is None, "a link that was replaced must be void"
+    session, bens = store.sessions.enter(token), store.sessions.enter(others)
+    newer = store.sessions.new_token("anna")
+    assert store.sessions.rater_of(session) == "anna", (
         "a restart alone, which makes a new link, keeps the session"
     )
-    new = store.enter(newer)
-    assert [store.rater_of(s) for s in (session, new, bens, "", None)] == [
+    new = store.sessions.enter(newer)
+    assert [store.sessions.rater_of(s) for s in (session, new, bens, "", None)] == [
         None,
         "anna",
         "ben",
@@ -163,7 +167,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(server, anna):
 
 
 def test_no_page_names_another_host_or_carries_code_of_its_own(server, anna):
-    static = ["/static/review.css", "/static/review.js"]
+    static = ["/static/page.css", "/static/review.js"]
     for path in ["/items", "/items/1", "/content", "/content/questions/cough", "/nowhere", *static]:
         text = anna.get(path).text
         assert not re.search(r"""(?:src|href|action)=["']?(?:https?:)?//|@import|url\(""", text), (
@@ -276,7 +280,7 @@ def test_logs_and_addresses_tell_nothing_about_patients(server, anna):
         r'(?:href|action)="([^"]*)"', anna.get("/items").text + anna.get("/items/1").text
     )
     assert links and all(
-        re.fullmatch(r"/(next(\?after=\d+)?|items(/\d+)?|content|undo|static/review\.css)", x)
+        re.fullmatch(r"/(next(\?after=\d+)?|items(/\d+)?|content|undo|static/page\.css)", x)
         for x in links
     )
 

@@ -11,7 +11,8 @@ import signal
 import pytest
 
 from helpers.reviewing import ROOT, SECRET, Server, make_results, mark
-from mimic_qlora.review import store as ratings
+from mimic_qlora.review.marks import CRITERIA
+from mimic_qlora.review.store import Store
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed: run make test"
@@ -92,23 +93,21 @@ def test_a_whole_review_by_keyboard_takes_four_keys_an_item(browser, tmp_path):
             press(browser, *keys, Keys.ENTER)
         wait(browser, lambda b: b.title == "Review: all items")
         assert "All 5 items are answered" in browser.find_element(By.TAG_NAME, "main").text
-    store = ratings.Ratings(results)
+    store = Store(results)
     for position, (a, b, better) in enumerate(typed, 1):
-        wanted = {f"a_{name}": a for name in ratings.CRITERIA} | {
-            f"b_{name}": b for name in ratings.CRITERIA
-        }
-        assert store.marks("anna", position) == wanted | {
+        wanted = {f"a_{name}": a for name in CRITERIA} | {f"b_{name}": b for name in CRITERIA}
+        assert store.marks.of("anna", position) == wanted | {
             "better": {"=": "equal"}.get(better, better)
         }
 
 
 def test_single_marks_sentences_comment_and_undo_by_keyboard(browser, tmp_path):
     results = make_results(tmp_path / "results", questions=4, each=1)
-    store = ratings.Ratings(results)
+    store = Store(results)
     with Server(results, raters="anna") as server:
         enter(browser, server)
         press(browser, "4")
-        wait(browser, lambda b: len(store.marks("anna", 1)) == 4)
+        wait(browser, lambda b: len(store.marks.of("anna", 1)) == 4)
         for _ in range(12):  # from the second answer back to the criteria of the first
             if browser.switch_to.active_element.get_attribute("name") != "a_safety":
                 ActionChains(browser).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(
@@ -116,13 +115,16 @@ def test_single_marks_sentences_comment_and_undo_by_keyboard(browser, tmp_path):
                 ).perform()
         assert browser.switch_to.active_element.get_attribute("name") == "a_safety"
         press(browser, "1")
-        wait(browser, lambda b: store.marks("anna", 1).get("a_safety") == "1")
-        assert store.marks("anna", 1)["a_chart"] == "4"
+        wait(browser, lambda b: store.marks.of("anna", 1).get("a_safety") == "1")
+        assert store.marks.of("anna", 1)["a_chart"] == "4"
         press(
             browser, "3", "u"
         )  # the focus went on to correctness; what is taken back is the mark just made
         wait(browser, lambda b: "Taken back: Correctness of answer A." in status(b))
-        assert (store.marks("anna", 1)["a_safety"], store.marks("anna", 1)["a_correctness"]) == (
+        assert (
+            store.marks.of("anna", 1)["a_safety"],
+            store.marks.of("anna", 1)["a_correctness"],
+        ) == (
             "1",
             "4",
         )
@@ -132,7 +134,7 @@ def test_single_marks_sentences_comment_and_undo_by_keyboard(browser, tmp_path):
             lambda b: next(x for x in b.find_elements(By.NAME, "a_harm") if x.is_displayed()),
         )
         box.send_keys(Keys.SPACE)
-        wait(browser, lambda b: store.marks("anna", 1).get("a_harm") == "1")
+        wait(browser, lambda b: store.marks.of("anna", 1).get("a_harm") == "1")
         marked = browser.find_element(By.ID, "a-1")
         assert "harmful" in marked.get_attribute("class")
         label = browser.execute_script(
@@ -142,13 +144,15 @@ def test_single_marks_sentences_comment_and_undo_by_keyboard(browser, tmp_path):
         browser.find_element(By.ID, "comment").send_keys(
             "u 1 a: plain text"
         )  # keys mean letters here
-        wait(browser, lambda b: store.marks("anna", 1).get("comment") == "u 1 a: plain text")
-        assert store.marks("anna", 1)["a_safety"] == "1" and "better" not in store.marks("anna", 1)
+        wait(browser, lambda b: store.marks.of("anna", 1).get("comment") == "u 1 a: plain text")
+        assert store.marks.of("anna", 1)["a_safety"] == "1" and "better" not in store.marks.of(
+            "anna", 1
+        )
 
 
 def test_a_review_goes_on_after_the_server_was_killed_and_nothing_is_lost(browser, tmp_path):
     results = make_results(tmp_path / "results", questions=4, each=1)
-    store = ratings.Ratings(results)
+    store = Store(results)
     with Server(results, raters="anna") as server:
         address = enter(browser, server)
         press(browser, "4", "3", "a", Keys.ENTER)
@@ -159,16 +163,14 @@ def test_a_review_goes_on_after_the_server_was_killed_and_nothing_is_lost(browse
         press(browser, "5")  # a second click while nobody listens
     with Server(results, raters="anna", port=server.port):
         wait(browser, lambda b: status(b) == "Saved.")
-        assert store.marks("anna", 2) == {
-            f"{side}_{name}": value
-            for side, value in (("a", "2"), ("b", "5"))
-            for name in ratings.CRITERIA
+        assert store.marks.of("anna", 2) == {
+            f"{side}_{name}": value for side, value in (("a", "2"), ("b", "5")) for name in CRITERIA
         }
         browser.get(address)  # the next morning: the address alone, without a token
         wait(browser, lambda b: b.title == "Review: item 2")
         assert browser.find_element(By.ID, "answered").text == "1"
         assert browser.find_element(By.CSS_SELECTOR, "input[name=b_all][value='5']").is_selected()
-        store.save("anna", 2, {"better": "a"})
+        store.marks.save("anna", 2, {"better": "a"})
     browser.find_element(By.ID, "go").send_keys(
         Keys.ENTER
     )  # nothing is left to save, and nobody there to go to
@@ -183,8 +185,8 @@ def visited(browser, tmp_path_factory):
     results = make_results(tmp_path_factory.mktemp("visited") / "results", questions=4, each=1)
     with Server(results, raters="anna") as server:
         address = enter(browser, server)
-        store = ratings.Ratings(results)
-        store.save("anna", 1, {**mark(), "a_harm": "1", "comment": "a comment"})
+        store = Store(results)
+        store.marks.save("anna", 1, {**mark(), "a_harm": "1", "comment": "a comment"})
         yield address
 
 

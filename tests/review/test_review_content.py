@@ -6,13 +6,17 @@ import shutil
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from helpers.reviewing import ROOT, Server
+from mimic_qlora.clinical import conditions
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.schema import MODELS
 from mimic_qlora.review import content as content_review
-from mimic_qlora.review import store as ratings
 from mimic_qlora.review import yaml_edit
+from mimic_qlora.review.decisions import Decision
+from mimic_qlora.review.store import Store
+from mimic_qlora.review.yaml_edit import Review
 from mimic_qlora.step.errors import UserError
 
 RUN_FILES = ROOT / "run_files"
@@ -38,12 +42,13 @@ def test_an_approval_changes_two_lines_and_every_entry_can_be_edited_and_edited_
     text = (folder / f"{kind}.yaml").read_text(encoding="utf-8")
     entries = {entry["id"]: entry for entry in yaml.load(text, yaml.CSafeLoader)}
     name = list(entries)[1]
-    approved = yaml_edit.edit(text, {name: ({}, "A. Name, MD", "2026-01-31")})
+    approved = yaml_edit.edit(text, {name: Review({}, "A. Name, MD", "2026-01-31")})
     lines = changed_lines(text, approved)
     assert len(lines) == 3 and lines[0].strip("- ") == "reviewed_by: null"
     assert [line.split(": ")[1] for line in lines[1:]] == ['"A. Name, MD"', '"2026-01-31"']
     MODELS[kind].model_validate(next(e for e in yaml.safe_load(approved) if e["id"] == name))
-    texts = {n: content_review.texts_of(kind, entry) for n, entry in entries.items()}
+    model = MODELS[kind]
+    texts = {n: content_review.texts_of(model.model_validate(e)) for n, e in entries.items()}
     new = {
         n: {
             path: f"{t}\n{NEW}" if kind == "questions" else f"{t} {NEW.strip()}"
@@ -54,12 +59,11 @@ def test_an_approval_changes_two_lines_and_every_entry_can_be_edited_and_edited_
     new = {
         n: {path: content_review.normal(t) for path, t in given.items()} for n, given in new.items()
     }
-    edited = yaml_edit.edit(text, {n: (given, "B", "2026-02-01") for n, given in new.items()})
+    edited = yaml_edit.edit(text, {n: Review(given, "B", "2026-02-01") for n, given in new.items()})
     for entry in yaml.load(edited, yaml.CSafeLoader):
-        assert (
-            content_review.texts_of(kind, entry) == new[entry["id"]] and entry["reviewed_by"] == "B"
-        )
-    back = yaml_edit.edit(edited, {n: (given, None, None) for n, given in texts.items()})
+        found = content_review.texts_of(model.model_validate(entry))
+        assert found == new[entry["id"]] and entry["reviewed_by"] == "B"
+    back = yaml_edit.edit(edited, {n: Review(given, None, None) for n, given in texts.items()})
     assert back.replace("\n  reviewed_on: null", "") == text, (
         "comments, quotes, folds and anchors are as they were"
     )
@@ -69,7 +73,7 @@ def test_a_text_that_cannot_be_written_without_touching_more_is_refused(monkeypa
     text = (RUN_FILES / "knowledge.yaml").read_text()
     monkeypatch.setattr(yaml_edit, "_quoted", lambda value: '"a"\n  question: "lost"')
     with pytest.raises(UserError, match="would touch more"):
-        yaml_edit.edit(text, {"sepsis_risk": ({}, "A", "2026-01-31")})
+        yaml_edit.edit(text, {"sepsis_risk": Review({}, "A", "2026-01-31")})
 
 
 def test_what_a_word_processor_pastes_can_be_written():
@@ -77,10 +81,10 @@ def test_what_a_word_processor_pastes_can_be_written():
     pasted = "Rest.\x0bDrink\u2028water.\r\n\r\n\r\nCall\x85\u202eus\x7f \x00now\t.  "
     new = content_review.normal(pasted)
     assert new == "Rest.\nDrink\nwater.\n\nCall\nus now ."
-    edited = yaml_edit.edit(text, {"cough": ({("ideal",): new}, "A", "2026-01-31")})
+    edited = yaml_edit.edit(text, {"cough": Review({("ideal",): new}, "A", "2026-01-31")})
     assert next(e for e in yaml.safe_load(edited) if e["id"] == "cough")["ideal"].strip() == new
     with pytest.raises(UserError, match="by hand"):
-        yaml_edit.edit(text, {"cough": ({}, "\x7f", "2026-01-31")})
+        yaml_edit.edit(text, {"cough": Review({}, "\x7f", "2026-01-31")})
 
 
 def test_which_charts_a_caution_is_for_is_said_in_words():
@@ -95,9 +99,9 @@ def test_which_charts_a_caution_is_for_is_said_in_words():
     )
     assert said["inr_high"] == "a latest result of lab item 51237 above 4, at most 30 days old"
     assert said["older_no_sedating_antihistamine"] == "age at least 65"
-    assert content_review.in_words(
-        {"all": [{"sex": "F"}, {"age": {"at_least": 18, "below": 50}}]}
-    ) == ("female and age at least 18 and age below 50")
+    both = {"all": [{"sex": "F"}, {"age": {"at_least": 18, "below": 50}}]}
+    young_woman = TypeAdapter(conditions.Condition).validate_python(both)
+    assert young_woman.in_words(clinical.names()) == "female and age at least 18 and age below 50"
     assert said["recent_spinal_tap_headache"] == (
         "a procedure in the last 14 days with a code that begins with ICD-9 0331; ICD-10 009U3Z, 00JU3Z"
     )
@@ -109,7 +113,7 @@ def test_who_reviewed_an_entry_changes_no_result(tmp_path):
     shutil.copytree(clinical.DATA, folder)
     path = folder / "cautions.yaml"
     approved = yaml_edit.edit(
-        path.read_text(), {"anticoagulant_no_nsaid": ({}, "A, MD", "2026-01-31")}
+        path.read_text(), {"anticoagulant_no_nsaid": Review({}, "A, MD", "2026-01-31")}
     )
     path.write_text(approved)
     assert clinical.sha256_of(clinical.load(folder)) == before
@@ -131,20 +135,19 @@ def copy(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    store = ratings.Ratings(tmp_path)
-    store.prepare(["anna", "ben"], [], "")
+    store = Store(tmp_path)
+    store.tasks.prepare(["anna", "ben"], [], "")
     return store
 
 
 def decide(store, run_files, rater, key, verdict, texts=None, comment=""):
-    found = content_review.current(run_files, store.decisions())[key]
+    found = content_review.current(run_files, store.decisions.all())[key]
     entry, texts = found.entry, texts or list(found.texts.values())
     if verdict == "edit":
-        return store.decide(rater, key, "edit", texts, list(found.texts.values()), found.in_file)
-    signs_as = f"{rater.title()}, MD"
-    store.decide(
-        rater, key, verdict, texts, texts, content_review.fingerprint(entry), signs_as, comment
-    )
+        was = list(found.texts.values())
+        return store.decisions.add(Decision(rater, key, "edit", texts, was, found.in_file))
+    now, signs_as = content_review.fingerprint(entry), f"{rater.title()}, MD"
+    store.decisions.add(Decision(rater, key, verdict, texts, texts, now, signs_as, comment))
 
 
 def write(changes: dict) -> dict:
@@ -156,50 +159,52 @@ def write(changes: dict) -> dict:
 def test_an_edit_is_exported_with_its_approval_only_and_then_stands_in_the_file(copy, store):
     key = "knowledge/sepsis_risk"
     decide(store, copy, "anna", key, "edit", ["Age over 65 raises the risk."])
-    assert content_review.export(copy, store.decisions()) == {}, "nobody has approved the new words"
-    assert content_review.current(copy, store.decisions())[key].edited
-    assert "catheter" not in str(content_review.current(copy, store.decisions())[key].texts)
+    assert content_review.export(copy, store.decisions.all()) == {}, (
+        "nobody has approved the new words"
+    )
+    assert content_review.current(copy, store.decisions.all())[key].edited
+    assert "catheter" not in str(content_review.current(copy, store.decisions.all())[key].texts)
     decide(store, copy, "ben", key, "approve")
-    write(content_review.export(copy, store.decisions()))
-    (entry,) = [e for e in clinical.load_knowledge(copy) if e["id"] == "sepsis_risk"]
-    assert entry["ideal"] == "Age over 65 raises the risk." and entry["reviewed_by"] == "Ben, MD"
-    assert entry["reviewed_on"] == store.decisions(key)[-1]["at"][:10]
-    assert content_review.export(copy, store.decisions()) == {}, (
+    write(content_review.export(copy, store.decisions.all()))
+    (entry,) = [e for e in clinical.load_knowledge(copy) if e.id == "sepsis_risk"]
+    assert entry.ideal == "Age over 65 raises the risk." and entry.reviewed_by == "Ben, MD"
+    assert entry.reviewed_on == store.decisions.all(key)[-1].at[:10]
+    assert content_review.export(copy, store.decisions.all()) == {}, (
         "the second export has nothing to add"
     )
-    assert not content_review.current(copy, store.decisions())[key].edited
+    assert not content_review.current(copy, store.decisions.all())[key].edited
 
 
 def test_an_approval_is_of_the_words_that_were_read(copy, store):
     key = "cautions/anticoagulant_no_nsaid"
     decide(store, copy, "anna", key, "approve")
-    assert content_review.current(copy, store.decisions())[key].approved
+    assert content_review.current(copy, store.decisions.all())[key].approved
     path = clinical.DATA / "cautions.yaml"
     text = path.read_text()
     path.write_text(text.replace("severity: 3", "severity: 2", 1))
-    assert not content_review.current(copy, store.decisions())[key].approved, (
+    assert not content_review.current(copy, store.decisions.all())[key].approved, (
         "the entry changed behind the approval"
     )
-    assert content_review.export(copy, store.decisions()) == {}
+    assert content_review.export(copy, store.decisions.all()) == {}
     path.write_text(text)
     decide(store, copy, "ben", key, "edit", ["Do not take ibuprofen."])
-    assert not content_review.current(copy, store.decisions())[key].approved
+    assert not content_review.current(copy, store.decisions.all())[key].approved
 
 
 def test_a_rejection_outweighs_an_approval_and_takes_a_name_out_of_the_file(copy, store):
     key = "cautions/anticoagulant_no_nsaid"
     decide(store, copy, "anna", key, "approve")
-    write(content_review.export(copy, store.decisions()))
+    write(content_review.export(copy, store.decisions.all()))
     assert "Anna, MD" in (clinical.DATA / "cautions.yaml").read_text()
     decide(store, copy, "ben", key, "reject", comment="too strict")
-    write(content_review.export(copy, store.decisions()))
+    write(content_review.export(copy, store.decisions.all()))
     assert "Anna, MD" not in (clinical.DATA / "cautions.yaml").read_text()
-    (line,) = content_review.left_to_settle(copy, store.decisions())
+    (line,) = content_review.left_to_settle(copy, store.decisions.all())
     assert line == f"{key}: rejected by ben, but approved by anna: too strict"
     decide(store, copy, "ben", key, "approve")
-    write(content_review.export(copy, store.decisions()))
+    write(content_review.export(copy, store.decisions.all()))
     assert '"Anna, MD; Ben, MD"' in (clinical.DATA / "cautions.yaml").read_text()
-    assert [d["rater"] for d in store.decisions(key)] == ["anna", "ben", "ben"], (
+    assert [d.rater for d in store.decisions.all(key)] == ["anna", "ben", "ben"], (
         "what was decided before is kept"
     )
 
@@ -208,14 +213,14 @@ def test_words_that_lose_what_the_validation_looks_for_are_named(copy, store):
     assert [
         key
         for key, found in content_review.current(copy, []).items()
-        if content_review.lost(found.kind, found.entry)
+        if content_review.lost(found.entry)
     ] == []
     for key, gone in (("questions/cough", "blue lips"), ("knowledge/sepsis_risk", "devices")):
         decide(store, copy, "anna", key, "edit", ["Rest."])
-        found = content_review.current(copy, store.decisions())[key]
-        assert gone in content_review.lost(found.kind, found.entry)
+        found = content_review.current(copy, store.decisions.all())[key]
+        assert gone in content_review.lost(found.entry)
     decide(store, copy, "anna", "cautions/anticoagulant_no_nsaid", "edit", ["Take care."])
-    lines = "\n".join(content_review.left_to_settle(copy, store.decisions()))
+    lines = "\n".join(content_review.left_to_settle(copy, store.decisions.all()))
     assert (
         "cautions/anticoagulant_no_nsaid: the text no longer says" in lines
         and "not approved yet" in lines
@@ -270,9 +275,9 @@ def test_decisions_on_the_page_are_kept_and_a_change_behind_ones_back_is_not_ove
         assert "edited, approved by ben" in anna.get("/content").text
         assert anna.post(path, {**now, "text": "", "verdict": "edit"}).status == 400
         assert anna.post(path, {**now, "verdict": "delete"}).status == 400
-    store = ratings.Ratings(results)
+    store = Store(results)
     (path_of, (before, after)), *others = content_review.export(
-        RUN_FILES, store.decisions()
+        RUN_FILES, store.decisions.all()
     ).items()
     assert not others and path_of.name == "cautions.yaml" and len(changed_lines(before, after)) == 5
 

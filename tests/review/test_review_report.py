@@ -51,8 +51,8 @@ def rate(store, seed: int, wins=(0.6, 0.2, 0.2), slip=0.0) -> Counter:
     except that each, with probability `slip`, judges at random. Marks follow the taste. The same for every draw of
     orders, which nobody can foresee."""
     seen, choices = Counter(), ["adapter", "equal", "base"]
-    for rater in store.raters():
-        for task in store.tasks(rater):
+    for rater in store.tasks.raters():
+        for task in store.tasks.of(rater):
             (better,) = random.Random(f"{seed}:{task.item}").choices(choices, wins)
             own = random.Random(f"{seed}:{task.item}:{rater}:{task.again}")
             if own.random() < slip:
@@ -65,7 +65,7 @@ def rate(store, seed: int, wins=(0.6, 0.2, 0.2), slip=0.0) -> Counter:
                 f"{low}_all": "4" if side == "equal" else "2",
                 "better": side,
             }
-            store.save(
+            store.marks.save(
                 rater,
                 task.position,
                 {**marks, **({f"{base}_harm": "2"} if better == "adapter" else {})},
@@ -80,7 +80,7 @@ def test_the_report_finds_the_taste_of_simulated_raters(tmp_path):
     store, items = store_of(results, "anna", "ben")
     seen = rate(store, 4, slip=0.2)
     rows = ratings_report.unblind(store, items)
-    found = ratings_report.summarize(rows, {r: store.tasks(r) for r in store.raters()})
+    found = ratings_report.summarize(rows, {r: store.tasks(r) for r in store.tasks.raters()})
     win = found["win_rate"]
     assert {"adapter": win["qlora"], "equal": win["equal"], "base": win["base"]} == dict(seen)
     assert win["low"] < 0.7 < win["high"] and win["high"] - win["low"] < 0.35 and win["p"] < 0.05
@@ -133,9 +133,9 @@ def test_the_report_of_a_review_that_has_just_begun_says_so(results, run):
 
 def test_the_csv_is_unblinded_escaped_and_private(results, run):
     store, items = store_of(results, "anna")
-    task = store.tasks("anna")[0]
+    task = store.tasks.of("anna")[0]
     adapter = "a" if task.swapped else "b"
-    store.save(
+    store.marks.save(
         "anna",
         1,
         {**mark(), "better": adapter, f"{adapter}_harm": "1", "comment": '=HYPERLINK("x")'},

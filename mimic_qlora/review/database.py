@@ -1,0 +1,88 @@
+"""The SQLite file of a review: its tables and its connections."""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mimic_qlora.step.errors import UserError
+
+FILE = "ratings.sqlite"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rater (
+    name TEXT PRIMARY KEY, number INTEGER UNIQUE, token TEXT UNIQUE, session TEXT UNIQUE,
+    signs_as TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS task (
+    rater TEXT, position INTEGER, item INTEGER NOT NULL, swapped INTEGER NOT NULL,
+    again INTEGER NOT NULL, PRIMARY KEY (rater, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mark (
+    rater TEXT, position INTEGER, field TEXT, value TEXT NOT NULL, at_once INTEGER NOT NULL,
+    PRIMARY KEY (rater, position, field)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS change (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, rater TEXT NOT NULL, position INTEGER NOT NULL,
+    field TEXT NOT NULL, old TEXT NOT NULL, old_at_once INTEGER NOT NULL, new TEXT NOT NULL,
+    at_once INTEGER NOT NULL, at TEXT NOT NULL, undone INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS change_of ON change (rater, undone, id);
+CREATE TABLE IF NOT EXISTS decision (
+    id INTEGER PRIMARY KEY, rater TEXT NOT NULL, entry TEXT NOT NULL, verdict TEXT NOT NULL,
+    texts TEXT NOT NULL, was TEXT NOT NULL, fingerprint TEXT NOT NULL, signs_as TEXT NOT NULL,
+    comment TEXT NOT NULL, at TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS decision_on ON decision (entry, id);
+"""
+
+
+class Database:
+    """One private SQLite file. Each call opens its own connection, so threads and processes may
+    share it; each write is on the disk when the call returns.
+    """
+
+    def __init__(self, folder: Path):
+        """Open `folder`/ratings.sqlite, made if it is missing. Raises UserError if damaged."""
+        self.path = folder / FILE
+        if not self.path.exists():
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        self.path.chmod(0o600)
+        try:
+            with self.open() as db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.executescript(_SCHEMA)
+            # while this connection is open, others do not write the whole log back on closing
+            self._held = sqlite3.connect(self.path, check_same_thread=False)
+            self._held.execute("SELECT count(*) FROM about").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.path} cannot be used ({error}): restore it from a backup or move it away"
+            ) from None
+
+    @contextlib.contextmanager
+    def open(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """Yield a connection; with `write`, in a transaction that is committed at the end.
+
+        An exception rolls the transaction back.
+        """
+        db = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=rw", timeout=30, isolation_level=None, uri=True
+        )
+        try:
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA synchronous = FULL")
+            if write:  # one writer at a time from the first read on, so that clicks never mix
+                db.execute("BEGIN IMMEDIATE")
+            yield db
+            if write:
+                db.execute("COMMIT")
+        finally:
+            db.close()  # an open transaction is rolled back
+
+    def rows(self, sql: str, *values: str | int | None) -> list[sqlite3.Row]:
+        """Return the rows of a query."""
+        with self.open() as db:
+            return db.execute(sql, values).fetchall()
+
+
+def now_text() -> str:
+    """Return the local time with its offset, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
