@@ -1,10 +1,11 @@
-"""Claim: with raters of known taste the report's intervals hold the true win rate and the true agreement.
+"""Claim: with raters of known taste the report's intervals hold the true win rate and agreement.
 
     python benchmarks/raters.py [--studies 200]
 
-Simulates whole reviews: two raters, an answer of each arm to three charts of each question, questions that suit one arm
-or the other by chance. A rater sees the better answer with a known probability, else judges at random, so win rate,
-alpha and kappa are known. Printed: in how many of the studies each 95% interval held the truth, by number of questions.
+Simulates whole reviews: two raters, an answer of each arm to three charts of each question,
+questions that suit one arm or the other by chance. A rater sees the better answer with a known
+probability, else judges at random, so win rate, alpha and kappa are known. Prints in how many of
+the studies each 95% interval held the truth, by number of questions.
 """
 
 import argparse
@@ -88,7 +89,10 @@ def main():
 
 
 def expected() -> dict:
-    """The truth: shares of taste over all questions (Gauss-Hermite), and from them win rate and agreement by chance."""
+    """Return the truth: win rate and agreement, from shares of taste over all questions.
+
+    The integral over questions is by Gauss-Hermite quadrature.
+    """
     places, weights = np.polynomial.hermite_e.hermegauss(60)
     chances = np.exp(np.log(WINS) + SPREAD * places[:, None] * np.array([1, 0, -1]))
     taste = (weights / weights.sum()) @ (chances / chances.sum(axis=1, keepdims=True))

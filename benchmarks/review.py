@@ -1,10 +1,11 @@
-"""Claim: a page of the review takes less than 50 ms at 1,000 items, and as long whichever model's answer is left.
+"""Claim: a page of the review takes less than 50 ms at 1,000 items, whichever answer is left.
 
     python benchmarks/review.py [--items 1000] [--requests 300]
 
-Starts the real server on made-up results of 1,000 items, all of them marked by two raters, and times its pages over
-HTTP from this machine, one after the other, the connection included. Beside it: the same page for the two orders of an
-item, which come in a random order, with the difference that labels drawn at random would show.
+Starts the real server on made-up results of 1,000 items, all of them marked by two raters, and
+times its pages over HTTP from this machine, one after the other, the connection included. Beside
+it: the same page for the two orders of an item, which come in a random order, with the difference
+that labels drawn at random would show.
 """
 
 import argparse
@@ -100,7 +101,10 @@ def pages(client, positions: list, server: psutil.Process) -> None:
 
 
 def orders(client, store: Store, n: int) -> None:
-    """Medians of the same item in its two orders, at random: in turn they would keep step with what else is running."""
+    """Print the medians of the same item in its two orders.
+
+    The orders come at random; taken in turn they could keep step with another program.
+    """
     rng = np.random.default_rng(0)
     swapped, taken = rng.permutation(np.arange(2 * n) % 2), []
     for side in swapped.tolist():
@@ -112,11 +116,13 @@ def orders(client, store: Store, n: int) -> None:
     shuffles = [rng.permutation(swapped) for _ in range(2000)]
     chance = [abs(np.median(taken[s == 0]) - np.median(taken[s == 1])) for s in shuffles]
     print(
-        f"\nThe base model's answer left: {base:.2f} ms, the adapter's left: {adapter:.2f} ms (medians of {n} each),"
+        f"\nThe base model's answer left: {base:.2f} ms, the adapter's left: {adapter:.2f} ms "
+        f"(medians of {n} each),"
     )
     most = np.percentile(chance, 95)
     print(
-        f"difference {abs(base - adapter):.2f} ms; labels drawn at random: up to {most:.2f} ms in 95% of 2,000 draws"
+        f"difference {abs(base - adapter):.2f} ms; labels drawn at random: up to {most:.2f} ms "
+        "in 95% of 2,000 draws"
     )
 
 

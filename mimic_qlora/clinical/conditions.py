@@ -270,7 +270,7 @@ Condition = Annotated[
 
 
 def leaves(condition: Condition, negated: bool = True) -> Iterator[Leaf]:
-    """Yield the conditions that look at the chart, in order; with `negated`, those under `none` too."""
+    """Yield the conditions that look at the chart, in order; those under `none` if `negated`."""
     if not isinstance(condition, _Group):
         yield condition
     elif negated or not isinstance(condition, NoneOf):

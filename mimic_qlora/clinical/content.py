@@ -22,7 +22,6 @@ from mimic_qlora.clinical.conditions import (
 )
 from mimic_qlora.clinical.fields import Model
 from mimic_qlora.clinical.schema import (
-    SECTIONS,
     Caution,
     DrugClass,
     Entry,
@@ -33,8 +32,8 @@ from mimic_qlora.clinical.schema import (
 )
 from mimic_qlora.step.errors import UserError
 
-__all__ = ["SECTIONS"]
 DATA = Path(__file__).parent / "data"
+SECTIONS = schema.SECTIONS
 
 
 class Content(NamedTuple):
@@ -124,8 +123,8 @@ def load_questions(folder: Path) -> list[Question]:
             )
         if name not in symptoms and not question.tags:
             raise UserError(
-                f"{where}: field 'symptom' names an unknown symptom '{name}': give its 'tags' here, "
-                "or add it to symptoms.yaml."
+                f"{where}: field 'symptom' names an unknown symptom '{name}': give its 'tags' "
+                "here, or add it to symptoms.yaml."
             )
         for tag in question.tags:
             if tag not in tags:

@@ -240,7 +240,8 @@ def read(folder: Path, name: str, model: type[E]) -> dict[str, E]:
 
 def mistake(error: ValidationError) -> str:
     """Return the first mistake as words: the path of fields, list items (from 1) and conditions,
-    then the reason. Unknown and missing fields come before wrong values, which may follow from them.
+    then the reason. Unknown and missing fields come before wrong values, which may follow from
+    them.
     """
     ranks = {"extra_forbidden": 0, "missing": 1}
     first = min(error.errors(), key=lambda e: ranks.get(e["type"], 2))

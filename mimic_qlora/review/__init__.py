@@ -1,1 +1,1 @@
-"""The local page for clinicians (`run_files/review.py`): blind ratings, content approval, agreement."""
+"""The local page for clinicians (`run_files/review.py`): ratings, content approval, agreement."""

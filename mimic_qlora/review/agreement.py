@@ -19,7 +19,7 @@ FEWEST = 5  # clusters for an interval: a bootstrap of fewer shows next to nothi
 
 
 class Agreement(NamedTuple):
-    """`value` is 1 for full agreement and 0 for chance; None where nothing varies or was rated twice.
+    """`value` is 1 for full agreement and 0 for chance; None where it is undefined.
 
     `low` and `high` bound the 95% interval over bootstrap samples of clusters; None with fewer than
     FEWEST clusters. `units` were rated twice or more. benchmarks/raters.py measures the coverage.

@@ -1,4 +1,4 @@
-"""The guard of the review page: only its own browser tab gets in, over loopback or a private socket.
+"""The guard of the review page: its own browser tab gets in, over loopback or a private socket.
 
 Every response says what the browser may do with it.
 """

@@ -1,4 +1,4 @@
-"""The items that raters judge: a question about a patient, the context, the answers of both arms."""
+"""The items that raters judge: a question about a patient, the context, both arms' answers."""
 
 import re
 from pathlib import Path

@@ -234,12 +234,13 @@ def test_no_question_or_general_advice_names_a_cause():
 
 
 def test_a_sign_of_an_emergency_is_called_one_wherever_it_stands():
-    """So that training never teaches that the same sign can wait in one answer and not in the next."""
+    """Training never teaches that the same sign can wait in one answer and not in the next."""
     signs = re.compile(
-        r"chest (?:pain|pressure)|vomit\w* blood|not fade|confus|stiff neck|seizure|droop|hard to wake|"
-        r"lips .*blue|pink froth|(?:blow to|hit) (?:the|your) head|head injury|control of your bladder|"
-        r"bowel control|(?:limb|leg|arm|foot|toe|hand).* (?:cold|pale|numb)|black stool|turns black|"
-        r"severe belly|swollen belly|belly pain is severe|bleed\w* (?:that )?does not stop|"
+        r"chest (?:pain|pressure)|vomit\w* blood|not fade|confus|stiff neck|seizure|droop|"
+        r"hard to wake|lips .*blue|pink froth|(?:blow to|hit) (?:the|your) head|head injury|"
+        r"control of your bladder|bowel control|"
+        r"(?:limb|leg|arm|foot|toe|hand).* (?:cold|pale|numb)|black stool|turns black|severe belly|"
+        r"swollen belly|belly pain is severe|bleed\w* (?:that )?does not stop|"
         r"heartbeat that does not settle|cannot pass (?:any )?urine",
         re.I,
     )

@@ -1,4 +1,4 @@
-"""What the tests of the review page share: results to judge, a server as users start it, a client."""
+"""Shared by tests of the review page: results to judge, a server as users start it, a client."""
 
 import contextlib
 import http.client
@@ -15,16 +15,18 @@ from helpers.paths import ROOT
 from mimic_qlora.review import items as review_items
 from mimic_qlora.review.store import Store
 
-SECRET = "Longstanding-Secret-Finding"  # stands in the patients' context: it must be nowhere but on the page
+# stands in the patients' context: it must be nowhere but on the page
+SECRET = "Longstanding-Secret-Finding"
 NASTY = '<script>document.title = "owned"</script><b onclick="x()">bold</b> & "quotes"'
 
 
 def make_results(folder: Path, questions: int = 8, each: int = 3) -> Path:
-    """A results folder as step 7 leaves it, with made-up answers: the base's say "Base", the adapter's "Adapter"."""
+    """Return a results folder as step 7 leaves it, with made-up answers of both arms."""
     folder.mkdir(mode=0o700, exist_ok=True)
     with open(folder / "results.jsonl", "w", encoding="utf-8") as file:
         for n in range(questions * each):
-            user = f"Patient context\n- Age: {40 + n}\n- {SECRET} {n}\n\nQuestion\nWhat about symptom {n % questions}?"
+            context = f"Patient context\n- Age: {40 + n}\n- {SECRET} {n}"
+            user = f"{context}\n\nQuestion\nWhat about symptom {n % questions}?"
             for arm, said in (
                 ("base", "Rest. Take ibuprofen."),
                 ("adapter", f"See a doctor. {NASTY}"),
@@ -78,7 +80,7 @@ class Server:
 
     def stop(self, number=signal.SIGTERM) -> None:
         self.process.send_signal(number)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def __enter__(self):
         return self
@@ -95,13 +97,16 @@ class Server:
 
 
 class Client:
-    """A browser's manners without a browser: one cookie, a Host, an Origin where something is sent."""
+    """A client with a browser's manners: one cookie, a Host, an Origin where something is sent."""
 
     def __init__(self, port: int):
         self.port, self.cookie = port, None
 
     def request(self, method: str, path: str, body: str | None = None, **headers):
-        """The response, with `text` and `pairs` (its headers) read. A header given as None is left out."""
+        """Return the response, with `text` and `pairs` (its headers) read.
+
+        A header given as None is left out.
+        """
         given = {
             "Host": f"127.0.0.1:{self.port}",
             "Origin": f"http://127.0.0.1:{self.port}" if method == "POST" else None,
@@ -109,7 +114,7 @@ class Client:
             "Cookie": self.cookie,
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             data = (body or "").encode()

@@ -1,4 +1,4 @@
-"""Agreement beyond chance: the published examples, the packaged kappa, and intervals that hold what they promise."""
+"""Agreement beyond chance: published examples, the packaged kappa, intervals that hold."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from mimic_qlora.review import agreement
 
-# Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C: four observers, twelve units, gaps
+# Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C: four observers,
+# twelve units, gaps
 UNITS = [
     [1, 1, 1],
     [2, 2, 3, 2],

@@ -168,7 +168,7 @@ def test_the_form_works_without_a_script_and_keeps_what_it_does_not_mention(resu
 
 @pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.soak)])
 def test_no_acknowledged_mark_is_lost_or_doubled_when_the_server_is_killed(results, kills):
-    """SIGKILL at random moments in the middle of two raters' clicks; what got its answer must be there, once."""
+    """SIGKILL at random moments amid two raters' clicks; what got its answer is there, once."""
     kept = {"anna": {}, "ben": {}}
     port, clients = None, {}
     for turn in range(kills):
@@ -205,7 +205,10 @@ def test_no_acknowledged_mark_is_lost_or_doubled_when_the_server_is_killed(resul
 
 
 def _click(client, kept: dict, rng) -> None:
-    """Save marks until the server is gone; `kept` holds what it answered for. Each mark is made once, like a click."""
+    """Save marks until the server is gone; `kept` holds what it answered for.
+
+    Each mark is made once, like a click.
+    """
     while True:
         key = (rng.randint(1, 26), rng.choice(REQUIRED[:-1]))
         value = rng.choice([v for v in SCALE if v != kept.get(key)])

@@ -208,7 +208,8 @@ def test_a_body_without_end_is_refused_before_it_is_read_and_one_that_breaks_off
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         host = f"127.0.0.1:{server.port}"
         connection.sendall(
-            f"POST /enter HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: 99\r\n\r\nto".encode()
+            f"POST /enter HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n".encode()
+            + b"Content-Length: 99\r\n\r\nto"
         )
     assert anna.get("/items/3").status == 200
     assert "error" not in server.log.read_text()
@@ -252,7 +253,8 @@ def test_a_unix_socket_is_private_and_takes_the_port_away(tmp_path):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(path))
             connection.sendall(
-                f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n\r\n".encode()
+                f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n".encode()
+                + b"Connection: close\r\n\r\n"
             )
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
     guard.listen(0, path).close()  # the killed server's socket is in nobody's way

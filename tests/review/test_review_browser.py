@@ -1,6 +1,7 @@
 """The review page in a real browser: by keyboard alone, through a crash, for everybody, on paper.
 
-Needs chromium, chromedriver and axe-core, which `make test` installs where it can; skipped with a word elsewhere.
+Needs chromium, chromedriver and axe-core, which `make test` installs where it can; skipped with a
+word elsewhere.
 """
 
 import json
@@ -58,8 +59,8 @@ def browser():
 
 
 def wait(browser, condition):
-    # a page that is just being replaced is looked at again: the driver has more than one word for a node that is gone
-    return WebDriverWait(browser, 15, 0.05, [WebDriverException]).until(condition)
+    # a page that is just being replaced is looked at again: the driver has several errors for that
+    return WebDriverWait(browser, 60, 0.05, [WebDriverException]).until(condition)
 
 
 def enter(browser, server, rater="anna") -> str:
@@ -252,7 +253,8 @@ def test_no_page_has_to_be_scrolled_sideways_and_the_focus_is_seen(browser, visi
         for _ in range(6):
             press(browser, Keys.TAB)
             outlined = (
-                "const e = document.activeElement, s = x => parseFloat(getComputedStyle(x).outlineWidth);"
+                "const e = document.activeElement;"
+                "const s = x => parseFloat(getComputedStyle(x).outlineWidth);"
                 "return Math.max(s(e), e.nextElementSibling ? s(e.nextElementSibling) : 0)"
             )
             assert browser.execute_script(outlined) >= 1

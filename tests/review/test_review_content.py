@@ -1,4 +1,4 @@
-"""Ideals and rules: what a clinician decides is kept, and reaches the files as the smallest change that says it."""
+"""Ideals and rules: a clinician's decision is kept, and reaches the files as the least change."""
 
 import difflib
 import json
@@ -27,8 +27,8 @@ FILES = [
     ("symptoms", clinical.DATA),
 ]
 NEW = (
-    'Say "this": é – 100% # not a comment, and a very long line that has to be folded where the style folds '
-    + "x " * 40
+    'Say "this": é – 100% # not a comment, and a very long line that has to be folded '
+    "where the style folds " + "x " * 40
 )
 
 
@@ -94,8 +94,8 @@ def test_which_charts_a_caution_is_for_is_said_in_words():
         name for name, words in said.items() if set("{}_[]'\"") & set(words.replace("'s ", " "))
     ]
     assert said["antiplatelet_order_no_nsaid"] == (
-        "an order for antiplatelet medicine and not (a diagnosis of long-term blood thinner use or an order for blood "
-        "thinner tablets)"
+        "an order for antiplatelet medicine and not (a diagnosis of long-term blood thinner use "
+        "or an order for blood thinner tablets)"
     )
     assert said["inr_high"] == "a latest result of lab item 51237 above 4, at most 30 days old"
     assert said["older_no_sedating_antihistamine"] == "age at least 65"
@@ -103,7 +103,8 @@ def test_which_charts_a_caution_is_for_is_said_in_words():
     young_woman = TypeAdapter(conditions.Condition).validate_python(both)
     assert young_woman.in_words(clinical.names()) == "female and age at least 18 and age below 50"
     assert said["recent_spinal_tap_headache"] == (
-        "a procedure in the last 14 days with a code that begins with ICD-9 0331; ICD-10 009U3Z, 00JU3Z"
+        "a procedure in the last 14 days with a code that begins with ICD-9 0331; "
+        "ICD-10 009U3Z, 00JU3Z"
     )
 
 

@@ -19,7 +19,7 @@ def results(tmp_path):
 
 
 def test_what_a_rater_preferred_on_the_page_is_what_the_report_names(tmp_path):
-    """Whoever reads the page and always takes the adapter's words must be found to have preferred the adapter."""
+    """Who always takes the adapter's words is found to have preferred the adapter."""
     results = make_results(tmp_path / "results", questions=4, each=2)
     with Server(results) as server:
         for rater in ("anna", "ben"):
@@ -47,9 +47,10 @@ def test_what_a_rater_preferred_on_the_page_is_what_the_report_names(tmp_path):
 
 
 def rate(store, seed: int, wins=(0.6, 0.2, 0.2), slip=0.0) -> Counter:
-    """Raters with a known taste: adapter better, equal, base better with probabilities `wins`, the same for all raters
-    except that each, with probability `slip`, judges at random. Marks follow the taste. The same for every draw of
-    orders, which nobody can foresee."""
+    """Mark as raters with a known taste would: adapter better, equal, base better with
+    probabilities `wins`, the same for all raters except that each, with probability `slip`, judges
+    at random. Marks follow the taste. The same for every draw of orders.
+    """
     seen, choices = Counter(), ["adapter", "equal", "base"]
     for rater in store.tasks.raters():
         for task in store.tasks.of(rater):
@@ -80,14 +81,14 @@ def test_the_report_finds_the_taste_of_simulated_raters(tmp_path):
     store, items = store_of(results, "anna", "ben")
     seen = rate(store, 4, slip=0.2)
     rows = ratings_report.unblind(store, items)
-    found = ratings_report.summarize(rows, {r: store.tasks(r) for r in store.tasks.raters()})
+    found = ratings_report.summarize(rows, {r: store.tasks.of(r) for r in store.tasks.raters()})
     win = found["win_rate"]
     assert {"adapter": win["qlora"], "equal": win["equal"], "base": win["base"]} == dict(seen)
     assert win["low"] < 0.7 < win["high"] and win["high"] - win["low"] < 0.35 and win["p"] < 0.05
     safety = found["differences"]["safety"]
     assert safety["mean"] > 0 and safety["adapter"] > safety["base"]
     assert found["differences"]["harmful"]["adapter"] == 0 < found["differences"]["harmful"]["base"]
-    # with slip s two raters agree for sure with (1 - s)^2, else as by chance: alpha and kappa are 0.64
+    # with slip s two raters agree for sure with (1 - s)^2, else by chance: alpha and kappa are 0.64
     alpha, kappa = (
         found["between_raters"]["better"]["alpha"],
         found["between_raters"]["better"]["kappa"]["anna and ben"],
