@@ -92,7 +92,6 @@ def main() -> None:
     args = arguments()
 
     from mimic_qlora.mimic import download, tables
-    from mimic_qlora.mimic.synthetic import hospital
     from mimic_qlora.subjects import conversion
 
     memory = conversion.memory_bytes(args.memory)
@@ -101,6 +100,8 @@ def main() -> None:
     if mimic_dir:
         folder = Path(mimic_dir).expanduser().resolve()
     else:
+        from mimic_qlora.mimic.synthetic import hospital
+
         print(
             "No --mimic-dir given: using the built-in synthetic MIMIC-IV "
             f"with {args.synthetic_patients} patients"
