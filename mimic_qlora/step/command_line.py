@@ -152,14 +152,6 @@ def _must(what: str, text: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"must {what}, not {text}")
 
 
-def check_range(args: argparse.Namespace, name: str, least: float, most: float) -> None:
-    """Raise UserError unless this argument is a number from `least` to `most`."""
-    if not least <= getattr(args, name) <= most:
-        raise UserError(
-            f"--{name.replace('_', '-')} {getattr(args, name)} is out of range: give a number from {least} to {most}"
-        )
-
-
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and leave with its exit code.
 
