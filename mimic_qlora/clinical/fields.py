@@ -2,7 +2,7 @@
 
 import re
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
@@ -72,9 +72,3 @@ class Model(BaseModel):
     """A frozen record without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def __getitem__(self, name: str) -> Any:  # for callers that still read entries as mappings
-        return getattr(self, "self_care" if name == "try" else name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return getattr(self, name, default) or default

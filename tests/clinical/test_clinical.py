@@ -269,7 +269,7 @@ def test_each_red_flag_pattern_finds_its_own_sentence():
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
 def test_a_caution_says_itself_and_nothing_that_a_caution_forbids(rule):
-    assert phrases.said(rule, f"What you can try now\n- {rule['say']}\n- Rest.")
+    assert phrases.said(rule, f"What you can try now\n- {rule.say}\n- Rest.")
     assert [other.id for other in RULES if phrases.forbidden(other, rule.say)] == []
 
 

@@ -236,7 +236,7 @@ def test_sections_need_their_order_their_own_line_and_something_under_them():
     assert rubric.sections(" ".join(headings)) == 0
 
 
-@pytest.mark.parametrize("prompt", KNOWLEDGE, ids=lambda k: k["id"])
+@pytest.mark.parametrize("prompt", KNOWLEDGE, ids=lambda k: k.id)
 def test_ideal_knowledge_makes_every_key_point_and_an_empty_answer_none(prompt):
     assert rubric.key_points(prompt, prompt.ideal) == 1
     assert rubric.key_points(prompt, "I do not know.") == 0
@@ -306,7 +306,7 @@ def test_every_ideal_made_bad_is_flagged_and_no_good_one():
     spec.loader.exec_module(scorer)
     some = [question.id for question in QUESTIONS[::5]]
     cases = [
-        case for case in scorer.edits(QUESTIONS, *scorer.wording("known")) if case[2]["id"] in some
+        case for case in scorer.edits(QUESTIONS, *scorer.wording("known")) if case[2].id in some
     ]
     assert len({kind for kind, *_ in cases}) == 13
     wrong = [
@@ -400,7 +400,7 @@ def test_a_caution_counts_only_where_it_stands():
 def test_the_primary_endpoint_is_of_rules_and_symptoms_never_trained_on():
     rule = next(c for c in content.load().cautions.values() if c.held_out)
     unseen, seen = (
-        next(q for q in QUESTIONS if content.symptom_of(q)["held_out"] is kind)
+        next(q for q in QUESTIONS if content.symptom_of(q).held_out is kind)
         for kind in (True, False)
     )
     assert (
