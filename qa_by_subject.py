@@ -28,8 +28,23 @@ QUESTIONS = Path(__file__).resolve().parent / "run_files"
 
 def arguments() -> argparse.Namespace:
     parser = command_line.Parser(__doc__)
+    _add_questions(parser)
+    _add_answers(parser)
+    command_line.add_arguments(parser, force=False)
+    args = parser.parse_args()
+    if args.once and not (args.subject_id and (args.question or "").strip()):
+        raise UserError("--once needs --subject-id (a number or random) and --question")
+    if not args.once and (args.format == "json" or (args.question and not args.check)):
+        raise UserError("--question and --format json go with --once")
+    if (args.batch or args.check is not None) and (args.subject_id or args.as_of):
+        raise UserError(
+            "--subject-id and --as-of are for one patient: leave them out with --batch and --check"
+        )
+    return args
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    whole = command_line.positive_int
     add(
         "--subject-id",
         metavar="ID|random",
@@ -40,11 +55,8 @@ def arguments() -> argparse.Namespace:
         help="the question to ask with --once (and with --check, default: the first curated one)",
     )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--once",
-        action="store_true",
-        help="answer one question and leave (default: ask on the terminal)",
-    )
+    one = "answer one question and leave (default: ask on the terminal)"
+    how.add_argument("--once", action="store_true", help=one)
     how.add_argument(
         "--batch",
         metavar="FILE",
@@ -52,13 +64,21 @@ def arguments() -> argparse.Namespace:
         '"as_of": optional}, with a line of JSON; - reads standard input',
     )
     how.add_argument(
-        "--check", type=whole, metavar="N", help="test the pipeline on N validation patients"
+        "--check",
+        type=command_line.positive_int,
+        metavar="N",
+        help="test the pipeline on N validation patients",
     )
     add(
         "--as-of",
         metavar="DATE",
         help="show what the chart held then (default: days after the last discharge home)",
     )
+
+
+def _add_answers(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    whole = command_line.positive_int
     add(
         "--arm",
         choices=("base", "adapter", "both"),
@@ -94,17 +114,6 @@ def arguments() -> argparse.Namespace:
     )
     picks = "seed that picks random patients (default: %(default)s)"
     add("--seed", type=int, default=0, help=picks)
-    command_line.add_arguments(parser, force=False)
-    args = parser.parse_args()
-    if args.once and not (args.subject_id and (args.question or "").strip()):
-        raise UserError("--once needs --subject-id (a number or random) and --question")
-    if not args.once and (args.format == "json" or (args.question and not args.check)):
-        raise UserError("--question and --format json go with --once")
-    if (args.batch or args.check is not None) and (args.subject_id or args.as_of):
-        raise UserError(
-            "--subject-id and --as-of are for one patient: leave them out with --batch and --check"
-        )
-    return args
 
 
 def main() -> int:

@@ -1,13 +1,15 @@
-"""Step 7's answers against two model copies asked one question at a time; step 6's first answer and its look-ups.
+"""Step 7's answers against two model copies asked one by one; step 6's start and look-ups.
 
-    python benchmarks/answers.py                       # on a CPU, the embedded model: some minutes
-    python benchmarks/answers.py --gpu --lm-eval VENV/bin/python   # one GPU, Llama-3-8B's shape with random weights
-    python benchmarks/answers.py --steps STORAGE       # of a storage folder that has steps 1 to 5: start and look-up
+    python benchmarks/answers.py       # on a CPU, the embedded model: some minutes
+    python benchmarks/answers.py --gpu --lm-eval VENV/bin/python
+                                       # one GPU, Llama-3-8B's shape with random weights
+    python benchmarks/answers.py --steps STORAGE
+                                       # start and look-up, of a storage folder with steps 1 to 5
 
-The old way loads the base twice, one copy with the adapter, and asks each copy one question after the other. Each
-system runs in a process of its own; CPU and wall seconds are of answering alone, memory is the process's peak, trials a
-minute are of CPU time on a CPU. lm-evaluation-harness runs in an environment of its own: VENV/bin/pip install
-"lm_eval[hf]" peft bitsandbytes.
+The old way loads the base twice, one copy with the adapter, and asks each copy one question after
+the other. Each system runs in a process of its own; CPU and wall seconds are of answering alone,
+memory is the process's peak, trials a minute are of CPU time on a CPU. lm-evaluation-harness runs
+in an environment of its own: VENV/bin/pip install "lm_eval[hf]" peft bitsandbytes.
 """
 
 import argparse
@@ -23,7 +25,10 @@ from statistics import median
 from measure import measure
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = "Since I came home I have had a headache that comes and goes. Could one of my medicines have to do with it? "
+TEXT = (
+    "Since I came home I have had a headache that comes and goes. "
+    "Could one of my medicines have to do with it? "
+)
 
 
 def main():
@@ -120,8 +125,9 @@ def compare(systems: dict, precision: str, tokens: int, work: Path, args) -> Non
         ratio = first[seconds] / len(first["answers"]) / (found[seconds] / n)
         same = sum(a == b for a, b in zip(first["answers"], found["answers"], strict=False))
         print(
-            f"{row} {n} | {found['cpu_s']:.1f} | {found['wall_s']:.1f} | {n / 2 / found[seconds] * 60:.1f} "
-            f"| {found.get('gpu_mb') or cost.peak_mb:.0f} | {ratio:.1f} | {same} of {min(n, len(first['answers']))} |",
+            f"{row} {n} | {found['cpu_s']:.1f} | {found['wall_s']:.1f} "
+            f"| {n / 2 / found[seconds] * 60:.1f} | {found.get('gpu_mb') or cost.peak_mb:.0f} "
+            f"| {ratio:.1f} | {same} of {min(n, len(first['answers']))} |",
             flush=True,
         )
 
@@ -130,7 +136,9 @@ def compare(systems: dict, precision: str, tokens: int, work: Path, args) -> Non
 
 
 def prepare(work: Path, args) -> None:
-    """The base in work/base and an adapter of random weights, strong enough to change answers, in work/adapter."""
+    """The base in work/base and an adapter of random weights, strong enough to change answers, in
+    work/adapter.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -150,7 +158,9 @@ def prepare(work: Path, args) -> None:
 
 
 def llama(work: Path, embedded: Path, shape: str) -> Path:
-    """A model of Llama-3-8B's shape with random weights and the embedded model's tokenizer: speed needs no more."""
+    """A model of Llama-3-8B's shape with random weights and the embedded model's tokenizer: speed
+    needs no more.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -265,7 +275,7 @@ def step7(args) -> None:
 
 
 def continuous(args) -> None:
-    """transformers' generate_batch: continuous batching, one pass with the adapter and one without."""
+    """transformers' generate_batch: continuous batching, one pass with the adapter, one without."""
     from mimic_qlora.llm import chat, generation
 
     model = load(args, True)
@@ -303,7 +313,9 @@ def continuous(args) -> None:
 
 
 def lm_eval(args) -> None:
-    """lm-evaluation-harness' generate_until, one pass with the adapter and one without, from one loaded copy."""
+    """lm-evaluation-harness' generate_until, one pass with the adapter and one without, from one
+    loaded copy.
+    """
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -348,7 +360,7 @@ SYSTEMS = {
 
 
 def steps(store: Path) -> None:
-    """Print the time from a subject_id to its context, and from step 6's start to its first word."""
+    """Print the time from a subject_id to its context, and from step 6's start to a word."""
     import psutil
 
     from mimic_qlora.chart.context_settings import ContextSettings
@@ -372,8 +384,8 @@ def steps(store: Path) -> None:
     late = sorted(cpus)[int(len(cpus) * 0.95)]
     print(f"| the first context, with the index, ms | {cpus[0]:.1f} | {walls[0]:.1f} | 1 |")
     print(
-        f"| subject_id to context, median ms | {median(cpus):.1f} (95%: {late:.1f}) | {median(walls):.1f} "
-        f"| {len(cpus)} |"
+        f"| subject_id to context, median ms | {median(cpus):.1f} (95%: {late:.1f}) "
+        f"| {median(walls):.1f} | {len(cpus)} |"
     )
     sys.stdout.flush()
 
@@ -399,9 +411,8 @@ def steps(store: Path) -> None:
     while not heard.partition(b"--- base ---\n")[2]:
         heard += process.stdout.read(1)
     cpu = sum(psutil.Process(process.pid).cpu_times()[:2])
-    print(
-        f"| start of step 6 to its first word, s | {cpu:.1f} | {time.perf_counter() - began:.1f} | 1 |"
-    )
+    wall = time.perf_counter() - began
+    print(f"| start of step 6 to its first word, s | {cpu:.1f} | {wall:.1f} | 1 |")
     process.kill()
 
 

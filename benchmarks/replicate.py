@@ -1,4 +1,5 @@
-"""Make the open MIMIC-IV demo larger: n copies of its patients with new ids and a stand-in chartevents.
+"""Make the open MIMIC-IV demo larger: n copies of its patients with new ids and a stand-in
+chartevents.
 
 python benchmarks/replicate.py ../mimic-iv-demo-2.2 /tmp/demo_x10 10
 """
@@ -42,9 +43,11 @@ def replicate(demo: Path, folder: Path, copies: int) -> None:
 
 
 def write(path: Path, rows, copies: int) -> None:
-    """The rows once for each copy, with that copy's ids, quoted only where needed as PhysioNet's files are.
+    """The rows once for each copy, with that copy's ids, quoted only where needed as PhysioNet's
+    files are.
 
-    A slice of the rows at a time, so that each patient's rows are scattered over the file as they are in the demo.
+    A slice of the rows at a time, so that each patient's rows are scattered over the file as they
+    are in the demo.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = ", ".join(f"{shifted(column)} as {column}" for column in rows.column_names)
@@ -72,7 +75,9 @@ def shifted(column: str) -> str:
 
 
 def chartevents(stays):
-    """Charted values for each ICU stay: as many rows as the demo's table has, of its shape, in random order."""
+    """Charted values for each ICU stay: as many rows as the demo's table has, of its shape, in
+    random order.
+    """
     random = np.random.default_rng(0)
     stay = random.integers(0, len(stays), CHARTEVENTS_PER_COPY)
     start = pc.cast(stays["intime"].combine_chunks(), pa.timestamp("s")).to_numpy()[stay]

@@ -2,14 +2,16 @@
 
     python benchmarks/scorer.py
 
-1. written_answers.yaml: answers as different authors write them, each made bad, or kept good, by a change of a passage.
-   Their author (a language model) was shown the questions and ideals and never the scorer. The set `unseen` was scored
-   once, after the last change of the scorer; with the others in view its words were widened.
-2. The 32 ideal answers (each with cautions that a chart could call for), made bad by templates (edits.yaml,
-   paraphrases.yaml): how many are flagged by the rubric, and by MiniLM cosine and ROUGE-L at the threshold that suits
-   these very answers best.
-3. labelled_answers.jsonl: real answers of a base model and an adapter, labelled (labels.csv) without their arm by a
-   person who is no clinician, before the scorer looked for causes and doses: how far it agrees, per arm.
+1. written_answers.yaml: answers as different authors write them, each made bad, or kept good, by a
+   change of a passage. Their author (a language model) was shown the questions and ideals and never
+   the scorer. The set `unseen` was scored once, after the last change of the scorer; with the
+   others in view its words were widened.
+2. The 32 ideal answers (each with cautions that a chart could call for), made bad by templates
+   (edits.yaml, paraphrases.yaml): how many are flagged by the rubric, and by MiniLM cosine and
+   ROUGE-L at the threshold that suits these very answers best.
+3. labelled_answers.jsonl: real answers of a base model and an adapter, labelled (labels.csv)
+   without their arm by a person who is no clinician, before the scorer looked for causes and doses:
+   how far it agrees, per arm.
 """
 
 import argparse
@@ -30,13 +32,17 @@ TRY, URGENT, TRACK = content.SECTIONS.values()
 
 
 def wording(kind: str) -> tuple:
-    """(words of the edits, the ideals in other words) of the first, `known`, or the second, `fresh` lot."""
+    """(words of the edits, the ideals in other words) of the first, `known`, or the second, `fresh`
+    lot.
+    """
     files = [Path(__file__).parent / f"{name}.yaml" for name in ("edits", "paraphrases")]
     return tuple(yaml.safe_load(path.read_text(encoding="utf-8"))[kind] for path in files)
 
 
 def rules_for(question: dict, most: int = 3) -> list:
-    """Cautions that some chart calls for on this question, each in words of its own, trained and held-out ones."""
+    """Cautions that some chart calls for on this question, each in words of its own, trained and
+    held-out ones.
+    """
     symptom, chosen = content.symptom_of(question), []
     for rule in sorted(
         content.load().cautions.values(), key=lambda c: (-guidance.bearing(c, symptom), c.id)
@@ -67,7 +73,9 @@ def whole(question: dict, rules: list) -> str:
 
 
 def urgent_lines(answer: str, change: Callable) -> str:
-    """The answer with each line of its urgent section changed; `change` gets the line's number and text."""
+    """The answer with each line of its urgent section changed; `change` gets the line's number and
+    text.
+    """
     before, rest = answer.split(URGENT)
     urgent, after = rest.split(TRACK)
     lines = [line[2:] for line in urgent.splitlines() if line.startswith("-")]
@@ -135,7 +143,9 @@ def edits(questions: list, words: dict, paraphrases: dict) -> Iterator[tuple]:
 
 
 def written(questions: list, show_misses: bool) -> None:
-    """Part 1: how many of the answers that others wrote are flagged, by set and by what was changed in them."""
+    """Part 1: how many of the answers that others wrote are flagged, by set and by what was changed
+    in them.
+    """
     entries = yaml.safe_load(
         Path(__file__).with_name("written_answers.yaml").read_text(encoding="utf-8")
     )
@@ -147,7 +157,8 @@ def written(questions: list, show_misses: bool) -> None:
             for change in edit.get("changes", [edit]):
                 if text.count(change["find"]) != 1:
                     raise SystemExit(
-                        f"written_answers.yaml, {entry['question']}: not there once: {change['find']}"
+                        f"written_answers.yaml, {entry['question']}: not there once: "
+                        f"{change['find']}"
                     )
                 text = text.replace(change["find"], change["put"])
             cases.append((edit["kind"], edit["good"], text))
@@ -179,7 +190,7 @@ def written(questions: list, show_misses: bool) -> None:
 
 
 def edited(questions: list, kind: str, show_misses: bool) -> None:
-    """Part 2: how many of the edited ideals are flagged, by the rubric, by cosine and by ROUGE-L."""
+    """Part 2: how many of the edited ideals are flagged, by rubric, cosine and ROUGE-L."""
     cases = list(edits(questions, *wording(kind)))
     scores = [rubric.rubric(q, rules, answer, True) for _, _, q, rules, answer in cases]
     flagged = [bool(rubric.faults(found)) for found in scores]
@@ -217,7 +228,9 @@ def edited(questions: list, kind: str, show_misses: bool) -> None:
 
 
 def best_threshold(values: list, good: list) -> float:
-    """The value under which an answer is best called bad: the highest sensitivity + specificity on these answers."""
+    """The value under which an answer is best called bad: the highest sensitivity + specificity on
+    these answers.
+    """
     bads = good.count(False)
 
     def gain(least: float) -> float:

@@ -22,12 +22,21 @@ from mimic_qlora.step import command_line, storage
 from mimic_qlora.step.errors import UserError
 
 HERE = Path(__file__).resolve().parent
+GOES_ON = "the same command goes on from here"
 
 
 def arguments() -> argparse.Namespace:
     parser = command_line.Parser(__doc__, prog="run.sh")
+    _add_questions(parser)
+    _add_answers(parser)
+    command_line.add_arguments(parser, force=False)
+    args = parser.parse_args()
+    args.n = None if args.n is None else n_trials(args.n)
+    return args
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    whole = command_line.positive_int
     add("n", nargs="?", help="number of trials: distinct (patient, question) pairs (default: 20)")
     add(
         "--arms",
@@ -44,14 +53,15 @@ def arguments() -> argparse.Namespace:
         "--model",
         help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
     )
-    add(
-        "--final",
-        action="store_true",
-        help="ask the test patients by the frozen plan (default: validation patients)",
-    )
+    by_plan = "ask the test patients by the frozen plan (default: validation patients)"
+    add("--final", action="store_true", help=by_plan)
     add("--freeze", metavar="PLAN", help="freeze this plan.yaml for --final, and end")
     add("--plan", action="store_true", help="say which difference n trials can show, and end")
     add("--seed", type=int, help="seed that draws the trials (default: 0)")
+
+
+def _add_answers(parser: argparse.ArgumentParser) -> None:
+    add, whole = parser.add_argument, command_line.positive_int
     add("--max-new-tokens", type=whole, help="budget of an answer in tokens (default: 512)")
     add(
         "--batch-size",
@@ -59,37 +69,16 @@ def arguments() -> argparse.Namespace:
         default=16,
         help="answers generated at once, of all arms (default: %(default)s)",
     )
-    add(
-        "--strict",
-        action="store_true",
-        help="answer one by one, so that no answer depends on its batch (slower)",
-    )
-    add(
-        "--knowledge",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="ask the knowledge prompts too",
-    )
-    add(
-        "--records",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="ask step 4's held-out chart questions and diagnoses too",
-    )
-    add(
-        "--force",
-        action="store_true",
-        help="answer anew even what an earlier run of the same content answered",
-    )
-    add(
-        "--jump",
-        metavar="HOST",
-        help="login host on the way to this machine, for the scp line (ssh's ProxyJump)",
-    )
-    command_line.add_arguments(parser, force=False)
-    args = parser.parse_args()
-    args.n = None if args.n is None else n_trials(args.n)
-    return args
+    one_by_one = "answer one by one, so that no answer depends on its batch (slower)"
+    add("--strict", action="store_true", help=one_by_one)
+    yes_no = argparse.BooleanOptionalAction
+    add("--knowledge", action=yes_no, default=True, help="ask the knowledge prompts too")
+    records = "ask step 4's held-out chart questions and diagnoses too"
+    add("--records", action=yes_no, default=True, help=records)
+    anew = "answer anew even what an earlier run of the same content answered"
+    add("--force", action="store_true", help=anew)
+    login = "login host on the way to this machine, for the scp line (ssh's ProxyJump)"
+    add("--jump", metavar="HOST", help=login)
 
 
 def n_trials(text: str) -> int:
@@ -98,6 +87,14 @@ def n_trials(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= len(digits) <= 18):
         raise UserError(f"n must be a positive whole number, like ./run.sh 20, not '{text}'")
     return int(text)
+
+
+def freeze(store: Path, plan: str) -> str:
+    """Freeze the plan. Returns what was done."""
+    from mimic_qlora.validation import plan as plans
+
+    sha256 = plans.freeze(store, Path(plan))
+    return f"Frozen: {sha256} ({store / 'validation' / 'plan.yaml'})"
 
 
 def main() -> int:
@@ -111,15 +108,13 @@ def main() -> int:
     from mimic_qlora.validation import settings as setting
     from mimic_qlora.validation import trials as trial
 
-    if args.freeze:
-        sha256 = plans.freeze(store, Path(args.freeze))
-        print(f"Frozen: {sha256} ({store / 'validation' / 'plan.yaml'})")
-        return 0
     questions = content.load_questions(HERE)
+    if args.freeze:
+        print(freeze(store, args.freeze))
+        return 0
     if args.plan:
         print(power.what_can_be_shown(store, len(questions), args.n or setting.DEFAULT_N))
         return 0
-
     asked = setting.Asked(args.n, args.seed, args.run, args.arms, args.max_new_tokens)
     settings = setting.settle(asked, plans.frozen(store) if args.final else None)
     session.check_runs(store, settings.runs)
@@ -137,9 +132,8 @@ def main() -> int:
     session.check_room(opened, [ask.messages for ask in asks], settings.max_new_tokens)
 
     identity = session.identity(opened, settings.runs)
-    opening = ""
-    if settings.plan_sha256:
-        opening = ledger.opening(store, settings.plan_sha256, identity["adapters"])
+    sha256 = settings.plan_sha256
+    opening = ledger.opening(store, sha256, identity["adapters"]) if sha256 else ""
     this = setting.Run(opened, settings, chosen, questions, opening)
     machine = run.Machine(
         load=cache(lambda: session.load_arms(opened, settings.runs)),
@@ -150,9 +144,8 @@ def main() -> int:
     )
     with storage.locked(machine.path, "validation"):
         answered = run.answer_all(this, machine, asks)
-    goes_on = "the same command goes on from here"
     if not answered.trials:
-        print(f"\nStopped before a trial was answered: {goes_on}", file=sys.stderr)
+        print(f"\nStopped before a trial was answered: {GOES_ON}", file=sys.stderr)
         return 130
 
     folder = delivery.fresh_folder()
@@ -161,7 +154,7 @@ def main() -> int:
     print(f"{text}\n\n{delivery.farewell(folder, kept, args.jump)}")
     if answered.stopped:
         finished = f"{len(answered.trials)} of {len(drawn)} trials, compared above"
-        print(f"\nStopped after {finished}: {goes_on}", file=sys.stderr)
+        print(f"\nStopped after {finished}: {GOES_ON}", file=sys.stderr)
         return 130
     return 0
 
