@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import sys
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +24,7 @@ from measure import measure
 
 from mimic_qlora.chart import context
 from mimic_qlora.chart.columns import WANTED
+from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import chat, finding
 from mimic_qlora.mimic import tables
@@ -34,7 +34,7 @@ from mimic_qlora.step import storage
 from mimic_qlora.subjects import reader
 
 ROOT = Path(__file__).resolve().parents[1]
-TASKS, PER_SUBJECT, SEED, HOURS = list(prompts.TASKS), 2, 42, 24
+TASKS, PER_SUBJECT, SEED, HOURS = list(cohort.SHARES), 2, 42, 24
 
 
 def plain_records(store: Path, all_of_it: bool):
@@ -63,12 +63,13 @@ def typed(row: dict, types: dict) -> dict:
     return {c: v for c, v in cells.items() if v is not None}
 
 
-def made(records, slots: dict, shared: dict, labels: dict, count_tokens, split: dict):
-    for record in records:
-        if record["subject_id"] in slots:
-            here = slots[record["subject_id"]]
-            for one in prompts.of_patient(record, here, shared, labels, count_tokens, Counter()):
-                yield one | {"split": split[record["subject_id"]], "temporal_split": "train"}
+def made(patients, slots: dict, maker: prompts.PromptMaker, split: dict):
+    """Yield the records of the patients who have slots."""
+    for patient in patients:
+        subject_id = patient["subject_id"]
+        if subject_id in slots:
+            groups = prompts.Groups(split[subject_id], "", "train")
+            yield from maker.prompts(patient, slots[subject_id], groups).records
 
 
 def alone(function, *arguments):
@@ -93,12 +94,17 @@ def main():
     path = finding.model_path(None, store)
     tokenizer = chat.load_tokenizer(path)
     plainly, as_step_4 = partial(chat.count_tokens, tokenizer), chat.token_counter(tokenizer)
-    shared = {
-        "system_prompts": prompts.system_prompts("Help."),
-        "dropped_columns": [],
-        "token_budget": 700,
-        "seed": SEED,
-    }
+    settings = ContextSettings(
+        system_prompt="Help.",
+        system_prompts=prompts.system_prompts("Help."),
+        token_budget=700,
+        landmark_hours=HOURS,
+        dropped_columns=[],
+        seed=SEED,
+        tokenizer=finding.model_name(path),
+        model=finding.model_name(path),
+        template_sha256=chat.template_sha256(tokenizer),
+    )
     content.load()  # once a run, like the imports
     labels, split = context.lab_labels(store), reader.split_of(store)
 
@@ -106,18 +112,16 @@ def main():
         read, count_tokens = ways[way]
         with TemporaryDirectory() as folder:
             began = time.process_time()
-            chosen = cohort.chosen(
-                cohort.cohort(store, TASKS, PER_SUBJECT, SEED, HOURS).slots, None, SEED
-            )
-            counts = dataset.write(
-                Path(folder), made(read(chosen), chosen, shared, labels, count_tokens, split)
-            )
-            return sum(counts["splits"].values()), time.process_time() - began
+            found = cohort.find(store, TASKS, PER_SUBJECT, SEED, HOURS)
+            chosen = cohort.chosen(found.slots, None, SEED)
+            maker = prompts.PromptMaker(settings, labels, count_tokens)
+            counts = dataset.write(Path(folder), made(read(chosen), chosen, maker, split))
+            return sum(counts.splits.values()), time.process_time() - began
 
     ways = {
         "plain, every table and column": (lambda chosen: plain_records(store, True), plainly),
         "plain, what step 4 reads": (lambda chosen: plain_records(store, False), plainly),
-        "step 4": (partial(prompts.records, store), as_step_4),
+        "step 4": (partial(prompts.patients, store), as_step_4),
     }
     speed = {}
     for way in ways:

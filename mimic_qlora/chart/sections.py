@@ -117,7 +117,7 @@ def _stay_items(view: Record, stay: Row, as_of: datetime) -> list[Item]:
     rows = (("admissions", stay),)
     items = [_end(stay, as_of) if "dischtime" in stay else _begin(stay, as_of)]
     if "admission_type" in stay:
-        begun = stay["admission_type"]
+        begun: str = stay["admission_type"]
         kind = word(ADMISSIONS.get(begun, begun)).lower()
         items.append(Item(kind, rows, "admission", kind))
     hadm_id = stay["hadm_id"]

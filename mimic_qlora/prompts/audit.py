@@ -1,15 +1,15 @@
-"""The audit of step 4's records: is every statement a cell of that patient's chart, and was it known at its time?
+"""The audit of step 4's records: every statement must be a cell of the chart, known at its time.
 
-It reads the records as text. A statement that only a later cell supports is a leak; one that no cell supports is
-unfounded. What the chart supports is said in claims.py.
+It reads the records as text. A statement that only a later cell supports is a leak; one that no
+cell supports is unfounded. audit_chart.py holds what a chart supports.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -17,6 +17,7 @@ from mimic_qlora.chart.columns import Citation
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.codes import phenotypes_of
 from mimic_qlora.prompts import audit_chart, record_files
+from mimic_qlora.prompts.audit_chart import Support
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step.storage import verified_manifest
 from mimic_qlora.subjects import reader
@@ -30,7 +31,7 @@ CHECKS = {
     "held_out": "held-out symptoms or caution rules in a record",
 }
 NOT_SAID = "The record does not say"
-NOTHING = ("none on record", "none coded", "the record does not say", "unknown")
+NOTHING = ("none on record", "none coded", NOT_SAID[0].lower() + NOT_SAID[1:], "unknown")
 WAS = re.compile(r"(?:, | \()was ([^)]*)\)")
 
 
@@ -87,25 +88,13 @@ def of_record(record: PromptRecord, chart: audit_chart.Chart) -> tuple[int, list
     faults, n = [], 0
     for line in record.context.splitlines()[1:]:
         section, _, said = line.removeprefix("- ").partition(": ")
-        support, values = {}, {}
-        for statement, table, row, *reading in audit_chart.SECTIONS[section](chart):
-            support.setdefault(statement, []).append((table, row, *reading))
-            for item, time, value in reading:
-                values.setdefault((table, item, value), []).append(time)
+        support: dict[str, list[Support]] = {}
+        for one in audit_chart.SECTIONS[section](chart):
+            support.setdefault(one.statement, []).append(one)
         for statement in _statements(section, said):
             n += 1
-            was = WAS.search(statement)
-            bare = WAS.sub(lambda m: ")" * m[0].startswith(","), statement)
-            rows = support.get(bare, [])
-            known = [one for one in rows if chart.known(one[0], one[1])]
-            if not known:
-                faults.append(Fault("ahead" if rows else "unfounded", section))
-            elif was and not any(
-                time < then
-                for table, _, (item, then, _) in known
-                for time in values.get((table, item, was[1]), ())
-            ):
-                faults.append(Fault("unfounded", section))
+            if fault := _fault(statement, support, chart):
+                faults.append(Fault(fault, section))
     gold = {
         "guidance": _guidance_faults,
         "chart_qa": _chart_qa_faults,
@@ -114,7 +103,37 @@ def of_record(record: PromptRecord, chart: audit_chart.Chart) -> tuple[int, list
     return n, faults + [Fault(check, record.task) for check in gold(record, chart)]
 
 
-def _statements(section: str, said: str) -> list:
+def _fault(
+    statement: str, support: Mapping[str, list[Support]], chart: audit_chart.Chart
+) -> str | None:
+    """Return the check that a statement fails; `support` holds its section's by statement."""
+    was = WAS.search(statement)
+    bare = WAS.sub(lambda m: ")" if m[0].startswith(",") else "", statement)
+    said = support.get(bare, [])
+    known = [one for one in said if chart.known(one.table, one.row)]
+    if not known:
+        return "ahead" if said else "unfounded"
+    if was and not any(_has_earlier(one, was[1], support) for one in known):
+        return "unfounded"
+    return None
+
+
+def _has_earlier(later: Support, value: str, support: Mapping[str, list[Support]]) -> bool:
+    """Return whether an earlier reading of the same item and table had this value."""
+    now = later.reading
+    return now is not None and any(
+        one.reading is not None
+        and one.reading.value == value
+        and one.reading.item == now.item
+        and one.table == later.table
+        and one.reading.time < now.time
+        for found in support.values()
+        for one in found
+    )
+
+
+def _statements(section: str, said: str) -> list[str]:
+    """Return the statements of a section; each route of an order is one."""
     items = [
         item
         for item in said.split("; ")
@@ -133,7 +152,7 @@ def _statements(section: str, said: str) -> list:
 def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:
     content = clinical.load()
     symptom, cautions = (
-        content.symptoms[record.symptom],
+        content.symptoms[record.symptom or ""],
         [content.cautions[c] for c in record.cautions],
     )
     answer = record.answer
@@ -142,8 +161,12 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         yield "held_out"
     if any(c.held_out and (c in cautions or c.say in answer) for c in content.cautions.values()):
         yield "held_out"
-    may_say = {item.say for item in (*symptom.self_care, *symptom.urgent, *cautions)}
-    may_say |= set(symptom.track)
+    may_say = {
+        *(advice.say for advice in symptom.self_care),
+        *(flag.say for flag in symptom.urgent),
+        *(caution.say for caution in cautions),
+        *symptom.track,
+    }
     lines = {line.removeprefix("- ") for line in answer.splitlines()} - {
         *clinical.SECTIONS.values(),
         "",
@@ -213,7 +236,7 @@ def _all_known(record: PromptRecord, chart: audit_chart.Chart) -> bool:
     return all(row is not None and chart.known(table, row) for table, row in rows)
 
 
-def _cells(cited: Citation) -> dict:
+def _cells(cited: Citation) -> dict[str, str]:
     return dict(cell.split("=", 1) for cell in cited.cells)
 
 
@@ -221,7 +244,7 @@ def _found(cited: Citation, chart: audit_chart.Chart) -> dict | None:
     """The raw row that a citation names, with every cited cell as it says."""
     cells = _cells(cited)
 
-    def same(raw, told):
+    def same(raw: Any, told: str) -> bool:
         if raw is None or str(raw) == told:
             return raw is not None
         if audit_chart.number(raw) is not None:
@@ -241,7 +264,7 @@ def _found(cited: Citation, chart: audit_chart.Chart) -> dict | None:
     )
 
 
-def _lab_names(store: Path) -> dict:
+def _lab_names(store: Path) -> dict[int, str]:
     names, fluids, categories = (
         reader.labels(store, "d_labitems", value=c) for c in ("label", "fluid", "category")
     )

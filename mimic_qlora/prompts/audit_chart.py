@@ -1,12 +1,14 @@
-"""What a patient's chart supports, for the audit: which statement may rest on which row, and when it was known.
+"""A patient's chart as the audit reads it: which statement may rest on which row, and when known.
 
-It reads step 1's JSON strings and says anew, on purpose, when what is known and how a value is written: it shares no
-code with what the audit checks, only the clinical content files and the words for routes and admissions.
+It reads step 1's JSON strings and implements again, on purpose, when a value is known and how it is
+written. It shares no code with what the audit checks, only the clinical content files and the words
+for routes and admissions.
 """
 
 import re
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mimic_qlora.chart.wording import ADMISSIONS, ROUTES
 from mimic_qlora.clinical import codes, content
@@ -23,6 +25,10 @@ BEDSIDE = {
     "oxygen saturation": (220277,),
     "temperature": (223761, 223762),
 }
+CELSIUS = (223762,)
+UNITS = {"temperature": " F", "oxygen saturation": "%", "blood pressure": ""}
+SEXES = {"F": "female", "M": "male"}
+PLACES = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}
 SYSTOLIC = {220179: 220180, 220050: 220051, 225309: 225310}
 IN_ED = {
     "heart rate": "heartrate",
@@ -32,20 +38,41 @@ IN_ED = {
 }
 
 
-class Chart(NamedTuple):
-    """One patient's rows as step 1's JSON has them, the names of labs, and the time that statements are judged at."""
+Row = dict[str, Any]  # as step 1's JSON has it: texts, and whole numbers for ids
 
-    rows: dict
-    labs: dict
+
+class Reading(NamedTuple):
+    """A value that a later one may be compared with."""
+
+    item: str | int
+    time: datetime
+    value: str
+
+
+class Support(NamedTuple):
+    """A statement that may be made because of a row, whenever that was known."""
+
+    statement: str
+    table: str
+    row: Row
+    reading: Reading | None = None
+
+
+class Chart(NamedTuple):
+    """One patient's rows, the names of labs, and the time that statements are judged at."""
+
+    rows: dict[str, Any]
+    labs: dict[int, str]  # by itemid
     as_of: datetime
 
-    def known(self, table: str, row: dict) -> bool:
-        """Had all the times come by which this row was known? A time that is not there has not."""
+    def known(self, table: str, row: Row) -> bool:
+        """Return whether all times had come by which this row is known; a missing one has not."""
         return all(time is not None and time <= self.as_of for time in self._times(table, row))
 
-    def _times(self, table: str, row: dict) -> list:
+    def _times(self, table: str, row: Row) -> list[datetime | None]:
         if table in ("diagnoses_icd", "procedures_icd"):
-            stay = next((a for a in self.all("admissions") if a["hadm_id"] == row["hadm_id"]), {})
+            stays = [a for a in self.all("admissions") if a["hadm_id"] == row["hadm_id"]]
+            stay = stays[0] if stays else {}
             day = [_day_over(row, "chartdate")] if table == "procedures_icd" else []
             return [time_of(stay, "dischtime"), *day]
         if table == "omr":
@@ -66,235 +93,250 @@ class Chart(NamedTuple):
         }
         return [] if table == "patients" else [time_of(row, name) for name in names[table]]
 
-    def all(self, table: str) -> list:
+    def all(self, table: str) -> list[Row]:
+        """Return the rows of a table."""
         return self.rows.get(f"{table}_labeled" if table.endswith("_icd") else table, [])
 
-    def ended(self, stay: dict) -> bool:
+    def ended(self, stay: Row) -> bool:
+        """Return whether a stay had ended."""
         end = time_of(stay, "dischtime")
         return end is not None and end <= self.as_of
 
     def ago(self, time: datetime) -> str:
+        """Return how long ago a time was, in words."""
         days = (self.as_of - time).days
         if days < 60:
             word = "today" if time.date() == self.as_of.date() else "1 day ago"
             return word if days < 2 else f"{days} days ago"
         return f"{days // 30} months ago" if days < 730 else f"{days // 365} years ago"
 
-    def stay(self) -> dict:
-        """The newest stay that had begun."""
+    def stay(self) -> Row:
+        """Return the newest stay that had begun, {} where none had."""
         begun = [a for a in self.all("admissions") if self.known("admissions", a)]
-        return max(begun, key=lambda a: (time_of(a, "admittime"), a["hadm_id"]), default={})
+        return max(begun, key=_begin, default={})
 
 
-def time_of(row: dict, column: str) -> datetime | None:
+def _begin(stay: Row) -> tuple[datetime, int]:
+    return datetime.fromisoformat(stay["admittime"]), stay["hadm_id"]
+
+
+def time_of(row: Row, column: str) -> datetime | None:
+    """Return the time in a column, None where it is null."""
     return datetime.fromisoformat(row[column]) if column in row else None
 
 
-def _day_over(row: dict, column: str) -> datetime | None:
+def _day_over(row: Row, column: str) -> datetime | None:
     day = time_of(row, column)
     return day and datetime(day.year, day.month, day.day) + timedelta(days=1)
 
 
+CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)")
+
+
 def plain(text: str, most: int = 240) -> str:
-    """Text of a row as a context may show it: printable, on one line, `;` kept for what parts entries, not too long."""
+    """Return the text of a row as a context may show it.
+
+    It is printable, on one line, not too long, and without `;`, which parts entries.
+    """
     text = "".join(c for c in " ".join(str(text).split()) if c.isprintable()).replace(";", ",")
-    while text != (
-        text := re.sub(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)", "", text)
-    ):  # control tokens
-        pass
+    n = 1
+    while n:  # cutting a control token may leave another one
+        text, n = CONTROL_TOKEN.subn("", text)
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
-def number(text: str | None) -> str | None:
+def number(text: str | float | None) -> str | None:
+    """Return a number as a context writes it, None where there is none."""
+    if text is None:
+        return None
     try:
         return f"{float(text):g}"
-    except (TypeError, ValueError):
+    except ValueError:
         return None
 
 
-# Each function yields (statement, table, row): what may be said because of this row, whenever it was known; of a
-# reading also (item, time, value), which a later one may be compared with.
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _of_person(chart: Chart):
+def _of_person(chart: Chart) -> Iterator[Support]:
     for row in chart.all("patients"):
         if "anchor_age" in row and "anchor_year" in row:
             age = int(row["anchor_age"]) + chart.as_of.year - int(row["anchor_year"])
-            yield "over 89" if age > 89 else str(age), "patients", row
-        yield {"F": "female", "M": "male"}.get(row.get("gender")), "patients", row
+            yield Support("over 89" if age > 89 else str(age), "patients", row)
+        if row.get("gender") in SEXES:
+            yield Support(SEXES[row["gender"]], "patients", row)
 
 
-def _of_background(chart: Chart):
+def _of_background(chart: Chart) -> Iterator[Support]:
     stay = chart.stay()
-    language, marital, insurance = (
-        plain(stay.get(c, ""), 40) for c in ("language", "marital_status", "insurance")
-    )
-    for text in (f"speaks {language.title()}", marital.lower(), f"{insurance} insurance"):
-        yield text, "admissions", stay
+    language = plain(stay.get("language", ""), 40).title()
+    insurance = plain(stay.get("insurance", ""), 40)
+    yield Support(f"speaks {language}", "admissions", stay)
+    yield Support(plain(stay.get("marital_status", ""), 40).lower(), "admissions", stay)
+    yield Support(f"{insurance} insurance", "admissions", stay)
 
 
-def _of_stay(chart: Chart):
+def _of_stay(chart: Chart) -> Iterator[Support]:
     stay = chart.stay()
     if not stay:
         return
     begin, end = time_of(stay, "admittime"), time_of(stay, "dischtime")
-    if chart.ended(stay):
-        days = max(0, (end.date() - begin.date()).days)
-        place = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}
-        where = place.get(
-            stay.get("discharge_location"), plain(stay.get("discharge_location", ""), 40).lower()
-        )
-        text = f"{days} day{'s' * (days != 1)}, discharged {chart.ago(end)}"
-        yield text + f" to {where}" * bool(where), "admissions", stay
-    else:
-        yield f"admitted {chart.ago(begin)}, still in hospital", "admissions", stay
+    if begin and end and chart.ended(stay):
+        length = _counted(max(0, (end.date() - begin.date()).days), "day")
+        place = stay.get("discharge_location", "")
+        where = PLACES.get(place, plain(place, 40).lower())
+        text = f"{length}, discharged {chart.ago(end)}"
+        yield Support(f"{text} to {where}" if where else text, "admissions", stay)
+    elif begin:
+        yield Support(f"admitted {chart.ago(begin)}, still in hospital", "admissions", stay)
     if "admission_type" in stay:
-        yield (
-            ADMISSIONS.get(stay["admission_type"], plain(stay["admission_type"], 40).lower()),
-            "admissions",
-            stay,
-        )
+        kind = stay["admission_type"]
+        yield Support(ADMISSIONS.get(kind, plain(kind, 40).lower()), "admissions", stay)
     for row in chart.all("services"):
         if row.get("hadm_id") == stay["hadm_id"] and "curr_service" in row:
-            yield f"service {plain(row['curr_service'], 40)}", "services", row
+            yield Support(f"service {plain(row['curr_service'], 40)}", "services", row)
     begun = [
-        r
-        for r in chart.all("icustays")
-        if r.get("hadm_id") == stay["hadm_id"] and chart.known("icustays", r)
+        row
+        for row in chart.all("icustays")
+        if row.get("hadm_id") == stay["hadm_id"] and chart.known("icustays", row)
     ]
     if begun:
-        yield f"intensive care: {len(begun)} stay{'s' * (len(begun) > 1)}", "icustays", begun[-1]
+        yield Support(f"intensive care: {_counted(len(begun), 'stay')}", "icustays", begun[-1])
 
 
-def _of_prior_stays(chart: Chart):
+def _of_prior_stays(chart: Chart) -> Iterator[Support]:
     now = chart.stay()
     prior = [
         a for a in chart.all("admissions") if chart.ended(a) and a["hadm_id"] != now.get("hadm_id")
     ]
-    if prior:
-        # not the latest discharge but that of the stay which began last
-        last = max(prior, key=lambda a: (time_of(a, "admittime"), a["hadm_id"]))
-        yield (
-            f"{len(prior)}, the last one {chart.ago(time_of(last, 'dischtime'))}",
-            "admissions",
-            last,
-        )
-        ids = {a["hadm_id"] for a in prior}
-        icu = [r for r in chart.all("icustays") if r.get("hadm_id") in ids]
-        if icu:
-            yield f"{len(icu)} ICU stay{'s' * (len(icu) > 1)} in them", "icustays", icu[0]
+    if not prior:
+        return
+    # not the latest discharge but that of the stay which began last
+    last = max(prior, key=_begin)
+    end = datetime.fromisoformat(last["dischtime"])
+    yield Support(f"{len(prior)}, the last one {chart.ago(end)}", "admissions", last)
+    ids = {a["hadm_id"] for a in prior}
+    icu = [row for row in chart.all("icustays") if row.get("hadm_id") in ids]
+    if icu:
+        yield Support(f"{_counted(len(icu), 'ICU stay')} in them", "icustays", icu[0])
 
 
-def _of_conditions(chart: Chart):
+def _of_conditions(chart: Chart) -> Iterator[Support]:
     catalogue = content.load().phenotypes
     stays = {a["hadm_id"]: a for a in chart.all("admissions")}
     for row in chart.all("diagnoses_icd"):
-        names = codes.phenotypes_of([(row["icd_code"], row["icd_version"])])
         end = time_of(stays.get(row["hadm_id"], {}), "dischtime")
-        for name in names:
-            entry = catalogue[name]
-            when = f" ({chart.ago(end)})" if entry.kind == "acute" and end else ""
-            yield plain(entry.name) + when, "diagnoses_icd", row
-        yield plain(row.get("long_title", "")), "diagnoses_icd", row
+        for name in codes.phenotypes_of([(row["icd_code"], row["icd_version"])]):
+            text = plain(catalogue[name].name)
+            if catalogue[name].kind == "acute" and end:
+                text += f" ({chart.ago(end)})"
+            yield Support(text, "diagnoses_icd", row)
+        yield Support(plain(row.get("long_title", "")), "diagnoses_icd", row)
 
 
-def _of_home(chart: Chart):
+def _of_home(chart: Chart) -> Iterator[Support]:
     for row in chart.all("medrecon"):
-        yield plain(row.get("name", "")), "medrecon", row
+        yield Support(plain(row.get("name", "")), "medrecon", row)
 
 
-def _of_orders(chart: Chart):
+def _of_orders(chart: Chart) -> Iterator[Support]:
     stay = chart.stay()
     for row in chart.all("prescriptions"):
         if row.get("hadm_id") == stay.get("hadm_id", ""):
             drug, route = plain(row.get("drug", "")), row.get("route", "").strip().upper()
-            yield drug, "prescriptions", row
-            yield f"{drug} ({ROUTES.get(route, plain(route, 40).lower())})", "prescriptions", row
+            words = ROUTES.get(route, plain(route, 40).lower())
+            yield Support(drug, "prescriptions", row)
+            yield Support(f"{drug} ({words})", "prescriptions", row)
 
 
-def _of_labs(chart: Chart):
+def _of_labs(chart: Chart) -> Iterator[Support]:
     for row in chart.all("labevents"):
         value, time = number(row.get("valuenum")), time_of(row, "charttime")
-        if value is None or time is None:
-            continue
-        low, high = number(row.get("ref_range_lower")), number(row.get("ref_range_upper"))
-        note = (
-            "low"
-            if low and float(value) < float(low)
-            else "high"
-            if high and float(value) > float(high)
-            else ""
-        )
-        note = note or ("abnormal" if row.get("flag") == "abnormal" else "")
-        inside = note + (
-            f", range {low}-{high}" if note and low and high and float(low) < float(high) else ""
-        )
-        name = plain(chart.labs.get(row["itemid"], f"item {row['itemid']}"))
-        head = (
-            f"{name} {value} {plain(row.get('valueuom', ''), 40)}".strip()
-            + f" ({inside})" * bool(inside)
-        )
-        yield f"{head}, {chart.ago(time)}", "labevents", row, (row["itemid"], time, value)
+        if value is not None and time is not None:
+            name = plain(chart.labs.get(row["itemid"], f"item {row['itemid']}"))
+            text = f"{name} {value} {plain(row.get('valueuom', ''), 40)}".strip()
+            if note := _note(row, float(value)):
+                text += f" ({note})"
+            reading = Reading(row["itemid"], time, value)
+            yield Support(f"{text}, {chart.ago(time)}", "labevents", row, reading)
 
 
-def _of_measurements(chart: Chart):
-    for row in chart.all("omr"):
-        for ours, theirs in OMR.items():
-            if row.get("result_name") == theirs:
-                yield (
-                    f"{ours} {plain(row.get('result_value', ''), 40)}, {chart.ago(time_of(row, 'chartdate'))}",
-                    "omr",
-                    row,
-                )
-    charted = [
-        row
-        for row in chart.all("chartevents")
-        if "charttime" in row and number(row.get("valuenum"))
-    ]
-    lower = {
-        (row["itemid"], row["charttime"]): row
-        for row in charted
-        if row["itemid"] in SYSTOLIC.values()
-    }
-    for row in charted:
-        item, value = row["itemid"], number(row["valuenum"])
-        for kind, items in BEDSIDE.items():
-            if item in items:
-                value = number(round(float(value) * 9 / 5 + 32, 1)) if item == 223762 else value
-                yield _reading(chart, kind, value, "chartevents", row)
-        if below := lower.get((SYSTOLIC.get(item), row["charttime"])):
-            later = max((row, below), key=lambda r: r.get("storetime", "9"))
-            yield _reading(
-                chart,
-                "blood pressure",
-                f"{value}/{number(below['valuenum'])}",
-                "chartevents",
-                later,
-            )
+def _note(row: Row, value: float) -> str:
+    """Return what stands in brackets after a lab's value: out of range or abnormal, and the range."""
+    low, high = number(row.get("ref_range_lower")), number(row.get("ref_range_upper"))
+    if low and value < float(low):
+        note = "low"
+    elif high and value > float(high):
+        note = "high"
+    else:
+        note = "abnormal" if row.get("flag") == "abnormal" else ""
+    if note and low and high and float(low) < float(high):
+        note += f", range {low}-{high}"
+    return note
+
+
+def _of_measurements(chart: Chart) -> Iterator[Support]:
+    yield from _of_clinic(chart)
+    yield from _of_bedside(chart)
     for row in chart.all("vitalsign"):
         for kind, column in IN_ED.items():
-            if column in row:
-                yield _reading(chart, kind, number(row[column]), "vitalsign", row)
+            if value := number(row.get(column)):
+                yield _reading(chart, kind, value, "vitalsign", row)
         if "sbp" in row and "dbp" in row:
             pressure = f"{number(row['sbp'])}/{number(row['dbp'])}"
             yield _reading(chart, "blood pressure", pressure, "vitalsign", row)
 
 
-def _reading(chart: Chart, kind: str, value: str, table: str, row: dict) -> tuple:
-    value += {"temperature": " F", "oxygen saturation": "%", "blood pressure": ""}.get(kind, "/min")
-    time = time_of(row, "charttime")
-    return f"{kind} {value}, {chart.ago(time)}", table, row, (kind, time, value)
+def _of_clinic(chart: Chart) -> Iterator[Support]:
+    for row in chart.all("omr"):
+        for ours, theirs in OMR.items():
+            if row.get("result_name") == theirs:
+                ago = chart.ago(datetime.fromisoformat(row["chartdate"]))
+                value = plain(row.get("result_value", ""), 40)
+                yield Support(f"{ours} {value}, {ago}", "omr", row)
 
 
-def _of_procedures(chart: Chart):
+def _of_bedside(chart: Chart) -> Iterator[Support]:
+    charted = [
+        (row, value)
+        for row in chart.all("chartevents")
+        if "charttime" in row and (value := number(row.get("valuenum")))
+    ]
+    lower = {
+        (row["itemid"], row["charttime"]): row
+        for row, _ in charted
+        if row["itemid"] in SYSTOLIC.values()
+    }
+    for row, value in charted:
+        item = row["itemid"]
+        if item in CELSIUS:
+            value = f"{round(float(value) * 9 / 5 + 32, 1):g}"
+        for kind, items in BEDSIDE.items():
+            if item in items:
+                yield _reading(chart, kind, value, "chartevents", row)
+        if item in SYSTOLIC and (below := lower.get((SYSTOLIC[item], row["charttime"]))):
+            pressure = f"{value}/{number(below['valuenum'])}"
+            later = max((row, below), key=lambda r: r.get("storetime", "9"))
+            yield _reading(chart, "blood pressure", pressure, "chartevents", later)
+
+
+def _reading(chart: Chart, kind: str, value: str, table: str, row: Row) -> Support:
+    value += UNITS.get(kind, "/min")
+    time = datetime.fromisoformat(row["charttime"])
+    return Support(f"{kind} {value}, {chart.ago(time)}", table, row, Reading(kind, time, value))
+
+
+def _of_procedures(chart: Chart) -> Iterator[Support]:
     for row in chart.all("procedures_icd"):
         when = time_of(row, "chartdate")
         if when and "long_title" in row:
-            yield f"{plain(row['long_title'])} ({chart.ago(when)})", "procedures_icd", row
+            text = f"{plain(row['long_title'])} ({chart.ago(when)})"
+            yield Support(text, "procedures_icd", row)
 
 
-SECTIONS = {
+SECTIONS: dict[str, Callable[[Chart], Iterator[Support]]] = {
     "Age": _of_person,
     "Sex": _of_person,
     "Background": _of_background,
