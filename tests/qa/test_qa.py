@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ import qa_by_subject
 from helpers.storage_folders import TUNED_IDS as IDS
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
+from mimic_qlora.chart.sections import Item
 from mimic_qlora.llm import chat, finding, generation
 from mimic_qlora.qa import patient, session
 from mimic_qlora.step import command_line
@@ -399,10 +401,19 @@ def test_the_check_fails_for_a_cut_answer_and_says_whose(ask):
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"age": None}, "age unknown"),
-        ({"sex": None}, "sex unknown"),
-        ("Patient context\n- Age: 3\n- Last stay: none on record", "the context is empty"),
-        ("Patient context\n- Last stay: " + "x" * 999, "the context has more than 900 tokens"),
+        (lambda chart: {"facts": replace(chart.facts, age=None)}, "age unknown"),
+        (lambda chart: {"facts": replace(chart.facts, sex=None)}, "sex unknown"),
+        (
+            lambda chart: {
+                "cuts": {},
+                "shown": {"Age": chart.shown["Age"], "Last stay": [Item("none on record")]},
+            },
+            "the context is empty",
+        ),
+        (
+            lambda chart: {"text": "Patient context\n- Last stay: " + "x" * 999},
+            "the context has more than 900 tokens",
+        ),
     ],
 )
 def test_the_check_fails_for_a_broken_context(ask, monkeypatch, broken, says):
@@ -410,9 +421,7 @@ def test_the_check_fails_for_a_broken_context(ask, monkeypatch, broken, says):
 
     def build(*args):
         built = whole(*args)
-        return built._replace(
-            **({"text": broken} if isinstance(broken, str) else {"facts": built.facts | broken})
-        )
+        return built._replace(**broken(built))
 
     monkeypatch.setattr(generation, "generate", ended)
     monkeypatch.setattr(session, "build", build)
