@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from helpers.paths import ROOT
-from mimic_qlora.chart import context, prediction_times
+from mimic_qlora.chart import context, facts, prediction_times
 from mimic_qlora.clinical import content
 from mimic_qlora.llm.generation import Answer
 from mimic_qlora.step.errors import UserError
@@ -48,8 +48,10 @@ FACTS = dict.fromkeys(
 
 def result(number, question, base, adapter, called_for=RULES):
     """A trial as step 7 leaves it, of a chart that calls for the rules."""
-    chart = context.Context("Patient context\n- Age: 50", {"sex": "F", "age": 50}, {}, {}, {})
-    moment = prediction_times.Moment(1, datetime(2150, 1, 1))
+    as_of = datetime(2150, 1, 1)
+    known = facts.Facts({}, {}, {}, {}, [], [], {}, age=50, sex="F")
+    chart = context.Context("Patient context\n- Age: 50", known, {}, {}, known, as_of)
+    moment = prediction_times.Moment(1, as_of)
     turns = [{"role": "user", "content": f"{chart.text}\n\nQuestion\n{question.question}"}]
     about = ("trial", 100 + number, moment, tuple(called_for), chart)
     return of(trials.Trial(number, question, turns, *about), base, adapter)
