@@ -108,7 +108,7 @@ def main() -> None:
         files.print_report(result, found)
         files.write(out.path, result, odd, says)
         page.write(out.path / "features.html", result, odd, says, source)
-        out.facts |= files.results(result, len(people), len(targets))
+        out.facts.update(files.results(result, len(people), len(targets)))
     print(
         f"\nWrote {store / 'features'}: columns_least.csv goes into step 4; "
         f"open features.html in a browser"

@@ -166,7 +166,8 @@ def top_phenotypes(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
     joined = "diagnoses_icd t JOIN code_phenotype p USING (icd_code, icd_version)"
     found = top(con, manifest, min_cell, Ranking(joined, {"phenotype": "p.phenotype"}))
     return [
-        {"phenotype": row["phenotype"], "name": names[row["phenotype"]], **row} for row in found
+        {"phenotype": row["phenotype"], "name": names[str(row["phenotype"])], **row}
+        for row in found
     ]
 
 
