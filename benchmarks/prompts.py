@@ -2,12 +2,13 @@
 
     python benchmarks/prompts.py --storage FOLDER
 
-FOLDER holds `subjects/`. All ways make the same records of the same patients with the same tokenizer, each in a process
-of its own in which nothing is remembered yet; imports and content files are not counted. The plain ways read with the
-json module, turn a patient's cells into their types (every one, or with more care only those that step 4 reads), and
-ask the tokenizer for the length of each text. What else there is to do is shared: masking cells, writing contexts
-within the budget, answers, near-duplicates. Prints records per CPU-second, the ratios, and the peak memory of step 4 as
-a command (given that `features/` is there).
+FOLDER holds `subjects/`. All ways make the same records of the same patients with the same
+tokenizer, each in a process of its own with empty caches; imports and content files are not
+counted. The plain ways read with the json module, turn a patient's cells into their types (every
+one, or only those that step 4 reads), and ask the tokenizer for the length of each text. The other
+work is shared: masking cells, writing contexts within the budget, answers, near-duplicates. Prints
+records per CPU-second, the ratios, and the peak memory of step 4 as a command (given that
+`features/` is there).
 """
 
 import argparse
@@ -38,7 +39,7 @@ TASKS, PER_SUBJECT, SEED, HOURS = list(cohort.SHARES), 2, 42, 24
 
 
 def plain_records(store: Path, all_of_it: bool):
-    """Every patient by json.loads, each table and column turned into its type, or only those that step 4 reads."""
+    """Yield every patient by json.loads, cells as their types: all, or those that step 4 reads."""
     columns = {name: table.columns for name, table in tables.schema().items()}
     for name in ("diagnoses_icd", "procedures_icd"):
         columns[f"{name}_labeled"] = columns[name] | {"long_title": "text"}
@@ -143,7 +144,8 @@ def main():
         ]
         cost = measure(list(map(str, command)), cwd=ROOT)
         print(
-            f"step 4 as a command: {cost.cpu_s:.1f} CPU-seconds, {cost.peak_mb:,.0f} MB at its peak, exit {cost.code}"
+            f"step 4 as a command: {cost.cpu_s:.1f} CPU-seconds, "
+            f"{cost.peak_mb:,.0f} MB at its peak, exit {cost.code}"
         )
 
 

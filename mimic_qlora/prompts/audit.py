@@ -218,7 +218,7 @@ def _diagnoses_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterato
 
 
 def _is_shown(cited: Citation, chart: audit_chart.Chart, text: str) -> bool:
-    """Whether the context tells of a cited row, so that a reader of it can know the reason for a caution."""
+    """Return whether the context tells of a cited row: its reader can know a caution's reason."""
     row = _found(cited, chart)
     if row is None:
         return False

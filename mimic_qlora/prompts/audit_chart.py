@@ -264,7 +264,7 @@ def _of_labs(chart: Chart) -> Iterator[Support]:
 
 
 def _note(row: Row, value: float) -> str:
-    """Return what stands in brackets after a lab's value: out of range or abnormal, and the range."""
+    """Return the brackets after a lab's value: out of range or abnormal, and the range."""
     low, high = number(row.get("ref_range_lower")), number(row.get("ref_range_upper"))
     if low and value < float(low):
         note = "low"

@@ -4,8 +4,8 @@ Two prompts are near-duplicates when they ask the same thing and the Jaccard sim
 of three-word shingles of their contexts is at least THRESHOLD: two almost empty charts, for one.
 Pairs are proposed by MinHash with banding (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of
 Massive Datasets, chapter 3). With 16 bands of 8 hashes, a pair at 0.9 is proposed with a chance of
-99.99%, one at 0.5 with 6%. Proposed pairs are then compared word by word, so that nothing is removed
-by mistake. Memory: 128 bytes a prompt.
+99.99%, one at 0.5 with 6%. Proposed pairs are then compared word by word, so that nothing is
+removed by mistake. Memory: 128 bytes a prompt.
 """
 
 import re

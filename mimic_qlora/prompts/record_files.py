@@ -23,7 +23,7 @@ FAULTS = (ValueError, LookupError, TypeError, AttributeError)
 
 @dataclass(frozen=True, slots=True)
 class PromptRecord:
-    """One patient at one time with a question and a gold answer, in the order of the JSON fields."""
+    """A patient at one time, a question and a gold answer, in the order of the JSON fields."""
 
     messages: list[Message]  # system, user (context and question), assistant (gold answer)
     task: str  # "guidance", "chart_qa" or "diagnoses"

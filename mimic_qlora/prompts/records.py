@@ -28,7 +28,7 @@ class Groups(NamedTuple):
 
 
 class PatientPrompts(NamedTuple):
-    """The records of a patient, each with age and sex at its time, and the contexts that they show."""
+    """A patient's records, each with age and sex at its time, and the contexts that they show."""
 
     records: list[tuple[PromptRecord, Person]]
     contexts: list[context.Context]
@@ -112,7 +112,7 @@ def content_sha256(guidance_prompt: str) -> str:
 
 
 def patients(store: Path, slots: dict[int, list[Slot]]) -> Iterator[dict]:
-    """Yield the typed rows of the patients who have slots, with all that is known at their times."""
+    """Yield the typed rows of patients who have slots, with all that is known at their times."""
     times = {
         subject_id: [slot.moment.as_of for slot in found] for subject_id, found in slots.items()
     }

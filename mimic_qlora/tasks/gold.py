@@ -7,7 +7,7 @@ from mimic_qlora.chart.columns import Citation
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One thing that an answer is scored by; `tags` name its kind, then the entry that it comes from."""
+    """A criterion for scoring an answer; `tags` name its kind, then the entry it comes from."""
 
     criterion: str
     points: int
@@ -18,7 +18,7 @@ class Criterion:
 class Gold:
     """A question, its gold answer, the rows that the answer rests on, and the criteria to score by.
 
-    `symptom` and `cautions` are ids of clinical content (guidance); `kind` is that of a chart question.
+    `symptom` and `cautions` are ids of clinical content (guidance); `kind` is a chart question's.
     """
 
     question: str

@@ -47,7 +47,7 @@ def called_for(known: Facts) -> list[schema.Caution]:
 def cautions_for(
     symptom: content.AnySymptom, known: Facts, called: Sequence[schema.Caution] | None = None
 ) -> list[schema.Caution]:
-    """Return the cautions that this chart calls for on the symptom, the most severe and closest first.
+    """Return the cautions that this chart calls for on the symptom, most severe and closest first.
 
     A rule whose advice an earlier one gives already (no ibuprofen, for kidneys as for blood
     thinners) is left out. `called` is `called_for(known)`, for callers with many symptoms.

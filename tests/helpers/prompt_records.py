@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def prompt_record(messages: list, subject_id: int = 1, **fields) -> dict:
-    """A record of `<split>.jsonl` as JSON holds it: a question about the chart unless `fields` says otherwise."""
+    """Return a record of `<split>.jsonl` as JSON: a chart question unless told otherwise."""
     return {
         "messages": messages,
         "task": "chart_qa",

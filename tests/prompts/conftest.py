@@ -12,7 +12,7 @@ from mimic_qlora.subjects import reader
 
 @pytest.fixture
 def run_here(monkeypatch):
-    """Step 4 in this process, where the tokenizer's library is loaded already; user errors are raised."""
+    """Run step 4 in this process, where the tokenizer's library is loaded; raise user errors."""
 
     def run(*args, store):
         given = ["make_symptom_prompts_ctx_dxpx.py", *map(str, args), "--storage", str(store)]

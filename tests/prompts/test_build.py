@@ -23,7 +23,7 @@ def test_no_patient_is_in_two_splits_and_each_is_where_step_1_put_it(demo_prompt
 
 
 def test_every_record_has_the_same_fields_with_the_same_types_in_every_task(demo_prompts):
-    """Trainers read the files in blocks and refuse a later block with another schema than the first."""
+    """Trainers read in blocks and refuse a later block with another schema than the first."""
     import pyarrow.json as pj
 
     assert len({tuple(one) for one in demo_prompts.records}) == 1

@@ -1,4 +1,4 @@
-"""The records of one patient: what is read of the chart suffices, and hostile text changes nothing."""
+"""The records of one patient: what is read suffices, and hostile text changes nothing."""
 
 from datetime import datetime
 
@@ -25,7 +25,7 @@ def test_rows_that_are_not_read_in_bulk_would_change_no_context(demo_storage):
             )
             assert (read.text, read.shown) == (built.text, built.shown)
     assert fewer > 30
-    # an order would seem entered in time if the row that says otherwise were not read: too rare for the demo
+    # too rare for the demo: an order would seem entered in time if its row were not read
     assert "pharmacy" not in columns.within({1: [datetime(2150, 1, 1)]})
 
 
