@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Arguments(NamedTuple):
-    """What the command line asks for."""
+    """The command line, checked and typed."""
 
     storage: str | None
     results: str | None

@@ -48,7 +48,7 @@ class Context(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of the chart is told beyond age and sex."""
+        """Return whether nothing of the chart is told beyond age and sex."""
         told = (items for name, items in self.shown.items() if name not in ("Age", "Sex"))
         return not self.cuts and not any(item.rows for items in told for item in items)
 

@@ -1,4 +1,4 @@
-"""What was known of a patient's chart at a given time, by the rules in visibility.csv.
+"""The cells of a chart that were known at a given time, by the rules in visibility.csv.
 
 visibility.csv gives for every table (`*`) and for single columns when a value is known. A rule is a
 list of times that must all have come:

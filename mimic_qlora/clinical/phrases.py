@@ -1,4 +1,4 @@
-"""Whether an answer says, affirms or contradicts a phrase of the clinical content."""
+"""The search for phrases of the clinical content in an answer: said, affirmed, contradicted."""
 
 import re
 from functools import lru_cache

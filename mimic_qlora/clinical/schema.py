@@ -26,7 +26,7 @@ SECTIONS = {
 
 
 class Source(Model):
-    """Where an entry comes from."""
+    """The source of an entry."""
 
     title: Text
     url: Url

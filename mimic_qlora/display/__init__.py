@@ -1,1 +1,1 @@
-"""How results are shown to people: safe text, text tables, CSV, one HTML page, plots."""
+"""Results shown to people: safe text, text tables, CSV, one HTML page, plots."""

@@ -10,6 +10,7 @@ from mimic_qlora.chart import columns, context, visibility
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.prediction_times import Moment
 from mimic_qlora.chart.prompt import messages
+from mimic_qlora.chart.rows import Record
 from mimic_qlora.clinical import content
 from mimic_qlora.prompts.cohort import Slot
 from mimic_qlora.prompts.dataset import Person
@@ -42,10 +43,11 @@ class PromptMaker:
     labels: dict[int, str]  # itemid -> name of the lab
     count_tokens: Callable[[str], int]
 
-    def build(self, record: dict, moment: Moment) -> context.Context:
+    def build(self, record: Record, moment: Moment) -> context.Context:
+        """Return the patient's context at one time."""
         return context.build(record, moment.as_of, self.settings, self.labels, self.count_tokens)
 
-    def golds(self, record: dict, slots: list[Slot], built: context.Context) -> list[Gold]:
+    def golds(self, record: Record, slots: list[Slot], built: context.Context) -> list[Gold]:
         """Return at most one gold a slot; the slots are of one task at one time."""
         task, subject_id, _, moment = slots[0]
         key = f"{self.settings.seed}:{subject_id}"
@@ -55,7 +57,7 @@ class PromptMaker:
             return chart_qa.golds(built, len(slots), f"{key}:chart_qa")
         return diagnoses.golds(record, moment.hadm_id, built.chart, f"{key}:{moment.hadm_id}")
 
-    def prompts(self, record: dict, slots: list[Slot], groups: Groups) -> PatientPrompts:
+    def prompts(self, record: Record, slots: list[Slot], groups: Groups) -> PatientPrompts:
         """Return the records for a patient's slots, fewer where the chart gives no more golds."""
         asked: dict[tuple[str, Moment], list[Slot]] = {}
         for slot in slots:

@@ -48,7 +48,7 @@ class Wording:
 
     @property
     def edited(self) -> bool:
-        """Whether it differs from the file."""
+        """Return whether it differs from the file."""
         return self.fingerprint != self.in_file
 
 

@@ -50,7 +50,7 @@ class Located(NamedTuple):
 
 
 class Typed(NamedTuple):
-    """What the rater typed into the form of an entry, so that a problem loses none of it."""
+    """The texts typed into the form of an entry, kept so that a problem loses none of them."""
 
     texts: Sequence[str] = ()
     comment: str = ""

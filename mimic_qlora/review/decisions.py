@@ -1,4 +1,4 @@
-"""What raters decided about the clinical content: edits, approvals, rejections."""
+"""The raters' decisions on clinical content: edits, approvals, rejections."""
 
 import json
 from collections.abc import Sequence

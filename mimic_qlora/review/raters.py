@@ -13,7 +13,7 @@ LARGEST_INTEGER = 2**63 - 1  # that SQLite can hold
 
 
 class Tasks:
-    """Who judges which items, in which order: drawn once for each rater."""
+    """The items that each rater judges, in an order drawn once for each rater."""
 
     def __init__(self, database: Database):
         self._database = database

@@ -1,4 +1,4 @@
-"""What the handlers of the review site share: the site, the rater, the form, the answer."""
+"""The parts that handlers of the review site share: site, rater, form, answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from mimic_qlora.review.store import Store
 
 @dataclass(frozen=True)
 class Site:
-    """What is reviewed. `items` are by number; `run_files` holds questions.yaml; `cookie` is the
-    name of the session's cookie.
+    """The things under review.
+
+    `items` are by number; `run_files` holds questions.yaml; `cookie` names the session's cookie.
     """
 
     store: Store

@@ -20,7 +20,7 @@ _FOLDED = 110  # columns of a folded text
 
 
 class Review(NamedTuple):
-    """What an entry shall say: new texts by their place, who reviewed it, and on which day."""
+    """The new state of an entry: texts by their place, the reviewer, and the day."""
 
     texts: Mapping[Place, str]
     reviewed_by: str | None

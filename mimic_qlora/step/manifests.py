@@ -42,7 +42,7 @@ class WrittenFile(TypedDict, total=False):
 
 
 class Manifest(TypedDict):
-    """What identifies the content of a step's folder. A step adds keys of its own (`facts`)."""
+    """The identity of a step's folder by its content. A step adds keys of its own (`facts`)."""
 
     id: str  # hash of all that follows
     step: str

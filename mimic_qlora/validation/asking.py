@@ -29,7 +29,7 @@ class Ask(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What prompts are made of beside the trial: settings of step 4, all trials, the examples."""
+    """The parts of prompts beside the trial: settings of step 4, all trials, the examples."""
 
     settings: ContextSettings
     trials: Sequence[Trial]

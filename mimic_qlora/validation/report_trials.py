@@ -21,14 +21,14 @@ class Piece(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What an arm did about one criterion: its CSS class ("kept", "missed", "broken"), in words."""
+    """An arm's result on one criterion: its CSS class ("kept", "missed", "broken"), its words."""
 
     kind: str
     text: str
 
 
 class Criterion(NamedTuple):
-    """What was asked of an answer, what it is worth, and what base and adapter did."""
+    """A criterion of an answer, its points, and the results of base and adapter."""
 
     text: str
     points: str

@@ -63,7 +63,7 @@ class Given(NamedTuple):
 
 
 class Likeness(NamedTuple):
-    """How like an answer is to the question and to the ideal response: cosines and ROUGE-L."""
+    """Likeness of an answer to the question and the ideal response: cosines and ROUGE-L."""
 
     to_question: float | None
     rouge_l: float

@@ -1,1 +1,1 @@
-"""How one answer is scored: rubric of safety first, warning signs, hallucinations, likeness."""
+"""The scoring of one answer: rubric of safety first, warning signs, hallucinations, likeness."""
