@@ -193,7 +193,8 @@ def _chart_qa_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         name = next(filter(None, named.groups()))
         borne_out = any(i == name or i.startswith(f"{name} (") for i in items) == (answer == "yes")
     elif answer.startswith("it "):
-        now, then = (float(_cells(cited)["valuenum"]) for cited in record.evidence)
+        newest, earlier = record.evidence
+        now, then = float(_cells(newest)["valuenum"]), float(_cells(earlier)["valuenum"])
         borne_out = answer == (
             "it rose" if now > then else "it fell" if now < then else "it stayed the same"
         )

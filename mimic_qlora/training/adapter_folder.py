@@ -40,7 +40,8 @@ def results(state: SavedState, samples: Split, work: Path) -> Results:
     """Compare the base with the best adapter on the validation patients."""
     losses = {row["step"]: row["eval_loss"] for row in state.log_history if "eval_loss" in row}
     best = state.best_global_step
-    base, adapter = (validation_loss.read(work, step) for step in (0, best))
+    base = validation_loss.read(work, 0)
+    adapter = validation_loss.read(work, best)
     return Results(
         steps=state.global_step,
         planned_steps=state.max_steps,

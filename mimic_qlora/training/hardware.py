@@ -75,10 +75,9 @@ def recipe() -> str:
 
 def matmul_flops(dtype: torch.dtype) -> float:
     """Measure the operations a second of a matrix product like training's (0.1 s)."""
-    a, b = (
-        torch.ones(size, dtype=dtype, device="cuda" if gpu() else "cpu")
-        for size in ((1024, 576), (576, 1536))
-    )
+    device = "cuda" if gpu() else "cpu"
+    a = torch.ones((1024, 576), dtype=dtype, device=device)
+    b = torch.ones((576, 1536), dtype=dtype, device=device)
     torch.matmul(a, b)
     seconds = []
     for _ in range(3):

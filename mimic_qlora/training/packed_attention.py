@@ -44,8 +44,9 @@ def packed_attention(
     """
     layout: Layout = options["layout"]
     if layout.order != list(range(len(layout.pieces))):
-        pieces = (tensor.split(layout.pieces, dim=2) for tensor in (key, value))
-        key, value = (torch.cat([cut[n] for n in layout.order], dim=2) for cut in pieces)
+        keys, values = key.split(layout.pieces, dim=2), value.split(layout.pieces, dim=2)
+        key = torch.cat([keys[n] for n in layout.order], dim=2)
+        value = torch.cat([values[n] for n in layout.order], dim=2)
     if query.is_cuda and has_varlen(query.device, query.dtype):
         return varlen(query, key, value, scaling, layout).unsqueeze(0), None
     # PyTorch's CPU kernel is made for float32: in bfloat16 plain matrix products are faster

@@ -83,7 +83,7 @@ def what_can_be_shown(store: Path, questions: int, n: int) -> str:
             found_at = detectable(trials, pool, spread)
             row[f"{pool} questions"] = "-" if found_at is None else f"{found_at:.3f}"
         rows.append(row)
-    between, within = (f"{value:.2f}" for value in spread)
+    between, within = f"{spread.between:.2f}", f"{spread.within:.2f}"
     return "\n".join(
         [
             "The smallest true difference in the rubric (0 to 1) found four times out of five "

@@ -12,6 +12,8 @@ from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.scoring.rubric import Score
 from mimic_qlora.validation.trial_results import TrialResult
 
+WORD = re.compile(r"\w+|[^\w\s]")  # a word, or a mark of punctuation
+
 
 class Piece(NamedTuple):
     """A piece of an answer; `kind` are CSS classes: "hit", "harm", "own" (words of its own)."""
@@ -81,7 +83,7 @@ def view(result: TrialResult, question: Question) -> View:
 
 def kinds(result: TrialResult) -> list[str]:
     """Return what the page can filter this trial by."""
-    base, adapter = (result.scores[arm] for arm in PAIR)
+    base, adapter = result.scores[BASE], result.scores[ADAPTER]
     there = {
         "better": adapter.rubric > base.rubric,
         "worse": adapter.rubric < base.rubric,
@@ -155,9 +157,9 @@ def marked(text: str, score: Score, question: Question) -> dict[int, str]:
 
 def lacking(text: str, other: str) -> set[int]:
     """Return the places of the characters whose words the other text lacks, in that order."""
-    spans, other_spans = ([m.span() for m in re.finditer(r"\w+|[^\w\s]", t)] for t in (text, other))
+    spans = [m.span() for m in WORD.finditer(text)]
     words = [text[a:b].casefold() for a, b in spans]
-    other_words = [other[a:b].casefold() for a, b in other_spans]
+    other_words = [m[0].casefold() for m in WORD.finditer(other)]
     matcher = difflib.SequenceMatcher(None, words, other_words, autojunk=False)
     shared = {
         i for block in matcher.get_matching_blocks() for i in range(block.a, block.a + block.size)

@@ -105,7 +105,8 @@ def _check_against(planned: _Planned, asked: Asked) -> None:
     for name, says, given in zip(Asked._fields, planned, asked, strict=True):
         if given not in (None, says):
             option = "run" if name == "runs" else name.replace("_", "-")
-            plan, but = (",".join(v) if isinstance(v, tuple) else v for v in (says, given))
+            plan = ",".join(says) if isinstance(says, tuple) else says
+            but = ",".join(given) if isinstance(given, tuple) else given
             raise UserError(f"the frozen plan says {option} {plan}, not {but}: leave it out")
 
 

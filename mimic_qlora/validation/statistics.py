@@ -156,7 +156,8 @@ def compare(
     patients = None if None in known else known
     found = {}
     for name in names:
-        base, other = ([row.get(f"{name}_{arm.column}") for row in rows] for arm in pair)
+        base = [row.get(f"{name}_{pair[0].column}") for row in rows]
+        other = [row.get(f"{name}_{pair[1].column}") for row in rows]
         if difference := paired(base, other, questions, patients):
             found[name] = difference
     return found
