@@ -2,9 +2,9 @@
 
     python convert_to_jsonl.py --mimic-dir /data/mimiciv/3.1
 
-Leaves `subjects/` in the storage folder: one JSON record per patient in compressed, indexed
-shards, the same rows as typed columnar tables, and the split of patients into train, validation
-and test. Without --mimic-dir it uses the built-in synthetic MIMIC-IV. Stopped or killed, the same
+Leaves `subjects/` in the storage folder: one JSON record per patient in compressed, indexed shards,
+and the same rows as typed columnar tables. It also splits the patients into train, validation and
+test. Without --mimic-dir it uses the built-in synthetic MIMIC-IV. Stopped or killed, the same
 command goes on where it was.
 """
 

@@ -2,11 +2,11 @@
 
     python make_symptom_prompts_ctx_dxpx.py --model meta-llama/Meta-Llama-3-8B-Instruct
 
-Leaves `prompts/` in the storage folder: chat records of three tasks (guidance on a symptom,
-questions about the chart, the diagnoses of a stay) for training, validation and test as JSONL,
-what each gold answer rests on, a card, and context.json with the settings that steps 5 to 7
-share. A prompt has a time and shows only what the chart held at it, without the columns that
-step 3 found least important.
+Leaves `prompts/` in the storage folder: chat records for training, validation and test as JSONL, a
+card, and context.json with the settings that steps 5 to 7 share. There are three tasks: guidance on
+a symptom, questions about the chart, the diagnoses of a stay. Each record names the rows that its
+gold answer rests on. A prompt has a time and shows only what the chart held at it, without the
+columns that step 3 found least important.
 """
 
 import argparse

@@ -6,8 +6,8 @@
     python qa_by_subject.py --check 20
 
 Shows the context that the model gets, exactly, and answers with the base, with the adapter, or with
-both. Without --once, --batch or --check it is a conversation with the terminal (:help lists what
-can be typed), in which a question follows up on those before. Transcripts go to `qa/` in the
+both. Without --once, --batch or --check it is a conversation with the terminal, in which a question
+follows up on those before; :help lists the commands. Transcripts go to `qa/` in the
 storage folder. --check proves the whole pipeline on n validation patients: record found, context
 there and within its budget, age and sex known, answers that end by themselves.
 

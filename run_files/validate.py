@@ -4,13 +4,15 @@
     ./run.sh 50 --plan                 which difference 50 trials can show
     ./run.sh --freeze plan.yaml        settle what will be tested; then ./run.sh --final, once
 
-Asks n distinct (patient, question) pairs, each answered by every arm from one loaded copy of the
-4-bit base, and apart from these the knowledge prompts without a patient and about n of step 4's
-held-out chart questions and diagnoses; previews them, scores them by a rubric
+Asks n distinct (patient, question) pairs. Every arm answers them, from one loaded copy of the 4-bit
+base. Apart from these it asks the knowledge prompts without a patient, and about n of step 4's
+held-out chart questions and diagnoses. Previews the answers, scores them by a rubric
 (mimic_qlora/validation/scoring/), and says what difference could be shown
 (mimic_qlora/validation/statistics.py). The CSVs lie in a private folder under /tmp, with a copy in
-the storage folder. A run that was stopped or killed goes on with the same command. Exit codes:
-0 done, 2 something to put right, 130 stopped by Ctrl-C with the finished trials reported.
+the storage folder. A run that was stopped or killed goes on with the same command.
+
+Exit codes: 0 done, 2 something to put right, 130 stopped by Ctrl-C with the finished trials
+reported.
 """
 
 import argparse

@@ -67,8 +67,8 @@ def find(mimic_dir: Path) -> dict[str, Source]:
     """Return the tables in a MIMIC-IV folder: name -> Source.
 
     The files lie in hosp/, icu/, ed/ and note/, or all in the folder itself.
-    Raises UserError when the folder, `patients` or `admissions` is missing, when a table is there
-    twice or has a name that the record cannot take, or when a file has no readable header.
+    Raises UserError when the folder, `patients` or `admissions` is missing. So it does for a table
+    that is there twice, for a name that the record cannot take, and for an unreadable header.
     """
     if not mimic_dir.is_dir():
         raise UserError(

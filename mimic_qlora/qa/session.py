@@ -25,11 +25,10 @@ Record = dict[str, Any]  # one patient, as step 1 writes it
 
 @dataclass(frozen=True)
 class Session:
-    """The data, settings and model folder of a run; nothing of it changes from one answer to the
-    next.
+    """The data, settings and model folder of a run, the same for all its answers.
 
-    `manifest` is that of step 1, `settings` those that step 4 left in context.json, `path` the
-    folder of the base model, `labels` the name of each lab by its itemid, `count_tokens` the length
+    `manifest` is that of step 1, `settings` those that step 4 left in context.json. `path` is the
+    folder of the base model, `labels` names each lab by its itemid. `count_tokens` gives the length
     of a text in tokens.
     """
 

@@ -1,10 +1,9 @@
-"""Agreement between raters beyond chance: Krippendorff's alpha and Cohen's kappa, with intervals by
-bootstrap of clusters.
+"""Agreement between raters beyond chance: Krippendorff's alpha, Cohen's kappa, their intervals.
 
-Both rest on counts of how often each pair of values meets in a unit (coincidences for alpha, a
-confusion table for kappa), so a bootstrap sample is a weighted sum of the units' tables. Own code,
-since the packaged alpha is under the GPL and drops Python 3.10; the tests compare it with published
-examples and kappa with scikit-learn.
+Both rest on counts of how often each pair of values meets in a unit: coincidences for alpha, a
+confusion table for kappa. A sample of the cluster bootstrap is thus a weighted sum of tables. Own
+code, since the packaged alpha is under the GPL and drops Python 3.10; the tests compare it with
+published examples and kappa with scikit-learn.
 """
 
 from collections.abc import Callable, Hashable, Sequence

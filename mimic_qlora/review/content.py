@@ -115,8 +115,8 @@ def _stripped(values: dict[str, Any]) -> dict[str, Any]:
 def normal(text: str) -> str:
     """Return an edited text as it is kept.
 
-    Line ends that word processors paste become line ends, other control characters, which YAML
-    cannot hold, are removed, lines end without blanks, and no two lines in a row are empty.
+    Line ends that word processors paste become line ends. Other control characters are removed,
+    since YAML cannot hold them. Lines end without blanks, and no two lines in a row are empty.
     """
     lines = [
         line.rstrip()

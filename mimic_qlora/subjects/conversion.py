@@ -127,7 +127,7 @@ def write_subjects(
 ) -> None:
     """Write step 1's folder: convert the tables, check their quality, show that no row was lost.
 
-    Raises UpToDate when the folder is there and `force` is not given, and UserError when a table
+    Raises UpToDate when the folder is there and `force` is not given. Raises UserError when a table
     cannot be read, rows are rejected, or a file changes meanwhile.
     """
     inputs = {_key(source): files.file_identity(source.path) for source in sources.values()}

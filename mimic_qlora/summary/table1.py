@@ -1,7 +1,7 @@
 """Table 1: the cohort of steps 3 to 7, the patients with a coded stay, and all others apart.
 
-The library tableone gives the same figures. It has no way to hide a small count, let alone the one
-beside it from which the small one could be worked out, and brings three further packages.
+The library tableone gives the same figures, and brings three further packages. It cannot hide a
+small count, nor the count beside it from which the small one could be worked out.
 """
 
 from collections.abc import Callable, Mapping

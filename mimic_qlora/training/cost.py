@@ -78,7 +78,7 @@ def activation_bytes(
     """Return the memory that grows with the batch, in bytes.
 
     It holds what backward needs of `kept_layers` layers, the inputs of the others, and the logits
-    where supervised, `CHUNK` rows of which are widened to float32 twice (`low_memory`). A kept
+    where supervised. `CHUNK` rows of these are widened to float32 twice (`low_memory`). A kept
     layer has two float32 inputs of its norms, five and a half widths around attention, three of
     the MLP.
     """

@@ -1,9 +1,8 @@
 """Labels by people who read answers blind, and the scorer's agreement with them, arm by arm.
 
-A pattern-based scorer can favour one model's style and so create a difference by itself. We
-therefore measure its sensitivity (the share of what is there that it finds) and specificity (the
-share of what is not there that it leaves alone) separately for each arm on labelled answers, and
-correct the difference.
+A pattern-based scorer can favour one model's style and so create a difference by itself. Labelled
+answers give its sensitivity and specificity in each arm, and the difference is corrected by them.
+Sensitivity is the share found of what is there; specificity the share left alone of what is not.
 """
 
 import csv

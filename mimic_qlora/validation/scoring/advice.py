@@ -1,8 +1,8 @@
 """Advice of an answer on a warning sign: get care, or that it can wait, is harmless, is optional.
 
-A sentence about a sign is judged by its own words, else by the heading or lead-in above it, else by
-a later sentence that speaks of "it" or "any of these". The words are in words/*.yaml, open to
-dispute.
+A sentence about a sign is judged by its own words. Where they say nothing, the heading or lead-in
+above it counts, then a later sentence that speaks of "it" or "any of these". The words are in
+words/*.yaml, open to dispute.
 """
 
 import re
@@ -100,8 +100,8 @@ def given(answer: str, signs: Sequence[str]) -> list[Advice]:
 class _Reader:
     """Reads an answer line by line, and carries over what a heading or lead-in says.
 
-    `above` is the way of the heading or lead-in that holds, `block` the places of the clauses that
-    follow it, and `ended` says that a list item or a blank line came last.
+    `above` is the way of the heading or lead-in that holds; `block` holds the places of the clauses
+    that follow it. `ended` says that a list item or a blank line came last.
     """
 
     def __init__(self, signs: Sequence[str]) -> None:

@@ -22,9 +22,9 @@ def _any(name: str) -> re.Pattern[str]:
 def causes(answer: str, chart: str = "", heard: Sequence[advice.Advice] | None = None) -> list[str]:
     """Return what the answer names as the cause of the symptom, or as a disease of the person.
 
-    Diseases that `chart` lists do not count as the latter. A disease that is only mentioned also
-    counts, except when the answer presents it as already diagnosed, as something to prevent, or as
-    a reason to seek care ("these can be signs of a stroke: call 911"). `heard` is the answer as
+    Diseases that `chart` lists do not count as the latter. A disease that is only mentioned counts
+    too, except as already diagnosed, as something to prevent, or as a reason to seek care ("these
+    can be signs of a stroke: call 911"). `heard` is the answer as
     advice.given has read it, where it has.
     """
     answer = advice.squeezed(answer)
