@@ -28,7 +28,8 @@ class Check(NamedTuple):
     name: str
     tables: list[str]  # the tables that are checked; ["{all}"] for every one
     needs: list[str]  # other tables that it compares with
-    sentence: str  # with {worst} where faults have a size
+    finds: str  # the sentence on what was found
+    worst: str  # its end, with {worst} for the largest fault; "" where faults have no size
     sql: str
 
 
@@ -64,8 +65,18 @@ def checks() -> list[Check]:
         sql = "\n".join(line for line in block.splitlines() if not line.startswith("--"))
         if sql:
             tables, needs = head["tables"].split(), head.get("with", "").split()
-            found.append(Check(head["check"], tables, needs, head["finds"], sql))
+            worst = head.get("worst", "")
+            found.append(Check(head["check"], tables, needs, head["finds"], worst, sql))
     return found
+
+
+def without_worst(check: str, sentence: str) -> str:
+    """Return a flag's sentence without the worst value, which is one patient's.
+
+    Several checks may share a name, so the one is taken that the sentence begins with.
+    """
+    same = [one.finds for one in checks() if one.name == check]
+    return next((finds for finds in same if sentence.startswith(finds)), sentence)
 
 
 def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> list[Flag]:
@@ -96,8 +107,7 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> li
             n_rows[table], more = _column_flags(con, table, folder / "tables" / table / "*.parquet")
             about_columns += more
     return [
-        _flag(check, table, sentence, n_rows[table], counts)
-        for (check, table, sentence), counts in found.items()
+        _flag(jobs[number], n_rows[jobs[number][1]], counts) for number, counts in found.items()
     ] + about_columns
 
 
@@ -116,23 +126,23 @@ def _connection(spill: str, memory: int) -> contextlib.closing[DuckDBPyConnectio
 
 def _faults(
     con: DuckDBPyConnection, files: Files, jobs: Iterable[tuple[Check, str]]
-) -> dict[tuple[str, str, str], list[Faults]]:
-    """Return (check, table, sentence) -> the faults of each pass.
+) -> dict[int, list[Faults]]:
+    """Return the faults of each pass by the number of the job, a check of a table.
 
     A check is left out where the table lacks a column that it needs.
     """
-    found: dict[tuple[str, str, str], list[Faults]] = {}
+    found: dict[int, list[Faults]] = {}
     for group in tqdm(_groups(files), desc="checking quality", unit="pass", disable=None):
         for table, by_part in files.items():
             if paths := [by_part[part] for part in group if part in by_part]:
                 _view(con, table, paths)
             else:  # without rows of these buckets, but there for others to compare with
                 _view(con, table, [next(iter(by_part.values()))], "LIMIT 0")
-        for check, table in jobs:
+        for number, (check, table) in enumerate(jobs):
             with contextlib.suppress(duckdb.BinderException):
                 sql = check.sql.replace("{table}", identifier(table))
                 faults = _faulty_rows(con, sql)
-                found.setdefault((check.name, table, check.sentence), []).append(faults)
+                found.setdefault(number, []).append(faults)
     return found
 
 
@@ -166,15 +176,16 @@ def _faulty_rows(con: DuckDBPyConnection, sql: str) -> Faults:
     return Faults(*con.execute(query).fetchall()[0])
 
 
-def _flag(check: str, table: str, sentence: str, n_rows: int, passes: Sequence[Faults]) -> Flag:
+def _flag(job: tuple[Check, str], n_rows: int, passes: Sequence[Faults]) -> Flag:
     """Add up the faults of all passes; a patient is in one pass, so that patients add up too."""
     rows = sum(faults.rows for faults in passes)
     sizes = [faults.worst for faults in passes if faults.worst is not None]
-    words, _, _ = sentence.partition(", at worst")
-    if sizes:
-        words = sentence.format(worst=_readable(max(sizes)))
+    check, table = job
+    words = check.finds
+    if sizes and check.worst:
+        words += f", at worst {check.worst.format(worst=_readable(max(sizes)))}"
     share = round(rows / n_rows, 6) if n_rows else 0.0
-    return Flag(check, table, words, rows, share, sum(faults.patients for faults in passes))
+    return Flag(check.name, table, words, rows, share, sum(faults.patients for faults in passes))
 
 
 def _readable(worst: float | timedelta) -> str:

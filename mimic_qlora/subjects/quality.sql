@@ -2,44 +2,52 @@
 --   check: the name, which several blocks may share
 --   tables: the tables that are checked, each as {table} in the query
 --   with: other tables that it needs, where there are any
---   finds: the sentence on what was found, with the largest {worst}
+--   finds: the sentence on what was found
+--   worst: how it ends ("at worst ...") with the largest {worst}, where faults have a size
 -- The query returns one row (subject_id, worst) for each faulty row; worst is a number, an interval
 -- or NULL. It sees the patients of one bucket with all their rows, so it may compare the rows of
 -- one patient, but not those of two patients.
 
 -- check: negative length of stay
 -- tables: icustays
--- finds: a length of stay below zero, at worst by {worst} days
+-- finds: a length of stay below zero
+-- worst: by {worst} days
 SELECT subject_id, -los AS worst FROM {table} WHERE los < 0
 
 -- check: discharge before admission
 -- tables: admissions
--- finds: leaves before arriving, at worst by {worst}
+-- finds: leaves before arriving
+-- worst: by {worst}
 SELECT subject_id, admittime - dischtime AS worst FROM {table} WHERE dischtime < admittime
 
 -- check: stop before start
 -- tables: prescriptions pharmacy
--- finds: stops before it starts, at worst by {worst}
+-- finds: stops before it starts
+-- worst: by {worst}
 SELECT subject_id, starttime - stoptime AS worst FROM {table} WHERE stoptime < starttime
 
 -- check: stop before start
 -- tables: inputevents ingredientevents procedureevents
--- finds: ends before it starts, at worst by {worst}
+-- finds: ends before it starts
+-- worst: by {worst}
 SELECT subject_id, starttime - endtime AS worst FROM {table} WHERE endtime < starttime
 
 -- check: stop before start
 -- tables: icustays transfers edstays
--- finds: leaves before arriving, at worst by {worst}
+-- finds: leaves before arriving
+-- worst: by {worst}
 SELECT subject_id, intime - outtime AS worst FROM {table} WHERE outtime < intime
 
 -- check: stop before start
 -- tables: admissions
--- finds: leaves the emergency department before arriving there, at worst by {worst}
+-- finds: leaves the emergency department before arriving there
+-- worst: by {worst}
 SELECT subject_id, edregtime - edouttime AS worst FROM {table} WHERE edouttime < edregtime
 
 -- check: overlapping stays
 -- tables: admissions
--- finds: begins before an earlier hospital stay of the patient ends, at worst by {worst}
+-- finds: begins before an earlier hospital stay of the patient ends
+-- worst: by {worst}
 SELECT subject_id, earlier - admittime AS worst
 FROM (SELECT subject_id, admittime, max(dischtime) OVER (
         PARTITION BY subject_id ORDER BY admittime, dischtime ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
@@ -48,7 +56,8 @@ WHERE admittime < earlier
 
 -- check: overlapping stays
 -- tables: icustays edstays
--- finds: begins before an earlier stay of the patient there ends, at worst by {worst}
+-- finds: begins before an earlier stay of the patient there ends
+-- worst: by {worst}
 SELECT subject_id, earlier - intime AS worst
 FROM (SELECT subject_id, intime, max(outtime) OVER (
         PARTITION BY subject_id ORDER BY intime, outtime ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
@@ -58,24 +67,28 @@ WHERE intime < earlier
 -- check: ICU stay outside its hospital stay
 -- tables: icustays
 -- with: admissions
--- finds: begins before or ends after its hospital stay, at worst by {worst}
+-- finds: begins before or ends after its hospital stay
+-- worst: by {worst}
 SELECT subject_id, greatest(admittime - intime, outtime - dischtime) AS worst
 FROM {table} JOIN admissions USING (subject_id, hadm_id) WHERE intime < admittime OR outtime > dischtime
 
 -- check: length of stay is not the time between
 -- tables: icustays
--- finds: los differs from outtime - intime, at worst by {worst} days
+-- finds: los differs from outtime - intime
+-- worst: by {worst} days
 SELECT subject_id, abs(los - epoch(outtime - intime) / 86400) AS worst
 FROM {table} WHERE abs(los - epoch(outtime - intime) / 86400) > 0.01
 
 -- check: death before admission
 -- tables: admissions
--- finds: dies before arriving, at worst by {worst}
+-- finds: dies before arriving
+-- worst: by {worst}
 SELECT subject_id, admittime - deathtime AS worst FROM {table} WHERE deathtime < admittime
 
 -- check: death after discharge
 -- tables: admissions
--- finds: dies in the stay but after its end, at worst by {worst}
+-- finds: dies in the stay but after its end
+-- worst: by {worst}
 SELECT subject_id, deathtime - dischtime AS worst FROM {table} WHERE deathtime > dischtime
 
 -- check: death flag and time disagree
@@ -86,7 +99,8 @@ SELECT subject_id, NULL AS worst FROM {table} WHERE (hospital_expire_flag = 1) <
 -- check: death before last discharge
 -- tables: patients
 -- with: admissions
--- finds: dod lies before the day of the last discharge, at worst by {worst}
+-- finds: dod lies before the day of the last discharge
+-- worst: by {worst}
 SELECT subject_id, date_trunc('day', max(dischtime)) - any_value(dod) AS worst
 FROM {table} JOIN admissions USING (subject_id)
 GROUP BY subject_id HAVING any_value(dod) < date_trunc('day', max(dischtime))
@@ -94,28 +108,32 @@ GROUP BY subject_id HAVING any_value(dod) < date_trunc('day', max(dischtime))
 -- check: after death
 -- tables: admissions
 -- with: patients
--- finds: admitted more than a day after dod, at worst {worst} after it
+-- finds: admitted more than a day after dod
+-- worst: {worst} after it
 SELECT subject_id, admittime - dod AS worst
 FROM {table} JOIN patients USING (subject_id) WHERE admittime > dod + INTERVAL 2 DAY
 
 -- check: after death
 -- tables: prescriptions
 -- with: patients
--- finds: starts more than a day after dod, at worst {worst} after it
+-- finds: starts more than a day after dod
+-- worst: {worst} after it
 SELECT subject_id, starttime - dod AS worst
 FROM {table} JOIN patients USING (subject_id) WHERE starttime > dod + INTERVAL 2 DAY
 
 -- check: after death
 -- tables: labevents emar
 -- with: patients
--- finds: charted more than a day after dod, at worst {worst} after it
+-- finds: charted more than a day after dod
+-- worst: {worst} after it
 SELECT subject_id, charttime - dod AS worst
 FROM {table} JOIN patients USING (subject_id) WHERE charttime > dod + INTERVAL 2 DAY
 
 -- check: far from its stay
 -- tables: prescriptions
 -- with: admissions
--- finds: starts more than a day before or after the stay that it names, at worst by {worst}
+-- finds: starts more than a day before or after the stay that it names
+-- worst: by {worst}
 SELECT subject_id, greatest(admittime - starttime, starttime - dischtime) AS worst
 FROM {table} JOIN admissions USING (subject_id, hadm_id)
 WHERE starttime < admittime - INTERVAL 1 DAY OR starttime > dischtime + INTERVAL 1 DAY
@@ -123,19 +141,22 @@ WHERE starttime < admittime - INTERVAL 1 DAY OR starttime > dischtime + INTERVAL
 -- check: far from its stay
 -- tables: labevents emar microbiologyevents
 -- with: admissions
--- finds: charted more than a day before or after the stay that it names, at worst by {worst}
+-- finds: charted more than a day before or after the stay that it names
+-- worst: by {worst}
 SELECT subject_id, greatest(admittime - charttime, charttime - dischtime) AS worst
 FROM {table} JOIN admissions USING (subject_id, hadm_id)
 WHERE charttime < admittime - INTERVAL 1 DAY OR charttime > dischtime + INTERVAL 1 DAY
 
 -- check: stored before it happened
 -- tables: labevents microbiologyevents emar chartevents datetimeevents outputevents
--- finds: storetime lies before charttime, at worst by {worst}
+-- finds: storetime lies before charttime
+-- worst: by {worst}
 SELECT subject_id, charttime - storetime AS worst FROM {table} WHERE storetime < charttime
 
 -- check: stored before it happened
 -- tables: inputevents ingredientevents procedureevents
--- finds: storetime lies before starttime, at worst by {worst}
+-- finds: storetime lies before starttime
+-- worst: by {worst}
 SELECT subject_id, starttime - storetime AS worst FROM {table} WHERE storetime < starttime
 
 -- check: orphan hadm_id
@@ -161,7 +182,8 @@ FROM {table} ANTI JOIN edstays USING (subject_id, stay_id) WHERE stay_id IS NOT 
 
 -- check: rows that stand twice
 -- tables: {all}
--- finds: repeats a row of the same table in every column, at worst {worst} times
+-- finds: repeats a row of the same table in every column
+-- worst: {worst} times
 -- (by the row's 64-bit hash among one patient's rows: whole rows as keys would take ten times the memory)
 SELECT subject_id, unnest(range(1, count(*))) + 1 AS worst
 FROM {table} AS t GROUP BY subject_id, hash(t) HAVING count(*) > 1
@@ -198,41 +220,48 @@ FROM {table} GROUP BY subject_id, hadm_id, seq_num HAVING count(*) > 1
 
 -- check: far outside the reference range
 -- tables: labevents
--- finds: above 100 times the upper reference limit, at worst {worst} times
+-- finds: above 100 times the upper reference limit
+-- worst: {worst} times
 SELECT subject_id, valuenum / ref_range_upper AS worst
 FROM {table} WHERE ref_range_upper > 0 AND valuenum > 100 * ref_range_upper
 
 -- check: far outside the reference range
 -- tables: labevents
--- finds: above zero but below a hundredth of the lower reference limit, at worst {worst} times below
+-- finds: above zero but below a hundredth of the lower reference limit
+-- worst: {worst} times below
 SELECT subject_id, ref_range_lower / valuenum AS worst
 FROM {table} WHERE valuenum > 0 AND valuenum < ref_range_lower / 100
 
 -- check: far outside the reference range
 -- tables: chartevents
 -- with: d_items
--- finds: above 100 times the upper normal value of its item, at worst {worst} times
+-- finds: above 100 times the upper normal value of its item
+-- worst: {worst} times
 SELECT subject_id, valuenum / highnormalvalue AS worst
 FROM {table} JOIN d_items USING (itemid) WHERE highnormalvalue > 0 AND valuenum > 100 * highnormalvalue
 
 -- check: negative where that cannot be
 -- tables: labevents
--- finds: below zero where its reference range is not, at worst by {worst}
+-- finds: below zero where its reference range is not
+-- worst: by {worst}
 SELECT subject_id, -valuenum AS worst FROM {table} WHERE valuenum < 0 AND ref_range_lower >= 0
 
 -- check: negative where that cannot be
 -- tables: outputevents
--- finds: a volume below zero, at worst by {worst}
+-- finds: a volume below zero
+-- worst: by {worst}
 SELECT subject_id, -value AS worst FROM {table} WHERE value < 0
 
 -- check: negative where that cannot be
 -- tables: inputevents ingredientevents
--- finds: an amount or a rate below zero, at worst by {worst}
+-- finds: an amount or a rate below zero
+-- worst: by {worst}
 SELECT subject_id, -least(amount, rate) AS worst FROM {table} WHERE amount < 0 OR rate < 0
 
 -- check: reference range upside down
 -- tables: labevents
--- finds: the lower reference limit is above the upper one, at worst by {worst}
+-- finds: the lower reference limit is above the upper one
+-- worst: by {worst}
 SELECT subject_id, ref_range_lower - ref_range_upper AS worst FROM {table} WHERE ref_range_lower > ref_range_upper
 
 -- check: age out of range
@@ -247,6 +276,7 @@ SELECT subject_id, NULL AS worst FROM {table} WHERE patientweight NOT BETWEEN 20
 
 -- check: vital sign out of range
 -- tables: vitalsign triage
--- finds: heart rate above 400, blood pressure above 500 or oxygen saturation above 100, at worst {worst}
+-- finds: heart rate above 400, blood pressure above 500 or oxygen saturation above 100
+-- worst: {worst}
 SELECT subject_id, greatest(heartrate, sbp, dbp, o2sat) AS worst
 FROM {table} WHERE heartrate > 400 OR sbp > 500 OR dbp > 500 OR o2sat > 100

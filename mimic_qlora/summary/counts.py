@@ -13,6 +13,7 @@ from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import tables
 from mimic_qlora.subjects import database
 from mimic_qlora.subjects.manifest import SubjectsManifest
+from mimic_qlora.subjects.quality import without_worst
 from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hide_small, is_small
 
 TOP = 20  # rows of each list of the most frequent
@@ -213,8 +214,7 @@ def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) 
             continue
         sentence = flag["sentence"]
         if is_small(flag["patients"], min_cell) or is_small(flag["rows"], min_cell):
-            # the worst value is one patient's; manifests hold it in the sentence alone
-            sentence = sentence.partition(", at worst")[0]
+            sentence = without_worst(flag["check"], sentence)
         row = {name: flag[name] for name in ("table", "sentence", "rows", "share", "patients")}
         rows.append({**row, "sentence": sentence})
     return hide_small(rows, ("rows", "patients"), min_cell, ("rows", "share", "patients"))

@@ -161,15 +161,18 @@ def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, sho
     flags = tables(store)["quality"]
     assert flags and all(row["rows"] for row in flags)
     flag = {
-        "check": "c",
-        "table": "t",
-        "sentence": "is late, at worst by 9 days",
+        "check": "stop before start",
+        "table": "inputevents",
+        "sentence": "ends before it starts, at worst by 9 days",
         "rows": 40,
         "share": 0.1,
     }
     many, few = ({**flag, "patients": n} for n in (10, 3))
     shown = counts.quality(None, {"quality": [many, few]}, 10)
-    assert shown[0] == {**{k: many[k] for k in shown[0]}} and shown[1]["sentence"] == "is late"
+    assert (
+        shown[0] == {**{k: many[k] for k in shown[0]}}
+        and shown[1]["sentence"] == "ends before it starts"
+    )
     assert shown[1]["rows"] == shown[1]["share"] == "hidden" and shown[1]["patients"] == "<10"
 
 
