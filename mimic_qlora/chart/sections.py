@@ -28,6 +28,7 @@ from mimic_qlora.chart.wording import (
     word,
 )
 from mimic_qlora.clinical import codes, content
+from mimic_qlora.clinical.fields import begins
 
 ALLERGY = re.compile("allergy status|personal history of allergy", re.IGNORECASE)
 
@@ -186,11 +187,12 @@ def _conditions(view: Record, as_of: datetime) -> list[Item]:
     for row in facts.newest_first(view["diagnoses_icd_labeled"], stays):
         rows = (("diagnoses_icd", row),)
         phenotypes = codes.phenotypes_of_code(row["icd_code"], row["icd_version"])
-        for phenotype in phenotypes:
+        ended = stays[row["hadm_id"]]["dischtime"]
+        for coded in phenotypes:
+            phenotype = facts.counts_as(coded, ended, as_of) or coded
             if phenotype not in named:
                 name = clean(catalogue[phenotype].name)
-                acute = catalogue[phenotype].kind == "acute"
-                end = stays[row["hadm_id"]]["dischtime"] if acute else None
+                end = ended if catalogue[phenotype].kind == "acute" else None
                 words = f"{name} ({ago(end, as_of)})" if end else name
                 named[phenotype] = Item(words, rows, name, when=end)
         # external causes and administrative codes tell a reader little; phenotypes name the rest
@@ -328,10 +330,7 @@ def _procedures(view: Record, as_of: datetime) -> list[Item]:
     prefixes = content.read_by_rules().procedures
 
     def is_read(row: Row) -> bool:
-        return any(
-            row["icd_version"] == version and row["icd_code"].startswith(code)
-            for version, code in prefixes
-        )
+        return begins(row["icd_code"], prefixes.get(row["icd_version"], ()))
 
     newest: dict[str, Row] = {}
     for row in sorted(

@@ -4,21 +4,46 @@ A condition is a mapping with one key, its kind: {phenotype: id}, {lab: {...}}, 
 A new kind is a class here and a line in `Condition`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Discriminator, Field, StrictInt, StrictStr, Tag, model_validator
 
-from mimic_qlora.clinical.fields import CodePrefix, Model, Number, Text
+from mimic_qlora.clinical.fields import CodePrefix, Model, Number, Text, begins
 
 
-# {"phenotypes": ids, "drug_classes": ids ordered during the last stay, "labs": {itemid: (latest
-# value or None, unit or None, days ago)}, "age": years or None, "sex": "F", "M" or None,
-# "procedures": [(icd_code, icd_version, days ago)]}
 class Facts(Protocol):
-    """The facts of a chart by the names above."""
+    """The facts of a chart that conditions are matched with."""
 
-    def __getitem__(self, name: str, /) -> Any: ...
+    @property
+    def phenotypes(self) -> Collection[str]:
+        """The ids of the phenotypes that count."""
+        ...
+
+    @property
+    def drug_classes(self) -> Collection[str]:
+        """The ids of the drug classes ordered during the last stay."""
+        ...
+
+    @property
+    def labs(self) -> Mapping[int, tuple[float | None, str | None, int]]:
+        """The latest result by itemid: value, unit and age in days."""
+        ...
+
+    @property
+    def procedures(self) -> Sequence[tuple[str, int, int]]:
+        """The coded procedures: icd_code, icd_version and days ago."""
+        ...
+
+    @property
+    def age(self) -> int | None:
+        """The age in years."""
+        ...
+
+    @property
+    def sex(self) -> str | None:
+        """The recorded sex, "F" or "M"."""
+        ...
 
 
 class Names(NamedTuple):
@@ -62,7 +87,10 @@ class AgeRange(Model):
 
 
 class ProcedureCodes(Model):
-    """A coded procedure: prefixes by ICD version, done at most `within_days` days ago."""
+    """A coded procedure: prefixes by ICD version, done at most `within_days` days ago.
+
+    In a prefix, "?" stands for any one character.
+    """
 
     icd9: tuple[CodePrefix, ...]
     icd10: tuple[CodePrefix, ...]
@@ -71,7 +99,7 @@ class ProcedureCodes(Model):
     def fits(self, icd_code: str, icd_version: int, days_ago: int) -> bool:
         """Return whether a row of procedures_icd is one of these, lately enough."""
         prefixes = self.icd9 if int(icd_version) == 9 else self.icd10
-        return 0 <= days_ago <= self.within_days and icd_code.strip().startswith(prefixes)
+        return 0 <= days_ago <= self.within_days and begins(icd_code.strip(), prefixes)
 
 
 class _Condition(Model):
@@ -149,7 +177,7 @@ class HasPhenotype(_Condition):
     phenotype: Text
 
     def holds(self, facts: Facts) -> bool:
-        return self.phenotype in facts["phenotypes"]
+        return self.phenotype in facts.phenotypes
 
     def in_words(self, names: Names) -> str:
         return f"a diagnosis of {names.phenotypes[self.phenotype]}"
@@ -162,7 +190,7 @@ class HasDrug(_Condition):
     drug_class: Text
 
     def holds(self, facts: Facts) -> bool:
-        return self.drug_class in facts["drug_classes"]
+        return self.drug_class in facts.drug_classes
 
     def in_words(self, names: Names) -> str:
         return f"an order for {names.drugs[self.drug_class]}"
@@ -175,7 +203,7 @@ class HasLab(_Condition):
     lab: LabBound
 
     def holds(self, facts: Facts) -> bool:
-        lab, labs = self.lab, facts["labs"]
+        lab, labs = self.lab, facts.labs
         values = [labs[item] for item in lab.itemid if item in labs]
         if not values:
             return False
@@ -205,7 +233,7 @@ class HasAge(_Condition):
     age: AgeRange
 
     def holds(self, facts: Facts) -> bool:
-        age, years = self.age, facts["age"]
+        age, years = self.age, facts.age
         return (
             years is not None
             and (age.at_least is None or age.at_least <= years)
@@ -224,7 +252,7 @@ class HasSex(_Condition):
     sex: Literal["F", "M"]
 
     def holds(self, facts: Facts) -> bool:
-        return bool(facts["sex"] == self.sex)
+        return bool(facts.sex == self.sex)
 
     def in_words(self, names: Names) -> str:
         return "female" if self.sex == "F" else "male"
@@ -237,7 +265,7 @@ class HadProcedure(_Condition):
     procedure: ProcedureCodes
 
     def holds(self, facts: Facts) -> bool:
-        return any(self.procedure.fits(*done) for done in facts["procedures"])
+        return any(self.procedure.fits(*done) for done in facts.procedures)
 
     def in_words(self, names: Names) -> str:
         done = self.procedure

@@ -6,12 +6,12 @@ what a field may hold.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora.clinical import schema
+from mimic_qlora.clinical import references, schema
 from mimic_qlora.clinical.conditions import (
     HadProcedure,
     HasDrug,
@@ -27,8 +27,11 @@ from mimic_qlora.clinical.schema import (
     Entry,
     Knowledge,
     Phenotype,
+    Presumption,
     Question,
+    Sign,
     Symptom,
+    Tell,
 )
 from mimic_qlora.step.errors import UserError
 
@@ -43,6 +46,9 @@ class Content(NamedTuple):
     drugs: dict[str, DrugClass]
     symptoms: dict[str, Symptom]
     cautions: dict[str, Caution]
+    signs: dict[str, Sign]
+    tells: dict[str, Tell]
+    presumptions: dict[str, Presumption]
 
 
 class UnlistedSymptom(Model):
@@ -57,53 +63,37 @@ AnySymptom = Symptom | UnlistedSymptom
 
 
 class ReadByRules(NamedTuple):
-    """The findings that caution rules look at: ids, itemids of labs, (ICD version, code prefix)."""
+    """The findings that conditions look at: ids, itemids of labs, prefixes by ICD version."""
 
     phenotypes: frozenset[str]
     drug_classes: frozenset[str]
     labs: frozenset[int]
-    procedures: frozenset[tuple[int, str]]
+    procedures: dict[int, frozenset[str]]
 
 
 @lru_cache
 def load(folder: Path = DATA) -> Content:
     """Return all clinical content in `folder`. Raises UserError with file, entry and field."""
+    return of_entries({name: schema.raw(folder, name) for name in Content._fields})
+
+
+def of_entries(entries: Mapping[str, Sequence[object]]) -> Content:
+    """Return the content of these files (name -> entries as YAML has them), checked as a whole."""
+
+    def of_file(name: str, model: type[schema.E]) -> dict[str, schema.E]:
+        return schema.checked(entries[name], model, f"{name}.yaml")
+
     content = Content(
-        schema.read(folder, "phenotypes", Phenotype),
-        schema.read(folder, "drugs", DrugClass),
-        schema.read(folder, "symptoms", Symptom),
-        schema.read(folder, "cautions", Caution),
+        of_file("phenotypes", Phenotype),
+        of_file("drugs", DrugClass),
+        of_file("symptoms", Symptom),
+        of_file("cautions", Caution),
+        of_file("signs", Sign),
+        of_file("tells", Tell),
+        of_file("presumptions", Presumption),
     )
-    for caution in content.cautions.values():
-        _check_caution(caution, content)
-    for symptom in content.symptoms.values():
-        named = {name for item in symptom.self_care for name in item.unless}
-        for name in sorted(named - content.cautions.keys()):
-            raise UserError(
-                f"symptoms.yaml, entry {symptom.id}: field 'try' names an unknown caution '{name}'."
-            )
+    references.check(content)
     return content
-
-
-def _check_caution(caution: Caution, content: Content) -> None:
-    """Raise UserError for a phenotype, drug class, symptom or tag that no file has."""
-    where = f"cautions.yaml, entry {caution.id}"
-    for leaf in leaves(caution.when):
-        unknown = None
-        if isinstance(leaf, HasPhenotype) and leaf.phenotype not in content.phenotypes:
-            unknown = leaf.phenotype
-        if isinstance(leaf, HasDrug) and leaf.drug_class not in content.drugs:
-            unknown = leaf.drug_class
-        if unknown is not None:
-            raise UserError(f"{where}: field 'when' names an unknown {leaf.kind} '{unknown}'.")
-    known = {"any", *content.symptoms, *_tags(content.symptoms.values())}
-    for name in caution.symptoms:
-        if name not in known:
-            raise UserError(f"{where}: field 'symptoms' names an unknown symptom or tag '{name}'.")
-
-
-def _tags(symptoms: Iterable[Symptom]) -> set[str]:
-    return {tag for symptom in symptoms for tag in symptom.tags}
 
 
 def load_questions(folder: Path) -> list[Question]:
@@ -112,9 +102,10 @@ def load_questions(folder: Path) -> list[Question]:
     A question about a symptom that symptoms.yaml does not list brings the symptom's tags.
     """
     questions = list(schema.read(folder, "questions", Question).values())
-    symptoms = load().symptoms
-    tags = _tags(symptoms.values())
+    content = load()
+    symptoms, tags = content.symptoms, references.tags_of(content.symptoms.values())
     for question in questions:
+        references.check_question(question, content)
         where, name = f"questions.yaml, entry {question.id}", question.symptom
         if name in symptoms and question.tags:
             raise UserError(
@@ -154,15 +145,28 @@ def names() -> Names:
 
 @lru_cache
 def read_by_rules() -> ReadByRules:
-    """Return the findings that decide whether a caution rule applies."""
-    found = [leaf for caution in load().cautions.values() for leaf in leaves(caution.when)]
+    """Return the findings that decide which cautions and sentences an answer has."""
+    content = load()
+    lines = [
+        line
+        for symptom in content.symptoms.values()
+        for line in (*symptom.self_care, *symptom.urgent, *symptom.track)
+    ]
+    read = [
+        *(caution.when for caution in content.cautions.values()),
+        *(line.when for line in lines),
+        *(tell.never_when for tell in content.tells.values()),
+    ]
+    found = [leaf for condition in read if condition is not None for leaf in leaves(condition)]
     procedures = [leaf.procedure for leaf in found if isinstance(leaf, HadProcedure)]
     return ReadByRules(
         frozenset(leaf.phenotype for leaf in found if isinstance(leaf, HasPhenotype)),
         frozenset(leaf.drug_class for leaf in found if isinstance(leaf, HasDrug)),
         frozenset(item for leaf in found if isinstance(leaf, HasLab) for item in leaf.lab.itemid),
-        frozenset((9, prefix) for codes in procedures for prefix in codes.icd9)
-        | frozenset((10, prefix) for codes in procedures for prefix in codes.icd10),
+        {
+            9: frozenset(prefix for codes in procedures for prefix in codes.icd9),
+            10: frozenset(prefix for codes in procedures for prefix in codes.icd10),
+        },
     )
 
 

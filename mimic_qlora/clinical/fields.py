@@ -1,6 +1,7 @@
 """Values that a field of the clinical content may hold, as pydantic types."""
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Annotated
 
@@ -18,6 +19,16 @@ from pydantic import (
 def compiled(pattern: str) -> re.Pattern[str]:
     """Return a pattern of the content files compiled, upper and lower case alike."""
     return re.compile(pattern, re.I)
+
+
+@cache
+def _code_pattern(prefix: str) -> re.Pattern[str]:
+    return re.compile(prefix.replace("?", "."))
+
+
+def begins(code: str, prefixes: Iterable[str]) -> bool:
+    """Return whether a code begins with one of these prefixes, in which ? is any character."""
+    return any(_code_pattern(prefix).match(code) for prefix in prefixes)
 
 
 def _text(value: str) -> str:
@@ -43,6 +54,16 @@ def _number(value: object) -> int | float:
     return value
 
 
+def _severity(value: object) -> int | dict[str, int]:
+    """Return 1, 2 or 3, or a mapping of "default" and of symptoms or tags to such numbers."""
+    by_name = value if isinstance(value, dict) else {"default": value}
+    if any(not isinstance(name, str) for name in by_name) or "default" not in by_name:
+        raise ValueError("must be 1, 2 or 3, or a record with 'default' and symptoms or tags")
+    if any(isinstance(n, bool) or n not in (1, 2, 3) for n in by_name.values()):
+        raise ValueError("must be 1, 2 or 3")
+    return value  # type: ignore[return-value]
+
+
 def _shaped(shape: str, wrong: str) -> BeforeValidator:
     """Return a check that a value is a text and matches the pattern `shape` from end to end."""
 
@@ -62,9 +83,19 @@ Url = Annotated[StrictStr, _shaped("https://.*", "must be an https:// address")]
 Day = Annotated[
     StrictStr, _shaped(r"\d{4}-\d\d-\d\d", 'must be a day in quotes, like "2026-01-31"')
 ]
+Severity = Annotated[int | dict[str, int], PlainValidator(_severity)]
+TellTag = Annotated[
+    StrictStr,
+    _shaped(
+        "[a-z0-9_]+(:[a-z0-9_]+)?", "must be a tag of tells.yaml, like raise_legs or stop_drug:any"
+    ),
+]
 CodePrefix = Annotated[
     StrictStr,
-    _shaped("[A-Z0-9]+", "must be an ICD code prefix in quotes, upper case, without a dot"),
+    _shaped(
+        "[A-Z0-9][A-Z0-9?]*",
+        "must be an ICD code prefix in quotes, upper case, without a dot; ? is any character",
+    ),
 ]
 
 

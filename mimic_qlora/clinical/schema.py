@@ -4,15 +4,33 @@ Attributes carry the names of the YAML fields; `Symptom.self_care` is the field 
 of Python. A mistake is reported as one sentence that names file, entry and field.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, StrictBool, ValidationError, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from mimic_qlora.clinical.conditions import Condition
-from mimic_qlora.clinical.fields import CodePrefix, Day, EntryId, Model, Pattern, Text, Url
+from mimic_qlora.clinical.fields import (
+    CodePrefix,
+    Day,
+    EntryId,
+    Model,
+    Pattern,
+    Severity,
+    TellTag,
+    Text,
+    Url,
+)
+from mimic_qlora.clinical.levels import LevelId
 from mimic_qlora.step.errors import UserError
 
 SECTIONS = {
@@ -32,28 +50,68 @@ class Source(Model):
     url: Url
 
 
-class Entry(Model):
-    """Fields that every entry has. `reviewed_by` is None until a clinician approves the entry."""
+class Named(Model):
+    """An entry of a list that other files name by its id."""
 
     id: EntryId
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    reviewed_by: Text | None
-    reviewed_on: Day | None = None
 
     def as_in_file(self) -> dict[str, Any]:
         """Return the entry as its YAML has it: the same keys, numbers, lists and texts."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
+class Sign(Named):
+    """A warning sign that sentences and cautions share, so that it has one level in an answer."""
+
+    name: Text
+
+
+class Tell(Named):
+    """A kind of advice, by which sentences are kept from contradicting each other.
+
+    `opposed` are the tags that tell the opposite. `takes` says that a tag of this kind names a drug
+    class, or any, after a colon ("stop_drug:antiplatelet", "keep_drug:any"). Where the chart
+    fulfils `never_when`, no sentence of this kind is given.
+    """
+
+    means: Text
+    opposed: tuple[EntryId, ...] = ()
+    takes: Literal["drug_class"] | None = None
+    never_when: Condition | None = None
+
+
+class Presumption(Named):
+    """A thing that a sentence may take for granted: the chart must hold it.
+
+    `pattern` finds the words that do so, `left_open` those that leave it open ("if you have an
+    inhaler"); `holds` is fulfilled by the charts that bear it out. Without it none does.
+    """
+
+    means: Text
+    pattern: Pattern
+    left_open: Pattern | None = None
+    holds: Condition | None = None
+
+
+class Entry(Named):
+    """Fields that every entry has. `reviewed_by` is None until a clinician approves the entry."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    reviewed_by: Text | None
+    reviewed_on: Day | None = None
+
+
 class Phenotype(Entry):
     """A condition that coded diagnoses stand for: ICD code prefixes, less those excluded.
 
-    `kind`: "condition" lasts, "status" is a history, device or long-term treatment, "acute"
-    counts for the stay it was coded for and the 90 days after.
+    In a prefix, "?" stands for any one character. `kind`: "condition" lasts, "status" is a history,
+    device or long-term treatment, "acute" counts for the stay it was coded for and the 90 days
+    after. Then an acute one becomes the phenotype `past` (id), where it names one.
     """
 
     name: Text
     kind: Literal["condition", "status", "acute"]
+    past: EntryId | None = None
     icd9: tuple[CodePrefix, ...]
     icd10: Annotated[tuple[CodePrefix, ...], Field(min_length=1)]
     exclude9: tuple[CodePrefix, ...] = ()
@@ -72,32 +130,60 @@ class DrugClass(Entry):
     routes: tuple[Text, ...]
 
 
-class Advice(Model):
-    """A sentence of self-care that is left out when one of the cautions `unless` (ids) applies.
+class Line(Model):
+    """A sentence of general advice.
 
-    In the file, advice that always applies is a plain text.
+    It is left out when one of the cautions `unless` (ids) applies, and where the chart does not
+    fulfil `when`. `tells` are tags of tells.yaml: what the sentence tells somebody to do, so that
+    no answer tells the opposite. `level` says how soon to be seen for `signs`, ids of signs.yaml.
     """
 
     say: Text
-    unless: Annotated[tuple[Text, ...], Field(min_length=1)] = ()
+    unless: Annotated[tuple[EntryId, ...], Field(min_length=1)] = ()
+    when: Condition | None = None
+    tells: tuple[TellTag, ...] = ()
+    level: LevelId | None = None
+    signs: tuple[EntryId, ...] = ()
+
+
+class Advice(Line):
+    """A sentence of self-care, or on what to track. In the file, one without more is plain text."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        if isinstance(value, dict) and "say" in value and "unless" not in value:
-            raise ValueError("field 'unless' is missing")
+        if isinstance(value, dict) and list(value) == ["say"]:
+            raise ValueError("has 'say' alone: write it as a plain text")
         return {"say": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _as_in_the_file(self, dump: SerializerFunctionWrapHandler) -> str | dict[str, Any]:
+        return self.say if self.model_fields_set == {"say"} else dump(self)
+
+
+class RedFlag(Line):
+    """A warning sign as a sentence, and a pattern that finds it in other words."""
+
+    pattern: Pattern
+
+
+class Phrasing(Model):
+    """A lay question; `signs` are the warning signs (ids of signs.yaml) that it names itself.
+
+    In the file, one that names none is plain text.
+    """
+
+    text: Text
+    signs: Annotated[tuple[EntryId, ...], Field(min_length=1)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return {"text": value} if isinstance(value, str) else value
 
     @model_serializer
     def _as_in_the_file(self) -> str | dict[str, Any]:
-        return {"say": self.say, "unless": list(self.unless)} if self.unless else self.say
-
-
-class RedFlag(Model):
-    """A warning sign as a sentence, and a pattern that finds it in other words."""
-
-    say: Text
-    pattern: Pattern
+        return {"text": self.text, "signs": list(self.signs)} if self.signs else self.text
 
 
 class Symptom(Entry):
@@ -110,28 +196,60 @@ class Symptom(Entry):
     name: Text
     tags: Annotated[tuple[Text, ...], Field(min_length=1)]
     held_out: StrictBool
-    phrasings: Annotated[tuple[Text, ...], Field(min_length=5)]
+    phrasings: Annotated[tuple[Phrasing, ...], Field(min_length=5)]
     self_care: Annotated[tuple[Advice, ...], Field(alias="try", min_length=6)]
     urgent: Annotated[tuple[RedFlag, ...], Field(min_length=6)]
-    track: Annotated[tuple[Text, ...], Field(min_length=6)]
+    track: Annotated[tuple[Advice, ...], Field(min_length=6)]
+
+
+class ForbiddenAct(Model):
+    """An act that an answer must not advise, with the names and brands of the drugs it covers."""
+
+    act: Text
+    drugs: tuple[Text, ...] = ()
+
+
+class Asks(Model):
+    """What a caution asks of an answer, as data: the action, its reason, and what is forbidden."""
+
+    action: Text
+    reason: Text
+    forbidden: tuple[ForbiddenAct, ...] = ()
 
 
 class Caution(Entry):
     """An answer's duty because of a finding in the chart.
 
-    `severity` 3 is the most severe. `when` is matched with the chart; `symptoms` holds ids or
-    tags of the questions it matters for, or "any". An answer says the caution when every
-    `pattern` is found, and contradicts it when it advises what a `forbid` pattern finds.
+    `severity` 3 is the most severe; it may differ by symptom (`severity_for`). `when` is matched
+    with the chart; `symptoms` holds ids or tags of the questions it matters for, or "any". An
+    answer says the caution when every `pattern` is found, and contradicts it when it advises what
+    a `forbid` pattern finds. `level` is how soon to be seen for its `signs`; `tells` and `signs`
+    are as in Line.
     """
 
-    severity: Literal[1, 2, 3]
+    severity: Severity
     section: Literal["try", "urgent", "track"]
     when: Condition
     symptoms: Annotated[tuple[Text, ...], Field(min_length=1)]
     say: Text
+    level: LevelId | None = None
+    signs: tuple[EntryId, ...] = ()
+    tells: tuple[TellTag, ...] = ()
+    asks: Asks | None = None
     pattern: Annotated[tuple[Pattern, ...], Field(min_length=1)]
     forbid: tuple[Pattern, ...]
     held_out: StrictBool
+
+    @property
+    def severities(self) -> dict[str, int]:
+        """The severity by symptom or tag, with that of all others as "default"."""
+        return {"default": self.severity} if isinstance(self.severity, int) else self.severity
+
+    def severity_for(self, symptom: str, tags: Collection[str]) -> int:
+        """Return the severity for a symptom: its own, else the highest of its tags', else all's."""
+        by_name = self.severities
+        of_tags = [by_name[tag] for tag in tags if tag in by_name]
+        return by_name.get(symptom) or max(of_tags, default=by_name["default"])
 
 
 class NamedFlag(Model):
@@ -139,16 +257,22 @@ class NamedFlag(Model):
 
     name: Text
     pattern: Pattern
+    level: LevelId | None = None
+    signs: tuple[EntryId, ...] = ()
 
 
 class Question(Entry):
     """A curated question of the validation with its ideal answer.
 
-    `tags` stand here only for a symptom that symptoms.yaml does not list.
+    `tags` stand here only for a symptom that symptoms.yaml does not list. Only patients who fulfil
+    `needs` are asked. `signs` are the warning signs (ids of signs.yaml) that the question itself
+    names, so that its answer must open with the line of their level.
     """
 
     symptom: Text
     question: Text
+    needs: Condition | None = None
+    signs: tuple[EntryId, ...] = ()
     ideal: Text
     red_flags: Annotated[tuple[NamedFlag, ...], Field(min_length=1)]
     tags: Annotated[tuple[Text, ...], Field(min_length=1)] = ()
@@ -171,7 +295,10 @@ class Knowledge(Entry):
 
 # ---- files ----
 
-MODELS: dict[str, type[Entry]] = {
+MODELS: dict[str, type[Named]] = {
+    "signs": Sign,
+    "tells": Tell,
+    "presumptions": Presumption,
     "phenotypes": Phenotype,
     "drugs": DrugClass,
     "symptoms": Symptom,
@@ -179,7 +306,7 @@ MODELS: dict[str, type[Entry]] = {
     "questions": Question,
     "knowledge": Knowledge,
 }
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=Named)
 _MISTAKES = {  # pydantic's type of an error -> words, with the error's context
     "string_type": "must be a text",
     "bool_type": "must be true or false",

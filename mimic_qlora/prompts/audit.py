@@ -156,7 +156,7 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         [content.cautions[c] for c in record.cautions],
     )
     answer = record.answer
-    held_out = [p for s in content.symptoms.values() if s.held_out for p in s.phrasings]
+    held_out = [p.text for s in content.symptoms.values() if s.held_out for p in s.phrasings]
     if symptom.held_out or record.question in held_out:
         yield "held_out"
     if any(c.held_out and (c in cautions or c.say in answer) for c in content.cautions.values()):
@@ -165,7 +165,7 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         *(advice.say for advice in symptom.self_care),
         *(flag.say for flag in symptom.urgent),
         *(caution.say for caution in cautions),
-        *symptom.track,
+        *(line.say for line in symptom.track),
     }
     lines = {line.removeprefix("- ") for line in answer.splitlines()} - {
         *clinical.SECTIONS.values(),
@@ -225,8 +225,9 @@ def _is_shown(cited: Citation, chart: audit_chart.Chart, text: str) -> bool:
         return False
     if cited.table == "diagnoses_icd":
         catalogue = clinical.load().phenotypes
-        names = phenotypes_of([(row["icd_code"], row["icd_version"])])
-        return any(catalogue[name].name in text for name in names)
+        coded = phenotypes_of([(row["icd_code"], row["icd_version"])])
+        names = {*coded, *(catalogue[name].past for name in coded)} - {None}
+        return any(catalogue[name].name in text for name in names if name)
     told = {"prescriptions": "drug", "procedures_icd": "long_title", "labevents": "valuenum"}
     value = row.get(told.get(cited.table), "- Age: ")
     return (audit_chart.number(value) or audit_chart.plain(value)) in text

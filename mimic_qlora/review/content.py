@@ -79,12 +79,12 @@ def texts_of(entry: Entry) -> dict[Place, str]:
         return {("say",): entry.say.strip()}
     found: dict[Place, str] = {}
     if isinstance(entry, Symptom):
-        for i, advice in enumerate(entry.self_care):
-            found[("try", i, "say") if advice.unless else ("try", i)] = advice.say
+        for field, lines in (("try", entry.self_care), ("track", entry.track)):
+            for i, line in enumerate(lines):
+                alone = line.model_fields_set == {"say"}  # a plain text in the file
+                found[(field, i) if alone else (field, i, "say")] = line.say
         for i, flag in enumerate(entry.urgent):
             found["urgent", i, "say"] = flag.say
-        for i, sentence in enumerate(entry.track):
-            found["track", i] = sentence
     return found
 
 

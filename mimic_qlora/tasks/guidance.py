@@ -39,6 +39,11 @@ def bearing(caution: schema.Caution, symptom: content.AnySymptom) -> int:
     return int("any" in named)
 
 
+def severity(caution: schema.Caution, symptom: content.AnySymptom) -> int:
+    """Return the severity of leaving a caution out of an answer on a symptom, 1 to 3."""
+    return caution.severity_for(symptom.id, symptom.tags)
+
+
 def called_for(known: Facts) -> list[schema.Caution]:
     """Return the caution rules that this chart calls for, whatever is asked."""
     return [c for c in content.load().cautions.values() if c.when.holds(known)]
@@ -54,7 +59,7 @@ def cautions_for(
     """
     rules = [(bearing(c, symptom), c) for c in (called_for(known) if called is None else called)]
     chosen: list[schema.Caution] = []
-    for _, rule in sorted((r for r in rules if r[0]), key=lambda r: (-r[1].severity, -r[0])):
+    for _, rule in sorted((r for r in rules if r[0]), key=lambda r: (-severity(r[1], symptom), -r[0])):
         if not any(_says(c.id, rule.id) for c in chosen):
             chosen.append(rule)
     return chosen
@@ -93,7 +98,7 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
         Gold(
             question=symptom.phrasings[
                 pick(f"{key}:{symptom.id}:phrasing", len(symptom.phrasings))
-            ],
+            ].text,
             answer=compose(symptom, cautions, f"{key}:{symptom.id}", binding),
             symptom=symptom.id,
             cautions=[c.id for c in cautions],
@@ -146,7 +151,7 @@ def _pools(symptom: schema.Symptom, binding: Collection[str]) -> dict[str, list[
             if not any(caution in t.unless or _forbids(caution, t.say) for caution in binding)
         ],
         "urgent": [u.say for u in symptom.urgent],
-        "track": list(symptom.track),
+        "track": [t.say for t in symptom.track],
     }
 
 
@@ -174,7 +179,8 @@ def _text(chosen: Mapping[str, Sequence[str]]) -> str:
 def rubric(symptom: schema.Symptom, cautions: Sequence[schema.Caution]) -> list[Criterion]:
     """Return what an answer is scored by: cautions by severity, first red flags, three sections."""
     rules = [
-        Criterion(f"says the caution: {c.say}", c.severity, ["caution", c.id]) for c in cautions
+        Criterion(f"says the caution: {c.say}", severity(c, symptom), ["caution", c.id])
+        for c in cautions
     ]
     flags = [
         Criterion(f"names the warning sign: {u.say}", 1, ["red_flag"]) for u in symptom.urgent[:2]

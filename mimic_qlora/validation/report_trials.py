@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Question
+from mimic_qlora.tasks import guidance
 from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR, Arm
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.scoring.rubric import Score
@@ -101,10 +102,11 @@ def criteria(result: TrialResult, question: Question) -> list[Criterion]:
         Criterion(f"warning sign: {flag.name}", "1", [_flag(s, flag.name) for s in scores])
         for flag in question.red_flags
     ]
+    symptom = content.symptom_of(question)
     for rule in result.trial.cautions:
         told = f"caution: {rule.say}" + (" (rule never trained on)" if rule.held_out else "")
         marks = [_caution(score, rule.id) for score in scores]
-        found.append(Criterion(told, str(rule.severity), marks))
+        found.append(Criterion(told, str(guidance.severity(rule, symptom)), marks))
     for text, given in (
         ("names no cause", [score.causes for score in scores]),
         ("invents no dose", [score.doses for score in scores]),

@@ -1,18 +1,22 @@
 """The clinical content is complete, safe by its own rules, and its loader names each mistake."""
 
+import copy
 import json
 import re
 import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pytest
-import yaml
 
 from helpers.paths import ROOT
 from mimic_qlora.clinical import codes, conditions, content, phrases, schema
+from mimic_qlora.clinical.fields import begins
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.tasks import guidance
 
 RUN_FILES = ROOT / "run_files"
+RAW = {name: schema.raw(content.DATA, name) for name in content.Content._fields}
 CONTENT = content.load()
 RULES = list(CONTENT.cautions.values())
 SYMPTOMS = list(CONTENT.symptoms.values())
@@ -27,27 +31,27 @@ CURATED = [
     "short_of_breath",
     "new_rash",
 ]
-NO_FACTS = {
-    "phenotypes": set(),
-    "drug_classes": set(),
-    "labs": {},
-    "age": None,
-    "sex": None,
-    "procedures": [],
-}
 
 
-def facts(**found):
-    return NO_FACTS | found
+@dataclass(frozen=True)
+class Chart:
+    """Facts as conditions read them: of a chart without anything, but for what is given."""
+
+    phenotypes: Collection[str] = ()
+    drug_classes: Collection[str] = ()
+    labs: Mapping[int, tuple] = field(default_factory=dict)
+    procedures: Sequence[tuple[str, int, int]] = ()
+    age: int | None = None
+    sex: str | None = None
 
 
 def matched(**found):
-    return {rule.id for rule in RULES if rule.when.holds(facts(**found))}
+    return {rule.id for rule in RULES if rule.when.holds(Chart(**found))}
 
 
 def general_advice(symptom):
     """Everything that the symptom says to anybody, whatever the chart."""
-    return [item.say for item in symptom.self_care + symptom.urgent] + list(symptom.track)
+    return [line.say for line in symptom.self_care + symptom.urgent + symptom.track]
 
 
 # ---- the loader ----
@@ -130,18 +134,83 @@ def general_advice(symptom):
         (
             "cautions",
             0,
+            lambda e: e.update(severity={"pain": 2}),
+            "field 'severity' must be 1, 2 or 3, or a record with 'default'",
+        ),
+        (
+            "cautions",
+            0,
+            lambda e: e.update(severity={"default": 1, "teeth": 2}),
+            "field 'severity' names an unknown symptom or tag 'teeth'",
+        ),
+        ("cautions", 0, lambda e: e.update(level=911), "field 'level' must be '911', 'emergency'"),
+        (
+            "cautions",
+            0,
+            lambda e: e.update(signs=["hiccups"]),
+            "field 'signs' names an unknown sign 'hiccups'",
+        ),
+        (
+            "cautions",
+            0,
+            lambda e: e.update(tells=["stop_drug"]),
+            "the tag 'stop_drug' needs a drug class after a colon",
+        ),
+        (
+            "cautions",
+            0,
+            lambda e: e.update(tells=["keep_drug:candy"]),
+            "names an unknown drug_class 'candy'",
+        ),
+        (
+            "cautions",
+            0,
+            lambda e: e.update(tells=["heat:any"]),
+            "the tag 'heat' has nothing after it",
+        ),
+        (
+            "symptoms",
+            0,
+            lambda e: e["track"].append({"say": "Rest.", "when": {"phenotype": "nothing"}}),
+            "field 'track' 'when' names an unknown phenotype 'nothing'",
+        ),
+        (
+            "symptoms",
+            0,
+            lambda e: e["try"].append({"say": "Rest."}),
+            "has 'say' alone: write it as a plain text",
+        ),
+        (
+            "symptoms",
+            0,
+            lambda e: e["phrasings"].append({"text": "Help?", "signs": ["hiccups"]}),
+            "field 'phrasings' names an unknown sign 'hiccups'",
+        ),
+        (
+            "tells",
+            0,
+            lambda e: e.update(opposed=["heat"]),
+            "field 'opposed' names 'heat', which does not name it in turn",
+        ),
+        (
+            "phenotypes",
+            0,
+            lambda e: e.update(past="stroke"),
+            "field 'past' is for 'kind: acute'",
+        ),
+        (
+            "cautions",
+            0,
             lambda e: e.update(sources=[]),
             "field 'sources' must be a list of at least 1",
         ),
     ],
 )
-def test_a_mistake_is_reported_with_file_entry_and_field(tmp_path, file, entry, change, words):
-    folder = shutil.copytree(content.DATA, tmp_path / "data")
-    entries = yaml.load((folder / f"{file}.yaml").read_text(), yaml.CSafeLoader)
+def test_a_mistake_is_reported_with_file_entry_and_field(file, entry, change, words):
+    entries = copy.deepcopy(RAW[file])
     change(entries[entry])
-    (folder / f"{file}.yaml").write_text(json.dumps(entries))
     with pytest.raises(UserError) as error:
-        content.load(folder)
+        content.of_entries(RAW | {file: entries})
     assert f"{file}.yaml, entry" in str(error.value) and words in str(error.value)
 
 
@@ -158,10 +227,18 @@ def test_a_broken_file_is_reported_by_name(tmp_path, text, words):
         content.load(folder)
 
 
-def test_a_question_about_an_unknown_symptom_is_reported(tmp_path):
-    text = (RUN_FILES / "questions.yaml").read_text().replace("symptom: cough", "symptom: sneeze")
+@pytest.mark.parametrize(
+    "now, words",
+    [
+        ("symptom: sneeze", "field 'symptom'.*'sneeze'"),
+        ("symptom: cough\n  needs: {phenotype: x}", "field 'needs' names an unknown phenotype 'x'"),
+        ("symptom: cough\n  signs: [hiccups]", "field 'signs' names an unknown sign 'hiccups'"),
+    ],
+)
+def test_a_question_about_an_unknown_thing_is_reported(tmp_path, now, words):
+    text = (RUN_FILES / "questions.yaml").read_text().replace("symptom: cough", now, 1)
     (tmp_path / "questions.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"questions.yaml, entry cough: field 'symptom'.*'sneeze'"):
+    with pytest.raises(UserError, match=f"questions.yaml, entry cough: {words}"):
         content.load_questions(tmp_path)
 
 
@@ -171,7 +248,7 @@ def test_a_question_about_an_unknown_symptom_is_reported(tmp_path):
 def test_the_content_is_large_enough_and_the_readme_says_whether_anybody_has_reviewed_it():
     assert len(SYMPTOMS) >= 44 and len(RULES) >= 50 and len(CONTENT.phenotypes) >= 70
     entries = (
-        [entry for part in CONTENT for entry in part.values()]
+        [entry for part in CONTENT for entry in part.values() if isinstance(entry, schema.Entry)]
         + QUESTIONS
         + content.load_knowledge(RUN_FILES)
     )
@@ -227,7 +304,9 @@ def test_no_question_or_general_advice_names_a_cause():
         re.I,
     )
     texts = [
-        text for symptom in SYMPTOMS for text in [*general_advice(symptom), *symptom.phrasings]
+        text
+        for symptom in SYMPTOMS
+        for text in [*general_advice(symptom), *(p.text for p in symptom.phrasings)]
     ]
     texts += [text for question in QUESTIONS for text in (question.question, question.ideal)]
     assert [text for text in texts if cause.search(text)] == []
@@ -409,7 +488,10 @@ def test_the_curated_questions_are_worded_afresh():
     from mimic_qlora.validation.scoring import likeness
 
     known = [
-        phrasing for symptom in SYMPTOMS if not symptom.held_out for phrasing in symptom.phrasings
+        phrasing.text
+        for symptom in SYMPTOMS
+        if not symptom.held_out
+        for phrasing in symptom.phrasings
     ]
     near = [
         (q.id, max(likeness.rouge_l(phrasing, q.question) for phrasing in known)) for q in QUESTIONS
@@ -552,6 +634,17 @@ def test_a_code_is_not_taken_for_more_than_its_title_says(code, version, name):
 )
 def test_an_order_belongs_to_its_classes_by_word_and_route(drug, route, classes):
     assert codes.drug_classes_of(drug, route) == classes
+
+
+def test_a_question_mark_in_a_prefix_is_any_one_character():
+    assert begins("T391X2A", ["T3???2"]) and not begins("T391X1A", ["T3???2"])
+    assert not begins("T39", ["T3???2"]) and begins("0016070", ["001"])
+
+
+def test_the_severity_for_a_symptom_is_its_own_then_that_of_its_tags():
+    rule = RULES[0].model_copy(update={"severity": {"default": 1, "fall": 2, "pain": 3}})
+    assert rule.severity_for("fall", ["pain"]) == 2 and rule.severity_for("x", ["pain"]) == 3
+    assert rule.severity_for("x", []) == 1 and RULES[0].severity_for("x", []) == 3
 
 
 def test_every_class_recognises_its_own_ingredients():

@@ -1,0 +1,50 @@
+"""The levels of urgency: three at which somebody must be seen, and one below, defined here alone.
+
+MIMIC-IV is a hospital of the United States, so they are in its words.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+LevelId = Literal["911", "emergency", "today", "days"]
+
+
+class Level(NamedTuple):
+    """A level of urgency.
+
+    `name` is the advice as a table shows it; `pattern` finds the words of a sentence of this level.
+    `opening` is the line that an answer begins with where the question itself names a warning sign
+    of this level; "" where that asks for no haste.
+    """
+
+    name: str
+    pattern: str
+    opening: str
+
+
+OPENING = "This needs care now"
+# the most urgent first
+LEVELS: dict[LevelId, Level] = {
+    "911": Level("Call 911", r"\bcall(?:ing)? 911\b", f"{OPENING}: call 911."),
+    "emergency": Level(
+        "Go to an emergency room now",
+        r"\bemergency (?:room|care)\b",
+        f"{OPENING}: go to an emergency room.",
+    ),
+    "today": Level("Be seen today", r"\btoday\b|\bsame day\b", f"{OPENING}: be seen today."),
+    "days": Level(
+        "Call in the next days", r"\b(?:in|within) (?:the next|a|two|three|a few) days?\b", ""
+    ),
+}
+_RANKS = {level: rank for rank, level in enumerate(LEVELS)}
+
+
+def highest(levels: Iterable[LevelId | None]) -> LevelId | None:
+    """Return the most urgent of some levels, None where there is none."""
+    return min((level for level in levels if level), key=_RANKS.__getitem__, default=None)
+
+
+def is_above(one: LevelId | None, other: LevelId | None) -> bool:
+    """Return whether one level is more urgent than another; None is below all."""
+    rank = len(LEVELS)
+    return _RANKS.get(one, rank) < _RANKS.get(other, rank) if one else False
