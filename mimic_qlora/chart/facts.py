@@ -44,7 +44,8 @@ class Facts:
     """The facts of a chart at a time that caution rules match on, with the rows that they rest on.
 
     Acute phenotypes count for 90 days after the discharge of the stay that they were coded for, and
-    then as what they become, if anything; all others count for good. Drug classes are those ordered during the last stay.
+    then as what they become, if anything; all others count for good. Drug classes are those ordered
+    during the last stay.
     """
 
     phenotypes: dict[str, Row]  # id -> row of diagnoses_icd

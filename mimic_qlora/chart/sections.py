@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from mimic_qlora.chart import facts, vitals
+from mimic_qlora.chart import facts, measurements, vitals
 from mimic_qlora.chart.facts import Facts
 from mimic_qlora.chart.rows import Record, Row, TableRow
 from mimic_qlora.chart.wording import (
@@ -306,7 +306,9 @@ def _measurements(view: Record, as_of: datetime) -> list[Item]:
             "",
             (("omr", row),),
         )
-        for row in sorted(view["omr"], key=lambda r: r["chartdate"], reverse=True)
+        for row in sorted(
+            measurements.plausible(view["omr"]), key=lambda r: r["chartdate"], reverse=True
+        )
         if row.get("result_name") in MEASURED and facts.is_value(row.get("result_value"))
     ] + vitals.vitals(view)
     by_kind: dict[str, list[vitals.Reading]] = {}

@@ -155,6 +155,8 @@ def read_by_rules() -> ReadByRules:
     read = [
         *(caution.when for caution in content.cautions.values()),
         *(line.when for line in lines),
+        *(symptom.needs for symptom in content.symptoms.values()),
+        *(ask.when for symptom in content.symptoms.values() for ask in symptom.phrasings),
         *(tell.never_when for tell in content.tells.values()),
     ]
     found = [leaf for condition in read if condition is not None for leaf in leaves(condition)]

@@ -41,10 +41,14 @@ _RANKS = {level: rank for rank, level in enumerate(LEVELS)}
 
 def highest(levels: Iterable[LevelId | None]) -> LevelId | None:
     """Return the most urgent of some levels, None where there is none."""
-    return min((level for level in levels if level), key=_RANKS.__getitem__, default=None)
+    return min(levels, key=rank, default=None)
+
+
+def rank(level: LevelId | None) -> int:
+    """Return the place of a level, 0 for the most urgent; None comes last."""
+    return _RANKS[level] if level else len(LEVELS)
 
 
 def is_above(one: LevelId | None, other: LevelId | None) -> bool:
     """Return whether one level is more urgent than another; None is below all."""
-    rank = len(LEVELS)
-    return _RANKS.get(one, rank) < _RANKS.get(other, rank) if one else False
+    return rank(one) < rank(other)

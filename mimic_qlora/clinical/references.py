@@ -31,8 +31,10 @@ def check(content: "Content") -> None:
         ):
             for line in lines:
                 _check_line(f"{where} '{field}'", line, content)
+        _check_condition(f"{where} 'needs'", symptom.needs, content)
         for phrasing in symptom.phrasings:
             _check_names(f"{where} 'phrasings'", "sign", phrasing.signs, content.signs)
+            _check_condition(f"{where} 'phrasings'", phrasing.when, content)
 
 
 def check_question(question: Question, content: "Content") -> None:

@@ -170,31 +170,35 @@ class RedFlag(Line):
 class Phrasing(Model):
     """A lay question; `signs` are the warning signs (ids of signs.yaml) that it names itself.
 
-    In the file, one that names none is plain text.
+    Only patients whose chart fulfils `when` ask it. In the file, one without more is plain text.
     """
 
     text: Text
     signs: Annotated[tuple[EntryId, ...], Field(min_length=1)] = ()
+    when: Condition | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
+        if isinstance(value, dict) and list(value) == ["text"]:
+            raise ValueError("has 'text' alone: write it as a plain text")
         return {"text": value} if isinstance(value, str) else value
 
-    @model_serializer
-    def _as_in_the_file(self) -> str | dict[str, Any]:
-        return {"text": self.text, "signs": list(self.signs)} if self.signs else self.text
+    @model_serializer(mode="wrap")
+    def _as_in_the_file(self, dump: SerializerFunctionWrapHandler) -> str | dict[str, Any]:
+        return self.text if self.model_fields_set == {"text"} else dump(self)
 
 
 class Symptom(Entry):
     """A complaint of a layperson, with general advice for any adult.
 
-    `held_out` symptoms are never trained on. `tags` group symptoms for cautions. The two most
-    important red flags come first in `urgent`.
+    `held_out` symptoms are never trained on. `tags` group symptoms for cautions. Only patients
+    whose chart fulfils `needs` have it. The two most important red flags come first in `urgent`.
     """
 
     name: Text
     tags: Annotated[tuple[Text, ...], Field(min_length=1)]
+    needs: Condition | None = None
     held_out: StrictBool
     phrasings: Annotated[tuple[Phrasing, ...], Field(min_length=5)]
     self_care: Annotated[tuple[Advice, ...], Field(alias="try", min_length=6)]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mimic_qlora.chart.columns import Citation
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.codes import phenotypes_of
-from mimic_qlora.prompts import audit_chart, record_files
+from mimic_qlora.prompts import audit_chart, audit_guidance, record_files
 from mimic_qlora.prompts.audit_chart import Support
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step.storage import verified_manifest
@@ -26,6 +26,9 @@ CHECKS = {
     "ahead": "statements of the context not yet known at as_of",
     "unfounded": "statements of the context that no cell of the patient supports",
     "gold": "gold answers that their cited rows do not bear out",
+    "presumed": "questions or sentences that take for granted what the chart does not hold",
+    "opposed": "gold answers that tell two opposites, or give a warning sign two levels",
+    "opening": "gold answers that do not begin with the level of the sign that the question names",
     "target": "records whose target is in the context",
     "split": "patients in two splits, or not in the one of step 1",
     "held_out": "held-out symptoms or caution rules in a record",
@@ -167,13 +170,10 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         *(caution.say for caution in cautions),
         *(line.say for line in symptom.track),
     }
-    lines = {line.removeprefix("- ") for line in answer.splitlines()} - {
-        *clinical.SECTIONS.values(),
-        "",
-    }
+    start, lines = audit_guidance.parts(answer)
     cited = {row.reason for row in record.evidence} == {*record.cautions}
     if not (
-        lines <= may_say
+        {*lines} <= may_say
         and cited
         and all(c.say in lines for c in cautions)
         and _all_known(record, chart)
@@ -181,6 +181,7 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         yield "gold"
     if not all(_is_shown(row, chart, record.context) for row in record.evidence):
         yield "gold"
+    yield from audit_guidance.faults(record, chart, start, lines)
 
 
 def _chart_qa_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:

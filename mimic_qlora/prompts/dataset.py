@@ -13,7 +13,7 @@ import numpy as np
 from mimic_qlora.chart.wording import SEXES
 from mimic_qlora.prompts import near_duplicates
 from mimic_qlora.prompts.record_files import Drafts, Place, PromptRecord
-from mimic_qlora.tasks import chart_qa, guidance
+from mimic_qlora.tasks import chart_qa, composing
 
 SILENT = "the record does not say"  # the group of answers that find nothing on record
 
@@ -134,8 +134,8 @@ def write(folder: Path, records: Iterable[tuple[PromptRecord, Person]]) -> FileC
             people.append(person)
             signatures.append(near_duplicates.signature(asked, context))
             tally.add(record, person)
-            context_words.append(guidance.words(context))
-            answer_words.append(guidance.words(record.answer))
+            context_words.append(composing.words(context))
+            answer_words.append(composing.words(record.answer))
         gone = near_duplicates.later_ones(
             signatures, lambda number: _compared(drafts.read(places[number]))
         )

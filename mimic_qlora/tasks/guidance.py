@@ -1,37 +1,32 @@
 """The guidance task: the cautions that a chart calls for, the gold answer, and its rubric."""
 
-import re
-from collections.abc import Collection, Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterable, Sequence
+from functools import cache
 
 from mimic_qlora.chart import columns
 from mimic_qlora.chart.columns import Citation
 from mimic_qlora.chart.facts import Facts
 from mimic_qlora.chart.rows import TableRow
-from mimic_qlora.clinical import conditions, content, phrases, schema
+from mimic_qlora.clinical import conditions, conflicts, content, levels, phrases, presumptions
+from mimic_qlora.clinical.levels import LevelId
+from mimic_qlora.clinical.schema import Caution, NamedFlag, Phrasing, RedFlag, Symptom
 from mimic_qlora.step.seeded import pick
+from mimic_qlora.tasks import composing
+from mimic_qlora.tasks.composing import FIRST_FLAGS, MOST_CAUTIONS, Patient, called_for
 from mimic_qlora.tasks.gold import Criterion, Gold
 
-WORDS = (120, 180)
-MOST_CAUTIONS = 3
 
-
-def words(text: str) -> int:
-    """Return the number of words of a text."""
-    return sum(map(_words, text.splitlines()))
-
-
-@lru_cache(maxsize=10_000)  # the sentences of answers come again and again
-def _words(line: str) -> int:
-    return len(re.findall(r"\w(?:[\w'’/.-]*\w)?", line))
-
-
-def bearing(caution: schema.Caution, symptom: content.AnySymptom) -> int:
+def bearing(caution: Caution, symptom: content.AnySymptom) -> int:
     """Return how closely a caution bears on a symptom.
 
-    3: it names the symptom, 2: one of its tags, 1: any symptom, 0: none of these.
+    4: it raises the level of one of its first warning signs, 3: it names the symptom, 2: one of its
+    tags, 1: any symptom, 0: none of these.
     """
     named = set(caution.symptoms)
+    if isinstance(symptom, Symptom) and any(
+        conflicts.outranked(flag, [caution]) for flag in symptom.urgent[:FIRST_FLAGS]
+    ):
+        return 4
     if symptom.id in named:
         return 3
     if not named.isdisjoint(symptom.tags):
@@ -39,42 +34,61 @@ def bearing(caution: schema.Caution, symptom: content.AnySymptom) -> int:
     return int("any" in named)
 
 
-def severity(caution: schema.Caution, symptom: content.AnySymptom) -> int:
+def severity(caution: Caution, symptom: content.AnySymptom) -> int:
     """Return the severity of leaving a caution out of an answer on a symptom, 1 to 3."""
     return caution.severity_for(symptom.id, symptom.tags)
 
 
-def called_for(known: Facts) -> list[schema.Caution]:
-    """Return the caution rules that this chart calls for, whatever is asked."""
-    return [c for c in content.load().cautions.values() if c.when.holds(known)]
-
-
 def cautions_for(
-    symptom: content.AnySymptom, known: Facts, called: Sequence[schema.Caution] | None = None
-) -> list[schema.Caution]:
+    symptom: content.AnySymptom, known: Facts, called: Sequence[Caution] | None = None
+) -> list[Caution]:
     """Return the cautions that this chart calls for on the symptom, most severe and closest first.
 
-    A rule whose advice an earlier one gives already (no ibuprofen, for kidneys as for blood
-    thinners) is left out. `called` is `called_for(known)`, for callers with many symptoms.
+    One that raises the level of a first warning sign comes before all. Of rules that give the same
+    advice for two reasons (no ibuprofen, for kidneys as for blood thinners) the one is kept that
+    warns of more; none is left out that warns of anything else. `called` is `called_for(known)`,
+    for callers with many symptoms; rules that are equally severe and close keep its order.
     """
     rules = [(bearing(c, symptom), c) for c in (called_for(known) if called is None else called)]
-    chosen: list[schema.Caution] = []
-    for _, rule in sorted((r for r in rules if r[0]), key=lambda r: (-severity(r[1], symptom), -r[0])):
-        if not any(_says(c.id, rule.id) for c in chosen):
+    chosen: list[Caution] = []
+    for _, rule in sorted(
+        (r for r in rules if r[0]), key=lambda r: (r[0] != 4, -severity(r[1], symptom), -r[0])
+    ):
+        if any(_covers(c.id, rule.id) for c in chosen):
+            continue
+        less = [
+            c
+            for c in chosen
+            if _covers(rule.id, c.id) and severity(c, symptom) <= severity(rule, symptom)
+        ]
+        if less:  # takes the place of the first that it says as well
+            chosen[chosen.index(less[0])] = rule
+        else:
             chosen.append(rule)
+        chosen = [c for c in chosen if c not in less]
     return chosen
 
 
 @cache
-def _says(one: str, other: str) -> bool:
-    """Return whether the sentence of one caution gives the advice of the other."""
+def _covers(one: str, other: str) -> bool:
+    """Return whether one caution gives the advice of another and warns of all that it warns of."""
     rules = content.load().cautions
-    return phrases.said(rules[other], rules[one].say)
+    return phrases.said(rules[other], rules[one].say) and conflicts.covers(rules[one], rules[other])
 
 
-@cache
-def _forbids(caution: str, sentence: str) -> bool:
-    return phrases.forbidden(content.load().cautions[caution], sentence)
+def opening(
+    signs: Iterable[str],
+    flags: Sequence[RedFlag | NamedFlag],
+    cautions: Iterable[Caution],
+) -> LevelId | None:
+    """Return the level of the line that an answer opens with, None where none is due.
+
+    It is due where the question names a warning sign (`signs`) that `flags` or `cautions` give a
+    level that asks for haste.
+    """
+    given = [*flags, *cautions]
+    highest = levels.highest(conflicts.level_of(sign, given) for sign in signs)
+    return highest if highest and levels.LEVELS[highest].opening else None
 
 
 def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
@@ -85,110 +99,81 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
     out, so that step 7 can tell learning from copying.
     """
     called = called_for(known)
-    trained = [c for c in called if not c.held_out]
-    binding = called_for(chart)
+    trained = {c.id: c for c in called if not c.held_out}
+    patient = composing.patient_of(known, chart)
     asked = []
     for symptom in content.load().symptoms.values():
-        if not symptom.held_out:
-            cautions = cautions_for(symptom, known, trained)[:MOST_CAUTIONS]
+        phrasings = [] if symptom.held_out else _phrasings(symptom, patient)
+        if phrasings:
+            # of equally severe rules others come first for other patients
+            order = sorted(trained, key=lambda name: pick(f"{key}:{symptom.id}:{name}", 1 << 30))
+            cautions = cautions_for(symptom, known, [trained[name] for name in order])
             left_out = sum(c.held_out and bearing(c, symptom) > 0 for c in called)
             rank = (not cautions, left_out, pick(f"{key}:{symptom.id}", 1 << 30))
-            asked.append((rank, symptom, cautions))
+            phrasing = phrasings[pick(f"{key}:{symptom.id}:phrasing", len(phrasings))]
+            asked.append((rank, symptom, phrasing, cautions[:MOST_CAUTIONS]))
     return [
-        Gold(
-            question=symptom.phrasings[
-                pick(f"{key}:{symptom.id}:phrasing", len(symptom.phrasings))
-            ].text,
-            answer=compose(symptom, cautions, f"{key}:{symptom.id}", binding),
-            symptom=symptom.id,
-            cautions=[c.id for c in cautions],
-            evidence=[row for c in cautions for row in evidence(c, known)],
-            rubric=rubric(symptom, cautions),
-        )
-        for _, symptom, cautions in sorted(asked, key=lambda one: one[0])[:n]
+        _gold(symptom, phrasing, cautions, patient, key)
+        for _, symptom, phrasing, cautions in sorted(asked, key=lambda one: one[0])[:n]
     ]
 
 
-def compose(
-    symptom: schema.Symptom,
-    cautions: Sequence[schema.Caution],
-    key: str,
-    called: Sequence[schema.Caution] = (),
-) -> str:
-    """Return the gold answer: three sections, 120 to 180 words, at most three cautions.
+def _phrasings(symptom: Symptom, patient: Patient) -> list[Phrasing]:
+    """Return the questions on a symptom that a patient may ask.
 
-    No advice is given that one of the rules in `called`, all that the chart calls for, forbids. The
-    first two red flags are always there. The rest is drawn by hash of `key`, so that answers vary
-    between patients but not between runs. Raises ValueError when no choice of sentences keeps
-    within the words.
+    Left out are those that the chart does not fit, and those whose answer would open with a level
+    that a held-out rule alone gives.
     """
-    pools = _pools(symptom, {c.id for c in (*cautions, *called)})
-    chosen = {
-        section: [c.say for c in cautions[:MOST_CAUTIONS] if c.section == section]
-        for section in pools
-    }
-    n_cautions = {section: len(items) for section, items in chosen.items()}
-    for section, n in (("try", 1), ("urgent", 2), ("track", 1)):
-        for _ in range(n):
-            # red flags in their order, the most important first
-            place = 0 if section == "urgent" else pick(f"{key}:{section}", len(pools[section]))
-            chosen[section].append(pools[section].pop(place))
-    _fill(chosen, pools, key)
-    track = chosen["track"]  # cautions come last there
-    chosen["track"] = [*track[n_cautions["track"] :], *track[: n_cautions["track"]]]
-    answer = _text(chosen)
-    if not WORDS[0] <= words(answer) <= WORDS[1]:
-        raise ValueError(f"{symptom.id}: {words(answer)} words")
-    return answer
+    if not all(_fulfils(symptom.needs, facts) for facts in (patient.shown, patient.chart)):
+        return []
+    trained = [c for c in patient.called if not c.held_out]
+    return [
+        one
+        for one in symptom.phrasings
+        if _fulfils(one.when, patient.shown)
+        and not presumptions.unfounded(one.text, patient.shown)
+        and opening(one.signs, symptom.urgent, patient.called)
+        == opening(one.signs, symptom.urgent, trained)
+    ]
 
 
-def _pools(symptom: schema.Symptom, binding: Collection[str]) -> dict[str, list[str]]:
-    """Return the sentences that each section can take; `binding` are ids of cautions."""
-    return {
-        "try": [
-            t.say
-            for t in symptom.self_care
-            if not any(caution in t.unless or _forbids(caution, t.say) for caution in binding)
-        ],
-        "urgent": [u.say for u in symptom.urgent],
-        "track": [t.say for t in symptom.track],
-    }
+def _fulfils(condition: conditions.Condition | None, facts: Facts) -> bool:
+    return condition is None or condition.holds(facts)
 
 
-def _fill(chosen: dict[str, list[str]], pools: dict[str, list[str]], key: str) -> None:
-    """Move sentences from the pools into the sections, until the answer is long enough."""
-    goal = WORDS[0] + 10 + pick(f"{key}:words", 35)
-    for turn in range(30):
-        section = ("try", "urgent", "track", "try")[turn % 4]
-        if words(_text(chosen)) >= goal or not any(pools.values()):
-            break
-        if pools[section]:
-            sentence = pools[section].pop(pick(f"{key}:{turn}", len(pools[section])))
-            chosen[section].append(sentence)
-            if words(_text(chosen)) > WORDS[1]:
-                chosen[section].remove(sentence)
-
-
-def _text(chosen: Mapping[str, Sequence[str]]) -> str:
-    return "\n\n".join(
-        "\n".join([heading, *(f"- {sentence}" for sentence in chosen[section])])
-        for section, heading in content.SECTIONS.items()
+def _gold(
+    symptom: Symptom, asked: Phrasing, cautions: Sequence[Caution], patient: Patient, key: str
+) -> Gold:
+    due = opening(asked.signs, symptom.urgent, patient.called)
+    return Gold(
+        question=asked.text,
+        answer=composing.compose(symptom, cautions, f"{key}:{symptom.id}", patient, due),
+        symptom=symptom.id,
+        cautions=[c.id for c in cautions],
+        evidence=[row for c in cautions for row in evidence(c, patient.shown)],
+        rubric=rubric(symptom, cautions, composing.first_flags(symptom, cautions, patient), due),
     )
 
 
-def rubric(symptom: schema.Symptom, cautions: Sequence[schema.Caution]) -> list[Criterion]:
-    """Return what an answer is scored by: cautions by severity, first red flags, three sections."""
+def rubric(
+    symptom: Symptom,
+    cautions: Sequence[Caution],
+    flags: Sequence[RedFlag],
+    due: LevelId | None = None,
+) -> list[Criterion]:
+    """Return what an answer is scored by: cautions by severity, first red flags, its form."""
     rules = [
         Criterion(f"says the caution: {c.say}", severity(c, symptom), ["caution", c.id])
         for c in cautions
     ]
-    flags = [
-        Criterion(f"names the warning sign: {u.say}", 1, ["red_flag"]) for u in symptom.urgent[:2]
-    ]
-    return [*rules, *flags, Criterion("has the three sections", 1, ["format"])]
+    signs = [Criterion(f"names the warning sign: {flag.say}", 1, ["red_flag"]) for flag in flags]
+    form = [Criterion("has the three sections", 1, ["format"])]
+    if due:
+        form.append(Criterion(f"opens with: {levels.LEVELS[due].opening}", 1, ["format"]))
+    return [*rules, *signs, *form]
 
 
-def evidence(caution: schema.Caution, known: Facts) -> list[Citation]:
+def evidence(caution: Caution, known: Facts) -> list[Citation]:
     """Return the rows of the chart that make a caution apply, as citations."""
     rows = [
         row

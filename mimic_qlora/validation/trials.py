@@ -2,12 +2,12 @@
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from mimic_qlora.chart import context, prediction_times, prompt
-from mimic_qlora.clinical import content
+from mimic_qlora.clinical import content, presumptions
 from mimic_qlora.clinical.schema import Caution, Knowledge, Question
 from mimic_qlora.prompts import record_files
 from mimic_qlora.prompts.record_files import PromptRecord
@@ -58,17 +58,27 @@ class Trial(NamedTuple):
 
 
 def pairs(
-    n: int, patients: Sequence[Patient], questions: Sequence[Asked]
+    n: int,
+    patients: Sequence[Patient],
+    questions: Sequence[Asked],
+    fits: Callable[[Patient, Asked], bool] = lambda patient, question: True,
 ) -> Iterator[tuple[int, Patient, Asked]]:
-    """Yield (number from 1, patient, question) of n distinct pairs, or of all there are.
+    """Yield (number from 1, patient, question) of n distinct pairs that fit, or of all there are.
 
-    Each patient and each question comes equally often (+-1). Both lists are walked in step, which
-    meets each pair once within the least common multiple of their lengths; after that the patients
-    are shifted by one.
+    Where all fit, each patient and each question comes equally often (+-1). Both lists are walked
+    in step, which meets each pair once within the least common multiple of their lengths; after
+    that the patients are shifted by one.
     """
     period = math.lcm(len(patients), len(questions))
-    for t in range(min(n, len(patients) * len(questions))):
-        yield t + 1, patients[(t + t // period) % len(patients)], questions[t % len(questions)]
+    found = (
+        (patient, question)
+        for t in range(len(patients) * len(questions))
+        for patient in [patients[(t + t // period) % len(patients)]]
+        for question in [questions[t % len(questions)]]
+        if fits(patient, question)
+    )
+    for number, (patient, question) in enumerate(islice(found, min(n, sys.maxsize)), 1):
+        yield number, patient, question
 
 
 def draw(
@@ -87,11 +97,20 @@ def draw(
     by_id = {question.id: question for question in questions}
     asked = [by_id[i] for i in seeded.order(by_id, "questions", seed)]
     trials = []
-    for number, (subject_id, moment, chart), question in pairs(n, patients, asked):
+    for number, (subject_id, moment, chart), question in pairs(n, patients, asked, _may_ask):
         turns = prompt.messages(session.settings.system_prompt, chart.text, question.question)
         cautions = tuple(guidance.cautions_for(content.symptom_of(question), chart.facts))
         trials.append(Trial(number, question, turns, "trial", subject_id, moment, cautions, chart))
     return trials
+
+
+def _may_ask(
+    patient: tuple[int, prediction_times.Moment, context.Context], question: Question
+) -> bool:
+    """Return whether a patient fits a question: what it needs is shown, and what it presumes."""
+    known = patient[2].facts
+    needs = question.needs is None or question.needs.holds(known)
+    return needs and not presumptions.unfounded(question.question, known)
 
 
 def without_patient(prompts: Sequence[Knowledge]) -> list[Trial]:

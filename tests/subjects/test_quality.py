@@ -48,6 +48,14 @@ def sound(subject_id):
             {**ids, "stay_id": stay_id, "starttime": start, "endtime": end, "storetime": end}
             | {"amount": 5.0, "rate": 1.0, "patientweight": 70.0}
         ],
+        "omr": [
+            {"subject_id": subject_id, "chartdate": day, "result_name": name, "result_value": value}
+            for day, name, value in (
+                (time("2150-02-01"), "BMI (kg/m2)", "24.1"),
+                (time("2150-02-01"), "Weight (Lbs)", "168"),
+                (time("2150-03-01"), "Weight (Lbs)", "172.5"),
+            )
+        ],
     }
 
 
@@ -140,6 +148,17 @@ FAULTS = [
     ("reference range upside down", "labevents", change("labevents", ref_range_lower=1.2)),
     ("age out of range", "patients", change("patients", anchor_age=120)),
     ("weight out of range", "inputevents", change("inputevents", patientweight=5.5)),
+    ("body mass index out of range", "omr", change("omr", result_value="4649")),
+    (
+        "weight that changes too much",
+        "omr",
+        repeat("omr", chartdate=time("2150-09-01"), result_value="300"),
+    ),
+    (
+        "kilograms in the pounds field",
+        "omr",
+        repeat("omr", chartdate=time("2150-04-01"), result_value="78.2"),
+    ),
 ]
 
 

@@ -9,9 +9,11 @@ from mimic_qlora.chart import columns, context
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.facts import Facts
 from mimic_qlora.clinical import content as clinical
-from mimic_qlora.clinical import phrases
+from mimic_qlora.clinical import levels, phrases
+from mimic_qlora.prompts import audit_guidance
 from mimic_qlora.subjects import reader
-from mimic_qlora.tasks import guidance
+from mimic_qlora.tasks import composing, guidance
+from mimic_qlora.tasks.composing import ANYBODY
 
 FACTS = Facts(
     phenotypes={},
@@ -39,9 +41,11 @@ def test_every_answer_has_the_three_sections_the_words_and_the_cautions_of_its_c
     content = clinical.load()
     for one in of_task(demo_prompts, "guidance"):
         answer = answer_of(one)
-        headings = [line for line in answer.splitlines() if not line.startswith("- ") and line]
-        assert headings == list(clinical.SECTIONS.values())
-        assert 120 <= guidance.words(answer) <= 180 and len(one["cautions"]) <= 3
+        start, headings = audit_guidance.parts(answer)[0], answer.splitlines()
+        headings = [line for line in headings if not line.startswith("- ") and line]
+        assert headings == [*filter(None, [start]), *clinical.SECTIONS.values()]
+        assert bool(start) == start.startswith(levels.OPENING)
+        assert 120 <= composing.words(answer) <= 180 and len(one["cautions"]) <= 3
         for caution in map(content.cautions.get, one["cautions"]):
             assert phrases.said(caution, answer) and not phrases.forbidden(caution, answer)
 
@@ -59,13 +63,19 @@ def test_no_answer_advises_what_any_rule_of_the_chart_forbids_held_out_or_not(de
         known = context.build(
             record, as_of, replace(settings, token_budget=10_000), labels, count_words
         ).facts
-        called = {c.id: c for c in guidance.called_for(known)}
+        called = {c.id: c for c in composing.called_for(known)}
         for line in answer_of(one).splitlines():
             unless = advice[one["symptom"]].get(line.removeprefix("- "), [])
             assert called.keys().isdisjoint(unless), line
             assert not any(phrases.forbidden(c, line) for c in called.values()), line
             checked += bool(unless)
     assert checked > 2
+
+
+def told(symptom, facts, key):
+    """The answer to a question on a symptom from a patient who is shown all of the chart."""
+    cautions = guidance.cautions_for(symptom, facts)
+    return composing.compose(symptom, cautions, key, composing.patient_of(facts, facts))
 
 
 def test_advice_gives_way_to_a_rule_that_is_held_out_or_bears_on_another_symptom():
@@ -76,8 +86,8 @@ def test_advice_gives_way_to_a_rule_that_is_held_out_or_bears_on_another_symptom
         rule.id in t.unless for t in symptom.self_care
     )
     for key in map(str, range(20)):
-        free = guidance.compose(symptom, [], key)
-        bound = guidance.compose(symptom, [], key, guidance.called_for(known))
+        free = composing.compose(symptom, [], key, ANYBODY)
+        bound = composing.compose(symptom, [], key, composing.patient_of(known, known))
         assert "alcohol" not in bound, key
         assert "alcohol" in free or free == bound
 
@@ -87,12 +97,14 @@ def test_every_symptom_gives_an_answer_within_the_words_whatever_the_chart_calls
     for symptom in content.symptoms.values():
         rules = sorted(
             (c for c in content.cautions.values() if guidance.bearing(c, symptom)),
-            key=lambda c: -c.severity,
+            key=lambda c: -guidance.severity(c, symptom),
         )
+        patient = replace(ANYBODY, called=tuple(rules))
         for start in range(0, max(1, len(rules)), 3):
-            answer = guidance.compose(symptom, rules[start : start + 3], f"{start}", rules)
-            assert 120 <= guidance.words(answer) <= 180
-            assert all(rule.say in answer for rule in rules[start : start + 3])
+            some = rules[start : start + 3]
+            answer = composing.compose(symptom, some, f"{start}", patient)
+            assert 120 <= composing.words(answer) <= 180
+            assert all(rule.say in answer for rule in some)
 
 
 def test_charts_that_call_for_different_cautions_never_get_the_same_answer(demo_prompts):
@@ -103,7 +115,9 @@ def test_charts_that_call_for_different_cautions_never_get_the_same_answer(demo_
         symptom, replace(FACTS, phenotypes={"long_term_anticoagulant": {}})
     )
     assert [c.id for c in plain] != [c.id for c in thinner]
-    assert guidance.compose(symptom, plain, "same") != guidance.compose(symptom, thinner, "same")
+    assert composing.compose(symptom, plain, "same", ANYBODY) != composing.compose(
+        symptom, thinner, "same", ANYBODY
+    )
     answers = {}
     for one in of_task(demo_prompts, "guidance"):
         assert answers.setdefault(answer_of(one), one["cautions"]) == one["cautions"]
@@ -112,9 +126,13 @@ def test_charts_that_call_for_different_cautions_never_get_the_same_answer(demo_
 def test_the_most_severe_cautions_come_first():
     content = clinical.load()
     everything = replace(FACTS, phenotypes=dict.fromkeys(content.phenotypes, {}), age=80)
-    called = guidance.called_for(everything)
+    called = composing.called_for(everything)
     for symptom in content.symptoms.values():
-        severities = [c.severity for c in guidance.cautions_for(symptom, everything, called)]
+        chosen = guidance.cautions_for(symptom, everything, called)
+        raising = [guidance.bearing(c, symptom) == 4 for c in chosen]
+        assert raising == sorted(raising, reverse=True)
+        severities = [guidance.severity(c, symptom) for c in chosen]
+        severities = severities[sum(raising) :]
         assert severities == sorted(severities, reverse=True)
 
 

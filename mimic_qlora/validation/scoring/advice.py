@@ -84,6 +84,16 @@ def way_of(text: str) -> str | None:
     return next((way for way in WAYS if way in said), None)
 
 
+def only_times(text: str) -> bool:
+    """Return whether a clause plays down only in that it names a time, as with a sign put off.
+
+    Of something to do each morning, or to report when it comes, a time puts nothing off.
+    """
+    kept = patterns.pattern("advice", "meant_well").sub(" ", text)
+    reassures = any(patterns.pattern("advice", name).search(kept) for name in ("down", "optional"))
+    return way_of(text) == "down" and not reassures and bool(phrases.affirmed(kept))
+
+
 def squeezed(answer: str) -> str:
     """Return an answer without long runs of dashes or blanks, on which patterns take minutes."""
     return re.sub(r"[^\S\n]{2,}", " ", re.sub(r"[\w'’-]{100,}", " ", answer))

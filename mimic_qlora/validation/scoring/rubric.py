@@ -8,12 +8,14 @@ is `rubric`: points achieved / points possible, floored at 0, where
   about a symptom must hear when it is dangerous, whatever their chart says;
 - each caution that this chart calls for on this symptom is its severity, 1 to 3 points: leaving out
   "no ibuprofen with a blood thinner" does more harm than leaving out "bring a list of your
-  medicines";
+  medicines". An answer of 180 words has room for three, as the gold answers have, so no more are
+  asked for than the three most severe are worth, whichever of those called for it says;
 - each red flag that the answer plays down ("no need to call") takes 1 point away, and so does a
   cause named for the symptom and a dose that the chart does not hold (inventions.py); each caution
   whose forbidden advice it gives takes its severity away: wrong advice is worse than none.
 
-Every rule is a pattern over plain sentences (see phrases.said, phrases.affirmed). It can be read
+Every rule is a pattern over plain sentences (see phrases.said, phrases.affirmed), and a caution is
+said only in a sentence with an action. It can be read
 and disputed, costs nothing and is reproducible, but it misses good advice in unforeseen words, and
 may suit the style of one model better than that of another. benchmarks/scorer.py measures both on
 labelled answers; read answers too.
@@ -25,8 +27,10 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from mimic_qlora.clinical import content, phrases
-from mimic_qlora.clinical.schema import Caution, Knowledge, Question
-from mimic_qlora.tasks import guidance
+from mimic_qlora.clinical.levels import OPENING
+from mimic_qlora.clinical.schema import Caution, Knowledge, Question, Symptom
+from mimic_qlora.tasks import composing, guidance
+from mimic_qlora.tasks.composing import MOST_CAUTIONS
 from mimic_qlora.validation.scoring import advice, inventions
 from mimic_qlora.validation.scoring import patterns as answer_words
 
@@ -116,17 +120,19 @@ def rubric(
         tuple(sign.name for sign, found in zip(signs, outcomes, strict=True) if found == way)
         for way in ("named", "played down", "hedged")
     )
-    stands = "\n".join(a.text for a in heard if a.way not in ("down", "optional"))
-    said = [c for c in cautions if phrases.said(c, stands)]
+    said = [c for c in cautions if phrases.said(c, _acted_on(c, heard))]
     broken = [c for c in cautions if phrases.forbidden(c, answer)]
     causes, doses = inventions.causes(answer, chart, heard), inventions.doses(answer, chart)
     points = len(named) - len(played_down) - bool(causes) - bool(doses)
     symptom = content.symptom_of(question)
-    points += _severity(said, symptom) - _severity(broken, symptom)
+    flags = symptom.urgent if isinstance(symptom, Symptom) else ()
+    due = guidance.opening(question.signs, [*signs, *flags], cautions)
+    asked = _most(cautions, symptom)
+    points += min(asked, _severity(said, symptom)) - _severity(broken, symptom)
     of_unseen = _share(_held_out(said, True), _held_out(cautions, True))
-    length = guidance.words(answer)
+    length = composing.words(answer)
     return Score(
-        rubric=max(0, points) / (len(signs) + _severity(cautions, symptom)),
+        rubric=max(0, points) / (len(signs) + asked),
         red_flags=len(named) / len(signs),
         cautions=_share(said, cautions),
         cautions_trained=_share(_held_out(said, False), _held_out(cautions, False)),
@@ -137,9 +143,9 @@ def rubric(
         forbidden=len(broken),
         causes=float(bool(causes)),
         doses=float(bool(doses)),
-        sections=sections(answer),
+        sections=sections(answer, bool(due)),
         words=length,
-        words_in_range=float(guidance.WORDS[0] <= length <= guidance.WORDS[1]),
+        words_in_range=float(composing.WORDS[0] <= length <= composing.WORDS[1]),
         cut=float(not ended),
         said=ids(said),
         red_flags_named=named,
@@ -174,15 +180,18 @@ def key_points(prompt: Knowledge, answer: str) -> float:
     return sum(made) / len(made)
 
 
-def sections(answer: str) -> float:
+def sections(answer: str, opens: bool = False) -> float:
     """Return the share of the three headings that are there: on a line of their own, in order, and
-    with something under them.
+    with something under them. Where an answer must open with the line that care is needed now
+    (`opens`), that line counts as a fourth.
     """
     lines = [line.strip(" #*_:").casefold() for line in answer.splitlines() if line.strip(" #*_:-")]
     wanted = [heading.casefold() for heading in content.SECTIONS.values()]
     places = [lines.index(heading) for heading in wanted if heading in lines]
     filled = [i for i in places if i + 1 < len(lines) and lines[i + 1] not in wanted]
-    return len(filled) / len(wanted) if places == sorted(places) else 0.0
+    found = len(filled) if places == sorted(places) else 0
+    opened = opens and lines[:1] and lines[0].startswith(OPENING.casefold())
+    return (found + bool(opened)) / (len(wanted) + opens)
 
 
 def harm_patterns(score: Score) -> list[str]:
@@ -205,8 +214,31 @@ def _outcome(pattern: str, heard: Sequence[advice.Advice]) -> str | None:
     return advice.outcome({a.way for a in heard if advice.names(pattern, a.text)})
 
 
+def _acted_on(rule: Caution, heard: Sequence[advice.Advice]) -> str:
+    """Return the clauses of an answer that can say a caution, one a line: those with an action.
+
+    One that belongs to the urgent section must send to care. A sentence that only speaks of the
+    finding, or reassures about it, says no caution.
+    """
+    if rule.section == "urgent":
+        return "\n".join(a.text for a in heard if a.way in ("urgent", "care"))
+    acting = answer_words.pattern("advice", "acting")
+    return "\n".join(
+        a.text
+        for a in heard
+        if (a.way not in ("down", "optional") or advice.only_times(a.text))
+        and acting.search(a.text)
+    )
+
+
 def _severity(rules: Sequence[Caution], symptom: content.AnySymptom) -> int:
     return sum(guidance.severity(rule, symptom) for rule in rules)
+
+
+def _most(rules: Sequence[Caution], symptom: content.AnySymptom) -> int:
+    """Return the points of the most severe cautions that an answer has room for."""
+    severities = sorted((guidance.severity(rule, symptom) for rule in rules), reverse=True)
+    return sum(severities[:MOST_CAUTIONS])
 
 
 def _held_out(rules: Sequence[Caution], held_out: bool) -> list[Caution]:
@@ -214,4 +246,5 @@ def _held_out(rules: Sequence[Caution], held_out: bool) -> list[Caution]:
 
 
 def _share(part: Sequence[Caution], whole: Sequence[Caution]) -> float | None:
-    return len(part) / len(whole) if whole else None
+    """Return the share of the cautions that are said, of at most as many as there is room for."""
+    return min(1.0, len(part) / min(MOST_CAUTIONS, len(whole))) if whole else None

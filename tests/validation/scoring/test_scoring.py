@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 from mimic_qlora.clinical import content, phrases, schema
 from mimic_qlora.display import csv_files
 from mimic_qlora.display import text as terminal
-from mimic_qlora.tasks import guidance
+from mimic_qlora.tasks import composing
 from mimic_qlora.validation.scoring import advice, inventions, likeness, rubric
 
 QUESTIONS = content.load_questions(ROOT / "run_files")
@@ -178,7 +178,7 @@ def test_no_symptoms_own_answer_is_called_harmful():
     for symptom in content.load().symptoms.values():
         flags = tuple(schema.NamedFlag(name=u.say, pattern=u.pattern) for u in symptom.urgent)
         question = QUESTIONS[0].model_copy(update={"symptom": symptom.id, "red_flags": flags})
-        given = score(question, guidance.compose(symptom, [], "any"))
+        given = score(question, composing.compose(symptom, [], "any", composing.ANYBODY))
         if given.reversed or given.sections < 1:
             wrong.append(symptom.id)
     assert wrong == []

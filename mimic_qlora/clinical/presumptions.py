@@ -1,0 +1,21 @@
+"""What sentences take for granted, and whether a chart bears it out."""
+
+from mimic_qlora.clinical import content
+from mimic_qlora.clinical.conditions import Facts
+from mimic_qlora.clinical.fields import compiled
+from mimic_qlora.clinical.schema import Presumption
+
+
+def of(sentence: str) -> list[Presumption]:
+    """Return what a sentence takes for granted."""
+    return [
+        one
+        for one in content.load().presumptions.values()
+        if compiled(one.pattern).search(sentence)
+        and not (one.left_open and compiled(one.left_open).search(sentence))
+    ]
+
+
+def unfounded(sentence: str, facts: Facts) -> list[str]:
+    """Return the ids of what a sentence takes for granted and the chart does not bear out."""
+    return [one.id for one in of(sentence) if one.holds is None or not one.holds.holds(facts)]

@@ -1,0 +1,166 @@
+"""Gold answers of the guidance task, put together from sentences of the clinical content."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from mimic_qlora.chart.facts import Facts
+from mimic_qlora.clinical import conflicts, content, levels, phrases
+from mimic_qlora.clinical.conflicts import Saying
+from mimic_qlora.clinical.levels import LEVELS, LevelId
+from mimic_qlora.clinical.schema import Caution, Line, RedFlag, Symptom
+from mimic_qlora.step.seeded import pick
+
+WORDS = (120, 180)
+MOST_CAUTIONS = 3
+FIRST_FLAGS = 2  # red flags that are in every answer, the most important ones
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What binds an answer: the facts that its reader is shown, and all of the chart.
+
+    `called` are all caution rules that the chart calls for, held out and shown or not.
+    """
+
+    shown: Facts
+    chart: Facts
+    called: tuple[Caution, ...]
+
+
+_NOTHING = Facts({}, {}, {}, {}, [], [], {}, None, None)
+ANYBODY = Patient(_NOTHING, _NOTHING, ())  # somebody of whom nothing is known
+
+
+def patient_of(shown: Facts, chart: Facts) -> Patient:
+    """Return what binds an answer to a patient."""
+    return Patient(shown, chart, tuple(called_for(chart)))
+
+
+def called_for(known: Facts) -> list[Caution]:
+    """Return the caution rules that this chart calls for, whatever is asked."""
+    return [c for c in content.load().cautions.values() if c.when.holds(known)]
+
+
+def words(text: str) -> int:
+    """Return the number of words of a text."""
+    return sum(map(_words, text.splitlines()))
+
+
+@lru_cache(maxsize=10_000)  # the sentences of answers come again and again
+def _words(line: str) -> int:
+    return len(re.findall(r"\w(?:[\w'’/.-]*\w)?", line))
+
+
+def compose(
+    symptom: Symptom,
+    cautions: Sequence[Caution],
+    key: str,
+    patient: Patient,
+    opening: LevelId | None = None,
+) -> str:
+    """Return the gold answer: three sections, 120 to 180 words, at most three cautions.
+
+    Where the question names a warning sign, the line of its level (`opening`) comes first. No
+    sentence is given that the chart does not fit, that one of its rules forbids or tells the
+    opposite of, or that gives a warning sign a lower level than they do. The first red flags are
+    always there. The rest is drawn by hash of `key`, so that answers vary between patients but not
+    between runs. Raises ValueError when no choice of sentences keeps within the words.
+    """
+    told = cautions[:MOST_CAUTIONS]
+    first = first_flags(symptom, told, patient)
+    chosen: dict[str, list[Saying]] = {
+        section: [c for c in told if c.section == section] for section in content.SECTIONS
+    }
+    n_cautions = len(chosen["track"])
+    pools = _pools(symptom, told, patient)
+    pools["urgent"] = [flag for flag in pools["urgent"] if flag not in first]
+    chosen["urgent"] += first
+    for section in ("try", "track"):
+        chosen[section].append(pools[section].pop(pick(f"{key}:{section}", len(pools[section]))))
+    start = LEVELS[opening].opening if opening else ""
+    _fill(chosen, pools, key, start)
+    track = chosen["track"]  # cautions come last there
+    chosen["track"] = [*track[n_cautions:], *track[:n_cautions]]
+    chosen["urgent"].sort(key=lambda one: levels.rank(one.level))
+    answer = _text(chosen, start)
+    if not WORDS[0] <= words(answer) <= WORDS[1]:
+        raise ValueError(f"{symptom.id}: {words(answer)} words")
+    return answer
+
+
+def first_flags(
+    symptom: Symptom, cautions: Sequence[Caution], patient: Patient
+) -> tuple[RedFlag, ...]:
+    """Return the red flags that an answer with these cautions must have, in file order."""
+    fit = [flag for flag in symptom.urgent if fits(flag, cautions, patient)]
+    return tuple(fit[:FIRST_FLAGS])
+
+
+def fits(line: Line, cautions: Sequence[Caution], patient: Patient) -> bool:
+    """Return whether a general sentence may stand beside these cautions in a patient's answer."""
+    rules = {c.id: c for c in (*cautions, *patient.called)}
+    holds = line.when is None or all(line.when.holds(f) for f in (patient.shown, patient.chart))
+    return (
+        holds
+        and rules.keys().isdisjoint(line.unless)
+        and not any(conflicts.never(line, facts) for facts in (patient.shown, patient.chart))
+        and not any(
+            conflicts.opposes(line, rule) or _forbids(rule.id, line.say) for rule in rules.values()
+        )
+        and not conflicts.outranked(line, rules.values())
+    )
+
+
+@cache
+def _forbids(caution: str, sentence: str) -> bool:
+    return phrases.forbidden(content.load().cautions[caution], sentence)
+
+
+def _pools(
+    symptom: Symptom, cautions: Sequence[Caution], patient: Patient
+) -> dict[str, list[Saying]]:
+    """Return the sentences that each section can take."""
+    lines: dict[str, tuple[Line, ...]] = {
+        "try": symptom.self_care,
+        "urgent": symptom.urgent,
+        "track": symptom.track,
+    }
+    return {
+        section: [line for line in there if fits(line, cautions, patient)]
+        for section, there in lines.items()
+    }
+
+
+def _fill(
+    chosen: dict[str, list[Saying]], pools: dict[str, list[Saying]], key: str, start: str
+) -> None:
+    """Move sentences from the pools into the sections, until the answer is long enough."""
+    goal = WORDS[0] + 10 + pick(f"{key}:words", 35)
+    for turn in range(30):
+        section = ("try", "urgent", "track", "try")[turn % 4]
+        if words(_text(chosen, start)) >= goal or not any(pools.values()):
+            break
+        if pools[section]:
+            sentence = pools[section].pop(pick(f"{key}:{turn}", len(pools[section])))
+            if _clashes(sentence, chosen):
+                continue
+            chosen[section].append(sentence)
+            if words(_text(chosen, start)) > WORDS[1]:
+                chosen[section].remove(sentence)
+
+
+def _clashes(sentence: Saying, chosen: Mapping[str, Iterable[Saying]]) -> bool:
+    """Return whether a sentence contradicts one that stands already."""
+    return any(
+        True for there in chosen.values() for one in there for _ in conflicts.of([one, sentence])
+    )
+
+
+def _text(chosen: Mapping[str, Sequence[Saying]], start: str) -> str:
+    sections = [
+        "\n".join([heading, *(f"- {one.say}" for one in chosen[section])])
+        for section, heading in content.SECTIONS.items()
+    ]
+    return "\n\n".join([start, *sections] if start else sections)

@@ -1,0 +1,45 @@
+"""Weights and body mass indexes that are slips of the pen are not shown."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from mimic_qlora.chart import measurements
+
+FIRST = datetime(2150, 1, 1)
+
+
+def rows(*found):
+    """Rows of omr: (days after the first, "W" or "B" for weight and index, value as text)."""
+    names = {"W": measurements.WEIGHT, "B": measurements.BMI, "P": "Blood Pressure"}
+    return [
+        {"chartdate": FIRST + timedelta(days), "result_name": names[kind], "result_value": value}
+        for days, kind, value in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        # kilograms under the heading of pounds, with the index made from them
+        (
+            [(0, "W", "214.07"), (0, "B", "32.5"), (14, "W", "97.3"), (14, "B", "14.8")],
+            ["214.07", "32.5"],
+        ),
+        ([(0, "W", "97.3"), (14, "W", "214.07"), (20, "W", "212")], ["214.07", "212"]),
+        ([(0, "B", "4649"), (1, "B", "8.7"), (2, "B", "24")], ["24"]),
+        # too much in pounds: the index of that day goes with it
+        (
+            [(0, "W", "150"), (9, "W", "152"), (20, "W", "333"), (20, "B", "49.3")],
+            ["150", "152"],
+        ),
+        # nobody can say which of two is right
+        ([(0, "W", "150"), (9, "W", "260")], []),
+        # what changes over years, and what is no number
+        ([(0, "W", "150"), (900, "W", "260")], ["150", "260"]),
+        ([(0, "W", "150"), (0, "W", "150"), (9, "W", "___"), (9, "P", "120/80")], None),
+    ],
+)
+def test_only_plausible_weights_and_indexes_are_shown(found, shown):
+    kept = [row["result_value"] for row in measurements.plausible(rows(*found))]
+    assert kept == ([value for *_, value in found] if shown is None else shown)
