@@ -43,9 +43,8 @@ class ProcedureFact(NamedTuple):
 class Facts:
     """The facts of a chart at a time that caution rules match on, with the rows that they rest on.
 
-    Acute phenotypes count for 90 days after the discharge of the stay that they were coded for, and
-    then as what they become, if anything; all others count for good. Drug classes are those ordered
-    during the last stay.
+    Acute phenotypes count for 90 days after the discharge of the stay that they were coded for, all
+    others for good. Drug classes are those ordered during the last stay.
     """
 
     phenotypes: dict[str, Row]  # id -> row of diagnoses_icd
@@ -138,25 +137,15 @@ def as_shown(known: Facts, shown: Mapping[str, Sequence[HasEvidence]]) -> Facts:
 
 
 def _phenotypes(view: Record, as_of: datetime) -> dict[str, Row]:
+    catalogue = content.load().phenotypes
     stays_by_id = {a["hadm_id"]: a for a in view["admissions"]}
     found: dict[str, Row] = {}
     for row in newest_first(view["diagnoses_icd_labeled"], stays_by_id):
-        ended = stays_by_id[row["hadm_id"]]["dischtime"]
         for name in codes.phenotypes_of_code(row["icd_code"], row["icd_version"]):
-            if counted := counts_as(name, ended, as_of):
-                found.setdefault(counted, row)
+            days = (as_of - stays_by_id[row["hadm_id"]]["dischtime"]).days
+            if catalogue[name].kind != "acute" or days <= ACUTE_DAYS:
+                found.setdefault(name, row)
     return found
-
-
-def counts_as(phenotype: str, ended: datetime, as_of: datetime) -> str | None:
-    """Return the phenotype as which one counts that was coded for a stay that ended then.
-
-    That is itself, or for an acute one of long ago what it has become; None where it has passed.
-    """
-    entry = content.load().phenotypes[phenotype]
-    if entry.kind == "acute" and (as_of - ended).days > ACUTE_DAYS:
-        return entry.past
-    return phenotype
 
 
 def _drug_classes(orders: Iterable[Row]) -> dict[str, Row]:

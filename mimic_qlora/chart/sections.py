@@ -28,7 +28,6 @@ from mimic_qlora.chart.wording import (
     word,
 )
 from mimic_qlora.clinical import codes, content
-from mimic_qlora.clinical.fields import begins
 
 ALLERGY = re.compile("allergy status|personal history of allergy", re.IGNORECASE)
 
@@ -187,12 +186,11 @@ def _conditions(view: Record, as_of: datetime) -> list[Item]:
     for row in facts.newest_first(view["diagnoses_icd_labeled"], stays):
         rows = (("diagnoses_icd", row),)
         phenotypes = codes.phenotypes_of_code(row["icd_code"], row["icd_version"])
-        ended = stays[row["hadm_id"]]["dischtime"]
-        for coded in phenotypes:
-            phenotype = facts.counts_as(coded, ended, as_of) or coded
+        for phenotype in phenotypes:
             if phenotype not in named:
                 name = clean(catalogue[phenotype].name)
-                end = ended if catalogue[phenotype].kind == "acute" else None
+                acute = catalogue[phenotype].kind == "acute"
+                end = stays[row["hadm_id"]]["dischtime"] if acute else None
                 words = f"{name} ({ago(end, as_of)})" if end else name
                 named[phenotype] = Item(words, rows, name, when=end)
         # external causes and administrative codes tell a reader little; phenotypes name the rest
@@ -332,7 +330,10 @@ def _procedures(view: Record, as_of: datetime) -> list[Item]:
     prefixes = content.read_by_rules().procedures
 
     def is_read(row: Row) -> bool:
-        return begins(row["icd_code"], prefixes.get(row["icd_version"], ()))
+        return any(
+            row["icd_version"] == version and row["icd_code"].startswith(code)
+            for version, code in prefixes
+        )
 
     newest: dict[str, Row] = {}
     for row in sorted(

@@ -3,43 +3,24 @@
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
 
 from mimic_qlora.clinical.content import load
-from mimic_qlora.clinical.fields import begins
 
-
-class _Prefixes(NamedTuple):
-    """Prefixes of codes with the ids of phenotypes: plain ones, and those with a "?"."""
-
-    plain: dict[tuple[int, str], set[str]]  # by ICD version and prefix
-    holed: list[tuple[int, str, str]]
-
-    def add(self, version: int, prefixes: Iterable[str], name: str) -> None:
-        """Add the prefixes of a phenotype."""
-        for prefix in prefixes:
-            if "?" in prefix:
-                self.holed.append((version, prefix, name))
-            else:
-                self.plain.setdefault((version, prefix), set()).add(name)
-
-    def of(self, code: str, version: int) -> set[str]:
-        """Return the phenotypes that have a prefix of this code."""
-        found = {name for v, prefix, name in self.holed if v == version and begins(code, [prefix])}
-        for length in range(1, len(code) + 1):
-            found |= self.plain.get((version, code[:length]), set())
-        return found
+_Prefixes = dict[tuple[int, str], set[str]]  # (ICD version, prefix) -> ids of phenotypes
 
 
 @lru_cache
 def _by_prefix() -> tuple[_Prefixes, _Prefixes]:
     """Return the prefixes that include phenotypes, and those that exclude them."""
-    included, excluded = _Prefixes({}, []), _Prefixes({}, [])
+    included: _Prefixes = {}
+    excluded: _Prefixes = {}
     for name, entry in load().phenotypes.items():
         for version, prefixes in ((9, entry.icd9), (10, entry.icd10)):
-            included.add(version, prefixes, name)
+            for prefix in prefixes:
+                included.setdefault((version, prefix), set()).add(name)
         for version, prefixes in ((9, entry.exclude9), (10, entry.exclude10)):
-            excluded.add(version, prefixes, name)
+            for prefix in prefixes:
+                excluded.setdefault((version, prefix), set()).add(name)
     return included, excluded
 
 
@@ -47,8 +28,13 @@ def _by_prefix() -> tuple[_Prefixes, _Prefixes]:
 def phenotypes_of_code(icd_code: str, icd_version: int | str) -> tuple[str, ...]:
     """Return the ids of the phenotypes that a code stands for, in file order."""
     code, version = icd_code.strip(), int(icd_version)
+    prefixes = [(version, code[:length]) for length in range(1, len(code) + 1)]
     included, excluded = _by_prefix()
-    found = included.of(code, version) - excluded.of(code, version)
+    found: set[str] = set()
+    for prefix in prefixes:
+        found |= included.get(prefix, set())
+    for prefix in prefixes:
+        found -= excluded.get(prefix, set())
     return tuple(name for name in load().phenotypes if name in found)
 
 

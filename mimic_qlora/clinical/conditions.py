@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Discriminator, Field, StrictInt, StrictStr, Tag, model_validator
 
-from mimic_qlora.clinical.fields import CodePrefix, Model, Number, Text, begins
+from mimic_qlora.clinical.fields import CodePrefix, Model, Number, Text
 
 
 class Facts(Protocol):
@@ -87,10 +87,7 @@ class AgeRange(Model):
 
 
 class ProcedureCodes(Model):
-    """A coded procedure: prefixes by ICD version, done at most `within_days` days ago.
-
-    In a prefix, "?" stands for any one character.
-    """
+    """A coded procedure: prefixes by ICD version, done at most `within_days` days ago."""
 
     icd9: tuple[CodePrefix, ...]
     icd10: tuple[CodePrefix, ...]
@@ -99,7 +96,7 @@ class ProcedureCodes(Model):
     def fits(self, icd_code: str, icd_version: int, days_ago: int) -> bool:
         """Return whether a row of procedures_icd is one of these, lately enough."""
         prefixes = self.icd9 if int(icd_version) == 9 else self.icd10
-        return 0 <= days_ago <= self.within_days and begins(icd_code.strip(), prefixes)
+        return 0 <= days_ago <= self.within_days and icd_code.strip().startswith(prefixes)
 
 
 class _Condition(Model):

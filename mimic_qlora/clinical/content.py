@@ -63,12 +63,12 @@ AnySymptom = Symptom | UnlistedSymptom
 
 
 class ReadByRules(NamedTuple):
-    """The findings that conditions look at: ids, itemids of labs, prefixes by ICD version."""
+    """The findings that conditions look at: ids, itemids of labs, (ICD version, code prefix)."""
 
     phenotypes: frozenset[str]
     drug_classes: frozenset[str]
     labs: frozenset[int]
-    procedures: dict[int, frozenset[str]]
+    procedures: frozenset[tuple[int, str]]
 
 
 @lru_cache
@@ -165,10 +165,8 @@ def read_by_rules() -> ReadByRules:
         frozenset(leaf.phenotype for leaf in found if isinstance(leaf, HasPhenotype)),
         frozenset(leaf.drug_class for leaf in found if isinstance(leaf, HasDrug)),
         frozenset(item for leaf in found if isinstance(leaf, HasLab) for item in leaf.lab.itemid),
-        {
-            9: frozenset(prefix for codes in procedures for prefix in codes.icd9),
-            10: frozenset(prefix for codes in procedures for prefix in codes.icd10),
-        },
+        frozenset((9, prefix) for codes in procedures for prefix in codes.icd9)
+        | frozenset((10, prefix) for codes in procedures for prefix in codes.icd10),
     )
 
 

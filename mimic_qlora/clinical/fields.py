@@ -1,7 +1,6 @@
 """Values that a field of the clinical content may hold, as pydantic types."""
 
 import re
-from collections.abc import Iterable
 from functools import cache
 from typing import Annotated
 
@@ -19,16 +18,6 @@ from pydantic import (
 def compiled(pattern: str) -> re.Pattern[str]:
     """Return a pattern of the content files compiled, upper and lower case alike."""
     return re.compile(pattern, re.I)
-
-
-@cache
-def _code_pattern(prefix: str) -> re.Pattern[str]:
-    return re.compile(prefix.replace("?", "."))
-
-
-def begins(code: str, prefixes: Iterable[str]) -> bool:
-    """Return whether a code begins with one of these prefixes, in which ? is any character."""
-    return any(_code_pattern(prefix).match(code) for prefix in prefixes)
 
 
 def _text(value: str) -> str:
@@ -92,10 +81,7 @@ TellTag = Annotated[
 ]
 CodePrefix = Annotated[
     StrictStr,
-    _shaped(
-        "[A-Z0-9][A-Z0-9?]*",
-        "must be an ICD code prefix in quotes, upper case, without a dot; ? is any character",
-    ),
+    _shaped("[A-Z0-9]+", "must be an ICD code prefix in quotes, upper case, without a dot"),
 ]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 from mimic_qlora.clinical.conditions import Condition, HasDrug, HasPhenotype, leaves
-from mimic_qlora.clinical.schema import Caution, Line, Phenotype, Question, Symptom, Tell
+from mimic_qlora.clinical.schema import Caution, Line, Question, Symptom, Tell
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 def check(content: "Content") -> None:
     """Raise UserError with file, entry and field for the first name that no file has."""
-    for phenotype in content.phenotypes.values():
-        _check_past(phenotype, content)
     for tell in content.tells.values():
         _check_tell(tell, content)
     for presumption in content.presumptions.values():
@@ -49,13 +47,6 @@ def check_question(question: Question, content: "Content") -> None:
 def tags_of(symptoms: Iterable[Symptom]) -> set[str]:
     """Return the tags of symptoms."""
     return {tag for symptom in symptoms for tag in symptom.tags}
-
-
-def _check_past(phenotype: Phenotype, content: "Content") -> None:
-    where = f"phenotypes.yaml, entry {phenotype.id}: field 'past'"
-    if phenotype.past is not None and phenotype.kind != "acute":
-        raise UserError(f"{where} is for 'kind: acute', since all others never pass.")
-    _check_names(where, "phenotype", filter(None, [phenotype.past]), content.phenotypes)
 
 
 def _check_tell(tell: Tell, content: "Content") -> None:

@@ -104,14 +104,12 @@ class Entry(Named):
 class Phenotype(Entry):
     """A condition that coded diagnoses stand for: ICD code prefixes, less those excluded.
 
-    In a prefix, "?" stands for any one character. `kind`: "condition" lasts, "status" is a history,
-    device or long-term treatment, "acute" counts for the stay it was coded for and the 90 days
-    after. Then an acute one becomes the phenotype `past` (id), where it names one.
+    `kind`: "condition" lasts, "status" is a history, device or long-term treatment, "acute"
+    counts for the stay it was coded for and the 90 days after.
     """
 
     name: Text
     kind: Literal["condition", "status", "acute"]
-    past: EntryId | None = None
     icd9: tuple[CodePrefix, ...]
     icd10: Annotated[tuple[CodePrefix, ...], Field(min_length=1)]
     exclude9: tuple[CodePrefix, ...] = ()

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from mimic_qlora.chart import columns, visibility
 from mimic_qlora.chart.columns import Citation
+from mimic_qlora.chart.context_settings import ContextSettings
+from mimic_qlora.chart.facts import Facts, facts_of_view
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.codes import phenotypes_of
 from mimic_qlora.prompts import audit_chart, audit_guidance, record_files
@@ -60,6 +63,7 @@ def of_storage(store: Path) -> Audit:
     """
     verified_manifest(store, "prompts")
     split, labs, folder = reader.split_of(store), _lab_names(store), store / "prompts"
+    dropped = frozenset(ContextSettings.read(store).dropped_columns)
     faults: dict[str, list[str]] = {name: [] for name in CHECKS}
     splits_of: dict[int, set[str]] = {}
     places: dict[int, list[tuple[str, int, int]]] = {}
@@ -79,11 +83,22 @@ def of_storage(store: Path) -> Audit:
         for name, number, offset in found:
             record = record_files.read_at(folder / record_files.file_name(name), offset)
             n, wrong = of_record(record, audit_chart.Chart(rows, labs, record.as_of))
+            if record.task == "guidance":
+                known = _facts(store, subject_id, record.as_of, dropped)
+                wrong += [
+                    Fault(check, "guidance") for check in audit_guidance.faults(record, known)
+                ]
             counts.update({"records": 1, "statements": n, "cited rows": len(record.evidence)})
             for check, where in wrong:
                 faults[check].append(f"{name}.jsonl line {number}, {where}")
     counts["patients"] = len(places)
     return Audit(dict(counts), faults)
+
+
+def _facts(store: Path, subject_id: int, as_of: datetime, dropped: frozenset[str]) -> Facts:
+    """Return the facts of a patient's chart at a time."""
+    record = reader.record(store, subject_id, columns.WANTED)
+    return facts_of_view(visibility.visible(record, as_of, dropped), as_of)
 
 
 def of_record(record: PromptRecord, chart: audit_chart.Chart) -> tuple[int, list[Fault]]:
@@ -170,7 +185,7 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         *(caution.say for caution in cautions),
         *(line.say for line in symptom.track),
     }
-    start, lines = audit_guidance.parts(answer)
+    lines = audit_guidance.parts(answer)[1]
     cited = {row.reason for row in record.evidence} == {*record.cautions}
     if not (
         {*lines} <= may_say
@@ -181,7 +196,6 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         yield "gold"
     if not all(_is_shown(row, chart, record.context) for row in record.evidence):
         yield "gold"
-    yield from audit_guidance.faults(record, chart, start, lines)
 
 
 def _chart_qa_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:
@@ -226,9 +240,8 @@ def _is_shown(cited: Citation, chart: audit_chart.Chart, text: str) -> bool:
         return False
     if cited.table == "diagnoses_icd":
         catalogue = clinical.load().phenotypes
-        coded = phenotypes_of([(row["icd_code"], row["icd_version"])])
-        names = {*coded, *(catalogue[name].past for name in coded)} - {None}
-        return any(catalogue[name].name in text for name in names if name)
+        names = phenotypes_of([(row["icd_code"], row["icd_version"])])
+        return any(catalogue[name].name in text for name in names)
     told = {"prescriptions": "drug", "procedures_icd": "long_title", "labevents": "valuenum"}
     value = row.get(told.get(cited.table), "- Age: ")
     return (audit_chart.number(value) or audit_chart.plain(value)) in text

@@ -229,12 +229,9 @@ def _of_conditions(chart: Chart) -> Iterator[Support]:
     for row in chart.all("diagnoses_icd"):
         end = time_of(stays.get(row["hadm_id"], {}), "dischtime")
         for name in codes.phenotypes_of([(row["icd_code"], row["icd_version"])]):
-            entry = catalogue[name]
-            text = plain(entry.name)
-            if entry.kind == "acute" and end:
+            text = plain(catalogue[name].name)
+            if catalogue[name].kind == "acute" and end:
                 text += f" ({chart.ago(end)})"
-                if entry.past and (chart.as_of - end).days > 90:
-                    text = plain(catalogue[entry.past].name)
             yield Support(text, "diagnoses_icd", row)
         yield Support(plain(row.get("long_title", "")), "diagnoses_icd", row)
 

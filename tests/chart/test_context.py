@@ -7,9 +7,7 @@ import pytest
 
 from helpers.prompt_records import context_settings
 from mimic_qlora.chart import context, prediction_times, visibility
-from mimic_qlora.clinical import content
 from mimic_qlora.mimic import tables
-from mimic_qlora.prompts import audit_chart
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
@@ -248,28 +246,6 @@ def test_age_and_sex_come_from_patients_and_age_moves_with_time():
     assert "- Age: unknown\n- Sex: unknown" in built(chart(patients=[]), "2150-01-08").text
     old = chart(patients=[{"gender": "M", "anchor_age": 91, "anchor_year": 2150}])
     assert "- Age: over 89\n- Sex: male" in built(old, "2150-01-08").text
-
-
-def test_an_acute_condition_counts_as_what_it_leaves_behind_after_90_days(monkeypatch):
-    loaded = content.load()
-    changed = loaded.phenotypes["stroke"].model_copy(update={"past": "past_stroke_or_tia"})
-    kept = loaded.phenotypes | {"stroke": changed}
-    monkeypatch.setattr(content, "load", lambda: loaded._replace(phenotypes=kept))
-    stroke = {"hadm_id": 10, "seq_num": 1, "icd_code": "I639", "icd_version": 10}
-    record = chart(diagnoses_icd_labeled=[stroke])
-    for as_of, counts, told in (
-        ("2150-04-01", "stroke", "stroke or bleeding in the brain (2 months ago)"),
-        ("2150-04-09", "past_stroke_or_tia", "past stroke or mini-stroke"),
-    ):
-        made = built(record, as_of)
-        assert [*made.facts.phenotypes] == [*made.chart.phenotypes] == [counts]
-        assert f"Known conditions: {told}\n" in made.text
-        raw = {
-            "admissions": [{"hadm_id": 10, "dischtime": "2150-01-05 12:00:00"}],
-            "diagnoses_icd_labeled": [stroke],
-        }
-        of_audit = audit_chart.SECTIONS["Known conditions"](audit_chart.Chart(raw, {}, day(as_of)))
-        assert told in {one.statement for one in of_audit}
 
 
 def test_a_flush_is_no_medicine_and_an_order_is_called_an_order():

@@ -4,14 +4,12 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import pytest
 
+from helpers.charts import Chart
 from helpers.paths import ROOT
 from mimic_qlora.clinical import codes, conditions, content, phrases, schema
-from mimic_qlora.clinical.fields import begins
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.tasks import guidance
 
@@ -31,18 +29,6 @@ CURATED = [
     "short_of_breath",
     "new_rash",
 ]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Facts as conditions read them: of a chart without anything, but for what is given."""
-
-    phenotypes: Collection[str] = ()
-    drug_classes: Collection[str] = ()
-    labs: Mapping[int, tuple] = field(default_factory=dict)
-    procedures: Sequence[tuple[str, int, int]] = ()
-    age: int | None = None
-    sex: str | None = None
 
 
 def matched(**found):
@@ -191,12 +177,6 @@ def general_advice(symptom):
             0,
             lambda e: e.update(opposed=["heat"]),
             "field 'opposed' names 'heat', which does not name it in turn",
-        ),
-        (
-            "phenotypes",
-            0,
-            lambda e: e.update(past="stroke"),
-            "field 'past' is for 'kind: acute'",
         ),
         (
             "cautions",
@@ -634,11 +614,6 @@ def test_a_code_is_not_taken_for_more_than_its_title_says(code, version, name):
 )
 def test_an_order_belongs_to_its_classes_by_word_and_route(drug, route, classes):
     assert codes.drug_classes_of(drug, route) == classes
-
-
-def test_a_question_mark_in_a_prefix_is_any_one_character():
-    assert begins("T391X2A", ["T3???2"]) and not begins("T391X1A", ["T3???2"])
-    assert not begins("T39", ["T3???2"]) and begins("0016070", ["001"])
 
 
 def test_the_severity_for_a_symptom_is_its_own_then_that_of_its_tags():
