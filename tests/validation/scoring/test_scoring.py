@@ -375,7 +375,7 @@ def test_a_dose_is_made_up_only_where_the_chart_has_none(answer, given):
 def test_no_gold_sentence_names_a_cause_or_a_dose():
     said = [c.say for c in content.load().cautions.values()]
     said += [u.say for s in content.load().symptoms.values() for u in s.urgent]
-    said += [line for s in content.load().symptoms.values() for line in s.track] + [
+    said += [line.say for s in content.load().symptoms.values() for line in s.track] + [
         q.ideal for q in QUESTIONS
     ]
     assert [s for s in said if inventions.causes(s) or inventions.doses(s)] == []
