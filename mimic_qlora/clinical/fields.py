@@ -68,6 +68,9 @@ Text = Annotated[StrictStr, AfterValidator(_text)]
 Pattern = Annotated[StrictStr, AfterValidator(_pattern)]
 Number = Annotated[int | float, PlainValidator(_number)]
 EntryId = Annotated[StrictStr, _shaped("[a-z0-9_]+", "must be lower-case words joined by _")]
+EntryKey = Annotated[
+    StrictStr, _shaped("[a-z]+/[a-z0-9_]+", "must be a file and an id, like cautions/inr_high")
+]
 Url = Annotated[StrictStr, _shaped("https://.*", "must be an https:// address")]
 Day = Annotated[
     StrictStr, _shaped(r"\d{4}-\d\d-\d\d", 'must be a day in quotes, like "2026-01-31"')

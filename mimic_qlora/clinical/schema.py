@@ -23,6 +23,7 @@ from mimic_qlora.clinical.fields import (
     CodePrefix,
     Day,
     EntryId,
+    EntryKey,
     Model,
     Pattern,
     Severity,
@@ -293,6 +294,28 @@ class Knowledge(Entry):
     question: Text
     ideal: Text
     key_points: Annotated[tuple[KeyPoint, ...], Field(min_length=1)]
+
+
+class ReadSource(Source):
+    """A source that was opened, and the day."""
+
+    read: Day
+
+
+class Change(Model):
+    """A change of the content for a clinician to judge: what, why, by which source.
+
+    `entries` are the entries that changed, as "cautions/id"; `severity` is that of the harm that
+    the earlier state could do, 3 the worst. `ask` is what the clinician should settle.
+    """
+
+    entries: Annotated[tuple[EntryKey, ...], Field(min_length=1)]
+    finding: Text
+    severity: Literal[1, 2, 3]
+    what: Text
+    why: Text
+    source: ReadSource | None
+    ask: Text | None = None
 
 
 # ---- files ----

@@ -7,8 +7,10 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import HTMLResponse, Response
 
 from mimic_qlora.clinical import content, schema
+from mimic_qlora.clinical.levels import LEVELS
 from mimic_qlora.clinical.schema import Caution, Entry, Symptom
 from mimic_qlora.display import text as terminal
+from mimic_qlora.review import changes
 from mimic_qlora.review import content as content_review
 from mimic_qlora.review.content import Wording
 from mimic_qlora.review.decisions import VERDICTS, Decision
@@ -36,6 +38,11 @@ _FIELD_NAMES = schema.SECTIONS | {
     "section": "Section of the answer",
     "symptoms": "For which symptoms",
     "held_out": "Kept out of the training",
+    "level": "How soon to be seen",
+    "signs": "Warning signs that it is about",
+    "tells": "What it tells somebody to do",
+    "asks": "What an answer must and must not say",
+    "needs": "Who has it, or is asked",
     "question": "The question",
 }
 router = APIRouter()
@@ -75,11 +82,29 @@ class Readable(NamedTuple):
 
 @router.get("/content")
 def overview(site: TheSite, rater: Rater) -> HTMLResponse:
-    """Show the list of all entries and what was decided about them."""
-    found = content_review.current(site.run_files, site.store.decisions.all())
+    """Show the list of all entries, the most serious first, and what was decided about them."""
+    found = _by_severity(site)
     undecided = [key for key, entry in found.items() if not _decided(entry, rater)]
-    kinds = content_review.KINDS
-    return page("content", rater=rater, entries=found, open=undecided, kinds=kinds)
+    changed = changes.by_entry(changes.load())
+    return page(
+        "content",
+        rater=rater,
+        entries=found,
+        open=undecided,
+        kinds=content_review.KINDS,
+        changed={key: changed[key] for key in found if key in changed},
+    )
+
+
+def _by_severity(site: Site) -> dict[str, Wording]:
+    """Return "kind/id" -> wording: what changed to mend the worst first, then the worst rules."""
+    found = content_review.current(site.run_files, site.store.decisions.all())
+    changed = changes.by_entry(changes.load())
+
+    def rank(key: str) -> tuple[int, ...]:
+        return tuple(-n for n in changes.severity(key, found[key].entry, changed))
+
+    return {key: found[key] for key in sorted(found, key=rank)}
 
 
 @router.get("/content/{kind}/{name}")
@@ -135,7 +160,7 @@ def _keep(site: Site, found: Wording, decision: Decision) -> None:
 
 def _find(site: Site, key: str) -> Located:
     """Return an entry by its key. Raises 404."""
-    found = content_review.current(site.run_files, site.store.decisions.all())
+    found = _by_severity(site)
     if key not in found:
         raise HTTPException(404)
     keys = list(found)
@@ -165,6 +190,7 @@ def _shown(
         texts=_boxes(at.found, typed.texts),
         mine=_decided(at.found, rater),
         kind_name=content_review.KINDS[at.found.kind],
+        changes=changes.by_entry(changes.load()).get(at.keys[at.place], []),
     )
 
 
@@ -207,23 +233,49 @@ def _place_name(place: Place, entry: Entry) -> str:
     if len(place) == 1:
         return name
     number = int(place[1])
-    unless: tuple[str, ...] = ()
-    if isinstance(entry, Symptom) and place[0] == "try":
-        unless = entry.self_care[number].unless
-    rules = ", ".join(unless).replace("_", " ")
-    but = f", left out where a rule holds: {rules}" if rules else ""
-    return f"{name}, sentence {number + 1}{but}"
+    about = f": {'; '.join(_about(_line_at(entry, place)))}" if isinstance(entry, Symptom) else ""
+    return f"{name}, sentence {number + 1}{about.rstrip(': ')}"
+
+
+def _line_at(entry: Symptom, place: Place) -> schema.Line:
+    lines = {"try": entry.self_care, "urgent": entry.urgent, "track": entry.track}
+    line: schema.Line = lines[str(place[0])][int(place[1])]
+    return line
+
+
+def _about(line: schema.Line) -> list[str]:
+    """Return in words when a sentence of general advice is said, how soon it asks to be seen."""
+    about = [LEVELS[line.level].name] if line.level else []
+    if line.when is not None:
+        about.append(f"only for {line.when.in_words(content.names())}")
+    if line.unless:
+        about.append(f"left out where a rule holds: {', '.join(line.unless).replace('_', ' ')}")
+    return about
 
 
 def _lines(entry: Entry, field: str, value: Any) -> list[str]:
     """Return a field's value in words."""
-    if isinstance(entry, Caution) and field == "when":
-        return [entry.when.in_words(content.names())]
+    condition = getattr(entry, field) if field in ("when", "needs") else None
+    if condition is not None:
+        return [condition.in_words(content.names())]
+    if field == "level":
+        return [LEVELS[value].name] if value else []
+    if field == "asks" and isinstance(entry, Caution) and entry.asks:
+        return _asked(entry.asks)
     if isinstance(entry, Caution) and field == "section":
         return [schema.SECTIONS[entry.section]]
-    if field in ("symptoms", "tags"):
+    if field in ("symptoms", "tags", "signs", "tells"):
         return [", ".join(value).replace("_", " ")]
     return [_line(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _asked(asks: schema.Asks) -> list[str]:
+    """Return in words what a caution asks of an answer."""
+    forbidden = [
+        f"Not: {act.act}" + (f" ({', '.join(act.drugs)})" if act.drugs else "")
+        for act in asks.forbidden
+    ]
+    return [f"To do: {asks.action}", f"Reason: {asks.reason}", *forbidden]
 
 
 def _line(value: Any) -> str:

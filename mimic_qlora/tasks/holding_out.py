@@ -28,6 +28,7 @@ ALWAYS = (
     "new_rash",
 )
 Stratum = Literal["new reason", "new action"]
+STRATA: tuple[Stratum, ...] = ("new reason", "new action")
 
 
 def acts(rule: Caution) -> frozenset[str]:
