@@ -60,6 +60,17 @@ def outranked(one: Saying, others: Iterable[Saying]) -> bool:
     )
 
 
+def gives_way(one: Caution, other: Caution) -> bool:
+    """Return whether a caution is needless beside another: that gives one of its signs a higher
+    level, none a lower one, and tells all that it tells.
+    """
+    return (
+        outranked(one, [other])
+        and {*one.signs} <= {*other.signs}
+        and {*one.tells} <= {*other.tells}
+    )
+
+
 def never(one: Saying, facts: Facts) -> bool:
     """Return whether a kind of advice that it gives is never given to such a chart."""
     kinds = (content.load().tells[tag.partition(":")[0]].never_when for tag in one.tells)

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from mimic_qlora.chart.facts import Facts
-from mimic_qlora.clinical import conflicts, content, levels, phrases
+from mimic_qlora.clinical import conflicts, content, levels
 from mimic_qlora.clinical.conflicts import Saying
 from mimic_qlora.clinical.levels import LEVELS, LevelId
 from mimic_qlora.clinical.schema import Caution, Line, RedFlag, Symptom
@@ -99,23 +99,19 @@ def first_flags(
 
 
 def fits(line: Line, cautions: Sequence[Caution], patient: Patient) -> bool:
-    """Return whether a general sentence may stand beside these cautions in a patient's answer."""
+    """Return whether a general sentence may stand beside these cautions in a patient's answer.
+
+    That a rule forbids the sentence stands in the content, as `unless` or as opposed tags.
+    """
     rules = {c.id: c for c in (*cautions, *patient.called)}
     holds = line.when is None or all(line.when.holds(f) for f in (patient.shown, patient.chart))
     return (
         holds
         and rules.keys().isdisjoint(line.unless)
         and not any(conflicts.never(line, facts) for facts in (patient.shown, patient.chart))
-        and not any(
-            conflicts.opposes(line, rule) or _forbids(rule.id, line.say) for rule in rules.values()
-        )
+        and not any(conflicts.opposes(line, rule) for rule in rules.values())
         and not conflicts.outranked(line, rules.values())
     )
-
-
-@cache
-def _forbids(caution: str, sentence: str) -> bool:
-    return phrases.forbidden(content.load().cautions[caution], sentence)
 
 
 def _pools(

@@ -49,7 +49,7 @@ def cautions_for(
     warns of more; none is left out that warns of anything else. `called` is `called_for(known)`,
     for callers with many symptoms; rules that are equally severe and close keep its order.
     """
-    rules = [(bearing(c, symptom), c) for c in (called_for(known) if called is None else called)]
+    rules = _with_highest_levels(called_for(known) if called is None else called, symptom)
     chosen: list[Caution] = []
     for _, rule in sorted(
         (r for r in rules if r[0]), key=lambda r: (r[0] != 4, -severity(r[1], symptom), -r[0])
@@ -67,6 +67,24 @@ def cautions_for(
             chosen.append(rule)
         chosen = [c for c in chosen if c not in less]
     return chosen
+
+
+def _with_highest_levels(
+    called: Sequence[Caution], symptom: content.AnySymptom
+) -> list[tuple[int, Caution]]:
+    """Return the rules that stand, each with how closely it bears on the symptom.
+
+    A rule is left out where another has a higher level for its signs, which then takes its place.
+    """
+    bears = {c.id: bearing(c, symptom) for c in called}
+    stands = []
+    for rule in called:
+        above = [other for other in called if conflicts.gives_way(rule, other)]
+        for other in above:
+            bears[other.id] = max(bears[other.id], bears[rule.id])
+        if not above:
+            stands.append(rule)
+    return [(bears[rule.id], rule) for rule in stands]
 
 
 @cache
@@ -107,7 +125,11 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
         if phrasings:
             # of equally severe rules others come first for other patients
             order = sorted(trained, key=lambda name: pick(f"{key}:{symptom.id}:{name}", 1 << 30))
-            cautions = cautions_for(symptom, known, [trained[name] for name in order])
+            cautions = [
+                c
+                for c in cautions_for(symptom, known, [trained[name] for name in order])
+                if not any(conflicts.gives_way(c, other) for other in patient.called)
+            ]
             left_out = sum(c.held_out and bearing(c, symptom) > 0 for c in called)
             rank = (not cautions, left_out, pick(f"{key}:{symptom.id}", 1 << 30))
             phrasing = phrasings[pick(f"{key}:{symptom.id}:phrasing", len(phrasings))]
