@@ -71,13 +71,15 @@ class Tell(Named):
     """A kind of advice, by which sentences are kept from contradicting each other.
 
     `opposed` are the tags that tell the opposite. `takes` says that a tag of this kind names a drug
-    class, or any, after a colon ("stop_drug:antiplatelet", "keep_drug:any"). Where the chart
-    fulfils `never_when`, no sentence of this kind is given.
+    class, or any, after a colon ("stop_drug:antiplatelet", "keep_drug:any"). A general sentence in
+    which `pattern` is found needs the tag, or its opposite. Where the chart fulfils `never_when`,
+    no sentence of this kind is given.
     """
 
     means: Text
     opposed: tuple[EntryId, ...] = ()
     takes: Literal["drug_class"] | None = None
+    pattern: Pattern | None = None
     never_when: Condition | None = None
 
 

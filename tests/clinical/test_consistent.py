@@ -38,6 +38,18 @@ def test_a_sentence_says_its_own_level_and_no_other():
     assert wrong == []
 
 
+def test_a_sentence_with_the_words_of_a_kind_of_advice_has_its_tag_or_the_opposite():
+    untagged = [
+        (one.say, tell.id)
+        for symptom in SYMPTOMS
+        for one in (*symptom.self_care, *symptom.track)
+        for tell in CONTENT.tells.values()
+        if tell.pattern and re.search(tell.pattern, one.say, re.IGNORECASE)
+        if not {tag.partition(":")[0] for tag in one.tells} & {tell.id, *tell.opposed}
+    ]
+    assert untagged == []
+
+
 def test_no_two_general_sentences_of_a_symptom_contradict_each_other():
     assert [(s.id, found) for s in SYMPTOMS for found in conflicts.of(lines(s))] == []
 
