@@ -52,6 +52,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--question",
+        type=command_line.text,
         help="the question to ask with --once (and with --check, default: the first curated one)",
     )
     how = parser.add_mutually_exclusive_group()
@@ -114,6 +115,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     )
     picks = "seed that picks random patients (default: %(default)s)"
     add("--seed", type=int, default=0, help=picks)
+    command_line.add_device(parser)
 
 
 def main() -> int:

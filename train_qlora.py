@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mimic_qlora.step import command_line, errors, storage
+from mimic_qlora.step import command_line, errors, limits, storage
 from mimic_qlora.training import settings
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -88,8 +88,12 @@ def arguments() -> argparse.Namespace:
     add("limit", type=positive_int)
     add("save-minutes", type=command_line.number(0, command_line.MOST), default=10)
     add("preview", action="store_true")
+    command_line.add_device(parser)
     command_line.add_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.recipe == "cpu":
+        limits.hide_gpus()
+    return args
 
 
 def checkpointing(text: str) -> str:

@@ -252,7 +252,7 @@ def labelled(questions: list) -> None:
     """Part 3: how far the scorer agrees with labels on real answers, arm by arm."""
     place = Path(__file__).parent
     answers = labelled_answers(place / "labelled_answers.jsonl")
-    found = labels.judged(answers, labels.read(place / "labels.csv"), questions)
+    found = labels.judged(answers, labels.read(place / "labels.csv").labels, questions)
     rows = labels.shown(labels.accuracy(found))
     print(
         text_tables.text_table(

@@ -5,11 +5,13 @@
 Step 7 leaves label.csv in its results: up to 50 answers of base and adapter each, mixed, without
 their arm. Open a copy in a spreadsheet and fill the columns on the right of the answer: `named` and
 `cautions_said` with the numbers of the warning signs and cautions that the answer gives (- for
-none), the others with yes or no. Save it as CSV, then run this: it prints how much the scorer finds
-of what is there, and its false alarms, per arm, and the differences corrected for both.
+none), the others with yes or no. Save it as CSV, in whatever form the spreadsheet has, then run
+this: it prints how much the scorer finds of what is there, and its false alarms, per arm, and the
+differences corrected for both. A row that cannot be read is named and left out (exit code 1).
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from mimic_qlora.step import command_line, storage
@@ -31,9 +33,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     args = arguments()
     from mimic_qlora.clinical import content
+    from mimic_qlora.display import text as terminal
     from mimic_qlora.display import text_tables
     from mimic_qlora.validation import labels, results
 
@@ -46,14 +49,20 @@ def main() -> None:
     file = Path(args.labels).expanduser() if args.labels else folder / labels.FILE
     if not file.is_file():
         raise UserError(f"{file} is not there: give the filled file with --labels")
-    labelled = labels.read(file)
-    if not labelled:
+    labelled, faults = labels.read(file)
+    if not labelled and not faults:
         raise UserError(f"{file} has no filled row yet: the help says what goes where")
-    if unknown := labelled.keys() - {answer.key for answer in answers}:
-        raise UserError(
+    unknown = labelled.keys() - {answer.key for answer in answers}
+    if unknown:
+        faults.append(
             f"{file} has {len(unknown)} rows of other results than {folder}: "
             "give theirs with --results"
         )
+    labelled = {key: label for key, label in labelled.items() if key not in unknown}
+    for fault in faults:
+        print(f"left out: {terminal.printable(fault)}", file=sys.stderr)
+    if not labelled:
+        raise UserError(f"{file} has no row that can be used")
     judged = labels.judged(answers, labelled, content.load_questions(HERE))
     rows = labels.shown(labels.accuracy(judged))
     print(text_tables.text_table(rows, f"{len(labelled)} labelled answers"))
@@ -62,6 +71,7 @@ def main() -> None:
         "base, in\nshares, as the scorer says, as people say, and as corrected for the scorer's "
         "errors."
     )
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

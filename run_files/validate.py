@@ -79,6 +79,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     add("--records", action=yes_no, default=True, help=records)
     anew = "answer anew even what an earlier run of the same content answered"
     add("--force", action="store_true", help=anew)
+    command_line.add_device(parser)
     login = "login host on the way to this machine, for the scp line (ssh's ProxyJump)"
     add("--jump", metavar="HOST", help=login)
 
@@ -150,10 +151,10 @@ def main() -> int:
         print(f"\nStopped before a trial was answered: {GOES_ON}", file=sys.stderr)
         return 130
 
-    folder = delivery.fresh_folder()
-    text = run.write(this, answered, folder)
-    kept = delivery.copy_to(store / "validation", folder)
-    print(f"{text}\n\n{delivery.farewell(folder, kept, args.jump)}")
+    with delivery.kept_results(store / "validation") as kept:
+        text = run.write(this, answered, kept.partial)
+    folder = delivery.copy_to_temporary(kept.place)
+    print(f"{text}\n\n{delivery.farewell(folder, kept.place, args.jump)}")
     if answered.stopped:
         finished = f"{len(answered.trials)} of {len(drawn)} trials, compared above"
         print(f"\nStopped after {finished}: {GOES_ON}", file=sys.stderr)

@@ -4,6 +4,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from mimic_qlora.step.plain_text import inline
+
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
 
@@ -13,6 +15,8 @@ _NUMBER = re.compile(r"^[<+-]?\d[\d,.]*%?( [(\[].*)?$")
 
 def shown(value: Cell, column: str = "") -> str:
     """Return a cell as text: thousands apart, about three digits of a decimal, None empty.
+
+    Text of a chart is inert and on one line.
 
     Columns whose name ends in "share" hold parts of one and are shown as percentages.
     """
@@ -28,7 +32,7 @@ def shown(value: Cell, column: str = "") -> str:
         return f"{value:,.{3 if abs(value) <= 1 else 2 if abs(value) < 10 else 1}f}"
     if isinstance(value, int) and column not in _IDENTIFIERS:
         return f"{value:,}"
-    return str(value)
+    return inline(str(value))
 
 
 def is_numeric(rows: Sequence[Row], column: str) -> bool:

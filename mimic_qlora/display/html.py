@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from mimic_qlora.display.cells import Row, is_numeric, shown
 from mimic_qlora.step.files import atomic_write
+from mimic_qlora.step.plain_text import printable
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -36,9 +37,15 @@ def environment(*folders: Path) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_inert,
     )
     templates.globals["page_css"] = Markup((PAGES / "page.css").read_text(encoding="utf-8"))
     return templates
+
+
+def _inert(value: Any) -> Any:
+    """Return what a page shows: text of charts and answers without steering characters."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
 
 
 def render(template: str, folder: Path | None = None, **values: Any) -> Markup:
@@ -49,7 +56,7 @@ def render(template: str, folder: Path | None = None, **values: Any) -> Markup:
 
 def paragraph(text: str) -> Markup:
     """Return one paragraph."""
-    return Markup("<p>{}</p>").format(text)
+    return Markup("<p>{}</p>").format(printable(text))
 
 
 def table(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from mimic_qlora.step.plain_text import inline
+
 if TYPE_CHECKING:  # matplotlib takes most of a second to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -43,7 +45,7 @@ def image(fig: "Figure", alt: str) -> Markup:
     fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     data = base64.b64encode(buffer.getvalue()).decode()
     return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(
-        alt, data
+        inline(alt), data
     )
 
 
@@ -72,10 +74,17 @@ def bars(
     return image(fig, alt)
 
 
+def _name(label: str) -> str:
+    """Return a name as a plot shows it: inert, on one line, cut, and never read as mathematics.
+
+    Between two dollar signs matplotlib reads formulas; with a backslash they are dollar signs.
+    """
+    name = inline(label)
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return name.replace("$", r"\$")
+
+
 def name_lines(axes: "Axes", labels: Sequence[str]) -> None:
     """Name the lines of a plot at its left, the first on top; a long name is cut."""
-    names = [
-        label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…" for label in labels
-    ]
-    axes.set_yticks(range(len(labels)), names)
+    axes.set_yticks(range(len(labels)), [_name(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)

@@ -2,19 +2,14 @@
 
 import unicodedata
 
-# control, formatting, private use, surrogates, line and paragraph separators
-_STEERING = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
+from mimic_qlora.step.plain_text import inline, printable
 
-
-def printable(text: str) -> str:
-    """Return the text without control, formatting and bidirectional characters. Newlines stay."""
-    text = text.replace("\t", " ")
-    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in _STEERING)
+__all__ = ["columns", "folded", "inline", "one_line", "printable"]
 
 
 def folded(text: str) -> str:
     """Return the printable text as one line, with single spaces between the words."""
-    return " ".join(printable("\n".join(text.splitlines())).split())
+    return " ".join(inline(text).split())
 
 
 def one_line(text: str, width: int) -> str:

@@ -28,7 +28,8 @@ def text_table(
         return "\n".join([*head, "  (none)"])
     columns = list(columns or rows[0])
     right = [is_numeric(rows, column) for column in columns]
-    table = [list(columns), *([shown(row[c], c) for c in columns] for row in rows)]
+    head_cells = [shown(column) for column in columns]
+    table = [head_cells, *([shown(row[c], c) for c in columns] for row in rows)]
     widths = _widths(table, right, width)
     lines = [line for cells in table[:1] for line in _lines(cells, widths, right)]
     lines.append(_GAP.join("-" * width for width in widths))

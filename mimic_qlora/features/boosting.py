@@ -1,7 +1,5 @@
 """XGBoost models of many targets over one binned matrix, and their out-of-fold scores."""
 
-import shutil
-import subprocess
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +10,7 @@ from tqdm import tqdm
 
 from mimic_qlora.features.cohort import Target
 from mimic_qlora.features.matrix import Features, in_split
-from mimic_qlora.step import seeded
+from mimic_qlora.step import limits, seeded
 from mimic_qlora.step.errors import UserError
 
 PARAMS = {
@@ -73,18 +71,16 @@ def device(wanted: str = "auto") -> str:
 
     Raises UserError when `wanted` is "cuda" and there is no usable GPU.
     """
-    lister = shutil.which("nvidia-smi")
-    has_gpu = False
-    if lister:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True)
-        has_gpu = bool(listed.stdout.strip())
-    usable = bool(xgboost.build_info().get("USE_CUDA") and has_gpu)
+    listed = None if wanted == "cpu" or limits.gpus_hidden() else limits.gpus()
+    has_gpu = bool(listed and listed.count)
+    usable = bool(has_gpu and xgboost.build_info().get("USE_CUDA"))
     if wanted == "cuda" and not usable:
         why = "this xgboost is built without CUDA" if has_gpu else "nvidia-smi finds none"
+        why = "CUDA_VISIBLE_DEVICES hides all" if limits.gpus_hidden() else why
         raise UserError(
             f"--device cuda: there is no GPU to use ({why}); leave --device out to use the CPU"
         )
-    return "cuda" if usable and wanted != "cpu" else "cpu"
+    return "cuda" if usable else "cpu"
 
 
 def bins(matrix: np.ndarray, is_train: np.ndarray, is_validation: np.ndarray) -> Bins:

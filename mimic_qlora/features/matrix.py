@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mimic_qlora.chart import visibility
 from mimic_qlora.features.column_roles import reason_for
+from mimic_qlora.step import limits
 from mimic_qlora.subjects import database
 from mimic_qlora.subjects.manifest import subjects_manifest
 
@@ -127,7 +128,7 @@ def build(storage: Path, people: pd.DataFrame, temp: Path) -> Features:
         CREATE TABLE cohort AS
         SELECT *, row_number() OVER (ORDER BY subject_id) - 1 AS i FROM people""")
     jobs = [Job(con.cursor(), name, types, is_train) for name, types in sorted(columns.items())]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(min(4, limits.cores())) as pool:
         done = pool.map(_of_table, jobs)
         bar = tqdm(done, total=len(jobs), desc="features", unit="table", disable=None)
         parts = list(bar)

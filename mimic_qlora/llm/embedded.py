@@ -38,8 +38,11 @@ def embedded_path(storage: Path) -> Path:
         convert_gguf(gguf, temp)
         for file in temp.iterdir():
             file.chmod(0o600)
-        with contextlib.suppress(OSError):  # another process was quicker: its folder is as good
+        try:
             temp.rename(place)
+        except OSError:
+            if not place.is_dir():  # another process was quicker: its folder is as good
+                raise
     finally:
         shutil.rmtree(temp, ignore_errors=True)
     return place

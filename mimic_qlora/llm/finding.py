@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mimic_qlora.llm.embedded import EMBEDDED, EMBEDDED_ORIGIN, embedded_path, is_embedded
+from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 
 
@@ -57,8 +58,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return content
-    except (OSError, ValueError):
-        pass
+    except (OSError, ValueError) as error:
+        if faults.of_the_machine(error):
+            raise
     raise UserError(f"{path} is damaged: {remedy(path.parent)}")
 
 
@@ -119,7 +121,9 @@ def fingerprint(path: Path) -> str:
         try:
             with safe_open(file, framework="pt") as weights:
                 tensors.update(dict.fromkeys(weights.keys(), file))
-        except (SafetensorError, OSError):
+        except (SafetensorError, OSError) as error:
+            if faults.of_the_machine(error):
+                raise
             raise UserError(f"{file} is damaged or cut short: {remedy(path)}") from None
     names = [
         name for name in sorted(tensors) if name.endswith(("q_proj.weight", "embed_tokens.weight"))

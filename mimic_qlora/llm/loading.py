@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.llm.finding import fingerprint, model_name, read_json, remedy
 from mimic_qlora.llm.offline import quiet_transformers
+from mimic_qlora.step import faults, limits
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def load_base(
             "larger one"
         ) from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if faults.of_the_machine(error):
+            raise
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(
             f"the model in {path} cannot be loaded ({reason}): {remedy(path)}"
@@ -103,14 +106,13 @@ def unpacked(model: "PreTrainedModel") -> "PreTrainedModel":
     by `generation`, whose arms are named in `adapter_names`, are equal to the last bit; a plain
     forward rounds LoRA's output at another place. On a GPU the model is returned as it is.
     """
-    import psutil
     import torch
 
     weights = [
         m.in_features * m.out_features for m in model.modules() if isinstance(m, torch.nn.Linear)
     ]
     needed = 4 * sum(weights)  # bytes: two a weight, old and new
-    if torch.cuda.is_available() or needed > psutil.virtual_memory().available:
+    if torch.cuda.is_available() or needed > limits.free_memory():
         return model
     return model.dequantize(dtype=compute_dtype()).eval()
 
@@ -156,6 +158,8 @@ def load_adapter(
                 model, folder, adapter_name=name, local_files_only=True
             )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if faults.of_the_machine(error):
+            raise
         if "size mismatch" in str(error):
             raise UserError(
                 f"the adapter in {folder} does not fit the shape of {model_name(path)}"

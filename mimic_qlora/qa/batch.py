@@ -14,6 +14,7 @@ from mimic_qlora.llm import generation
 from mimic_qlora.qa import patient, session, transcript
 from mimic_qlora.qa.patient import Patient
 from mimic_qlora.qa.session import Answerer
+from mimic_qlora.step import plain_text
 from mimic_qlora.step.errors import UserError
 
 
@@ -71,29 +72,40 @@ def bar(answerer: Answerer, questions: int) -> tqdm:
 def read_lines(path: str) -> list[Line]:
     """Return the lines of --batch that are not empty; "-" reads standard input.
 
-    Raises UserError for a file that cannot be read as UTF-8 text.
+    Lines end where JSON Lines end, not at other breaks, which may stand in a string. A byte that is
+    not UTF-8 is kept as a surrogate, for its own line to fail. Raises UserError for a file that
+    cannot be read.
     """
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--batch {path} cannot be read as UTF-8 text ({type(error).__name__})"
-        ) from None
-    lines = enumerate(text.splitlines(), 1)
-    return [Line(number, line) for number, line in lines if line.strip()]
+        data = plain_text.in_utf8(_standard_input() if path == "-" else Path(path).read_bytes())
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is cut or damaged UTF-16"
+        raise UserError(f"--batch {path} cannot be read ({reason})") from None
+    lines = enumerate(data.splitlines(), 1)  # of bytes: at \n and \r alone
+    texts = ((number, line.decode("utf-8", "surrogateescape")) for number, line in lines)
+    return [Line(number, text) for number, text in texts if text.strip()]
+
+
+def _standard_input() -> bytes:
+    """Return all of standard input, whatever the locale says of its encoding."""
+    return sys.stdin.buffer.read()
 
 
 def parse(answerer: Answerer, line: str) -> Question:
     """Return the question of a line. Raises UserError that says what is wrong with the line."""
+    if not plain_text.is_whole(line):
+        raise UserError("this is not UTF-8 text: save the file as UTF-8")
     try:
         asked = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError("this is not JSON") from None
     text = asked.get("question") if isinstance(asked, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise UserError(
             'a line is {"subject_id": number, "question": "..."}, with "as_of" if you like'
         )
+    if not plain_text.is_whole(text):
+        raise UserError("the question holds half of a character, \\ud800 to \\udfff")
     as_of = patient.parse_time(asked["as_of"]) if asked.get("as_of") else None
     found = patient.find(answerer.session, asked.get("subject_id"), as_of)
     question = Question(found, text.strip())

@@ -12,6 +12,7 @@ from mimic_qlora.qa.patient import Patient
 from mimic_qlora.qa.session import Answerer, Chart, Turn
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.plain_text import typed
 
 ARMS = {"base": ("base",), "adapter": ("adapter",), "both": ("base", "adapter")}  # by --arm
 SHOWN = 8  # patients listed for a part of a subject_id
@@ -148,7 +149,7 @@ def open_typed(talk: Conversation, name: str) -> None:
     """Open the patient with this number, or list those whose number contains it."""
     if name == "random":
         name = str(next_random(talk.randoms))
-    elif name.isdigit():
+    elif name.isdecimal():
         found = patient.with_part(talk.answerer.session.store, name)
         if not found:
             raise UserError(
@@ -222,7 +223,7 @@ COMMANDS: dict[str, Callable[[Conversation, str], None]] = {
 def obey(talk: Conversation, line: str) -> None:
     """Do what one typed line asks for. Raises UserError, which leaves the talk as it was."""
     word, _, rest = line.partition(" ")
-    if line == "random" or line.isdigit():
+    if line == "random" or line.isdecimal():
         open_typed(talk, line)
     elif word in COMMANDS:
         COMMANDS[word](talk, rest.strip())
@@ -256,9 +257,11 @@ def converse(talk: Conversation) -> None:
             return
         try:
             if line:
-                obey(talk, line)
+                obey(talk, typed(line))
+        except UnicodeError:
+            print("error: this is not UTF-8 text: type it in a terminal that is set to UTF-8")
         except UserError as error:
-            print(f"error: {error}")
+            print(f"error: {terminal.printable(str(error))}")
         except KeyboardInterrupt:
             print("\n[stopped]")
 

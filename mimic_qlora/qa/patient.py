@@ -2,6 +2,7 @@
 gets.
 """
 
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +46,7 @@ def find(of: Session, name: object, as_of: datetime | None) -> Patient:
     Raises UserError for an unknown patient, and for a time outside the chart: before the first
     stay, after death, or over a year after the last discharge (until then MIMIC-IV records deaths).
     """
-    if not (str(name).isascii() and str(name).isdigit()):
+    if not re.fullmatch("[0-9]{1,18}", str(name)):
         raise UserError(f"'{name}' is not a subject_id: give a number such as 10014729, or random")
     subject_id = int(str(name))
     record = reader.record(of.store, subject_id, columns.WANTED)

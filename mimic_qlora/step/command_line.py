@@ -6,7 +6,6 @@ one argument and raises ArgumentTypeError with the end of a sentence ("must be .
 """
 
 import argparse
-import errno
 import math
 import os
 import re
@@ -14,11 +13,12 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from mimic_qlora.step import faults, limits, streams
 from mimic_qlora.step.errors import UpToDate, UserError
 from mimic_qlora.step.files import is_folder_name
-from mimic_qlora.step.storage import COMMANDS
+from mimic_qlora.step.plain_text import printable, typed
 
 MOST = 1_000_000  # the greatest count that makes sense in any argument without a limit of its own
 
@@ -48,6 +48,33 @@ def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:
         parser.add_argument(
             "--force", action="store_true", help="redo the step even if nothing has changed"
         )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, for steps that use a GPU where there is one."""
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu"),
+        default="auto",
+        action=_Device,
+        help="cpu: use no GPU, even where there is one (default: %(default)s)",
+    )
+
+
+class _Device(argparse.Action):
+    """Hides the GPUs while the command line is read, since torch looks once, at its import."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        """Keep the value, and let no library see a GPU for "cpu"."""
+        setattr(namespace, self.dest, values)
+        if values == "cpu":
+            limits.hide_gpus()
 
 
 def whole_number(least: int, most: int = MOST) -> Callable[[str], int]:
@@ -122,6 +149,16 @@ def seeds(text: str) -> tuple[int, ...]:
     return values
 
 
+def text(given: str) -> str:
+    """Read a text of people, such as a question."""
+    try:
+        return typed(given)
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(
+            "must be UTF-8 text: type it in a terminal that is set to UTF-8"
+        ) from None
+
+
 def folder_name(text: str) -> str:
     """Read a name that can be a folder's: letters, digits, '-', '_' and '.', no leading '.'."""
     if not is_folder_name(text):
@@ -159,6 +196,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     of the output has gone. All files that the process writes are readable by their owner alone.
     """
     os.umask(0o077)
+    streams.make_ready()
+    limits.prepare()
     stopped: list[int] = []
     _unwind_on_signals(stopped)
     code: int | None = None
@@ -166,16 +205,16 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = main() or 0
         sys.stdout.flush()
     except UpToDate as message:
-        print(message)
+        print(printable(str(message)))
         code = 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say_error(str(error))
         code = 2
     except KeyboardInterrupt:
         print("\nstopped; the output of earlier runs is unchanged", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.let_go(sys.stdout)
         if code is None:
             print(
                 "error: stopped because the program that read the output has ended: "
@@ -186,12 +225,18 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except Exception as error:
         if stopped:  # a library that was importing swallowed the interrupt and failed because of it
             code = 128 + stopped[-1]
-        elif fault := fault_of_the_machine(error):
-            print(f"error: {fault}", file=sys.stderr)
+        elif fault := faults.sentence(error):
+            _say_error(fault)
             code = 2
         else:
             raise
     sys.exit(code)
+
+
+def _say_error(sentence: str) -> None:
+    """Print an error; a name of a file or column in it must not steer the terminal."""
+    print(f"error: {printable(sentence)}", file=sys.stderr)
+    streams.drop_unwritable()
 
 
 def _unwind_on_signals(stopped: list[int]) -> None:
@@ -208,26 +253,3 @@ def _unwind_on_signals(stopped: list[int]) -> None:
         known = getattr(signal, name, None)  # Windows has no SIGHUP
         if known is not None and signal.getsignal(known) != signal.SIG_IGN:
             signal.signal(known, stop)
-
-
-def fault_of_the_machine(error: Exception) -> str | None:
-    """Return a sentence for a full disk, too little memory or an unusable file, else None."""
-    # libraries wrap a full disk in errors of their own
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left" in str(error):
-        return "the disk is full: free some space or give another --storage"
-    if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename} cannot be used ({error.strerror}): "
-            "fix that, or redo the step that wrote it"
-        )
-    if type(error).__name__ == "BrokenProcessPool":
-        return "a worker process was killed, most likely for lack of memory: try fewer --workers"
-    # DuckDB is not imported by every script; its bare Error means an unreadable page or footer
-    library, kind = type(error).__module__, type(error).__name__
-    if library == "_duckdb" and kind in ("InvalidInputException", "IOException", "Error"):
-        named = re.search(r"""['"]([^'"]+\.parquet)['"]""", str(error))
-        if named or kind == "Error":
-            what = named[1] if named else "a Parquet file of step 1"
-            return f"{what} is damaged: run `{COMMANDS['subjects']} --force` to write it again"
-    return None

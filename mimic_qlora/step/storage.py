@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from mimic_qlora.step import files
+from mimic_qlora.step import faults, locks
 from mimic_qlora.step.errors import UpToDate, UserError
 from mimic_qlora.step.files import write_json
 from mimic_qlora.step.manifests import (
@@ -70,6 +70,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
         raise UserError(
             f"the storage folder {path} cannot be written: give another one with --storage"
         )
+    faults.remember_storage(path)
     return path
 
 
@@ -112,7 +113,9 @@ def _read(place: Path, step: str) -> FinishedManifest:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version, _ = manifest["schema_version"], manifest["inputs"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if faults.of_the_machine(error):
+            raise
         raise UserError(
             f"{path} cannot be read: run `{command_for(step)} --force` to write it again"
         ) from None
@@ -152,26 +155,12 @@ def replace_folder(temp: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def locked(place: Path, step: str) -> Iterator[None]:
+def locked(place: Path, step: str) -> contextlib.AbstractContextManager[None]:
     """Hold the lock of a step's folder. The system releases it when the process ends, even killed.
 
     Raises UserError if another run holds it.
     """
-    from filelock import FileLock, Timeout  # 50 ms that `--help` need not wait for
-
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0, mode=files.PRIVATE)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"another run of `{command_for(step)}` is writing {place}: wait for it or stop it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return locks.hold(place, command_for(step))
 
 
 @contextlib.contextmanager
@@ -210,8 +199,11 @@ def step_output(
             (temp / RUN_ID).unlink()
             replace_folder(temp, place)
         except BaseException as error:
+            full = faults.full_disk(error) if faults.is_full(error) else ""
             if not resumable or isinstance(error, UserError):
                 shutil.rmtree(temp, ignore_errors=True)
+            if full:  # which disk it was can be seen until now alone
+                raise UserError(full) from error
             raise
 
 

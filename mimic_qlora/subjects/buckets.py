@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from mimic_qlora.mimic.tables import Source
+from mimic_qlora.step import limits
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import atomic_write
 
 PATIENTS_PER_BUCKET = 1000
@@ -23,6 +25,9 @@ MEMORY_PER_BUCKET = 8  # peak of nesting in sizes of a bucket's CSV; 6.5 measure
 PROCESS_BYTES = 128 << 20  # of a process before it holds a row
 HELD_BYTES = 128 << 20  # of rows that wait to be written; sorting them takes about three times that
 GZIP_RATIO = 10  # of MIMIC-IV's .csv.gz files, about
+
+MOST_BUCKETS = 900
+OTHER_FILES = 100  # open at once: libraries, the table that is read, standard streams
 
 NOT_CHOSEN, NO_PATIENT = -1, -2  # stand for the bucket of a row that belongs to none
 
@@ -74,11 +79,42 @@ def bytes_per_bucket(memory: int) -> int:
 
 
 def count(sources: Mapping[str, Source], n_patients: int, n_chosen: int, bucket_bytes: int) -> int:
-    """Return the number of buckets that keeps each small, for data of any size."""
+    """Return the number of buckets that keeps each small, for data of any size.
+
+    Each has a file open while a table is read. Where fewer may be open, buckets hold more patients.
+    Raises UserError when their rows would not fit into memory.
+    """
     by_size = sum(map(unpacked_bytes, sources.values())) * n_chosen / n_patients / bucket_bytes
     by_patients = n_chosen / PATIENTS_PER_BUCKET
-    # at most 900: each has a file open while a table is read, and systems allow 1,024
-    return min(n_chosen, 900, max(1, round(by_size + 0.5), round(by_patients + 0.5)))
+    wanted = min(n_chosen, MOST_BUCKETS, max(1, round(by_size + 0.5), round(by_patients + 0.5)))
+    if wanted > most_open() and by_size > most_open():
+        raise UserError(
+            f"{wanted + OTHER_FILES:,} files must be open at once and {limits.open_files():,} may "
+            "be: give `ulimit -n 1024` first, or more --memory"
+        )
+    return min(wanted, most_open())
+
+
+def most_open() -> int:
+    """Return the number of buckets whose files may be open beside those that step 1 needs."""
+    return max(1, limits.open_files() - OTHER_FILES)
+
+
+def as_begun(parts: Path, n_buckets: int) -> int:
+    """Return the number of buckets of the run that was interrupted in `parts`, else `n_buckets`.
+
+    Its files hold the rows by that number, and the same command may have other limits today. Raises
+    UserError where so many files may not be open.
+    """
+    path = parts / "layout.json"
+    begun: dict[str, int] = read_done(path) or {"buckets": n_buckets}
+    if begun["buckets"] > most_open():
+        raise UserError(
+            f"the run to go on with has {begun['buckets']:,} files open at once and "
+            f"{limits.open_files():,} may be: give `ulimit -n 1024` first, or --force to begin anew"
+        )
+    write_done(path, begun)
+    return begun["buckets"]
 
 
 def layout(patients: Collection[int], chosen: Collection[int], n_buckets: int) -> Layout:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text_tables import text_table
 from mimic_qlora.mimic import releases, tables
 from mimic_qlora.mimic.tables import Columns, Source
-from mimic_qlora.step import files, storage
+from mimic_qlora.step import files, limits, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import (
@@ -83,26 +81,25 @@ class Converted(NamedTuple):
 
 
 def memory_bytes(gigabytes: float | None) -> int:
-    """Return the memory to keep within: as given, else a quarter of the machine's.
+    """Return the memory to keep within: as given, else a quarter of what the job may use.
 
-    Raises UserError when that is too little to work in, or more than there is.
+    Of little memory it is more than a quarter. Raises UserError when that is too little to work in,
+    or more than there is.
     """
-    if gigabytes is None:
-        return machine_memory() // 4
-    most = round(machine_memory() / 1e9, 1)
-    if not LEAST_MEMORY <= gigabytes <= most:
+    most = limits.memory()
+    if gigabytes is None and most < LEAST_MEMORY * 1e9:
         raise UserError(
-            f"--memory must be a number from {LEAST_MEMORY} to {most} (GB), not {gigabytes:g}"
+            f"this job may use {most / 1e9:.1f} GB of memory (by its control group, the scheduler "
+            f"or `ulimit -v`) and {LEAST_MEMORY} are needed: ask for more"
+        )
+    if gigabytes is None:
+        return max(most // 4, int(LEAST_MEMORY * 1e9))
+    if not LEAST_MEMORY <= gigabytes <= round(most / 1e9, 1):
+        raise UserError(
+            f"--memory must be a number from {LEAST_MEMORY} to {most / 1e9:.1f} (GB), "
+            f"not {gigabytes:g}"
         )
     return int(gigabytes * 1e9)
-
-
-def machine_memory() -> int:
-    """Return the bytes of memory that this process may use, in a container its limit."""
-    limit = Path("/sys/fs/cgroup/memory.max")
-    contained = limit.read_text().strip() if limit.exists() else ""
-    total: int = psutil.virtual_memory().total
-    return min(total, int(contained) if contained.isdecimal() else sys.maxsize)
 
 
 def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
@@ -179,6 +176,7 @@ def convert(
     check_space(by_subject, len(chosen) / len(everybody), folder)
     bucket_bytes = buckets.bytes_per_bucket(settings.memory)
     n_buckets = buckets.count(by_subject, len(everybody), len(chosen), bucket_bytes)
+    n_buckets = buckets.as_begun(folder / "parts", n_buckets)
     plan = buckets.layout(everybody, chosen, n_buckets)
     no_subject = {
         n: dictionaries.write(s, folder) for n, s in sources.items() if n not in by_subject

@@ -1,6 +1,5 @@
 """The columnar tables of step 1 as views of a DuckDB that lives in memory and spills to disk."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from duckdb import DuckDBPyConnection
 from mimic_qlora.clinical.codes import phenotypes_of
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.tables import Kind
+from mimic_qlora.step import limits
 from mimic_qlora.subjects import reader, split_file
 from mimic_qlora.subjects.sql import identifier, literal
 
-MEMORY = "768MB"
+MEMORY = 768_000_000  # bytes; less where the job has less than three times that
 _TYPES: dict[Kind, str] = {
     "id": "BIGINT",
     "int": "BIGINT",
@@ -33,8 +33,8 @@ def connect(storage: Path, temp: Path, threads: int | None = None) -> DuckDBPyCo
     """
     con = duckdb.connect(
         config={
-            "threads": threads or min(4, os.cpu_count() or 1),
-            "memory_limit": MEMORY,
+            "threads": threads or min(4, limits.cores()),
+            "memory_limit": f"{min(MEMORY, limits.memory() // 3)}B",
             "temp_directory": str(temp / "spill"),
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,

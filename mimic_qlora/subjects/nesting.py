@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.tables import Columns
+from mimic_qlora.step import limits
 from mimic_qlora.subjects.buckets import (
     MEMORY_PER_BUCKET,
     MIB_PER_BUCKET,
@@ -72,19 +73,20 @@ def nest_all(
 ) -> list[NestedBucket]:
     """Nest every bucket and return what each wrote, in order.
 
-    Several are nested side by side: at most `workers` (default: one a core), within `memory` bytes.
+    Several are nested side by side: at most `workers` (default: one a core of the job), within
+    `memory` bytes.
     """
     fitting = (memory - PROCESS_BYTES) // (MIB_PER_BUCKET * MEMORY_PER_BUCKET << 20)
-    workers = max(1, min(workers or os.cpu_count() or 1, fitting, plan.n_buckets))
+    workers = max(1, min(workers or limits.cores(), fitting, plan.n_buckets))
     numbers = range(plan.n_buckets)
     patients = map(plan.subject_ids, numbers)
-    job = partial(nest, columns=columns, folder=folder)
+    nest_one = partial(nest, columns=columns, folder=folder)
     if workers == 1:
-        return list(_progress(map(job, numbers, patients), plan.n_buckets))
+        return list(_progress(map(nest_one, numbers, patients), plan.n_buckets))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            return list(_progress(pool.map(job, numbers, patients), plan.n_buckets))
+            return list(_progress(pool.map(nest_one, numbers, patients), plan.n_buckets))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text_tables import text_table
+from mimic_qlora.step import limits
 from mimic_qlora.subjects.sql import identifier, literal
 
 BYTES_PER_PASS = 64 << 20  # of Parquet
@@ -83,8 +84,8 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> li
     """Make every check whose tables and columns are there; return one flag for each of its tables.
 
     `folder` is step 1's, with the typed tables. The checks go over a few buckets at a time. DuckDB
-    keeps within `memory` bytes by spilling to a private folder in `temp` (default: the system's
-    temporary folder).
+    keeps within `memory` bytes, or a third of the job's, by spilling to a private folder in `temp`
+    (default: the system's temporary folder).
     """
     files: Files = {}
     for path in sorted((folder / "tables").glob("*/*.parquet")):
@@ -114,7 +115,7 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> li
 def _connection(spill: str, memory: int) -> contextlib.closing[DuckDBPyConnection]:
     con = duckdb.connect(
         config={
-            "memory_limit": f"{memory >> 20}MiB",
+            "memory_limit": f"{min(memory, limits.memory() // 3) >> 20}MiB",
             "temp_directory": spill,
             "threads": 1,
             "preserve_insertion_order": False,

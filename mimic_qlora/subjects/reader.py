@@ -15,6 +15,7 @@ from isal import igzip_lib
 
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.tables import Cell, Columns
+from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.storage import command_for
 from mimic_qlora.subjects import split_file
@@ -43,7 +44,9 @@ def _read_parquet(path: Path, **options: Any) -> pa.Table:
     """Read a Parquet file. Raises UserError when it is damaged."""
     try:
         return pq.read_table(path, **options)
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowInvalid, OSError) as error:
+        if faults.of_the_machine(error):
+            raise
         raise _damaged(path) from None
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from mimic_qlora.display import cells, csv_files, html, plots, text_tables
 from mimic_qlora.display.cells import Cell
 from mimic_qlora.step import files
+from mimic_qlora.step.plain_text import printable
 from mimic_qlora.summary.disclosure import Rows
 from mimic_qlora.summary.tables import Summary, Table
 
@@ -77,7 +78,10 @@ def write_files(folder: Path, summary: Summary, data: str, min_cell: int) -> Non
     """Write each table as CSV, all of them as summary.json, and the page. `data` names the data."""
     for table in summary.tables:
         csv_files.write(folder / f"{table.name}.csv", table.rows)
-    tables = {table.name: {"title": table.heading, "rows": table.rows} for table in summary.tables}
+    tables = {
+        table.name: {"title": table.heading, "rows": [_inert(row) for row in table.rows]}
+        for table in summary.tables
+    }
     content = {"data": data, "min_cell": min_cell, "tables": tables}
     files.write_json(folder / "summary.json", content)
     html.write_page(
@@ -86,6 +90,11 @@ def write_files(folder: Path, summary: Summary, data: str, min_cell: int) -> Non
         [data, *summary.skipped, privacy(min_cell) + "."],
         [html.Section(table.heading, _parts(table, min_cell)) for table in summary.tables],
     )
+
+
+def _inert(row: dict[str, Cell]) -> dict[str, Cell]:
+    """Return a row of summary.json, which people read on a terminal too."""
+    return {k: printable(v) if isinstance(v, str) else v for k, v in row.items()}
 
 
 def _parts(table: Table, min_cell: int) -> list[Markup]:

@@ -1,7 +1,6 @@
 """The machine that trains: its name, speed, memory and number types."""
 
 import os
-import shutil
 import sys
 import time
 from typing import NamedTuple
@@ -9,7 +8,9 @@ from typing import NamedTuple
 import torch
 
 from mimic_qlora.llm import loading
+from mimic_qlora.step import limits
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.plain_text import inline
 
 # Dense bfloat16 (float16 where there is no bfloat16) tensor operations a second, in units of 10^12,
 # from NVIDIA's data sheets. The first name that the GPU's name contains counts.
@@ -133,12 +134,10 @@ def peak_flops(dtype: torch.dtype) -> Peak:
 
 
 def free_memory() -> int:
-    """Return the bytes that training may take now, on the GPU or of the machine."""
+    """Return the bytes that training may take now, on the GPU or of the job's memory."""
     if gpu():
         return torch.cuda.mem_get_info()[0]
-    import psutil
-
-    return psutil.virtual_memory().available
+    return limits.free_memory()
 
 
 def peak_memory() -> int:
@@ -155,18 +154,25 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def check_driver() -> None:
-    """Raise UserError when the machine has an NVIDIA GPU that PyTorch cannot use."""
-    if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
-        built = (
-            f"is built for CUDA {torch.version.cuda}"
-            if torch.version.cuda
-            else "is a build without CUDA"
-        )
-        raise UserError(
-            f"nvidia-smi is here but PyTorch {torch.__version__} sees no GPU (it {built}): update "
-            "the driver, or install the PyTorch that fits it (https://pytorch.org/get-started/locally/)"
-        )
+def check_driver() -> str:
+    """Return a sentence where nvidia-smi is here without a GPU, so that the CPU trains; else "".
+
+    Raises UserError when the machine has an NVIDIA GPU that PyTorch cannot use and nobody hid.
+    """
+    if gpu() or torch.cuda.is_available() or limits.gpus_hidden():
+        return ""
+    listed = limits.gpus()
+    if listed is None:
+        return ""
+    if not listed.count and not listed.broken:
+        return f"nvidia-smi is here but no GPU ({inline(listed.says)}): the CPU is used"
+    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+    found = f"lists {listed.count} GPU(s)" if listed.count else f"says '{inline(listed.says)}'"
+    raise UserError(
+        f"nvidia-smi {found} but PyTorch {torch.__version__} sees none (it {built}): update the "
+        "driver, install the PyTorch that fits it (https://pytorch.org/get-started/locally/), or "
+        "train on the CPU with --device cpu"
+    )
 
 
 def wait_for_all() -> None:

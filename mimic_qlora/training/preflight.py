@@ -99,7 +99,8 @@ def describe_samples(
 
 def describe_device(job: Job) -> None:
     """Print what training would run on."""
-    hardware.check_driver()
+    if without_gpu := hardware.check_driver():
+        print(f"         {without_gpu}")
     dtype = hardware.dtype(job.settings.compute)
     print(f"         {hardware.name()} computing in {dtype}, recipe {job.recipe}")
 

@@ -77,7 +77,8 @@ def open_run(job: Job) -> Run:
         print(data_line(subjects["source"]))
         print(finding.describe(model))
         print(f"Recipe: {job.recipe}")
-    hardware.check_driver()
+    if (without_gpu := hardware.check_driver()) and hardware.is_main():
+        print(without_gpu)
     tokenizer = chat.load_tokenizer(model)
     base = data.check_model(store, model, tokenizer)
     settings = job.settings.identity() | {"base_model": asdict(base)}

@@ -1,18 +1,30 @@
 """Deliver step 7's results: a copy that outlives /tmp, and the command that fetches them."""
 
+import contextlib
 import getpass
 import os
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256, private_folder
 
 TEMPORARY = None if os.name == "nt" else Path("/tmp")
+
+
+class Kept(NamedTuple):
+    """The results in the storage folder: the folder that is being written, and its place."""
+
+    partial: Path
+    place: Path
 
 
 def fresh_folder() -> Path:
@@ -30,13 +42,51 @@ def fresh_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="mimic_qlora_", dir=TEMPORARY))
 
 
-def copy_to(place: Path, folder: Path) -> Path:
-    """Copy the results into the storage folder: /tmp is wiped when a cluster job ends."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{folder.name.removeprefix('mimic_qlora_')}"
-    kept = private_folder(place) / name
-    partial = kept.with_name(f".{name}.partial")
-    shutil.copytree(folder, partial)
-    return partial.rename(kept)
+@contextlib.contextmanager
+def kept_results(place: Path) -> Iterator[Kept]:
+    """Yield a new folder among the results in the storage folder, whole when the block ends well.
+
+    They are written here first, since /tmp may be full, and is wiped when a cluster job ends.
+    """
+    partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=private_folder(place)))
+    secret = partial.name.removeprefix(".").removesuffix(".partial")
+    kept = Kept(partial, place / f"{time.strftime('%Y%m%d-%H%M%S')}-{secret}")
+    try:
+        yield kept
+        partial.rename(kept.place)
+    except BaseException as error:
+        full = faults.full_disk(error) if faults.is_full(error) else ""
+        shutil.rmtree(partial, ignore_errors=True)
+        if full:
+            raise UserError(full) from error
+        raise
+
+
+def copy_to_temporary(kept: Path) -> Path:
+    """Copy the results to a new folder under /tmp and return it.
+
+    Where /tmp has no room or cannot be used, nothing of them stays there; the user is told, and
+    `kept` is returned.
+    """
+    folder = None
+    try:
+        folder = fresh_folder()
+        for path in kept.iterdir():
+            shutil.copyfile(path, folder / path.name)
+        return folder
+    except BaseException as error:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, (OSError, UserError)):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+    where = TEMPORARY or tempfile.gettempdir()
+    print(
+        f"warning: {where} cannot take a copy of the results ({reason}): "
+        f"they are in {kept}, and nothing of them is in {where}",
+        file=sys.stderr,
+    )
+    return kept
 
 
 def farewell(folder: Path, kept: Path, jump: str | None) -> str:
@@ -55,7 +105,7 @@ def farewell(folder: Path, kept: Path, jump: str | None) -> str:
     )
     return "\n".join(
         [
-            f"Results: {folder} (copy: {kept})",
+            f"Results: {folder} (copy: {kept})" if folder != kept else f"Results: {kept}",
             f"sha256 of output.csv: {file_sha256(output)}",
             "Fetch it, on your own machine, with one of:",
             f"  scp {options}{user()}@{host()}:{output} ./results/",

@@ -7,7 +7,9 @@ Sensitivity is the share found of what is there; specificity the share left alon
 
 import csv
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +17,7 @@ from typing import NamedTuple
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Question
 from mimic_qlora.display import csv_files
-from mimic_qlora.step import seeded
+from mimic_qlora.step import plain_text, seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import findings, results, statistics
 from mimic_qlora.validation.arms import PAIR, Arm
@@ -39,6 +41,8 @@ CRITERIA = (*LISTED, *ASKED)
 TO_READ = ("key", "question", "warning_signs", "cautions", "answer")
 COLUMNS = (*TO_READ, *CRITERIA, "labelled_by", "note")
 
+LETTER = "k"  # begins a key: a spreadsheet takes digits, and digits with an e, for a number
+
 Row = dict[str, str]  # of label.csv
 
 
@@ -54,10 +58,15 @@ class Answer(NamedTuple):
     prompt: str
 
     @property
-    def key(self) -> str:
-        """Return the key of its label, which tells a reader nothing of the arm."""
+    def digest(self) -> str:
+        """Return 12 hexadecimal digits that tell a reader nothing of the arm."""
         name = f"{self.trial}\n{self.arm}\n{self.text}"
         return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+    @property
+    def key(self) -> str:
+        """Return the key of its label."""
+        return LETTER + self.digest
 
 
 @dataclass(frozen=True)
@@ -94,19 +103,19 @@ def to_fill(
     by_id = {question.id: question for question in questions}
     by_arm: dict[str, dict[str, Answer]] = {}
     for answer in answers:
-        by_arm.setdefault(answer.arm, {})[answer.key] = answer
+        by_arm.setdefault(answer.arm, {})[answer.digest] = answer
     chosen = {
-        key: found[key]
+        digest: found[digest]
         for arm, found in by_arm.items()
-        for key in seeded.order(found, f"labels:{arm}", seed)[:per_arm]
+        for digest in seeded.order(found, f"labels:{arm}", seed)[:per_arm]
     }
     rules = content.load().cautions
     rows = []
-    for key in seeded.order(chosen, "labels", seed):
-        answer = chosen[key]
+    for digest in seeded.order(chosen, "labels", seed):
+        answer = chosen[digest]
         question = by_id[answer.question_id]
         row = {
-            "key": key,
+            "key": answer.key,
             "question": question.question,
             "warning_signs": _numbered(flag.name for flag in question.red_flags),
             "cautions": _numbered(rules[i].say for i in answer.cautions),
@@ -125,24 +134,95 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     csv_files.write(path, rows, columns=COLUMNS)
 
 
-def read(path: Path) -> dict[str, Label]:
-    """Return the labels by key; rows that nobody filled are left out.
+class Filled(NamedTuple):
+    """The labels of a filled label.csv by key, and a sentence for each row that cannot be read."""
 
-    Raises UserError that names the row and the column of what cannot be read.
+    labels: dict[str, Label]
+    faults: list[str]
+
+
+def read(path: Path) -> Filled:
+    """Return the labels; rows that nobody filled are left out, and rows that are wrong are named.
+
+    Raises UserError for a file that is no label.csv as a whole.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := [c for c in ("key", *CRITERIA) if c not in (reader.fieldnames or ())]:
-            raise UserError(
-                f"{path.name} has no column '{missing[0]}': fill the file that step 7 left"
-            )
-        rows = list(reader)
-    found = {}
-    for number, row in enumerate(rows, 2):
-        cells = {column: (row[column] or "").strip().lstrip("'") for column in CRITERIA}
-        if any(cells.values()):
-            found[row["key"]] = _label(cells, f"{path.name}, row {number}")
-    return found
+    found: dict[str, Label] = {}
+    faults = []
+    for number, cells in _rows(path):
+        where = f"{path.name}, row {number}"
+        filled = {column: cells[column].lstrip("'") for column in CRITERIA}
+        if not any(filled.values()):
+            continue
+        try:
+            key = _key(cells["key"], where)
+            label = _label(filled, where)
+            if found.setdefault(key, label) != label:
+                raise UserError(f"{where} labels an answer again, otherwise: keep one of the two")
+        except UserError as error:
+            faults.append(str(error))
+    return Filled(found, faults)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield number and cells of each row of a spreadsheet's CSV file, counted as it counts them.
+
+    Excel writes UTF-8, UTF-16 ("Unicode text") or the code page of the system (ANSI), with commas,
+    semicolons or tabs. Raises UserError where it is another kind of file.
+    """
+    lines = list(io.StringIO(_text(path), newline=""))
+    skipped = int(bool(lines) and lines[0].startswith("sep="))  # a line for Excel alone
+    try:
+        header, rows = _table(lines[skipped:])
+    except csv.Error as error:
+        raise UserError(f"{path.name} cannot be read as CSV ({error}): save it as CSV") from None
+    if missing := [column for column in ("key", *CRITERIA) if column not in header]:
+        raise UserError(f"{path.name} has no column '{missing[0]}': fill the file that step 7 left")
+    for number, cells in enumerate(rows, 2 + skipped):
+        if any(cells):
+            padded = [*cells, *[""] * len(header)]
+            yield number, dict(zip(header, (cell.strip() for cell in padded), strict=False))
+
+
+def _table(lines: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and rows of a CSV file, by the sign that parts its header the most."""
+    tried = {sign: next(csv.reader(lines, delimiter=sign), []) for sign in ",;\t"}
+    delimiter = max(tried, key=lambda sign: len(tried[sign]))
+    header, *rows = [*csv.reader(lines, delimiter=delimiter)] or [[]]
+    return [name.strip().lower() for name in header], rows
+
+
+def _text(path: Path) -> str:
+    """Return the content of a file that a spreadsheet saved as text. Raises UserError for another.
+
+    The cells that count are ASCII, so that any code page will do for the rest.
+    """
+    data = path.read_bytes()
+    try:
+        data = plain_text.in_utf8(data)
+    except UnicodeError:
+        data = b"\0"
+    if b"\0" in data or data.startswith(b"PK\x03\x04"):
+        raise UserError(f"{path.name} is not a CSV file: save the sheet as CSV, in UTF-8")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _key(cell: str, where: str) -> str:
+    """Return the key of an answer; those of earlier files have no letter in front.
+
+    Raises UserError for one that a spreadsheet took for a number, or that is none.
+    """
+    key = cell.lstrip("'")
+    if re.fullmatch(f"{LETTER}?[0-9a-f]{{12}}", key):
+        return LETTER + key[-12:]
+    if re.fullmatch(r"[\d.,]+(E\+?\d+)?", key, re.IGNORECASE):
+        raise UserError(
+            f"{where}: the spreadsheet took the key for a number ({key}): copy it from the "
+            "original file as text"
+        )
+    raise UserError(f"{where} has no key of an answer: keep the column as step 7 left it")
 
 
 def _label(cells: Mapping[str, str], where: str) -> Label:
@@ -154,15 +234,15 @@ def _label(cells: Mapping[str, str], where: str) -> Label:
 
 def _numbers(cell: str, where: str) -> frozenset[int]:
     numbers = cell.replace(",", " ").replace(";", " ").split()
-    if numbers != ["-"] and not all(n.isdigit() for n in numbers):
+    if numbers != ["-"] and not all(n.isdecimal() for n in numbers):
         raise UserError(f"{where} is '{cell}': give numbers, like 1 3, or leave it empty for none")
-    return frozenset(int(n) for n in numbers if n.isdigit())
+    return frozenset(int(n) for n in numbers if n.isdecimal())
 
 
 def _yes(cell: str, where: str) -> bool:
-    if cell.casefold() not in ("", "y", "yes", "1", "n", "no", "0"):
+    if cell.casefold() not in ("", "y", "yes", "true", "1", "n", "no", "false", "0"):
         raise UserError(f"{where} is '{cell}': give yes or no")
-    return cell.casefold() in ("y", "yes", "1")
+    return cell.casefold() in ("y", "yes", "true", "1")
 
 
 # ---------------------------------------------------------------- agreement with the scorer

@@ -69,8 +69,8 @@ def read(folder: Path) -> list[Line]:
     if not path.is_file():
         raise UserError(f"{path} is missing: give step 7's results folder with --results")
     try:
-        text = path.read_text(encoding="utf-8")
-        return [Line.model_validate_json(line) for line in text.splitlines()]
+        text = path.read_text(encoding="utf-8-sig")  # someone may have opened it in an editor
+        return [Line.model_validate_json(line) for line in text.split("\n") if line]
     except (ValidationError, UnicodeDecodeError):
         raise UserError(
             f"{path} cannot be read: run step 7 again, or give another folder with --results"

@@ -51,3 +51,16 @@ def test_a_template_of_a_step_extends_the_shared_base(tmp_path):
     )
     page = html.render("own.html", tmp_path, title="Own", said=NASTY)
     assert "<title>Own</title>" in page and "<p>&lt;script&gt;" in page and "--ink" in page
+
+
+STEERING = "a\x1b[2J\x9b\u202e\u2066\u200bb\u2028c"
+
+
+def test_nothing_in_any_place_of_a_page_turns_or_hides_text(tmp_path):
+    rows = [{"name": STEERING, STEERING: STEERING}]
+    plot = plots.bars([STEERING], [1.0], ["1"], [False], "n", STEERING)
+    parts = [html.paragraph(STEERING), html.table(rows, STEERING, folded=STEERING), plot]
+    section = html.Section(STEERING, parts)
+    html.write_page(tmp_path / "p.html", STEERING, [STEERING], [section])
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert not set(STEERING) - set("a[2Jbc") & set(page) and page.count("a[2Jb") >= 9

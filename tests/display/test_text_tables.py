@@ -60,3 +60,10 @@ def test_an_indent_is_kept_on_further_lines():
 
 def test_a_table_without_rows_says_so():
     assert text_tables.text_table([], "Nothing here") == "\nNothing here\n  (none)"
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\x0b", "\x85", "\u2028"])
+def test_text_of_a_chart_stays_in_its_cell(line_break):
+    rows = [{"drug\x1b[2J": f"  a{line_break}b\x1b]0;x\x07\u202ec", "n": 1}]
+    lines = text_tables.text_table(rows).splitlines()
+    assert len(lines) == 3 and lines[2] == "  a b]0;xc   1" and all(x.isprintable() for x in lines)

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.feature_tables import built, hospital, made_up
 from mimic_qlora.features import auroc, boosting, skill
-from mimic_qlora.step import errors
+from mimic_qlora.step import errors, limits
 
 
 def test_each_patient_is_held_out_once_and_test_patients_never(tmp_path):
@@ -40,4 +40,17 @@ def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert boosting.device("auto") == "cpu"
     with pytest.raises(errors.UserError, match="no GPU to use"):
+        boosting.device("cuda")
+
+
+def test_a_gpu_that_is_hidden_or_not_listed_is_not_used(monkeypatch):
+    """The GPU and the build of XGBoost with CUDA are made up."""
+    monkeypatch.setattr(boosting.xgboost, "build_info", lambda: {"USE_CUDA": True})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for count, expected in ((0, "cpu"), (1, "cuda")):
+        monkeypatch.setattr(limits, "gpus", lambda n=count: limits.Gpus(n, False, "..."))
+        assert boosting.device("auto") == expected and boosting.device("cpu") == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert boosting.device("auto") == "cpu"
+    with pytest.raises(errors.UserError, match="CUDA_VISIBLE_DEVICES hides all"):
         boosting.device("cuda")

@@ -17,7 +17,7 @@ from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.sections import Item
 from mimic_qlora.llm import chat, finding, generation
-from mimic_qlora.qa import patient, session
+from mimic_qlora.qa import batch, patient, session
 from mimic_qlora.step import command_line
 from mimic_qlora.subjects import reader
 
@@ -373,9 +373,64 @@ def test_a_batch_answers_each_line_in_order_and_says_which_it_could_not(ask, tmp
 
 def test_a_batch_may_come_from_standard_input(ask, monkeypatch):
     line = json.dumps({"subject_id": IDS[3], "question": QUESTION})
-    monkeypatch.setattr(sys, "stdin", io.StringIO(line + "\n"))
+    given = io.TextIOWrapper(io.BytesIO(f"{line}\n".encode()))
+    monkeypatch.setattr(sys, "stdin", given)
     code, out, err = ask("--batch", "-")
     assert code == 0 and json.loads(out)["subject_id"] == IDS[3]
+
+
+def batch_of(tmp_path, content: bytes):
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(content)
+    return path
+
+
+BREAKS = ["\u2028", "\u2029", "\x85", "\x7f", "\ufeff"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_line_ends_at_newlines_alone_in_any_encoding(tmp_path, encoding, line_end):
+    lines = [json.dumps({"question": f"a{x}b"}, ensure_ascii=False) for x in BREAKS]
+    text = "".join(f"{line}{line_end}" for line in [*lines, "", "last"])
+    read = batch.read_lines(str(batch_of(tmp_path, text.encode(encoding))))
+    assert [(n, json.loads(line)["question"]) for n, line in read[:-1]] == [
+        (n, f"a{x}b") for n, x in enumerate(BREAKS, 1)
+    ]
+    assert read[-1] == (len(BREAKS) + 2, "last")
+
+
+BAD_LINES = {
+    "a byte of Latin-1": (b'{"subject_id": 7, "question": "caf\xe9"}', "this is not UTF-8 text"),
+    "half of a character": (b'{"subject_id": 7, "question": "\\ud83d"}', "half of a character"),
+    "far too deep": (b"[" * 100_000, "this is not JSON"),
+    "a number of 5,000 digits": (b'{"subject_id": ' + b"9" * 5000 + b"}", "this is not JSON"),
+    "a text of 5,000 digits": (
+        b'{"question": "x", "subject_id": "' + b"9" * 5000 + b'"}',
+        "is not a subject_id",
+    ),
+    "a control character": (b'{"question": "a\x0bb", "subject_id": 7}', "this is not JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_a_bad_line_is_its_own_error_and_the_others_go_on(ask, tmp_path, kind):
+    line, says = BAD_LINES[kind]
+    asked = {"subject_id": IDS[3], "question": f"{QUESTION}\u2028Yes."}
+    good = json.dumps(asked, ensure_ascii=False).encode()
+    code, out, err = ask("--batch", batch_of(tmp_path, b"\n".join([good, line, good])))
+    replies = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and "1 of 3 lines could not be answered" in err and "Traceback" not in err
+    assert ["error" in reply for reply in replies] == [False, True, False]
+    assert says in replies[1]["error"] and replies[0]["question"].endswith("\u2028Yes.")
+
+
+def test_a_byte_of_another_encoding_in_a_typed_question_leaves_the_conversation_open(ask):
+    typed = [str(IDS[3]), "caf\udce9", "caf\udcc3\udca9?", ":save"]
+    code, out, err = ask(typed=typed)
+    assert code == 0 and "error: this is not UTF-8 text" in out
+    (saved,) = (ask.store / "qa").glob("*.jsonl")
+    assert [json.loads(x)["question"] for x in saved.read_text().splitlines()] == ["café?"]
 
 
 def ended(*args):

@@ -102,6 +102,7 @@ TYPES = {
     "rate": (command_line.rate, {"0": 0.0, "0.99": 0.99}, ["1", "-0.1", "nan"]),
     "seed": (command_line.seed, {"0": 0, str(2**32 - 1): 2**32 - 1}, ["-1", str(2**32), "x"]),
     "seeds": (command_line.seeds, {"0,1,2": (0, 1, 2)}, ["0,0", "0,", "a", ""]),
+    "text": (command_line.text, {"é 漢": "é 漢", "caf\udcc3\udca9": "café"}, []),
     "folder_name": (command_line.folder_name, {"seed.1": "seed.1"}, ["", "../x", ".x", "a b"]),
     "folder_names": (command_line.folder_names, {"a,b": ("a", "b")}, ["a,", "a,../b"]),
 }
@@ -118,6 +119,22 @@ def test_a_type_reads_what_it_takes_and_refuses_all_else_in_one_sentence(name):
         with pytest.raises(UserError, match=r"^--value must .*, not ") as error:
             parser.parse_args([f"--value={text}"])
         assert "\n" not in str(error.value)
+
+
+def test_a_question_with_a_latin_1_byte_is_refused_in_one_sentence():
+    parser = command_line.Parser("What it does.")
+    parser.add_argument("--question", type=command_line.text)
+    with pytest.raises(UserError, match="--question must be UTF-8 text: type it in a terminal"):
+        parser.parse_args(["--question", "caf\udce9"])  # as Python reads the byte 0xE9
+
+
+@pytest.mark.parametrize(("value", "hidden"), [("cpu", True), ("auto", False)])
+def test_device_cpu_hides_the_gpus_before_any_library_looks(monkeypatch, value, hidden):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    parser = command_line.Parser("What it does.")
+    command_line.add_device(parser)
+    assert parser.parse_args(["--device", value]).device == value
+    assert (os.environ.get("CUDA_VISIBLE_DEVICES") == "") is hidden
 
 
 def test_every_other_mistake_on_the_command_line_is_one_sentence_too():

@@ -15,7 +15,7 @@ from helpers.mimic_tables import write_table
 from helpers.paths import ROOT
 from helpers.scripts import folder_bytes
 from mimic_qlora.mimic import releases, tables
-from mimic_qlora.step import command_line, storage
+from mimic_qlora.step import faults, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import buckets, conversion, nesting, partition, quality, reader
 
@@ -365,9 +365,7 @@ def test_damage_that_duckdb_finds_is_named_with_what_to_run(convert, tiny_mimic,
 def test_a_worker_that_the_system_killed_is_told_in_a_sentence():
     from concurrent.futures.process import BrokenProcessPool
 
-    assert "fewer --workers" in command_line.fault_of_the_machine(
-        BrokenProcessPool("terminated abruptly")
-    )
+    assert "fewer --workers" in faults.sentence(BrokenProcessPool("terminated abruptly"))
 
 
 def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(tiny_mimic, convert):

@@ -92,8 +92,8 @@ def hospital(folder: Path) -> Path:
     return folder
 
 
-def step(script: str, *arguments) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+def step(script: str, *arguments, **variables: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **variables}
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
@@ -300,3 +300,27 @@ def test_columns_that_the_source_did_not_have_are_null(store):
     assert con.execute("SELECT count(*), count(dose_val_rx) FROM prescriptions").fetchall() == [
         (15, 0)
     ]
+
+
+def test_text_of_a_chart_neither_steers_nor_ends_the_summary(tmp_path):
+    """A formula between dollar signs, a window's title, a cleared screen, text turned around."""
+    folder = hospital(tmp_path / "mimic")
+    path = folder / "hosp" / "prescriptions.csv.gz"
+    with gzip.open(path, "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    nasty = "A$\\frac{1}{$B\x1b]0;x\x07\x1b[2J\u202e\x9b31m"
+    write_table(path.parent, "prescriptions", [row | {"drug": nasty} for row in rows])
+    place = tmp_path / "storage"
+    assert step("convert_to_jsonl.py", "--mimic-dir", folder, "--storage", place).returncode == 0
+    for encoding in ("utf-8", "ascii", "cp1252"):
+        done = step(
+            "summarize_jsonl.py",
+            *("--storage", place, "--min-cell", "0", "--force"),
+            PYTHONIOENCODING=encoding,
+        )
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        assert "A$\\frac{1}{$B]0;x[2J31m" in done.stdout
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.stdout)
+    for name in ("summary.html", "summary.json", "top_drugs.csv"):
+        text = (place / "summary" / name).read_text(encoding="utf-8")
+        assert not re.search("[\x1b\x07\x9b\u202e]", text) and "[2J31m" in text

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mimic_qlora.step import limits
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import (
     hardware,
@@ -20,8 +21,38 @@ def test_a_gpu_without_bfloat16_gets_float16(monkeypatch):
         hardware.dtype("bf16")
 
 
-def test_a_gpu_that_pytorch_cannot_use_is_named(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi")
+LISTED = {
+    "a GPU that a CPU build cannot use": (limits.Gpus(1, False, "GPU 0: NVIDIA A100"), True),
+    "a driver that does not fit": (limits.Gpus(0, True, "Driver/library version mismatch"), True),
+    "a login node": (limits.Gpus(0, False, "No devices were found"), False),
+    "no nvidia-smi": (None, False),
+}
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_only_a_gpu_that_is_there_and_unusable_stops_training(monkeypatch, kind):
+    """The list of nvidia-smi is made up; tests/step/test_limits.py reads real text of it."""
+    listed, is_fault = LISTED[kind]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="sees no GPU"):
-        hardware.check_driver()
+    monkeypatch.setattr(limits, "gpus", lambda: listed)
+    if is_fault:
+        with pytest.raises(UserError, match="sees none .*update the driver.*--device cpu"):
+            hardware.check_driver()
+    else:
+        said = hardware.check_driver()
+        assert ("No devices were found): the CPU is used" in said) == (kind == "a login node")
+
+
+@pytest.mark.parametrize("value", ["", "-1"])
+def test_a_gpu_that_the_user_hides_is_no_fault(monkeypatch, value):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(limits, "gpus", lambda: limits.Gpus(1, False, "GPU 0: NVIDIA A100"))
+    assert hardware.check_driver() == ""
+
+
+def test_memory_that_training_may_take_is_the_jobs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(limits, "free_memory", lambda: 123)
+    assert hardware.free_memory() == 123

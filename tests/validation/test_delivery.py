@@ -1,7 +1,10 @@
 """Results reach their user: private folders on a shared host, and the command to fetch them."""
 
+import errno
 import os
+import shutil
 import stat
+import subprocess
 
 import pytest
 
@@ -70,3 +73,75 @@ def test_the_scp_line_goes_by_way_of_the_login_host(
         f"  scp {option}{delivery.user()}@node7.cluster:{tmp_path}/output.csv"
         in delivery.farewell(tmp_path, tmp_path, jump)
     )
+
+
+@pytest.fixture
+def tiny_tmp(tmp_path, monkeypatch):
+    """A real /tmp of 16 kB; skipped where none may be mounted."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k,mode=1777", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    monkeypatch.setattr(delivery, "TEMPORARY", place)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def kept_in(store):
+    return [path for path in (store / "validation").iterdir() if (path / "output.csv").exists()]
+
+
+def test_a_full_tmp_is_named_and_the_results_are_in_the_storage_folder(run_validate, tiny_tmp):
+    code, out, err = run_validate("8")
+    assert code == 0 and f"warning: {tiny_tmp} cannot take a copy" in err
+    assert "No space left" in err and "--storage" not in err
+    (kept,) = kept_in(run_validate.store)
+    assert f"Results: {kept}\n" in out and f":{kept}/output.csv" in out
+    assert (kept / "report.html").exists() and not list(tiny_tmp.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_a_tmp_that_cannot_be_used_costs_no_results(run_validate, tmp_path, monkeypatch):
+    place = tmp_path / "open_to_all"
+    place.mkdir()
+    place.chmod(0o777)
+    monkeypatch.setattr(delivery, "TEMPORARY", place)
+    code, out, err = run_validate("2", "--no-knowledge")
+    assert code == 0 and "chmod 1777" in err and len(kept_in(run_validate.store)) == 1
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt, OSError])
+def test_what_stops_the_copy_leaves_nothing_under_tmp(tmp_path, monkeypatch, what):
+    kept, place = tmp_path / "kept", tmp_path / "tmp"
+    kept.mkdir()
+    place.mkdir(mode=0o700)
+    for name in ("output.csv", "report.html"):
+        (kept / name).write_text("patient data")
+    monkeypatch.setattr(delivery, "TEMPORARY", place)
+    copy, copied = shutil.copyfile, []
+
+    def stop(source, target):
+        if copied:
+            raise what
+        copied.append(copy(source, target))
+
+    monkeypatch.setattr(shutil, "copyfile", stop)
+    if what is OSError:
+        assert delivery.copy_to_temporary(kept) == kept
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            delivery.copy_to_temporary(kept)
+    assert copied and not list(place.iterdir()) and len(list(kept.iterdir())) == 2
+
+
+def test_results_that_cannot_be_written_leave_nothing_half_written(tmp_path):
+    (tmp_path / "storage").mkdir()
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(errors.UserError, match="disk"),
+        delivery.kept_results(tmp_path / "storage" / "validation") as kept,
+    ):
+        (kept.partial / "output.csv").write_text("half")
+        raise full
+    assert not list((tmp_path / "storage" / "validation").iterdir())

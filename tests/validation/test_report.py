@@ -1,6 +1,7 @@
 """Step 7's page stands alone, shows the basis of each mark, lets no answer act; labels."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -234,11 +235,19 @@ def filled(path, fill):
     return labels.read(path)
 
 
+def one_filled(path, **changes):
+    """label.csv with the first row filled otherwise than the others: labels and faults."""
+    rows = labels.to_fill(list(answers()), QUESTIONS)
+    well = {"named": "1", "cause": "no", "labelled_by": "A. Müller"}
+    labels.write(path, [rows[0] | well | changes, *(row | well for row in rows[1:])])
+    return labels.read(path)
+
+
 def test_labels_come_back_from_the_file_that_people_fill(tmp_path):
     found = filled(
         tmp_path / "label.csv",
         lambda row: {"named": "1, 3", "cause": "Yes"} if "Rest" in row["answer"] else {},
-    )
+    ).labels
     assert len(found) > 0 and all(
         label.listed["named"] == {1, 3} and label.asked["cause"] for label in found.values()
     )
@@ -246,15 +255,19 @@ def test_labels_come_back_from_the_file_that_people_fill(tmp_path):
         assert all(not row["answer"].startswith("-") for row in csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("column", "cell"), [("named", "one"), ("cause", "perhaps")])
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("named", "one"), ("cause", "perhaps"), ("named", "1²"), ("dose", "03. Jan")],
+)
 def test_a_label_that_cannot_be_read_is_named_by_row_and_column(tmp_path, column, cell):
-    with pytest.raises(UserError, match=rf"label.csv, row 2: {column} is '{cell}'"):
-        filled(tmp_path / "label.csv", lambda row: {column: cell})
+    found, faults = one_filled(tmp_path / "label.csv", **{column: cell})
+    assert len(found) == 7 and len(faults) == 1
+    assert faults[0].startswith(f"label.csv, row 2: {column} is '{cell}'")
 
 
 def test_a_scorer_that_is_deaf_in_one_arm_is_measured_and_corrected(tmp_path):
     """People see a cause in every answer of both arms; the scorer sees those of the base alone."""
-    found = filled(tmp_path / "label.csv", lambda row: {"named": "-", "cause": "yes"})
+    found = filled(tmp_path / "label.csv", lambda row: {"named": "-", "cause": "yes"}).labels
     judged = labels.judged(list(answers()), found, QUESTIONS)
     (cause,) = (row for row in labels.accuracy(judged) if row.criterion == "cause")
     assert (cause.base.accuracy.sensitivity, cause.adapter.accuracy.sensitivity) == (0.75, 0)
@@ -265,13 +278,97 @@ def test_a_scorer_that_is_deaf_in_one_arm_is_measured_and_corrected(tmp_path):
     assert shown["found, base"] == "3 of 4" and shown["false, base"] == "none"
 
 
+EXCEL = {
+    "UTF-8": {"encoding": "utf-8-sig"},
+    "ANSI": {"encoding": "cp1252"},
+    "semicolons": {"encoding": "utf-8-sig", "delimiter": ";"},
+    "semicolons and ANSI": {"encoding": "cp1252", "delimiter": ";"},
+    "Unicode text": {"encoding": "utf-16", "delimiter": "\t"},
+    "with sep=": {"encoding": "cp1252", "delimiter": ";", "before": "sep=;\r\n"},
+}
+
+
+def saved_by_a_spreadsheet(path, rows, encoding="utf-8", delimiter=",", before=""):
+    """The rows as Excel saves them: \\r\\n, its delimiter, its code page; imitated."""
+    text = io.StringIO(newline="")
+    text.write(before)
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    text.write(delimiter * (len(rows[0]) - 1) + "\r\n")  # a row that was emptied
+    path.write_bytes(text.getvalue().encode(encoding, errors="replace"))
+
+
+@pytest.mark.parametrize("kind", EXCEL)
+def test_a_file_that_a_spreadsheet_saved_is_read(tmp_path, kind):
+    rows = labels.to_fill(list(answers()), QUESTIONS)
+    filled = {"named": "1 3", "cause": "TRUE", "labelled_by": "Müller\u2028é"}
+    path = tmp_path / "label.csv"
+    saved_by_a_spreadsheet(path, [row | filled for row in rows], **EXCEL[kind])
+    found, faults = labels.read(path)
+    assert len(found) == 8 and not faults
+    assert all(x.listed["named"] == {1, 3} and x.asked["cause"] for x in found.values())
+
+
+def test_no_key_is_a_number_for_a_spreadsheet():
+    keys = [labels.Answer(i, "base", "", "", True, (), "").key for i in range(2000)]
+    assert all(re.fullmatch("k[0-9a-f]{12}", key) for key in keys) and len(set(keys)) == 2000
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("5.97E+11", "took the key for a number (5.97E+11)"),
+        ("5,97055E+11", "took the key for a number"),
+        ("597054854350000000", "took the key for a number"),
+        ("", "has no key of an answer"),
+        ("x", "has no key of an answer"),
+    ],
+)
+def test_a_key_that_a_spreadsheet_changed_is_that_rows_fault(tmp_path, key, says):
+    found, faults = one_filled(tmp_path / "label.csv", key=key)
+    assert len(found) == 7 and len(faults) == 1 and says in faults[0]
+
+
+def test_an_answer_that_is_labelled_twice_otherwise_is_named(tmp_path):
+    path = tmp_path / "label.csv"
+    one_filled(path)
+    lines = path.read_text(encoding="utf-8")
+    with open(path, newline="", encoding="utf-8") as file:
+        first = next(csv.DictReader(file))
+    for cause, n_faults in (("no", 0), ("yes", 1)):
+        again = io.StringIO()
+        csv.DictWriter(again, list(first)).writerow(first | {"cause": cause})
+        path.write_text(lines + again.getvalue(), encoding="utf-8")
+        found, faults = labels.read(path)
+        assert len(found) == 8 and len(faults) == n_faults
+    assert "row 10 labels an answer again" in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"PK\x03\x04 a workbook", "is not a CSV file: save the sheet as CSV"),
+        ("key,named\n".encode("utf-16-le"), "is not a CSV file"),
+        (b"\xff\xfek\x00e", "is not a CSV file"),
+        (b"", "has no column 'key'"),
+        (b"key,named\n", "has no column 'cautions_said'"),
+        (b'key,"' + b"x" * 200_000, "cannot be read as CSV"),
+    ],
+)
+def test_a_file_that_is_no_label_csv_is_one_sentence(tmp_path, content, says):
+    (tmp_path / "label.csv").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(says)):
+        labels.read(tmp_path / "label.csv")
+
+
 def test_the_frozen_labels_fit_their_answers():
     place = ROOT / "benchmarks"
     kept = [
         json.loads(line)
         for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    found = labels.read(place / "labels.csv")
+    found = labels.read(place / "labels.csv").labels  # of the time of keys without a letter
     keys = {labels.Answer(a["trial"], a["arm"], "", a["answer"], True, (), "").key for a in kept}
     assert keys == set(found) and [
         sum(a["arm"] == arm for a in kept) for arm in ("base", "adapter")
@@ -326,5 +423,13 @@ def test_label_py_says_how_far_the_scorer_agrees_and_what_is_missing(tmp_path):
         and max(map(len, done.stdout.splitlines())) <= 100
     )
     assert re.search(r"^cause +3 of 3 +none +0 of 1 +0 of 4 ", done.stdout, re.M)
-    labels.write(tmp_path / "mine.csv", [row | {"key": "0" * 12, "cause": "no"} for row in rows])
-    assert "rows of other results" in run("--labels", str(tmp_path / "mine.csv")).stderr
+    other = {"key": "0" * 12, "cause": "no"}
+    labels.write(tmp_path / "mine.csv", [row | other for row in rows])
+    none = run("--labels", str(tmp_path / "mine.csv"))
+    assert none.returncode == 2 and "rows of other results" in none.stderr
+    mixed = [rows[0] | {"cause": "perhaps"}, rows[1] | other]
+    mixed += [row | cause[row["key"]] for row in rows[2:]]
+    saved_by_a_spreadsheet(tmp_path / "mine.csv", mixed, delimiter=";")
+    some = run("--labels", str(tmp_path / "mine.csv"))
+    assert some.returncode == 1 and "6 labelled answers" in some.stdout
+    assert some.stderr.count("left out: ") == 2 and "row 2: cause is 'perhaps'" in some.stderr

@@ -1,0 +1,248 @@
+"""Faults of the machine in one sentence each: full disks, limits of a job, unusable files.
+
+Libraries wrap the system's errors in errors of their own; what the system said is looked for in
+the chain of causes and in the messages. The sentence names the disk, file or limit that it was.
+"""
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mimic_qlora.step import limits, streams
+
+_LEAST_FREE = 1 << 20  # bytes; a disk with less is full
+_STORAGES: list[Path] = []  # storage folders that this process opened
+
+# by kind: the system's numbers, and words of libraries that hide them
+_SIGNS: dict[str, tuple[set[int], str]] = {
+    "full": (
+        {errno.ENOSPC, errno.EDQUOT},
+        "No space left|os error 28\\b|Disk quota exceeded|disk is full|not enough free disk space",
+    ),
+    "files": ({errno.EMFILE, errno.ENFILE}, "Too many open files|os error 24\\b"),
+    "large": ({errno.EFBIG}, "File too large"),
+    "started": (
+        set(),
+        "can't start new thread|pthread_create|thread constructor failed|"
+        "Resource temporarily unavailable",
+    ),
+    "memory": (
+        {errno.ENOMEM},
+        "Cannot allocate memory|can't allocate memory|bad_alloc|bad allocation|"
+        "failed to map segment|[Oo]ut of [Mm]emory|unable to mmap|Unable to allocate|"
+        "realloc of size|malloc of size",
+    ),
+}
+_UNUSABLE = {  # of a file's disk, network or owner
+    errno.EACCES,
+    errno.EIO,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+_DUCKDB_OF_A_FILE = ("InvalidInputException", "IOException", "Error", "SerializationException")
+
+
+def remember_storage(path: Path) -> None:
+    """Note the storage folder of this process, whose disk may be the one that is full."""
+    if path not in _STORAGES:
+        _STORAGES.append(path)
+
+
+def sentence(error: BaseException) -> str | None:
+    """Return a sentence for a fault that the user can remove, None for a fault of the software."""
+    kind = _kind(error)
+    if kind == "full":
+        return full_disk(error)
+    if kind == "files":
+        return (
+            f"too many files are open: this shell allows {limits.open_files():,}; "
+            "give `ulimit -n 1024` (or more) first"
+        )
+    if kind == "large":
+        return (
+            "a file would be larger than this shell or file system allows: "
+            "give `ulimit -f unlimited` first, or ask for a larger limit"
+        )
+    if kind == "started":
+        return (
+            "no further process or thread can be started: raise the job's limit on processes "
+            "(`ulimit -u`) or on memory (`ulimit -v`), or give fewer workers"
+        )
+    if kind == "memory":
+        return _too_little_memory(error)
+    if type(error).__name__ == "BrokenProcessPool":
+        return "a worker process was killed, most likely for lack of memory: try fewer --workers"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return "no folder for temporary files can be written: give one with TMPDIR"
+    if isinstance(error, OSError) and (error.filename or of_the_machine(error)):
+        name = next(iter(_paths_in(error)), None) or error.filename or "a file or disk"
+        reason = os.strerror(error.errno) if error.errno else error.strerror or error
+        return f"{name} cannot be used ({reason}): fix that, or redo the step that wrote it"
+    return _unreadable_parquet(error)
+
+
+def of_the_machine(error: BaseException) -> bool:
+    """Tell whether an error is the machine's, so that the file that was read may be whole."""
+    numbers = [getattr(one, "errno", None) for one in _chain(error)]
+    return _kind(error) is not None or not _UNUSABLE.isdisjoint(numbers)
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether an error says that a disk is full, or a quota used up."""
+    return _kind(error) == "full"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and those that caused it."""
+    one: BaseException | None = error
+    for _ in range(5):
+        if one is None:
+            return
+        yield one
+        one = one.__cause__
+
+
+def _kind(error: BaseException) -> str | None:
+    """Return which of `_SIGNS` an error or one of its causes shows."""
+    for one in _chain(error):
+        if isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError":
+            return "memory"
+        number = getattr(one, "errno", None)
+        said = isinstance(one, (OSError, ImportError, RuntimeError)) or _library(one) in (
+            "_duckdb",
+            "pyarrow",
+            "sqlite3",
+            "safetensors_rust",
+            "xgboost",
+        )
+        for kind, (numbers, words) in _SIGNS.items():
+            # where the system gave a number it is not looked for in a message, which holds names
+            if number in numbers or (number is None and said and re.search(words, str(one))):
+                return kind
+    return None
+
+
+def _library(error: BaseException) -> str:
+    return type(error).__module__.split(".")[0]
+
+
+# ---------------------------------------------------------------- disks
+
+
+def full_disk(error: BaseException) -> str:
+    """Return a sentence that names the disk that is full.
+
+    Call it before anything is tidied up, which would make room again.
+    """
+    if getattr(error, "filename", None) == streams.STDOUT:
+        return "standard output cannot be written: its disk is full, or its quota used up"
+    temporary = _temporary()
+    named = [path for path in _paths_in(error) if path.is_absolute()]
+    places = [*named, *_STORAGES, temporary, Path.cwd()]
+    # a quota leaves a disk with room, so that a file that the error names counts at once
+    place = next(iter(named or filter(_has_no_room, places)), None)
+    if place is None:
+        return f"a disk is full, or a quota used up: free some space in {_listed(places)}"
+    for storage in _STORAGES:
+        if place.is_relative_to(storage) or (not named and _disk(place) == _disk(storage)):
+            return (
+                f"the disk of {storage} is full, or its quota used up: free some space or give "
+                "another --storage"
+            )
+    if place.is_relative_to(temporary) or _disk(place) == _disk(temporary):
+        return (
+            f"the disk of {temporary} is full, or its quota used up: free some space there, "
+            "or name another folder for temporary files with TMPDIR"
+        )
+    return f"the disk of {_name(place)} is full, or its quota used up: free some space there"
+
+
+def _temporary() -> Path:
+    """Return the folder for temporary files, also where it has no room for the trial of tempfile.
+
+    Raises nothing.
+    """
+    given = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    fallback = next((path for path in given if path and os.path.isdir(path)), "/tmp")
+    return Path(tempfile.tempdir or fallback)
+
+
+def _paths_in(error: BaseException) -> Iterator[Path]:
+    """Yield the files that an error or its causes name."""
+    for one in _chain(error):
+        for name in (getattr(one, "filename2", None), getattr(one, "filename", None)):
+            if isinstance(name, (str, bytes)):
+                yield Path(os.fsdecode(name))
+        for name in re.findall(r"""['"](/[^'"\n]+)['"]""", str(one)):
+            yield Path(name)
+
+
+def _has_no_room(path: Path) -> bool:
+    """Tell whether the disk of a path has no room for a file."""
+    try:
+        found = os.statvfs(_there(path))
+    except (OSError, AttributeError):  # Windows has no statvfs
+        return False
+    return found.f_bavail * found.f_frsize < _LEAST_FREE or (found.f_files and not found.f_favail)
+
+
+def _disk(path: Path) -> int | None:
+    """Return the number of a path's disk."""
+    try:
+        return _there(path).stat().st_dev
+    except OSError:
+        return None
+
+
+def _there(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next((one for one in (path, *path.parents) if one.exists()), path)
+
+
+def _listed(places: list[Path]) -> str:
+    return " or ".join(dict.fromkeys(map(_name, places)))
+
+
+def _name(path: object) -> str:
+    return os.fsdecode(path) if isinstance(path, (str, bytes, Path)) else str(path)
+
+
+# ---------------------------------------------------------------- memory, Parquet
+
+
+def _too_little_memory(error: BaseException) -> str:
+    """Word that memory has run out, and by which limit."""
+    if any("CUDA" in str(one) for one in _chain(error)):
+        return "the GPU has too little free memory: free some, lower the batch, or use another"
+    limit = limits.address_limit()
+    of_shell = f" (`ulimit -v` allows {limit / 1e9:.1f} GB of addresses)" if limit else ""
+    return (
+        f"memory has run out{of_shell}: this process may use {limits.memory() / 1e9:.1f} GB; "
+        "ask for more, or give --memory or --workers less where the step has them"
+    )
+
+
+def _unreadable_parquet(error: BaseException) -> str | None:
+    """Return what DuckDB could not do with a file of step 1, None for another error.
+
+    DuckDB is not imported by every script; its bare Error means an unreadable page or footer.
+    """
+    if _library(error) != "_duckdb" or type(error).__name__ not in _DUCKDB_OF_A_FILE:
+        return None
+    from mimic_qlora.step.storage import COMMANDS
+
+    named = re.search(r"""['"]([^'"]+\.parquet)['"]""", str(error))
+    kept_out = re.search("Permission denied|Input/output error|Stale file handle", str(error))
+    if named and kept_out:
+        return f"{named[1]} cannot be used ({kept_out[0]}): fix that and run the same command again"
+    if not named and type(error).__name__ != "Error":
+        return None
+    what = named[1] if named else "a Parquet file of step 1"
+    return f"{what} is damaged: run `{COMMANDS['subjects']} --force` to write it again"

@@ -1,0 +1,104 @@
+"""The lock of a folder: it keeps a second run out, on file systems without locks too.
+
+The system's lock ends with its process. Lustre mounted without `flock`, and NFS without a lock
+daemon, have none; there a file that names host and process takes its place. One whose process is
+dead is taken over on its own host; another host cannot tell.
+"""
+
+import contextlib
+import errno
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimic_qlora.step import files
+from mimic_qlora.step.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+
+@contextlib.contextmanager
+def hold(place: Path, command: str) -> Iterator[None]:
+    """Hold the lock of `place`, which `command` writes: `.<name>.lock` beside it.
+
+    Raises UserError if another run holds it, or if the lock file cannot be used.
+    """
+    path = place.with_name(f".{place.name}.lock")
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        lock = _acquired(path, place, command)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+            raise
+        raise UserError(
+            f"the lock file {error.filename or path} cannot be used ({error.strerror or error}): "
+            "fix that, or remove it if nothing is running"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(path: Path, place: Path, command: str) -> "BaseFileLock":
+    """Return the lock, held: the system's, else a file. Raises UserError if another run holds it.
+
+    Another machine may see no locks where this one has them, so that a file of its counts too.
+    """
+    from filelock import FileLock, SoftFileLock, Timeout  # 50 ms that `--help` need not wait for
+
+    instead = path.with_name(f"{path.name}.held")
+    soft = SoftFileLock(instead, timeout=0, mode=files.PRIVATE)
+    lock: BaseFileLock = FileLock(path, timeout=0, mode=files.PRIVATE, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another run of `{command}` is writing {place}: wait for it or stop it"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        lock = soft
+    try:
+        if lock is soft or instead.exists():
+            soft.acquire()
+    except Timeout:
+        lock.release(force=True)
+        raise UserError(_busy(instead, place, command)) from None
+    except BaseException:
+        lock.release(force=True)
+        raise
+    if lock is soft:
+        _say_soft(place.parent)
+    else:
+        soft.release(force=True)
+    return lock
+
+
+def _busy(instead: Path, place: Path, command: str) -> str:
+    """Word who holds a lock file: the process and host that it names."""
+    try:
+        process, host, *_ = instead.read_text(encoding="utf-8", errors="replace").split("\n")
+    except (OSError, ValueError):
+        process, host = "?", "?"
+    host = host.split("?pidns-")[0]  # filelock adds the container to the name of its host
+    return (
+        f"another run of `{command}` is writing {place}, process {process} on the host {host}: "
+        f"wait for it or stop it; if it was killed there, remove {instead}"
+    )
+
+
+@functools.cache
+def _say_soft(folder: Path) -> None:
+    """Say, once for each folder, what stands in for a lock of the file system."""
+    print(
+        f"note: the file system of {folder} has no locks (Lustre without `flock`, NFS without a "
+        "lock daemon): a file .<step>.lock.held that names host and process stands in for one",
+        file=sys.stderr,
+    )

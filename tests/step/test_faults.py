@@ -1,0 +1,200 @@
+"""The true cause of a fault of the machine: which disk, which limit, which file."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+from mimic_qlora.step import faults, storage
+from mimic_qlora.step.errors import UserError
+
+RUN = """
+import sys
+from pathlib import Path
+from mimic_qlora.step import command_line, storage
+def main():
+    {body}
+command_line.run(main)
+"""
+
+
+def leave(body: str, **options) -> subprocess.CompletedProcess:
+    environment = os.environ | options.pop("env", {})
+    command = [sys.executable, "-c", RUN.format(body=body)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600, **options
+    )
+
+
+def one_sentence(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+# ---------------------------------------------------------------- disks
+
+
+@pytest.fixture(scope="module")
+def tiny_disk(tmp_path_factory):
+    """A real disk of 64 kB, full but for a page; skipped where none may be mounted."""
+    place = tmp_path_factory.mktemp("tiny")
+    mount = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k,mode=1777", "tmpfs", str(place)],
+        capture_output=True,
+    )
+    if not mount or mount.returncode:
+        pytest.skip("no disk can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+FILL = "(Path({place!r}) / 'a').write_bytes(bytes(1 << 20))"
+KEPT_OPEN = "open({place!r} + '/b', 'wb').write(bytes(1 << 20))"
+
+
+def test_a_full_temporary_folder_is_named_and_not_the_storage(tiny_disk, tmp_path):
+    store = str(tmp_path)
+    body = f"storage.open_storage({store!r}); {KEPT_OPEN.format(place=str(tiny_disk))}"
+    said = one_sentence(leave(body, env={"TMPDIR": str(tiny_disk)}))
+    assert f"the disk of {tiny_disk} is full" in said and "TMPDIR" in said
+    assert "--storage" not in said
+
+
+def test_a_full_storage_is_named_though_what_was_begun_is_removed(tiny_disk):
+    store = tiny_disk / "storage"
+    body = (
+        f"s = storage.open_storage({str(store)!r}, create=True)\n"
+        "    with storage.step_output(s, 'features', {{}}, {{}}) as out:\n"
+        "        (out.path / 'a').write_bytes(bytes(1 << 20))"
+    ).replace("{{}}", "{}")
+    said = one_sentence(leave(body))
+    assert f"the disk of {store} is full" in said and "another --storage" in said
+    assert not list(store.glob(".*.partial")) and not (store / "features").exists()
+
+
+def test_another_full_disk_is_named_by_its_file(tiny_disk, tmp_path):
+    body = f"storage.open_storage({str(tmp_path)!r}); {FILL.format(place=str(tiny_disk))}"
+    # write() names no file in its error: the folder that the process works in is the full one
+    command = f"import os; os.chdir({str(tiny_disk)!r}); {body}"
+    said = one_sentence(leave(command))
+    assert str(tiny_disk) in said and str(tmp_path) + " is full" not in said
+
+
+WRAPPED = {
+    "Arrow": ("pyarrow.lib", "ArrowInvalid", "IOError: No space left on device"),
+    "DuckDB": ("_duckdb", "IOException", "IO Error: could not write: No space left on device"),
+    "SQLite": ("sqlite3", "OperationalError", "database or disk is full"),
+}
+
+
+def error_of(library: str, name: str, message: str) -> Exception:
+    """An error as a library raises it, whose cause cannot be made here."""
+    return type(name, (Exception,), {"__module__": library})(message)
+
+
+@pytest.mark.parametrize("library", WRAPPED)
+def test_a_full_disk_is_seen_through_a_library(library):
+    assert "disk" in faults.sentence(error_of(*WRAPPED[library]))
+
+
+def test_a_name_in_a_message_is_no_sign():
+    assert faults.sentence(ValueError("No space left on device")) is None
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "Too many open files.csv")
+    assert "cannot be used (No such file" in faults.sentence(error)
+
+
+# ---------------------------------------------------------------- limits of the shell
+
+
+def limited(body: str, **soft: int) -> subprocess.CompletedProcess:
+    import resource
+
+    def apply():
+        for name, value in soft.items():
+            which = getattr(resource, f"RLIMIT_{name}")
+            resource.setrlimit(which, (value, value))
+
+    return leave(body, preexec_fn=apply)
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="the limits of POSIX")
+
+
+@posix
+def test_too_little_address_space_names_its_limit():
+    said = one_sentence(limited("bytearray(2 << 30)", AS=1 << 30))
+    assert "memory has run out (`ulimit -v` allows 1.1 GB" in said
+
+
+@posix
+@pytest.mark.parametrize("library", ["pyarrow", "numpy", "duckdb"])
+def test_a_library_without_memory_is_no_fault_of_the_software(library):
+    bodies = {
+        "pyarrow": "import pyarrow as pa; pa.allocate_buffer(8 << 30)",
+        "numpy": "import numpy; numpy.ones(1 << 30)",
+        "duckdb": "import duckdb; duckdb.connect(config={'memory_limit': '20MB', "
+        "'temp_directory': ''}).execute('SELECT list(range) FROM range(20000000)')",
+    }
+    soft = {} if library == "duckdb" else {"AS": 4 << 30}
+    assert "memory has run out" in one_sentence(limited(bodies[library], **soft))
+
+
+@posix
+def test_a_file_that_may_not_grow_names_its_limit(tmp_path):
+    body = f"open({str(tmp_path / 'a')!r}, 'wb').write(bytes(1 << 20))"
+    assert "`ulimit -f unlimited`" in one_sentence(limited(body, FSIZE=4096))
+
+
+@posix
+def test_too_many_open_files_name_their_limit(tmp_path):
+    body = f"files = [open({str(tmp_path)!r} + f'/{{i}}', 'w') for i in range(300)]"
+    assert "`ulimit -n 1024`" in one_sentence(limited(body, NOFILE=256))
+
+
+@posix
+def test_a_temporary_folder_that_nobody_can_write_is_named(tmp_path):
+    error = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert "TMPDIR" in faults.sentence(error)
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ('IO Error: Cannot open file "/s/a.parquet": Permission denied', "Permission denied"),
+        ('IO Error: Cannot open file "/s/a.parquet": Too many open files', "ulimit -n"),
+        ('IO Error: Could not read "/s/a.parquet": Input/output error', "Input/output error"),
+        ("Invalid Input Error: No magic bytes found at end of file '/s/a.parquet'", "is damaged"),
+    ],
+)
+def test_only_a_damaged_parquet_file_is_called_damaged(message, says):
+    kind = "InvalidInputException" if "magic" in message else "IOException"
+    said = faults.sentence(error_of("_duckdb", kind, message))
+    assert says in said and ("damaged" in said) == (says == "is damaged")
+
+
+def test_an_error_of_a_cause_counts():
+    try:
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError as cause:
+            raise RuntimeError("a library failed") from cause
+    except RuntimeError as error:
+        assert "ulimit -n" in faults.sentence(error)
+
+
+def test_a_step_raises_the_disk_of_its_fault_as_an_error_of_the_user(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "a"))
+    storage.open_storage(str(tmp_path))
+    with (
+        pytest.raises(UserError, match="is full"),
+        storage.step_output(tmp_path, "features", {}, {}),
+    ):
+        raise full

@@ -1,0 +1,84 @@
+"""The number of buckets under limits: of open files, of memory, and of an earlier run."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+from mimic_qlora.mimic import tables
+from mimic_qlora.mimic.synthetic import hospital
+from mimic_qlora.step import limits
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import buckets, conversion
+
+GIB = 1 << 30
+CONVERT = """
+import sys
+import convert_to_jsonl
+from mimic_qlora.step import command_line
+from mimic_qlora.subjects import buckets
+buckets.PATIENTS_PER_BUCKET = 1
+command_line.run(convert_to_jsonl.main)
+"""
+
+
+@pytest.mark.parametrize(("files", "n"), [(4096, 900), (1024, 900), (600, 500), (256, 156)])
+def test_fewer_buckets_where_fewer_files_may_be_open(monkeypatch, files, n):
+    monkeypatch.setattr(limits, "open_files", lambda: files)
+    assert buckets.count({}, 2_000_000, 2_000_000, GIB) == n
+
+
+def test_too_few_files_for_the_memory_are_a_sentence(monkeypatch, tiny_mimic):
+    monkeypatch.setattr(limits, "open_files", lambda: 103)
+    sources = tables.find(tiny_mimic)
+    with pytest.raises(UserError, match="`ulimit -n 1024` first, or more --memory"):
+        buckets.count(sources, 12, 12, 1)
+
+
+def test_a_run_goes_on_with_the_number_that_it_began_with(monkeypatch, tmp_path):
+    """Another limit today would send a patient's rows to another file."""
+    monkeypatch.setattr(limits, "open_files", lambda: 600)
+    assert buckets.as_begun(tmp_path, 400) == 400
+    assert buckets.as_begun(tmp_path, 120) == 400
+    monkeypatch.setattr(limits, "open_files", lambda: 256)
+    with pytest.raises(UserError, match="`ulimit -n 1024`.*--force"):
+        buckets.as_begun(tmp_path, 120)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the limits of POSIX")
+@pytest.mark.parametrize("soft", [True, False], ids=["soft limit", "hard limit"])
+def test_sixty_buckets_under_a_limit_of_files(tmp_path, soft):
+    import resource
+
+    mimic = tmp_path / "mimic"
+    hospital.write(mimic, 60, seed=1, progress=False)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def apply():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard) if soft else (130, 130))
+
+    arguments = ["--mimic-dir", mimic, "--storage", tmp_path / "storage", "--workers", "1"]
+    command = [sys.executable, "-c", CONVERT, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, preexec_fn=apply)
+    assert done.returncode == 0, done.stderr
+    shards = list((tmp_path / "storage/subjects/shards").iterdir())
+    assert len(shards) == (60 if soft else 30)
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize(
+    ("there", "planned"), [(64 * GIB, 16 * GIB), (1 * GIB, 500_000_000), (600 << 20, 500_000_000)]
+)
+def test_a_quarter_of_the_jobs_memory_is_planned_and_more_of_little(monkeypatch, there, planned):
+    monkeypatch.setattr(limits, "memory", lambda: there)
+    assert conversion.memory_bytes(None) == planned
+
+
+def test_too_little_memory_for_step_1_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(limits, "memory", lambda: 300 << 20)
+    with pytest.raises(UserError, match="may use 0.3 GB of memory .* 0.5 are needed"):
+        conversion.memory_bytes(None)
