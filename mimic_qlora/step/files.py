@@ -85,9 +85,13 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write data as JSON, atomically. What JSON does not know is written as its `str`."""
+    """Write data as JSON, atomically. What JSON does not know is written as its `str`.
+
+    A byte of a path that is not UTF-8 is written as JSON's escape of the surrogate that Python has
+    for it.
+    """
     text = json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n"
-    atomic_write(path, text)
+    atomic_write(path, text.encode("utf-8", "backslashreplace"))
 
 
 def digest(data: Any) -> str:

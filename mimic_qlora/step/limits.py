@@ -112,10 +112,14 @@ def _memory_groups() -> Iterator[tuple[int, int]]:
         names = MEMORY_FILES[version]
         for name in names.limits:
             limit = _number(folder / name)
+            stat = dict(line.split(" ", 1) for line in _lines(folder / "memory.stat"))
+            used = (_number(folder / names.used) or 0) - int(stat.get(names.reclaimable, 0))
             if limit is not None:
-                stat = dict(line.split(" ", 1) for line in _lines(folder / "memory.stat"))
-                cached = int(stat.get(names.reclaimable, 0))
-                yield limit, max(0, (_number(folder / names.used) or 0) - cached)
+                yield limit, max(0, used)
+            # a group above that a container does not show; how much it has taken is not known
+            above = int(stat.get("hierarchical_memory_limit", _UNLIMITED))
+            if above < _UNLIMITED:
+                yield above, max(0, used)
 
 
 # ---------------------------------------------------------------- cores

@@ -28,6 +28,7 @@ from mimic_qlora.step.manifests import (
     is_up_to_date,
     new_manifest,
 )
+from mimic_qlora.step.plain_text import is_whole
 
 # The command that writes each folder, for messages that tell the user what to run.
 COMMANDS = {
@@ -56,6 +57,8 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     Raises UserError if it is missing and not to be made, or cannot be written.
     """
     path = Path(argument or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
+    if not is_whole(str(path)):  # DuckDB opens no such path
+        raise UserError(f"the path of the storage folder {path} is not UTF-8: give another one")
     if path.exists() and not path.is_dir():
         raise UserError(f"the storage folder {path} is a file: give another one with --storage")
     if not path.exists() and not create:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from mimic_qlora.mimic import tables
-from mimic_qlora.step import seeded
+from mimic_qlora.step import plain_text, seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.split_file import Split, SplitName
 
@@ -38,7 +38,8 @@ def listed(path: Path, patients: Sequence[int]) -> list[int]:
 
     Raises UserError when the file lists none, or one who is not in `patients`.
     """
-    given = set(path.read_text(encoding="utf-8-sig", errors="replace").split()) - {"subject_id"}
+    text = plain_text.in_utf8(path.read_bytes(), "replace").decode("utf-8", errors="replace")
+    given = set(text.split()) - {"subject_id"}
     unknown = len(given - {str(s) for s in patients})
     if not given or unknown:
         raise UserError(

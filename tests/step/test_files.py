@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and are their owner's alone."""
 
+import json
 import signal
 import stat
 import subprocess
@@ -93,3 +94,9 @@ def test_a_link_in_the_place_of_a_private_folder_is_refused(tmp_path):
 )
 def test_names_that_can_be_folders(name, fits):
     assert files.is_folder_name(name) == fits
+
+
+def test_a_path_that_is_not_utf_8_comes_back_from_json(tmp_path):
+    files.write_json(tmp_path / "a.json", {"folder": "/data/caf\udce9", "é": 1})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"folder": "/data/caf\udce9", "é": 1} and '"é"' in text

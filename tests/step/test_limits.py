@@ -84,6 +84,14 @@ MEMORY = {
         "4:memory:/docker/abc",
         {"sys/fs/cgroup/memory/memory.limit_in_bytes": str(GIB)},
     ),
+    "a container of version 1 whose limit stands above what it sees": (
+        v1("memory", "/docker/abc"),
+        "4:memory:/docker/abc",
+        {
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096),
+            "sys/fs/cgroup/memory/memory.stat": f"cache 1\nhierarchical_memory_limit {GIB}",
+        },
+    ),
     "a group outside what is mounted": (
         v2(),
         "0::/../../other",
