@@ -150,18 +150,16 @@ def full_disk(error: BaseException) -> str:
     place = next(iter(named or filter(_has_no_room, places)), None)
     if place is None:
         return f"a disk is full, or a quota used up: free some space in {_listed(places)}"
-    for storage in _STORAGES:
-        if place.is_relative_to(storage) or (not named and _disk(place) == _disk(storage)):
-            return (
-                f"the disk of {storage} is full, or its quota used up: free some space or give "
-                "another --storage"
-            )
-    if place.is_relative_to(temporary) or _disk(place) == _disk(temporary):
-        return (
-            f"the disk of {temporary} is full, or its quota used up: free some space there, "
-            "or name another folder for temporary files with TMPDIR"
-        )
-    return f"the disk of {_name(place)} is full, or its quota used up: free some space there"
+    owners = [*_STORAGES, temporary]
+    same = [folder for folder in owners if _disk(place) == _disk(folder)]
+    inside = [folder for folder in same if place.is_relative_to(folder)]
+    owner = next(iter(inside or same), place)
+    full = f"the disk of {owner} is full, or its quota used up: free some space"
+    if owner in _STORAGES:
+        return f"{full} or give another --storage"
+    if owner == temporary:
+        return f"{full} there, or name another folder for temporary files with TMPDIR"
+    return f"{full} there"
 
 
 def _temporary() -> Path:

@@ -46,7 +46,8 @@ def in_utf8(data: bytes, errors: str = "strict") -> bytes:
     """Return the content of a text file as UTF-8 without a byte order mark.
 
     A mark names the encoding: PowerShell and Excel's "Unicode text" write UTF-16. Raises
-    UnicodeDecodeError where UTF-16 is cut or broken, unless `errors` is "replace"; other content is returned as it is.
+    UnicodeDecodeError where UTF-16 is cut or broken, unless `errors` is "replace"; other content is
+    returned as it is.
     """
     for mark, encoding in _BY_BOM.items():
         if data.startswith(mark):

@@ -47,8 +47,9 @@ def make_ready() -> None:
     charts and models; no work may be lost for a line on the screen. A closed stream's number would
     be given to the next file that is opened, and what a library prints would go into it.
     """
-    for number, name in enumerate(ERRORS):
+    for number in range(len(ERRORS)):  # all of them first: each takes the lowest free number
         _open_if_closed(number)
+    for name in ERRORS:
         stream = getattr(sys, name)
         if stream is None:
             mode = "r" if name == "stdin" else "w"

@@ -66,4 +66,4 @@ def test_a_table_without_rows_says_so():
 def test_text_of_a_chart_stays_in_its_cell(line_break):
     rows = [{"drug\x1b[2J": f"  a{line_break}b\x1b]0;x\x07\u202ec", "n": 1}]
     lines = text_tables.text_table(rows).splitlines()
-    assert len(lines) == 3 and lines[2] == "  a b]0;xc   1" and all(x.isprintable() for x in lines)
+    assert len(lines) == 3 and lines[2] == "  a b]0;xc  1" and all(x.isprintable() for x in lines)

@@ -40,8 +40,8 @@ def one_sentence(done: subprocess.CompletedProcess) -> str:
 
 
 @pytest.fixture(scope="module")
-def tiny_disk(tmp_path_factory):
-    """A real disk of 64 kB, full but for a page; skipped where none may be mounted."""
+def mounted(tmp_path_factory):
+    """A real disk of 64 kB; skipped where none may be mounted."""
     place = tmp_path_factory.mktemp("tiny")
     mount = shutil.which("mount") and subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k,mode=1777", "tmpfs", str(place)],
@@ -51,6 +51,14 @@ def tiny_disk(tmp_path_factory):
         pytest.skip("no disk can be mounted here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def tiny_disk(mounted):
+    """The disk, with room for a page or two."""
+    yield mounted
+    for path in mounted.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 FILL = "(Path({place!r}) / 'a').write_bytes(bytes(1 << 20))"
