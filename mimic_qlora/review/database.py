@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mimic_qlora.step import faults, locks
 from mimic_qlora.step.errors import UserError
 
 FILE = "ratings.sqlite"
+TIMEOUT = 30.0  # seconds to wait for another writer
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rater (
@@ -45,17 +47,26 @@ class Database:
         if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         self.path.chmod(0o600)
+        # where the file system has no locks, SQLite puts a file `<name>.lock` in their place
+        way = "" if locks.are_there(self.path) else "&vfs=unix-dotfile"
+        self._uri = f"{self.path.absolute().as_uri()}?mode=rw{way}"
         try:
             with self.open() as db:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(_SCHEMA)
             # while this connection is open, others do not write the whole log back on closing
-            self._held = sqlite3.connect(self.path, check_same_thread=False)
+            self._held = sqlite3.connect(self._uri, check_same_thread=False, uri=True)
             self._held.execute("SELECT count(*) FROM about").fetchone()
         except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{self.path} cannot be used ({error}): restore it from a backup or move it away"
-            ) from None
+            if faults.of_the_machine(error):
+                raise
+            left = self.path.with_name(f"{FILE}.lock")
+            remedy = (
+                f"remove {left} if no review is running"
+                if "locked" in str(error) and left.exists()
+                else "restore it from a backup or move it away"
+            )
+            raise UserError(f"{self.path} cannot be used ({error}): {remedy}") from None
 
     @contextlib.contextmanager
     def open(self, write: bool = False) -> Iterator[sqlite3.Connection]:
@@ -63,9 +74,7 @@ class Database:
 
         An exception rolls the transaction back.
         """
-        db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode=rw", timeout=30, isolation_level=None, uri=True
-        )
+        db = sqlite3.connect(self._uri, timeout=TIMEOUT, isolation_level=None, uri=True)
         try:
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA synchronous = FULL")

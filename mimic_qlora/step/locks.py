@@ -45,6 +45,21 @@ def hold(place: Path, command: str) -> Iterator[None]:
         lock.release()
 
 
+def are_there(path: Path) -> bool:
+    """Tell whether the file system of a file has the locks of POSIX, which SQLite needs."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has locks of its own
+        return True
+    with open(path, "rb+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_UN)
+        except OSError as error:
+            return error.errno not in _NO_LOCKS
+    return True
+
+
 def _acquired(path: Path, place: Path, command: str) -> "BaseFileLock":
     """Return the lock, held: the system's, else a file. Raises UserError if another run holds it.
 

@@ -8,7 +8,6 @@ import pytest
 
 from helpers.paths import ROOT
 from mimic_qlora.mimic import tables
-from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.step import limits
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import buckets, conversion
@@ -49,22 +48,20 @@ def test_a_run_goes_on_with_the_number_that_it_began_with(monkeypatch, tmp_path)
 
 @pytest.mark.skipif(os.name == "nt", reason="the limits of POSIX")
 @pytest.mark.parametrize("soft", [True, False], ids=["soft limit", "hard limit"])
-def test_sixty_buckets_under_a_limit_of_files(tmp_path, soft):
+def test_a_bucket_for_each_patient_under_a_limit_of_files(tiny_mimic, tmp_path, soft):
     import resource
 
-    mimic = tmp_path / "mimic"
-    hospital.write(mimic, 60, seed=1, progress=False)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def apply():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard) if soft else (130, 130))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard) if soft else (106, 106))
 
-    arguments = ["--mimic-dir", mimic, "--storage", tmp_path / "storage", "--workers", "1"]
+    arguments = ["--mimic-dir", tiny_mimic, "--storage", tmp_path / "storage", "--workers", "1"]
     command = [sys.executable, "-c", CONVERT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, preexec_fn=apply)
     assert done.returncode == 0, done.stderr
     shards = list((tmp_path / "storage/subjects/shards").iterdir())
-    assert len(shards) == (60 if soft else 30)
+    assert len(shards) == (12 if soft else 6)
 
 
 # ---------------------------------------------------------------- memory

@@ -1,0 +1,42 @@
+"""The file of marks where the file system has no locks, which no file system here lacks."""
+
+import errno
+import fcntl
+
+import pytest
+
+from mimic_qlora.review.database import Database
+from mimic_qlora.step import locks
+from mimic_qlora.step.errors import UserError
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS])
+def no_locks(request, monkeypatch):
+    def lockf(*_):
+        raise OSError(request.param, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+
+
+def test_marks_are_kept_by_a_lock_file_instead(tmp_path, no_locks):
+    database = Database(tmp_path)
+    assert not locks.are_there(database.path)
+    with database.open(write=True) as db:
+        db.execute("INSERT INTO about VALUES ('a', 'b')")
+        assert (tmp_path / "ratings.sqlite.lock").exists()
+    assert not (tmp_path / "ratings.sqlite.lock").exists()
+    again = Database(tmp_path)
+    assert [tuple(row) for row in again.rows("SELECT * FROM about")] == [("a", "b")]
+
+
+def test_a_lock_file_that_a_dead_review_left_is_named(tmp_path, no_locks, monkeypatch):
+    Database(tmp_path)
+    (tmp_path / "ratings.sqlite.lock").mkdir()
+    monkeypatch.setattr("mimic_qlora.review.database.TIMEOUT", 0.1)
+    with pytest.raises(UserError, match="remove .*ratings.sqlite.lock if no review is running"):
+        Database(tmp_path)
+
+
+def test_with_locks_nothing_changes(tmp_path):
+    database = Database(tmp_path)
+    assert locks.are_there(database.path) and "vfs" not in database._uri
