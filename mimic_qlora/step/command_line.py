@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from mimic_qlora.step import faults, limits, streams
 from mimic_qlora.step.errors import UpToDate, UserError
@@ -54,27 +54,19 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, for steps that use a GPU where there is one."""
     parser.add_argument(
         "--device",
-        choices=("auto", "cpu"),
+        type=device,
         default="auto",
-        action=_Device,
         help="cpu: use no GPU, even where there is one (default: %(default)s)",
     )
 
 
-class _Device(argparse.Action):
-    """Hides the GPUs while the command line is read, since torch looks once, at its import."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option: str | None = None,
-    ) -> None:
-        """Keep the value, and let no library see a GPU for "cpu"."""
-        setattr(namespace, self.dest, values)
-        if values == "cpu":
-            limits.hide_gpus()
+def device(text: str) -> str:
+    """Read auto or cpu; cpu hides the GPUs at once, since torch looks but once, at its import."""
+    if text not in ("auto", "cpu"):
+        raise _must("be auto or cpu", text)
+    if text == "cpu":
+        limits.hide_gpus()
+    return text
 
 
 def whole_number(least: int, most: int = MOST) -> Callable[[str], int]:

@@ -312,15 +312,11 @@ def test_text_of_a_chart_neither_steers_nor_ends_the_summary(tmp_path):
     write_table(path.parent, "prescriptions", [row | {"drug": nasty} for row in rows])
     place = tmp_path / "storage"
     assert step("convert_to_jsonl.py", "--mimic-dir", folder, "--storage", place).returncode == 0
-    for encoding in ("utf-8", "ascii", "cp1252"):
-        done = step(
-            "summarize_jsonl.py",
-            *("--storage", place, "--min-cell", "0", "--force"),
-            PYTHONIOENCODING=encoding,
-        )
-        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-        assert "A$\\frac{1}{$B]0;x[2J31m" in done.stdout
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.stdout)
+    options = ("--storage", place, "--min-cell", "0")
+    done = step("summarize_jsonl.py", *options, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "A$\\frac{1}{$B]0;x[2J31m" in done.stdout
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.stdout)
     for name in ("summary.html", "summary.json", "top_drugs.csv"):
         text = (place / "summary" / name).read_text(encoding="utf-8")
         assert not re.search("[\x1b\x07\x9b\u202e]", text) and "[2J31m" in text
