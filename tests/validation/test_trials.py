@@ -2,12 +2,16 @@
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+from pydantic import TypeAdapter
 
+from helpers.charts import Chart
 from helpers.paths import ROOT
 from helpers.step7 import QUESTIONS, read_csv, results, write_plan
 from mimic_qlora.clinical import content
+from mimic_qlora.clinical.conditions import Condition
 from mimic_qlora.validation import trials
 
 
@@ -23,6 +27,32 @@ def test_trials_are_distinct_and_balanced_at_every_n(patients, questions):
         for place, size in ((1, patients), (2, questions)):
             counts = Counter(trial[place] for trial in drawn)
             assert max(counts.values()) - min(counts.get(i, 0) for i in range(size)) <= 1
+
+
+def test_a_pair_that_does_not_fit_is_left_out_and_the_numbers_go_on():
+    """Question 2 needs an even patient."""
+
+    def fits(patient, question):
+        return question != 2 or patient % 2 == 0
+
+    whole = list(trials.pairs(100, range(6), range(4), fits))
+    assert len(whole) == 6 * 4 - 3 and [number for number, *_ in whole] == list(range(1, 22))
+    assert {p for _, p, q in whole if q == 2} == {0, 2, 4}
+    assert list(trials.pairs(5, range(6), range(4), fits)) == whole[:5]
+
+
+def test_a_question_is_asked_of_those_who_fit_it_alone():
+    (question, *_) = content.load_questions(ROOT / "run_files")
+    asked = question.model_copy(update={"question": "My inhaler is empty. What now?"})
+    needy = TypeAdapter(Condition).validate_python({"phenotype": "stoma"})
+
+    def may_ask(question, **found):
+        patient = (1, None, SimpleNamespace(facts=Chart(**found)))
+        return trials._may_ask(patient, question)
+
+    assert may_ask(question) and not may_ask(asked) and may_ask(asked, phenotypes={"copd"})
+    needs = question.model_copy(update={"needs": needy})
+    assert not may_ask(needs) and may_ask(needs, phenotypes={"stoma"})
 
 
 def test_trials_are_of_held_out_patients_only_and_the_same_each_time(run_validate):

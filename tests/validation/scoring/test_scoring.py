@@ -236,6 +236,36 @@ def test_sections_need_their_order_their_own_line_and_something_under_them():
     assert rubric.sections(" ".join(headings)) == 0
 
 
+def test_an_answer_to_a_question_that_names_a_warning_sign_must_open_with_it():
+    """The line is a fourth part of the form, where the sign's level asks for haste."""
+    flag = schema.NamedFlag(name="fever", pattern="fever", level="today", signs=("fever",))
+    asked = QUESTIONS[0].model_copy(update={"signs": ("fever",), "red_flags": (flag,)})
+    three = "\n".join(f"{heading}\n- text" for heading in content.SECTIONS.values())
+    assert score(asked, three).sections == 0.75
+    for start in ("This needs care now: be seen today.", "**This needs care NOW:** call 911."):
+        assert score(asked, f"{start}\n\n{three}").sections == 1
+    assert score(asked, f"{three}\nThis needs care now: call 911.").sections == 0.75
+    assert score(asked, "This needs care now: be seen today.").sections == 0.25
+    calm = asked.model_copy(update={"red_flags": (flag.model_copy(update={"level": "days"}),)})
+    assert score(calm, three).sections == 1
+
+
+def test_no_more_cautions_are_asked_for_than_an_answer_has_room_for():
+    """Three said of five called for are all: which ones is the answer's choice."""
+    known = content.load().cautions
+    names = ["ckd_no_nsaid", "heart_failure_weight", "glaucoma_eye_pain", "inr_high"]
+    names += ["cirrhosis_confusion"]
+    rules = [known[name] for name in names]
+    assert all(rule.severities == {"default": rule.severity} for rule in rules)
+    said = "\n".join(f"{content.SECTIONS[c.section]}\n- {c.say}" for c in rules[:3])
+    given = score(QUESTIONS[0], said, rules)
+    assert (given.cautions, given.cautions_trained) == (1, 1) and len(given.said) == 3
+    most = sum(sorted((rule.severity for rule in rules), reverse=True)[:3])
+    points = given.rubric * (len(QUESTIONS[0].red_flags) + most)
+    assert points >= sum(rule.severity for rule in rules[:3])
+    assert score(QUESTIONS[0], f"- {rules[0].say}", rules).cautions == pytest.approx(1 / 3)
+
+
 @pytest.mark.parametrize("prompt", KNOWLEDGE, ids=lambda k: k.id)
 def test_ideal_knowledge_makes_every_key_point_and_an_empty_answer_none(prompt):
     assert rubric.key_points(prompt, prompt.ideal) == 1
