@@ -60,15 +60,22 @@ def outranked(one: Saying, others: Iterable[Saying]) -> bool:
     )
 
 
-def gives_way(one: Caution, other: Caution) -> bool:
-    """Return whether a caution is needless beside another: that gives one of its signs a higher
-    level, none a lower one, and tells all that it tells.
+def above(one: Caution, others: Iterable[Caution]) -> list[Caution]:
+    """Return the cautions beside which this one is needless.
+
+    They give one of its signs a higher level and none a lower one, and tell all that it tells.
     """
-    return (
-        outranked(one, [other])
-        and {*one.signs} <= {*other.signs}
-        and {*one.tells} <= {*other.tells}
-    )
+    if not one.signs:
+        return []
+    first, signs, tells = one.signs[0], {*one.signs}, {*one.tells}
+    return [
+        other
+        for other in others
+        if first in other.signs  # most have none of its signs, and thousands are compared
+        and outranked(one, [other])
+        and signs <= {*other.signs}
+        and tells <= {*other.tells}
+    ]
 
 
 def never(one: Saying, facts: Facts) -> bool:

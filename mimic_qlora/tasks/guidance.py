@@ -79,7 +79,7 @@ def _with_highest_levels(
     bears = {c.id: bearing(c, symptom) for c in called}
     stands = []
     for rule in called:
-        above = [other for other in called if conflicts.gives_way(rule, other)]
+        above = conflicts.above(rule, called)
         for other in above:
             bears[other.id] = max(bears[other.id], bears[rule.id])
         if not above:
@@ -128,7 +128,7 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
             cautions = [
                 c
                 for c in cautions_for(symptom, known, [trained[name] for name in order])
-                if not any(conflicts.gives_way(c, other) for other in patient.called)
+                if not conflicts.above(c, patient.called)
             ]
             left_out = sum(c.held_out and bearing(c, symptom) > 0 for c in called)
             rank = (not cautions, left_out, pick(f"{key}:{symptom.id}", 1 << 30))

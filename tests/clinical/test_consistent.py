@@ -65,7 +65,7 @@ def test_a_caution_that_another_outranks_can_give_way_to_it():
         (one, other)
         for one in RULES
         for other in RULES
-        if conflicts.outranked(one, [other]) and not conflicts.gives_way(one, other)
+        if conflicts.outranked(one, [other]) and not conflicts.above(one, [other])
     ]
     assert [(one.id, other.id) for one, other in outranked if together(one, other)] == []
 

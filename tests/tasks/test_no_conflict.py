@@ -118,3 +118,31 @@ def test_self_care_that_harms_beside_a_finding_is_not_given(name, words, found):
         if re.search(words, line.say, re.IGNORECASE) and composing.fits(line, cautions, patient)
     ]
     assert given == []
+
+
+def test_no_drug_is_lost_where_one_caution_is_said_for_two():
+    """Ibuprofen and naproxen for the kidneys; aspirin too for an ulcer: the ulcer's words stay."""
+    rules = CONTENT.cautions.values()
+    lost = []
+    for one in rules:
+        for other in rules:
+            if one is not other and guidance._covers(one.id, other.id):
+                acts = other.asks.forbidden if other.asks else ()
+                drugs = [drug.casefold() for act in acts for drug in act.drugs]
+                said, kept = other.say.casefold(), one.say.casefold()
+                lost += [(one.id, other.id, d) for d in drugs if d in said and d not in kept]
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    ("name", "phenotypes", "words"),
+    [
+        ("stuffy_nose", {"hypertension", "bladder_emptying"}, "antihistamine"),
+        ("back_pain", {"chronic_kidney_disease", "peptic_ulcer"}, "aspirin"),
+        ("back_pain", {"heart_failure", "bowel_bleeding", "long_term_anticoagulant"}, "aspirin"),
+    ],
+)
+def test_a_distinct_warning_is_not_lost_by_de_duplication(name, phenotypes, words):
+    facts = Chart(phenotypes=phenotypes, age=50, sex="M")
+    chosen = guidance.cautions_for(CONTENT.symptoms[name], facts)
+    assert words in " ".join(c.say for c in chosen[: composing.MOST_CAUTIONS])
