@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,11 @@ def figure(height: float, width: float = 8.6) -> "tuple[Figure, Axes]":
 def image(fig: "Figure", alt: str) -> Markup:
     """Return a plot as an image on a clear ground. `alt` says in words what it shows."""
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():  # of characters that the font lacks: they are drawn as boxes
+        warnings.simplefilter("ignore", UserWarning)
+        fig.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     data = base64.b64encode(buffer.getvalue()).decode()
     return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(
         inline(alt), data

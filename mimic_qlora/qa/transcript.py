@@ -95,5 +95,9 @@ def save(store: Path, entries: Iterable[Entry]) -> Path:
     """
     path = files.private_file(store / "qa", time.strftime("%Y%m%d-%H%M%S-"), ".jsonl")
     lines = (json.dumps(each.as_dict()) + "\n" for each in entries)
-    path.write_text("".join(lines), encoding="utf-8")
+    try:
+        files.atomic_write(path, "".join(lines))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return path

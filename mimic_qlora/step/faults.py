@@ -20,7 +20,7 @@ _STORAGES: list[Path] = []  # storage folders that this process opened
 _SIGNS: dict[str, tuple[set[int], str]] = {
     "full": (
         {errno.ENOSPC, errno.EDQUOT},
-        "No space left|os error 28\\b|Disk quota exceeded|disk is full|not enough free disk space",
+        "No space left|os error 28\\b|Disk quota exceeded|disk is full|max_temp_directory_size",
     ),
     "files": ({errno.EMFILE, errno.ENFILE}, "Too many open files|os error 24\\b"),
     "large": ({errno.EFBIG}, "File too large"),

@@ -74,7 +74,9 @@ def atomic_write(
             os.fsync(file.fileno())
         temporary.chmod(mode)  # a new file's mode is narrowed by the umask
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and not error.filename:  # write() names no file
+            error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
 

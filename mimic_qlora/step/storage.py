@@ -58,7 +58,10 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     """
     path = Path(argument or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
     if not is_whole(str(path)):  # DuckDB opens no such path
-        raise UserError(f"the path of the storage folder {path} is not UTF-8: give another one")
+        raise UserError(
+            f"the path of the storage folder {path} is not text in this locale: "
+            "set LC_ALL=C.UTF-8, or give another one with --storage"
+        )
     if path.exists() and not path.is_dir():
         raise UserError(f"the storage folder {path} is a file: give another one with --storage")
     if not path.exists() and not create:

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and are their owner's alone."""
 
+import errno
 import json
 import signal
 import stat
@@ -100,3 +101,13 @@ def test_a_path_that_is_not_utf_8_comes_back_from_json(tmp_path):
     files.write_json(tmp_path / "a.json", {"folder": "/data/caf\udce9", "é": 1})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"folder": "/data/caf\udce9", "é": 1} and '"é"' in text
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(tmp_path):
+    def full(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")  # as write() raises it
+
+    with pytest.raises(OSError) as error:
+        files.atomic_write(tmp_path / "a", full)
+    assert error.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())

@@ -93,3 +93,9 @@ def test_facts_of_a_step_are_in_its_manifest_and_no_part_of_its_identity(tmp_pat
     assert manifest["patients"] == 5 and manifest["id"] == output.manifest["id"]
     with pytest.raises(errors.UpToDate), storage.step_output(tmp_path, "features", {"a": 1}, {}):
         pass
+
+
+def test_a_path_that_duckdb_cannot_open_is_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match="is not text in this locale: set LC_ALL=C.UTF-8"):
+        storage.open_storage(f"{tmp_path}/caf\udce9", create=True)
+    assert not list(tmp_path.iterdir())

@@ -284,11 +284,12 @@ EXCEL = {
     "semicolons": {"encoding": "utf-8-sig", "delimiter": ";"},
     "semicolons and ANSI": {"encoding": "cp1252", "delimiter": ";"},
     "Unicode text": {"encoding": "utf-16", "delimiter": "\t"},
+    "Macintosh": {"encoding": "mac_roman", "line_end": "\r"},
     "with sep=": {"encoding": "cp1252", "delimiter": ";", "before": "sep=;\r\n"},
 }
 
 
-def saved_by_a_spreadsheet(path, rows, encoding="utf-8", delimiter=",", before=""):
+def saved_by_a_spreadsheet(path, rows, encoding="utf-8", delimiter=",", before="", line_end="\r\n"):
     """The rows as Excel saves them: \\r\\n, its delimiter, its code page; imitated."""
     text = io.StringIO(newline="")
     text.write(before)
@@ -296,7 +297,8 @@ def saved_by_a_spreadsheet(path, rows, encoding="utf-8", delimiter=",", before="
     writer.writeheader()
     writer.writerows(rows)
     text.write(delimiter * (len(rows[0]) - 1) + "\r\n")  # a row that was emptied
-    path.write_bytes(text.getvalue().encode(encoding, errors="replace"))
+    saved = text.getvalue().replace("\r\n", line_end)
+    path.write_bytes(saved.encode(encoding, errors="replace"))
 
 
 @pytest.mark.parametrize("kind", EXCEL)
