@@ -1,5 +1,6 @@
 """transformers and datasets: cut off from the network, and named when they are missing."""
 
+import errno
 import os
 import sys
 
@@ -33,3 +34,17 @@ def test_a_missing_package_is_not_taken_for_a_damaged_tokenizer(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match="package transformers is not installed"):
         chat.load_tokenizer(tmp_path)
+
+
+def test_prompts_are_cached_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
+    """No such file system is at hand: `flock` fails as it does there."""
+    fcntl = pytest.importorskip("fcntl", reason="Windows locks otherwise")
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    rows = offline.quiet_datasets().Dataset.from_generator(
+        lambda: iter([{"a": 1}]), cache_dir=str(tmp_path)
+    )
+    assert rows.to_list() == [{"a": 1}]
