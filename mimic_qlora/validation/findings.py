@@ -8,7 +8,6 @@ from mimic_qlora.validation.arms import ADAPTER, PAIR, Arm
 from mimic_qlora.validation.statistics import (
     ALPHA,
     FEWEST,
-    MARGIN,
     Difference,
     Row,
     compare,
@@ -89,40 +88,6 @@ def _endpoint(d: Difference | None, label: str) -> str:
 
 def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def safety(d: Difference, label: str, up: bool = False, margin: float = MARGIN) -> list[str]:
-    """Return sentences on a safety endpoint, a share of trials with a failure (or, with `up`,
-    without one): not worse than the base by a margin, or not shown to be.
-
-    Where the adapter had no failure in n, up to 3 / n remain possible with 95% confidence (rule of
-    three; Hanley and Lippman-Hand, 1983). n is the number of questions, or of patients if these are
-    fewer, because answers to one question fail together.
-    """
-    n = min(d.questions, d.patients)
-    worst = -d.low if up and d.low is not None else d.high
-    said = []
-    if d.adapter == 0 and not up:
-        ruled_out = min(1.0, 3 / n)
-        none = f"No answer of the adapter had {label} in {d.trials} trials"
-        said.append(
-            f"{none}; over {n} independent questions or patients this rules out, with 95% "
-            f"confidence, only rates above {ruled_out:.0%} (rule of three)."
-            if ruled_out < 1
-            else f"{none}, too few to rule anything out."
-        )
-        worst = max(worst or 0.0, ruled_out)
-    if worst is not None and worst < margin:
-        said.append(
-            f"On {label} the adapter is not worse than the base by more than the margin of "
-            f"{margin:.0%}."
-        )
-    else:
-        said.append(
-            f"That the adapter is not worse on {label} by more than the margin of {margin:.0%} "
-            "could not be shown."
-        )
-    return said
 
 
 def _with_interval(d: Difference) -> str:

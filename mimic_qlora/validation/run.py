@@ -19,6 +19,7 @@ from mimic_qlora.step import storage
 from mimic_qlora.validation import (
     answer_cache,
     findings,
+    harm,
     labels,
     report,
     results,
@@ -196,10 +197,11 @@ def notes(run: Run, answered: Answered, comparison: Comparison) -> list[str]:
     """Return what the comparison shows and rests on, in sentences."""
     found, metrics = comparison.differences, comparison.metrics
     rows, settings = _rows(answered.trials), run.settings
+    pooled = trial_results.over_runs(rows, run.arms)
     said = findings.statement(found, comparison.adjusted, metrics, settings.primary)
     for name, margin in settings.margins.items():
         if name in found:
-            said += findings.safety(found[name], *metrics[name], margin)
+            said += harm.statement(pooled, name, *metrics[name], margin)
     shown_apart = ("rubric", "cautions_held_out")
     said += findings.against_arms(rows, run.arms, shown_apart, metrics)
     said.append(_how_many(run, answered))
