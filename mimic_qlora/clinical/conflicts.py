@@ -92,11 +92,19 @@ def covers(one: Caution, other: Caution) -> bool:
             sign in one.signs and not levels.is_above(other.level, one.level)
             for sign in other.signs
         )
-        and _forbidden(other) <= _forbidden(one)
+        and {*_forbidden(other)} <= {*_forbidden(one)}
+        and _drugs_named(other) <= _drugs_named(one)
     )
 
 
-def _forbidden(caution: Caution) -> set[tuple[str, str]]:
-    """Return the forbidden acts of a caution with each drug that they are about."""
-    acts = caution.asks.forbidden if caution.asks else ()
-    return {(act.act, drug.casefold()) for act in acts for drug in act.drugs or ("",)}
+def _forbidden(caution: Caution) -> Iterator[tuple[str, str]]:
+    """Yield the forbidden acts of a caution with each drug that they are about."""
+    for act in caution.asks.forbidden if caution.asks else ():
+        for drug in act.drugs or ("",):
+            yield act.act, drug.casefold()
+
+
+def _drugs_named(caution: Caution) -> set[str]:
+    """Return the drugs of its forbidden acts that a caution names in its sentence."""
+    said = caution.say.casefold()
+    return {drug for _, drug in _forbidden(caution) if drug in said}

@@ -64,13 +64,16 @@ def test_levels_are_ordered_and_all_but_the_last_open_an_answer():
         ({"level": "days"}, True),
         ({"drugs": ["ibuprofen", "aspirin"]}, False),
         ({"drugs": ["IBUPROFEN"]}, True),
+        ({"say": "No ibuprofen."}, True),
+        ({"say": "No ibuprofen, no Motrin."}, False),
     ],
 )
 def test_a_caution_covers_another_only_if_it_warns_of_all_that_the_other_warns_of(more, covered):
-    def made(tells=("no_nsaid",), signs=("fever",), level="today", drugs=("ibuprofen",)):
+    def made(drugs=("ibuprofen", "Motrin"), **fields):
         forbidden = [{"act": "take it", "drugs": list(drugs)}]
         asks = Asks.model_validate({"action": "a", "reason": "r", "forbidden": forbidden})
-        return rule(tells=tells, signs=signs, level=level, asks=asks)
+        as_is = {"tells": ("no_nsaid",), "signs": ("fever",), "level": "today"}
+        return rule(**as_is | {"asks": asks, "say": "No ibuprofen here."} | fields)
 
     assert conflicts.covers(made(), made(**more)) == covered
 
