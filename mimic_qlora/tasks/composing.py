@@ -17,6 +17,10 @@ MOST_CAUTIONS = 3
 FIRST_FLAGS = 2  # red flags that are in every answer, the most important ones
 
 
+class TooFewSentences(ValueError):
+    """So many sentences do not fit a chart that no answer of the right length can be made."""
+
+
 @dataclass(frozen=True)
 class Patient:
     """What binds an answer: the facts that its reader is shown, and all of the chart.
@@ -66,7 +70,7 @@ def compose(
     sentence is given that the chart does not fit, that one of its rules forbids or tells the
     opposite of, or that gives a warning sign a lower level than they do. The first red flags are
     always there. The rest is drawn by hash of `key`, so that answers vary between patients but not
-    between runs. Raises ValueError when no choice of sentences keeps within the words.
+    between runs. Raises TooFewSentences when no choice of sentences keeps within the words.
     """
     told = cautions[:MOST_CAUTIONS]
     first = first_flags(symptom, told, patient)
@@ -78,6 +82,8 @@ def compose(
     pools["urgent"] = [flag for flag in pools["urgent"] if flag not in first]
     chosen["urgent"] += first
     for section in ("try", "track"):
+        if not pools[section]:
+            raise TooFewSentences(f"{symptom.id}: nothing fits in section {section}")
         chosen[section].append(pools[section].pop(pick(f"{key}:{section}", len(pools[section]))))
     start = LEVELS[opening].opening if opening else ""
     _fill(chosen, pools, key, start)
@@ -86,7 +92,7 @@ def compose(
     chosen["urgent"].sort(key=lambda one: levels.rank(one.level))
     answer = _text(chosen, start)
     if not WORDS[0] <= words(answer) <= WORDS[1]:
-        raise ValueError(f"{symptom.id}: {words(answer)} words")
+        raise TooFewSentences(f"{symptom.id}: {words(answer)} words")
     return answer
 
 

@@ -1,5 +1,6 @@
 """The guidance task: the cautions that a chart calls for, the gold answer, and its rubric."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from functools import cache
 
@@ -12,7 +13,13 @@ from mimic_qlora.clinical.levels import LevelId
 from mimic_qlora.clinical.schema import Caution, NamedFlag, Phrasing, RedFlag, Symptom
 from mimic_qlora.step.seeded import pick
 from mimic_qlora.tasks import composing
-from mimic_qlora.tasks.composing import FIRST_FLAGS, MOST_CAUTIONS, Patient, called_for
+from mimic_qlora.tasks.composing import (
+    FIRST_FLAGS,
+    MOST_CAUTIONS,
+    Patient,
+    TooFewSentences,
+    called_for,
+)
 from mimic_qlora.tasks.gold import Criterion, Gold
 
 
@@ -134,10 +141,13 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
             rank = (not cautions, left_out, pick(f"{key}:{symptom.id}", 1 << 30))
             phrasing = phrasings[pick(f"{key}:{symptom.id}:phrasing", len(phrasings))]
             asked.append((rank, symptom, phrasing, cautions[:MOST_CAUTIONS]))
-    return [
-        _gold(symptom, phrasing, cautions, patient, key)
-        for _, symptom, phrasing, cautions in sorted(asked, key=lambda one: one[0])[:n]
-    ]
+    made: list[Gold] = []
+    for _, symptom, phrasing, cautions in sorted(asked, key=lambda one: one[0]):
+        if len(made) == n:
+            break
+        with contextlib.suppress(TooFewSentences):  # the next symptom takes its place
+            made.append(_gold(symptom, phrasing, cautions, patient, key))
+    return made
 
 
 def _phrasings(symptom: Symptom, patient: Patient) -> list[Phrasing]:

@@ -134,6 +134,21 @@ def test_a_rule_with_a_lower_level_gives_way_to_the_higher_one_which_takes_its_p
     assert guidance.cautions_for(made, Chart(), [more, high]) == [more], "nothing else warns of it"
 
 
+def test_a_symptom_of_which_too_little_fits_a_chart_is_left_for_the_next_one(monkeypatch):
+    """Step 4 goes on: hours of work must not end with one odd chart."""
+    needs = {"phenotype": "stoma"}
+    lines = [{"say": f"Empty the bag, number {n}.", "when": needs} for n in range(8)]
+    few = symptom(id="few", **{"try": lines})
+    with pytest.raises(composing.TooFewSentences, match="few: nothing fits in section try"):
+        composing.compose(few, [], "key", ANYBODY)
+    loaded = content.load()
+    made = loaded._replace(symptoms={"few": few, "made_up": symptom()}, cautions={})
+    monkeypatch.setattr(content, "load", lambda: made)
+    assert [gold.symptom for gold in guidance.golds(Chart(), Chart(), 5, "key")] == ["made_up"]
+    told = guidance.golds(Chart(phenotypes={"stoma"}), Chart(phenotypes={"stoma"}), 5, "key")
+    assert {gold.symptom for gold in told} == {"few", "made_up"}
+
+
 @pytest.mark.parametrize(
     ("signs", "rules", "due"),
     [
