@@ -58,12 +58,16 @@ def main() -> int:
             f"{file} has {len(unknown)} rows of other results than {folder}: "
             "give theirs with --results"
         )
-    labelled = {key: label for key, label in labelled.items() if key not in unknown}
+    questions = content.load_questions(HERE)
+    beyond = labels.beyond(answers, labelled, questions)
+    faults += beyond.values()
+    left_out = unknown | beyond.keys()
+    labelled = {key: label for key, label in labelled.items() if key not in left_out}
     for fault in faults:
         print(f"left out: {terminal.printable(fault)}", file=sys.stderr)
     if not labelled:
         raise UserError(f"{file} has no row that can be used")
-    judged = labels.judged(answers, labelled, content.load_questions(HERE))
+    judged = labels.judged(answers, labelled, questions)
     rows = labels.shown(labels.accuracy(judged))
     print(text_tables.text_table(rows, f"{len(labelled)} labelled answers"))
     print(

@@ -260,6 +260,28 @@ def judged(
     return found
 
 
+def beyond(
+    answers: Iterable[Answer], labelled: Mapping[str, Label], questions: Sequence[Question]
+) -> dict[str, str]:
+    """Return a sentence for each label, by key, with a number that its answer's lists lack.
+
+    A spreadsheet may have made 13 of 1,3.
+    """
+    by_id = {question.id: question for question in questions}
+    found = {}
+    for answer in answers:
+        if label := labelled.get(answer.key):
+            n = {"named": len(by_id[answer.question_id].red_flags)}
+            n["cautions_said"] = len(answer.cautions)
+            for column, numbers in label.listed.items():
+                if numbers and not 1 <= min(numbers) <= max(numbers) <= n[column]:
+                    given = ", ".join(map(str, sorted(numbers)))
+                    found[answer.key] = (
+                        f"the row of {answer.key}: {column} is {given} and its list has {n[column]}"
+                    )
+    return found
+
+
 def _judge(answer: Answer, label: Label, question: Question) -> list[Judgement]:
     rules = [content.load().cautions[i] for i in answer.cautions]
     score = rubric.rubric(question, rules, answer.text, answer.ended, answer.prompt)

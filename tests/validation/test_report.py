@@ -429,9 +429,10 @@ def test_label_py_says_how_far_the_scorer_agrees_and_what_is_missing(tmp_path):
     labels.write(tmp_path / "mine.csv", [row | other for row in rows])
     none = run("--labels", str(tmp_path / "mine.csv"))
     assert none.returncode == 2 and "rows of other results" in none.stderr
-    mixed = [rows[0] | {"cause": "perhaps"}, rows[1] | other]
-    mixed += [row | cause[row["key"]] for row in rows[2:]]
+    mixed = [rows[0] | {"cause": "perhaps"}, rows[1] | other, rows[2] | {"named": "13"}]
+    mixed += [row | cause[row["key"]] for row in rows[3:]]
     saved_by_a_spreadsheet(tmp_path / "mine.csv", mixed, delimiter=";")
     some = run("--labels", str(tmp_path / "mine.csv"))
-    assert some.returncode == 1 and "6 labelled answers" in some.stdout
-    assert some.stderr.count("left out: ") == 2 and "row 2: cause is 'perhaps'" in some.stderr
+    assert some.returncode == 1 and "5 labelled answers" in some.stdout
+    assert some.stderr.count("left out: ") == 3 and "row 2: cause is 'perhaps'" in some.stderr
+    assert f"the row of {rows[2]['key']}: named is 13 and its list has" in some.stderr
