@@ -25,7 +25,7 @@ _SIGNS: dict[str, tuple[set[int], str]] = {
     "files": ({errno.EMFILE, errno.ENFILE}, "Too many open files|os error 24\\b"),
     "large": ({errno.EFBIG}, "File too large"),
     "started": (
-        set(),
+        {errno.EAGAIN},
         "can't start new thread|pthread_create|thread constructor failed|"
         "Resource temporarily unavailable",
     ),
@@ -60,6 +60,8 @@ def sentence(error: BaseException) -> str | None:
     kind = _kind(error)
     if kind == "full":
         return full_disk(error)
+    if isinstance(error, OSError) and error.filename == streams.STDOUT:
+        return f"standard output cannot be written ({error.strerror}): send it to a file"
     if kind == "files":
         return (
             f"too many files are open: this shell allows {limits.open_files():,}; "

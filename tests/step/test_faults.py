@@ -206,3 +206,16 @@ def test_a_step_raises_the_disk_of_its_fault_as_an_error_of_the_user(tmp_path):
         storage.step_output(tmp_path, "features", {}, {}),
     ):
         raise full
+
+
+@posix
+def test_a_process_that_cannot_be_started_names_the_limit():
+    """As fork() fails under `ulimit -u`, which does not bind root."""
+    error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    assert "`ulimit -u`" in faults.sentence(error)
+    assert "`ulimit -u`" in faults.sentence(RuntimeError("can't start new thread"))
+
+
+def test_a_terminal_that_went_away_is_named():
+    error = OSError(errno.EIO, "Input/output error", "standard output")
+    assert faults.sentence(error).startswith("standard output cannot be written (Input/output")
