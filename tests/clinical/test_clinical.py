@@ -9,7 +9,7 @@ import pytest
 
 from helpers.charts import Chart
 from helpers.paths import ROOT
-from mimic_qlora.clinical import codes, conditions, conflicts, content, phrases, schema
+from mimic_qlora.clinical import codes, conditions, conflicts, content, levels, phrases, schema
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.tasks import guidance
 
@@ -257,7 +257,7 @@ def test_sentences_have_the_length_that_fits_an_answer():
         for item in symptom.self_care
         if not 8 <= len(item.say.split()) <= 16
     ] == []
-    assert [rule.id for rule in RULES if not 12 <= len(rule.say.split()) <= 28] == []
+    assert [rule.id for rule in RULES if not 12 <= len(rule.say.split()) <= 33] == []
 
 
 def test_every_caution_can_come_up_for_at_least_one_symptom():
@@ -295,9 +295,9 @@ def test_no_question_or_general_advice_names_a_cause():
 def test_a_sign_of_an_emergency_is_called_one_wherever_it_stands():
     """Training never teaches that the same sign can wait in one answer and not in the next."""
     signs = re.compile(
-        r"chest (?:pain|pressure)|vomit\w* blood|not fade|confus|stiff neck|seizure|droop|"
+        r"chest (?:pain|pressure)|vomit\w* blood|not fade|confus|stiff neck|seizure(?! medicine)|droop|"
         r"hard to wake|lips .*blue|pink froth|(?:blow to|hit) (?:the|your) head|head injury|"
-        r"control of your bladder|bowel control|"
+        r"control of your bladder|bowel control|shaking chills|lose sight|loss of sight|"
         r"(?:limb|leg|arm|foot|toe|hand).* (?:cold|pale|numb)|black stool|turns black|severe belly|"
         r"swollen belly|belly pain is severe|bleed\w* (?:that )?does not stop|"
         r"heartbeat that does not settle|cannot pass (?:any )?urine",
@@ -311,7 +311,8 @@ def test_a_sign_of_an_emergency_is_called_one_wherever_it_stands():
         for line in question.ideal.split("urgent care\n")[1].split("\n\n")[0].splitlines()
     ]
     named = [text for text in texts if signs.search(text)]
-    assert len(named) > 100 and [text for text in named if "emergency" not in text.lower()] == []
+    at_once = re.compile(r"call 911|emergency room", re.I)
+    assert len(named) > 100 and [text for text in named if not at_once.search(text)] == []
 
 
 # ---- patterns ----
@@ -448,22 +449,38 @@ def test_forbidden_advice_is_found_and_advice_against_it_is_not(rule, answer, wr
 # ---- the curated questions ----
 
 
+# what is right for most, and wrong for a chart with this rule (no ideal is written for such a chart)
+HARMS_ONLY_WITH = {
+    "too_hot": {"poor_circulation_feet"},
+    "puffy_ankles": {"poor_circulation_feet"},
+    "always_thirsty": {"swallowing_texture"},
+}
+
+
+def flags_of(question):
+    """The warning signs of the question's symptom, where symptoms.yaml knows it."""
+    symptom = CONTENT.symptoms.get(question.symptom)
+    return symptom.urgent if symptom else ()
+
+
 def test_the_curated_questions_come_first_and_their_ideals_are_whole():
     assert [question.symptom for question in QUESTIONS[:8]] == CURATED
     for question in QUESTIONS:
         ideal = question.ideal
         lines = [line for line in ideal.splitlines() if line]
-        assert [line for line in lines if not line.startswith("- ")] == list(
-            content.SECTIONS.values()
-        )
-        assert 120 <= len(ideal.replace("- ", "").split()) and len(ideal.split()) <= 180
+        start = guidance.opening(question.signs, [*question.red_flags, *flags_of(question)], [])
+        assert [line for line in lines if not line.startswith("- ")] == [
+            *([levels.LEVELS[start].opening] if start else []),
+            *content.SECTIONS.values(),
+        ]
+        assert 120 <= len(ideal.replace("- ", "").split()) <= 180
         urgent = ideal.split(content.SECTIONS["urgent"])[1].split(content.SECTIONS["track"])[0]
         assert [
             flag.name for flag in question.red_flags if not re.search(flag.pattern, urgent, re.I)
         ] == []
-        assert [
-            rule.id for rule in RULES if phrases.said(rule, ideal) or phrases.forbidden(rule, ideal)
-        ] == []
+        assert [rule.id for rule in RULES if phrases.said(rule, ideal)] == []
+        wrong = {rule.id for rule in RULES if phrases.forbidden(rule, ideal)}
+        assert wrong <= HARMS_ONLY_WITH.get(question.id, set()), question.id
 
 
 def test_the_curated_questions_are_worded_afresh():
@@ -531,7 +548,7 @@ def test_the_knowledge_ideals_hold_their_key_points():
 
 def test_the_system_prompt_is_short_and_names_the_sections():
     prompt = (RUN_FILES / "system_prompt.txt").read_text()
-    assert len(prompt.split()) < 170 and all(
+    assert len(prompt.split()) < 205 and all(
         f"\n{title}\n" in prompt for title in content.SECTIONS.values()
     )
 
