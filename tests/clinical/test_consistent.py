@@ -10,7 +10,6 @@ from helpers.paths import ROOT
 from mimic_qlora.clinical import conflicts, content, presumptions
 from mimic_qlora.clinical.levels import LEVELS
 
-# filled
 CONTENT = content.load()
 SYMPTOMS = list(CONTENT.symptoms.values())
 RULES = list(CONTENT.cautions.values())

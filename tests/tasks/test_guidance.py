@@ -85,11 +85,13 @@ def test_advice_gives_way_to_a_rule_that_is_held_out_or_bears_on_another_symptom
     assert not guidance.bearing(rule, symptom) and any(
         rule.id in t.unless for t in symptom.self_care
     )
+    spoken_of = 0
     for key in map(str, range(20)):
         free = composing.compose(symptom, [], key, ANYBODY)
         bound = composing.compose(symptom, [], key, composing.patient_of(known, known))
         assert "alcohol" not in bound, key
-        assert "alcohol" in free or free == bound
+        spoken_of += "alcohol" in free
+    assert spoken_of > 2
 
 
 def test_every_symptom_gives_an_answer_within_the_words_whatever_the_chart_calls_for():

@@ -9,7 +9,6 @@ from mimic_qlora.clinical import conflicts, content, presumptions
 from mimic_qlora.prompts import audit_guidance
 from mimic_qlora.tasks import composing, guidance
 
-# filled
 CONTENT = content.load()
 PATIENTS = {
     "dialysis": Chart(phenotypes={"dialysis", "kidney_failure"}, age=62, sex="M"),
