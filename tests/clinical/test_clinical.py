@@ -295,10 +295,12 @@ def test_no_question_or_general_advice_names_a_cause():
 def test_a_sign_of_an_emergency_is_called_one_wherever_it_stands():
     """Training never teaches that the same sign can wait in one answer and not in the next."""
     signs = re.compile(
-        r"chest (?:pain|pressure)|vomit\w* blood|not fade|confus|stiff neck|seizure(?! medicine)|droop|"
+        r"chest (?:pain|pressure)|vomit\w* blood|not fade|confus|stiff neck|droop|"
+        r"seizure(?! medicine)|"
         r"hard to wake|lips .*blue|pink froth|(?:blow to|hit) (?:the|your) head|head injury|"
         r"control of your bladder|bowel control|shaking chills|lose sight|loss of sight|"
-        r"(?:limb|leg|arm|foot|toe|hand).* (?:cold|pale|numb)|black stool|turns black|severe belly|"
+        r"(?:limb|leg|arm|foot|toe|hand).* (?:cold|pale|numb)|black stool|turns black|"
+        r"severe belly|"
         r"swollen belly|belly pain is severe|bleed\w* (?:that )?does not stop|"
         r"heartbeat that does not settle|cannot pass (?:any )?urine",
         re.I,
@@ -449,7 +451,7 @@ def test_forbidden_advice_is_found_and_advice_against_it_is_not(rule, answer, wr
 # ---- the curated questions ----
 
 
-# what is right for most, and wrong for a chart with this rule (no ideal is written for such a chart)
+# what is right for most, and wrong for charts with this rule, for which no ideal is written
 HARMS_ONLY_WITH = {
     "too_hot": {"poor_circulation_feet"},
     "puffy_ankles": {"poor_circulation_feet"},
