@@ -36,7 +36,14 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     add(
         "--verify",
         action="store_true",
-        help="read the JSONL back and compare it with the CSV files, cell by cell",
+        help="read JSONL and typed tables back and compare them with the CSV files, cell by cell",
+    )
+    add(
+        "--multiline",
+        metavar="TABLE.COLUMN",
+        nargs="+",
+        default=[],
+        help="columns of texts whose cells may span lines, besides comments and note/",
     )
     add(
         "--synthetic-patients",
@@ -115,7 +122,7 @@ def main() -> None:
         if absent:
             print(f"  listed but absent: {', '.join(absent)}")
 
-    sources = tables.find(folder)
+    sources = tables.find(folder, args.multiline)
     conversion.print_sources(folder, sources)
     settings = conversion.ConversionSettings(
         folder=folder,

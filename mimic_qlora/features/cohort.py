@@ -29,8 +29,9 @@ def gather(con: duckdb.DuckDBPyConnection, hours: float) -> pd.DataFrame:
                 SELECT hadm_id, max(icd_version) AS icd_version
                 FROM diagnoses_icd GROUP BY hadm_id),
              stays AS (
-                SELECT a.*, c.icd_version, row_number() OVER (
-                    PARTITION BY subject_id ORDER BY admittime, hadm_id) AS place
+                SELECT a.subject_id, hadm_id, a.admittime, a.dischtime, c.icd_version,
+                       row_number() OVER (
+                    PARTITION BY a.subject_id ORDER BY a.admittime, hadm_id) AS place
                 FROM admissions a JOIN coded c USING (hadm_id) WHERE a.admittime IS NOT NULL)
         SELECT subject_id, hadm_id, icd_version, split, admittime,
                least(admittime + INTERVAL 1 SECOND * {hours * 3600:.0f},

@@ -19,6 +19,7 @@ from mimic_qlora.features.column_roles import reason_for
 from mimic_qlora.step import limits
 from mimic_qlora.subjects import database
 from mimic_qlora.subjects.manifest import subjects_manifest
+from mimic_qlora.subjects.sql import identifier
 
 ROWS = "*"  # stands for a column name: the number of rows of the table
 STATISTICS = ("mean", "std", "min", "max", "last")
@@ -201,14 +202,16 @@ def _of_table(job: Job) -> Features:
     item = ITEMS.get(name)
     if item not in columns:
         item = None
+    own = _own_names(columns)
     numbers, categories = _kinds(con, columns, item)
-    counts = _count_block(con, name, item)
+    by_item = own[item] if item else None
+    counts = _count_block(con, name, item, by_item)
     blocks = [counts]
     if numbers:
-        blocks.append(_number_block(con, name, numbers, item))
-    countless = _create_counted(con, categories) if categories else set()
+        blocks.append(_number_block(con, name, numbers, by_item))
+    countless = _create_counted(con, categories, own) if categories else set()
     if frequent := [column for column in categories if column not in countless]:
-        blocks.append(_category_block(con, name, frequent))
+        blocks.append(_category_block(con, name, {own[column]: column for column in frequent}))
     con.close()
     features = [feature for block in blocks for feature in block.features]
     matrix = np.concatenate([_dense(len(is_train), block) for block in blocks], axis=1)
@@ -237,12 +240,21 @@ def _exclusion(table: str, column: str, type_: str) -> str:
     return "a time: it places the row" if type_ == "time" else ""
 
 
+def _own_names(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return a name for each column that means nothing else in SQL, in the same order by name.
+
+    A file may have columns that are named as those which the queries make.
+    """
+    return {column: f"c{place:05d}" for place, column in enumerate(sorted(columns))}
+
+
 def _create_known(
     con: duckdb.DuckDBPyConnection, name: str, types: Mapping[str, str], columns: dict[str, str]
 ) -> None:
     """Create the table `known`: the rows known at the prediction time.
 
-    Cells that were not known yet are null. `moment` is the time of the row.
+    Cells that were not known yet are null. `moment` is the time of the row. Columns have the names
+    that `_own_names` gives them.
     """
     rules = visibility.rules()[name]
 
@@ -251,15 +263,17 @@ def _create_known(
 
     times = [term.partition("@")[0] for term in rules["*"]]
     place = next((column for column in times if column in types), None)
-    cells = [
-        f'CASE WHEN {known(rules[c])} THEN t."{c}" END AS "{c}"' if c in rules else f't."{c}"'
-        for c in columns
-    ]
-    moment = f't."{place}"' if place else "c.as_of"
+    cells = []
+    for column, own in _own_names(columns).items():
+        cell = f"t.{identifier(column)}"
+        if column in rules:
+            cell = f"CASE WHEN {known(rules[column])} THEN {cell} END"
+        cells.append(f"{cell} AS {own}")
+    moment = f"t.{identifier(place)}" if place else "c.as_of"
     con.execute(f"""
         CREATE TEMP TABLE known AS
         SELECT c.i, c.split = 'train' AS is_train, {moment} AS moment, {", ".join(cells)}
-        FROM "{name}" t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
+        FROM {database.table(name)} t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
 
 
 def _has_come(con: duckdb.DuckDBPyConnection, term: str, types: Mapping[str, str]) -> str:
@@ -280,8 +294,8 @@ def _has_come(con: duckdb.DuckDBPyConnection, term: str, types: Mapping[str, str
     if column not in types:
         return "false"
     if day:
-        return f"date_trunc('day', t.\"{column}\") + INTERVAL 1 DAY <= c.as_of"
-    return f't."{column}" <= c.as_of'
+        return f"date_trunc('day', t.{identifier(column)}) + INTERVAL 1 DAY <= c.as_of"
+    return f"t.{identifier(column)} <= c.as_of"
 
 
 def _kinds(
@@ -291,32 +305,39 @@ def _kinds(
 
     Text columns whose filled cells are numbers on train patients (NUMERIC_SHARE) are numeric.
     """
-    numbers = {c: f'"{c}"' for c, type_ in columns.items() if type_ in ("num", "int")}
+    own = _own_names(columns)
+    numbers = {c: own[c] for c, type_ in columns.items() if type_ in ("num", "int")}
     texts = [c for c, type_ in columns.items() if type_ == "text" and c != item and c != "value"]
     if texts:
-        fits = "regexp_matches(\"{0}\", '{1}') AND NOT regexp_matches(\"{0}\", '{2}')"
+        fits = "regexp_matches({0}, '{1}') AND NOT regexp_matches({0}, '{2}')"
         judged = ", ".join(
-            f'count("{c}"), count(*) FILTER ({fits.format(c, _IS_NUMBER, _IS_CODE)})' for c in texts
+            f"count({own[c]}), count(*) FILTER ({fits.format(own[c], _IS_NUMBER, _IS_CODE)})"
+            for c in texts
         )
         counts = con.execute(f"SELECT {judged} FROM known WHERE is_train").fetchall()[0]
         for column, filled, numeric in zip(texts, counts[::2], counts[1::2], strict=True):
             if filled and numeric >= NUMERIC_SHARE * filled:
-                first = f"regexp_extract(\"{column}\", '{_NUMBER}')"
+                first = f"regexp_extract({own[column]}, '{_NUMBER}')"
                 numbers[column] = f"TRY_CAST(replace({first}, ',', '') AS DOUBLE)"
     others = [c for c in columns if c not in numbers and c != item and c != "value"]
-    categories = {c: f'"{c}"::VARCHAR' for c in others}
+    categories = {c: f"{own[c]}::VARCHAR" for c in others}
     if columns.get("value") == "text":
         # The numbers of `value` are in `valuenum`; the rest are results in words, per item.
-        words = '"valuenum" IS NULL' if "valuenum" in columns else "true"
-        per_item = f'CASE WHEN {words} THEN "{item}" || \': \' || "value" END'
-        categories["value"] = per_item if item else '"value"'
+        words = f"{own['valuenum']} IS NULL" if "valuenum" in columns else "true"
+        value = own["value"]
+        if item:
+            value = f"CASE WHEN {words} THEN {own[item]} || ': ' || {value} END"
+        categories["value"] = value
     return numbers, categories
 
 
-def _count_block(con: duckdb.DuckDBPyConnection, name: str, item: str | None) -> Block:
+def _count_block(
+    con: duckdb.DuckDBPyConnection, name: str, item: str | None, by_item: str | None
+) -> Block:
     """Return row counts per patient: of the table, and of each frequent item.
 
-    Creates the table `items` of the frequent items, numbered from 1.
+    Creates the table `items` of the frequent items, numbered from 1. `by_item` is the own name of
+    the column `item`.
     """
     rows = _fetch(con, "SELECT i, count(*) AS n FROM known GROUP BY i ORDER BY i")
     features = [Feature(f"{name}.{ROWS}", "", ROWS)]
@@ -325,11 +346,11 @@ def _count_block(con: duckdb.DuckDBPyConnection, name: str, item: str | None) ->
     if item:
         con.execute(f"""
             INSERT INTO items SELECT item, row_number() OVER (ORDER BY n DESC, item) FROM (
-                SELECT "{item}"::VARCHAR AS item, count(DISTINCT i) AS n FROM known
-                WHERE is_train AND "{item}" IS NOT NULL GROUP BY 1 HAVING n >= {MIN_PATIENTS})
+                SELECT {by_item}::VARCHAR AS item, count(DISTINCT i) AS n FROM known
+                WHERE is_train AND {by_item} IS NOT NULL GROUP BY 1 HAVING n >= {MIN_PATIENTS})
             ORDER BY n DESC, item LIMIT {MAX_ITEMS}""")
         sql = f"""
-            SELECT i, f, count(*) AS n FROM known JOIN items ON item = "{item}"::VARCHAR
+            SELECT i, f, count(*) AS n FROM known JOIN items ON item = {by_item}::VARCHAR
             GROUP BY i, f ORDER BY f, i"""
         found = _fetch(con, sql)
         features += [Feature(f"{name}.{item}", label, "rows") for label in _items(con)]
@@ -350,7 +371,7 @@ def _items(con: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def _number_block(
-    con: duckdb.DuckDBPyConnection, name: str, numbers: Mapping[str, str], item: str | None
+    con: duckdb.DuckDBPyConnection, name: str, numbers: Mapping[str, str], by_item: str | None
 ) -> Block:
     """Return the STATISTICS of each numeric column per item, and the share of filled rows.
 
@@ -364,13 +385,13 @@ def _number_block(
         for k in range(len(numbers))
     )
     values = ", ".join(f"{sql} AS v{k}" for k, sql in enumerate(numbers.values()))
-    measured = f'known JOIN items ON item = "{item}"::VARCHAR AND f <= {MAX_MEASURED}'
-    source, group = (measured, "f") if item else ("known", "1 AS f")
+    measured = f"known JOIN items ON item = {by_item}::VARCHAR AND f <= {MAX_MEASURED}"
+    source, group = (measured, "f") if by_item else ("known", "1 AS f")
     sql = f"""
         SELECT i, f, {aggregates} FROM (SELECT i, moment, {group}, {values} FROM {source})
         GROUP BY i, f ORDER BY f, i"""
     found = _fetch(con, sql)
-    labels = _items(con)[:MAX_MEASURED] if item else [""]
+    labels = _items(con)[:MAX_MEASURED] if by_item else [""]
     features: list[Feature] = []
     cells = []
     for k, column in enumerate(numbers):
@@ -381,14 +402,16 @@ def _number_block(
     return Block(cells, features, float("nan"))
 
 
-def _create_counted(con: duckdb.DuckDBPyConnection, categories: dict[str, str]) -> set[str]:
+def _create_counted(
+    con: duckdb.DuckDBPyConnection, categories: Mapping[str, str], own: Mapping[str, str]
+) -> set[str]:
     """Create `counted` (rows by patient and value) and `top` (the frequent values).
 
-    Returns the columns that are filled for MIN_PATIENTS train patients but have no frequent
-    value, such as free text.
+    Both name the columns by their own names. Returns the columns that are filled for MIN_PATIENTS
+    train patients but have no frequent value, such as free text.
     """
-    texts = ", ".join(f'{sql} AS "{column}"' for column, sql in categories.items())
-    names = ", ".join(f'"{column}"' for column in categories)
+    texts = ", ".join(f"{sql} AS {own[column]}" for column, sql in categories.items())
+    names = ", ".join(own[column] for column in categories)
     con.execute(f"""
         CREATE TEMP TABLE counted AS
         WITH cells AS (
@@ -404,11 +427,17 @@ def _create_counted(con: duckdb.DuckDBPyConnection, categories: dict[str, str]) 
     countless = con.execute(f"""
         SELECT name FROM counted WHERE is_train AND name NOT IN (SELECT name FROM top)
         GROUP BY name HAVING count(DISTINCT i) >= {MIN_PATIENTS}""").fetchall()
-    return {name for (name,) in countless}
+    column_of = {own[column]: column for column in categories}
+    return {column_of[name] for (name,) in countless}
 
 
-def _category_block(con: duckdb.DuckDBPyConnection, name: str, categories: list[str]) -> Block:
-    """Return for each frequent value its share of a patient's rows, and the filled share."""
+def _category_block(
+    con: duckdb.DuckDBPyConnection, name: str, categories: Mapping[str, str]
+) -> Block:
+    """Return for each frequent value its share of a patient's rows, and the filled share.
+
+    categories: own name -> column.
+    """
     per_patient = "(SELECT i, count(*) AS total FROM known GROUP BY i)"
     sql = f"""
         SELECT i, f, n / total AS share
@@ -416,17 +445,17 @@ def _category_block(con: duckdb.DuckDBPyConnection, name: str, categories: list[
         ORDER BY f, i"""
     shares = _fetch(con, sql)
     values = con.execute("SELECT name, value FROM top ORDER BY f").fetchall()
-    features = [Feature(f"{name}.{column}", value, "share") for column, value in values]
+    features = [Feature(f"{name}.{categories[own]}", value, "share") for own, value in values]
     sql = f"""
         SELECT i, list_position(?, name) - 1 AS f, sum(n) / any_value(total) AS share
         FROM counted JOIN {per_patient} USING (i) WHERE list_contains(?, name)
         GROUP BY i, name ORDER BY f, i"""
-    filled = _fetch(con, sql, [categories, categories])
+    filled = _fetch(con, sql, [list(categories), list(categories)])
     cells = [
         Cells(shares["i"], shares["f"], shares["share"]),
         Cells(filled["i"], filled["f"] + len(features), filled["share"]),
     ]
-    features += [Feature(f"{name}.{column}", "", "filled") for column in categories]
+    features += [Feature(f"{name}.{column}", "", "filled") for column in categories.values()]
     return Block(cells, features, 0.0)
 
 

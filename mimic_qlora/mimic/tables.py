@@ -3,8 +3,9 @@
 import csv
 import io
 import re
+import unicodedata
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ import pyarrow.compute as pc
 from isal import igzip
 from pyarrow import csv as arrow_csv
 
+from mimic_qlora.mimic import second_reader
+from mimic_qlora.mimic.second_reader import LineCounter, LineCounts
 from mimic_qlora.step.errors import UserError
 
 Kind = Literal["id", "int", "num", "time", "text"]
@@ -24,6 +27,10 @@ Cell = int | float | datetime | str
 MODULES = ("hosp", "icu", "ed", "note")
 REQUIRED = ("patients", "admissions")
 BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead
+# what people have typed or dictated, so that a cell may span lines; so it may in all of note/
+FREE_TEXT = ("labevents.comments", "microbiologyevents.comments", "triage.chiefcomplaint")
+IDS = ("subject_id", "hadm_id", "stay_id")  # columns by which a row finds its patient
+LONGEST_NAME = 200  # bytes; files of the table add to its name, and systems allow 255
 WHOLE = r"^(0|-?[1-9]\d{0,17})$"  # an id: an integer of the JSONL has no leading zero
 
 
@@ -41,6 +48,7 @@ class Source(NamedTuple):
     module: str
     columns: Columns  # as its own header has them; unknown columns are text
     drift: str  # "" or how the header differs from the schema
+    texts: frozenset[str] = frozenset()  # the columns whose cells may span lines
 
 
 class Typed(NamedTuple):
@@ -63,13 +71,44 @@ def schema() -> dict[str, Table]:
     return tables
 
 
-def find(mimic_dir: Path) -> dict[str, Source]:
+def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
     """Return the tables in a MIMIC-IV folder: name -> Source.
 
-    The files lie in hosp/, icu/, ed/ and note/, or all in the folder itself.
+    The files lie in hosp/, icu/, ed/ and note/, or all in the folder itself. Cells may span lines
+    in the columns "table.column" of `texts`, of FREE_TEXT, and of note/.
     Raises UserError when the folder, `patients` or `admissions` is missing. So it does for a table
     that is there twice, for a name that the record cannot take, and for an unreadable header.
     """
+    found: dict[str, Source] = {}
+    for folder in _parts(mimic_dir):
+        for path in csv_files(folder):
+            name = _table_name(path)
+            if twin := _alike(name, found):
+                raise UserError(
+                    f"table {name} is there twice, as {found[twin].path} and {path}: "
+                    "remove, rename or move one"
+                )
+            found[name] = _source(name, path, folder)
+    for name in REQUIRED:
+        if name not in found:
+            raise UserError(
+                f"{mimic_dir} has no {name}.csv.gz: "
+                "give the folder with MIMIC-IV's hosp/ and icu/ by --mimic-dir"
+            )
+    known = {f"{name}.{column}" for name, source in found.items() for column in source.columns}
+    if unknown := sorted({*texts} - known):
+        raise UserError(
+            f"--multiline must name columns of the tables, such as labevents.comments, and "
+            f"{unknown[0]} is none"
+        )
+    return {
+        name: source._replace(texts=_texts(name, source, {*FREE_TEXT, *texts}))
+        for name, source in found.items()
+    }
+
+
+def _parts(mimic_dir: Path) -> list[Path]:
+    """Return the folders in which the tables lie. Raises UserError where there can be none."""
     if not mimic_dir.is_dir():
         raise UserError(
             f"there is no folder {mimic_dir}: "
@@ -81,23 +120,13 @@ def find(mimic_dir: Path) -> dict[str, Source]:
             f"{mimic_dir} is only one part of MIMIC-IV: give the folder around it, {around}"
         )
     parts = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()]
-    found: dict[str, Source] = {}
-    for folder in parts or [mimic_dir]:
-        for path in csv_files(folder):
-            name = _table_name(path)
-            if name in found:
-                raise UserError(
-                    f"table {name} is there twice, as {found[name].path} and {path}: "
-                    "remove or move one"
-                )
-            found[name] = _source(name, path, folder)
-    for name in REQUIRED:
-        if name not in found:
-            raise UserError(
-                f"{mimic_dir} has no {name}.csv.gz: "
-                "give the folder with MIMIC-IV's hosp/ and icu/ by --mimic-dir"
-            )
-    return found
+    return parts or [mimic_dir]
+
+
+def _texts(name: str, source: Source, texts: Collection[str]) -> frozenset[str]:
+    """Return the columns of a table whose cells may span lines."""
+    is_note = source.module == "note"
+    return frozenset(c for c in source.columns if is_note or f"{name}.{c}" in texts)
 
 
 def csv_files(folder: Path) -> list[Path]:
@@ -106,13 +135,30 @@ def csv_files(folder: Path) -> list[Path]:
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
+def _same(name: str) -> str:
+    """Return what two names share that a file system or a database may take for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _alike(name: str, others: Iterable[str]) -> str | None:
+    """Return the name among others that is this one but for case, None where there is none."""
+    return next((other for other in others if _same(other) == _same(name)), None)
+
+
 def _table_name(path: Path) -> str:
     """Return the table that a file is named after. Raises UserError for an impossible name."""
     name = path.name.split(".csv")[0]
-    taken = name == "subject_id" or name.endswith("_labeled")
-    if taken or not re.fullmatch(r"\w[\w-]*", name):
+    taken = _same(name) == "subject_id" or _same(name).endswith("_labeled")
+    taken = taken or re.fullmatch(r"bucket-\d+", name)  # the names of step 1's own markers
+    too_long = len(name.encode(errors="replace")) > LONGEST_NAME
+    if taken or too_long or not re.fullmatch(r"\w[\w-]*", name):
         raise UserError(
             f"{path} has a name that no table of the record can have: rename or remove it"
+        )
+    known = _alike(name, schema())
+    if known not in (None, name):
+        raise UserError(
+            f"{path} is named like MIMIC-IV's {known} but for capital letters: rename or remove it"
         )
     return name
 
@@ -126,9 +172,15 @@ def _source(name: str, path: Path, folder: Path) -> Source:
     # without subject_id its rows would reach no record
     if missing and (name in REQUIRED or "subject_id" in missing):
         raise UserError(
-            f"{path} is not MIMIC-IV's {name}: "
-            f"expected column {missing[0]}, found {', '.join(header)}"
+            f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found {_shown(header)}"
         )
+    for column in unknown:
+        expected = _alike(column, [*missing, *IDS])
+        if expected not in (None, column):
+            raise UserError(
+                f"{path} has a column {column}, which is {expected} but for capital letters: "
+                f"name it {expected}, or otherwise"
+            )
     drift = (
         f"expected {', '.join(missing) or 'no other columns'}, "
         f"found {', '.join(unknown) or 'no such column'}"
@@ -141,11 +193,11 @@ def _source(name: str, path: Path, folder: Path) -> Source:
 
 def _kind_by_name(column: str) -> Kind:
     """Return the type of a column that the schema does not know."""
-    return "id" if column in ("subject_id", "hadm_id", "stay_id") else "text"
+    return "id" if column in IDS else "text"
 
 
 def _header(path: Path) -> list[str]:
-    """Return the names of a file's columns. Raises UserError when they cannot be read."""
+    """Return the names of a file's columns. Raises UserError when they cannot be read or used."""
     header: list[str] = []
     try:
         with open(path, "rb") as stored, _uncompressed(stored, path) as file:
@@ -156,9 +208,26 @@ def _header(path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read ({reason}): check the download") from None
     if not header:
         raise UserError(f"{path} is empty: check the download")
-    if len(set(header)) < len(header):
-        raise UserError(f"{path} has two columns of one name in its header: {', '.join(header)}")
+    for place, name in enumerate(header):
+        if not name or name != name.strip() or not name.isprintable():
+            raise UserError(
+                f"{path} has a name for its column {place + 1} that is empty, or that has blanks "
+                "around it or characters that cannot be seen: name that column, or remove it"
+            )
+        if twin := _alike(name, header[:place]):
+            but = "" if twin == name else ", but for capital letters"
+            raise UserError(
+                f"{path} has two columns of one name in its header{but}, {_shown([twin, name])}: "
+                "rename or remove one"
+            )
     return header
+
+
+def _shown(header: list[str]) -> str:
+    """Word names of columns. A file without a header has a patient's row in its place."""
+    if all(re.fullmatch(r"[^\W\d][\w -]*", name) for name in header):
+        return ", ".join(header)
+    return "what may be a row and no header"
 
 
 def _uncompressed(stored: IO[bytes], path: Path) -> IO[bytes]:
@@ -172,39 +241,33 @@ def read(
     source: Source,
     on_ragged: Callable[[int, str], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
+    on_end: Callable[[LineCounts], None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a table as batches of strings, in file order, as the file has them.
 
     Nothing between two commas is null; a quoted empty string stays an empty string. A row with too
     few or too many fields is left out and passed to `on_ragged(row number, text)`; without it such
     a row is an error. After each batch `on_bytes` gets the number of bytes of the file that have
-    been read. Raises UserError when the file breaks off or is damaged.
+    been read. In the end `on_end` gets what a second reader has counted meanwhile. Raises UserError
+    when the file breaks off or is damaged, when a cell spans lines that must not (`Source.texts`),
+    and when the two readers found other numbers of rows.
     """
+    n_rows = 0
 
     def skip(row: arrow_csv.InvalidRow) -> str:
+        nonlocal n_rows
         if on_ragged:
             on_ragged(row.number, row.text)
+        n_rows += 1
         return "skip"
 
+    counter = LineCounter(source.path, source.columns, source.texts)
     try:
         with open(source.path, "rb") as stored, _uncompressed(stored, source.path) as file:
-            batches = arrow_csv.open_csv(
-                file,
-                # one thread: only then do the rows that go to on_ragged carry their number
-                read_options=arrow_csv.ReadOptions(
-                    block_size=BLOCK_BYTES, use_threads=on_ragged is None
-                ),
-                parse_options=arrow_csv.ParseOptions(
-                    newlines_in_values=True, invalid_row_handler=skip if on_ragged else None
-                ),
-                convert_options=arrow_csv.ConvertOptions(
-                    column_types=dict.fromkeys(source.columns, pa.string()),
-                    null_values=[""],
-                    strings_can_be_null=True,
-                    quoted_strings_can_be_null=False,
-                ),
-            )
-            for batch in batches:
+            watched = second_reader.Watched(file, counter)
+            for batch in _batches(source, watched, skip if on_ragged else None):
+                counter.check()
+                n_rows += batch.num_rows
                 yield batch
                 if on_bytes:
                     on_bytes(stored.tell())
@@ -213,9 +276,54 @@ def read(
     except (pa.ArrowInvalid, OSError, zlib.error) as error:
         if "No space left" in str(error):
             raise
-        # the reader's message may quote a row; patient data stays out of logs
-        reason = "has rows of different lengths" if "Expected" in str(error) else "is damaged"
-        raise UserError(f"{source.path} cannot be read, it {reason}: check the download") from None
+        raise _unreadable(source, error) from None
+    counted = counter.finish()
+    if counted.rows != n_rows:
+        raise UserError(
+            f"{source.path} has {n_rows:,} rows to one reader and {counted.rows:,} to another: "
+            "check the download, and report this if it is as published"
+        )
+    if on_end:
+        on_end(counted)
+
+
+def _batches(
+    source: Source,
+    file: second_reader.Watched,
+    skip: Callable[[arrow_csv.InvalidRow], str] | None,
+) -> Iterator[pa.RecordBatch]:
+    """Return Arrow's reader of an open CSV file; `skip` gets the rows of another length."""
+    return arrow_csv.open_csv(
+        file,
+        # one thread: only then do the rows that are skipped carry their number
+        read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=skip is None),
+        parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+        convert_options=arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(source.columns, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def _unreadable(source: Source, error: Exception) -> UserError:
+    """Return what is wrong with a file, as the second reader tells it, else as Arrow does."""
+    try:
+        second_reader.count(source.path, source.columns, source.texts)
+    except UserError as fault:
+        return fault
+    except (OSError, EOFError, zlib.error):
+        pass
+    # the reader's message may quote a row; patient data stays out of logs
+    reason = "is damaged"
+    if "Expected" in str(error):
+        reason = "has rows of different lengths"
+    elif "UTF8" in str(error):
+        reason = "is not UTF-8"
+    elif "straddling" in str(error):
+        reason = f"has a row of more than {BLOCK_BYTES >> 20} MiB"
+    return UserError(f"{source.path} cannot be read, it {reason}: check the download")
 
 
 @cache

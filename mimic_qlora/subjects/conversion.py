@@ -151,7 +151,7 @@ def write_subjects(
         _print_release(release)
         print(data_line(out.facts["source"]))
         quality.print_flags(flags)
-        _print_proof(converted.rows)
+        _print_proof(converted.rows, converted.dictionaries)
     print(f"Wrote {store / 'subjects'}")
 
 
@@ -259,25 +259,25 @@ def _keep_rejects(rejected: Mapping[str, int], folder: Path, store: Path, most: 
 def verify(store: Path, sources: Mapping[str, Source]) -> None:
     """Compare the output with the source files, cell by cell.
 
-    Raises UserError that names the tables that differ.
+    Raises UserError that names the tables that differ, or a file that is damaged.
     """
-    from mimic_qlora.subjects import verification
+    from mimic_qlora.subjects import parquet_files, verification
 
     buckets.use_system_allocator()
+    parquet_files.checked(store, (store / "subjects").rglob("*.parquet"))
     columns = subjects_manifest(store)["columns"]
     differing = verification.differences(store / "subjects", sources, columns)
-    for name, part, n_csv, n_jsonl in differing:
-        print(
-            f"  {name} differs in part-{part:05d}: "
-            f"{n_csv:,} rows in the CSV, {n_jsonl:,} in the JSONL"
-        )
+    for name, part, view, n_csv, n_found in differing:
+        place = "" if part is None else f" in part-{part:05d}"
+        print(f"  {name} differs{place}: {n_csv:,} rows in the CSV, {n_found:,} in the {view}")
     if differing:
         names = ", ".join(sorted({difference.table for difference in differing}))
         raise UserError(
-            f"the JSONL and the CSV files differ in {names}: run the same command with --force"
+            f"the output and the CSV files differ in {names}: run the same command with --force"
         )
     print(
-        f"Verified: every cell of {len(columns)} tables is in the JSONL as it is in the CSV files"
+        f"Verified: every cell of {len(sources)} tables is in the JSONL and in the typed tables "
+        "as a second reader finds it in the CSV files"
     )
 
 
@@ -358,22 +358,42 @@ def _print_release(release: releases.Match) -> None:
         print(f"  {sentence}: check the download, or report it in the paper")
 
 
-def _print_proof(rows: Mapping[str, RowFlow]) -> None:
-    """Print where the rows of every table went."""
-    titles = {
-        "in": "rows in",
-        "unsampled": "not sampled",
-        "rejected": "rejected",
-        "jsonl": "JSONL",
-        "columnar": "columnar",
-    }
-    by_table = {name: flow.in_manifest() for name, flow in sorted(rows.items())}
-    by_table["all tables"] = {
-        key: sum(counts[key] for counts in by_table.values()) for key in titles
-    }
-    lines: list[Row] = [
-        {"table": name, **{title: counts[key] for key, title in titles.items()}}
-        for name, counts in by_table.items()
-    ]
-    print(text_table(lines, "rows in = not sampled + rejected + JSONL; columnar = JSONL"))
+def _print_proof(rows: Mapping[str, RowFlow], dictionaries: Mapping[str, DictionaryRows]) -> None:
+    """Print where the rows of every table went, beside what the second reader has counted."""
+    by_patient = {name: flow.in_manifest() for name, flow in sorted(rows.items())}
+    by_patient["all tables"] = dict(sum(map(Counter, by_patient.values()), Counter[str]()))
+    note = "rows in = not sampled + rejected + JSONL; columnar = JSONL"
+    print(_table_of_rows(by_patient, _PROOF, note))
+    others = {name: found.in_manifest() for name, found in sorted(dictionaries.items())}
+    if others:
+        kept = {key: title for key, title in _PROOF.items() if key not in ("unsampled", "jsonl")}
+        note = "tables that name no patient: rows in = rejected + columnar"
+        print(_table_of_rows(others, kept, note))
+    print(_LINES)
     print()
+
+
+_PROOF = {
+    "lines": "lines",
+    "spanning": "spanning",
+    "in": "rows in",
+    "unsampled": "not sampled",
+    "rejected": "rejected",
+    "jsonl": "JSONL",
+    "columnar": "columnar",
+}
+_LINES = (
+    "lines and cells that span several: counted by a second reader, which found as many rows;\n"
+    "a rejected row counts all its lines"
+)
+
+
+def _table_of_rows(
+    counts: Mapping[str, Mapping[str, int]], titles: Mapping[str, str], note: str
+) -> str:
+    """Return counts by table as a table of text; a count that is missing is 0."""
+    lines: list[Row] = [
+        {"table": name, **{title: found.get(key, 0) for key, title in titles.items()}}
+        for name, found in counts.items()
+    ]
+    return text_table(lines, note)

@@ -1,5 +1,11 @@
-"""The columnar tables of step 1 as views of a DuckDB that lives in memory and spills to disk."""
+"""The columnar tables of step 1 as views of a DuckDB that lives in memory and spills to disk.
 
+MIMIC-IV's tables and those that steps make for themselves have names that are known, and stand in
+SQL by these. A further table of the user's may have any name; it lives in a schema of its own,
+where `table` finds it.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +17,12 @@ from mimic_qlora.clinical.codes import phenotypes_of
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.tables import Kind
 from mimic_qlora.step import limits
-from mimic_qlora.subjects import reader, split_file
-from mimic_qlora.subjects.sql import identifier, literal
+from mimic_qlora.subjects import parquet_files, reader, split_file
+from mimic_qlora.subjects.sql import files, identifier, parquet
 
 MEMORY = 768_000_000  # bytes; less where the job has less than three times that
+_FURTHER = "further"  # the schema of tables that MIMIC-IV does not have
+_FILES = '" files"'  # no table of the record has a blank in its name
 _TYPES: dict[Kind, str] = {
     "id": "BIGINT",
     "int": "BIGINT",
@@ -25,11 +33,11 @@ _TYPES: dict[Kind, str] = {
 
 
 def connect(storage: Path, temp: Path, threads: int | None = None) -> DuckDBPyConnection:
-    """Return a connection with a view for every table and dictionary, and two tables.
+    """Return a connection with a view for every table and dictionary, and the table `split`.
 
-    These are `split` (subject_id, split) and `files` (name, pattern). A view has all columns of
-    MIMIC-IV's schema: one that the source did not have is null. Spilled data goes to `temp`.
-    `threads=1` makes sums of decimal numbers the same on every run.
+    This has subject_id and split. A view of a table of MIMIC-IV has all columns of its schema: one
+    that the source did not have is null. Spilled data goes to `temp`. `threads=1` makes sums of
+    decimal numbers the same on every run. Raises UserError when a file was changed since.
     """
     con = duckdb.connect(
         config={
@@ -41,40 +49,57 @@ def connect(storage: Path, temp: Path, threads: int | None = None) -> DuckDBPyCo
         }
     )
     con.execute("SET enable_progress_bar = false")
-    con.execute("CREATE TABLE files (name VARCHAR, pattern VARCHAR)")
+    con.execute(f"CREATE SCHEMA {_FURTHER}")
     folder = storage / "subjects"
-    for place in sorted((folder / "tables").iterdir()):
-        if reader.table_files(storage, place.name):
-            _view(con, place.name, place / "*.parquet")
-    for path in sorted((folder / "dictionaries").glob("*.parquet")):
-        _view(con, path.stem, path)
+    places = {
+        place.name: reader.table_files(storage, place.name)
+        for place in sorted((folder / "tables").iterdir())
+    }
+    places |= {path.stem: [path] for path in sorted((folder / "dictionaries").glob("*.parquet"))}
+    parquet_files.checked(storage, (path for paths in places.values() for path in paths))
+    listed = [(name, str(path)) for name, paths in places.items() for path in paths]
+    names_and_paths = [pa.array(values, pa.string()) for values in zip(*listed, strict=True)]
+    _create(con, f"{_FURTHER}.{_FILES}", pa.table(names_and_paths, names=["name", "path"]))
+    for name in names(con):
+        _view(con, name, places[name])
     split = split_file.read(storage)
     columns = [pa.array(list(split), pa.int64()), pa.array(list(split.values()), pa.string())]
-    con.register("split_rows", pa.table(columns, names=list(split_file.COLUMNS)))
-    con.execute("CREATE TABLE split AS SELECT * FROM split_rows")
-    con.unregister("split_rows")
+    _create(con, "split", pa.table(columns, names=list(split_file.COLUMNS)))
     return con
 
 
-def _view(con: DuckDBPyConnection, name: str, files: Path) -> None:
-    """Make a view of Parquet files, and note their place in `files`."""
-    rows = f"read_parquet({literal(files)}, union_by_name = true)"
+def _create(con: DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    """Make a table of rows in memory."""
+    con.register("in_memory", rows)
+    con.execute(f"CREATE TABLE {name} AS SELECT * FROM in_memory")
+    con.unregister("in_memory")
+
+
+def _view(con: DuckDBPyConnection, name: str, paths: Sequence[Path]) -> None:
+    """Make a view of Parquet files."""
+    rows = parquet(paths)
     there = {column for column, *_ in con.execute(f"DESCRIBE FROM {rows}").fetchall()}
-    table = tables.schema().get(name.removesuffix("_labeled"))
-    known = table.columns if table else {}
+    of_mimic = tables.schema().get(name.removesuffix("_labeled"))
+    known = of_mimic.columns if of_mimic else {}
     absent = [
         f", NULL::{_TYPES[kind]} AS {identifier(column)}"
         for column, kind in known.items()
         if column not in there
     ]
-    con.execute(f"CREATE VIEW {identifier(name)} AS SELECT *{''.join(absent)} FROM {rows}")
-    con.execute("INSERT INTO files VALUES (?, ?)", [name, str(files)])
+    con.execute(f"CREATE VIEW {table(name)} AS SELECT *{''.join(absent)} FROM {rows}")
+
+
+def table(name: str) -> str:
+    """Return the name of a table or dictionary as SQL finds it, whatever its name is."""
+    if name.removesuffix("_labeled") in tables.schema():
+        return identifier(name)
+    return f"{_FURTHER}.{identifier(name)}"
 
 
 def names(con: DuckDBPyConnection) -> set[str]:
     """Return the tables and dictionaries that are there."""
-    views = con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
-    return {name for (name,) in views}
+    found = con.execute(f"SELECT DISTINCT name FROM {_FURTHER}.{_FILES}").fetchall()
+    return {name for (name,) in found}
 
 
 def rows(con: DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
@@ -86,11 +111,13 @@ def rows(con: DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
 
 def nulls(con: DuckDBPyConnection, name: str) -> dict[str, int]:
     """Return column -> null cells of a table, from the footers of its files."""
-    (pattern,) = con.execute("SELECT pattern FROM files WHERE name = ?", [name]).fetchall()[0]
+    paths = con.execute(
+        f"SELECT path FROM {_FURTHER}.{_FILES} WHERE name = ? ORDER BY path", [name]
+    ).fetchall()
     return dict(
         con.execute(f"""
         SELECT path_in_schema, sum(stats_null_count)::BIGINT
-        FROM parquet_metadata({literal(pattern)})
+        FROM parquet_metadata({files(Path(path) for (path,) in paths)})
         GROUP BY path_in_schema""").fetchall()
     )
 

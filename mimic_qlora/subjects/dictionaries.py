@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mimic_qlora.mimic import tables
+from mimic_qlora.mimic.second_reader import LineCounts
+from mimic_qlora.subjects import parquet_files
 from mimic_qlora.subjects.partition import Rejects
 
 
@@ -16,27 +17,42 @@ class DictionaryRows(NamedTuple):
 
     read: int
     rejected: int
+    lines: int  # of the file, with its header, by the second reader
+    spanning: int  # cells that go on in further lines, by the second reader
     misfits: Counter[str]  # "<table>.<column>" -> cells
+
+    def in_manifest(self) -> dict[str, int]:
+        """Return the numbers of rows by the names of the manifest, as other tables have them."""
+        return {
+            "in": self.read,
+            "rejected": self.rejected,
+            "lines": self.lines,
+            "spanning": self.spanning,
+            "columnar": self.read - self.rejected,
+        }
 
 
 def write(source: tables.Source, folder: Path) -> DictionaryRows:
     """Write a table that names no patient into `folder`/dictionaries, whole and typed."""
     name = source.path.name.split(".csv")[0]
     n_kept, misfits = 0, Counter[str]()
+    counted: list[LineCounts] = []
     types = tables.arrow_types()
     schema = pa.schema([(column, types[kind]) for column, kind in source.columns.items()])
     place = folder / "dictionaries" / f"{name}.parquet"
     with (
         Rejects(folder / "parts" / f"{name}.rejects.csv", source.path.name) as rejects,
-        pq.ParquetWriter(place, schema, compression="zstd") as file,
+        parquet_files.writer(place, schema, compression="zstd") as file,
     ):
 
         def reject_ragged(row: int, text: str) -> None:
             rejects.add(row, "wrong number of fields", text)
 
-        for batch in tables.read(source, reject_ragged):
+        for batch in tables.read(source, reject_ragged, on_end=counted.append):
             typed = tables.typed(source.columns, batch)
             file.write_table(typed.rows)
             n_kept += typed.rows.num_rows
             misfits += Counter({f"{name}.{c}": cells for c, cells in typed.misfits.items()})
-    return DictionaryRows(n_kept + rejects.count, rejects.count, misfits)
+    (lines,) = counted
+    n_read = n_kept + rejects.count
+    return DictionaryRows(n_read, rejects.count, lines.lines, lines.spanning, misfits)

@@ -15,13 +15,13 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from isal import igzip
 from tqdm import tqdm
 
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.tables import Columns
 from mimic_qlora.step import limits
+from mimic_qlora.subjects import parquet_files
 from mimic_qlora.subjects.buckets import (
     MEMORY_PER_BUCKET,
     MIB_PER_BUCKET,
@@ -173,7 +173,7 @@ def _tables(
     yield name, columns, rows
     titles = folder / "dictionaries" / f"{LABELED.get(name)}.parquet"
     if titles.exists():
-        rows = rows.append_column("long_title", _titles(rows, pq.read_table(titles)))
+        rows = rows.append_column("long_title", _titles(rows, parquet_files.read(titles)))
         yield f"{name}_labeled", {**columns, "long_title": "text"}, rows
 
 
@@ -185,7 +185,7 @@ def _nest_table(name: str, columns: Columns, rows: pa.Table, path: Path) -> Nest
         rows, ids = rows.take(order), ids[order]
     rows = rows.combine_chunks()
     typed, misfits = tables.typed(columns, rows)
-    pq.write_table(typed, path, compression="zstd", row_group_size=1 << 17)
+    parquet_files.write(typed, path, compression="zstd", row_group_size=1 << 17)
     n_columnar = typed.num_rows
     del typed
 
@@ -271,4 +271,4 @@ def _escaped(values: pa.LargeStringArray) -> pa.LargeStringArray:
 def write_index(index: list[Place], path: Path) -> None:
     """Write the place of every patient's gzip member as a Parquet file."""
     columns = [pa.array(values, pa.int64()) for values in zip(*index, strict=True)]
-    pq.write_table(pa.table(columns, list(Place._fields)), path)
+    parquet_files.write(pa.table(columns, list(Place._fields)), path)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from mimic_qlora.display import csv_files
 from mimic_qlora.mimic import tables
+from mimic_qlora.mimic.second_reader import LineCounts
 from mimic_qlora.mimic.tables import Columns, Source
 from mimic_qlora.subjects.buckets import (
     HELD_BYTES,
@@ -24,6 +27,7 @@ from mimic_qlora.subjects.buckets import (
     write_done,
 )
 
+_LINE_END = re.compile("\r\n|\r|\n")
 REJECTED = -3  # stands for the bucket of a row that is rejected
 
 
@@ -35,12 +39,17 @@ class Owners(NamedTuple):
 
 
 class RowCounts(NamedTuple):
-    """The rows of a table by what became of them: read = kept + unsampled + rejected."""
+    """The rows of a table by what became of them: read = kept + unsampled + rejected.
+
+    A rejected row that spans lines counts as so many rows, as each may have been one.
+    """
 
     read: int
     kept: int
     unsampled: int
     rejected: int
+    lines: int  # of the file, with its header, by the second reader
+    spanning: int  # cells that go on in further lines, by the second reader
 
 
 class Rejects:
@@ -48,7 +57,8 @@ class Rejects:
 
     def __init__(self, path: Path, file_name: str) -> None:
         """Take the place of the file, and the name of the table's own file."""
-        self.count = 0
+        self.count = 0  # rows, each line of one that spans several
+        self.folded = 0  # lines behind the first of a row
         self._path, self._file_name = path, file_name
         self._file: TextIO | None = None
 
@@ -60,12 +70,19 @@ class Rejects:
             self._file.close()
 
     def add(self, row_number: int, reason: str, text: str) -> None:
-        """Keep a row; `row_number` is its place in the table's file, the header being 1."""
+        """Keep a row, safe for spreadsheets.
+
+        `row_number` is its place in the table's file, the header being 1. An empty line or a
+        further line of a row has no number of its own.
+        """
         if self._file is None:
             self._file = open(self._path, "w", newline="", encoding="utf-8")
             csv.writer(self._file).writerow(["file", "row", "reason", "content"])
-        csv.writer(self._file).writerow([self._file_name, row_number, reason, text])
-        self.count += 1
+        cells = (self._file_name, row_number, reason, text)
+        csv.writer(self._file).writerow(map(csv_files.safe_cell, cells))
+        folded = len(_LINE_END.findall(text))
+        self.count += 1 + folded
+        self.folded += folded
 
 
 class BucketWriter:
@@ -152,10 +169,12 @@ def partition(
     cannot be placed go to `<table>.rejects.csv`. `tell(bytes, rows)` is called as the file is read.
     """
     marker = parts / f"{name}.done.json"
-    if done := read_done(marker):
-        return RowCounts(done["in"], done["kept"], done["unsampled"], done["rejected"])
+    done = read_done(marker)
+    if done and done.keys() >= {*IN_MANIFEST}:  # an earlier version counted less
+        return RowCounts(*(done[key] for key in IN_MANIFEST))
     columns = stored_columns(source)
     n_read = n_kept = n_unsampled = 0
+    counted: list[LineCounts] = []
     ragged: list[int] = []  # places in the file, header = 1, of rows with another number of fields
     with (
         Rejects(parts / f"{name}.rejects.csv", source.path.name) as rejects,
@@ -169,7 +188,7 @@ def partition(
         def tell_how_far(n_bytes: int) -> None:
             tell(n_bytes, n_read)
 
-        for batch in tables.read(source, reject_ragged, tell_how_far):
+        for batch in tables.read(source, reject_ragged, tell_how_far, counted.append):
             batch, subject_ids = with_subject_ids(batch, columns, owners)
             buckets = plan.bucket_of(subject_ids)
             for reason, bad in _faults(batch, source, buckets):
@@ -181,19 +200,20 @@ def partition(
             n_kept += int((buckets >= 0).sum())
             n_unsampled += int((buckets == NOT_CHOSEN).sum())
             writer.add(batch, buckets)
-    counts = RowCounts(n_read + len(ragged), n_kept, n_unsampled, rejects.count)
+    n_in = n_read + len(ragged) + rejects.folded
+    (lines,) = counted
+    counts = RowCounts(n_in, n_kept, n_unsampled, rejects.count, lines.lines, lines.spanning)
     write_done(marker, counts_in_manifest(counts))
     return counts
 
 
+# The names that manifests and markers have for the counts, in their order.
+IN_MANIFEST = ("in", "kept", "unsampled", "rejected", "lines", "spanning")
+
+
 def counts_in_manifest(counts: RowCounts) -> dict[str, int]:
     """Return the counts under the names that manifests and markers have for them."""
-    return {
-        "in": counts.read,
-        "kept": counts.kept,
-        "unsampled": counts.unsampled,
-        "rejected": counts.rejected,
-    }
+    return dict(zip(IN_MANIFEST, counts, strict=True))
 
 
 def _text_of_row(batch: pa.RecordBatch, number: int) -> str:
@@ -234,7 +254,10 @@ def _show_progress(bar: tqdm, n_bytes: int, n_rows: int) -> None:
     bar.update(n_bytes - bar.n)
 
 
-def stay_owners(sources: Mapping[str, Source]) -> dict[str, Owners]:
+def stay_owners(
+    sources: Mapping[str, Source],
+    read: Callable[[Source], Iterator[pa.RecordBatch]] = tables.read,
+) -> dict[str, Owners]:
     """Return the id columns that lead to a patient, for tables without subject_id."""
     if all("subject_id" in source.columns for source in sources.values()):
         return {}
@@ -244,7 +267,7 @@ def stay_owners(sources: Mapping[str, Source]) -> dict[str, Owners]:
             int(row[column]): int(row["subject_id"])
             for name in names
             if name in sources
-            for batch in tables.read(sources[name])
+            for batch in read(sources[name])
             for row in batch.select(["subject_id", column]).to_pylist()
             if (row["subject_id"] or "").isdecimal() and (row[column] or "").isdecimal()
         }

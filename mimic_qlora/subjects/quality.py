@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
+import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from tqdm import tqdm
 
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text_tables import text_table
+from mimic_qlora.mimic import tables
 from mimic_qlora.step import limits
-from mimic_qlora.subjects.sql import identifier, literal
+from mimic_qlora.subjects import sql
 
 BYTES_PER_PASS = 64 << 20  # of Parquet
 
@@ -23,11 +25,14 @@ Worst = float | timedelta | None  # the largest fault, None where faults have no
 Files = dict[str, dict[str, Path]]  # table -> name of a part -> its Parquet file
 
 
+ALL = ["{all}"]
+
+
 class Check(NamedTuple):
     """One block of quality.sql."""
 
     name: str
-    tables: list[str]  # the tables that are checked; ["{all}"] for every one
+    tables: list[str]  # the tables that are checked; ALL for every one
     needs: list[str]  # other tables that it compares with
     finds: str  # the sentence on what was found
     worst: str  # its end, with {worst} for the largest fault; "" where faults have no size
@@ -63,11 +68,11 @@ def checks() -> list[Check]:
             for line in block.splitlines()
             if line.startswith("-- ") and ": " in line
         )
-        sql = "\n".join(line for line in block.splitlines() if not line.startswith("--"))
-        if sql:
-            tables, needs = head["tables"].split(), head.get("with", "").split()
+        query = "\n".join(line for line in block.splitlines() if not line.startswith("--"))
+        if query:
+            checked, needs = head["tables"].split(), head.get("with", "").split()
             worst = head.get("worst", "")
-            found.append(Check(head["check"], tables, needs, head["finds"], worst, sql))
+            found.append(Check(head["check"], checked, needs, head["finds"], worst, query))
     return found
 
 
@@ -95,7 +100,7 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> li
     jobs = [
         (check, table)
         for check in checks()
-        for table in (sorted(files) if check.tables == ["{all}"] else check.tables)
+        for table in (sorted(files) if check.tables == ALL else check.tables)
         if table in files and {*check.needs} <= files.keys() | dictionaries.keys()
     ]
     n_rows: dict[str, int] = {}
@@ -105,7 +110,7 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> li
             _view(con, name, [path])
         found = _faults(con, files, jobs)
         for table in files:
-            n_rows[table], more = _column_flags(con, table, folder / "tables" / table / "*.parquet")
+            n_rows[table], more = _column_flags(con, table, list(files[table].values()))
             about_columns += more
     return [
         _flag(jobs[number], n_rows[jobs[number][1]], counts) for number, counts in found.items()
@@ -122,6 +127,7 @@ def _connection(spill: str, memory: int) -> contextlib.closing[DuckDBPyConnectio
         }
     )
     con.execute("SET enable_progress_bar = false")
+    con.execute("CREATE SCHEMA whole")
     return contextlib.closing(con)
 
 
@@ -141,8 +147,13 @@ def _faults(
                 _view(con, table, [next(iter(by_part.values()))], "LIMIT 0")
         for number, (check, table) in enumerate(jobs):
             with contextlib.suppress(duckdb.BinderException):
-                sql = check.sql.replace("{table}", identifier(table))
-                faults = _faulty_rows(con, sql)
+                place = sql.identifier(table)
+                if check.tables == ALL:
+                    place = f"whole.{place}"
+                columns = columns_of(next(iter(files[table].values())))
+                query = check.sql.replace("{table}", place)
+                query = query.replace("{columns}", ", ".join(map(sql.identifier, columns)))
+                faults = _faulty_rows(con, query)
                 found.setdefault(number, []).append(faults)
     return found
 
@@ -164,16 +175,30 @@ def _groups(files: Files) -> list[list[str]]:
     return groups
 
 
-def _view(con: DuckDBPyConnection, name: str, paths: Iterable[Path], limit: str = "") -> None:
-    listed = ", ".join(map(literal, paths))
-    con.execute(
-        f"CREATE OR REPLACE VIEW {identifier(name)} AS FROM read_parquet([{listed}]) {limit}"
-    )
+def _view(con: DuckDBPyConnection, name: str, paths: Sequence[Path], limit: str = "") -> None:
+    """Make a view `whole.<name>` of Parquet files, and `<name>` of a table of MIMIC-IV.
+
+    The second has MIMIC-IV's own columns alone, so that no further column of the user's is taken
+    for one of another table.
+    """
+    rows = f"read_parquet({sql.files(paths)}, hive_partitioning = false) {limit}"
+    table = sql.identifier(name)
+    con.execute(f"CREATE OR REPLACE VIEW whole.{table} AS FROM {rows}")
+    if known := tables.schema().get(name):
+        there = columns_of(paths[0])
+        own = ", ".join(sql.identifier(column) for column in known.columns if column in there)
+        con.execute(f"CREATE OR REPLACE VIEW {table} AS SELECT {own} FROM {rows}")
 
 
-def _faulty_rows(con: DuckDBPyConnection, sql: str) -> Faults:
+@cache
+def columns_of(path: Path) -> list[str]:
+    """Return the names of the columns of a Parquet file."""
+    return pq.read_schema(path).names
+
+
+def _faulty_rows(con: DuckDBPyConnection, query: str) -> Faults:
     """Count the rows that a check's query finds."""
-    query = f"SELECT count(*), count(DISTINCT subject_id), max(worst) FROM ({sql})"
+    query = f"SELECT count(*), count(DISTINCT subject_id), max(worst) FROM ({query})"
     return Faults(*con.execute(query).fetchall()[0])
 
 
@@ -200,14 +225,16 @@ def _readable(worst: float | timedelta) -> str:
     return f"{worst:,.3g}" if worst < 100 else f"{worst:,.0f}"
 
 
-def _column_flags(con: DuckDBPyConnection, table: str, files: Path) -> tuple[int, list[Flag]]:
+def _column_flags(
+    con: DuckDBPyConnection, table: str, paths: Sequence[Path]
+) -> tuple[int, list[Flag]]:
     """Return a table's number of rows, and flags about whole columns, from its files' footers."""
     columns = con.execute(f"""
         SELECT path_in_schema, sum(num_values), sum(stats_null_count)
-        FROM parquet_metadata({literal(files)})
+        FROM parquet_metadata({sql.files(paths)})
         GROUP BY path_in_schema, column_id ORDER BY column_id""").fetchall()
     n_rows = int(columns[0][1])
-    query = f"SELECT count(DISTINCT subject_id) FROM read_parquet({literal(files)})"
+    query = f"SELECT count(DISTINCT subject_id) FROM {sql.parquet(paths)}"
     ((patients,),) = con.execute(query).fetchall()
     kinds = {
         "empty columns": (

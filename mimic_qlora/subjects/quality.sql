@@ -4,6 +4,8 @@
 --   with: other tables that it needs, where there are any
 --   finds: the sentence on what was found
 --   worst: how it ends ("at worst ...") with the largest {worst}, where faults have a size
+-- In checks of all tables {table} has all columns of the file, listed as {columns}; in others, those
+-- of MIMIC-IV alone.
 -- The query returns one row (subject_id, worst) for each faulty row; worst is a number, an interval
 -- or NULL. It sees the patients of one bucket with all their rows, so it may compare the rows of
 -- one patient, but not those of two patients.
@@ -186,7 +188,7 @@ FROM {table} ANTI JOIN edstays USING (subject_id, stay_id) WHERE stay_id IS NOT 
 -- worst: {worst} times
 -- (by the row's 64-bit hash among one patient's rows: whole rows as keys would take ten times the memory)
 SELECT subject_id, unnest(range(1, count(*))) + 1 AS worst
-FROM {table} AS t GROUP BY subject_id, hash(t) HAVING count(*) > 1
+FROM {table} GROUP BY subject_id, hash({columns}) HAVING count(*) > 1
 
 -- check: id that stands twice
 -- tables: admissions

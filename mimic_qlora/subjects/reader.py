@@ -10,15 +10,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from isal import igzip_lib
 
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.tables import Cell, Columns
-from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.storage import command_for
-from mimic_qlora.subjects import split_file
+from mimic_qlora.subjects import parquet_files, split_file
 from mimic_qlora.subjects.manifest import subjects_manifest
 
 Row = dict[str, Cell]  # column -> value, nulls left out
@@ -34,26 +31,10 @@ def split_of(storage: Path) -> split_file.Split:
     return split_file.read(storage)
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(
-        f"{path} is damaged: run `{command_for('subjects')} --force` to write it again"
-    )
-
-
-def _read_parquet(path: Path, **options: Any) -> pa.Table:
-    """Read a Parquet file. Raises UserError when it is damaged."""
-    try:
-        return pq.read_table(path, **options)
-    except (pa.ArrowInvalid, OSError) as error:
-        if faults.of_the_machine(error):
-            raise
-        raise _damaged(path) from None
-
-
 @cache
 def _index(storage: Path) -> dict[int, tuple[int, int, int]]:
     """Return subject_id -> part, offset and length of the patient's gzip member."""
-    columns = _read_parquet(storage / "subjects" / "index.parquet").to_pydict()
+    columns = parquet_files.read(storage / "subjects" / "index.parquet").to_pydict()
     return {row[0]: row[1:] for row in zip(*columns.values(), strict=True)}
 
 
@@ -71,7 +52,7 @@ def _columns(storage: Path) -> dict[str, Columns]:
 
 def table_files(storage: Path, table: str) -> list[Path]:
     """Return the Parquet files of a table, ordered by subject_id; none for an absent table."""
-    return sorted((storage / "subjects" / "tables" / table).glob("*.parquet"))
+    return sorted((storage / "subjects" / "tables" / table).glob("part-*.parquet"))
 
 
 def raw_record(storage: Path, subject_id: int) -> dict[str, Any]:
@@ -103,7 +84,7 @@ def raw_line(storage: Path, subject_id: int) -> bytes:
     try:
         return igzip_lib.decompress(member, flag=igzip_lib.DECOMP_GZIP, bufsize=room)
     except _IGZIP_ERROR:
-        raise _damaged(path) from None
+        raise parquet_files.damaged(path) from None
 
 
 # isal's stubs declare its exception as an object and not as a class
@@ -161,7 +142,10 @@ def records(
             chosen_rows = pc.field("subject_id").isin(ids)
             for column, values in (only or {}).get(table, {}).items():
                 chosen_rows &= pc.field(column).isin(values)
-            rows = _read_parquet(path, columns=sorted({*kept, "subject_id"}), filters=chosen_rows)
+            parquet_files.checked(storage, [path])
+            rows = parquet_files.read(
+                path, columns=sorted({*kept, "subject_id"}), filters=chosen_rows
+            )
             if within and table in within:
                 rows = _between(rows, ids, *within[table])
             cells = [_values(rows[column]) for column in ("subject_id", *kept)]
@@ -203,5 +187,6 @@ def labels(
     path = storage / "subjects" / "dictionaries" / f"{dictionary}.parquet"
     if not path.exists():
         return {}
-    rows = _read_parquet(path, columns=[key, value]).to_pydict()
+    parquet_files.checked(storage, [path])
+    rows = parquet_files.read(path, columns=[key, value]).to_pydict()
     return dict(zip(rows[key], rows[value], strict=True))

@@ -1,8 +1,9 @@
-"""Read the JSONL back and compare it with the CSV files, cell by cell, in bounded memory.
+"""Read JSONL and typed tables back and compare both with the CSV files, cell by cell.
 
-Each row becomes one 64-bit hash of its cells, null apart from an empty string. The hashes of a
-table's rows in one part (bucket of patients) are added up on both sides. Equal sums and counts mean
-equal cells but for a chance of 2^-64.
+The CSV files are read by the second reader, and each cell is typed alone, so that a fault of the
+first half of step 1 is not made twice. Each row becomes one 64-bit hash of its cells, null apart
+from an empty string. The hashes of a table's rows in one part (bucket of patients) are added up on
+both sides. Equal sums and counts mean equal cells but for a chance of 2^-64. Memory is bounded.
 """
 
 import zlib
@@ -15,24 +16,27 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import second_reader, tables
 from mimic_qlora.mimic.tables import Columns, Kind, Source
-from mimic_qlora.subjects import partition, sql
+from mimic_qlora.subjects import parquet_files, partition, sql
 from mimic_qlora.subjects.partition import Owners
 
 BLOCK_BYTES = 16 << 20
 
 
+JSONL, TYPED = "JSONL", "typed table"
+
+
 class Difference(NamedTuple):
-    """One table of one part whose rows are not the same in the CSV and in the JSONL."""
+    """One table of one part whose rows are not the same in the CSV and in step 1's output."""
 
     table: str
-    part: int
+    part: int | None  # None for a table that names no patient
+    view: str  # JSONL or TYPED
     n_csv: int  # rows
-    n_jsonl: int
+    n_found: int
 
 
 class Index(NamedTuple):
@@ -42,42 +46,115 @@ class Index(NamedTuple):
     parts: np.ndarray  # int64 [patients]: the part that holds each
 
 
+class Sums:
+    """Rows and their hashes of one table, added up by part."""
+
+    def __init__(self, n_parts: int) -> None:
+        self.rows = np.zeros(n_parts, np.int64)
+        self.hashes = np.zeros(n_parts, np.uint64)
+
+    def add(self, parts: np.ndarray | int, hashes: np.ndarray) -> None:
+        """Add rows (uint64 [rows]) to their parts, or all to one."""
+        with np.errstate(over="ignore"):
+            np.add.at(self.rows, parts, 1 if isinstance(parts, np.ndarray) else len(hashes))
+            np.add.at(
+                self.hashes,
+                parts,
+                hashes if isinstance(parts, np.ndarray) else hashes.sum(dtype=np.uint64),
+            )
+
+    def differing(self, other: "Sums") -> list[int]:
+        """Return the parts whose rows are not the same."""
+        same = (self.rows == other.rows) & (self.hashes == other.hashes)
+        return np.flatnonzero(~same).tolist()
+
+
 def differences(
     subjects: Path, sources: Mapping[str, Source], columns: Mapping[str, Columns]
 ) -> list[Difference]:
-    """Return where the JSONL in `subjects` and the CSV files differ.
+    """Return where the output in `subjects` and the CSV files differ.
 
-    `columns` maps each table to its columns as step 1 keeps them. Rows of patients who are not in
-    the index, and rows with an id that is no number, are passed over: step 1 leaves those out and
-    counts them.
+    `columns` maps each table by patient to its columns as step 1 keeps them. Rows of patients who
+    are not in the index, and rows with an id that is no number, are passed over: step 1 leaves
+    those out and counts them.
     """
-    rows = pq.read_table(subjects / "index.parquet")
+    rows = parquet_files.read(subjects / "index.parquet")
     index = Index(rows["subject_id"].to_numpy(), rows["part"].to_numpy())
     n_parts = int(index.parts.max()) + 1
     con = duckdb.connect(config={"threads": 1})
-    read = {name: np.zeros((2, n_parts), np.uint64) for name in columns}
+    records = {name: Sums(n_parts) for name in columns}
     for part in tqdm(range(n_parts), desc="reading the JSONL back", unit="part", disable=None):
         shard = subjects / "shards" / f"part-{part:05d}.jsonl.gz"
         for name, block in _jsonl_rows(shard, columns):
-            hashes = _hashes(con, block, columns[name])
-            with np.errstate(over="ignore"):
-                read[name][:, part] += np.array(
-                    [len(hashes), hashes.sum(dtype=np.uint64)], np.uint64
-                )
-    found, owners = [], partition.stay_owners({name: sources[name] for name in columns})
+            records[name].add(part, _hashes(con, block, columns[name]))
+    found = []
+    owners = partition.stay_owners({name: sources[name] for name in columns}, _csv_rows)
     for name in tqdm(columns, desc="comparing with the CSV", unit="table", disable=None):
-        expected = np.zeros((2, n_parts), np.uint64)
-        for batch in tables.read(sources[name], on_ragged=lambda place, text: None):
+        expected = {view: Sums(n_parts) for view in (JSONL, TYPED)}
+        for batch in _csv_rows(sources[name]):
             batch, place = _placed(batch, columns[name], owners, index.subject_ids)
-            with np.errstate(over="ignore"):
-                np.add.at(expected[0], index.parts[place], np.uint64(1))
-                np.add.at(expected[1], index.parts[place], _hashes(con, batch, columns[name]))
-        differing = np.flatnonzero((expected != read[name]).any(axis=0))
+            parts = index.parts[place]
+            expected[JSONL].add(parts, _hashes(con, batch, columns[name]))
+            typed = _typed(batch, columns[name])
+            expected[TYPED].add(parts, _hashes(con, typed, columns[name]))
+        read = {JSONL: records[name], TYPED: Sums(n_parts)}
+        for part in range(n_parts):
+            path = subjects / "tables" / name / f"part-{part:05d}.parquet"
+            for batch in parquet_files.batches(path) if path.exists() else ():
+                read[TYPED].add(part, _hashes(con, batch, columns[name]))
         found += [
-            Difference(name, int(part), int(expected[0, part]), int(read[name][0, part]))
-            for part in differing
+            Difference(name, part, view, int(expected[view].rows[part]), int(read[view].rows[part]))
+            for view in (JSONL, TYPED)
+            for part in expected[view].differing(read[view])
         ]
+    others = {name: source for name, source in sources.items() if name not in columns}
+    return found + _differing_dictionaries(con, subjects, others)
+
+
+def _differing_dictionaries(
+    con: duckdb.DuckDBPyConnection, subjects: Path, sources: Mapping[str, Source]
+) -> list[Difference]:
+    """Return which tables that name no patient differ from their CSV files."""
+    found = []
+    for name, source in sources.items():
+        expected, read = Sums(1), Sums(1)
+        for batch in _csv_rows(source):
+            expected.add(0, _hashes(con, _typed(batch, source.columns), source.columns))
+        path = subjects / "dictionaries" / f"{name}.parquet"
+        for batch in parquet_files.batches(path) if path.exists() else ():
+            read.add(0, _hashes(con, batch, source.columns))
+        if expected.differing(read):
+            found.append(Difference(name, None, TYPED, int(expected.rows[0]), int(read.rows[0])))
     return found
+
+
+def _csv_rows(source: Source) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a table as the second reader finds them, those of another length left out.
+
+    The cells are strings.
+    """
+    names = list(source.columns)
+    for rows in second_reader.rows(source.path):
+        whole = [row for row in rows if len(row) == len(names)]
+        if whole:
+            cells = [pa.array(column, pa.string()) for column in zip(*whole, strict=True)]
+            yield pa.record_batch(cells, names=names)
+
+
+def _typed(rows: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
+    """Return rows of strings in the types of their columns, each text read alone."""
+    arrays = [_read_alone(rows[column], kind) for column, kind in columns.items()]
+    return pa.record_batch(arrays, names=list(columns))
+
+
+def _read_alone(texts: pa.Array, kind: Kind) -> pa.Array:
+    if kind == "text":
+        return texts
+    encoded = texts.dictionary_encode()  # each text once
+    values = [tables.parse(text, kind) for text in encoded.dictionary.to_pylist()]
+    limit = 1 << 63
+    values = [None if isinstance(v, int) and not -limit <= v < limit else v for v in values]
+    return pa.array(values, tables.arrow_types()[kind]).take(encoded.indices)
 
 
 def _placed(
@@ -101,8 +178,9 @@ def _hashes(
 ) -> np.ndarray:
     """Return a hash of each row's cells: uint64 [rows]."""
     cells = ", ".join(map(sql.identifier, columns))
-    con.register("rows", rows)
-    return np.asarray(con.execute(f"select hash({cells}) as h from rows").fetchnumpy()["h"])
+    con.register("read_back", rows)
+    hashed = con.execute(f"SELECT hash({cells}) AS h FROM read_back").fetchnumpy()["h"]
+    return np.asarray(hashed, np.uint64)
 
 
 def _jsonl_rows(shard: Path, columns: Mapping[str, Columns]) -> Iterator[tuple[str, pa.Table]]:

@@ -64,7 +64,8 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
     for name in names:
         n, rows, middle, most = 0, 0, None, None
         if manifest["rows"][name]["columnar"]:
-            per_patient = f'SELECT subject_id, count(*) AS n FROM "{name}" GROUP BY 1'
+            place = database.table(name)
+            per_patient = f"SELECT subject_id, count(*) AS n FROM {place} GROUP BY 1"
             sql = f"SELECT count(*), sum(n)::BIGINT, median(n), max(n) FROM ({per_patient})"
             n, rows, middle, most = con.execute(sql).fetchall()[0]
         result.append(
@@ -153,7 +154,7 @@ def top(
         f"""
         SELECT {columns}, count(*) AS patients, sum(n)::BIGINT AS rows
         FROM (SELECT {expressions}, t.subject_id AS who, count(*) AS n
-              FROM {ranking.table} WHERE {ranking.where} GROUP BY {columns}, who)
+              FROM {ranking.table} WHERE {ranking.where} GROUP BY ALL)
         GROUP BY {columns}
         QUALIFY row_number() OVER ({lists} ORDER BY {order}) <= {TOP} ORDER BY {first}{order}""",
     )

@@ -122,7 +122,8 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
 
     people = con.execute(f"""
         WITH first AS (
-            SELECT *, row_number() OVER (PARTITION BY subject_id ORDER BY admittime, hadm_id)
+            SELECT subject_id, admittime, race, insurance, admission_type,
+                   row_number() OVER (PARTITION BY subject_id ORDER BY admittime, hadm_id)
                    AS place
             FROM admissions),
         stays AS (

@@ -1,0 +1,94 @@
+"""The Parquet files of step 1: written with checksums, and never read when a bit has changed.
+
+Each page has a CRC-32, which pyarrow compares when it is told to. DuckDB does not, so a file that
+it reads is compared with the SHA-256 sum that the manifest has of it.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mimic_qlora.step import faults
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import file_sha256
+from mimic_qlora.step.storage import command_for
+from mimic_qlora.subjects.manifest import subjects_manifest
+
+
+def write(rows: pa.Table, path: Path, **options: Any) -> None:
+    """Write rows as a Parquet file."""
+    pq.write_table(rows, path, write_page_checksum=True, **options)
+
+
+def writer(path: Path, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    """Return an open Parquet file that takes rows piece by piece."""
+    return pq.ParquetWriter(path, schema, write_page_checksum=True, **options)
+
+
+def read(path: Path, **options: Any) -> pa.Table:
+    """Read a Parquet file, whose path tells nothing of it. Raises UserError when it is damaged."""
+    try:
+        return pq.read_table(path, page_checksum_verification=True, partitioning=None, **options)
+    except (pa.ArrowException, OSError) as error:
+        if faults.of_the_machine(error):
+            raise
+        raise damaged(path) from None
+
+
+def damaged(path: Path) -> UserError:
+    """Return the error for a file of step 1 that cannot be read."""
+    return UserError(
+        f"{path} is damaged: run `{command_for('subjects')} --force` to write it again"
+    )
+
+
+def checked(storage: Path, paths: Iterable[Path]) -> list[Path]:
+    """Return files of step 1 after comparing each with its sum in the manifest, where it has one.
+
+    Raises UserError when one was changed. A file is read once in a process.
+    """
+    paths = list(paths)
+    recorded = _sums(storage)
+    known = [path for path in paths if path in recorded]
+    with ThreadPoolExecutor(4) as pool:
+        for path, sha256 in zip(known, pool.map(_sum_of, known), strict=True):
+            if recorded[path] != sha256:
+                raise damaged(path)
+    return paths
+
+
+@functools.cache
+def _sums(storage: Path) -> dict[Path, str]:
+    """Return the SHA-256 sum of each file of step 1 that has one in the manifest."""
+    files = subjects_manifest(storage).get("files", {})
+    folder = storage / "subjects"
+    return {folder / name: file["sha256"] for name, file in files.items() if "sha256" in file}
+
+
+def _sum_of(path: Path) -> str:
+    try:
+        status = path.stat()
+        return _sha256(path, status.st_size, status.st_mtime_ns)
+    except OSError:
+        raise damaged(path) from None
+
+
+@functools.cache
+def _sha256(path: Path, n_bytes: int, mtime_ns: int) -> str:
+    return file_sha256(path)
+
+
+def batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file in pieces. Raises UserError when it is damaged."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield from file.iter_batches(1 << 16)
+    except (pa.ArrowException, OSError) as error:
+        if faults.of_the_machine(error):
+            raise
+        raise damaged(path) from None
