@@ -20,6 +20,7 @@ QUOTE, COMMA, LF, CR = b'",\n\r'
 BOM = b"\xef\xbb\xbf"
 PIECE_BYTES = 1 << 18  # of a file that are read at once
 MOST_OF_A_ROW = 1 << 26  # characters after which `rows` gives up on a cell that is not closed
+STEP_BYTES = 1 << 18  # of CSV that are counted together: what is made of them stays in the cache
 _EDGE = np.zeros(256, bool)  # bytes beside a quote that opens or closes a cell
 _EDGE[[QUOTE, COMMA, LF, CR]] = True
 _QUOTED = re.compile(rb'"(?:[^"]|"")*"')
@@ -96,9 +97,13 @@ class LineCounter:
 
     def add(self, data: bytes) -> None:
         """Count the next bytes of the file."""
-        if not self._begun:
+        if data and not self._begun:
             self._begun = True
             data = data.removeprefix(BOM)
+        for start in range(0, len(data), STEP_BYTES):
+            self._add(data[start : start + STEP_BYTES])
+
+    def _add(self, data: bytes) -> None:
         end = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
         if end:
             self._count(b"".join([*self._rest, data[:end]]))
