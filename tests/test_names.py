@@ -1,6 +1,7 @@
 """Names and paths of users are data: whatever they are, steps 1 to 4 do the same with the rows."""
 
 import gzip
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ ODD = ["split=train", "subject_id=7", "a*b", "[1]? 'q' \"q\" 100% {x} $y; é\u03
 TABLES = [
     "cohort split files code_phenotype people known items top counted stays first coded notes",
     "select order table main temp further whole sqlite_master duckdb_tables pragma_version",
-    "in_memory read_back patients_more i t 日本 x-y",
+    "in_memory read_back patients_more i t 日本 x-y labevents-00000 bucket-list",
 ]
 COLUMNS = {
     "labevents": "i moment is_train name f n place split as_of c00000 admittime dod worst t hash",
@@ -105,6 +106,7 @@ def test_odd_names_of_folders_tables_and_columns_change_no_result(
     names = " ".join(TABLES).split()
     for name in names:
         write_table(folder, name, "subject_id,split,I,sepsis", [f"{i},train,1,0" for i in ids])
+    write_table(folder, "None", "icd_version,icd_code,long_title", ["9,4019,x", "10,I10,x"])
     for name, columns in COLUMNS.items():
         add_columns(folder / f"hosp/{name}.csv.gz", [*columns.split(), *WORDS])
     # what a glob would find beside it
@@ -214,6 +216,15 @@ def test_a_path_is_no_pattern_for_duckdb(tmp_path, name):
 def test_the_one_path_that_duckdb_cannot_be_told_is_refused(tmp_path):
     with pytest.raises(UserError, match="both a backslash and one of"):
         sql.parquet([Path("/a\\b/c*/part-0.parquet")])
+
+
+def test_a_path_that_is_not_utf_8_is_refused_in_a_sentence(tiny_mimic, tmp_path, monkeypatch):
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(UserError, match="storage folder .* is not UTF-8"):
+        convert(monkeypatch, tiny_mimic, odd / "storage")
+    tiny_mimic.rename(odd)
+    with pytest.raises(UserError, match="is not UTF-8: rename it"):
+        convert(monkeypatch, odd, tmp_path / "storage")
 
 
 def test_a_further_column_switches_no_check_off(tiny_mimic, tmp_path, monkeypatch):

@@ -109,6 +109,12 @@ def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
 
 def _parts(mimic_dir: Path) -> list[Path]:
     """Return the folders in which the tables lie. Raises UserError where there can be none."""
+    try:
+        str(mimic_dir).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the path of the folder {mimic_dir} is not UTF-8: rename it, or give a link to it"
+        ) from None
     if not mimic_dir.is_dir():
         raise UserError(
             f"there is no folder {mimic_dir}: "

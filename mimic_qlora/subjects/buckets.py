@@ -7,6 +7,7 @@ nests that bucket. A finished table or bucket leaves a `.done.json` and is not r
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +126,11 @@ def layout(patients: Collection[int], chosen: Collection[int], n_buckets: int) -
     for bucket, places in enumerate(np.array_split(kept, n_buckets)):
         buckets[places] = bucket
     return Layout(ids, buckets, n_buckets)
+
+
+def is_bucket_marker(path: Path) -> bool:
+    """Tell whether a marker is that of a bucket. No table has such a name, but perhaps bucket-x."""
+    return re.fullmatch(r"bucket-\d+\.done\.json", path.name) is not None
 
 
 def write_done(path: Path, result: dict[str, Any]) -> None:

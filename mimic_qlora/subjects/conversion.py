@@ -297,7 +297,7 @@ def _given_file(name: str) -> Path:
 def _how_far(parts: Path) -> str:
     """Word how much of an interrupted run is done."""
     done = list(parts.glob("*.done.json"))
-    nested = sum(path.name.startswith("bucket-") for path in done)
+    nested = sum(buckets.is_bucket_marker(path) for path in done)
     return f"stopped with {len(done) - nested} tables read and {nested} buckets of patients nested"
 
 
@@ -315,7 +315,7 @@ def _remove_parts(parts: Path) -> None:
     then makes the next one read the tables again.
     """
     for marker in parts.glob("*.done.json"):
-        if not marker.name.startswith("bucket-"):
+        if not buckets.is_bucket_marker(marker):
             marker.unlink()
     shutil.rmtree(parts)
 

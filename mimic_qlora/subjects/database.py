@@ -55,7 +55,9 @@ def connect(storage: Path, temp: Path, threads: int | None = None) -> DuckDBPyCo
         place.name: reader.table_files(storage, place.name)
         for place in sorted((folder / "tables").iterdir())
     }
-    places |= {path.stem: [path] for path in sorted((folder / "dictionaries").glob("*.parquet"))}
+    places |= {
+        path.stem: [path] for path in sorted((folder / "dictionaries").glob("[!.]*.parquet"))
+    }
     parquet_files.checked(storage, (path for paths in places.values() for path in paths))
     listed = [(name, str(path)) for name, paths in places.items() for path in paths]
     names_and_paths = [pa.array(values, pa.string()) for values in zip(*listed, strict=True)]

@@ -171,7 +171,9 @@ def _tables(
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
         rows = stream.read_all()
     yield name, columns, rows
-    titles = folder / "dictionaries" / f"{LABELED.get(name)}.parquet"
+    if name not in LABELED:
+        return
+    titles = folder / "dictionaries" / f"{LABELED[name]}.parquet"
     if titles.exists():
         rows = rows.append_column("long_title", _titles(rows, parquet_files.read(titles)))
         yield f"{name}_labeled", {**columns, "long_title": "text"}, rows

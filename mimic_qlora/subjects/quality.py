@@ -93,7 +93,7 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> li
     (default: the system's temporary folder).
     """
     files: Files = {}
-    for path in sorted((folder / "tables").glob("*/*.parquet")):
+    for path in sorted((folder / "tables").glob("*/part-*.parquet")):
         if not path.parent.name.endswith("_labeled"):
             files.setdefault(path.parent.name, {})[path.name] = path
     dictionaries = {path.stem: path for path in (folder / "dictionaries").glob("*.parquet")}
