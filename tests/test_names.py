@@ -85,6 +85,8 @@ def by_all_steps(store, temp):
 def mimic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("names") / "mimic"
     hospital.write(folder, 60, seed=1, progress=False)
+    for name in COLUMNS:
+        add_columns(folder / f"hosp/{name}.csv.gz", [])
     return folder
 
 
@@ -228,6 +230,8 @@ def test_a_path_that_is_not_utf_8_is_refused_in_a_sentence(tiny_mimic, tmp_path,
 
 
 def test_a_further_column_switches_no_check_off(tiny_mimic, tmp_path, monkeypatch):
+    for table in ("prescriptions", "labevents", "admissions"):
+        add_columns(tiny_mimic / f"hosp/{table}.csv.gz", ["harmless"])
     before = quality.flags(convert(monkeypatch, tiny_mimic, tmp_path / "a") / "subjects")
     for table in ("prescriptions", "labevents", "admissions"):
         add_columns(

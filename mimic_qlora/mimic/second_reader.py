@@ -20,6 +20,7 @@ QUOTE, COMMA, LF, CR = b'",\n\r'
 BOM = b"\xef\xbb\xbf"
 PIECE_BYTES = 1 << 18  # of a file that are read at once
 MOST_OF_A_ROW = 1 << 26  # characters after which `rows` gives up on a cell that is not closed
+_DIGITS = np.frombuffer(b"0123456789", np.uint8)
 STEP_BYTES = 1 << 18  # of CSV that are counted together: what is made of them stays in the cache
 _EDGE = np.zeros(256, bool)  # bytes beside a quote that opens or closes a cell
 _EDGE[[QUOTE, COMMA, LF, CR]] = True
@@ -72,6 +73,9 @@ class Watched:
         self._last = data[-1:] or self._last
         return data
 
+    def close(self) -> None:
+        """Leave the file to who has opened it."""
+
 
 class LineCounter:
     """Counts of a CSV file, whose bytes are given piece by piece.
@@ -87,7 +91,7 @@ class LineCounter:
         self._all_texts = self._texts >= set(self._names)
         row = row_pattern(columns)
         self._row = re.compile(row) if row else None
-        self._row_in_text = re.compile(b"\n" + (row or b""))
+        self._by_digit = self._names[0].endswith("_id")
         self._rest: list[bytes] = []  # bytes since the last end of a line
         self._begun = False
         self._fault = self._held = ""  # of the file; of the cell that is open
@@ -143,20 +147,40 @@ class LineCounter:
             first, last = np.searchsorted(ends, sections).T  # the lines that end in each section
             folding = np.flatnonzero((last > first) | (sections[:, 0] < 0))
             if len(folding):
-                self._note(data, ends, sections[folding])
                 depth = np.zeros(len(ends) + 1, np.int64)
                 np.add.at(depth, first[folding], 1)
                 np.add.at(depth, last[folding], -1)
                 within = np.cumsum(depth[:-1]) > 0
                 self._folded += int(within.sum())
                 empty &= ~within
+                begins = ends[within] + 1
+                if self._open_line:
+                    begins = np.append(0, begins)
+                alike = self._like_rows(data, codes, begins)
+                self._note(data, ends, sections[folding], alike)
         self._empty += int(np.count_nonzero(empty))
         self._ends += len(ends)
 
-    def _note(self, data: bytes, ends: np.ndarray, sections: np.ndarray) -> None:
+    def _like_rows(self, data: bytes, codes: np.ndarray, begins: np.ndarray) -> list[range]:
+        """Return the bytes of the lines that look like rows of the table.
+
+        begins: int64 [lines], where lines begin that lie within a cell.
+        """
+        if self._row is None:
+            return []
+        begins = begins[begins < len(codes)]
+        if self._by_digit:  # most lines of a text do not begin with one
+            begins = begins[np.isin(codes[begins], _DIGITS)]
+        found = (self._row.match(data, begin) for begin in begins.tolist())
+        return [range(*match.span()) for match in found if match]
+
+    def _note(
+        self, data: bytes, ends: np.ndarray, sections: np.ndarray, alike: list[range]
+    ) -> None:
         """Count cells that hold ends of lines (int64 [cells, 2]: their bytes); keep a fault.
 
-        The first may have begun before `data` (-1), the last one may end behind it.
+        The first may have begun before `data` (-1), the last one may end behind it. `alike` are
+        lines that look like rows.
         """
         self._spanning += int((sections[:, 0] >= 0).sum())
         lines = self._ends + 1 + np.searchsorted(ends, sections)
@@ -172,7 +196,14 @@ class LineCounter:
             begin = end + 1
             is_open = end == len(data)
             self._open_line, self._open_column = (line, column) if is_open else (0, 0)
-            self._held = self._held or self._swallowed(data, ends, (start, end), (line, column))
+            here = [row for row in alike if start < row.start and row.stop <= end]
+            if here and not self._held:
+                place = self._ends + 1 + int(np.searchsorted(ends, here[0].start))
+                self._held = (
+                    f"the cell that begins in line {line:,}{self._of(column)} holds what looks "
+                    f"like a row of the table, in line {place:,}: fix the quote that is missing or "
+                    "too many, or check the download"
+                )
             if is_open:
                 break
             if not self._is_text(column):
@@ -182,28 +213,6 @@ class LineCounter:
                     "the download, or name the column in --multiline"
                 )
             self._fault, self._held = self._fault or self._held, ""
-
-    def _swallowed(
-        self, data: bytes, ends: np.ndarray, cell: tuple[int, int], at: tuple[int, int]
-    ) -> str:
-        """Return a fault if a cell holds what looks like a row of the table, else "".
-
-        cell: the bytes in `data`. at: the line and the column in which it begins.
-        """
-        if self._row is None:
-            return ""
-        start, end = cell
-        found = self._row.match(data, 0, end) if start < 0 else None
-        found = found or self._row_in_text.search(data, max(start, 0), end)
-        if not found:
-            return ""
-        place = self._ends + 1 + int(np.searchsorted(ends, found.end()))
-        line, column = at
-        return (
-            f"the cell that begins in line {line:,}{self._of(column)} holds what looks like a row "
-            f"of the table, in line {place:,}: fix the quote that is missing or too many, or check "
-            "the download"
-        )
 
     def _is_text(self, column: int) -> bool:
         known = column < len(self._names)

@@ -209,7 +209,7 @@ def _header(path: Path) -> list[str]:
         with open(path, "rb") as stored, _uncompressed(stored, path) as file:
             rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
             header = next(rows, [])
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): check the download") from None
     if not header:

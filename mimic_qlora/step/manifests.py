@@ -35,7 +35,7 @@ _LIBRARIES = {  # those that shape a result
 
 
 class WrittenFile(TypedDict, total=False):
-    """A file of a step's folder: its size and, at the top of the folder, its SHA-256 sum."""
+    """A file of a step's folder: its size and its SHA-256 sum, which parts once went without."""
 
     bytes: int
     sha256: str
@@ -91,7 +91,7 @@ def finish_manifest(folder: Path, manifest: Mapping[str, Any], started: float) -
     )
     return {
         **manifest,
-        "files": {path.relative_to(folder).as_posix(): written(path, folder) for path in files},
+        "files": {path.relative_to(folder).as_posix(): written(path) for path in files},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.time() - started, 1),
         "versions": versions(),
@@ -104,11 +104,9 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **dict(sorted(found.items()))}
 
 
-def written(path: Path, folder: Path) -> WrittenFile:
-    """Return the record of a file of the folder. One of many parts is told by its size alone."""
+def written(path: Path) -> WrittenFile:
+    """Return the record of a file of the folder."""
     status = path.stat()
-    if path.parent != folder:
-        return {"bytes": status.st_size}
     sha256 = _sha256(path, status.st_size, status.st_mtime_ns)
     return {"bytes": status.st_size, "sha256": sha256}
 
@@ -119,12 +117,17 @@ def _sha256(path: Path, n_bytes: int, mtime_ns: int) -> str:
 
 
 def damaged_files(place: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """Return the files of a step's folder that are gone or differ from their record."""
+    """Return the files of a step's folder that are gone or differ from their record.
+
+    One of many parts is told by its size alone; who reads it may compare its sum.
+    """
     files = {place / name: recorded for name, recorded in manifest.get("files", {}).items()}
     return [
         path
         for path, recorded in files.items()
-        if not path.is_file() or written(path, place) != recorded
+        if not path.is_file()
+        or path.stat().st_size != recorded["bytes"]
+        or (path.parent == place and written(path) != recorded)
     ]
 
 

@@ -175,6 +175,9 @@ def _tables(
         return
     titles = folder / "dictionaries" / f"{LABELED[name]}.parquet"
     if titles.exists():
+        if "long_title" in columns:  # the file's own: it stays in the table that is not labeled
+            columns = {column: kind for column, kind in columns.items() if column != "long_title"}
+            rows = rows.drop_columns(["long_title"])
         rows = rows.append_column("long_title", _titles(rows, parquet_files.read(titles)))
         yield f"{name}_labeled", {**columns, "long_title": "text"}, rows
 

@@ -115,8 +115,9 @@ def test_lines_of_the_file_are_counted_beside_its_rows(convert, tiny_mimic, caps
     assert (labs["lines"], labs["spanning"], labs["in"], labs["unsampled"]) == (38, 0, 36, 18)
     assert (notes["lines"], notes["spanning"], notes["in"]) == (5, 1, 1)
     printed = capsys.readouterr().out.splitlines()
-    (labs,) = (line.split() for line in printed if line.startswith("labevents "))
-    (codes,) = (line.split() for line in printed if line.startswith("d_icd_diagnoses "))
+    proof = printed[printed.index("rows in = not sampled + rejected + JSONL; columnar = JSONL") :]
+    (labs,) = (line.split() for line in proof if line.startswith("labevents "))
+    (codes,) = (line.split() for line in proof if line.startswith("d_icd_diagnoses "))
     assert labs == ["labevents", "38", "0", "36", "18", "0", "18", "18"]
     assert codes == ["d_icd_diagnoses", "4", "0", "3", "0", "3"]
 
