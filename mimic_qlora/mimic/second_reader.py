@@ -17,10 +17,10 @@ import numpy as np
 from mimic_qlora.step.errors import UserError
 
 QUOTE, COMMA, LF, CR = b'",\n\r'
+ZERO = np.uint8(ord("0"))
 BOM = b"\xef\xbb\xbf"
 PIECE_BYTES = 1 << 18  # of a file that are read at once
 MOST_OF_A_ROW = 1 << 26  # characters after which `rows` gives up on a cell that is not closed
-_DIGITS = np.frombuffer(b"0123456789", np.uint8)
 STEP_BYTES = 1 << 18  # of CSV that are counted together: what is made of them stays in the cache
 _EDGE = np.zeros(256, bool)  # bytes beside a quote that opens or closes a cell
 _EDGE[[QUOTE, COMMA, LF, CR]] = True
@@ -91,7 +91,8 @@ class LineCounter:
         self._all_texts = self._texts >= set(self._names)
         row = row_pattern(columns)
         self._row = re.compile(row) if row else None
-        self._by_digit = self._names[0].endswith("_id")
+        # in the ids of MIMIC-IV's patients and notes; other ids may have few
+        self._n_digits = 5 if self._names[0] in ("subject_id", "note_id") else 1
         self._rest: list[bytes] = []  # bytes since the last end of a line
         self._begun = False
         self._fault = self._held = ""  # of the file; of the cell that is open
@@ -164,13 +165,13 @@ class LineCounter:
     def _like_rows(self, data: bytes, codes: np.ndarray, begins: np.ndarray) -> list[range]:
         """Return the bytes of the lines that look like rows of the table.
 
-        begins: int64 [lines], where lines begin that lie within a cell.
+        begins: int64 [lines], where lines begin that lie within a cell. Rows begin with a digit.
         """
         if self._row is None:
             return []
-        begins = begins[begins < len(codes)]
-        if self._by_digit:  # most lines of a text do not begin with one
-            begins = begins[np.isin(codes[begins], _DIGITS)]
+        begins = begins[begins < len(codes) - self._n_digits]
+        for place in range(self._n_digits):  # most lines of a text do not begin with one
+            begins = begins[codes[begins + place] - ZERO < 10]
         found = (self._row.match(data, begin) for begin in begins.tolist())
         return [range(*match.span()) for match in found if match]
 
