@@ -19,6 +19,7 @@ from pyarrow import csv as arrow_csv
 from mimic_qlora.mimic import second_reader
 from mimic_qlora.mimic.second_reader import LineCounter, LineCounts
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.plain_text import is_whole
 
 Kind = Literal["id", "int", "num", "time", "text"]
 Columns = Mapping[str, Kind]  # name -> type, in the order of the header
@@ -109,12 +110,10 @@ def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
 
 def _parts(mimic_dir: Path) -> list[Path]:
     """Return the folders in which the tables lie. Raises UserError where there can be none."""
-    try:
-        str(mimic_dir).encode()
-    except UnicodeEncodeError:
+    if not is_whole(str(mimic_dir)):
         raise UserError(
             f"the path of the folder {mimic_dir} is not UTF-8: rename it, or give a link to it"
-        ) from None
+        )
     if not mimic_dir.is_dir():
         raise UserError(
             f"there is no folder {mimic_dir}: "
