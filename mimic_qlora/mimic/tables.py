@@ -18,6 +18,7 @@ from pyarrow import csv as arrow_csv
 
 from mimic_qlora.mimic import second_reader
 from mimic_qlora.mimic.second_reader import LineCounter, LineCounts
+from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import is_whole
 
@@ -279,7 +280,7 @@ def read(
     except EOFError:
         raise UserError(f"{source.path} breaks off before its end: download it again") from None
     except (pa.ArrowInvalid, OSError, zlib.error) as error:
-        if "No space left" in str(error):
+        if faults.of_the_machine(error):
             raise
         raise _unreadable(source, error) from None
     counted = counter.finish()
