@@ -93,7 +93,7 @@ def rerun(mimic, storage, change=""):
     [
         (MARKER, 3),  # between two tables
         ("partition.pa.ipc.new_stream", 100),  # within a table
-        ("nesting.pq.write_table", 40),  # within a bucket
+        ("nesting.parquet_files.write", 40),  # within a bucket
         ("nesting.igzip.compress", 33),  # within a shard
         (MARKER, 30),  # between two buckets
         ("nesting.write_index", 1),
