@@ -27,7 +27,8 @@ EPILOG = (
 HELP = {
     "model": "base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
     "recipe": "file in recipes/, or the path of another (default: the one that fits the machine)",
-    "run": "name of the run and of its folder (default: %(default)s)",
+    "run": "name of the run and of its folder; torchrun, which has a --run-path, takes only "
+    "--run-name (default: %(default)s)",
     "check": "say what is missing for training, and train nothing",
     "epochs": "passes over the training prompts",
     "max-steps": "stop after so many optimizer steps, whatever --epochs says",
@@ -59,14 +60,14 @@ def arguments() -> argparse.Namespace:
     """Read the command line. Raises UserError for a value that is out of range."""
     parser = command_line.Parser(__doc__, epilog=EPILOG)
 
-    def add(name: str, **options: Any) -> None:
-        parser.add_argument(f"--{name}", help=HELP[name], **options)
+    def add(name: str, *others: str, **options: Any) -> None:
+        parser.add_argument(f"--{name}", *others, help=HELP[name], **options)
 
     positive_int, positive_number = command_line.positive_int, command_line.positive_number
     defaults = settings.TrainSettings
     add("model")
     add("recipe")
-    add("run", type=command_line.folder_name, default="default")
+    add("run", "--run-name", type=command_line.folder_name, default="default")
     add("check", action="store_true")
     add("epochs", type=positive_number)
     add("max-steps", type=positive_int)

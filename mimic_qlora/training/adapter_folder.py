@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.clinical import content
-from mimic_qlora.step import manifests
+from mimic_qlora.llm import tokenizer_files
+from mimic_qlora.step import durable, manifests
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import Source, data_line
 from mimic_qlora.training import log_files, validation_loss
 from mimic_qlora.training.data import BaseModel
@@ -69,9 +71,15 @@ def write(
     whole = work / "whole"
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir(mode=0o700)
+    best = work / f"checkpoint-{state.best_global_step}"
+    if (fault := durable.fault(best)) is not None:
+        raise UserError(
+            f"{best}, the best adapter of the run, is damaged or gone ({fault}): train again with "
+            "`python train_qlora.py --force`"
+        )
     for file in ("adapter_model.safetensors", "adapter_config.json"):
-        shutil.copy(work / f"checkpoint-{state.best_global_step}" / file, whole)
-    tokenizer.save_pretrained(whole)
+        shutil.copy(best / file, whole)
+    tokenizer_files.save(tokenizer, whole)
     log_files.write_log(state.log_history, setup, whole)
     log_files.plot_curves(state.log_history, whole / "curves.png")
     if (work / "tensorboard").is_dir():

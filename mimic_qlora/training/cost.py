@@ -22,6 +22,7 @@ class Shape(NamedTuple):
     layers: int
     width: int
     ffn: int  # width inside the MLP
+    first: int = 0  # weights of the first layer's q, k and v, whose inputs need no gradient
 
 
 def shape(config: dict[str, Any]) -> Shape:
@@ -40,20 +41,26 @@ def shape(config: dict[str, Any]) -> Shape:
         layers=n,
         width=d,
         ffn=f,
+        first=d * (q + 2 * kv),
     )
 
 
-def flops_per_token(s: Shape, rank: int, attended: float, supervised_share: float) -> float:
-    """Return the operations that training one token needs, the numerator of MFU.
+def flops(s: Shape, rank: int, tokens: float, supervised: float, attended: float) -> float:
+    """Return the operations that training so many tokens needs, the numerator of MFU.
 
     Forward takes 2 for each weight, backward 2 more for the frozen ones (their inputs' gradients)
     and 4 for LoRA's. The head counts only where a token is supervised. Causal attention goes to
-    `attended` tokens on average (half a sample's, unless its start is shared), forward once and
-    backward twice. Recomputation is not counted (Chowdhery et al., PaLM, appendix B;
+    `attended` tokens in all (half a sample's for each token, unless its start is shared), forward
+    once and backward twice. Recomputation is not counted (Chowdhery et al., PaLM, appendix B;
     arXiv:2204.02311).
     """
-    attention = 3 * 4 * s.layers * s.width * attended
-    return 4 * s.linear + 4 * s.head * supervised_share + 6 * rank * s.lora_per_rank + attention
+    weights = 4 * s.linear - 2 * s.first + 6 * rank * s.lora_per_rank
+    return tokens * weights + supervised * 4 * s.head + attended * 3 * 4 * s.layers * s.width
+
+
+def flops_per_token(s: Shape, rank: int, attended: float, supervised_share: float) -> float:
+    """Return the operations that training one token needs, which attends to others (`flops`)."""
+    return flops(s, rank, 1, supervised_share, attended)
 
 
 def recomputed_flops_per_token(
@@ -70,6 +77,29 @@ def fixed_bytes(s: Shape, rank: int, dtype_bytes: int = 2) -> float:
     It holds NF4 weights, embeddings, head, and float32 LoRA with its gradients and AdamW's moments.
     """
     return NF4_BYTES * s.linear + dtype_bytes * s.embeddings + 16 * rank * s.lora_per_rank
+
+
+class Row(NamedTuple):
+    """The longest packed row of a run, in tokens."""
+
+    tokens: int
+    supervised: int
+
+
+def training_bytes(
+    s: Shape, rank: int, row: Row, checkpointing: int, dtype_bytes: int = 2
+) -> float:
+    """Return the memory that training takes at least, with every n-th layer checkpointed (0: none).
+
+    Besides what is always held and what grows with the row, one layer's weights are unpacked.
+    """
+    unpacked = dtype_bytes * s.width * s.ffn
+    kept = kept_layers(s, checkpointing)
+    return (
+        fixed_bytes(s, rank, dtype_bytes)
+        + activation_bytes(s, row.tokens, row.supervised, kept, dtype_bytes)
+        + unpacked
+    )
 
 
 def activation_bytes(

@@ -9,7 +9,7 @@ import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from mimic_qlora.prompts import record_files
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
-from mimic_qlora.training import packing
+from mimic_qlora.training import hardware, packing
+from mimic_qlora.training.encoding import in_parallel, kept
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation")
 CACHE = ".training-prompts."  # begins the name of the folder of the Arrow files
-HOUR = 3600
+MINUTE, HOUR = 60, 3600  # seconds
 
 Prompts = dict[str, "Dataset"]  # by split; rows {"messages": [turns], "subject_id": int}
 
@@ -103,9 +104,14 @@ def _again() -> str:
 
 def check_split(store: Path, prompts: Prompts) -> None:
     """Raise UserError unless every patient stands in the file of the split that step 1 gave it."""
+    check_patients(store, {name: rows["subject_id"] for name, rows in prompts.items()})
+
+
+def check_patients(store: Path, patients: Mapping[str, Iterable[int]]) -> None:
+    """Raise UserError unless each split's patients, in the order of its lines, are step 1's."""
     split = reader.split_of(store)
-    for name, rows in prompts.items():
-        for number, subject_id in enumerate(rows["subject_id"], 1):
+    for name, ids in patients.items():
+        for number, subject_id in enumerate(ids, 1):
             if split.get(subject_id) != name:
                 raise UserError(
                     f"{store / 'prompts' / name}.jsonl line {number} is of a patient whom step 1 "
@@ -138,27 +144,96 @@ def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -
     return base
 
 
-def encode(
-    tokenizer: "PreTrainedTokenizerBase", prompts: Prompts, max_length: int, path: Path
-) -> packing.Split:
-    """Encode the prompts for the model in a folder, in their order.
+@dataclass(frozen=True)
+class Wanted:
+    """The prompts that a run trains on, and the model that they are encoded for."""
 
-    Raises UserError when one is longer than `max_length` tokens, or that than the model's limit.
+    store: Path
+    model: Path  # its folder
+    tokenizer: "PreTrainedTokenizerBase"
+    max_length: int  # tokens of a prompt with its answer
+    limit: int | None  # prompts of each split, from the first
+
+    @property
+    def kept(self) -> Path:
+        """The file that holds them encoded."""
+        return kept.place(self.store, self.model, SPLITS, self.limit)
+
+
+def read_samples(wanted: Wanted) -> packing.Split:
+    """Return the prompts checked and encoded; of several processes the first one encodes them.
+
+    Raises UserError for what cannot be trained on.
     """
-    limit = finding.read_json(path / "config.json").get("max_position_embeddings", max_length)
-    if max_length > limit:
-        raise UserError(
-            f"--max-length {max_length} is more than the {limit} tokens that the model can read"
-        )
-    encoded = {
-        split: [
-            packing.encode(
-                tokenizer, row["messages"], f"prompts/{split}.jsonl line {n}", row["subject_id"]
+    check_limit(wanted)
+    if hardware.is_main():
+        samples = kept.read(wanted.kept)
+        if samples is None:
+            with opened(wanted.store, wanted.limit) as prompts:
+                check_split(wanted.store, prompts)
+                return encode(wanted, prompts)
+    else:
+        samples = kept.wait_for(wanted.kept)
+    patients = {split: [s.patient for s in rows] for split, rows in samples.items()}
+    check_patients(wanted.store, patients)
+    check_lengths(samples, wanted.max_length)
+    return samples
+
+
+def encode(wanted: Wanted, prompts: Prompts) -> packing.Split:
+    """Encode the prompts in their order, unless they are kept from before, and keep them.
+
+    Raises UserError for a conversation that cannot be trained on, or is too long.
+    """
+    check_limit(wanted)
+    place = wanted.kept
+    encoded = kept.read(place)
+    if encoded is None:
+        encoded = {
+            split: in_parallel.encode(
+                wanted.tokenizer, rows, f"prompts/{split}.jsonl", _progress(place, split, len(rows))
             )
-            for n, row in enumerate(rows, 1)
-        ]
-        for split, rows in prompts.items()
-    }
+            for split, rows in prompts.items()
+        }
+        try:
+            kept.write(place, encoded)
+        except OSError as error:
+            if hardware.n_processes() > 1:  # the others wait for the file
+                raise
+            print(f"Not kept encoded: {place.parent} cannot be written ({error.strerror})")
+    check_lengths(encoded, wanted.max_length)
+    return encoded
+
+
+def _progress(place: Path, split: str, total: int) -> Callable[[int], None]:
+    """Return what to call with the number of prompts just encoded."""
+    done, told = 0, time.monotonic()
+
+    def progress(n: int) -> None:
+        nonlocal done, told
+        done += n
+        if hardware.n_processes() > 1:
+            kept.sign_of_life(place)
+        if time.monotonic() - told > MINUTE:
+            told = time.monotonic()
+            print(f"Encoded {done:,} of {total:,} prompts for {split}", flush=True)
+
+    return progress
+
+
+def check_limit(wanted: Wanted) -> None:
+    """Raise UserError when `max_length` is more tokens than the model can read."""
+    config = finding.read_json(wanted.model / "config.json")
+    limit = config.get("max_position_embeddings", wanted.max_length)
+    if wanted.max_length > limit:
+        raise UserError(
+            f"--max-length {wanted.max_length} is more than the {limit} tokens that the model can "
+            "read"
+        )
+
+
+def check_lengths(encoded: packing.Split, max_length: int) -> None:
+    """Raise UserError when a prompt with its answer is longer than `max_length` tokens."""
     lengths = [len(sample.ids) for rows in encoded.values() for sample in rows]
     if (long := sum(length > max_length for length in lengths)) > 0:
         raise UserError(
@@ -166,7 +241,6 @@ def encode(
             f"(the longest has {max(lengths)}) and their answers would be cut: raise --max-length "
             "or lower step 4's --token-budget"
         )
-    return encoded
 
 
 MADE_UP = [

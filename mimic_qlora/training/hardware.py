@@ -1,14 +1,15 @@
 """The machine that trains: its name, speed, memory and number types."""
 
 import os
-import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from mimic_qlora.llm import loading
-from mimic_qlora.step import limits
+from mimic_qlora.step import held_memory, limits
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import inline
 
@@ -74,11 +75,17 @@ def recipe() -> str:
     return "gpu_80gb" if torch.cuda.get_device_properties(0).total_memory > 40e9 else "gpu_24gb"
 
 
-def matmul_flops(dtype: torch.dtype) -> float:
-    """Measure the operations a second of a matrix product like training's (0.1 s)."""
+PRODUCT = (576, 1536)  # a weight of the embedded model
+ROWS, MOST_FLOPS = 1024, 2e10  # of one product that is measured
+
+
+def matmul_flops(dtype: torch.dtype, weight: tuple[int, int] = PRODUCT) -> float:
+    """Measure the operations a second of a product with a weight (0.1 s for a small one)."""
     device = "cuda" if gpu() else "cpu"
-    a = torch.ones((1024, 576), dtype=dtype, device=device)
-    b = torch.ones((576, 1536), dtype=dtype, device=device)
+    inner, outer = weight
+    rows = max(1, min(ROWS, int(MOST_FLOPS / (2 * inner * outer))))
+    a = torch.ones((rows, inner), dtype=dtype, device=device)
+    b = torch.ones((inner, outer), dtype=dtype, device=device)
     torch.matmul(a, b)
     seconds = []
     for _ in range(3):
@@ -87,7 +94,7 @@ def matmul_flops(dtype: torch.dtype) -> float:
         if gpu():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    return 2 * 1024 * 576 * 1536 / min(seconds)
+    return 2 * rows * inner * outer / min(seconds)
 
 
 def dtype(choice: str) -> torch.dtype:
@@ -122,15 +129,20 @@ class Peak(NamedTuple):
     source: str
 
 
-def peak_flops(dtype: torch.dtype) -> Peak:
-    """Return the peak of all processes, from the data sheet of the GPU or else measured."""
+def peak_flops(dtype: torch.dtype, weights: Sequence[tuple[int, int]] = ()) -> Peak:
+    """Return the peak of all processes, from the data sheet of the GPU or else measured.
+
+    The products measured are those with the model's own largest weights, which can be much faster
+    than a small one.
+    """
     if gpu():
         for part, tera in PEAK_TFLOPS.items():
             if part in torch.cuda.get_device_name():
                 return Peak(tera * 1e12 * n_processes(), f"{tera} TFLOP/s, from the data sheet")
-    flops = matmul_flops(dtype) * n_processes()
+    fastest = max(matmul_flops(dtype, weight) for weight in (PRODUCT, *weights))
+    flops = fastest * n_processes()
     kind = str(dtype).removeprefix("torch.")
-    return Peak(flops, f"{flops / 1e9:.0f} GFLOP/s, measured with one matrix product in {kind}")
+    return Peak(flops, f"{flops / 1e9:.0f} GFLOP/s, measured with a matrix product in {kind}")
 
 
 def free_memory() -> int:
@@ -144,14 +156,7 @@ def peak_memory() -> int:
     """Return the most bytes that this process has held, on the GPU or of the machine."""
     if gpu():
         return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return getattr(psutil.Process().memory_info(), "peak_wset")  # noqa: B009  Windows alone
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return held_memory.peak()
 
 
 def check_driver() -> str:
@@ -172,6 +177,32 @@ def check_driver() -> str:
         f"nvidia-smi {found} but PyTorch {torch.__version__} sees none (it {built}): update the "
         "driver, install the PyTorch that fits it (https://pytorch.org/get-started/locally/), or "
         "train on the CPU with --device cpu"
+    )
+
+
+def check_sharding(recipe: str) -> None:
+    """Raise UserError when a model is to be sharded over GPUs (FSDP) where there is none."""
+    wanted = os.environ.get("ACCELERATE_USE_FSDP") == "true" or Path(recipe).stem == "fsdp"
+    if wanted and not gpu():
+        if not is_main():  # the first process says it for all
+            raise SystemExit(2)
+        raise UserError(
+            "FSDP shards a model over several GPUs and PyTorch sees none here: run it on a machine "
+            "with GPUs, or without recipes/fsdp_accelerate.yaml and with another --recipe"
+        )
+
+
+def alone() -> str | None:
+    """Return a sentence where `accelerate launch` started one process though more were asked for.
+
+    It then sets the address at which processes meet, but neither their number nor a rank.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if not launched or "WORLD_SIZE" in os.environ:
+        return None
+    return (
+        "`accelerate launch` was asked for several processes and started this one alone: it trains "
+        "with one. Give it --multi_gpu before --num_processes for one on each GPU"
     )
 
 

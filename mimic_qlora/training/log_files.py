@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,6 +22,7 @@ class LogRow(TypedDict, total=False):
     supervised_per_second: float
     padding: float  # share of the tokens that only fill up
     shared: float  # share of the tokens that stand in a row of another sample, and cost nothing
+    flops_per_second: float  # that the model needs, recomputation not counted
     mfu: float  # model flop utilisation, a share
     peak_memory_gib: float
     seconds_left: int
@@ -38,16 +39,29 @@ class Setup:
     device: str
     checkpointing: str  # "none", "all layers" or "one of N layers"
     mfu: str  # the formula of that column
-    flops_per_token: float
+    flops_per_token: float  # of the whole run on average
     peak_flops: float  # operations a second that `mfu` is a share of
     peak_flops_from: str
     computed_memory_floor_gib: float
     tensorboard: bool  # whether its events are written too
 
 
+def with_fastest(setup: Setup, history: Sequence[LogRow]) -> Setup:
+    """Return the setup with a peak that no row of the log is faster than."""
+    fastest = max((row.get("flops_per_second", 0.0) for row in history), default=0.0)
+    if fastest <= setup.peak_flops:
+        return setup
+    source = f"{setup.peak_flops_from}; raised to the fastest step"
+    return replace(setup, peak_flops=fastest, peak_flops_from=source)
+
+
 def write_log(history: Sequence[LogRow], setup: Setup, folder: Path) -> None:
     """Write log.csv, a row for each log step and validation, and log.json, with the setup too."""
-    rows = [row for row in history if "loss" in row or "eval_loss" in row]
+    rows = [
+        row | {"mfu": row["flops_per_second"] / setup.peak_flops} if "mfu" in row else row
+        for row in history
+        if "loss" in row or "eval_loss" in row
+    ]
     with open(folder / "log.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()

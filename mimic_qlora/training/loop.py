@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from mimic_qlora.step import files
+from mimic_qlora.step import durable, files, held_memory
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import cost, hardware, preparation
 from mimic_qlora.training.callbacks import Pace, Report, stopped_early
-from mimic_qlora.training.log_files import LogRow, Setup
+from mimic_qlora.training.log_files import LogRow, Setup, with_fastest
 from mimic_qlora.training.packing import Pack, Split, pack, totals
 from mimic_qlora.training.settings import TrainSettings
 from mimic_qlora.training.trainer import PackedTrainer, transformers
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-MFU = "tokens_per_second x (1 - shared) x flops_per_token / peak_flops, recomputation not counted"
+MFU = "flops_per_second / peak_flops; recomputation, and what samples share, not counted again"
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def train(
     """
     plan = make_plan(settings, samples)
     checkpoint, setup = last_checkpoint(work), read_setup(work)
+    hardware.wait_for_all()  # until each has read what the first one may now remove
     if checkpoint and setup and ended(checkpoint.state, plan.steps, settings.patience):
-        return Trained(checkpoint.state, setup)
+        return Trained(checkpoint.state, with_fastest(setup, checkpoint.state.log_history))
+    held_memory.watch.start()
     # oneDNN keeps what it compiled for each length of a row: 90 MB more after seven steps
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     # a run that goes on computes as it began, whatever the machine's speeds are today
@@ -92,10 +94,13 @@ def train(
         plan.train,
         plan.validation,
         [pace, Report(pace.say)],
-        setup.flops_per_token,
+        lambda seen: cost.flops(
+            prepared.shape, settings.rank, seen.computed, seen.supervised, seen.attended
+        ),
         setup.peak_flops,
     )
-    return Trained(run(trainer, pace, plan, checkpoint, work), setup)
+    state = run(trainer, pace, plan, checkpoint, work)
+    return Trained(state, with_fastest(setup, state.log_history))
 
 
 def make_plan(settings: TrainSettings, samples: Split) -> Plan:
@@ -112,16 +117,27 @@ def make_plan(settings: TrainSettings, samples: Split) -> Plan:
 
 
 def read_setup(work: Path) -> Setup | None:
-    """Read the setup of an unfinished run; None before its first step."""
+    """Read the setup of an unfinished run; None before its first step.
+
+    Raises UserError when it is damaged.
+    """
     path = work / "about.json"
-    return Setup(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        setup = Setup(**json.loads(path.read_text(encoding="utf-8")))
+        if setup.compute in NAMES.values():
+            return setup
+    except (OSError, ValueError, TypeError):
+        pass
+    raise UserError(f"{path} is damaged: give --force to begin the run anew")
 
 
 def describe(prepared: preparation.Prepared, settings: TrainSettings, plan: Plan) -> Setup:
     """Return what the run computes with and on."""
     model, dtype, shape, every = prepared
     rows = totals(plan.train)
-    peak = hardware.peak_flops(dtype)
+    peak = hardware.peak_flops(dtype, [(shape.width, shape.ffn), (shape.ffn, shape.width)])
     return Setup(
         compute=NAMES[dtype],
         device=hardware.name(),
@@ -209,6 +225,7 @@ def run(
         raise_if_full(error, work)
         raise
     last = last_checkpoint(work)
+    hardware.wait_for_all()
     if last is None:
         raise RuntimeError(f"{work} holds no checkpoint after training")
     state = last.state
@@ -243,15 +260,30 @@ def raise_if_full(error: Exception, work: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint; one that a kill left half-written is removed."""
+    """Return the newest whole checkpoint whose best adapter is whole too.
+
+    One that was damaged, as a power cut or a bad disk leaves it, is named and removed; so is,
+    without a word, one that a kill left half-written.
+    """
     for path in newest_first(list(folder.glob("checkpoint-*"))):
-        try:  # the state is what the Trainer writes last
+        fault = durable.fault(path)
+        if fault is None:
             saved = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            if hardware.is_main():
-                shutil.rmtree(path, ignore_errors=True)
-            continue
-        return Checkpoint(path, SavedState(**{name: saved[name] for name in STATE_FIELDS}))
+            state = SavedState(**{name: saved[name] for name in STATE_FIELDS})
+            best = folder / f"checkpoint-{state.best_global_step}"
+            if best == path or not best.exists():  # gone, where a later one was better
+                return Checkpoint(path, state)
+            fault = durable.fault(best)
+            if fault is None:
+                return Checkpoint(path, state)
+            fault = f"{best.name}/{fault}, its best adapter"
+        if hardware.is_main():
+            if (path / durable.SEAL).exists():
+                print(
+                    f"{path} is damaged ({fault} is not as it was written) and left out: "
+                    "training goes on from the one before, or anew"
+                )
+            shutil.rmtree(path, ignore_errors=True)
     return None
 
 

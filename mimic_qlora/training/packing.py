@@ -59,6 +59,7 @@ class Batch(TypedDict):
     supervised: torch.Tensor  # int64 [n]: places whose next token is a target
     targets: torch.Tensor  # int64 [n]: these next tokens
     n_tokens: int  # of all samples in full
+    attended: int  # for each token of the row the tokens before it in its sample
     layout: Layout
 
 
@@ -74,20 +75,45 @@ def encode(
     record in errors. Raises UserError when the answer cannot be told apart, is empty, or has no
     end token.
     """
-    ids = chat.chat_ids(tokenizer, messages)
-    prompt = chat.chat_ids(tokenizer, messages[:-1], add_generation_prompt=True)
+    ids, prompt = chat.token_ids(tokenizer, texts_of(tokenizer, messages))
+    ends = frozenset(chat.end_token_ids(tokenizer))
+    return to_sample(Encoded(ids, prompt, messages[-1]["content"], patient), ends, where)
+
+
+def texts_of(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[chat.Turn]) -> list[str]:
+    """Return a conversation as the template writes it, whole and up to its answer."""
+    return [
+        chat.chat_text(tokenizer, messages),
+        chat.chat_text(tokenizer, messages[:-1], add_generation_prompt=True),
+    ]
+
+
+class Encoded(NamedTuple):
+    """The two texts of a conversation as token ids, and what else its sample holds."""
+
+    ids: list[int]  # of all of it
+    prompt: list[int]  # of what comes before the answer
+    answer: str
+    patient: int
+
+
+def to_sample(encoded: Encoded, ends: frozenset[int], where: str) -> Sample:
+    """Return the sample of a conversation whose answer ends with one of `ends`.
+
+    Raises UserError as `encode` does.
+    """
+    ids, prompt, answer, patient = encoded
     if ids[: len(prompt)] != prompt:
         raise UserError(
             f"{where}: this model's chat template rewrites earlier turns once an answer follows, "
             "so that the answer's tokens cannot be told apart: use another instruct model"
         )
-    answer = messages[-1]["content"].strip()
+    answer = answer.strip()
     if not answer:
         raise UserError(
             f"{where}: the answer is empty, there is nothing to learn from: run step 4 again"
         )
-    ends = set(chat.end_token_ids(tokenizer))
-    last = max((i for i in range(len(prompt), len(ids)) if ids[i] in ends), default=None)
+    last = next((i for i in range(len(ids) - 1, len(prompt) - 1, -1) if ids[i] in ends), None)
     if last is None:
         raise UserError(
             f"{where}: the chat template ends no answer with an end token, "
@@ -217,6 +243,7 @@ def collate(samples: Pack) -> Batch:
         "supervised": torch.tensor(supervised, dtype=torch.long),
         "targets": torch.tensor(targets, dtype=torch.long),
         "n_tokens": keys[-1],
+        "attended": sum(positions),
         "layout": _layout(spans, keys),
     }
 

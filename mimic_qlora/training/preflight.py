@@ -1,5 +1,6 @@
 """Everything that training needs, checked before minutes are spent on it."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from mimic_qlora.llm import chat, embedded, finding
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import subjects_manifest
-from mimic_qlora.training import cost, data, hardware, preparation
+from mimic_qlora.training import data, hardware, packing, preparation
 from mimic_qlora.training.settings import Job
 
 if TYPE_CHECKING:
@@ -59,16 +60,20 @@ def check(job: Job) -> int:
         model = needs.check("model on this machine, whole", find_model)
         tokenizer = needs.check("tokenizer with a chat template", chat.load_tokenizer, model)
         needs.check("prompts made for this model", data.check_model, store, model, tokenizer)
-        needs.check(
+        samples = needs.check(
             "every prompt whole, its answer and end token supervised",
             describe_samples,
+            job,
+            store,
+            model,
             tokenizer,
             prompts,
-            settings.max_length,
-            model,
         )
         needs.check("driver and number type", describe_device, job)
-        needs.check("memory and disk", describe_room, job, model, store)
+        # without its weights too
+        config = model or finding.config_folder(job.model, store or Path())
+        needs.check("memory", lambda folder: describe_memory(job, samples, folder), config)
+        needs.check("disk", describe_disk, job, store, config)
     missing = needs.missing
     print("Nothing is missing" if not missing else f"{len(missing)} missing: {'; '.join(missing)}")
     return 2 if missing else 0
@@ -91,22 +96,42 @@ def find_whole_model(name: str | None, store: Path) -> Path:
 
 
 def describe_samples(
-    tokenizer: "PreTrainedTokenizerBase", prompts: data.Prompts, max_length: int, model: Path
-) -> None:
+    job: Job,
+    store: Path,
+    model: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: data.Prompts,
+) -> packing.Split:
     """Encode all prompts and print how much there is to train on."""
-    data.describe(data.encode(tokenizer, prompts, max_length, model), tokenizer)
+    settings = job.settings
+    wanted = data.Wanted(store, model, tokenizer, settings.max_length, settings.limit)
+    samples = data.encode(wanted, prompts)
+    data.describe(samples, tokenizer)
+    return samples
 
 
 def describe_device(job: Job) -> None:
     """Print what training would run on."""
     if without_gpu := hardware.check_driver():
         print(f"         {without_gpu}")
+    hardware.check_sharding(job.recipe)
     dtype = hardware.dtype(job.settings.compute)
     print(f"         {hardware.name()} computing in {dtype}, recipe {job.recipe}")
+    if alone := hardware.alone():
+        print(f"         {alone}")
 
 
-def describe_room(job: Job, model: Path, store: Path) -> None:
-    """Check memory and disk and print what is free."""
-    shape = cost.shape(finding.read_json(model / "config.json"))
-    preparation.check_room(shape, job.settings, store)
-    print(f"         {hardware.free_memory() / 1e9:.1f} GB free")
+def describe_memory(job: Job, samples: packing.Split | None, config: Path) -> None:
+    """Print the memory that training needs, by its longest row where there is one, and check it."""
+    settings = job.settings
+    packs = packing.pack(samples["train"], settings.batch_tokens) if samples else None
+    shape = preparation.shape_of(config)
+    room = preparation.memory(shape, settings, hardware.dtype(settings.compute), packs)
+    print(f"         {room.in_words()}")
+    preparation.check_memory(room)
+
+
+def describe_disk(job: Job, store: Path, config: Path) -> None:
+    """Check the disk and print what is free."""
+    preparation.check_disk(preparation.shape_of(config), job.settings, store)
+    print(f"         {shutil.disk_usage(store).free / 1e9:.1f} GB free")

@@ -40,14 +40,26 @@ def load(
     training packs. Raises UserError when memory, disk or gradients do not allow training.
     """
     transformers.set_seed(settings.seed)
-    shape = cost.shape(finding.read_json(path / "config.json"))
-    check_room(shape, settings, work)
+    shape = shape_of(path)
     dtype = hardware.dtype(compute)
+    check_memory(memory(shape, settings, dtype, packs))
+    check_disk(shape, settings, work)
     base = loading.load_base(path, dtype=dtype)
     packed_attention.use_packed(base)
     use_swiglu(base)
     model = add_lora(base, settings, name)
     return Prepared(model, dtype, shape, prepare(model, settings.checkpointing, packs, dtype))
+
+
+def shape_of(path: Path) -> cost.Shape:
+    """Return the shape of the model in a folder. Raises UserError where config.json has none."""
+    try:
+        return cost.shape(finding.read_json(path / "config.json"))
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{path / 'config.json'} does not give the shape of a model of the Llama family "
+            f"({error}): {finding.remedy(path)}"
+        ) from None
 
 
 def add_lora(model: "PreTrainedModel", settings: TrainSettings, name: str) -> "PeftModel":
@@ -75,19 +87,53 @@ def add_lora(model: "PreTrainedModel", settings: TrainSettings, name: str) -> "P
     return model
 
 
-def check_room(shape: cost.Shape, settings: TrainSettings, work: Path) -> None:
-    """Raise UserError unless the computed minimum fits into memory, and the files on the disk."""
-    room = settings.batch_tokens
-    needed = cost.fixed_bytes(shape, settings.rank)
-    needed += cost.activation_bytes(shape, room, room // 4, kept_layers=1)
-    free = hardware.free_memory()
-    where = "the GPU" if hardware.gpu() else "this machine"
-    if free < needed and not os.environ.get("ACCELERATE_USE_FSDP"):
-        raise UserError(
-            f"{where} has {free / 1e9:.1f} GB of memory free, training needs {needed / 1e9:.1f} GB "
-            "at least (computed): stop what holds it (nvidia-smi, top), lower --batch-tokens, or "
-            "take a larger machine"
+class Room(NamedTuple):
+    """Bytes of memory: computed, and measured."""
+
+    needed: float
+    free: int
+
+    def in_words(self) -> str:
+        """Return both as text."""
+        where = "the GPU" if hardware.gpu() else "this machine"
+        return (
+            f"{where} has {self.free / 1e9:.1f} GB of memory free, training needs "
+            f"{self.needed / 1e9:.1f} GB at least (computed)"
         )
+
+
+def memory(
+    shape: cost.Shape, settings: TrainSettings, dtype: torch.dtype, packs: list[Pack] | None = None
+) -> Room:
+    """Return the memory that training needs, by its longest row, and what is free.
+
+    Without packs a row is as long as it may become, and a quarter of it supervised. Automatic
+    checkpointing counts with the least that it may choose.
+    """
+    row = cost.Row(settings.batch_tokens, settings.batch_tokens // 4)
+    if packs:
+        row = cost.Row(
+            max(map(row_length, packs)), max(sum(s.n_supervised for s in pack) for pack in packs)
+        )
+    choices = {"none": 0, "all": 1, "auto": 1 if hardware.gpu() else 0}
+    chosen = settings.checkpointing
+    every = choices[chosen] if chosen in choices else int(chosen)
+    needed = cost.training_bytes(shape, settings.rank, row, every, dtype.itemsize)
+    return Room(needed, hardware.free_memory())
+
+
+def check_memory(room: Room) -> None:
+    """Raise UserError unless the computed minimum fits into memory."""
+    # sharded, each process holds a part
+    if room.free < room.needed and not os.environ.get("ACCELERATE_USE_FSDP"):
+        raise UserError(
+            f"{room.in_words()}: stop what holds it (nvidia-smi, top), lower --batch-tokens, give "
+            "--checkpointing all, or take a larger machine"
+        )
+
+
+def check_disk(shape: cost.Shape, settings: TrainSettings, work: Path) -> None:
+    """Raise UserError unless the files of a run fit on the disk."""
     # three checkpoints (float32 weights and AdamW's two moments) and the adapter
     weights = settings.rank * shape.lora_per_rank
     needed = 3 * 12 * weights + 4 * weights + 50_000_000

@@ -1,5 +1,6 @@
 """One run of step 5: from settings to the adapter's folder."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.llm import chat, finding
-from mimic_qlora.step import errors, files, manifests, storage
+from mimic_qlora.step import durable, errors, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
 from mimic_qlora.training import adapter_folder, data, hardware, loop, packing
@@ -77,8 +78,11 @@ def open_run(job: Job) -> Run:
         print(data_line(subjects["source"]))
         print(finding.describe(model))
         print(f"Recipe: {job.recipe}")
+        if alone := hardware.alone():
+            print(alone)
     if (without_gpu := hardware.check_driver()) and hardware.is_main():
         print(without_gpu)
+    hardware.check_sharding(job.recipe)
     tokenizer = chat.load_tokenizer(model)
     base = data.check_model(store, model, tokenizer)
     settings = job.settings.identity() | {"base_model": asdict(base)}
@@ -94,8 +98,9 @@ def stop_if_up_to_date(run: Run) -> None:
     if run.job.force or not manifests.is_up_to_date(run.place, run.manifest):
         return
     # a kill came between the end of the run and its tidying up
-    if draft_of(run.work).get("id") == run.manifest["id"]:
-        shutil.rmtree(run.work)
+    with contextlib.suppress(UserError):
+        if draft_of(run.work).get("id") == run.manifest["id"]:
+            shutil.rmtree(run.work)
     raise errors.UpToDate(f"{run.place} is up to date (--force redoes it)")
 
 
@@ -103,16 +108,17 @@ def train_along(run: Run) -> None:
     """Train as one of several processes, of which another writes."""
     if not run.job.force and manifests.is_up_to_date(run.place, run.manifest):
         return
+    samples = read_samples(run)  # the first process encodes them, before any collective operation
     hardware.wait_for_all()
-    train(run, read_samples(run))
+    train(run, samples)
 
 
 def read_samples(run: Run) -> packing.Split:
-    """Read the prompts, check their split and encode them."""
+    """Read the prompts, check their split and encode them, or find them encoded."""
     settings = run.job.settings
-    with data.opened(run.store, settings.limit) as prompts:
-        data.check_split(run.store, prompts)
-        return data.encode(run.tokenizer, prompts, settings.max_length, run.model)
+    return data.read_samples(
+        data.Wanted(run.store, run.model, run.tokenizer, settings.max_length, settings.limit)
+    )
 
 
 def train(run: Run, samples: packing.Split) -> loop.Trained:
@@ -130,14 +136,26 @@ def put_in_place(
     folder = adapter_folder.write(run.work, run.tokenizer, trained.state, trained.setup, card)
     finished = manifests.finish_manifest(folder, manifest, started)
     files.write_json(folder / manifests.NAME, finished)
+    durable.sync(folder)
     storage.replace_folder(folder, run.place)
+    files.sync_entry(run.place.parent)
     shutil.rmtree(run.work)
 
 
 def draft_of(work: Path) -> dict[str, Any]:
-    """Return the manifest of the unfinished run in a folder; empty when there is none."""
-    draft = work / "draft.json"
-    return json.loads(draft.read_text(encoding="utf-8")) if draft.exists() else {}
+    """Return the manifest of the unfinished run in a folder; empty when there is none.
+
+    Raises UserError when it is damaged.
+    """
+    path = work / "draft.json"
+    if not path.exists():
+        return {}
+    try:
+        draft = json.loads(path.read_text(encoding="utf-8"))
+        _settings(draft)
+        return draft
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged: give --force to begin the run anew") from None
 
 
 def open_work(work: Path, manifest: dict[str, Any], force: bool) -> None:
@@ -145,10 +163,12 @@ def open_work(work: Path, manifest: dict[str, Any], force: bool) -> None:
 
     Raises UserError when it holds those of an unfinished run with other settings.
     """
+    if force:
+        shutil.rmtree(work, ignore_errors=True)
     before = draft_of(work)
     other = before.get("id") != manifest["id"]
     abandoned = not before or not any(work.glob("checkpoint-*"))
-    if force or other and abandoned:
+    if other and abandoned:
         shutil.rmtree(work, ignore_errors=True)
     elif other:
         old, new = _settings(before), _settings(manifest)

@@ -1,6 +1,7 @@
 """transformers' Trainer on packed conversations, and its loss."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ import torch
 from accelerate.utils import send_to_device
 
 from mimic_qlora.llm.offline import quiet_transformers
+from mimic_qlora.step import durable
 from mimic_qlora.training import hardware, validation_loss
 from mimic_qlora.training.low_memory import CrossEntropy
 from mimic_qlora.training.packing import Batch, Pack, Sample, collate
@@ -45,6 +47,7 @@ class Seen:
     computed: int = 0  # of the rows
     supervised: int = 0
     padding: int = 0  # of rows that only fill up
+    attended: int = 0  # for each computed token the tokens before it in its sample
 
     def add(self, batch: Batch) -> None:
         """Count a batch."""
@@ -53,6 +56,7 @@ class Seen:
         self.computed += batch["input_ids"].numel()
         self.supervised += supervised
         self.padding += 0 if supervised else batch["n_tokens"]
+        self.attended += batch["attended"]
 
 
 class PackedTrainer(Trainer):
@@ -67,10 +71,10 @@ class PackedTrainer(Trainer):
         train_packs: list[Pack],
         validation_packs: list[Pack],
         callbacks: list["TrainerCallback"],
-        flops: float,
+        flops: Callable[[Seen], float],
         peak_flops: float,
     ) -> None:
-        """Train on packs; `flops` a token and `peak_flops` a second are for the log's MFU."""
+        """Train on packs; `flops` of tokens and `peak_flops` a second are for the log's MFU."""
         super().__init__(
             model=model,
             args=settings,
@@ -140,6 +144,15 @@ class PackedTrainer(Trainer):
         )
         return metrics
 
+    def _save_checkpoint(self, model: Any, trial: None) -> None:
+        """Save as transformers does; then the first process seals what all have written."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            work, step = Path(self.args.output_dir), self.state.global_step
+            folder = work / f"checkpoint-{step}"
+            durable.seal(folder, validation_loss.written_until(work, step))
+
     def _validation_losses(self) -> validation_loss.Losses:
         """Compute the validation losses of all patients, each process those of its packs."""
         model = self.model_wrapped if self.is_fsdp_enabled else self.model
@@ -168,7 +181,10 @@ class PackedTrainer(Trainer):
             logs["supervised_per_second"] = self.seen.supervised * processes / seconds
             logs["padding"] = self.seen.padding * processes / tokens
             logs["shared"] = 1 - computed / tokens
-            logs["mfu"] = computed / seconds * self.flops / self.peak_flops
+            rate = self.flops(self.seen) * processes / seconds
+            # a peak that was measured beside other work is too low: no step is faster than it
+            self.peak_flops = max(self.peak_flops, rate)
+            logs["flops_per_second"], logs["mfu"] = rate, rate / self.peak_flops
             logs["peak_memory_gib"] = hardware.peak_memory() / 2**30
             self.seen, self.clock = Seen(), time.time()
         super().log(logs, start_time)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mimic_qlora.step import files
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.training.packing import Sample
 
 
@@ -70,13 +72,25 @@ def place(folder: Path, step: int) -> Path:
 
 def write(folder: Path, step: int, losses: Losses) -> None:
     """Write the losses as JSON: subject_id -> [nats, tokens, bytes]."""
-    place(folder, step).write_text(json.dumps(losses), encoding="utf-8")
+    files.atomic_write(place(folder, step), json.dumps(losses))
 
 
 def read(folder: Path, step: int) -> Losses:
-    """Read what `write` wrote."""
-    rows = json.loads(place(folder, step).read_text(encoding="utf-8"))
-    return {int(patient): PatientLoss(*row) for patient, row in rows.items()}
+    """Read what `write` wrote. Raises UserError when it is gone or damaged."""
+    path = place(folder, step)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {int(patient): PatientLoss(*row) for patient, row in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"{path} is gone or damaged: train again with `python train_qlora.py --force`"
+        ) from None
+
+
+def written_until(folder: Path, step: int) -> list[Path]:
+    """Return the files of the validations up to a step."""
+    found = {path: path.stem.removeprefix("validation-") for path in folder.glob("validation-*")}
+    return sorted(path for path, n in found.items() if n.isdecimal() and int(n) <= step)
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:

@@ -111,6 +111,55 @@ def test_a_base_checkpoint_without_chat_template_is_refused_with_the_name_of_the
         chat.load_tokenizer(write_tiny_model(tmp_path / folder, template=None))
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "Meta-Llama-3-8B-Instruct",
+        "models--meta-llama--Llama-3.2-1B-Instruct/snapshots/0e9e39f",
+        "Llama-2-7b-chat-hf",
+        "gemma-2b-it",
+    ],
+)
+@pytest.mark.parametrize("lacks", [True, False])
+def test_an_instruct_model_without_its_template_is_not_taken_for_a_base_model(
+    tmp_path, folder, lacks
+):
+    path = write_tiny_model(tmp_path / folder, template=None)
+    if lacks:  # as where only some of the files were fetched
+        (path / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match="tokenizer_config.json.*anew") as refused:
+        chat.load_tokenizer(path)
+    assert "Instruct-Instruct" not in str(refused.value) and "base model" not in str(refused.value)
+
+
+def test_end_tokens_are_found_without_a_copy_of_the_vocabulary(tiny, tmp_path, monkeypatch):
+    """With Llama 3's 128,256 tokens a copy takes 80 ms, at each prompt and each answer."""
+    tokenizer = chat.load_tokenizer(tiny)
+    expected = [i for t, i in tokenizer.get_vocab().items() if t in chat.END_TOKENS]
+    monkeypatch.setattr(type(tokenizer), "get_vocab", lambda self: pytest.fail("all of it"))
+    assert chat.end_token_ids(tokenizer) == sorted(expected) != []
+    assert chat.chat_ids(tokenizer, TALK)
+
+
+def test_a_token_that_a_vocabulary_lacks_is_no_end_token_though_it_is_read_as_unknown():
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    words = {"<unk>": 0, "<|im_end|>": 1, "a": 2}
+    known = offline.quiet_transformers().PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")), unk_token="<unk>"
+    )
+    assert chat.end_token_ids(known) == [1]
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+def test_a_conversation_has_the_tokens_of_the_tokenizers_own_template(tiny, prompt):
+    tokenizer = chat.load_tokenizer(tiny)
+    assert chat.chat_ids(tokenizer, TALK, prompt) == tokenizer.apply_chat_template(
+        TALK, add_generation_prompt=prompt, return_dict=False, date_string=chat.TEMPLATE_DATE
+    )
+
+
 def test_a_template_that_refuses_a_conversation_is_named_in_one_sentence(tmp_path):
     template = "{{ raise_exception('System role not supported') }}"
     tokenizer = chat.load_tokenizer(write_tiny_model(tmp_path, template=template))

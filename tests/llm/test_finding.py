@@ -23,6 +23,75 @@ def test_a_model_that_is_not_here_or_not_whole_is_named_with_its_remedy(tmp_path
     assert finding.model_path(str(tiny), tmp_path) == tiny
 
 
+@pytest.fixture
+def sharded(tiny, tmp_path) -> Path:
+    """The tiny model in three files with an index, as the hub has larger ones."""
+    folder = shutil.copytree(tiny, tmp_path / "sharded")
+    loading.load_base(tiny, four_bit=False).save_pretrained(folder, max_shard_size="90KB")
+    (folder / "model.safetensors").unlink()
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return folder
+
+
+def write_index(folder: Path, weight_map) -> None:
+    (folder / finding.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
+def named(folder: Path) -> dict:
+    return json.loads((folder / finding.INDEX).read_text())["weight_map"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "lacks"),
+    [
+        (lambda f: (f / finding.INDEX).unlink(), "lacks model.safetensors.index.json:"),
+        (lambda f: shards(f)[1].unlink(), "lacks model-00002-of-"),
+        (
+            lambda f: [path.unlink() for path in (f / finding.INDEX, shards(f)[1])],
+            "lacks model.safetensors.index.json, model-00002-of-",
+        ),
+        (lambda f: [path.unlink() for path in shards(f)], "lacks model-00001-of-"),
+        (lambda f: (f / finding.INDEX).write_text("{"), "index.json is damaged.*anew"),
+        (lambda f: write_index(f, {}), "index.json is damaged.*anew"),
+        (lambda f: write_index(f, {"a": 3}), "index.json is damaged.*anew"),
+        (lambda f: write_index(f, ["a"]), "index.json is damaged.*anew"),
+        (lambda f: dangling(shards(f)[0]), "lacks model-00001-of-"),
+        (lambda f: cut(shards(f)[2]), "model-00003-of.* is damaged or cut short"),
+        (
+            lambda f: write_index(f, {**named(f), "model.layers.9.x": shards(f)[0].name}),
+            "lack 1 tensors that model.safetensors.index.json names, model.layers.9.x",
+        ),
+    ],
+)
+def test_a_sharded_model_that_is_not_whole_is_refused_in_one_sentence(sharded, damage, lacks):
+    assert finding.model_path(str(sharded), sharded) == sharded and finding.fingerprint(sharded)
+    damage(sharded)
+    with pytest.raises(UserError, match=lacks) as refused:
+        finding.fingerprint(finding.model_path(str(sharded), sharded))
+    assert "\n" not in str(refused.value)
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def dangling(path: Path) -> None:
+    """As a download of the hub's cache that was stopped leaves it."""
+    path.unlink()
+    path.symlink_to(path.with_name("blob"))
+
+
+def test_a_sharded_model_has_the_fingerprint_of_the_same_in_one_file(sharded, tiny):
+    assert finding.fingerprint(sharded) == finding.fingerprint(tiny)
+
+
+def test_weights_that_transformers_does_not_load_do_not_count(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "other")
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    with pytest.raises(UserError, match="lacks model.safetensors:"):
+        finding.model_path(str(folder), tmp_path)
+
+
 def test_models_of_one_shape_have_different_fingerprints(tiny, tmp_path):
     assert finding.fingerprint(tiny) == finding.fingerprint(write_tiny_model(tmp_path / "same"))
     assert finding.fingerprint(tiny) != finding.fingerprint(

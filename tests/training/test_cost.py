@@ -7,6 +7,15 @@ from mimic_qlora.training import (
     cost,
 )
 
+LLAMA_3_8B = dict(
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    vocab_size=128256,
+)
+
 
 def test_costs_are_those_of_the_tiny_model_and_of_llama_3_8b(tiny, model):
     shape = cost.shape(finding.read_json(tiny / "config.json"))
@@ -16,11 +25,7 @@ def test_costs_are_those_of_the_tiny_model_and_of_llama_3_8b(tiny, model):
     assert shape.linear + shape.embeddings == sum(
         w.numel() for w in plain.parameters() if w.ndim == 2
     )
-    llama = dict(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32
-    )
-    llama |= dict(num_key_value_heads=8, vocab_size=128256)
-    shape = cost.shape(llama)
+    shape = cost.shape(LLAMA_3_8B)
     assert (
         shape.linear + shape.embeddings == 8_029_995_008 and 16 * shape.lora_per_rank == 41_943_040
     )
@@ -30,3 +35,20 @@ def test_costs_are_those_of_the_tiny_model_and_of_llama_3_8b(tiny, model):
         46.5e9, rel=0.01
     )
     assert cost.fixed_bytes(shape, 16) / 2**30 == pytest.approx(5.96, abs=0.05)
+
+
+def test_operations_are_counted_from_the_tokens_that_were_seen():
+    """A row whose answers are short does not count the head as often as the average one."""
+    shape = cost.shape(LLAMA_3_8B)
+    mean = cost.flops_per_token(shape, 16, 400, 0.25)
+    assert cost.flops(shape, 16, 1000, 250, 400_000) == pytest.approx(1000 * mean)
+    assert cost.flops(shape, 16, 1000, 0, 0) < 0.97 * 1000 * mean
+
+
+def test_memory_grows_with_the_layers_that_are_kept():
+    shape = cost.shape(LLAMA_3_8B)
+    row = cost.Row(4096, 1024)
+    none, second, every = (cost.training_bytes(shape, 16, row, n) / 2**30 for n in (0, 2, 1))
+    assert every < second < none
+    assert none - every > 10 and none == pytest.approx(30, abs=4)
+    assert cost.training_bytes(shape, 16, row, 0, 4) > 1.4 * cost.training_bytes(shape, 16, row, 0)

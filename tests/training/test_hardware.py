@@ -56,3 +56,49 @@ def test_memory_that_training_may_take_is_the_jobs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(limits, "free_memory", lambda: 123)
     assert hardware.free_memory() == 123
+
+
+def test_the_peak_is_that_of_the_models_own_products_where_they_are_faster(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    speeds = {hardware.PRODUCT: 3e9, (64, 128): 7e9, (128, 64): 5e9}
+    monkeypatch.setattr(hardware, "matmul_flops", lambda dtype, weight: speeds[weight])
+    assert hardware.peak_flops(torch.float32).flops == 3e9
+    peak = hardware.peak_flops(torch.float32, [(64, 128), (128, 64)])
+    assert peak.flops == 7e9 and "7 GFLOP/s" in peak.source
+
+
+@pytest.mark.parametrize("weight", [(8, 16), (100_000, 64)])
+def test_a_product_is_measured_whatever_the_size_of_its_weight(weight):
+    assert hardware.matmul_flops(torch.float32, weight) > 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "alone"),
+    [
+        ({}, False),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),
+        ({"MASTER_PORT": "29500"}, False),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}, True),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500", "WORLD_SIZE": "2"},
+            False,
+        ),
+    ],
+)
+def test_a_process_that_accelerate_started_alone_knows_it(monkeypatch, variables, alone):
+    for name in ("ACCELERATE_MIXED_PRECISION", "MASTER_PORT", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (hardware.alone() is not None) == alone
+
+
+def test_of_several_processes_one_says_that_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        hardware.check_sharding("fsdp")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError):
+        hardware.check_sharding("recipes/fsdp.yaml")
+    hardware.check_sharding("multi_gpu")

@@ -99,5 +99,7 @@ def test_in_training_the_logits_are_no_float32_copy(tiny, talks, tmp_path, monke
         tmp_path, remove_unused_columns=False, **settings
     )
     model = packed_model(tiny, torch.bfloat16)
-    trainer.PackedTrainer(model, settings, [talks[:2], talks[2:4]], [], [], 1.0, 1.0).train()
+    trainer.PackedTrainer(
+        model, settings, [talks[:2], talks[2:4]], [], [], lambda seen: 1.0, 1.0
+    ).train()
     assert seen == [(torch.bfloat16, True)] * 2

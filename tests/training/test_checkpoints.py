@@ -1,0 +1,140 @@
+"""Checkpoints that were damaged: an older whole one is taken, never a damaged one."""
+
+import contextlib
+import io
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import train_qlora
+from helpers.training_runs import OPTIONS, adapter_bytes, write_store
+from mimic_qlora.step import durable
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.training import callbacks, loop
+
+STOP = 3  # the step after which the run is stopped
+RUN = ["--epochs", 2, "--save-minutes", 0, "--validations", 4]
+
+
+def run(store: Path, tiny: Path, *options) -> str:
+    """Run step 5 in this process and return what it said."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        arguments = ["--storage", store, "--model", tiny, *OPTIONS, *RUN, *options]
+        patch.setattr(sys, "argv", ["train_qlora.py", *map(str, arguments)])
+        train_qlora.main()
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny, tmp_path_factory) -> SimpleNamespace:
+    """A `store` with a run that was stopped, and the `adapter` of one that was not."""
+    folder, step_end = tmp_path_factory.mktemp("stopped"), callbacks.Pace.on_step_end
+
+    def stop(pace, settings, state, control, **kwargs):
+        pace.signal = 15 if state.global_step == STOP else 0
+        step_end(pace, settings, state, control, **kwargs)
+
+    store = write_store(folder / "storage", tiny)
+    whole = shutil.copytree(store, folder / "whole")
+    run(whole, tiny)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(callbacks.Pace, "on_step_end", stop)
+        run(store, tiny)
+    return SimpleNamespace(store=store, adapter=adapter_bytes(whole))
+
+
+@pytest.fixture
+def work(stopped, tmp_path) -> Path:
+    store = shutil.copytree(stopped.store, tmp_path / "storage")
+    return store / "adapters" / ".default.training"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+FILES = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "training_args.bin",
+    durable.SEAL,
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+def test_the_newest_whole_checkpoint_is_taken(work, name, damage, capsys):
+    found = sorted(work.glob("checkpoint-*"))
+    assert [path.name for path in found] == [f"checkpoint-{STOP - 1}", f"checkpoint-{STOP}"]
+    assert loop.last_checkpoint(work).path == found[1] and not capsys.readouterr().out
+    damage(found[1] / name)
+    assert loop.last_checkpoint(work).path == found[0] and not found[1].exists()
+    said = capsys.readouterr().out
+    if (name, damage) != (durable.SEAL, Path.unlink):  # as a kill leaves it
+        assert f"checkpoint-{STOP} is damaged" in said and said.count("\n") == 1
+        assert name in said or name == durable.SEAL
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [("adapter_model.safetensors", flip), ("optimizer.pt", cut)]
+)
+def test_a_run_goes_on_from_the_older_one_to_the_same_adapter(stopped, work, tiny, name, damage):
+    damage(work / f"checkpoint-{STOP}" / name)
+    said = run(work.parents[1], tiny)
+    assert f"checkpoint-{STOP} is damaged ({name}" in said
+    assert f"Going on from step {STOP - 1}" in said
+    assert adapter_bytes(work.parents[1]) == stopped.adapter
+
+
+def test_with_no_whole_checkpoint_a_run_begins_anew(stopped, work, tiny):
+    for path in work.glob("checkpoint-*"):
+        flip(path / "rng_state.pth")
+    said = run(work.parents[1], tiny)
+    assert said.count("is damaged") == 2 and "Going on from" not in said
+    assert adapter_bytes(work.parents[1]) == stopped.adapter
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_validation_that_was_damaged_is_not_relied_on(work, damage):
+    damage(work / "validation-0.json")
+    assert loop.last_checkpoint(work) is None
+
+
+def test_a_checkpoint_whose_best_adapter_is_damaged_is_not_gone_on_from(work, capsys):
+    last = loop.last_checkpoint(work)
+    state = work / f"checkpoint-{STOP}" / "trainer_state.json"
+    text, best = state.read_text(), last.state.best_global_step
+    changed = text.replace(f'"best_global_step": {best}', f'"best_global_step": {STOP - 1}')
+    state.write_text(changed)
+    durable.seal(state.parent)
+    assert loop.last_checkpoint(work).state.best_global_step == STOP - 1
+    flip(work / f"checkpoint-{STOP - 1}" / "adapter_model.safetensors")
+    assert loop.last_checkpoint(work) is None
+    assert f"checkpoint-{STOP - 1}/adapter_model.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["draft.json", "about.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": 1}', "null"])
+def test_what_is_known_of_a_run_is_named_when_damaged_and_force_begins_anew(
+    stopped, work, tiny, name, content
+):
+    (work / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name} is damaged: give --force"):
+        run(work.parents[1], tiny)
+    if (name, content) == ("draft.json", "{"):
+        run(work.parents[1], tiny, "--force")
+        assert adapter_bytes(work.parents[1]) == stopped.adapter
