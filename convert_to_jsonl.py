@@ -91,6 +91,11 @@ def arguments() -> argparse.Namespace:
         help="rows that may be unreadable or belong to nobody (default: %(default)s)",
     )
     command_line.add_arguments(parser)
+    add(
+        "--replace-patients",
+        action="store_true",
+        help="let these patients take the place of real ones that were converted before",
+    )
     return parser.parse_args()
 
 
@@ -99,7 +104,7 @@ def main() -> None:
     args = arguments()
 
     from mimic_qlora.mimic import download, tables
-    from mimic_qlora.subjects import conversion
+    from mimic_qlora.subjects import conversion, replacement
 
     memory = conversion.memory_bytes(args.memory)
     store = storage.open_storage(args.storage, create=True)
@@ -109,6 +114,8 @@ def main() -> None:
     else:
         from mimic_qlora.mimic.synthetic import hospital
 
+        if not args.replace_patients:
+            replacement.check_synthetic(store)
         print(
             "No --mimic-dir given: using the built-in synthetic MIMIC-IV "
             f"with {args.synthetic_patients} patients"
@@ -133,6 +140,7 @@ def main() -> None:
         memory=memory,
         workers=args.workers,
         max_rejects=args.max_rejects,
+        replace_patients=args.replace_patients,
     )
     try:
         conversion.write_subjects(store, sources, settings, args.force)

@@ -115,9 +115,9 @@ def results_folder(args: Arguments) -> Folder:
     from mimic_qlora.validation import results
 
     if newest := results.newest(store):
-        rated = {path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}")} - {newest}
-        if rated:
-            print(f"Earlier results have ratings too: --results {max(rated)} goes on with those")
+        rated = [path for path in results.in_order(store) if (path / FILE).exists()]
+        if earlier := [path for path in rated if path != newest]:
+            print(f"Earlier results have ratings too: --results {earlier[-1]} goes on with those")
         return Folder(newest, True)
     (store / "review").mkdir(mode=0o700, exist_ok=True)
     print(f"No results of step 7 in {store}: only ideals and rules can be reviewed")

@@ -20,7 +20,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from mimic_qlora.step import command_line, storage
+from mimic_qlora.step import command_line, ssh, storage
 from mimic_qlora.step.errors import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -81,7 +81,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help=anew)
     command_line.add_device(parser)
     login = "login host on the way to this machine, for the scp line (ssh's ProxyJump)"
-    add("--jump", metavar="HOST", help=login)
+    add("--jump", metavar="HOST", type=ssh.jump_host, help=login)
 
 
 def n_trials(text: str) -> int:
@@ -111,6 +111,7 @@ def main() -> int:
     from mimic_qlora.validation import settings as setting
     from mimic_qlora.validation import trials as trial
 
+    route = ssh.route(args.jump)
     questions = content.load_questions(HERE)
     if args.freeze:
         print(freeze(store, args.freeze))
@@ -134,8 +135,7 @@ def main() -> int:
     asks = asking.asks(drawn + apart + records, chosen, opened)
     session.check_room(opened, [ask.messages for ask in asks], settings.max_new_tokens)
 
-    identity = session.identity(opened, settings.runs)
-    sha256 = settings.plan_sha256
+    identity, sha256 = session.identity(opened, settings.runs), settings.plan_sha256
     opening = ledger.opening(store, sha256, identity["adapters"]) if sha256 else ""
     this = setting.Run(opened, settings, chosen, questions, opening)
     machine = run.Machine(
@@ -154,7 +154,7 @@ def main() -> int:
     with delivery.kept_results(store / "validation") as kept:
         text = run.write(this, answered, kept.partial)
     folder = delivery.copy_to_temporary(kept.place)
-    print(f"{text}\n\n{delivery.farewell(folder, kept.place, args.jump)}")
+    print(f"{text}\n\n{delivery.farewell(folder, kept.place, route)}")
     if answered.stopped:
         finished = f"{len(answered.trials)} of {len(drawn)} trials, compared above"
         print(f"\nStopped after {finished}: {GOES_ON}", file=sys.stderr)

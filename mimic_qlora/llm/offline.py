@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from mimic_qlora.step.errors import UserError
@@ -21,6 +22,20 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "USE_HUB_KERNELS": "NO",
 }
+
+
+# How every model and tokenizer is opened: from this machine, and without running the code that may
+# come with it. Left open, transformers asks on the terminal, and a "y" typed ahead runs it.
+FROM_HERE = {"local_files_only": True, "trust_remote_code": False}
+
+
+def refuse_own_code(path: Path, error: Exception) -> None:
+    """Raise UserError if transformers failed since a model's folder comes with code of its own."""
+    if "custom code" in str(error) or "trust_remote_code" in str(error):
+        raise UserError(
+            f"{path} comes with code of its own, which is never run here: use a model that "
+            "transformers itself knows, such as meta-llama/Meta-Llama-3-8B-Instruct"
+        ) from None
 
 
 def cut_off() -> None:

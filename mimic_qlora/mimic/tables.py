@@ -178,7 +178,8 @@ def _source(name: str, path: Path, folder: Path) -> Source:
     # without subject_id its rows would reach no record
     if missing and (name in REQUIRED or "subject_id" in missing):
         raise UserError(
-            f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found {_shown(header)}"
+            f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found "
+            f"{', '.join(_shown(header, header))}"
         )
     for column in unknown:
         expected = _alike(column, [*missing, *IDS])
@@ -187,14 +188,34 @@ def _source(name: str, path: Path, folder: Path) -> Source:
                 f"{path} has a column {column}, which is {expected} but for capital letters: "
                 f"name it {expected}, or otherwise"
             )
+    found = [name for name in _shown(header, header) if name not in known.columns]
     drift = (
         f"expected {', '.join(missing) or 'no other columns'}, "
-        f"found {', '.join(unknown) or 'no such column'}"
+        f"found {', '.join(found) or 'no such column'}"
     )
     if not known.columns:
         drift = "not a table of MIMIC-IV v3.1"
     types = {column: known.columns.get(column, _kind_by_name(column)) for column in header}
     return Source(path, known.module, types, drift if missing or unknown else "")
+
+
+def _shown(names: list[str], header: list[str]) -> list[str]:
+    """Return names of a header as messages may hold them, without what may be a cell's value.
+
+    A file may have lost its header, or the line break after it: then these are cells of a patient,
+    and a number is among them, or no name of MIMIC-IV.
+    """
+    known = [name for name in header if name.lower() in _names()]
+    plain = all(re.fullmatch(r"[^\W\d][\w -]*", name) for name in header)
+    if plain and known and not any(re.search(r"\d{3}", name) for name in header):
+        return names
+    return [*(name for name in names if name in known), "what may be a row and no header"]
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Return the names of all columns of MIMIC-IV."""
+    return frozenset(column.lower() for table in schema().values() for column in table.columns)
 
 
 def _kind_by_name(column: str) -> Kind:
@@ -223,17 +244,10 @@ def _header(path: Path) -> list[str]:
         if twin := _alike(name, header[:place]):
             but = "" if twin == name else ", but for capital letters"
             raise UserError(
-                f"{path} has two columns of one name in its header{but}, {_shown([twin, name])}: "
-                "rename or remove one"
+                f"{path} has two columns of one name in its header{but}, "
+                f"{', '.join(_shown([twin, name], header))}: rename or remove one"
             )
     return header
-
-
-def _shown(header: list[str]) -> str:
-    """Word names of columns. A file without a header has a patient's row in its place."""
-    if all(re.fullmatch(r"[^\W\d][\w -]*", name) for name in header):
-        return ", ".join(header)
-    return "what may be a row and no header"
 
 
 def _uncompressed(stored: IO[bytes], path: Path) -> IO[bytes]:

@@ -1,7 +1,7 @@
 """Build the prompt records of all patients."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,12 +61,13 @@ def make_prompts(
 def make_records(store: Path, folder: Path, settings: PromptSettings, maker: PromptMaker) -> Counts:
     """Write the records of every patient of the cohort, by split.
 
-    Raises UserError when there is no training record.
+    Raises UserError when there is no record for training or none for validation.
     """
     s = settings
     found = cohort.find(store, s.tasks, s.pairs_per_subject, s.seed, s.landmark_hours)
     slots = cohort.chosen(found.slots, s.max_total, s.seed)
     split = reader.split_of(store)
+    _check_splits({split[subject_id] for subject_id in slots}, s.max_total)
     cut = Counter[str]()
 
     def made() -> Iterator[tuple[PromptRecord, Person]]:
@@ -82,11 +83,7 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
             yield from prompts.records
 
     counts = dataset.write(folder, made())
-    if not counts.splits.get("train"):
-        raise UserError(
-            "no training prompt could be made: "
-            "no patient has a coded stay that a question could be asked about"
-        )
+    _check_splits(counts.splits.keys(), s.max_total)
     n_slots = sum(map(len, slots.values()))
     return Counts(
         **asdict(counts),
@@ -95,3 +92,15 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
         cut=dict(sorted(cut.items())),
         latest_years=found.latest,
     )
+
+
+def _check_splits(found: Collection[str], max_total: int | None) -> None:
+    """Raise UserError unless both splits that step 5 needs are among those `found`."""
+    for name, kind in (("train", "training"), ("validation", "validation")):
+        if name not in found:
+            why = f"no {name} patient has a coded stay that a question could be asked about"
+            remedy = "convert more patients with step 1 (--sample)"
+            if max_total is not None:
+                why = f"--max-total {max_total} leaves none of a {name} patient"
+                remedy = "give a larger one"
+            raise UserError(f"no {kind} prompt could be made: {why}; {remedy}")

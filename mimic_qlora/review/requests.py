@@ -8,12 +8,33 @@ from urllib.parse import parse_qs
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect
 
 from mimic_qlora.display import html
 from mimic_qlora.review import guard
 from mimic_qlora.review.items import PAGES, Item
 from mimic_qlora.review.store import Store
+
+
+class Position(Convertor[int]):
+    """The number of an item in an address, `{position:position}`. A longer number is no page.
+
+    Python reads no number of over 4,300 digits, and SQLite none of over 18.
+    """
+
+    regex = "[0-9]{1,9}"
+
+    def convert(self, value: str) -> int:
+        """Read the part of an address."""
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        """Return the part of an address."""
+        return str(value)
+
+
+register_url_convertor("position", Position())
 
 
 @dataclass(frozen=True)

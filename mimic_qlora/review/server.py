@@ -1,6 +1,5 @@
 """The web server of the review page."""
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import uvicorn
 from mimic_qlora.review import site
 from mimic_qlora.review.items import Item
 from mimic_qlora.review.store import Store
-from mimic_qlora.validation import delivery
+from mimic_qlora.step import ssh
 
 
 def way_in(store: Store, raters: Sequence[str], port: int, path: Path | None) -> list[str]:
@@ -18,12 +17,10 @@ def way_in(store: Store, raters: Sequence[str], port: int, path: Path | None) ->
 
     The page listens on `port` of 127.0.0.1, or on the Unix socket at `path`.
     """
-    ssh_port = os.environ.get("SSH_CONNECTION", "").split()[3:4]
-    option = f"-p {ssh_port[0]} " if ssh_port and ssh_port[0] != "22" else ""
     here = f"127.0.0.1:{port}"
     return [
         "On the rater's own computer, leave this running:",
-        f"  ssh -N -L {here}:{path or here} {option}{delivery.user()}@{delivery.host()}",
+        f"  {ssh.route().tunnel(here, str(path or here))}",
         "and open the link there; it works once, in one browser, which then stays signed in:",
         *(f"  {rater}: http://{here}/#{store.sessions.new_token(rater)}" for rater in raters),
     ]

@@ -140,7 +140,7 @@ def overview(site: TheSite, rater: Rater) -> HTMLResponse:
     return page("items", rater=rater, rows=rows, answered=len(answered), total=len(rows))
 
 
-@router.get("/items/{position:int}")
+@router.get("/items/{position:position}")
 def item(position: int, site: TheSite, rater: Rater, undone: str = "") -> HTMLResponse:
     """Show an item with its marks."""
     task = site.store.tasks.at(rater, position)
@@ -171,7 +171,7 @@ def _side(side: str, answer: str, marks: Mapping[str, str]) -> Side:
     return Side(side, review_items.sentences(answer), set(marks[f"{side}_harm"].split()), all_four)
 
 
-@router.post("/items/{position:int}")
+@router.post("/items/{position:position}")
 def save(position: int, site: TheSite, rater: Rater, fields: Fields) -> Response:
     """Keep the marks of an item.
 

@@ -16,11 +16,15 @@ from mimic_qlora.step.errors import UserError
 PRIVATE = 0o600  # the mode of a file that its owner alone can read and write
 
 
-class FileIdentity(TypedDict):
-    """Size and modification time of an input file, recorded in a manifest to notice changes."""
+class FileIdentity(TypedDict, total=False):
+    """An input file as a manifest records it: its sum tells what it holds.
+
+    Size and modification time spare reading it again; manifests of earlier versions have no sum.
+    """
 
     bytes: int
     mtime_ns: int
+    sha256: str
 
 
 def private_folder(path: Path) -> Path:
@@ -116,6 +120,26 @@ def file_identity(path: Path) -> FileIdentity:
     """Return the size and the modification time of an input file."""
     status = path.stat()
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def recognised(path: Path, recorded: FileIdentity | None, same_path: bool) -> FileIdentity:
+    """Return the identity of an input file, with its sum where that tells if it is the recorded
+    one.
+
+    It is, without being read, if size, time and path agree (for a record without a sum, size and
+    time). A file of another size has no sum yet: `summed` adds it.
+    """
+    now = file_identity(path)
+    if not recorded or recorded["bytes"] != now["bytes"] or "sha256" not in recorded:
+        return now
+    if same_path and recorded["mtime_ns"] == now["mtime_ns"]:
+        return {**now, "sha256": recorded["sha256"]}
+    return summed(path, now)
+
+
+def summed(path: Path, identity: FileIdentity) -> FileIdentity:
+    """Return the identity of an input file with its sum, which is computed if it is not there."""
+    return {**identity, "sha256": identity.get("sha256") or file_sha256(path)}
 
 
 def file_sha256(path: Path) -> str:

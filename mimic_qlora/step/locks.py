@@ -8,6 +8,7 @@ dead is taken over on its own host; another host cannot tell.
 import contextlib
 import errno
 import functools
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,8 @@ def _acquired(path: Path, place: Path, command: str) -> "BaseFileLock":
     from filelock import FileLock, SoftFileLock, Timeout  # 50 ms that `--help` need not wait for
 
     instead = path.with_name(f"{path.name}.held")
+    for file in (path, instead):
+        _check(file)
     soft = SoftFileLock(instead, timeout=0, mode=files.PRIVATE)
     lock: BaseFileLock = FileLock(path, timeout=0, mode=files.PRIVATE, fallback_to_soft=False)
     try:
@@ -94,6 +97,23 @@ def _acquired(path: Path, place: Path, command: str) -> "BaseFileLock":
     else:
         soft.release(force=True)
     return lock
+
+
+def _check(path: Path) -> None:
+    """Raise UserError if something else than a lock was put in its place.
+
+    Earlier releases of filelock empty what a link points to.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    linked = status.st_nlink > 1 and status.st_size > 0
+    if not stat.S_ISREG(status.st_mode) or linked:
+        raise UserError(
+            f"{path} is no lock but a link, a folder or another file: find out who put it there "
+            "and remove it"
+        )
 
 
 def _busy(instead: Path, place: Path, command: str) -> str:

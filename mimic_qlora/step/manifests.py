@@ -1,7 +1,8 @@
 """Manifests: what identifies the content of a step's folder, and which files it holds.
 
-The `id` of a manifest is a hash of settings, inputs and software. An equal id means equal content,
-so a step is skipped when the folder in its place has the id of the run that is asked for.
+The `id` of a finished manifest names the content: a hash of the files (docs/data_contract.md, "What
+identifies an output"). A step is skipped when its folder is of the same run: equal settings, inputs
+and software, paths and times apart.
 """
 
 import functools
@@ -9,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,6 +23,9 @@ RUN_ID = ".run.json"  # in a folder that is being written: the id of the run tha
 SCHEMA_VERSION = 1
 
 _FOR_PEOPLE = (RUN_ID, "README.md")  # users may edit the card, and the manifest still holds
+_PAGE = ".html"  # a page names the folder of its data, which is no part of the content
+# Settings that say where a run read and how it worked, and nothing of what it made.
+_WHERE, _HOW = {"folder", "subjects_file"}, {"bucket_bytes", "device"}
 _LIBRARIES = {  # those that shape a result
     "accelerate",
     "bitsandbytes",
@@ -44,7 +49,7 @@ class WrittenFile(TypedDict, total=False):
 class Manifest(TypedDict):
     """The identity of a step's folder by its content. A step adds keys of its own (`facts`)."""
 
-    id: str  # hash of all that follows
+    id: str  # of the content; of the run, a hash of all that follows, until there is content
     step: str
     schema_version: int
     software: str
@@ -80,35 +85,80 @@ def new_manifest(step: str, settings: dict[str, Any], inputs: dict[str, Any]) ->
     }
 
 
-def finish_manifest(folder: Path, manifest: Mapping[str, Any], started: float) -> dict[str, Any]:
-    """Return the manifest with what is no part of its identity.
+def finish_manifest(
+    folder: Path, manifest: Mapping[str, Any], started: float, place: Path
+) -> dict[str, Any]:
+    """Return the manifest of a folder that is whole and about to go to its place.
 
-    Adds the files of the folder, the time, the seconds since `started` and library versions.
+    Adds the files of the folder, the time, the seconds since `started` and library versions. The id
+    becomes that of the content: of the folder in the place if that holds the same, else a new one.
     """
     (folder / f".{NAME}.new").unlink(missing_ok=True)  # left by a kill during its writing
     files = sorted(
         path for path in folder.rglob("*") if path.is_file() and path.name not in _FOR_PEOPLE
     )
+    with ThreadPoolExecutor(8) as pool:  # hashing lets other threads run
+        recorded = dict(
+            zip(
+                (path.relative_to(folder).as_posix() for path in files),
+                pool.map(_written, files),
+                strict=True,
+            )
+        )
+    before = read(place) or {}
+    same = _holds(place, before, recorded)
     return {
         **manifest,
-        "files": {path.relative_to(folder).as_posix(): written(path) for path in files},
+        "id": before["id"] if same else digest([manifest["step"], _sums(recorded)]),
+        "files": recorded,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.time() - started, 1),
         "versions": versions(),
     }
 
 
+def _written(path: Path) -> WrittenFile:
+    status = path.stat()
+    return {
+        "bytes": status.st_size,
+        "sha256": _sha256(path, status.st_size, status.st_mtime_ns),
+    }
+
+
+def _sums(files: Mapping[str, WrittenFile]) -> dict[str, str]:
+    """Return the SHA-256 sum of each file that is part of the content."""
+    return {n: file["sha256"] for n, file in files.items() if not n.endswith(_PAGE)}
+
+
+def _holds(place: Path, manifest: Mapping[str, Any], files: Mapping[str, WrittenFile]) -> bool:
+    """Tell whether a step's folder with this manifest has the content of other files."""
+    before: dict[str, WrittenFile] = manifest.get("files", {})
+    sizes = [
+        {name: file["bytes"] for name, file in some.items() if not name.endswith(_PAGE)}
+        for some in (before, files)
+    ]
+    if "id" not in manifest or sizes[0] != sizes[1]:
+        return False
+    try:
+        sums = {n: before[n].get("sha256") or file_sha256(place / n) for n in _sums(files)}
+    except OSError:
+        return False
+    return sums == _sums(files)
+
+
+def read(place: Path) -> dict[str, Any] | None:
+    """Return the manifest in a step's folder; None where there is none that can be read."""
+    try:
+        found = json.loads((place / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that shape a result."""
     found = {d.name: d.version for d in distributions() if d.name in _LIBRARIES}
     return {"python": sys.version.split()[0], **dict(sorted(found.items()))}
-
-
-def written(path: Path) -> WrittenFile:
-    """Return the record of a file of the folder."""
-    status = path.stat()
-    sha256 = _sha256(path, status.st_size, status.st_mtime_ns)
-    return {"bytes": status.st_size, "sha256": sha256}
 
 
 @functools.cache  # one run asks for the same file many times
@@ -122,27 +172,72 @@ def damaged_files(place: Path, manifest: Mapping[str, Any]) -> list[Path]:
     One of many parts is told by its size alone; who reads it may compare its sum.
     """
     files = {place / name: recorded for name, recorded in manifest.get("files", {}).items()}
-    return [
-        path
-        for path, recorded in files.items()
-        if not path.is_file()
-        or path.stat().st_size != recorded["bytes"]
-        or (path.parent == place and written(path) != recorded)
-    ]
+    return [path for path, recorded in files.items() if _differs(path, place, recorded)]
 
 
-def is_up_to_date(place: Path, manifest: Mapping[str, Any]) -> bool:
-    """Tell whether the folder holds what a run with this manifest would write, undamaged."""
-    try:
-        found = json.loads((place / NAME).read_text(encoding="utf-8"))
-        if found["id"] != manifest["id"]:
-            return False
-    except (OSError, ValueError, KeyError):
+def _differs(path: Path, place: Path, recorded: WrittenFile) -> bool:
+    if not path.is_file():
+        return True
+    status = path.stat()
+    if status.st_size != recorded["bytes"]:
+        return True
+    sha256 = recorded.get("sha256")
+    if path.parent != place or sha256 is None:
         return False
+    return _sha256(path, status.st_size, status.st_mtime_ns) != sha256
+
+
+def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Tell whether the run of a manifest made what another run would: paths and times apart."""
+    try:
+        inputs = found["inputs"], asked["inputs"]
+        return (
+            all(found[key] == asked[key] for key in ("step", "schema_version", "software"))
+            and digest(_what(found["settings"])) == digest(_what(asked["settings"]))
+            and inputs[0].keys() == inputs[1].keys()
+            and all(_is_same_input(inputs[0][name], inputs[1][name]) for name in inputs[0])
+        )
+    except (KeyError, AttributeError, TypeError):
+        return False  # the manifest is damaged, or there is none
+
+
+def _what(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide what a run makes. A base model is its weights, not a name."""
+    what = {key: value for key, value in settings.items() if key not in _WHERE | _HOW}
+    if isinstance(base := what.get("base_model"), Mapping):
+        what["base_model"] = {key: value for key, value in base.items() if key != "name"}
+    return what
+
+
+def _is_same_input(found: Any, asked: Any) -> bool:
+    """Tell whether an input is the recorded one, by the sum of its content where both have it."""
+    if (
+        isinstance(found, dict)
+        and isinstance(asked, dict)
+        and "sha256" in found
+        and "sha256" in asked
+    ):
+        return bool(found["sha256"] == asked["sha256"])
+    return digest(found) == digest(asked)
+
+
+def up_to_date(place: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """Return the manifest of the folder that holds what this run would write, undamaged, or None.
+
+    It has the paths and times of this run, at which the inputs were seen last.
+    """
+    found = read(place) or {}
+    if not is_same_run(found, manifest):
+        return None
     damaged = damaged_files(place, found)
     if damaged:
         print(
             f"{damaged[0]} is missing or was changed since it was written: the step is done again",
             flush=True,
         )
-    return not damaged
+        return None
+    where = {k: v for k, v in manifest["settings"].items() if k in _WHERE}
+    seen = {"settings": found["settings"] | where, "inputs": manifest["inputs"]}
+    if "source" in found and "folder" in where:
+        seen["source"] = found["source"] | {"folder": where["folder"]}
+    return found | seen

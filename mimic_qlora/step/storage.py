@@ -7,7 +7,9 @@ beside it keeps a second run of the step out.
 import contextlib
 import json
 import os
+import shlex
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,8 +27,9 @@ from mimic_qlora.step.manifests import (
     Manifest,
     damaged_files,
     finish_manifest,
-    is_up_to_date,
     new_manifest,
+    read,
+    up_to_date,
 )
 from mimic_qlora.step.plain_text import is_whole
 
@@ -52,9 +55,11 @@ class StepOutput:
 
 
 def open_storage(argument: str | None = None, create: bool = False) -> Path:
-    """Return the storage folder, readable by its owner alone.
+    """Return the storage folder. One that is made is readable by its owner alone.
 
-    Raises UserError if it is missing and not to be made, or cannot be written.
+    A folder that was there keeps its mode; what the steps put into it is private all the same.
+    Raises UserError if it is missing and not to be made, is another user's, or cannot be written,
+    or if every user can write to it: they could replace what the steps leave.
     """
     path = Path(argument or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
     if not is_whole(str(path)):  # DuckDB opens no such path
@@ -69,15 +74,31 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
             f"there is no storage folder {path}: "
             f"run `{COMMANDS['subjects']}` first or give --storage"
         )
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(PermissionError):
-        path.chmod(0o700)
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):  # another step was quicker
+            path.mkdir(mode=0o700, parents=True)
+    _check_owner(path)
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(
             f"the storage folder {path} cannot be written: give another one with --storage"
         )
     faults.remember_storage(path)
     return path
+
+
+def _check_owner(path: Path) -> None:
+    """Raise UserError if the storage folder is another user's, or open to all users' writing."""
+    if not hasattr(os, "getuid"):  # Windows has no such modes
+        return
+    status = path.stat()
+    own = "give a folder of your own with --storage"
+    if status.st_uid != os.getuid():
+        raise UserError(f"the storage folder {path} belongs to another user: {own}")
+    if status.st_mode & stat.S_IWOTH:
+        raise UserError(
+            f"every user of this machine can write to the storage folder {path}: {own}, "
+            f"or run `chmod 700 {shlex.quote(str(path))}` if nobody else uses it"
+        )
 
 
 def command_for(step: str) -> str:
@@ -92,7 +113,7 @@ def verified_manifest(storage: Path, step: str) -> FinishedManifest:
     Raises UserError, with the command to run, if the step is missing, damaged, older than a step
     that it rests on, or of another schema version.
     """
-    place = storage / step
+    place = linked_place(storage / step)
     if not place.exists() and _previous(place).exists():
         with locked(place, step):
             recover(place)
@@ -133,6 +154,14 @@ def _read(place: Path, step: str) -> FinishedManifest:
     return cast(FinishedManifest, manifest)
 
 
+def linked_place(place: Path) -> Path:
+    """Return the folder that a step's output takes the place of: what a link in it points to.
+
+    A link to a folder on another disk stays, and the output is renamed on that disk.
+    """
+    return place.resolve() if place.is_symlink() else place
+
+
 def _previous(place: Path) -> Path:
     return place.with_name(f".{place.name}.old")
 
@@ -146,7 +175,7 @@ def recover(place: Path) -> None:
     old = _previous(place)
     if old.exists():
         if place.exists():
-            shutil.rmtree(old)
+            _remove(old)
         else:
             old.rename(place)
 
@@ -158,7 +187,15 @@ def replace_folder(temp: Path, place: Path) -> None:
     if place.exists():
         place.rename(old)
     temp.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link to one, if it is there."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def locked(place: Path, step: str) -> contextlib.AbstractContextManager[None]:
@@ -185,37 +222,61 @@ def step_output(
     content had written; the step itself knows which of it is whole.
     Raises UpToDate if the place already holds the output of an equal run, unless `force` is given.
     """
-    place = storage / step
+    place = linked_place(storage / step)
     with locked(place, step):
         recover(place)
         manifest = new_manifest(step, settings, inputs)
-        if not force and is_up_to_date(place, manifest):
-            raise UpToDate(f"{place} is up to date (--force redoes it)")
-        temp = place.with_name(f".{place.name}.partial")
-        if not (resumable and _interrupted_run(temp) == manifest["id"]):
-            shutil.rmtree(temp, ignore_errors=True)
+        if not force:
+            stop_if_up_to_date(place, manifest)
+        temp = partial_of(place)
+        if not (resumable and (interrupted_run(place) or {}).get("id") == manifest["id"]):
+            _remove(temp)
             temp.mkdir(mode=0o700)
-            write_json(temp / RUN_ID, manifest["id"])
+            write_json(temp / RUN_ID, manifest)
         started = time.time()
         output = StepOutput(temp, manifest)
         try:
             yield output
             told = {**output.manifest, **output.facts}
-            write_json(temp / NAME, finish_manifest(temp, told, started))
+            finished = finish_manifest(temp, told, started, place)
+            output.manifest["id"] = finished["id"]
+            write_json(temp / NAME, finished)
             (temp / RUN_ID).unlink()
             replace_folder(temp, place)
         except BaseException as error:
             full = faults.full_disk(error) if faults.is_full(error) else ""
             if not resumable or isinstance(error, UserError):
-                shutil.rmtree(temp, ignore_errors=True)
+                _remove(temp)
             if full:  # which disk it was can be seen until now alone
                 raise UserError(full) from error
             raise
 
 
-def _interrupted_run(temp: Path) -> str | None:
-    """Return the id of the run that left a partial folder; None if nothing can go on from it."""
+def stop_if_up_to_date(place: Path, manifest: Manifest) -> None:
+    """Raise UpToDate when a step's folder holds what this run would write.
+
+    Its manifest then gets the paths and times at which the inputs were found.
+    """
+    found = up_to_date(place, manifest)
+    if found is None:
+        return
+    if found != read(place):
+        write_json(place / NAME, found)
+    raise UpToDate(f"{place} is up to date (--force redoes it)")
+
+
+def partial_of(place: Path) -> Path:
+    """Return the folder of a run that is not finished, beside the place that it will take."""
+    return place.with_name(f".{place.name}.partial")
+
+
+def interrupted_run(place: Path) -> dict[str, Any] | None:
+    """Return the manifest of the run that left a partial folder; None if nothing can go on from it.
+
+    Of a run of an earlier version it holds the id alone.
+    """
     try:
-        return json.loads((temp / RUN_ID).read_text(encoding="utf-8"))
+        found = json.loads((partial_of(place) / RUN_ID).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else {"id": found}

@@ -21,6 +21,7 @@ from mimic_qlora.subjects import (
     nesting,
     partition,
     patients,
+    replacement,
     split_file,
 )
 from mimic_qlora.subjects.dictionaries import DictionaryRows
@@ -45,6 +46,7 @@ class ConversionSettings:
     memory: int  # bytes to keep within
     workers: int | None  # processes that nest side by side, None for one a core
     max_rejects: int  # rows that may be unreadable or belong to nobody
+    replace_patients: bool = False  # real ones may give way to others
 
     def in_manifest(self) -> dict[str, Any]:
         """Return the settings that shape the output, by the names of the manifest."""
@@ -125,11 +127,21 @@ def write_subjects(
     """Write step 1's folder: convert the tables, check their quality, show that no row was lost.
 
     Raises UpToDate when the folder is there and `force` is not given. Raises UserError when a table
-    cannot be read, rows are rejected, or a file changes meanwhile.
+    cannot be read, rows are rejected, a file changes meanwhile, or real patients would be replaced.
     """
-    inputs = {_key(source): files.file_identity(source.path) for source in sources.values()}
+    paths = {_key(source): source.path for source in sources.values()}
     if settings.subjects_file:
-        inputs["subjects_file"] = files.file_identity(_given_file(settings.subjects_file))
+        paths["subjects_file"] = _given_file(settings.subjects_file)
+    earlier = replacement.earlier(store)
+    inputs = replacement.recognised(paths, settings.in_manifest(), earlier)
+    if not (settings.replace_patients or settings.synthetic):
+        replacement.check(
+            store,
+            settings.folder,
+            inputs,
+            lambda: _chosen(patients.read(sources["patients"]), settings),
+            earlier,
+        )
     with storage.step_output(
         store, "subjects", settings.in_manifest(), inputs, force, resumable=True
     ) as out:
@@ -143,7 +155,9 @@ def write_subjects(
         except (KeyboardInterrupt, SystemExit):
             print(f"\n{_how_far(parts)}; the same command goes on from there", file=sys.stderr)
             raise
-        _check_unchanged(sources, inputs)
+        for name, path in paths.items():
+            inputs[name] = files.summed(path, inputs[name])
+        _check_unchanged(paths, inputs)
         _remove_parts(parts)
         release = releases.identify(_rows_in(converted), settings.folder)
         out.facts.update(_facts(converted, settings, release))
@@ -301,11 +315,11 @@ def _how_far(parts: Path) -> str:
     return f"stopped with {len(done) - nested} tables read and {nested} buckets of patients nested"
 
 
-def _check_unchanged(sources: Mapping[str, Source], inputs: Mapping[str, FileIdentity]) -> None:
-    """Raise UserError when a source file is no longer the one that was read."""
-    for source in sources.values():
-        if files.file_identity(source.path) != inputs[_key(source)]:
-            raise UserError(f"{source.path} changed while it was read: run the same command again")
+def _check_unchanged(paths: Mapping[str, Path], inputs: Mapping[str, FileIdentity]) -> None:
+    """Raise UserError when an input file is no longer the one that was read."""
+    for name, path in paths.items():
+        if not files.file_identity(path).items() <= inputs[name].items():
+            raise UserError(f"{path} changed while it was read: run the same command again")
 
 
 def _remove_parts(parts: Path) -> None:

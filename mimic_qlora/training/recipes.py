@@ -9,7 +9,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.training.settings import COMPUTE, OPTIMIZERS, TrainSettings, is_checkpointing
+from mimic_qlora.training.settings import (
+    COMPUTE,
+    LEARNING_RATES,
+    OPTIMIZERS,
+    TrainSettings,
+    is_checkpointing,
+)
 
 
 def _positive_number(value: Any) -> float:
@@ -46,6 +52,14 @@ def _text(value: Any) -> str:
     return value
 
 
+def _learning_rate(value: Any) -> float:
+    least, most = LEARNING_RATES
+    value = _positive_number(value)
+    if not least <= value <= most:
+        raise ValueError(f"must be a number from {least:g} to {most:g}, not {value!r}")
+    return value
+
+
 PositiveNumber = Annotated[float, PlainValidator(_positive_number)]
 PositiveInt = Annotated[int, PlainValidator(_positive_int)]
 
@@ -58,7 +72,7 @@ class Recipe(BaseModel):
     model: Annotated[str, PlainValidator(_text)] | None = None
     epochs: PositiveNumber | None = None
     max_steps: PositiveInt | None = None
-    lr: PositiveNumber | None = None
+    lr: Annotated[float, PlainValidator(_learning_rate)] | None = None
     batch_tokens: PositiveInt | None = None
     accumulate: PositiveInt | None = None
     checkpointing: Annotated[str, PlainValidator(_checkpointing)] | None = None
@@ -83,7 +97,7 @@ def read_recipe(name: str, folder: Path) -> Recipe:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({reason}): fix it there") from None
     if not isinstance(content, dict):

@@ -90,23 +90,27 @@ def open_run(job: Job) -> Run:
     identity = manifests.new_manifest(step, settings, {"prompts": prompts["id"]})
     manifest = {**identity, "base_model": asdict(base)}
     source = subjects["source"]
-    return Run(job, store, store / step, model, tokenizer, base, source, manifest)
+    place = storage.linked_place(store / step)
+    return Run(job, store, place, model, tokenizer, base, source, manifest)
 
 
 def stop_if_up_to_date(run: Run) -> None:
     """Raise UpToDate when the adapter's folder already holds what this run would write."""
-    if run.job.force or not manifests.is_up_to_date(run.place, run.manifest):
+    if run.job.force:
         return
-    # a kill came between the end of the run and its tidying up
-    with contextlib.suppress(UserError):
-        if draft_of(run.work).get("id") == run.manifest["id"]:
-            shutil.rmtree(run.work)
-    raise errors.UpToDate(f"{run.place} is up to date (--force redoes it)")
+    try:
+        storage.stop_if_up_to_date(run.place, run.manifest)
+    except errors.UpToDate:
+        # a kill came between the end of the run and its tidying up
+        with contextlib.suppress(UserError):
+            if manifests.is_same_run(draft_of(run.work), run.manifest):
+                shutil.rmtree(run.work)
+        raise
 
 
 def train_along(run: Run) -> None:
     """Train as one of several processes, of which another writes."""
-    if not run.job.force and manifests.is_up_to_date(run.place, run.manifest):
+    if not run.job.force and manifests.up_to_date(run.place, run.manifest):
         return
     samples = read_samples(run)  # the first process encodes them, before any collective operation
     hardware.wait_for_all()
@@ -134,7 +138,7 @@ def put_in_place(
     manifest = run.manifest | {"results": asdict(results), "training": asdict(trained.setup)}
     card = adapter_folder.card(run.base, results, manifest, run.source)
     folder = adapter_folder.write(run.work, run.tokenizer, trained.state, trained.setup, card)
-    finished = manifests.finish_manifest(folder, manifest, started)
+    finished = manifests.finish_manifest(folder, manifest, started, run.place)
     files.write_json(folder / manifests.NAME, finished)
     durable.sync(folder)
     storage.replace_folder(folder, run.place)
@@ -166,7 +170,7 @@ def open_work(work: Path, manifest: dict[str, Any], force: bool) -> None:
     if force:
         shutil.rmtree(work, ignore_errors=True)
     before = draft_of(work)
-    other = before.get("id") != manifest["id"]
+    other = not manifests.is_same_run(before, manifest)
     abandoned = not before or not any(work.glob("checkpoint-*"))
     if other and abandoned:
         shutil.rmtree(work, ignore_errors=True)

@@ -90,14 +90,15 @@ def answers(
 ) -> Iterator[Batch]:
     """Yield the asks in batches with their answers.
 
-    Prompts of similar length share a batch, the longest first, whatever their arm. A batch size
-    that was too large for the memory is cached too, so that a resumed run has the batches of one
+    Prompts of one kind and of similar length share a batch, the longest first, whatever their arm:
+    a run that leaves out a kind (--no-knowledge) has the batches of the others. A batch size that
+    was too large for the memory is cached too, so that a resumed run has the batches of one
     that was never stopped. `load` returns the model; it is not called when all is in the cache.
     """
     done = kept(path)
     prompts = generation.prompt_ids(tokenizer, [ask.messages for ask in asks])
     fits = batch_size
-    for rows in generation.batches(prompts, batch_size):
+    for rows in _batches(asks, prompts, batch_size):
         batch, who = [prompts[i] for i in rows], [asks[i].arm.who for i in rows]
         key = files.digest([batch, who, max_new_tokens])
         if key in done:
@@ -111,3 +112,11 @@ def answers(
             add(path, entry)
         given = [generation.Answer(*answer) for answer in entry["answers"]]
         yield Batch([asks[i] for i in rows], given, entry["milliseconds"], key in done)
+
+
+def _batches(asks: Sequence[Ask], prompts: list[list[int]], size: int) -> Iterator[list[int]]:
+    """Yield the batches as places in `asks`, each of one kind of trial."""
+    for kind in dict.fromkeys(ask.trial.kind for ask in asks):
+        places = [place for place, ask in enumerate(asks) if ask.trial.kind == kind]
+        for rows in generation.batches([prompts[place] for place in places], size):
+            yield [places[row] for row in rows]

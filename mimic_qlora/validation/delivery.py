@@ -1,10 +1,8 @@
 """Deliver step 7's results: a copy that outlives /tmp, and the command that fetches them."""
 
 import contextlib
-import getpass
 import os
 import shutil
-import socket
 import stat
 import sys
 import tempfile
@@ -13,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora.step import faults
+from mimic_qlora.step import faults, ssh
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256, private_folder
+from mimic_qlora.validation import results
 
 TEMPORARY = None if os.name == "nt" else Path("/tmp")
 
@@ -53,6 +52,8 @@ def kept_results(place: Path) -> Iterator[Kept]:
     kept = Kept(partial, place / f"{time.strftime('%Y%m%d-%H%M%S')}-{secret}")
     try:
         yield kept
+        last = max(map(results.number, place.iterdir()), default=0)
+        (partial / results.NUMBER).write_text(f"{last + 1}\n", encoding="ascii")
         partial.rename(kept.place)
     except BaseException as error:
         full = faults.full_disk(error) if faults.is_full(error) else ""
@@ -89,49 +90,17 @@ def copy_to_temporary(kept: Path) -> Path:
     return kept
 
 
-def farewell(folder: Path, kept: Path, jump: str | None) -> str:
-    """Return where the results are, their hash, and the command that fetches them.
-
-    It goes by way of the host `jump` where one is given; a job on a cluster's node is reached
-    through the host that it was submitted from.
-    """
+def farewell(folder: Path, kept: Path, route: ssh.Route) -> str:
+    """Return where the results are, their hash, and the commands that fetch them."""
     output = folder / "output.csv"
-    port = os.environ.get("SSH_CONNECTION", "").split()[3:4]
-    login = os.environ.get("SLURM_SUBMIT_HOST") or os.environ.get("PBS_O_HOST")
-    if not jump and login and login.split(".")[0] != host().split(".")[0]:
-        jump = f"{user()}@{login}"
-    options = (f"-J {jump} " if jump else "") + (
-        f"-P {port[0]} " if port and port[0] != "22" else ""
-    )
     return "\n".join(
         [
             f"Results: {folder} (copy: {kept})" if folder != kept else f"Results: {kept}",
             f"sha256 of output.csv: {file_sha256(output)}",
-            "Fetch it, on your own machine, with one of:",
-            f"  scp {options}{user()}@{host()}:{output} ./results/",
-            f"  scp -r {options}{user()}@{host()}:{folder} ./results/    "
-            "(all of it, report.html too)",
+            "Fetch it, on your own machine:",
+            f"  {route.scp(output)}",
+            "or all of it, report.html too:",
+            f"  {route.scp(folder, whole=True)}",
             "What comes from MIMIC-IV stays under its data use agreement: no third-party services.",
         ]
     )
-
-
-def user() -> str:
-    """Return the name of the user who runs this."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user may have no name
-        return os.environ.get("LOGNAME", "user")
-
-
-def host() -> str:
-    """Return what another machine may reach this one by.
-
-    That is its name, or the SSH session's address if the name has no domain.
-    """
-    name, address = socket.getfqdn(), os.environ.get("SSH_CONNECTION", "").split()[2:3]
-    if "." in name and not name.startswith("localhost"):
-        return name
-    if address:
-        return f"[{address[0]}]" if ":" in address[0] else address[0]
-    return socket.gethostname()

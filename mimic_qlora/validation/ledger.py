@@ -1,50 +1,88 @@
-"""The ledger: which plan was frozen, and when the test patients were opened."""
+"""The ledger: which plan was frozen, and when the test patients were opened.
+
+Each line holds the hash of the one before, and the head, which is kept apart in the storage folder,
+the number of lines and the hash of the last: no line can be changed or taken away unseen.
+"""
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 
-Entry = dict[str, Any]  # {"event": "frozen" | "opened", "time", ..., "before"}
+HEAD = ".ledger-head.json"
+Entry = dict[str, Any]  # see _Line
+
+
+class _Line(BaseModel):
+    """The fields that each line has; `adapters` maps a run to its weights' hash when opened."""
+
+    model_config = ConfigDict(strict=True)
+
+    event: str  # "frozen" or "opened"
+    time: str  # ISO 8601
+    plan_sha256: str
+    before: str  # hash of the line before, "" in the first
+
+
+class Head(BaseModel):
+    """The number of lines of the ledger and the hash of the last one."""
+
+    model_config = ConfigDict(strict=True)
+
+    lines: int
+    sha256: str
+
+
+def path_of(store: Path) -> Path:
+    """Return the place of the ledger."""
+    return store / "validation" / "ledger.jsonl"
 
 
 def ledger(store: Path) -> list[Entry]:
     """Return the entries, oldest first.
 
-    Each line holds the hash of the one before. Raises UserError at the first line that does not.
+    Raises UserError at the first line that does not hold the hash of the one before, and when lines
+    are gone.
     """
-    path = store / "validation" / "ledger.jsonl"
+    path, head = path_of(store), _head(store)
     before, entries = "", []
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = {}
-        if entry.get("before") != before:
-            raise UserError(
-                f"{path} was edited at line {number}: put the original back, or say so in your "
-                "report"
-            )
+    lines = _lines(path, head)
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        if entry is None or entry["before"] != before:
+            raise _edited(store, f"was edited at line {number}")
         entries.append(entry)
-        before = hashlib.sha256(line).hexdigest()
+        before = _sha256(line)
+    # a run that was killed between the two writes leaves one line more than the head tells
+    if head and (len(lines) < head.lines or head.sha256 != _sha256(*lines[head.lines - 1 :][:1])):
+        raise _edited(store, f"has {len(lines)} lines and not the {head.lines} that were written")
     return entries
 
 
 def enter(store: Path, event: str, **facts: object) -> None:
     """Add a line to the ledger. Raises UserError when it was edited."""
     ledger(store)
-    path = files.private_folder(store / "validation") / "ledger.jsonl"
-    lines = _lines(path)
-    before = hashlib.sha256(lines[-1]).hexdigest() if lines else ""
+    files.private_folder(store / "validation")
+    path, lines = path_of(store), _lines(path_of(store), _head(store))
+    before = _sha256(*lines[-1:])
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    entry = {"event": event, "time": now, **facts, "before": before}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    line = json.dumps({"event": event, "time": now, **facts, "before": before}).encode()
+    whole = b"".join(one + b"\n" for one in lines)
+    if path.is_file() and path.read_bytes() != whole:  # a line that a killed run left unfinished
+        files.atomic_write(path, whole)
+    with open(path, "ab") as file:
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    files.write_json(store / HEAD, {"lines": len(lines) + 1, "sha256": _sha256(line)})
 
 
 def opening(store: Path, sha256: str, adapters: Mapping[str, str]) -> str:
@@ -68,5 +106,45 @@ def opening(store: Path, sha256: str, adapters: Mapping[str, str]) -> str:
     )
 
 
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.is_file() else []
+def _lines(path: Path, head: Head | None) -> list[bytes]:
+    """Return the lines, without one that a killed run left unfinished after those of the head."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    unfinished = lines.pop()
+    if unfinished and (head is None or len(lines) < head.lines):
+        lines.append(unfinished)
+    return lines
+
+
+def _entry(line: bytes) -> Entry | None:
+    """Return the content of a line; None if it is none of a ledger."""
+    try:
+        found = json.loads(line)
+        _Line.model_validate(found)
+    except (ValueError, RecursionError):  # among them ValidationError and UnicodeDecodeError
+        return None
+    return dict(found)
+
+
+def _head(store: Path) -> Head | None:
+    """Return the head; None where there is none, as in folders of earlier versions.
+
+    Raises UserError when it cannot be read.
+    """
+    try:
+        return Head.model_validate_json((store / HEAD).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValidationError, OSError):
+        raise _edited(store, f"has no head that can be read ({store / HEAD})") from None
+
+
+def _sha256(*line: bytes) -> str:
+    """Return the hash of a line, "" of none."""
+    return hashlib.sha256(line[0]).hexdigest() if line else ""
+
+
+def _edited(store: Path, how: str) -> UserError:
+    return UserError(
+        f"{path_of(store)} {how}: put the original back, or say so in your report and begin anew "
+        f"without it and {store / HEAD}"
+    )

@@ -64,10 +64,6 @@ def load(path: Path) -> ValidationPlan:
     """Read a plan. Raises UserError, in one sentence, that names the field that is wrong."""
     try:
         return ValidationPlan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path} cannot be read as a plan ({type(error).__name__}): start from {TEMPLATE}"
-        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]
@@ -81,6 +77,11 @@ def load(path: Path) -> ValidationPlan:
         raise UserError(
             f"{path}: the field '{place[0]}' is not as in {TEMPLATE}{within}: {reason}"
         ) from None
+    # lists in lists in lists, a number of 5,000 digits
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path} cannot be read as a plan ({type(error).__name__}): start from {TEMPLATE}"
+        ) from None
 
 
 def freeze(store: Path, path: Path) -> str:
@@ -89,9 +90,7 @@ def freeze(store: Path, path: Path) -> str:
     folder = files.private_folder(store / "validation")
     data = path.read_bytes()
     frozen_plan = folder / "plan.yaml"
-    frozen_plan.unlink(missing_ok=True)
-    frozen_plan.write_bytes(data)
-    frozen_plan.chmod(0o400)
+    files.atomic_write(frozen_plan, data, mode=0o400)
     sha256 = hashlib.sha256(data).hexdigest()
     enter(store, "frozen", plan_sha256=sha256)
     return sha256

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimic_qlora.display import text_tables
+from mimic_qlora.validation import results
 
 POWER = 0.8
 
@@ -68,14 +69,14 @@ def estimated(rows: Iterable[Mapping[str, str]], metric: str) -> Spread | None:
 
 def what_can_be_shown(store: Path, questions: int, n: int) -> str:
     """Return, as a table, the smallest difference in the rubric that n trials and more detect."""
-    earlier, found = sorted((store / "validation").glob("*/output.csv")), None
-    if earlier:
-        with open(earlier[-1], newline="", encoding="utf-8") as file:
+    newest, found = results.newest(store), None
+    if newest and (newest / "output.csv").is_file():
+        with open(newest / "output.csv", newline="", encoding="utf-8") as file:
             found = estimated(csv.DictReader(file), "rubric")
     spread = found or ASSUMED
     basis = "assumed, until a run asks questions more than once"
-    if found:
-        basis = f"taken from {earlier[-1].parent.name}"
+    if newest and found:
+        basis = f"taken from {newest.name}"
     rows = []
     for trials in (n, 2 * n, 4 * n, 20 * n):
         row = {"trials": str(trials)}

@@ -15,6 +15,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation.arms import PAIR
 
 FILE = "results.jsonl"
+NUMBER = "number.txt"
 
 
 class Line(BaseModel):
@@ -77,7 +78,24 @@ def read(folder: Path) -> list[Line]:
         ) from None
 
 
+def in_order(store: Path) -> list[Path]:
+    """Return the folders of results that step 7 left, the last one last.
+
+    They are numbered as they are made, since a clock may be set back; those of earlier versions
+    have no number and come first, by the time in their names.
+    """
+    found = (path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}"))
+    return sorted(found, key=lambda folder: (number(folder), folder.name))
+
+
+def number(folder: Path) -> int:
+    """Return the place of a folder in the order in which results were made; 0 without a number."""
+    try:
+        return int((folder / NUMBER).read_text(encoding="ascii")[:18])
+    except (OSError, ValueError):
+        return 0
+
+
 def newest(store: Path) -> Path | None:
     """Return the folder of the results that step 7 left last; None where there are none."""
-    found = (path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}"))
-    return max(found, default=None)
+    return next(reversed(in_order(store)), None)

@@ -1,12 +1,17 @@
 """transformers and datasets: cut off from the network, and named when they are missing."""
 
+import ast
 import errno
+import io
+import json
 import os
 import sys
 
 import pytest
 
-from mimic_qlora.llm import chat, offline
+from helpers.paths import ROOT
+from helpers.tiny_model import write_tiny_model
+from mimic_qlora.llm import chat, loading, offline
 from mimic_qlora.step.errors import UserError
 
 
@@ -48,3 +53,71 @@ def test_prompts_are_cached_where_the_file_system_has_no_locks(tmp_path, monkeyp
         lambda: iter([{"a": 1}]), cache_dir=str(tmp_path)
     )
     assert rows.to_list() == [{"a": 1}]
+
+
+def tokenizer_with_code(folder):
+    path = folder / "tokenizer_config.json"
+    own = {"auto_map": {"AutoTokenizer": ["own.T", "own.T"]}, "tokenizer_class": "T"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+
+
+def model_with_code(folder):
+    path = folder / "config.json"
+    own = {"AutoConfig": "own.T", "AutoModelForCausalLM": "own.T", "AutoTokenizer": "own.T"}
+    config = json.loads(path.read_text()) | {"auto_map": own, "model_type": "own"}
+    path.write_text(json.dumps(config))
+
+
+def known_model_with_code(folder):
+    path = folder / "config.json"
+    own = {"AutoModelForCausalLM": "own.T"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": own}))
+
+
+def generation_with_code(folder):
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text((folder / "own.py").read_text())
+
+
+@pytest.mark.parametrize(
+    "give", [tokenizer_with_code, model_with_code, known_model_with_code, generation_with_code]
+)
+@pytest.mark.parametrize("use", [chat.load_tokenizer, loading.load_base])
+def test_code_that_comes_with_a_model_is_never_run_whatever_is_typed(
+    tmp_path, monkeypatch, give, use
+):
+    model = write_tiny_model(tmp_path / "model")
+    (model / "own.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w')\nclass T: pass\n")
+    give(model)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\ny\n"))
+    try:
+        use(model)
+    except UserError as refused:
+        assert "\n" not in str(refused)
+    assert sys.stdin.tell() == 0, "nothing was asked"
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_a_tokenizer_that_needs_its_own_code_is_refused_in_one_sentence(tmp_path):
+    model = write_tiny_model(tmp_path / "model")
+    model_with_code(model)
+    with pytest.raises(UserError, match="comes with code of its own, which is never run"):
+        loading.load_base(model)
+
+
+def test_every_model_is_opened_from_here_and_without_its_code():
+    """PEFT's class runs no code of a folder, and knows no such option."""
+    openers = {"from_pretrained", "SentenceTransformer", "from_config", "pipeline"}
+    calls = [
+        (path.name, node)
+        for path in (ROOT / "mimic_qlora").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) in openers
+        and "PeftModel" not in ast.unparse(node.func)
+    ]
+    assert len(calls) >= 4
+    for name, call in calls:
+        given = {ast.unparse(word.value) for word in call.keywords if word.arg is None}
+        assert given & {"FROM_HERE", "source"}, name

@@ -54,6 +54,26 @@ def test_the_files_load_in_datasets(demo_prompts, tmp_path):
     ).num_rows.keys() == set(SPLITS)
 
 
+def test_a_set_without_a_prompt_to_train_or_validate_on_takes_no_good_sets_place(
+    demo_storage, embedded_model, run_here, tmp_path, monkeypatch
+):
+    store = folder_over(demo_storage, tmp_path)
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "good").touch()
+    options = ("--model", embedded_model, "--tasks", "diagnoses")
+    message = "--max-total 1 leaves none of a (validation|train) patient; give a larger one"
+    with pytest.raises(UserError, match=message):
+        run_here(*options, "--max-total", 1, store=store)
+    split = reader.split_of(store)
+    for name, others in (("validation", "train"), ("train", "test")):
+        moved = {s: others if was == name else was for s, was in split.items()}
+        monkeypatch.setattr(reader, "split_of", lambda _, moved=moved: moved)
+        with pytest.raises(UserError, match=f"no {name} patient has a coded stay.*step 1"):
+            run_here(*options, store=store)
+    assert [path.name for path in (tmp_path / "prompts").iterdir()] == ["good"]
+    assert not (tmp_path / ".prompts.partial").exists()
+
+
 def test_no_context_is_over_budget_and_all_are_told_the_settings_that_later_steps_share(
     demo_prompts,
 ):

@@ -331,3 +331,31 @@ def test_a_port_that_is_taken_is_said_in_one_sentence(tmp_path, run):
         other.listen()
         result = run("run_files/review.py", "--results", results, "--port", port)
     assert result.returncode == 2 and result.stderr.startswith(f"error: port {port} cannot be used")
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["9" * 5000, "9" * 19, "9" * 10, "0", "-1", "1.5", "0x1", "%D9%A1", "1%00", "%FF", "1e3", " 1"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_item_that_no_number_can_be_is_no_page(server, anna, method, number):
+    path = f"/items/{number.replace(' ', '%20')}"
+    answer = anna.get(path) if method == "GET" else anna.post(path, mark())
+    assert answer.status == 404
+    assert "error" not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/next?after=" + "9" * 5000, 303),
+        ("/next?after=%D9%A1", 303),
+        ("/items/1?undone=" + "x" * 5000, 200),
+        ("/content/" + "x" * 5000 + "/y", 404),
+        ("/content/%00/%00", 404),
+        ("/static/..%2f..%2fsite.py", 404),
+    ],
+)
+def test_odd_addresses_end_in_a_page_and_not_in_an_error(server, anna, path, status):
+    assert anna.get(path).status == status
+    assert "error" not in server.log.read_text()

@@ -1,5 +1,8 @@
 """The storage folder: outputs are whole, checked before they are read, and written by one run."""
 
+import os
+import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +102,91 @@ def test_a_path_that_duckdb_cannot_open_is_refused_at_once(tmp_path):
     with pytest.raises(UserError, match="is not text in this locale: set LC_ALL=C.UTF-8"):
         storage.open_storage(f"{tmp_path}/caf\udce9", create=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_made_is_private_and_one_that_was_there_keeps_its_mode(tmp_path):
+    before = os.umask(0)
+    try:
+        assert storage.open_storage(str(tmp_path / "a" / "b"), create=True).is_dir()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+    for mode in (0o755, 0o750, 0o700, 0o2770):
+        (tmp_path / "a" / "b").chmod(mode)
+        for create in (True, False):
+            storage.open_storage(str(tmp_path / "a" / "b"), create=create)
+        assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702, 0o757])
+@pytest.mark.parametrize("create", [True, False])
+def test_a_folder_to_which_all_users_can_write_is_refused_and_keeps_its_mode(
+    tmp_path, mode, create
+):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(mode)
+    with pytest.raises(UserError, match="every user of this machine can write"):
+        storage.open_storage(str(tmp_path / "open"), create=create)
+    assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == mode
+    assert not list((tmp_path / "open").iterdir())
+
+
+def test_another_users_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(UserError, match="belongs to another user"):
+        storage.open_storage(str(tmp_path))
+
+
+def planted_link(path, victim):
+    path.symlink_to(victim)
+
+
+def planted_dangling_link(path, victim):
+    path.symlink_to(victim.with_name("not there"))
+
+
+def planted_hard_link(path, victim):
+    path.hardlink_to(victim)
+
+
+def planted_fifo(path, victim):
+    os.mkfifo(path)
+
+
+def planted_folder(path, victim):
+    path.mkdir()
+
+
+def planted_socket(path, victim):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        planted_link,
+        planted_dangling_link,
+        planted_hard_link,
+        planted_fifo,
+        planted_folder,
+        planted_socket,
+    ],
+)
+def test_what_is_planted_in_the_place_of_a_lock_is_refused_and_left_alone(
+    tmp_path, plant, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # the address of a socket is short
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    plant(Path(".features.lock"), victim)
+    with pytest.raises(UserError, match="features.lock is no lock but"):
+        stored(tmp_path, {"a": "b"})
+    assert victim.read_text() == "precious" and not (tmp_path / "features").exists()
+    assert not (tmp_path / "not there").exists()
+
+
+def test_the_empty_lock_of_a_copy_made_of_hard_links_is_one(tmp_path):
+    (tmp_path / "a").touch()
+    (tmp_path / ".features.lock").hardlink_to(tmp_path / "a")
+    stored(tmp_path, {"a": "b"})

@@ -447,3 +447,36 @@ def test_ids_are_numbers_only_as_one_writes_them(cell):
     import pyarrow as pa
 
     assert partition.whole_numbers(pa.array([cell, "42", None])).tolist() == [0, 42, 0]
+
+
+LEAK = "10000000"
+
+
+@pytest.mark.parametrize(
+    ("table", "first_lines"),
+    [
+        ("labevents", [f"1,{LEAK},,1,50912,,2150-03-02 08:00:00,Secret,.1,.1,mg/dL"]),
+        ("patients", [f"{LEAK},F,40,2150,2011 - 2013,Secret"]),
+        ("patients", [f"subject_id,gender,anchor_age,anchor_year,dod{LEAK},F,40,2150,Secret"]),
+        ("admissions", [f"{LEAK},Secret,Secret"]),
+        ("diagnoses_icd", [f"subject_id,hadm_id,seq_num,icd_code,icd_version{LEAK},Secret"]),
+        ("diagnoses_icd", [f"subject_id,hadm_id,{LEAK},{LEAK},Secret"]),
+        ("not_of_mimic", [f"{LEAK},Secret,Secret", "1,2,3"]),
+        ("not_of_mimic", [f"{LEAK},Secret", "1,2"]),
+        ("patients", ["Secret,F"]),
+        ("labevents", ["subject_id,hadm_id,Secret,F,comments,"]),
+        ("omr", [f"{LEAK},2150-01-01,1,Secret,subject_id"]),
+    ],
+)
+def test_a_first_line_that_is_no_header_reaches_no_message(
+    convert, tiny_mimic, capsys, table, first_lines
+):
+    (tiny_mimic / "hosp" / f"{table}.csv.gz").unlink(missing_ok=True)
+    write_table(tiny_mimic, table, first_lines[0], first_lines[1:])
+    try:
+        convert("--mimic-dir", tiny_mimic, "--max-rejects", "100")
+        said = ""
+    except UserError as refused:
+        said = str(refused)
+    said += "".join(capsys.readouterr())
+    assert LEAK not in said and "Secret" not in said

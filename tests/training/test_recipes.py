@@ -12,7 +12,7 @@ from mimic_qlora.step.errors import UserError
 def test_a_recipe_gives_what_the_command_line_leaves_open(train, tmp_path, capsys):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
-        "epochs: 1\nlr: 0.5\nbatch_tokens: 300\naccumulate: 3\ncheckpointing: 2\n"
+        "epochs: 1\nlr: 0.05\nbatch_tokens: 300\naccumulate: 3\ncheckpointing: 2\n"
         "optimizer: adamw_torch_fused\nvalidations: 1\n"
     )
     folder = train("--recipe", recipe, "--max-steps", 1)
@@ -58,6 +58,10 @@ def test_a_manifest_holds_numbers_as_the_command_line_or_the_recipe_gave_them(mo
     [
         ("epochs: 0", "epochs must be a positive number, not 0"),
         ("lr: 1e-3", "lr must be a positive number, not '1e-3'"),
+        ("lr: 10", "lr must be a number from 1e-08 to 0.1, not 10"),
+        ("lr: 1.0e-12", "lr must be a number from 1e-08 to 0.1, not 1e-12"),
+        ("epochs: " + "[" * 5000, "is not valid YAML"),
+        ("limit: " + "9" * 5000, "is not valid YAML"),
         ("accumulate: 1.5", "accumulate must be a positive whole number, not 1.5"),
         ("limit: true", "limit must be a positive whole number, not True"),
         ("checkpointing: 0", "checkpointing must be none, all, auto, or a number of layers"),
@@ -84,8 +88,12 @@ def test_a_mistake_in_a_recipe_is_one_sentence_with_file_and_setting(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lr", "nan"], "--lr must be a positive number, not nan"),
-        (["--rank", "0"], "--rank must be a positive whole number, not 0"),
+        (["--lr", "nan"], "--lr must be a number from 1e-08 to 0.1, not nan"),
+        (["--lr", "10"], "--lr must be a number from 1e-08 to 0.1, not 10"),
+        (["--lr", "0"], "--lr must be a number from 1e-08 to 0.1, not 0"),
+        (["--lr", "-1e-4"], "--lr must be a number from 1e-08 to 0.1, not -1e-4"),
+        (["--rank", "0"], "--rank must be a whole number from 1 to 4,096, not 0"),
+        (["--rank", "1000000"], "--rank must be a whole number from 1 to 4,096, not 1000000"),
         (["--run", "../up"], "--run must be a name of letters"),
         (["--epochs", "0"], "--epochs must be a positive number, not 0"),
         (["--recipe", "none such"], "give one of cpu, fsdp, gpu_24gb"),

@@ -1,5 +1,6 @@
 """Answers are kept: a killed run resumes and ends with the same answers."""
 
+import re
 import shutil
 import stat
 import subprocess
@@ -122,3 +123,20 @@ def test_strict_answers_one_by_one(run_validate, monkeypatch):
     )
     run_validate("3", "--no-knowledge", "--strict")
     assert sizes == [1] * 9, "three trials of two arms, and the probe"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ((), ("--no-knowledge", "--no-records")),
+        (("--no-knowledge", "--no-records"), ()),
+        (("--no-records",), ("--no-knowledge",)),
+    ],
+)
+def test_trials_are_answered_once_whatever_is_asked_beside_them(run_validate, first, then):
+    before = same_answers(run_validate("5", "--batch-size", "4", *first)[1])
+    out = run_validate("5", "--batch-size", "4", *then)[1]
+    after = same_answers(out)
+    assert int(re.search(r"(\d+) of \d+ answers were kept", out)[1]) >= 10
+    kinds = [[line for line in lines if line["kind"] == "trial"] for lines in (before, after)]
+    assert kinds[0] == kinds[1] and len(kinds[0]) == 10

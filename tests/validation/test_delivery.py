@@ -3,13 +3,15 @@
 import errno
 import os
 import shutil
+import socket
 import stat
 import subprocess
+import time
 
 import pytest
 
-from mimic_qlora.step import errors
-from mimic_qlora.validation import delivery
+from mimic_qlora.step import errors, ssh
+from mimic_qlora.validation import delivery, results
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and owners are those of POSIX")
@@ -66,12 +68,12 @@ def test_the_scp_line_goes_by_way_of_the_login_host(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(delivery.socket, "getfqdn", lambda: "node7.cluster")
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7.cluster")
     (tmp_path / "output.csv").touch()
-    option = option.format(user=delivery.user())
+    option = option.format(user=ssh.user())
     assert (
-        f"  scp {option}{delivery.user()}@node7.cluster:{tmp_path}/output.csv"
-        in delivery.farewell(tmp_path, tmp_path, jump)
+        f"  mkdir -p results && scp {option}{ssh.user()}@node7.cluster:{tmp_path}/output.csv "
+        "results/\n" in delivery.farewell(tmp_path, tmp_path, ssh.route(jump))
     )
 
 
@@ -145,3 +147,45 @@ def test_results_that_cannot_be_written_leave_nothing_half_written(tmp_path):
         (kept.partial / "output.csv").write_text("half")
         raise full
     assert not list((tmp_path / "storage" / "validation").iterdir())
+
+
+def test_the_lines_of_the_end_are_commands_and_nothing_else(tmp_path):
+    """A remark after a command would be run with it."""
+    (tmp_path / "output.csv").touch()
+    told = delivery.farewell(tmp_path, tmp_path, ssh.route())
+    commands = [line.strip() for line in told.splitlines() if line.startswith("  ")]
+    assert len(commands) == 2 and all(line.endswith(" results/") for line in commands)
+
+
+def test_a_jump_that_is_no_host_is_refused_before_anything_is_asked(run_validate):
+    code, out, err = run_validate("2", "--jump", "x; rm -rf /")
+    assert code == 2 and "--jump must be a host" in err and not out
+
+
+def results_in(place, *names):
+    for name in names:
+        (place / name).mkdir(parents=True, exist_ok=True)
+        (place / name / "results.jsonl").touch()
+        (place / name / "output.csv").touch()
+
+
+def test_the_newest_results_are_those_that_were_made_last_whatever_the_clock_says(
+    tmp_path, monkeypatch
+):
+    store, made = tmp_path / "store", []
+    results_in(store / "validation", "20990101-000000-of_an_earlier_version")
+    for clock in ("20261128-113616", "20010909-014640", "20010909-014640"):
+        monkeypatch.setattr(time, "strftime", lambda _, clock=clock: clock)
+        with delivery.kept_results(store / "validation") as kept:
+            results_in(kept.partial.parent, kept.partial.name)
+        made.append(kept.place)
+        assert results.newest(store) == made[-1]
+    assert results.in_order(store)[1:] == made
+    (made[-1] / results.NUMBER).write_text("no number")
+    assert results.newest(store) == made[1]
+
+
+def test_of_results_without_numbers_the_last_by_name_is_the_newest(tmp_path):
+    assert results.newest(tmp_path) is None
+    results_in(tmp_path / "validation", "20250102-000000-b", "20250101-000000-c", ".x.partial")
+    assert results.newest(tmp_path).name == "20250102-000000-b"

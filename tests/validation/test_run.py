@@ -16,7 +16,7 @@ from helpers.step7 import answer, read_csv, results
 from helpers.storage_folders import written_otherwise
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.llm import generation
-from mimic_qlora.validation import delivery
+from mimic_qlora.step import ssh
 
 OLD_COLUMNS = (
     "subject_id question lat_ms_base lat_ms_qlora len_base len_qlora rel_cos_prompt_base "
@@ -31,7 +31,8 @@ def test_results_lie_in_a_fresh_private_folder_with_a_copy_in_storage(run_valida
     folder, copy = results(out), Path(re.search(r"\(copy: (\S+)\)", out).group(1))
     for place in (folder, copy):
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
-        assert {p.name for p in place.iterdir()} == {
+        numbered = {"number.txt"} if place == copy else set()
+        assert {p.name for p in place.iterdir()} == numbered | {
             "output.csv",
             "knowledge.csv",
             "results.jsonl",
@@ -104,12 +105,13 @@ def test_a_trial_is_previewed_as_four_lines_within_the_terminal(run_validate):
 
 def test_the_end_says_what_was_shown_where_it_is_and_how_to_fetch_it(run_validate, monkeypatch):
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.9 50000 10.1.2.3 2222")
-    monkeypatch.setattr(delivery.socket, "getfqdn", lambda: "node7")
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7")
     code, out, _ = run_validate("16")
     assert "Reviewed by a clinician: 0 of 16 ideals, 0 of " in out
     assert "Answers cut at 512 tokens: base 16, adapter 0 of 16." in out
     assert re.search(r"The adapter is better at [^\n]*red flags|No difference could be shown", out)
-    assert f"  scp -P 2222 {delivery.user()}@10.1.2.3:{results(out)}/output.csv ./results/" in out
+    fetch = f"scp -P 2222 {ssh.user()}@10.1.2.3:{results(out)}/output.csv results/"
+    assert f"  mkdir -p results && {fetch}\n" in out
     assert re.search(r"sha256 of output.csv: [0-9a-f]{64}", out) and "data use agreement" in out
     assert (results(out) / "summary.txt").read_text(encoding="utf-8").strip() in out
 

@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mimic_qlora.llm.offline import FROM_HERE
+
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
     from sentence_transformers import SentenceTransformer
@@ -38,7 +40,7 @@ def cosines(pairs: Sequence[tuple[str, str]]) -> list[float | None]:
 def _embedder() -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(embedder_path()), device="cpu", local_files_only=True)
+    return SentenceTransformer(str(embedder_path()), device="cpu", **FROM_HERE)
 
 
 def rouge_l(ideal: str, answer: str) -> float:

@@ -1,0 +1,130 @@
+"""The patients whom a run of step 1 would replace: real ones are not replaced unasked."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import FileIdentity
+from mimic_qlora.subjects import split_file
+
+SYNTHETIC = "synthetic"  # folder of the built-in data in the storage folder, and their kind
+Found = Mapping[str, Any]  # a manifest, as far as it can be read
+
+
+def earlier(store: Path) -> Found:
+    """Return the manifest of the patients in the storage folder; empty where there is none.
+
+    Raises UserError while another run of step 1 goes on.
+    """
+    place = storage.linked_place(store / "subjects")
+    with storage.locked(place, "subjects"):
+        storage.recover(place)
+        return manifests.read(place) or {}
+
+
+def recognised(paths: Mapping[str, Path], settings: Found, found: Found) -> dict[str, FileIdentity]:
+    """Return the identity of each input file, compared with an earlier run's.
+
+    `settings` are those of this run as the manifest holds them.
+    """
+    recorded, before = _part(found, "inputs"), _part(found, "settings")
+
+    def is_there(name: str) -> bool:
+        key = "subjects_file" if name == "subjects_file" else "folder"
+        return bool(before.get(key) == settings[key])
+
+    return {
+        name: files.recognised(path, recorded.get(name), is_there(name))
+        for name, path in paths.items()
+    }
+
+
+def check_synthetic(store: Path) -> None:
+    """Raise UserError if the built-in patients would replace real ones, or drop their conversion.
+
+    A folder whose manifest cannot be read counts as real.
+    """
+    found, place = earlier(store), storage.linked_place(store / "subjects")
+    source = _part(found, "source")
+    whose = f"the patients of {source['folder']}" if source.get("folder") else "patients"
+    if place.is_dir() and any(place.iterdir()) and source.get("kind") != SYNTHETIC:
+        raise _refusal(
+            f"{place} holds {whose}, which the built-in synthetic ones ({store / SYNTHETIC}) "
+            "would replace",
+            source.get("folder"),
+        )
+    _check_unfinished(place, store / SYNTHETIC, {})
+
+
+def check(
+    store: Path,
+    folder: Path,
+    inputs: Mapping[str, FileIdentity],
+    chosen: Callable[[], Collection[int]],
+    found: Found,
+) -> None:
+    """Raise UserError if a run would replace real patients by those of another MIMIC-IV folder, or
+    by only a part of them.
+
+    It reads `inputs` in `folder` and keeps the patients `chosen()`; `found` is the manifest of
+    those in the storage folder.
+    """
+    place, source = storage.linked_place(store / "subjects"), _part(found, "source")
+    _check_unfinished(place, folder, inputs)
+    if not source or source.get("kind") == SYNTHETIC:
+        return
+    whose = f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
+    if source.get("folder") != str(folder) and not _same_tables(_part(found, "inputs"), inputs):
+        raise _refusal(f"{whose}, which those of {folder} would replace", source.get("folder"))
+    try:
+        lost = len(split_file.read(store).keys() - set(chosen()))
+    except (UserError, OSError):  # damaged: the number is what is left to compare
+        lost = source.get("patients", 0) - len(chosen())
+    if lost > 0:
+        raise _refusal(
+            f"{whose}, and this run of {folder} would leave out {lost:,} of them",
+            source.get("folder"),
+        )
+
+
+def _check_unfinished(place: Path, folder: Path, inputs: Mapping[str, FileIdentity]) -> None:
+    """Raise UserError if a run would drop an unfinished conversion of another real folder."""
+    unfinished = storage.interrupted_run(place) or {}
+    before = _part(unfinished, "settings").get("folder")
+    if not before or before == str(folder) or Path(before).name == SYNTHETIC:
+        return
+    if not _same_tables(_part(unfinished, "inputs"), inputs):
+        raise _refusal(
+            f"{storage.partial_of(place)} holds an unfinished conversion of {before}, which this "
+            f"run of {folder} would drop",
+            before,
+        )
+
+
+def _same_tables(before: Mapping[str, Any], now: Mapping[str, FileIdentity]) -> bool:
+    """Tell whether all tables that were read are there as they were.
+
+    Those without a recorded sum are told by their size.
+    """
+
+    def is_same(name: str) -> bool:
+        one, other = before[name], now.get(name, {})
+        key = "sha256" if "sha256" in one and "sha256" in other else "bytes"
+        return bool(one.get(key) == other.get(key))
+
+    return bool(before) and all(is_same(name) for name in before if name != "subjects_file")
+
+
+def _refusal(what: str, folder: str | None) -> UserError:
+    give = f"--mimic-dir {folder}" if folder else "--mimic-dir"
+    return UserError(
+        f"{what}: give {give} (or set MIMIC_DIR to it), another --storage, or --replace-patients "
+        "if that is meant"
+    )
+
+
+def _part(found: Found, key: str) -> dict[str, Any]:
+    part = found.get(key)
+    return part if isinstance(part, dict) else {}

@@ -1,0 +1,178 @@
+"""What identifies a step's output: its content; paths and times only shorten the check."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from mimic_qlora.step import errors, files, manifests, storage
+
+
+def made(place, settings=None, inputs=None, force=False, **contents):
+    """Run a step that writes these files; returns its id, and whether it was up to date."""
+    try:
+        with storage.step_output(place, "features", settings or {}, inputs or {}, force) as out:
+            for name, text in (contents or {"columns_least": "a"}).items():
+                (out.path / "tables").mkdir(exist_ok=True)
+                (out.path / "tables" / f"{name}.part").write_text(text)
+                (out.path / f"{name}.csv").write_text(text)
+        fresh = True
+    except errors.UpToDate:
+        fresh = False
+    return storage.verified_manifest(place, "features")["id"], fresh
+
+
+def as_by_an_earlier_version(place, identity="0123456789abcdef"):
+    """Change the manifest into one whose id is a hash of settings, without sums of parts."""
+    path = place / "features" / manifests.NAME
+    manifest = json.loads(path.read_text()) | {"id": identity}
+    for name, file in manifest["files"].items():
+        if "/" in name:
+            del file["sha256"]
+    path.write_text(json.dumps(manifest))
+    return identity
+
+
+def test_equal_content_has_one_id_whatever_the_settings_the_folder_and_the_time(tmp_path):
+    first, _ = made(tmp_path / "a", {"seed": 1})
+    assert made(tmp_path / "b" / "c", {"seed": 2}) == (first, True)
+    assert made(tmp_path / "a", {"seed": 3}) == (first, True), "done again, with the same bytes"
+    other, _ = made(tmp_path / "a", {"seed": 3}, force=True, columns_least="b")
+    assert other != first
+    assert made(tmp_path / "a", force=True, another="a")[0] not in (first, other)
+
+
+def test_a_part_decides_and_a_page_does_not(tmp_path):
+    def content(part, page):
+        with storage.step_output(tmp_path, "features", {}, {}, force=True) as out:
+            (out.path / "tables").mkdir()
+            (out.path / "tables" / "part-00000.parquet").write_text(part)
+            (out.path / "features.html").write_text(page)
+            (out.path / "README.md").write_text(page)
+        return storage.verified_manifest(tmp_path, "features")["id"]
+
+    assert content("1", "of /project/mimic") == content("1", "of /scratch/mimic")
+    assert content("1", "") != content("2", "")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        ({"folder": "/project/mimic"}, {"folder": "/scratch/mimic"}, True),
+        ({"bucket_bytes": 1}, {"bucket_bytes": 2}, True),
+        ({"device": "cuda"}, {"device": "cpu"}, True),
+        ({"subjects_file": "a.txt"}, {"subjects_file": "/b/a.txt"}, True),
+        ({"seed": 1}, {"seed": 2}, False),
+        ({"sample": 1.0}, {"sample": 0.5}, False),
+        (
+            {"base_model": {"name": "/a", "fingerprint": "1"}},
+            {"base_model": {"name": "/b", "fingerprint": "1"}},
+            True,
+        ),
+        (
+            {"base_model": {"name": "/a", "fingerprint": "1"}},
+            {"base_model": {"name": "/a", "fingerprint": "2"}},
+            False,
+        ),
+    ],
+)
+def test_settings_that_say_where_and_how_redo_nothing(tmp_path, before, now, same):
+    made(tmp_path, before)
+    assert made(tmp_path, now)[1] == (not same)
+
+
+def test_what_was_made_from_an_earlier_versions_folder_stays_usable(tmp_path):
+    made(tmp_path)
+    old = as_by_an_earlier_version(tmp_path)
+    assert made(tmp_path) == (old, False), "it opens without a redo"
+    assert made(tmp_path, {"seed": 2}) == (old, True), "done again with the same bytes"
+    assert made(tmp_path, force=True) == (old, True), "and again, now that all sums are there"
+    assert made(tmp_path, force=True, columns_least="b")[0] != old
+
+
+def test_a_part_of_an_earlier_version_that_differs_ends_its_id(tmp_path):
+    made(tmp_path)
+    old = as_by_an_earlier_version(tmp_path)
+    part = tmp_path / "features" / "tables" / "columns_least.part"
+    part.write_text("b")  # the same size, which is all that is recorded
+    assert made(tmp_path, force=True)[0] != old
+
+
+def source(path, text="subject_id\n1\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return files.summed(path, files.file_identity(path))
+
+
+def test_a_file_of_the_recorded_path_size_and_time_is_not_read(tmp_path, monkeypatch):
+    recorded = source(tmp_path / "a.csv")
+    monkeypatch.setattr(files, "file_sha256", None)
+    assert files.recognised(tmp_path / "a.csv", recorded, same_path=True) == recorded
+
+
+@pytest.mark.parametrize("change", ["path", "time", "both"])
+def test_a_file_elsewhere_or_of_another_time_is_told_by_its_sum(tmp_path, change):
+    recorded = source(tmp_path / "a.csv")
+    for text, same in (("subject_id\n1\n", True), ("subject_id\n2\n", False)):
+        (tmp_path / "a.csv").write_text(text)
+        status = recorded["mtime_ns"] + (10**9 if change != "path" else 0)
+        os.utime(tmp_path / "a.csv", ns=(status, status))
+        now = files.recognised(tmp_path / "a.csv", recorded, same_path=change == "time")
+        runs = [manifests.new_manifest("subjects", {}, {"a": one}) for one in (recorded, now)]
+        assert manifests.is_same_run(*runs) == same
+
+
+def test_a_record_without_a_sum_is_told_by_size_and_time_wherever_it_lies(tmp_path):
+    recorded = files.file_identity(tmp_path) and {
+        k: v for k, v in source(tmp_path / "a.csv").items() if k != "sha256"
+    }
+    shutil.copy2(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert files.recognised(tmp_path / "b.csv", recorded, same_path=False) == recorded
+    os.utime(tmp_path / "b.csv", ns=(1, 1))
+    assert files.recognised(tmp_path / "b.csv", recorded, same_path=False) != recorded
+
+
+def test_the_place_at_which_inputs_were_found_last_is_recorded(tmp_path):
+    recorded = source(tmp_path / "a.csv")
+    made(tmp_path, {"folder": "/project"}, {"a": recorded})
+    made(tmp_path, {"folder": "/scratch"}, {"a": recorded | {"mtime_ns": 5}})
+    manifest = storage.verified_manifest(tmp_path, "features")
+    assert manifest["settings"]["folder"] == "/scratch"
+    assert manifest["inputs"]["a"]["mtime_ns"] == 5
+
+
+@pytest.mark.parametrize("content", ["[1]", "5", "{}", '{"inputs": 3, "settings": null}', "{"])
+def test_a_damaged_manifest_is_of_no_run_and_written_anew(tmp_path, content):
+    identity, _ = made(tmp_path)
+    (tmp_path / "features" / manifests.NAME).write_text(content)
+    assert made(tmp_path) == (identity, True)
+
+
+def test_a_step_whose_folder_is_a_link_is_written_where_it_points_to(tmp_path):
+    store, far = tmp_path / "store", tmp_path / "disk" / "features"
+    made(store)
+    far.parent.mkdir()
+    shutil.move(store / "features", far)
+    (store / "features").symlink_to(far)
+    assert not made(store)[1] and made(store, {"seed": 2}, columns_least="b")[1]
+    assert (store / "features").readlink() == far
+    assert (far / "columns_least.csv").read_text() == "b"
+    with pytest.raises(RuntimeError), storage.step_output(store, "features", {}, {}, True):
+        raise RuntimeError("while it writes")
+    left = {path.name for folder in (store, far.parent) for path in folder.iterdir()}
+    assert {name for name in left if not name.endswith(".lock")} == {"features"}
+
+
+def test_a_link_whose_folder_is_gone_gets_a_new_one(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "features").symlink_to(tmp_path / "disk" / "features")
+    assert made(tmp_path / "store")[1] and (tmp_path / "disk" / "features").is_dir()
+
+
+def test_a_link_that_an_earlier_version_left_behind_stands_in_nobodys_way(tmp_path):
+    made(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".features.old").symlink_to(tmp_path / "elsewhere")
+    assert made(tmp_path, {"seed": 2})[1]
+    assert not (tmp_path / ".features.old").is_symlink() and (tmp_path / "elsewhere").is_dir()

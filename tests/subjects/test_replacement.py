@@ -1,0 +1,200 @@
+"""Real patients are not replaced unasked, and the same tables elsewhere are the same."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+import convert_to_jsonl
+from helpers.mimic_tables import rewrite
+from helpers.scripts import folder_bytes
+from mimic_qlora.mimic.synthetic import hospital
+from mimic_qlora.step import manifests, storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import conversion, nesting
+
+
+@pytest.fixture
+def convert(tmp_path, monkeypatch):
+    """convert("--sample", "0.5"): run step 1 in this process; returns its folder."""
+
+    def convert(*arguments):
+        place = tmp_path / "storage"
+        monkeypatch.delenv("MIMIC_DIR", raising=False)
+        command = ["convert", "--storage", place, "--workers", "1", *arguments]
+        monkeypatch.setattr("sys.argv", [*map(str, command)])
+        convert_to_jsonl.main()
+        return place / "subjects"
+
+    return convert
+
+
+def identity(subjects) -> str:
+    return storage.verified_manifest(subjects.parent, "subjects")["id"]
+
+
+@pytest.fixture
+def synthetic_is_small(monkeypatch):
+    whole = hospital.write
+    monkeypatch.setattr(hospital, "write", lambda folder, n, seed: whole(folder, 10, seed, False))
+
+
+@pytest.mark.parametrize("force", [[], ["--force"], ["--sample", "0.5"]])
+def test_synthetic_patients_do_not_replace_real_ones(convert, tiny_mimic, tmp_path, force):
+    before = folder_bytes(convert("--mimic-dir", tiny_mimic))
+    with pytest.raises(UserError, match=f"{tiny_mimic}.*synthetic.*--replace-patients"):
+        convert(*force)
+    assert folder_bytes(tmp_path / "storage" / "subjects") == before
+    assert not (tmp_path / "storage" / "synthetic").exists(), "none was made"
+
+
+def test_they_do_when_that_is_meant_and_real_ones_replace_them(
+    convert, tiny_mimic, synthetic_is_small
+):
+    convert("--mimic-dir", tiny_mimic)
+    subjects = convert("--replace-patients")
+    assert json.loads((subjects / "manifest.json").read_text())["source"]["kind"] == "synthetic"
+    convert("--mimic-dir", tiny_mimic)
+    assert json.loads((subjects / "manifest.json").read_text())["source"]["kind"] == "mimic"
+
+
+def others(folder, tiny_mimic):
+    """Copy the tables with other ids: those of another MIMIC-IV."""
+    other = shutil.copytree(tiny_mimic, folder / "other")
+
+    def change(header, rows):
+        place = header.index("subject_id")
+        return [[*row[:place], f"2{row[place][1:]}", *row[place + 1 :]] for row in rows]
+
+    for name in ("patients", "admissions", "diagnoses_icd", "labevents", "prescriptions"):
+        rewrite(other / "hosp" / f"{name}.csv.gz", change)
+    return other
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_those_of_another_folder_do_not_and_both_are_named(convert, tiny_mimic, tmp_path, force):
+    before = folder_bytes(convert("--mimic-dir", tiny_mimic))
+    other = others(tmp_path, tiny_mimic)
+    with pytest.raises(UserError, match=f"{tiny_mimic}, which those of {other} would replace"):
+        convert("--mimic-dir", other, *force)
+    assert folder_bytes(tmp_path / "storage" / "subjects") == before
+    convert("--mimic-dir", other, "--replace-patients")
+
+
+def test_a_part_of_them_does_not_but_more_of_them_do(convert, tiny_mimic, tmp_path):
+    convert("--mimic-dir", tiny_mimic, "--sample", "0.5")
+    convert("--mimic-dir", tiny_mimic)
+    for fewer in (["--sample", "0.5"], ["--sample", "0.9", "--force", "--seed", "1"]):
+        with pytest.raises(UserError, match=r"would leave out \d+ of them.*--replace-patients"):
+            convert("--mimic-dir", tiny_mimic, *fewer)
+    listed = tmp_path / "listed.txt"
+    listed.write_text("10000000\n10000007\n")
+    with pytest.raises(UserError, match="would leave out 10 of them"):
+        convert("--mimic-dir", tiny_mimic, "--subjects-file", listed)
+    convert("--mimic-dir", tiny_mimic, "--sample", "0.5", "--replace-patients")
+
+
+def test_a_table_that_was_downloaded_again_may_take_its_place(convert, tiny_mimic):
+    convert("--mimic-dir", tiny_mimic)
+    rewrite(tiny_mimic / "hosp" / "labevents.csv.gz", lambda header, rows: rows[:-1])
+    assert len(nesting.__doc__) and convert("--mimic-dir", tiny_mimic).is_dir()
+
+
+def test_a_folder_whose_manifest_is_damaged_is_not_replaced_by_synthetic_patients(
+    convert, tiny_mimic
+):
+    subjects = convert("--mimic-dir", tiny_mimic)
+    (subjects / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="holds patients, which the built-in"):
+        convert()
+    convert("--mimic-dir", tiny_mimic)
+
+
+def test_an_unfinished_conversion_is_not_dropped(convert, tiny_mimic, tmp_path, monkeypatch):
+    with monkeypatch.context() as stopped:
+        stopped.setattr(nesting, "nest_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            convert("--mimic-dir", tiny_mimic)
+    for arguments in ([], ["--mimic-dir", others(tmp_path, tiny_mimic)]):
+        with pytest.raises(UserError, match=f"unfinished conversion of {tiny_mimic}"):
+            convert(*arguments, "--force")
+    convert("--mimic-dir", tiny_mimic)
+
+
+def moved(tiny_mimic, folder):
+    return shutil.move(tiny_mimic, folder / "elsewhere")
+
+
+def copied(tiny_mimic, folder):
+    return shutil.copytree(tiny_mimic, folder / "copy", copy_function=shutil.copy)
+
+
+def linked(tiny_mimic, folder):
+    moved_to = shutil.move(tiny_mimic, folder / "mounted")
+    tiny_mimic.symlink_to(moved_to)
+    return tiny_mimic
+
+
+@pytest.mark.parametrize("change", [moved, copied, linked])
+def test_tables_elsewhere_are_the_same_and_nothing_is_done_again(
+    convert, tiny_mimic, tmp_path, capsys, monkeypatch, change
+):
+    before = identity(convert("--mimic-dir", tiny_mimic))
+    elsewhere = change(tiny_mimic, tmp_path)
+    monkeypatch.setattr(conversion, "convert", None)
+    for _ in range(2):
+        subjects = convert("--mimic-dir", elsewhere)
+        assert "up to date" in capsys.readouterr().out
+    manifest = json.loads((subjects / "manifest.json").read_text())
+    assert manifest["id"] == before
+    assert (
+        manifest["source"]["folder"]
+        == manifest["settings"]["folder"]
+        == str(os.path.realpath(elsewhere))
+    )
+    monkeypatch.setattr("mimic_qlora.step.files.file_sha256", None)
+    convert("--mimic-dir", elsewhere)  # what was found there once is not read again
+
+
+def test_the_same_tables_converted_into_another_storage_have_the_same_id(
+    convert, tiny_mimic, tmp_path
+):
+    before = identity(convert("--mimic-dir", tiny_mimic))
+    shutil.move(tmp_path / "storage", tmp_path / "first")
+    assert identity(convert("--mimic-dir", copied(tiny_mimic, tmp_path))) == before
+
+
+def test_one_changed_byte_under_an_old_size_and_time_elsewhere_is_noticed(
+    convert, tiny_mimic, tmp_path
+):
+    before = identity(convert("--mimic-dir", tiny_mimic))
+    other = shutil.copytree(tiny_mimic, tmp_path / "copy")
+    path = other / "hosp" / "d_icd_diagnoses.csv.gz"
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[4] ^= 1  # the time in gzip's header
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(UserError, match="which those of"):
+        convert("--mimic-dir", other)
+    assert identity(convert("--mimic-dir", other, "--replace-patients")) == before
+
+
+def test_a_folder_of_an_earlier_version_keeps_its_id_when_its_tables_are_copied(
+    convert, tiny_mimic, tmp_path
+):
+    subjects = convert("--mimic-dir", tiny_mimic)
+    path = subjects / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for file in manifest["inputs"].values():
+        del file["sha256"]
+    for name, file in manifest["files"].items():
+        if "/" in name:
+            del file["sha256"]
+    manifest["id"] = manifests.new_manifest("subjects", manifest["settings"], manifest["inputs"])[
+        "id"
+    ]
+    path.write_text(json.dumps(manifest))
+    convert("--mimic-dir", tiny_mimic)
+    assert identity(subjects) == manifest["id"], "it opens without a redo"
+    assert identity(convert("--mimic-dir", copied(tiny_mimic, tmp_path))) == manifest["id"]

@@ -1,0 +1,117 @@
+"""The ledger: no line can be changed or taken away unseen, and none ends in a traceback."""
+
+import json
+
+import pytest
+
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.validation import ledger, plan
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A storage folder whose test patients were opened for two adapters by a frozen plan."""
+    plan.freeze(tmp_path, plan.TEMPLATE)
+    for adapter in "ab":
+        ledger.opening(tmp_path, plan.frozen(tmp_path).sha256, {"default": adapter})
+    return tmp_path
+
+
+def lines_of(store) -> list[bytes]:
+    return ledger.path_of(store).read_bytes().splitlines(keepends=True)
+
+
+def test_an_undisturbed_ledger_says_what_was_opened_before(store):
+    assert [entry["event"] for entry in ledger.ledger(store)] == ["frozen", "opened", "opened"]
+    sha256 = plan.frozen(store).sha256
+    assert "1 in the ledger" in ledger.opening(store, sha256, {"default": "b"})
+    assert "2 in the ledger" in ledger.opening(store, sha256, {"default": "c"})
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_lines_that_were_taken_from_the_end_are_missed(store, kept):
+    ledger.path_of(store).write_bytes(b"".join(lines_of(store)[:kept]))
+    with pytest.raises(UserError, match=f"has {kept} lines and not the 3"):
+        ledger.opening(store, plan.TEMPLATE.name, {"default": "b"})
+
+
+def test_a_ledger_that_was_removed_is_missed(store):
+    ledger.path_of(store).unlink()
+    with pytest.raises(UserError, match="has 0 lines and not the 3"):
+        ledger.ledger(store)
+
+
+ODD = {
+    "a list": lambda lines: [b"[1]\n", *lines[1:]],
+    "null": lambda lines: [*lines[:2], b"null\n"],
+    "a number": lambda lines: [*lines[:2], b"5\n"],
+    "a long number": lambda lines: [b"9" * 5000 + b"\n", *lines[1:]],
+    "deep lists": lambda lines: [b"[" * 100_000 + b"\n", *lines[1:]],
+    "no event": lambda lines: [b'{"before": ""}\n', *lines[1:]],
+    "an event that is a number": lambda lines: [
+        lines[0].replace(b'"frozen"', b"1"),
+        *lines[1:],
+    ],
+    "empty": lambda lines: [b"\n", *lines[1:]],
+    "empty, between": lambda lines: [lines[0], b"\n", *lines[1:]],
+    "half": lambda lines: [lines[0], lines[1][:40]],
+    "half, between": lambda lines: [lines[0][:40] + b"\n", *lines[1:]],
+    "not UTF-8": lambda lines: [lines[0].replace(b"frozen", b"fr\xffzen"), *lines[1:]],
+    "twice": lambda lines: [lines[0], *lines],
+    "the last one twice": lambda lines: [*lines, lines[-1]],
+    "another order": lambda lines: [lines[0], lines[2], lines[1]],
+    "one taken out": lambda lines: [lines[0], lines[2]],
+    "a changed last one": lambda lines: [*lines[:2], lines[2].replace(b'"b"', b'"x"')],
+    "NUL": lambda lines: [*lines[:2], b"\0" * 50 + b"\n"],
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_line_is_one_sentence(store, odd):
+    ledger.path_of(store).write_bytes(b"".join(ODD[odd](lines_of(store))))
+    with pytest.raises(UserError, match="ledger.jsonl (was edited at line|has)") as refused:
+        ledger.enter(store, "opened", plan_sha256="0")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("unfinished", [b"", b'{"event": "ope', b"\xff\0"])
+def test_a_line_that_a_killed_run_left_unfinished_is_no_line(store, unfinished):
+    whole = b"".join(lines_of(store))
+    ledger.path_of(store).write_bytes(whole + unfinished)
+    assert len(ledger.ledger(store)) == 3
+    ledger.enter(store, "opened", plan_sha256="0")
+    assert b"".join(lines_of(store)[:3]) == whole and len(ledger.ledger(store)) == 4
+
+
+def test_a_run_killed_before_it_wrote_the_head_leaves_a_ledger_that_goes_on(store):
+    head = (store / ledger.HEAD).read_bytes()
+    ledger.enter(store, "opened", plan_sha256="0")
+    (store / ledger.HEAD).write_bytes(head)
+    assert len(ledger.ledger(store)) == 4
+    ledger.enter(store, "opened", plan_sha256="1")
+    assert len(ledger.ledger(store)) == 5
+
+
+def test_a_ledger_of_an_earlier_version_gets_a_head_with_its_next_line(store):
+    (store / ledger.HEAD).unlink()
+    assert len(ledger.ledger(store)) == 3
+    ledger.enter(store, "opened", plan_sha256="0")
+    assert json.loads((store / ledger.HEAD).read_text())["lines"] == 4
+
+
+@pytest.mark.parametrize("head", [b"", b"{", b"[]", b'{"lines": "4", "sha256": ""}', b"\xff"])
+def test_a_head_that_cannot_be_read_is_one_sentence(store, head):
+    (store / ledger.HEAD).write_bytes(head)
+    with pytest.raises(UserError, match="has no head that can be read"):
+        ledger.ledger(store)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, "n: " + "9" * 5000, "\0", "a: *b", "- 1", "n: [1", "!!python/name:os.system"],
+)
+def test_a_plan_that_cannot_be_read_is_one_sentence(tmp_path, text):
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(UserError, match="plan.yaml") as refused:
+        plan.freeze(tmp_path, tmp_path / "plan.yaml")
+    assert "\n" not in str(refused.value) and not (tmp_path / "validation").exists()
