@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mimic_qlora.chart import columns, visibility
 from mimic_qlora.chart.columns import Citation
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.facts import Facts, facts_of_view
+from mimic_qlora.chart.rows import Record
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.codes import phenotypes_of
 from mimic_qlora.prompts import audit_chart, audit_guidance, record_files
@@ -97,8 +99,12 @@ def of_storage(store: Path) -> Audit:
 
 def _facts(store: Path, subject_id: int, as_of: datetime, dropped: frozenset[str]) -> Facts:
     """Return the facts of a patient's chart at a time."""
-    record = reader.record(store, subject_id, columns.WANTED)
-    return facts_of_view(visibility.visible(record, as_of, dropped), as_of)
+    return facts_of_view(visibility.visible(_record(store, subject_id), as_of, dropped), as_of)
+
+
+@lru_cache(maxsize=1)  # a patient's records come one after another
+def _record(store: Path, subject_id: int) -> Record:
+    return reader.record(store, subject_id, columns.WANTED)
 
 
 def of_record(record: PromptRecord, chart: audit_chart.Chart) -> tuple[int, list[Fault]]:
