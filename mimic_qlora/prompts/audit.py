@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from mimic_qlora.chart import columns, visibility
 from mimic_qlora.chart.columns import Citation
 from mimic_qlora.chart.context_settings import ContextSettings
-from mimic_qlora.chart.facts import Facts, facts_of_view
+from mimic_qlora.chart.facts import facts_of_view
 from mimic_qlora.chart.rows import Record
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.codes import phenotypes_of
@@ -82,6 +81,7 @@ def of_storage(store: Path) -> Audit:
     counts = Counter[str]()
     for subject_id, found in tqdm(sorted(places.items()), "patients audited", disable=None):
         rows = reader.raw_record(store, subject_id)
+        typed: Record = {}
         for name, number, offset in found:
             record = record_files.read_at(folder / record_files.file_name(name), offset)
             n, wrong = of_record(record, audit_chart.Chart(rows, labs, record.as_of))
@@ -95,16 +95,6 @@ def of_storage(store: Path) -> Audit:
                 faults[check].append(f"{name}.jsonl line {number}, {where}")
     counts["patients"] = len(places)
     return Audit(dict(counts), faults)
-
-
-def _facts(store: Path, subject_id: int, as_of: datetime, dropped: frozenset[str]) -> Facts:
-    """Return the facts of a patient's chart at a time."""
-    return facts_of_view(visibility.visible(_record(store, subject_id), as_of, dropped), as_of)
-
-
-@lru_cache(maxsize=1)  # a patient's records come one after another
-def _record(store: Path, subject_id: int) -> Record:
-    return reader.record(store, subject_id, columns.WANTED)
 
 
 def of_record(record: PromptRecord, chart: audit_chart.Chart) -> tuple[int, list[Fault]]:
