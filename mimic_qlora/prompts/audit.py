@@ -86,10 +86,10 @@ def of_storage(store: Path) -> Audit:
             record = record_files.read_at(folder / record_files.file_name(name), offset)
             n, wrong = of_record(record, audit_chart.Chart(rows, labs, record.as_of))
             if record.task == "guidance":
-                known = _facts(store, subject_id, record.as_of, dropped)
-                wrong += [
-                    Fault(check, "guidance") for check in audit_guidance.faults(record, known)
-                ]
+                typed = typed or reader.record(store, subject_id, columns.WANTED)
+                view = visibility.visible(typed, record.as_of, dropped)
+                failed = audit_guidance.faults(record, facts_of_view(view, record.as_of))
+                wrong += [Fault(check, "guidance") for check in failed]
             counts.update({"records": 1, "statements": n, "cited rows": len(record.evidence)})
             for check, where in wrong:
                 faults[check].append(f"{name}.jsonl line {number}, {where}")
