@@ -203,7 +203,8 @@ def locked(place: Path, step: str) -> contextlib.AbstractContextManager[None]:
 
     Raises UserError if another run holds it.
     """
-    return locks.hold(place, command_for(step))
+    # step 1 also writes the built-in data, which is no step
+    return locks.hold(place, COMMANDS.get(step.split("/")[0], COMMANDS["subjects"]))
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def memory_bytes(gigabytes: float | None) -> int:
     most = limits.memory()
     if gigabytes is None and most < LEAST_MEMORY * 1e9:
         raise UserError(
-            f"this job may use {most / 1e9:.1f} GB of memory (by its control group, the scheduler "
+            f"this job may use {most / 1e9:.2f} GB of memory (by its control group, the scheduler "
             f"or `ulimit -v`) and {LEAST_MEMORY} are needed: ask for more"
         )
     if gigabytes is None:

@@ -190,3 +190,9 @@ def test_the_empty_lock_of_a_copy_made_of_hard_links_is_one(tmp_path):
     (tmp_path / "a").touch()
     (tmp_path / ".features.lock").hardlink_to(tmp_path / "a")
     stored(tmp_path, {"a": "b"})
+
+
+def test_built_in_data_have_a_lock_too(tmp_path):
+    with storage.step_output(tmp_path, "synthetic", {}, {}) as output:
+        (output.path / "a").touch()
+    assert (tmp_path / "synthetic" / "a").exists()

@@ -77,5 +77,5 @@ def test_a_quarter_of_the_jobs_memory_is_planned_and_more_of_little(monkeypatch,
 
 def test_too_little_memory_for_step_1_is_a_sentence(monkeypatch):
     monkeypatch.setattr(limits, "memory", lambda: 300 << 20)
-    with pytest.raises(UserError, match="may use 0.3 GB of memory .* 0.5 are needed"):
+    with pytest.raises(UserError, match="may use 0.31 GB of memory .* 0.5 are needed"):
         conversion.memory_bytes(None)
