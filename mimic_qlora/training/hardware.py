@@ -1,6 +1,7 @@
 """The machine that trains: its name, speed, memory and number types."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,15 +196,29 @@ def check_sharding(recipe: str) -> None:
 def alone() -> str | None:
     """Return a sentence where `accelerate launch` started one process though more were asked for.
 
-    It then sets the address at which processes meet, but neither their number nor a rank.
+    It then sets the port at which processes meet, but neither their number nor a rank. A port may
+    come from the user's shell, so the launcher's own command line goes before it.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if not launched or "WORLD_SIZE" in os.environ:
+    if not launched or "WORLD_SIZE" in os.environ or asked_for() == 1:
         return None
     return (
         "`accelerate launch` was asked for several processes and started this one alone: it trains "
         "with one. Give it --multi_gpu before --num_processes for one on each GPU"
     )
+
+
+def asked_for() -> int | None:
+    """Return the --num_processes on the command line that started this process, if it is there."""
+    import psutil
+
+    try:
+        parent = psutil.Process().parent()
+        command = " ".join(parent.cmdline()) if parent else ""
+    except psutil.Error:  # gone, or another user's
+        return None
+    named = re.search(r"--num[-_]processes[ =](\d+)", command)
+    return int(named[1]) if named else None
 
 
 def wait_for_all() -> None:

@@ -55,13 +55,17 @@ def with_fastest(setup: Setup, history: Sequence[LogRow]) -> Setup:
     return replace(setup, peak_flops=fastest, peak_flops_from=source)
 
 
+def _of_peak(row: LogRow, setup: Setup) -> LogRow:
+    """Return a row whose MFU is a share of the setup's peak."""
+    settled = row.copy()
+    if "flops_per_second" in row:
+        settled["mfu"] = row["flops_per_second"] / setup.peak_flops
+    return settled
+
+
 def write_log(history: Sequence[LogRow], setup: Setup, folder: Path) -> None:
     """Write log.csv, a row for each log step and validation, and log.json, with the setup too."""
-    rows = [
-        row | {"mfu": row["flops_per_second"] / setup.peak_flops} if "mfu" in row else row
-        for row in history
-        if "loss" in row or "eval_loss" in row
-    ]
+    rows = [_of_peak(row, setup) for row in history if "loss" in row or "eval_loss" in row]
     with open(folder / "log.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()

@@ -1,5 +1,7 @@
 """Number types and drivers of machines that are made up."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -91,6 +93,20 @@ def test_a_process_that_accelerate_started_alone_knows_it(monkeypatch, variables
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert (hardware.alone() is not None) == alone
+    monkeypatch.setattr(hardware, "asked_for", lambda: 1)  # with a port of the user's own
+    assert hardware.alone() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [(["--num_processes", "2"], 2), (["--num-processes=4", "x.py"], 4), (["x.py"], None)],
+)
+def test_the_launchers_command_line_names_the_processes(monkeypatch, options, number):
+    launcher = SimpleNamespace(cmdline=lambda: ["accelerate", "launch", *options])
+    monkeypatch.setattr("psutil.Process.parent", lambda self: launcher)
+    assert hardware.asked_for() == number
+    monkeypatch.setattr("psutil.Process.parent", lambda self: None)
+    assert hardware.asked_for() is None
 
 
 def test_of_several_processes_one_says_that_there_is_no_gpu(monkeypatch):

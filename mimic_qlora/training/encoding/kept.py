@@ -66,7 +66,7 @@ def _sha256(path: Path) -> str:
 
 def write(path: Path, encoded: Split) -> None:
     """Keep encoded prompts, beside the newest few that are there."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for split, samples in encoded.items():
         ids = array("i", itertools.chain.from_iterable(sample.ids for sample in samples))
         numbers = [(len(s.ids), s.n_prompt, s.patient, s.n_bytes) for s in samples]
