@@ -7,6 +7,8 @@ counting thread taken within the run, and with the counting left out, for the me
 """
 
 import argparse
+import gzip
+import random
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from measure import DEMO, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL = 0.15  # of step 1's CPU
+WORDS = "the patient was admitted with chest pain and given aspirin daily and discharged home in"
 
 RUN = """
 import sys, time
@@ -61,6 +64,9 @@ def main():
     parser.add_argument(
         "--repeats", type=int, default=3, help="runs of each, the median is given (default: 3)"
     )
+    parser.add_argument(
+        "--notes", type=int, default=0, help="discharge notes beside the tables (default: none)"
+    )
     args = parser.parse_args()
     if not args.demo.is_dir():
         sys.exit(f"the MIMIC-IV demo is not at {args.demo}: give its folder as the first argument")
@@ -70,17 +76,37 @@ def main():
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     work = Path(tempfile.mkdtemp(prefix="bench_second_reader_"))
     for copies in args.copies:
-        one_size(args.demo, copies, args.repeats, work)
+        one_size(args.demo, copies, args, work)
     shutil.rmtree(work)
 
 
-def one_size(demo: Path, copies: int, repeats: int, work: Path) -> None:
+def write_notes(mimic: Path, n: int) -> None:
+    """Write n discharge notes of 150 lines, whose words are drawn at random, for its patients."""
+    with gzip.open(mimic / "hosp/patients.csv.gz", "rt") as file:
+        ids = [line.split(",")[0] for line in file][1:]
+    draw = random.Random(0)
+    words = [*WORDS.split(), '""ok""', "81", "mg,", "120/80"]
+    texts = [
+        "\n".join(" ".join(draw.choices(words, k=draw.randrange(14))) for _ in range(150))
+        for _ in range(100)
+    ]
+    (mimic / "note").mkdir()
+    with gzip.open(mimic / "note/discharge.csv.gz", "wt", compresslevel=6) as file:
+        file.write("note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text\n")
+        for k in range(n):
+            one, text = ids[k % len(ids)], texts[k % 100]
+            file.write(f'{one}-DS-{k},{one},,DS,{k},2180-05-07 00:00:00,,"{text}"\n')
+
+
+def one_size(demo: Path, copies: int, args, work: Path) -> None:
     """Measure step 1 on the demo made `copies` times as large, and print a line."""
     mimic, store, told = work / f"x{copies}", work / "storage", work / "spent"
     replicate = [sys.executable, ROOT / "benchmarks/replicate.py", demo, mimic, str(copies)]
     subprocess.run(replicate, check=True)
+    if args.notes:
+        write_notes(mimic, args.notes)
     runs = []
-    for _ in range(repeats):
+    for _ in range(args.repeats):
         peaks = []
         for counting in ("with", "without"):
             command = [sys.executable, "-c", RUN, told, counting, "--mimic-dir", mimic]

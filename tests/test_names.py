@@ -188,6 +188,13 @@ def test_a_column_that_cannot_be_carried_is_refused_by_its_name(
         convert(monkeypatch, tiny_mimic, tmp_path / "storage")
 
 
+@pytest.mark.parametrize("name", ["omr.CSV", "omr.csv.GZ", "omr.Csv.gz"])
+def test_a_table_is_not_passed_over_for_its_ending(tiny_mimic, tmp_path, monkeypatch, name):
+    (tiny_mimic / "hosp" / name).write_text("subject_id\n10000000\n")
+    with pytest.raises(UserError, match=f"{name} must end in .csv or .csv.gz"):
+        convert(monkeypatch, tiny_mimic, tmp_path / "storage")
+
+
 def test_a_column_of_mimic_in_other_letters_is_refused(tiny_mimic, tmp_path, monkeypatch):
     path = tiny_mimic / "hosp/labevents.csv.gz"
     text = gzip.decompress(path.read_bytes()).replace(b"valueuom", b"ValueUOM", 1)

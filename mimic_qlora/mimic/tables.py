@@ -136,8 +136,15 @@ def _texts(name: str, source: Source, texts: Collection[str]) -> frozenset[str]:
 
 
 def csv_files(folder: Path) -> list[Path]:
-    """Return the CSV files in a folder itself, ordered by name, without hidden ones."""
-    paths = [*folder.glob("*.csv"), *folder.glob("*.csv.gz")]
+    """Return the CSV files in a folder itself, ordered by name, without hidden ones.
+
+    Raises UserError for one that would be passed over because its ending is in capital letters.
+    """
+    endings = (".csv", ".csv.gz")
+    paths = [path for path in folder.iterdir() if path.name.lower().endswith(endings)]
+    for path in paths:
+        if not path.name.endswith(endings):
+            raise UserError(f"{path} must end in .csv or .csv.gz, in small letters: rename it")
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
