@@ -141,11 +141,12 @@ def csv_files(folder: Path) -> list[Path]:
     Raises UserError for one that would be passed over because its ending is in capital letters.
     """
     endings = (".csv", ".csv.gz")
-    paths = [path for path in folder.iterdir() if path.name.lower().endswith(endings)]
+    paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    paths = sorted(path for path in paths if path.name.lower().endswith(endings))
     for path in paths:
         if not path.name.endswith(endings):
             raise UserError(f"{path} must end in .csv or .csv.gz, in small letters: rename it")
-    return sorted(path for path in paths if not path.name.startswith("."))
+    return paths
 
 
 def _same(name: str) -> str:
