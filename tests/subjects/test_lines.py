@@ -11,7 +11,7 @@ import convert_to_jsonl
 from helpers.mimic_tables import write_table
 from mimic_qlora.mimic import tables
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import partition
+from mimic_qlora.subjects import conversion, partition
 
 
 @pytest.fixture
@@ -170,9 +170,9 @@ def test_readers_that_disagree_are_an_error(convert, tiny_mimic, monkeypatch):
 
 
 def test_verify_does_not_use_the_reader_that_converted(convert, tiny_mimic, monkeypatch, capsys):
-    convert()
+    place, sources = convert(), tables.find(tiny_mimic)
     monkeypatch.setattr(tables, "read", None)
-    convert("--verify")
+    conversion.verify(place, sources)
     assert (
         "Verified: every cell of 5 tables is in the JSONL and in the typed tables, and of 1 that"
         in (capsys.readouterr().out)
