@@ -62,14 +62,15 @@ def rules_for(question: dict, most: int = 3) -> list:
 def whole(question: dict, rules: list) -> str:
     """The ideal with these cautions said, each in its section."""
     parts = {title: [] for title in content.SECTIONS.values()}
+    start = current = []  # the line that care is needed now comes before the sections
     for line in question.ideal.splitlines():
         if line in parts:
-            current = line
+            current = parts[line]
         elif line.strip():
-            parts[current].append(line)
+            current.append(line)
     for rule in rules:
         parts[content.SECTIONS[rule.section]].append(f"- {rule.say}")
-    return "\n\n".join("\n".join([title, *lines]) for title, lines in parts.items())
+    return "\n\n".join([*start, *("\n".join([title, *lines]) for title, lines in parts.items())])
 
 
 def urgent_lines(answer: str, change: Callable) -> str:
