@@ -114,6 +114,7 @@ def main() -> int:
         "subjects": subjects["id"],
         "features": features["id"],
         "clinical_content": records.content_sha256(system_prompt),
+        "tokenizer": finding.tokenizer_sha256(path),
     }
     with storage.step_output(store, "prompts", asdict(settings), inputs, args.force) as out:
         print(preview.tokenizer_line(path))

@@ -154,6 +154,20 @@ def model_name(path: Path) -> str:
     return str(path)
 
 
+def tokenizer_sha256(path: Path) -> str:
+    """Return the hash of a model's tokenizer and chat template, whatever the folder is called."""
+    whole = hashlib.sha256()
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (path / name).is_file():
+            whole.update(name.encode() + (path / name).read_bytes())
+    template, config = path / "chat_template.jinja", path / "tokenizer_config.json"
+    if template.is_file():
+        whole.update(template.read_bytes().strip())
+    elif config.is_file():
+        whole.update(str(read_json(config).get("chat_template")).encode().strip())
+    return whole.hexdigest()
+
+
 def describe(path: Path) -> str:
     """Return one line on the model of a run, from its config alone."""
     if is_embedded(path):

@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 
 _FOR_PEOPLE = (RUN_ID, "README.md")  # users may edit the card, and the manifest still holds
 _PAGE = ".html"  # a page names the folder of its data, which is no part of the content
+_TOKENIZER = "tokenizer"  # the input of step 4 that tells which model counted the tokens
 # Settings that say where a run read and how it worked, and nothing of what it made.
 _WHERE, _HOW = {"folder", "subjects_file"}, {"bucket_bytes", "device"}
 _LIBRARIES = {  # those that shape a result
@@ -190,20 +191,31 @@ def _differs(path: Path, place: Path, recorded: WrittenFile) -> bool:
 def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Tell whether the run of a manifest made what another run would: paths and times apart."""
     try:
-        inputs = found["inputs"], asked["inputs"]
+        pair = found, asked
+        # a model is known by its tokenizer where both have its sum, else by its name
+        by_sum = all(_TOKENIZER in run["inputs"] for run in pair)
+        settings = [digest(_what(run["settings"], by_sum)) for run in pair]
+        inputs, now = [
+            {k: v for k, v in run["inputs"].items() if by_sum or k != _TOKENIZER} for run in pair
+        ]
         return (
             all(found[key] == asked[key] for key in ("step", "schema_version", "software"))
-            and digest(_what(found["settings"])) == digest(_what(asked["settings"]))
-            and inputs[0].keys() == inputs[1].keys()
-            and all(_is_same_input(inputs[0][name], inputs[1][name]) for name in inputs[0])
+            and settings[0] == settings[1]
+            and inputs.keys() == now.keys()
+            and all(_is_same_input(inputs[name], now[name]) for name in inputs)
         )
     except (KeyError, AttributeError, TypeError):
         return False  # the manifest is damaged, or there is none
 
 
-def _what(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide what a run makes. A base model is its weights, not a name."""
+def _what(settings: Mapping[str, Any], by_sum: bool) -> dict[str, Any]:
+    """Return the settings that decide what a run makes. A base model is its weights, not a name.
+
+    With `by_sum` the name of the model that counts tokens does not, as its sum is an input.
+    """
     what = {key: value for key, value in settings.items() if key not in _WHERE | _HOW}
+    if by_sum:
+        what.pop("model", None)
     if isinstance(base := what.get("base_model"), Mapping):
         what["base_model"] = {key: value for key, value in base.items() if key != "name"}
     return what

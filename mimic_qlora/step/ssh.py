@@ -14,6 +14,7 @@ from mimic_qlora.step.errors import UserError
 
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?"
 _USER = r"[A-Za-z0-9_](?:[A-Za-z0-9_.+-]{0,62}[A-Za-z0-9_.+$-])?"
+_LOGIN = r"[A-Za-z0-9_][A-Za-z0-9_.+@\\-]{0,127}\$?"  # also of a Windows domain
 _JUMP = rf"(?:{_USER}@)?(?:{_HOST}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{1,5}})?"
 SUBMITTED_FROM = ("SLURM_SUBMIT_HOST", "PBS_O_HOST")
 
@@ -83,7 +84,7 @@ def user() -> str:
         name = getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container's user may have no name
         name = ""
-    return name if re.fullmatch(_USER, name) else "USER"
+    return name if re.fullmatch(_LOGIN, name) else "USER"
 
 
 def _login() -> str | None:

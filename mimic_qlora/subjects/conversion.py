@@ -184,6 +184,7 @@ def convert(
     chosen = _chosen(everybody, settings)
     split = patients.assign(chosen, settings.seed)
     split_file.write(folder, split)
+    _say_empty_splits(split)
 
     ids = {"subject_id", "hadm_id", "stay_id"}
     by_subject = {n: s for n, s in sources.items() if not ids.isdisjoint(s.columns)}
@@ -208,6 +209,15 @@ def convert(
     for cells in [*(done.misfits for done in nested), *(d.misfits for d in no_subject.values())]:
         misfits += Counter(cells)
     return Converted(_flows(rows, nested), no_subject, misfits, columns, split)
+
+
+def _say_empty_splits(split: Split) -> None:
+    """Say that there are too few patients for the later steps, before any table is read."""
+    if empty := [name for name in patients.SHARES if name not in split.values()]:
+        print(
+            f"note: {len(split)} patients leave none for {' and '.join(empty)}, and steps 3 to 7 "
+            "need some: convert more (--sample, --subjects-file)"
+        )
 
 
 def _chosen(everybody: Collection[int], settings: ConversionSettings) -> set[int]:

@@ -122,8 +122,8 @@ def check_patients(store: Path, patients: Mapping[str, Iterable[int]]) -> None:
 def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -> BaseModel:
     """Return the identity of the base model in a folder.
 
-    Raises UserError unless the prompts were budgeted for it; a copy in another folder of the same
-    name will do.
+    Raises UserError unless the prompts were budgeted for it; another folder of the same name, or
+    with the same tokenizer, will do.
     """
     base = BaseModel(
         finding.model_name(path), finding.fingerprint(path), chat.template_sha256(tokenizer)
@@ -136,7 +136,9 @@ def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -
             f"the prompts in {store / 'prompts'} were budgeted for {shared.model}, whose chat "
             f"template is not that of {base.name}: {again}"
         )
-    if Path(shared.model).name != Path(base.name).name:
+    inputs = storage.verified_manifest(store, "prompts")["inputs"]
+    is_its_tokenizer = inputs.get("tokenizer") == finding.tokenizer_sha256(path)
+    if Path(shared.model).name != Path(base.name).name and not is_its_tokenizer:
         raise UserError(
             f"the prompts in {store / 'prompts'} were budgeted for {shared.model}, not for "
             f"{base.name}: {again}"

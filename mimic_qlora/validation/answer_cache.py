@@ -56,9 +56,9 @@ def kept(path: Path) -> dict[str | None, Entry]:
         for line in file:
             try:
                 entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 entry = None
-            if entry is None:
+            if not isinstance(entry, dict):
                 break
             whole += len(line)
             found[entry.get("key")] = entry

@@ -82,6 +82,27 @@ def test_settings_that_say_where_and_how_redo_nothing(tmp_path, before, now, sam
     assert made(tmp_path, now)[1] == (not same)
 
 
+@pytest.mark.parametrize(
+    ("model", "tokenizer", "same"),
+    [
+        ("/scratch/Llama", "1", True),
+        ("/project/Llama", "1", True),
+        ("/project/Llama", "2", False),
+        ("/project/Llama", None, True),
+        ("/scratch/Llama", None, False),
+    ],
+)
+def test_a_model_is_known_by_its_tokenizer_where_that_was_recorded(
+    tmp_path, model, tokenizer, same
+):
+    def run(name, sha256):
+        inputs = {} if sha256 is None else {"tokenizer": sha256}
+        return manifests.new_manifest("prompts", {"model": name, "seed": 1}, inputs)
+
+    assert manifests.is_same_run(run("/project/Llama", "1"), run(model, tokenizer)) == same
+    assert manifests.is_same_run(run(model, tokenizer), run("/project/Llama", "1")) == same
+
+
 def test_what_was_made_from_an_earlier_versions_folder_stays_usable(tmp_path):
     made(tmp_path)
     old = as_by_an_earlier_version(tmp_path)

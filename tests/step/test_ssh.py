@@ -102,6 +102,15 @@ def test_the_host_is_the_name_or_the_address_of_the_session(
     assert (ssh.route().host, ssh.route().port) == (host, port)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("ann", "ann"), ("WARD\\ann", "'WARD\\ann@"), ("ann@ward.example", "ann@ward.example@")],
+)
+def test_a_user_of_a_domain_keeps_the_name(monkeypatch, name, shown):
+    monkeypatch.setenv("LOGNAME", name)
+    assert shown in ssh.route().scp(Path("/tmp/x"))
+
+
 def test_no_name_server_is_asked(monkeypatch):
     for name in ("getaddrinfo", "gethostbyname", "gethostbyaddr", "getfqdn", "create_connection"):
         monkeypatch.setattr(socket, name, None)

@@ -15,7 +15,7 @@ from helpers.step7 import answer, journal_size, results, same_answers
 from mimic_qlora.llm import generation, loading
 from mimic_qlora.qa import session
 from mimic_qlora.step import files
-from mimic_qlora.validation import run
+from mimic_qlora.validation import answer_cache, run
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_answers(run_validate, monkeypatch):
@@ -98,6 +98,17 @@ def test_a_run_killed_at_any_moment_ends_with_the_answers_of_an_undisturbed_one(
         made.append(same_answers(done.stdout))
         shutil.rmtree(results(done.stdout))
     assert made[0] == made[1] and len(made[0]) == 16
+
+
+@pytest.mark.parametrize("odd", [b"[1]\n", b"null\n", b"[" * 5000 + b"\n", b"\xff\n", b"\n"])
+def test_an_odd_line_of_the_cache_costs_the_answers_after_it_alone(tmp_path, odd):
+    path = tmp_path / "answers.jsonl"
+    answer_cache.begin(path, {}, anew=True)
+    answer_cache.once(path, "a", lambda: 1)
+    with open(path, "ab") as file:
+        file.write(odd)
+    assert answer_cache.once(path, "a", lambda: 2) == 1
+    assert answer_cache.once(path, "b", lambda: 3) == answer_cache.once(path, "b", lambda: 4) == 3
 
 
 def test_answers_of_adapters_given_in_another_order_are_kept_apart(tuned_store):
