@@ -60,7 +60,7 @@ def test_a_manifest_holds_numbers_as_the_command_line_or_the_recipe_gave_them(mo
         ("lr: 1e-3", "lr must be a positive number, not '1e-3'"),
         ("lr: 10", "lr must be a number from 1e-08 to 0.1, not 10"),
         ("lr: 1.0e-12", "lr must be a number from 1e-08 to 0.1, not 1e-12"),
-        ("epochs: " + "[" * 5000, "is not valid YAML"),
+        ("epochs: " + "[" * 1000, "is not valid YAML"),
         ("limit: " + "9" * 5000, "is not valid YAML"),
         ("accumulate: 1.5", "accumulate must be a positive whole number, not 1.5"),
         ("limit: true", "limit must be a positive whole number, not True"),

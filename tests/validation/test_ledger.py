@@ -108,7 +108,7 @@ def test_a_head_that_cannot_be_read_is_one_sentence(store, head):
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 5000, "n: " + "9" * 5000, "\0", "a: *b", "- 1", "n: [1", "!!python/name:os.system"],
+    ["[" * 1000, "n: " + "9" * 5000, "\0", "a: *b", "- 1", "n: [1", "!!python/name:os.system"],
 )
 def test_a_plan_that_cannot_be_read_is_one_sentence(tmp_path, text):
     (tmp_path / "plan.yaml").write_text(text)
