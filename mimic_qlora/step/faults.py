@@ -222,10 +222,14 @@ def _too_little_memory(error: BaseException) -> str:
     if any("CUDA" in str(one) for one in _chain(error)):
         return "the GPU has too little free memory: free some, lower the batch, or use another"
     limit = limits.address_limit()
-    of_shell = f" (`ulimit -v` allows {limit / 1e9:.1f} GB of addresses)" if limit else ""
+    allowed = (
+        f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses"
+        if limit
+        else f"this process may use {limits.memory() / 1e9:.1f} GB"
+    )
     return (
-        f"memory has run out{of_shell}: this process may use {limits.memory() / 1e9:.1f} GB; "
-        "ask for more, or give --memory or --workers less where the step has them"
+        f"memory has run out, {allowed}: ask for more, or give --memory or --workers less where "
+        "the step has them"
     )
 
 

@@ -136,7 +136,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="the limits of POSIX")
 @posix
 def test_too_little_address_space_names_its_limit():
     said = one_sentence(limited("bytearray(2 << 30)", AS=1 << 30))
-    assert "memory has run out (`ulimit -v` allows 1.1 GB" in said
+    assert "memory has run out, `ulimit -v` allows 1.1 GB" in said
 
 
 @posix
