@@ -72,7 +72,7 @@ def device(wanted: str = "auto") -> str:
     Raises UserError when `wanted` is "cuda" and there is no usable GPU.
     """
     listed = None if wanted == "cpu" or limits.gpus_hidden() else limits.gpus()
-    has_gpu = bool(listed and listed.count)
+    has_gpu = bool(listed and listed.listed)
     usable = bool(has_gpu and xgboost.build_info().get("USE_CUDA"))
     if wanted == "cuda" and not usable:
         why = "this xgboost is built without CUDA" if has_gpu else "nvidia-smi finds none"

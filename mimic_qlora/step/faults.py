@@ -190,7 +190,9 @@ def _has_no_room(path: Path) -> bool:
         found = os.statvfs(_there(path))
     except (OSError, AttributeError):  # Windows has no statvfs
         return False
-    return found.f_bavail * found.f_frsize < _LEAST_FREE or (found.f_files and not found.f_favail)
+    return found.f_bavail * found.f_frsize < _LEAST_FREE or bool(
+        found.f_files and not found.f_favail
+    )
 
 
 def _disk(path: Path) -> int | None:

@@ -40,7 +40,7 @@ MEMORY_FILES = {
 class Gpus(NamedTuple):
     """The GPUs of the machine as nvidia-smi lists them."""
 
-    count: int
+    listed: int
     broken: bool  # there is a GPU, but its driver does not answer or fit
     says: str  # the first line of nvidia-smi
 

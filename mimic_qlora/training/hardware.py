@@ -170,10 +170,10 @@ def check_driver() -> str:
     listed = limits.gpus()
     if listed is None:
         return ""
-    if not listed.count and not listed.broken:
+    if not listed.listed and not listed.broken:
         return f"nvidia-smi is here but no GPU ({inline(listed.says)}): the CPU is used"
     built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
-    found = f"lists {listed.count} GPU(s)" if listed.count else f"says '{inline(listed.says)}'"
+    found = f"lists {listed.listed} GPU(s)" if listed.listed else f"says '{inline(listed.says)}'"
     raise UserError(
         f"nvidia-smi {found} but PyTorch {torch.__version__} sees none (it {built}): update the "
         "driver, install the PyTorch that fits it (https://pytorch.org/get-started/locally/), or "

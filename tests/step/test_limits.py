@@ -286,7 +286,7 @@ def test_nvidia_smi_is_asked_and_not_only_looked_for(tmp_path, monkeypatch, mach
     machine("", "", {})  # without a device on the bus
     listing(tmp_path, monkeypatch, says, code)
     found = limits.gpus()
-    assert (found.count, found.broken) == (count, broken) and found.says == says.split("\n")[0]
+    assert (found.listed, found.broken) == (count, broken) and found.says == says.split("\n")[0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a script that is a program")
