@@ -113,6 +113,6 @@ def test_another_error_of_a_lock_is_not_taken_for_another_run(tmp_path, monkeypa
 
 def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / ".features.lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=".features.lock cannot be used"):
+    with pytest.raises(UserError, match=".features.lock is no lock but a link"):
         try_lock(tmp_path)
     assert not (tmp_path / "elsewhere").exists()
