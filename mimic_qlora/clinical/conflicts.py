@@ -60,6 +60,12 @@ def outranked(one: Saying, others: Iterable[Saying]) -> bool:
     )
 
 
+def repeats(one: Saying, others: Iterable[Caution]) -> bool:
+    """Return whether all of its signs stand in others, with the same level."""
+    given = {sign for other in others if other.level == one.level for sign in other.signs}
+    return bool(one.signs) and {*one.signs} <= given
+
+
 def above(one: Caution, others: Iterable[Caution]) -> list[Caution]:
     """Return the cautions beside which this one is needless.
 

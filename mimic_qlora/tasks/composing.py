@@ -68,9 +68,10 @@ def compose(
 
     Where the question names a warning sign, the line of its level (`opening`) comes first. No
     sentence is given that the chart does not fit, that one of its rules forbids or tells the
-    opposite of, or that gives a warning sign a lower level than they do. The first red flags are
-    always there. The rest is drawn by hash of `key`, so that answers vary between patients but not
-    between runs. Raises TooFewSentences when no choice of sentences keeps within the words.
+    opposite of, that gives a warning sign a lower level than they do, or that repeats a caution.
+    The first red flags that are left are always there. The rest is drawn by hash of `key`, so that
+    answers vary between patients but not between runs. Raises TooFewSentences when no choice of
+    sentences keeps within the words.
     """
     told = cautions[:MOST_CAUTIONS]
     first = first_flags(symptom, told, patient)
@@ -117,6 +118,7 @@ def fits(line: Line, cautions: Sequence[Caution], patient: Patient) -> bool:
         and not any(conflicts.never(line, facts) for facts in (patient.shown, patient.chart))
         and not any(conflicts.opposes(line, rule) for rule in rules.values())
         and not conflicts.outranked(line, rules.values())
+        and not conflicts.repeats(line, cautions)
     )
 
 

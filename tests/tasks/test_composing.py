@@ -124,6 +124,13 @@ def test_a_sign_has_the_highest_level_and_what_gives_it_comes_into_the_answer():
         assert "sign number 2" in answer and "sign number 3" in answer
 
 
+def test_a_general_sign_that_a_caution_names_at_the_same_level_is_not_named_twice():
+    made, rule = symptom(), caution(level="today", signs=("fever",), section="urgent")
+    for answer in answers(made, of(rule), [rule]):
+        assert "sign number 1" not in answer and "sign number 3" in answer
+    assert all("sign number 1" in answer for answer in answers(made, of(rule), []))
+
+
 def test_a_rule_with_a_lower_level_gives_way_to_the_higher_one_which_takes_its_place():
     made = symptom()
     low = caution(level="today", signs=("seizure",), say="low")
