@@ -257,7 +257,7 @@ def test_sentences_have_the_length_that_fits_an_answer():
         for item in symptom.self_care
         if not 8 <= len(item.say.split()) <= 16
     ] == []
-    assert [rule.id for rule in RULES if not 12 <= len(rule.say.split()) <= 33] == []
+    assert [rule.id for rule in RULES if not 12 <= len(rule.say.split()) <= 34] == []
 
 
 def test_every_caution_can_come_up_for_at_least_one_symptom():
@@ -442,6 +442,29 @@ def test_a_caution_is_found_in_other_words(rule, answer):
         ("stent_keep_antiplatelet", "Stop taking aspirin until the bleeding ends.", True),
         ("stent_keep_antiplatelet", "Do not stop taking aspirin.", False),
         ("antibiotic_diarrhea", "You can take loperamide after each loose stool.", True),
+        ("ckd_no_nsaid", "Take aspirin for the pain.", True),
+        ("ckd_no_nsaid", "Keep your daily heart aspirin.", False),
+        ("anticoagulant_no_nsaid", "Try Excedrin for your headache.", True),
+        ("ckd_no_nsaid", "Diclofenac is a good choice.", True),
+        ("ulcer_no_nsaid", "Take Pepto-Bismol.", True),
+        ("ckd_no_nsaid", "Ibuprofen 400 mg is a good choice.", True),
+        ("ckd_no_nsaid", "Consider ibuprofen.", True),
+        ("ckd_no_nsaid", "Ibuprofen with food should be enough.", True),
+        ("cirrhosis_acetaminophen", "Take acetaminophen every four hours.", True),
+        ("cirrhosis_acetaminophen", "Take Tylenol up to four grams a day.", True),
+        ("insulin_low_sugar", "Skip your insulin.", True),
+        ("insulin_low_sugar", "Never skip your insulin.", False),
+        ("anticoagulant_bleeding", "Hold your Eliquis.", True),
+        ("anticoagulant_bleeding", "Do not stop warfarin.", False),
+        ("heart_failure_fluid_limit", "Push fluids.", True),
+        ("heart_failure_fluid_limit", "Have plenty of fluids.", True),
+        ("poor_circulation_feet", "A warm pack on your feet helps.", True),
+        ("poor_circulation_feet", "Soak your feet in warm water.", True),
+        ("poor_circulation_feet", "Raise your legs on pillows.", True),
+        ("steroid_no_sudden_stop", "Stop your prednisone.", True),
+        ("inr_high", "Keep taking your warfarin as usual.", True),
+        ("home_oxygen_flow", "Set the oxygen to what feels best.", True),
+        ("stent_keep_antiplatelet", "Skip your Plavix until the rash is gone.", True),
     ],
 )
 def test_forbidden_advice_is_found_and_advice_against_it_is_not(rule, answer, wrong):
