@@ -198,3 +198,22 @@ def test_a_folder_of_an_earlier_version_keeps_its_id_when_its_tables_are_copied(
     convert("--mimic-dir", tiny_mimic)
     assert identity(subjects) == manifest["id"], "it opens without a redo"
     assert identity(convert("--mimic-dir", copied(tiny_mimic, tmp_path))) == manifest["id"]
+
+
+def test_an_adapter_stays_usable_when_its_tables_are_copied_and_converted_again(
+    convert, tiny_mimic, tmp_path
+):
+    subjects = convert("--mimic-dir", tiny_mimic)
+    store, before = subjects.parent, folder_bytes(subjects)
+    made_from = {"subjects": identity(subjects)}
+    for step in ("prompts", "adapters/default"):
+        with storage.step_output(store, step, {}, made_from) as out:
+            (out.path / "made").write_text(step)
+        made_from = {step: out.manifest["id"]}
+    shutil.rmtree(subjects)
+    elsewhere = copied(tiny_mimic, tmp_path)
+    assert folder_bytes(convert("--mimic-dir", elsewhere, "--force")) == before
+    storage.verified_manifest(store, "adapters/default")
+    convert("--mimic-dir", elsewhere, "--seed", "7")  # another split is another content
+    with pytest.raises(UserError, match="made from an older subjects"):
+        storage.verified_manifest(store, "adapters/default")
