@@ -28,7 +28,7 @@ from mimic_qlora.chart.columns import WANTED
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import chat, finding
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import cells, tables
 from mimic_qlora.prompts import cohort, dataset
 from mimic_qlora.prompts import records as prompts
 from mimic_qlora.step import storage
@@ -56,12 +56,12 @@ def plain_records(store: Path, all_of_it: bool):
 
 
 def typed(row: dict, types: dict) -> dict:
-    cells = {
-        c: row[c] if isinstance(row[c], int) else tables.parse(row[c], types[c])
+    found = {
+        c: row[c] if isinstance(row[c], int) else cells.read(row[c], types[c]).value
         for c in row
         if c in types
     }
-    return {c: v for c, v in cells.items() if v is not None}
+    return {c: v for c, v in found.items() if v is not None}
 
 
 def made(patients, slots: dict, maker: prompts.PromptMaker, split: dict):

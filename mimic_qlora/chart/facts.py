@@ -10,6 +10,7 @@ from mimic_qlora.chart.rows import Record, Row, TableRow
 from mimic_qlora.clinical import codes, content
 
 LAB_DAYS = 365
+MOST_YEARS = 120  # an age beyond cannot be one
 ACUTE_DAYS = 90  # after the discharge of the stay that an acute phenotype was coded for
 
 
@@ -69,11 +70,13 @@ def last_stay(view: Record) -> Row:
 
 
 def orders_of_stay(view: Record, stay: Row) -> list[Row]:
-    """Return the stay's rows of prescriptions that name a drug."""
+    """Return the stay's rows of prescriptions that name a drug; none without a stay."""
+    if not stay:
+        return []
     return [
         row
         for row in view["prescriptions"]
-        if row.get("hadm_id") == stay.get("hadm_id") and row.get("drug")
+        if row.get("hadm_id") == stay["hadm_id"] and row.get("drug")
     ]
 
 
@@ -118,7 +121,7 @@ def as_shown(known: Facts, shown: Mapping[str, Sequence[HasEvidence]]) -> Facts:
                 rows.setdefault(table, []).append(row)
     catalogue = content.load().phenotypes
     names = {item.name for item in shown["Known conditions"]}
-    labs = {row["labevent_id"] for row in rows.get("labevents", ())}
+    labs = {id(row) for row in rows.get("labevents", ())}
     done = {id(row) for row in rows.get("procedures_icd", ())}
     visible = [id(row) in done for row in known.procedure_rows]
     return replace(
@@ -126,9 +129,7 @@ def as_shown(known: Facts, shown: Mapping[str, Sequence[HasEvidence]]) -> Facts:
         phenotypes={i: row for i, row in known.phenotypes.items() if catalogue[i].name in names},
         drug_classes=_drug_classes(rows.get("prescriptions", ())),
         labs={
-            item: fact
-            if known.lab_history[item][0]["labevent_id"] in labs
-            else fact._replace(value=None)
+            item: fact if id(known.lab_history[item][0]) in labs else fact._replace(value=None)
             for item, fact in known.labs.items()
         },
         procedures=list(compress(known.procedures, visible)),
@@ -158,10 +159,15 @@ def _drug_classes(orders: Iterable[Row]) -> dict[str, Row]:
 
 
 def _age(person: Row, as_of: datetime) -> int | None:
-    """Return the age in years: MIMIC-IV gives it in one shifted year, and 91 for all above 89."""
+    """Return the age in years: MIMIC-IV gives it in one shifted year, and 91 for all above 89.
+
+    None where a cell is missing or the age cannot be one.
+    """
     if "anchor_age" not in person or "anchor_year" not in person:
         return None
-    return person["anchor_age"] + as_of.year - person["anchor_year"]
+    given = person["anchor_age"]
+    age = given + as_of.year - person["anchor_year"]
+    return age if 0 <= given <= MOST_YEARS and 0 <= age <= MOST_YEARS else None
 
 
 def newest_first(rows: Iterable[Row], stays_by_id: Mapping[int, Row]) -> list[Row]:
@@ -194,7 +200,11 @@ def lab_history(view: Record, as_of: datetime) -> dict[int, list[Row]]:
     by_item: dict[int, list[Row]] = {}
     for row in sorted(
         rows,
-        key=lambda r: (r["charttime"], r.get("storetime", r["charttime"]), r["labevent_id"]),
+        key=lambda r: (
+            r["charttime"],
+            r.get("storetime", r["charttime"]),
+            r.get("labevent_id", 0),
+        ),
         reverse=True,
     ):
         by_item.setdefault(row["itemid"], []).append(row)

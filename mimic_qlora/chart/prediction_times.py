@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from mimic_qlora.chart import facts
-from mimic_qlora.chart.rows import Record
+from mimic_qlora.chart.rows import Record, Row
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 
@@ -31,7 +31,7 @@ def after_discharge(record: Record, seed: int) -> list[Moment]:
         if (
             stay.get("discharge_location") not in HOME
             or "deathtime" in stay
-            or "dischtime" not in stay
+            or not _has_ended(stay)
         ):
             continue
         end = min(dod, following["admittime"] if following else datetime.max)
@@ -40,6 +40,11 @@ def after_discharge(record: Record, seed: int) -> list[Moment]:
             drawn = 1 + seeded.pick(f"{seed}:{stay['hadm_id']}:as_of", days)
             found.append(Moment(stay["hadm_id"], stay["dischtime"] + timedelta(days=drawn)))
     return found
+
+
+def _has_ended(stay: Row) -> bool:
+    """Return whether a stay has an end, and not one before its beginning."""
+    return "dischtime" in stay and bool(stay["admittime"] <= stay["dischtime"])
 
 
 def landmarks(record: Record, hours: float) -> list[Moment]:
@@ -67,7 +72,7 @@ def latest(record: Record, seed: int) -> Moment:
     """
     if found := after_discharge(record, seed):
         return found[-1]
-    if ended := [s for s in facts.stays(record) if "dischtime" in s]:
+    if ended := [s for s in facts.stays(record) if _has_ended(s)]:
         return Moment(ended[-1]["hadm_id"], ended[-1]["dischtime"] + timedelta(days=1))
     raise UserError(
         f"subject_id {record['subject_id']} has no hospital stay: "

@@ -1,4 +1,8 @@
-"""The rows that a chart is made of, as types."""
+"""The rows that a chart is made of, as types.
+
+`subjects.reader` gives them: each row has the cells that it cannot do without (`reader.NEEDED`),
+and each stay has one row. All other cells may be missing.
+"""
 
 from typing import Any
 

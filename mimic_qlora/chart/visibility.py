@@ -30,7 +30,7 @@ NEVER = datetime.max
 class Ends(NamedTuple):
     """The times that stand in other tables, by the ids that lead to them."""
 
-    discharge: dict[int, datetime]  # hadm_id -> end of the stay
+    discharge: dict[int, datetime]  # hadm_id -> end of the stay, not before its beginning
     entered: dict[int, datetime]  # pharmacy_id -> when the pharmacy entered the order
 
 
@@ -51,7 +51,11 @@ def visible(record: Record, as_of: datetime, dropped: frozenset[str] = frozenset
     out whole.
     """
     ends = Ends(
-        {a["hadm_id"]: a["dischtime"] for a in record["admissions"] if "dischtime" in a},
+        {
+            a["hadm_id"]: max(a["admittime"], a["dischtime"])
+            for a in record["admissions"]
+            if "dischtime" in a
+        },
         {
             p["pharmacy_id"]: p["entertime"]
             for p in record.get("pharmacy", ())

@@ -27,7 +27,7 @@ def _by_prefix() -> tuple[_Prefixes, _Prefixes]:
 @lru_cache(maxsize=200_000)
 def phenotypes_of_code(icd_code: str, icd_version: int | str) -> tuple[str, ...]:
     """Return the ids of the phenotypes that a code stands for, in file order."""
-    code, version = icd_code.strip(), int(icd_version)
+    code, version = icd_code.strip().upper().replace(".", ""), int(icd_version)
     prefixes = [(version, code[:length]) for length in range(1, len(code) + 1)]
     included, excluded = _by_prefix()
     found: set[str] = set()

@@ -27,12 +27,13 @@ def gather(con: duckdb.DuckDBPyConnection, hours: float) -> pd.DataFrame:
         CREATE TABLE cohort AS
         WITH coded AS (
                 SELECT hadm_id, max(icd_version) AS icd_version
-                FROM diagnoses_icd GROUP BY hadm_id),
+                FROM diagnoses_icd WHERE {database.CODED} GROUP BY hadm_id),
              stays AS (
                 SELECT a.subject_id, hadm_id, a.admittime, a.dischtime, c.icd_version,
                        row_number() OVER (
                     PARTITION BY a.subject_id ORDER BY a.admittime, hadm_id) AS place
-                FROM admissions a JOIN coded c USING (hadm_id) WHERE a.admittime IS NOT NULL)
+                FROM {database.STAYS} a JOIN coded c USING (hadm_id)
+                WHERE coalesce(a.admittime <= a.dischtime, true))
         SELECT subject_id, hadm_id, icd_version, split, admittime,
                least(admittime + INTERVAL 1 SECOND * {hours * 3600:.0f},
                      dischtime - INTERVAL 1 SECOND) AS as_of

@@ -270,10 +270,11 @@ def _create_known(
             cell = f"CASE WHEN {known(rules[column])} THEN {cell} END"
         cells.append(f"{cell} AS {own}")
     moment = f"t.{identifier(place)}" if place else "c.as_of"
+    source = database.ONCE.get(name, database.table(name))
     con.execute(f"""
         CREATE TEMP TABLE known AS
         SELECT c.i, c.split = 'train' AS is_train, {moment} AS moment, {", ".join(cells)}
-        FROM {database.table(name)} t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
+        FROM {source} t JOIN cohort c USING (subject_id) WHERE {known(rules["*"])}""")
 
 
 def _has_come(con: duckdb.DuckDBPyConnection, term: str, types: Mapping[str, str]) -> str:
@@ -307,7 +308,11 @@ def _kinds(
     """
     own = _own_names(columns)
     numbers = {c: own[c] for c, type_ in columns.items() if type_ in ("num", "int")}
-    texts = [c for c, type_ in columns.items() if type_ == "text" and c != item and c != "value"]
+    texts = [
+        c
+        for c, type_ in columns.items()
+        if type_ in ("text", "code") and c != item and c != "value"
+    ]
     if texts:
         fits = "regexp_matches({0}, '{1}') AND NOT regexp_matches({0}, '{2}')"
         judged = ", ".join(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from isal import igzip
 from pyarrow import csv as arrow_csv
 
@@ -22,7 +21,7 @@ from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import is_whole
 
-Kind = Literal["id", "int", "num", "time", "text"]
+Kind = Literal["id", "int", "num", "time", "code", "text"]
 Columns = Mapping[str, Kind]  # name -> type, in the order of the header
 Cell = int | float | datetime | str
 
@@ -51,13 +50,6 @@ class Source(NamedTuple):
     columns: Columns  # as its own header has them; unknown columns are text
     drift: str  # "" or how the header differs from the schema
     texts: frozenset[str] = frozenset()  # the columns whose cells may span lines
-
-
-class Typed(NamedTuple):
-    """The rows of a table in the types of its columns."""
-
-    rows: pa.Table
-    misfits: dict[str, int]  # column -> cells that did not fit its type; a column without is absent
 
 
 @cache
@@ -352,68 +344,3 @@ def _unreadable(source: Source, error: Exception) -> UserError:
     elif "straddling" in str(error):
         reason = f"has a row of more than {BLOCK_BYTES >> 20} MiB"
     return UserError(f"{source.path} cannot be read, it {reason}: check the download")
-
-
-@cache
-def arrow_types() -> dict[Kind, pa.DataType]:
-    """Return the Arrow type of each kind of column in the typed view."""
-    return {
-        "id": pa.int64(),
-        "int": pa.int64(),
-        "num": pa.float64(),
-        "time": pa.timestamp("us"),
-        "text": pa.large_string(),
-    }
-
-
-def typed(columns: Columns, rows: pa.Table | pa.RecordBatch) -> Typed:
-    """Return rows of strings in the types of their columns.
-
-    A cell that does not fit (such as `___` in a number) becomes null; the JSONL keeps it as it was.
-    """
-    arrays, misfits = [], {}
-    for column, kind in columns.items():
-        array, lost = _cast(rows[column], kind)
-        arrays.append(array)
-        if lost:
-            misfits[column] = lost
-    return Typed(pa.table(arrays, names=list(columns)), misfits)
-
-
-# The cells that Arrow's cast accepts; anything else in a typed column is null in the typed view.
-_DATE = r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
-_TIME = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?"
-_FITS: dict[Kind, str] = {
-    "id": r"^-?\d{1,18}$",
-    "int": r"^-?\d{1,18}$",
-    "num": r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$",
-    "time": f"^{_DATE}([ T]{_TIME})?$",
-}
-
-
-def _cast(array: pa.Array, kind: Kind) -> tuple[pa.Array, int]:
-    """Return a column of strings in its type, and the number of cells that do not fit it."""
-    type_ = arrow_types()[kind]
-    try:
-        return pc.cast(array, type_), 0
-    except pa.ArrowInvalid:
-        fits = pc.match_substring_regex(array, _FITS[kind])
-        kept = pc.if_else(fits, array, None)
-        return pc.cast(kept, type_), kept.null_count - array.null_count
-
-
-_PARSERS: dict[Kind, Callable[[str], Cell]] = {
-    "id": int,
-    "int": int,
-    "num": float,
-    "time": datetime.fromisoformat,
-    "text": str,
-}
-
-
-def parse(value: str, kind: Kind) -> Cell | None:
-    """Return one cell of the JSONL in the type of its typed column; None where it does not fit."""
-    try:
-        return _PARSERS[kind](value)
-    except ValueError:
-        return None

@@ -20,11 +20,12 @@ from mimic_qlora.chart.facts import facts_of_view
 from mimic_qlora.chart.rows import Record
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.codes import phenotypes_of
-from mimic_qlora.prompts import audit_chart, audit_guidance, record_files
+from mimic_qlora.prompts import audit_cells, audit_chart, audit_guidance, record_files
 from mimic_qlora.prompts.audit_chart import Support
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step.storage import verified_manifest
 from mimic_qlora.subjects import reader
+from mimic_qlora.subjects.manifest import subjects_manifest
 
 CHECKS = {
     "ahead": "statements of the context not yet known at as_of",
@@ -65,6 +66,7 @@ def of_storage(store: Path) -> Audit:
     verified_manifest(store, "prompts")
     split, labs, folder = reader.split_of(store), _lab_names(store), store / "prompts"
     dropped = frozenset(ContextSettings.read(store).dropped_columns)
+    types = subjects_manifest(store)["columns"]
     faults: dict[str, list[str]] = {name: [] for name in CHECKS}
     splits_of: dict[int, set[str]] = {}
     places: dict[int, list[tuple[str, int, int]]] = {}
@@ -80,7 +82,7 @@ def of_storage(store: Path) -> Audit:
             places.setdefault(subject_id, []).append((name, number, offset))
     counts = Counter[str]()
     for subject_id, found in tqdm(sorted(places.items()), "patients audited", disable=None):
-        rows = reader.raw_record(store, subject_id)
+        rows = audit_cells.read(reader.raw_record(store, subject_id), types)
         typed: Record = {}
         for name, number, offset in found:
             record = record_files.read_at(folder / record_files.file_name(name), offset)
@@ -253,27 +255,28 @@ def _cells(cited: Citation) -> dict[str, str]:
 
 
 def _found(cited: Citation, chart: audit_chart.Chart) -> dict | None:
-    """The raw row that a citation names, with every cited cell as it says."""
+    """Return the row that a citation names, with every cited cell as it says."""
     cells = _cells(cited)
-
-    def same(raw: Any, told: str) -> bool:
-        if raw is None or str(raw) == told:
-            return raw is not None
-        if audit_chart.number(raw) is not None:
-            return audit_chart.number(raw) == audit_chart.number(told)
-        try:
-            return datetime.fromisoformat(str(raw)) == datetime.fromisoformat(told)
-        except ValueError:
-            return False
-
     return next(
         (
-            r
-            for r in chart.all(cited.table)
-            if all(same(r.get(c), told) for c, told in cells.items())
+            row
+            for row in chart.all(cited.table)
+            if all(_same(row.get(c), told) for c, told in cells.items())
         ),
         None,
     )
+
+
+def _same(raw: Any, told: str) -> bool:
+    """Return whether a cell is the cited one: ids by every digit, others by their value."""
+    if raw is None or isinstance(raw, int) or str(raw) == told:
+        return raw is not None and str(raw) == told
+    for read in (float, datetime.fromisoformat):
+        try:
+            return bool(read(raw) == read(told))
+        except ValueError:
+            continue
+    return False
 
 
 def _lab_names(store: Path) -> dict[int, str]:

@@ -1,8 +1,8 @@
 """A patient's chart as the audit reads it: which statement may rest on which row, and when known.
 
-It reads step 1's JSON strings and implements again, on purpose, when a value is known and how it is
-written. It shares no code with what the audit checks, only the clinical content files and the words
-for routes and admissions.
+It takes step 1's JSON strings, as audit_cells.py reads them, and implements again, on purpose, when
+a value is known and how it is written. It shares no code with what the audit checks, only the
+clinical content files and the words for routes and admissions.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from mimic_qlora.chart.wording import ADMISSIONS, ROUTES
 from mimic_qlora.clinical import codes, content
+from mimic_qlora.prompts.audit_cells import Row
 
 OMR = {
     "blood pressure": "Blood Pressure",
@@ -36,9 +37,6 @@ IN_ED = {
     "oxygen saturation": "o2sat",
     "temperature": "temperature",
 }
-
-
-Row = dict[str, Any]  # as step 1's JSON has it: texts, and whole numbers for ids
 
 
 class Reading(NamedTuple):
@@ -74,12 +72,13 @@ class Chart(NamedTuple):
             stays = [a for a in self.all("admissions") if a["hadm_id"] == row["hadm_id"]]
             stay = stays[0] if stays else {}
             day = [_day_over(row, "chartdate")] if table == "procedures_icd" else []
-            return [time_of(stay, "dischtime"), *day]
+            return [time_of(stay, "dischtime"), time_of(stay, "admittime"), *day]
         if table == "omr":
             return [_day_over(row, "chartdate")]
         if table == "prescriptions":
             begin = time_of(row, "starttime")
-            orders = [p for p in self.all("pharmacy") if p["pharmacy_id"] == row.get("pharmacy_id")]
+            number = row.get("pharmacy_id", "")
+            orders = [p for p in self.all("pharmacy") if p.get("pharmacy_id") == number]
             entered = next((time_of(p, "entertime") for p in orders if "entertime" in p), None)
             return [begin, entered or (begin and begin + timedelta(days=1))]
         names = {
@@ -163,8 +162,10 @@ def _counted(n: int, noun: str) -> str:
 def _of_person(chart: Chart) -> Iterator[Support]:
     for row in chart.all("patients"):
         if "anchor_age" in row and "anchor_year" in row:
-            age = int(row["anchor_age"]) + chart.as_of.year - int(row["anchor_year"])
-            yield Support("over 89" if age > 89 else str(age), "patients", row)
+            given = int(row["anchor_age"])
+            age = given + chart.as_of.year - int(row["anchor_year"])
+            if 0 <= given <= 120 and 0 <= age <= 120:
+                yield Support("over 89" if age > 89 else str(age), "patients", row)
         if row.get("gender") in SEXES:
             yield Support(SEXES[row["gender"]], "patients", row)
 
@@ -209,7 +210,9 @@ def _of_stay(chart: Chart) -> Iterator[Support]:
 def _of_prior_stays(chart: Chart) -> Iterator[Support]:
     now = chart.stay()
     prior = [
-        a for a in chart.all("admissions") if chart.ended(a) and a["hadm_id"] != now.get("hadm_id")
+        a
+        for a in chart.all("admissions")
+        if chart.ended(a) and chart.known("admissions", a) and a["hadm_id"] != now.get("hadm_id")
     ]
     if not prior:
         return
@@ -281,6 +284,8 @@ def _of_measurements(chart: Chart) -> Iterator[Support]:
     yield from _of_clinic(chart)
     yield from _of_bedside(chart)
     for row in chart.all("vitalsign"):
+        if "charttime" not in row:
+            continue
         for kind, column in IN_ED.items():
             if value := number(row.get(column)):
                 yield _reading(chart, kind, value, "vitalsign", row)
@@ -293,9 +298,10 @@ def _of_clinic(chart: Chart) -> Iterator[Support]:
     for row in chart.all("omr"):
         for ours, theirs in OMR.items():
             if row.get("result_name") == theirs:
-                ago = chart.ago(datetime.fromisoformat(row["chartdate"]))
+                when = time_of(row, "chartdate")
                 value = plain(row.get("result_value", ""), 40)
-                yield Support(f"{ours} {value}, {ago}", "omr", row)
+                if when:
+                    yield Support(f"{ours} {value}, {chart.ago(when)}", "omr", row)
 
 
 def _of_bedside(chart: Chart) -> Iterator[Support]:

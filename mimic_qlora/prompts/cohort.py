@@ -14,7 +14,7 @@ SHARES = {"guidance": 2, "chart_qa": 1, "diagnoses": 1}
 WHO_AND_WHEN = {
     "patients": ("dod", "anchor_year_group"),
     "admissions": columns.WANTED["admissions"],
-    "diagnoses_icd_labeled": ("hadm_id",),
+    "diagnoses_icd_labeled": ("hadm_id", "icd_code", "icd_version"),
 }
 NO_STAY = "left out: no coded stay"
 CODED = "with a coded stay"

@@ -17,6 +17,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import (
     buckets,
+    cell_report,
     dictionaries,
     nesting,
     partition,
@@ -31,6 +32,12 @@ from mimic_qlora.subjects.partition import RowCounts
 from mimic_qlora.subjects.split_file import Split
 
 LEAST_MEMORY = 0.5  # GB
+DICTIONARIES = {  # the table that each explains, and what its absence means
+    "d_icd_diagnoses": ("diagnoses_icd", "diagnoses go without titles"),
+    "d_icd_procedures": ("procedures_icd", "procedures go without titles"),
+    "d_labitems": ("labevents", "labs go by their number"),
+    "d_items": ("chartevents", "charted values are not compared with their normal range"),
+}
 DISK_SHARE = 0.8  # of the CSV; measured on the demo x10 with chartevents: 0.77, 0.45 of it output
 
 
@@ -77,7 +84,7 @@ class Converted(NamedTuple):
 
     rows: dict[str, RowFlow]  # by table
     dictionaries: dict[str, DictionaryRows]  # by table
-    misfits: Counter[str]  # "<table>.<column>" -> cells that do not fit the column's type
+    cells: cell_report.Counts  # how they fit their columns' types
     columns: dict[str, Columns]  # by table, those of the record
     split: Split
 
@@ -113,6 +120,9 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
     ]
     absent = f"; absent: {', '.join(missing)}" if missing else ""
     print(f"Tables: {len(sources)} found in {folder}{absent}")
+    for name, (table, effect) in DICTIONARIES.items():
+        if name in missing and table in sources:
+            print(f"  without {name}, {effect}")
     read = {source.path for source in sources.values()}
     if outside := [path.name for path in tables.csv_files(folder) if path not in read]:
         print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")
@@ -164,6 +174,7 @@ def write_subjects(
         out.facts["quality"] = [flag._asdict() for flag in flags if flag.rows]
         _print_release(release)
         print(data_line(out.facts["source"]))
+        cell_report.print_cells(converted.cells, {n: s.columns for n, s in sources.items()})
         quality.print_flags(flags)
         _print_proof(converted.rows, converted.dictionaries)
     print(f"Wrote {store / 'subjects'}")
@@ -199,16 +210,21 @@ def convert(
     rows = partition.partition_all(by_subject, plan, folder / "parts", settings.memory)
     rejected = {name: counts.rejected for name, counts in (rows | no_subject).items()}
     _keep_rejects(rejected, folder, store, settings.max_rejects)
+    if rows["admissions"].read == rejected["admissions"]:
+        raise UserError(
+            f"{sources['admissions'].path} has no rows that can be read, and every later step "
+            "needs hospital stays: check the download"
+        )
 
     columns = {name: partition.stored_columns(source) for name, source in by_subject.items()}
     nested = nesting.nest_all(plan, columns, folder, settings.memory, settings.workers)
     nesting.write_index(
         [place for done in nested for place in done.index], folder / "index.parquet"
     )
-    misfits = Counter[str]()
-    for cells in [*(done.misfits for done in nested), *(d.misfits for d in no_subject.values())]:
-        misfits += Counter(cells)
-    return Converted(_flows(rows, nested), no_subject, misfits, columns, split)
+    parts = [*nested, *no_subject.values()]
+    cells = cell_report.summed(part.cells for part in parts)
+    cell_report.refuse_other_forms(cells, sources)
+    return Converted(_flows(rows, nested), no_subject, cells, columns, split)
 
 
 def _say_empty_splits(split: Split) -> None:
@@ -358,7 +374,10 @@ def _facts(
     names = Counter(converted.split.values())
     return {
         "rows": {name: flow.in_manifest() for name, flow in converted.rows.items()},
-        "cells_not_of_their_type": dict(converted.misfits),
+        "cells_mended": {name: c.mended for name, c in converted.cells.items() if c.mended},
+        "cells_not_of_their_type": {
+            name: c.misfits for name, c in converted.cells.items() if c.misfits
+        },
         "columns": converted.columns,
         "split": {name: names[name] for name in patients.SHARES},
         "dictionaries": {

@@ -23,11 +23,22 @@ from mimic_qlora.subjects.sql import files, identifier, parquet
 MEMORY = 768_000_000  # bytes; less where the job has less than three times that
 _FURTHER = "further"  # the schema of tables that MIMIC-IV does not have
 _FILES = '" files"'  # no table of the record has a blank in its name
+# SQL for the rows that `reader.record` gives too: the stays, each once,
+STAYS = """(SELECT DISTINCT ON (subject_id, hadm_id) * FROM admissions
+    WHERE hadm_id IS NOT NULL AND admittime IS NOT NULL
+    ORDER BY subject_id, hadm_id, admittime, dischtime NULLS LAST)"""
+ICU_STAYS = """(SELECT DISTINCT ON (subject_id, stay_id) * FROM icustays
+    WHERE stay_id IS NOT NULL AND intime IS NOT NULL
+    ORDER BY subject_id, stay_id, intime, outtime NULLS LAST)"""
+ONCE = {"admissions": STAYS, "icustays": ICU_STAYS}
+# and which rows of diagnoses_icd say what a stay was coded with
+CODED = "hadm_id IS NOT NULL AND icd_code IS NOT NULL AND icd_version IS NOT NULL"
 _TYPES: dict[Kind, str] = {
     "id": "BIGINT",
     "int": "BIGINT",
     "num": "DOUBLE",
     "time": "TIMESTAMP",
+    "code": "VARCHAR",
     "text": "VARCHAR",
 }
 
@@ -64,9 +75,12 @@ def connect(storage: Path, temp: Path, threads: int | None = None) -> DuckDBPyCo
     _create(con, f"{_FURTHER}.{_FILES}", pa.table(names_and_paths, names=["name", "path"]))
     for name in names(con):
         _view(con, name, places[name])
+    for name in {*tables.REQUIRED} - names(con):  # a sample may have no stay: then none, no error
+        columns = ", ".join(_nulls(tables.schema()[name].columns))
+        con.execute(f"CREATE VIEW {table(name)} AS SELECT {columns} WHERE false")
     split = split_file.read(storage)
-    columns = [pa.array(list(split), pa.int64()), pa.array(list(split.values()), pa.string())]
-    _create(con, "split", pa.table(columns, names=list(split_file.COLUMNS)))
+    rows = [pa.array(list(split), pa.int64()), pa.array(list(split.values()), pa.string())]
+    _create(con, "split", pa.table(rows, names=list(split_file.COLUMNS)))
     return con
 
 
@@ -83,12 +97,9 @@ def _view(con: DuckDBPyConnection, name: str, paths: Sequence[Path]) -> None:
     there = {column for column, *_ in con.execute(f"DESCRIBE FROM {rows}").fetchall()}
     of_mimic = tables.schema().get(name.removesuffix("_labeled"))
     known = of_mimic.columns if of_mimic else {}
-    absent = [
-        f", NULL::{_TYPES[kind]} AS {identifier(column)}"
-        for column, kind in known.items()
-        if column not in there
-    ]
-    con.execute(f"CREATE VIEW {table(name)} AS SELECT *{''.join(absent)} FROM {rows}")
+    absent = _nulls({column: kind for column, kind in known.items() if column not in there})
+    columns = ", ".join(["*", *absent])
+    con.execute(f"CREATE VIEW {table(name)} AS SELECT {columns} FROM {rows}")
 
 
 def table(name: str) -> str:
@@ -96,6 +107,11 @@ def table(name: str) -> str:
     if name.removesuffix("_labeled") in tables.schema():
         return identifier(name)
     return f"{_FURTHER}.{identifier(name)}"
+
+
+def _nulls(columns: tables.Columns) -> list[str]:
+    """Return SQL for columns that hold nothing."""
+    return [f"NULL::{_TYPES[kind]} AS {identifier(column)}" for column, kind in columns.items()]
 
 
 def names(con: DuckDBPyConnection) -> set[str]:

@@ -1,25 +1,25 @@
 """The tables that name no patient (d_icd_diagnoses, provider ...): kept whole and typed."""
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import cells, tables
+from mimic_qlora.mimic.cells import CellCounts
 from mimic_qlora.mimic.second_reader import LineCounts
 from mimic_qlora.subjects import parquet_files
 from mimic_qlora.subjects.partition import Rejects
 
 
 class DictionaryRows(NamedTuple):
-    """The rows of a dictionary, and its cells that do not fit the type of their column."""
+    """The rows of a dictionary, and how its cells fit the types of their columns."""
 
     read: int
     rejected: int
     lines: int  # of the file, with its header, by the second reader
     spanning: int  # cells that go on in further lines, by the second reader
-    misfits: Counter[str]  # "<table>.<column>" -> cells
+    cells: dict[str, CellCounts]  # by "<table>.<column>"
 
     def in_manifest(self) -> dict[str, int]:
         """Return the numbers of rows by the names of the manifest, as other tables have them."""
@@ -35,9 +35,9 @@ class DictionaryRows(NamedTuple):
 def write(source: tables.Source, folder: Path) -> DictionaryRows:
     """Write a table that names no patient into `folder`/dictionaries, whole and typed."""
     name = source.path.name.split(".csv")[0]
-    n_kept, misfits = 0, Counter[str]()
+    n_kept, counts = 0, dict[str, CellCounts]()
     counted: list[LineCounts] = []
-    types = tables.arrow_types()
+    types = cells.arrow_types()
     schema = pa.schema([(column, types[kind]) for column, kind in source.columns.items()])
     place = folder / "dictionaries" / f"{name}.parquet"
     with (
@@ -49,10 +49,12 @@ def write(source: tables.Source, folder: Path) -> DictionaryRows:
             rejects.add(row, "wrong number of fields", text)
 
         for batch in tables.read(source, reject_ragged, on_end=counted.append):
-            typed = tables.typed(source.columns, batch)
+            typed = cells.typed(source.columns, batch)
             file.write_table(typed.rows)
             n_kept += typed.rows.num_rows
-            misfits += Counter({f"{name}.{c}": cells for c, cells in typed.misfits.items()})
+            for column, found in typed.counts.items():
+                key = f"{name}.{column}"
+                counts[key] = counts.get(key, CellCounts()).plus(found)
     (lines,) = counted
     n_read = n_kept + rejects.count
-    return DictionaryRows(n_read, rejects.count, lines.lines, lines.spanning, misfits)
+    return DictionaryRows(n_read, rejects.count, lines.lines, lines.spanning, counts)

@@ -26,6 +26,7 @@ class SubjectsManifest(FinishedManifest):
     rows: dict[str, dict[str, int]]  # of each table, by the fields of conversion.RowFlow
     columns: dict[str, Columns]  # of each table
     dictionaries: dict[str, int]  # rows of each table that is not by patient
+    cells_mended: dict[str, int]  # by "table.column"
     cells_not_of_their_type: dict[str, int]  # by "table.column"
     quality: list[dict[str, Any]]  # quality.Flag: rows that cannot be right
 

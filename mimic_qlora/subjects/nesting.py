@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from isal import igzip
 from tqdm import tqdm
 
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import cells
+from mimic_qlora.mimic.cells import CellCounts
 from mimic_qlora.mimic.tables import Columns
 from mimic_qlora.step import limits
 from mimic_qlora.subjects import parquet_files
@@ -35,7 +36,7 @@ from mimic_qlora.subjects.buckets import (
 # the record also carries these tables with the title of each code, joined on (code, version)
 LABELED = {"diagnoses_icd": "d_icd_diagnoses", "procedures_icd": "d_icd_procedures"}
 GZIP_LEVEL = 2  # of isal's 0 to 3
-ICD = ("icd_version", "icd_code")
+ICD: Columns = {"icd_version": "int", "icd_code": "code"}
 
 Json = list[bytes | memoryview]  # the pieces of a JSON text, in order
 
@@ -56,14 +57,14 @@ class NestedBucket:
     index: list[Place]
     jsonl: dict[str, int]  # table -> rows in the records
     columnar: dict[str, int]  # table -> rows in the typed tables
-    misfits: dict[str, int]  # "<table>.<column>" -> cells that do not fit the column's type
+    cells: dict[str, CellCounts]  # "<table>.<column>" -> how its cells fit the column's type
 
 
 class NestedTable(NamedTuple):
     """One table's rows of one bucket, typed and in the records."""
 
     n_columnar: int
-    misfits: dict[str, int]  # column -> cells that do not fit its type
+    cells: dict[str, CellCounts]  # column -> how its cells fit its type
     n_jsonl: int
     records: list[tuple[int, Json]]  # subject_id, `,"<table>":[...]`; each patient with rows once
 
@@ -124,7 +125,8 @@ def nest(
     marker = parts / f"bucket-{bucket:05d}.done.json"
     if done := read_done(marker):
         places = [Place(*row) for row in done["index"]]
-        nested = NestedBucket(places, done["jsonl"], done["columnar"], done["misfits"])
+        counts = {name: CellCounts(*found) for name, found in done.get("cells", {}).items()}
+        nested = NestedBucket(places, done["jsonl"], done["columnar"], counts)
     else:
         nested = _write_bucket(bucket, subject_ids, columns, folder)
         write_done(marker, vars(nested))
@@ -149,7 +151,8 @@ def _write_bucket(
             for subject_id, piece in made.records:
                 pieces[subject_id] += piece
             nested.jsonl[table], nested.columnar[table] = made.n_jsonl, made.n_columnar
-            nested.misfits.update({f"{table}.{c}": cells for c, cells in made.misfits.items()})
+            if table == name:  # a labeled table has the same cells again
+                nested.cells.update({f"{name}.{c}": counts for c, counts in made.cells.items()})
     with open(folder / "shards" / f"part-{bucket:05d}.jsonl.gz", "wb") as shard:
         for subject_id, record in pieces.items():
             member = igzip.compress(b"".join([*record, b"}\n"]), GZIP_LEVEL, mtime=0)
@@ -173,13 +176,12 @@ def _tables(
     yield name, columns, rows
     if name not in LABELED:
         return
-    titles = folder / "dictionaries" / f"{LABELED[name]}.parquet"
-    if titles.exists():
-        if "long_title" in columns:  # the file's own: it stays in the table that is not labeled
-            columns = {column: kind for column, kind in columns.items() if column != "long_title"}
-            rows = rows.drop_columns(["long_title"])
-        rows = rows.append_column("long_title", _titles(rows, parquet_files.read(titles)))
-        yield f"{name}_labeled", {**columns, "long_title": "text"}, rows
+    titles = _titles(rows, folder / "dictionaries" / f"{LABELED[name]}.parquet")
+    if "long_title" in columns:  # the file's own: it stays in the table that is not labeled
+        columns = {column: kind for column, kind in columns.items() if column != "long_title"}
+        rows = rows.drop_columns(["long_title"])
+    rows = rows.append_column("long_title", titles)
+    yield f"{name}_labeled", {**columns, "long_title": "text"}, rows
 
 
 def _nest_table(name: str, columns: Columns, rows: pa.Table, path: Path) -> NestedTable:
@@ -189,7 +191,7 @@ def _nest_table(name: str, columns: Columns, rows: pa.Table, path: Path) -> Nest
         order = np.argsort(ids, kind="stable")
         rows, ids = rows.take(order), ids[order]
     rows = rows.combine_chunks()
-    typed, misfits = tables.typed(columns, rows)
+    typed, counts = cells.typed(columns, rows)
     parquet_files.write(typed, path, compression="zstd", row_group_size=1 << 17)
     n_columnar = typed.num_rows
     del typed
@@ -206,17 +208,23 @@ def _nest_table(name: str, columns: Columns, rows: pa.Table, path: Path) -> Nest
         piece: Json = [key, data[offsets[start] : offsets[end] - 1], b"]"]
         records.append((int(ids[start]), piece))
         n_jsonl += int(end - start)
-    return NestedTable(n_columnar, misfits, n_jsonl, records)
+    return NestedTable(n_columnar, counts, n_jsonl, records)
 
 
-def _titles(rows: pa.Table, dictionary: pa.Table) -> pa.Array:
-    """Return the title of each row's code, null where the dictionary does not have the code.
+def _titles(rows: pa.Table, path: Path) -> pa.Array:
+    """Return the title of each row's code, null where the dictionary in `path` has none.
 
-    All are null when either table lacks a column; step 1 has said so when it read the header.
+    All are null when the dictionary is not there, or when either table lacks a column; step 1 has
+    said so when it looked for the tables.
     """
-    if not {*ICD} <= {*rows.column_names} or not {*ICD, "long_title"} <= {*dictionary.column_names}:
-        return pa.nulls(len(rows), pa.string())
-    place = pc.index_in(_code_key(rows), _code_key(dictionary))
+    without = pa.nulls(len(rows), pa.string())
+    if not path.exists() or not {*ICD} <= {*rows.column_names}:
+        return without
+    dictionary = parquet_files.read(path)
+    if not {*ICD, "long_title"} <= {*dictionary.column_names}:
+        return without
+    codes, known = _code_key(cells.typed(ICD, rows).rows), _code_key(dictionary)
+    place = pc.index_in(codes, known, skip_nulls=True)
     return pc.cast(dictionary["long_title"].combine_chunks().take(place), pa.string())
 
 

@@ -266,6 +266,51 @@ SELECT subject_id, -least(amount, rate) AS worst FROM {table} WHERE amount < 0 O
 -- worst: by {worst}
 SELECT subject_id, ref_range_lower - ref_range_upper AS worst FROM {table} WHERE ref_range_lower > ref_range_upper
 
+-- check: no key
+-- tables: admissions
+-- finds: has no hadm_id or no admittime (steps 2 to 7 leave it out)
+SELECT subject_id, NULL AS worst FROM {table} WHERE hadm_id IS NULL OR admittime IS NULL
+
+-- check: no key
+-- tables: icustays
+-- finds: has no stay_id or no intime (steps 2 to 7 leave it out)
+SELECT subject_id, NULL AS worst FROM {table} WHERE stay_id IS NULL OR intime IS NULL
+
+-- check: no key
+-- tables: diagnoses_icd
+-- finds: has no hadm_id, icd_code or icd_version (steps 2 to 7 leave it out)
+SELECT subject_id, NULL AS worst FROM {table} WHERE hadm_id IS NULL OR icd_code IS NULL OR icd_version IS NULL
+
+-- check: no key
+-- tables: procedures_icd
+-- finds: has no hadm_id, chartdate, icd_code or icd_version (steps 4 to 7 leave it out)
+SELECT subject_id, NULL AS worst FROM {table}
+WHERE hadm_id IS NULL OR chartdate IS NULL OR icd_code IS NULL OR icd_version IS NULL
+
+-- check: no key
+-- tables: labevents
+-- finds: has no labevent_id
+SELECT subject_id, NULL AS worst FROM {table} WHERE labevent_id IS NULL
+
+-- check: no key
+-- tables: labevents chartevents
+-- finds: has no itemid or no charttime (steps 4 to 7 leave it out)
+SELECT subject_id, NULL AS worst FROM {table} WHERE itemid IS NULL OR charttime IS NULL
+
+-- check: code without a title
+-- tables: diagnoses_icd
+-- with: d_icd_diagnoses
+-- finds: has a code that d_icd_diagnoses has no title for
+SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN d_icd_diagnoses USING (icd_code, icd_version)
+WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
+
+-- check: code without a title
+-- tables: procedures_icd
+-- with: d_icd_procedures
+-- finds: has a code that d_icd_procedures has no title for
+SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN d_icd_procedures USING (icd_code, icd_version)
+WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
+
 -- check: age out of range
 -- tables: patients
 -- finds: anchor_age is not within 18 to 91 (above 89 all are given as 91)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from isal import igzip_lib
 
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import cells
 from mimic_qlora.mimic.tables import Cell, Columns
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import parquet_files, split_file
@@ -24,6 +24,22 @@ Wanted = Mapping[str, Iterable[str]]  # table -> the columns that are read of it
 Only = Mapping[str, Mapping[str, Collection[Cell]]]  # table -> column -> values of the rows wanted
 Spans = Mapping[int, tuple[datetime, datetime]]  # subject_id -> first and last time
 Within = Mapping[str, tuple[str, Spans]]  # table -> its column of times, and their limits
+
+# The cells without which a row tells nobody anything: such rows are left out here, and step 1 has
+# flagged them. Likewise a stay whose row stands twice is one stay.
+NEEDED = {
+    "admissions": ("hadm_id", "admittime"),
+    "icustays": ("stay_id", "intime"),
+    "diagnoses_icd_labeled": ("hadm_id", "icd_code", "icd_version"),
+    "procedures_icd_labeled": ("hadm_id", "icd_code", "icd_version", "chartdate"),
+    "labevents": ("itemid", "charttime"),
+    "chartevents": ("itemid", "charttime"),
+}
+ONCE = {  # table -> its id, beginning and end; of several rows the earliest counts
+    "admissions": ("hadm_id", "admittime", "dischtime"),
+    "icustays": ("stay_id", "intime", "outtime"),
+}
+_RESULTS = "value"  # a column of results, of which "None" may be one
 
 
 def split_of(storage: Path) -> split_file.Split:
@@ -92,24 +108,25 @@ _IGZIP_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 
 
 def record(storage: Path, subject_id: int, wanted: Wanted) -> Record:
-    """Return one patient's rows, typed, of the tables and columns that are wanted."""
+    """Return one patient's rows, typed, of the tables and columns that are wanted.
+
+    Rows without a cell of NEEDED are left out, as are further rows of a stay (ONCE). Texts come
+    without blanks around them; those that stand for nothing are left out as nulls are.
+    """
     raw = raw_record(storage, subject_id)
     found: Record = {"subject_id": subject_id}
     for table, columns in wanted.items():
         types = _columns(storage).get(table, {})
-        kept = {column: types[column] for column in columns if column in types}
-        found[table] = [_typed(row, kept) for row in raw.get(table, [])]
+        kept = {column: types[column] for column in ("subject_id", *columns) if column in types}
+        texts = {c: pa.array(_texts(raw.get(table, []), c), pa.string()) for c in kept}
+        rows = _usable(cells.typed(kept, pa.table(texts)).rows, table, columns)
+        found[table] = _each_once(table, list(_rows(rows, columns)))
     return found
 
 
-def _typed(row: dict[str, Any], types: Columns) -> Row:
-    """Return the cells of a JSON row in their types; cells that do not fit are left out."""
-    cells = (
-        (k, row[k] if isinstance(row[k], int) else tables.parse(row[k], t))
-        for k, t in types.items()
-        if k in row
-    )
-    return {k: v for k, v in cells if v is not None}
+def _texts(rows: list[dict[str, Any]], column: str) -> list[str | None]:
+    """Return a column of JSON rows as the source has it."""
+    return [None if (cell := row.get(column)) is None else str(cell) for row in rows]
 
 
 def records(
@@ -121,7 +138,7 @@ def records(
 ) -> Iterator[Record]:
     """Yield what `record` returns for each patient, ordered by subject_id.
 
-    The rows come in bulk from the columnar tables. `only` keeps the rows with certain values,
+    The rows come in bulk from the typed tables. `only` keeps the rows with certain values,
     `within` those with a time between two others, so that a big table is not read whole.
     """
     chosen = set(_index(storage) if subject_ids is None else subject_ids)
@@ -148,12 +165,60 @@ def records(
             )
             if within and table in within:
                 rows = _between(rows, ids, *within[table])
-            cells = [_values(rows[column]) for column in ("subject_id", *kept)]
-            for owner, *row in zip(*cells, strict=True):
-                bucket[owner][table].append(
-                    {k: v for k, v in zip(kept, row, strict=True) if v is not None}
-                )
-        yield from bucket.values()
+            rows = _usable(rows, table, columns)
+            owners = rows["subject_id"].to_pylist()
+            for owner, row in zip(owners, _rows(rows, kept), strict=True):
+                bucket[owner][table].append(row)
+        for record in bucket.values():
+            yield {
+                name: _each_once(name, rows) if name in ONCE else rows
+                for name, rows in record.items()
+            }
+
+
+def _usable(rows: pa.Table, table: str, wanted: Iterable[str]) -> pa.Table:
+    """Return the rows that have each cell of NEEDED, of the columns that are wanted."""
+    for column in {*NEEDED.get(table, ())} & {*wanted}:
+        if column not in rows.column_names:
+            return rows.slice(0, 0)
+        if rows[column].null_count:
+            rows = rows.filter(pc.is_valid(rows[column]))
+    return rows
+
+
+def _rows(rows: pa.Table, wanted: Iterable[str]) -> Iterator[Row]:
+    """Yield rows as column -> value, without what is null."""
+    names = [column for column in wanted if column in rows.column_names]
+    columns = [_values(_without_nothing(rows[name], name)) for name in names]
+    if not names:
+        return iter([{}] * len(rows))
+    return (
+        {k: v for k, v in zip(names, row, strict=True) if v is not None}
+        for row in zip(*columns, strict=True)
+    )
+
+
+def _without_nothing(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Return a column of texts without blanks around them, null where one stands for nothing."""
+    if not pa.types.is_large_string(column.type):
+        return column
+    column = pc.utf8_trim_whitespace(column)
+    nothing = [""] if name == _RESULTS else [*cells.NOTHING]
+    is_nothing = pc.is_in(column, pa.array(nothing, column.type))
+    return pc.if_else(is_nothing, None, column) if pc.any(is_nothing).as_py() else column
+
+
+def _each_once(table: str, rows: list[Row]) -> list[Row]:
+    """Return the rows of a table, of ONCE with one row for each stay."""
+    key, begin, end = ONCE.get(table, ("", "", ""))
+    if len(rows) < 2 or key not in rows[0]:
+        return rows
+    stays: dict[Cell, Row] = {}
+    never = datetime.max
+    for row in sorted(rows, key=lambda r: (r.get(begin, never), r.get(end, never))):
+        stays.setdefault(row[key], row)
+    once = {id(row) for row in stays.values()}
+    return [row for row in rows if id(row) in once]
 
 
 def _between(rows: pa.Table, ids: list[int], column: str, spans: Spans) -> pa.Table:
@@ -182,11 +247,16 @@ def labels(
 ) -> dict[Any, Any]:
     """Return one column of a dictionary table by another, such as itemid -> label of d_labitems.
 
-    Empty when the table is absent.
+    Empty when the table or either column is absent. Texts come as `record` gives them; of a key
+    that stands twice the first row counts.
     """
     path = storage / "subjects" / "dictionaries" / f"{dictionary}.parquet"
     if not path.exists():
         return {}
     parquet_files.checked(storage, [path])
-    rows = parquet_files.read(path, columns=[key, value]).to_pydict()
-    return dict(zip(rows[key], rows[value], strict=True))
+    rows = parquet_files.read(path)
+    if not {key, value} <= {*rows.column_names}:
+        return {}
+    keys, values = (_values(_without_nothing(rows[c], c)) for c in (key, value))
+    found = dict(zip(reversed(keys), reversed(values), strict=True))
+    return {k: found[k] for k in dict.fromkeys(keys) if k is not None}

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from mimic_qlora.mimic import second_reader, tables
+from mimic_qlora.mimic import cells, second_reader, tables
 from mimic_qlora.mimic.tables import Columns, Kind, Source
 from mimic_qlora.subjects import parquet_files, partition, sql
 from mimic_qlora.subjects.partition import Owners
@@ -137,8 +137,8 @@ def _csv_rows(source: Source) -> Iterator[pa.RecordBatch]:
     for rows in second_reader.rows(source.path):
         whole = [row for row in rows if len(row) == len(names)]
         if whole:
-            cells = [pa.array(column, pa.string()) for column in zip(*whole, strict=True)]
-            yield pa.record_batch(cells, names=names)
+            texts = [pa.array(column, pa.string()) for column in zip(*whole, strict=True)]
+            yield pa.record_batch(texts, names=names)
 
 
 def _typed(rows: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
@@ -151,10 +151,8 @@ def _read_alone(texts: pa.Array, kind: Kind) -> pa.Array:
     if kind == "text":
         return texts
     encoded = texts.dictionary_encode()  # each text once
-    values = [tables.parse(text, kind) for text in encoded.dictionary.to_pylist()]
-    limit = 1 << 63
-    values = [None if isinstance(v, int) and not -limit <= v < limit else v for v in values]
-    return pa.array(values, tables.arrow_types()[kind]).take(encoded.indices)
+    values = [cells.read(text, kind).value for text in encoded.dictionary.to_pylist()]
+    return pa.array(values, cells.arrow_types()[kind]).take(encoded.indices)
 
 
 def _placed(
@@ -177,9 +175,9 @@ def _hashes(
     con: duckdb.DuckDBPyConnection, rows: pa.Table | pa.RecordBatch, columns: Columns
 ) -> np.ndarray:
     """Return a hash of each row's cells: uint64 [rows]."""
-    cells = ", ".join(map(sql.identifier, columns))
+    listed = ", ".join(map(sql.identifier, columns))
     con.register("read_back", rows)
-    hashed = con.execute(f"SELECT hash({cells}) AS h FROM read_back").fetchnumpy()["h"]
+    hashed = con.execute(f"SELECT hash({listed}) AS h FROM read_back").fetchnumpy()["h"]
     return np.asarray(hashed, np.uint64)
 
 
@@ -197,17 +195,17 @@ def _jsonl_rows(shard: Path, columns: Mapping[str, Columns]) -> Iterator[tuple[s
             yield name, pa.table(texts)
 
 
-def _texts(cells: list[Any], kind: Kind) -> pa.Array:
+def _texts(found: list[Any], kind: Kind) -> pa.Array:
     """Return cells of the JSONL as the CSV has them.
 
     Cells of another kind than their column's become texts that no CSV has.
     """
     try:
         if kind == "id":
-            return pc.cast(pa.array(cells, pa.int64()), pa.string())
-        return pa.array(cells, pa.string())
+            return pc.cast(pa.array(found, pa.int64()), pa.string())
+        return pa.array(found, pa.string())
     except (pa.ArrowInvalid, TypeError):  # Arrow's own type error is one of Python's too
-        return pa.array([None if cell is None else f"{type(cell)} {cell}" for cell in cells])
+        return pa.array([None if cell is None else f"{type(cell)} {cell}" for cell in found])
 
 
 def _blocks(shard: Path) -> Iterator[list[bytes]]:

@@ -27,15 +27,17 @@ def overview(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int)
     patients = manifest["source"]["patients"]
     coded = 0
     if "diagnoses_icd" in there:
-        coded = _count(con, "SELECT count(DISTINCT subject_id) FROM diagnoses_icd")
+        coded = _count(
+            con, f"SELECT count(DISTINCT subject_id) FROM diagnoses_icd WHERE {database.CODED}"
+        )
     by_coding = {"  with a coded stay": coded, "  without any coded stay": patients - coded}
     lines: dict[str, Cell] = {"Patients": patients}
     lines |= {f"  in the {name} split": n for name, n in manifest["split"].items()}
     lines |= by_coding
     lines |= hidden_cells(by_coding, [list(by_coding)], min_cell)
-    lines["Hospital stays"] = _count(con, "SELECT count(*) FROM admissions")
+    lines["Hospital stays"] = _count(con, f"SELECT count(*) FROM {database.STAYS}")
     if "icustays" in there:
-        lines["ICU stays"] = _count(con, "SELECT count(*) FROM icustays")
+        lines["ICU stays"] = _count(con, f"SELECT count(*) FROM {database.ICU_STAYS}")
     lines["Tables by patient"] = len(manifest["rows"])
     lines["Rows"] = sum(counts["columnar"] for counts in manifest["rows"].values())
     return [{"what": what, "n": n} for what, n in lines.items()]

@@ -17,6 +17,7 @@ from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
 
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
+_MOST_YEARS = 120  # an age beyond cannot be one
 _UNKNOWN = ("not recorded", "no hospital stay")  # the last rows of a characteristic
 
 NOTE = (
@@ -117,30 +118,39 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
     """Return a row for each patient: split, whether coded, first stay, numbers of stays."""
     there = database.names(con)
 
-    def table(name: str) -> str:  # a table that is not there has nobody in it
-        return name if name in there else "(SELECT subject_id FROM patients WHERE false)"
+    nobody = "(SELECT subject_id FROM patients WHERE false)"
+    coded = icu_stays = nobody
+    if "diagnoses_icd" in there:
+        coded = f"(SELECT subject_id FROM diagnoses_icd WHERE {database.CODED})"
+    if "icustays" in there:
+        icu_stays = database.ICU_STAYS
 
     people = con.execute(f"""
         WITH first AS (
             SELECT subject_id, admittime, race, insurance, admission_type,
                    row_number() OVER (PARTITION BY subject_id ORDER BY admittime, hadm_id)
                    AS place
-            FROM admissions),
+            FROM {database.STAYS}),
         stays AS (
             SELECT subject_id, count(*) AS stays, max(hospital_expire_flag) AS died,
                    epoch(max(dischtime) - min(admittime)) / 86400 AS days_covered
-            FROM admissions GROUP BY 1)
-        SELECT p.subject_id, s.split, p.gender, c.subject_id IS NOT NULL AS coded,
-               p.anchor_age + coalesce(year(a.admittime) - p.anchor_year, 0) AS age,
-               a.race, a.insurance, a.admission_type, a.subject_id IS NOT NULL AS admitted,
+            FROM {database.STAYS} GROUP BY 1),
+        aged AS (
+            SELECT p.*, p.anchor_age + CASE
+                WHEN a.admittime IS NULL THEN 0 ELSE year(a.admittime) - p.anchor_year END AS years
+            FROM patients p LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1)
+        SELECT p.subject_id, s.split, trim(p.gender) AS gender, c.subject_id IS NOT NULL AS coded,
+               CASE WHEN p.anchor_age BETWEEN 0 AND {_MOST_YEARS}
+                    AND p.years BETWEEN 0 AND {_MOST_YEARS} THEN p.years END AS age,
+               trim(a.race) AS race, trim(a.insurance) AS insurance,
+               trim(a.admission_type) AS admission_type, a.subject_id IS NOT NULL AS admitted,
                coalesce(t.stays, 0) AS stays, coalesce(t.died, 0) AS died, t.days_covered,
                coalesce(i.n, 0) AS icu_stays
-        FROM patients p JOIN split s USING (subject_id)
+        FROM aged p JOIN split s USING (subject_id)
         LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1
         LEFT JOIN stays t ON t.subject_id = p.subject_id
-        LEFT JOIN (SELECT DISTINCT subject_id FROM {table("diagnoses_icd")}) c
-               ON c.subject_id = p.subject_id
-        LEFT JOIN (SELECT subject_id, count(*) AS n FROM {table("icustays")} GROUP BY 1) i
+        LEFT JOIN (SELECT DISTINCT subject_id FROM {coded}) c ON c.subject_id = p.subject_id
+        LEFT JOIN (SELECT subject_id, count(*) AS n FROM {icu_stays} GROUP BY 1) i
                ON i.subject_id = p.subject_id
         ORDER BY p.subject_id""").df()
     people["race"] = people.race.map(_race, na_action="ignore")
@@ -157,9 +167,10 @@ def _race(text: str) -> str:
 
 def _stays(con: DuckDBPyConnection) -> pd.DataFrame:
     """Return subject_id and length in days of each hospital stay."""
-    return con.execute("""
+    return con.execute(f"""
         SELECT subject_id, epoch(dischtime - admittime) / 86400 AS days
-        FROM admissions ORDER BY subject_id, hadm_id""").df()
+        FROM {database.STAYS} WHERE coalesce(admittime <= dischtime, true)
+        ORDER BY subject_id, hadm_id""").df()
 
 
 def _levels(title: str, counts: Mapping[str, Mapping[str, int]], groups: Groups) -> Rows:

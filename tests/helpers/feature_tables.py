@@ -130,6 +130,7 @@ def keep(folder: Path, made: Tables) -> Path:
         "int": pa.int64(),
         "num": pa.float64(),
         "time": pa.timestamp("us"),
+        "code": pa.large_string(),
         "text": pa.large_string(),
     }
     subjects = folder / "subjects"

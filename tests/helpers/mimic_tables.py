@@ -18,7 +18,7 @@ def rewrite(path: Path, change) -> None:
     """Change a table's rows: change(header, rows) -> rows, each a list of strings."""
     with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    with gzip.open(path, "wt", newline="", encoding="utf-8") as file:
+    with gzip.open(path, "wt", compresslevel=1, newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *change(header, rows)])
 
 

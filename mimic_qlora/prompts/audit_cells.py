@@ -1,0 +1,124 @@
+"""Step 1's JSON cells as the audit reads them: by docs/data_contract.md, not by the code it checks.
+
+A cell that does not fit its column's type is no cell here, and a row without the cells that it
+cannot do without is no row. A stay whose row stands twice is one stay.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from math import isfinite
+from typing import Any
+
+Row = dict[str, Any]  # column -> text, in the form of its type; whole number for an id
+
+ZONE = re.compile(r" ?(?:UTC|Z|[+-]00(?::?00)?)$")
+SHAPE = re.compile(r"([12]\d{3}-\d\d-\d\d)(?:[ T](\d\d(?::\d\d){0,2}))?", re.ASCII)
+TEXTS_FOR_NOTHING = ["nan", "NaN", "null", "NULL", "None", "NaT", "<NA>", "NA", "N/A", "___"]
+WITH = {
+    "admissions": ["hadm_id", "admittime"],
+    "icustays": ["stay_id", "intime"],
+    "diagnoses_icd": ["hadm_id", "icd_code", "icd_version"],
+    "procedures_icd": ["hadm_id", "icd_code", "icd_version", "chartdate"],
+    "labevents": ["itemid", "charttime"],
+    "chartevents": ["itemid", "charttime"],
+}
+
+
+def read(raw: Mapping[str, Any], columns: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return a patient's record with its cells read; `columns` are those of step 1's manifest."""
+    return {name: _rows(name, found, columns) for name, found in raw.items()}
+
+
+def _rows(name: str, rows: Any, columns: Mapping[str, Mapping[str, str]]) -> Any:
+    if name == "subject_id":
+        return rows
+    table = name.removesuffix("_labeled")
+    types = columns.get(table, {})
+    found = [_row(row, types) for row in rows]
+    found = [row for row in found if all(c in row for c in WITH.get(table, []))]
+    if table == "admissions":
+        return _once(found, "hadm_id", "admittime", "dischtime")
+    if table == "icustays":
+        return _once(found, "stay_id", "intime", "outtime")
+    return found
+
+
+def _once(rows: list[Row], key: str, begin: str, end: str) -> list[Row]:
+    """Return the earliest row of each stay, in the order of the file."""
+    ranked = sorted(range(len(rows)), key=lambda n: (rows[n][begin], rows[n].get(end, "9")))
+    first: dict[Any, int] = {}
+    for n in ranked:
+        first.setdefault(rows[n][key], n)
+    return [rows[n] for n in sorted(first.values())]
+
+
+def _row(row: Row, types: Mapping[str, str]) -> Row:
+    read_cells = {c: _cell(c, types.get(c, "text"), cell) for c, cell in row.items()}
+    return {c: cell for c, cell in read_cells.items() if cell is not None}
+
+
+def _cell(column: str, kind: str, cell: int | str) -> int | str | None:
+    if isinstance(cell, int):
+        return cell
+    if kind != "text":
+        return READERS[kind](cell)
+    text = cell.strip()
+    # of results, "None" may be one
+    return None if not text or column != "value" and text in TEXTS_FOR_NOTHING else text
+
+
+def code(cell: str) -> str | None:
+    """Return a code in capitals, without blanks and dots; None for a text for nothing."""
+    if cell.strip() in TEXTS_FOR_NOTHING:
+        return None
+    return cell.strip().replace(".", "").upper() or None
+
+
+def _whole(cell: str) -> str | None:
+    digits = re.sub(r"\.0+$", "", cell.strip())
+    sign, figures = ("-", digits[1:]) if digits.startswith("-") else ("", digits)
+    if not (figures.isascii() and figures.isdigit()):
+        return None
+    figures = figures.lstrip("0") or "0"
+    room = "9223372036854775808" if sign else "9223372036854775807"
+    if len(figures) > 19 or (len(figures) == 19 and figures > room):
+        return None
+    return f"{sign}{figures}"
+
+
+def _number(cell: str) -> str | None:
+    cell = cell.strip()
+    if set(cell) - set("0123456789.eE+-"):
+        return None
+    try:
+        return cell if isfinite(float(cell)) else None
+    except ValueError:
+        return None
+
+
+def _time(cell: str) -> str | None:
+    """Return a time as YYYY-MM-DD HH:MM:SS, with six decimals where it has any."""
+    text, dot, decimals = ZONE.sub("", cell.strip()).partition(".")
+    shape = SHAPE.fullmatch(text)
+    if shape is None:
+        return None
+    day, clock = shape.groups(default="")
+    if not clock and cell.strip() != day or dot and len(clock) != 8:
+        return None
+    if dot and not re.fullmatch("[0-9]{1,9}", decimals):
+        return None
+    try:
+        time = datetime.fromisoformat(f"{day} {clock or '00'}{':00:00'[len(clock or '00') - 2 :]}")
+    except ValueError:
+        return None
+    return str(time.replace(microsecond=int(decimals[:6].ljust(6, "0"))))
+
+
+READERS: dict[str, Callable[[str], str | None]] = {
+    "int": _whole,
+    "id": _whole,
+    "num": _number,
+    "time": _time,
+    "code": code,
+}
