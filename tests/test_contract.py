@@ -45,12 +45,13 @@ def assert_same(documented: list, written: list):
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory):
-    """Step 1's folder for twelve patients, with a rejected row and a cell that does not fit."""
+    """Step 1's folder for twelve patients: a rejected row, a mended cell, one that does not fit."""
     place = tmp_path_factory.mktemp("contract")
     folder = write_tiny_mimic(place)
 
     def spoil(header, rows):
         rows[0][header.index("valuenum")] = "___"
+        rows[1][header.index("charttime")] += " UTC"
         return [*rows, ["99", "19999999", *rows[0][2:]]]
 
     rewrite(folder / "hosp/labevents.csv.gz", spoil)
