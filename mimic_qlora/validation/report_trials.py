@@ -9,7 +9,7 @@ from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Question
 from mimic_qlora.tasks import guidance
 from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR, Arm
-from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.scoring import repetition, rubric
 from mimic_qlora.validation.scoring.rubric import Score
 from mimic_qlora.validation.trial_results import TrialResult
 
@@ -136,10 +136,11 @@ def _shown(result: TrialResult, arm: Arm, question: Question) -> Shown:
     """Return an answer with its marks, and the words that the other of the pair lacks."""
     answer, score = result.given[arm].answer, result.scores[arm]
     other = {BASE: ADAPTER, ADAPTER: BASE}.get(arm, arm)
-    own = lacking(answer.text, result.given[other].answer.text)
-    marks = marked(answer.text, score, question)
+    text = repetition.folded(answer.text)
+    own = lacking(text, repetition.folded(result.given[other].answer.text))
+    marks = marked(text, score, question)
     cut_at = answer.n_tokens if score.cut else None
-    return Shown(arm.label, pieces(answer.text, marks, own), cut_at)
+    return Shown(arm.label, pieces(text, marks, own), cut_at)
 
 
 def marked(text: str, score: Score, question: Question) -> dict[int, str]:

@@ -31,7 +31,7 @@ from mimic_qlora.clinical.levels import OPENING
 from mimic_qlora.clinical.schema import Caution, Knowledge, Question, Symptom
 from mimic_qlora.tasks import composing, guidance, holding_out
 from mimic_qlora.tasks.composing import MOST_CAUTIONS
-from mimic_qlora.validation.scoring import advice, inventions
+from mimic_qlora.validation.scoring import advice, inventions, repetition
 from mimic_qlora.validation.scoring import patterns as answer_words
 
 Cell = float | int | str | None  # of a CSV file
@@ -59,6 +59,7 @@ METRICS = {
     "sections": Metric("the three sections", True),
     "words_in_range": Metric("120 to 180 words", True),
     "cut": Metric("answers cut", False),
+    "repeated": Metric("lines that repeat", False),
     "rel_to_ideal": Metric("cosine with the ideal", True),
     "rouge_l": Metric("ROUGE-L with the ideal", True),
 }
@@ -93,6 +94,7 @@ class Score:
     words: int
     words_in_range: float  # flag: 120 to 180 words
     cut: float  # flag: the token budget ended the answer
+    repeated: float  # share of the lines that stand in the answer before
     said: tuple[str, ...]  # ids of the cautions said
     red_flags_named: tuple[str, ...]
     red_flags_reversed: tuple[str, ...]
@@ -148,6 +150,7 @@ def rubric(
         words=length,
         words_in_range=float(composing.WORDS[0] <= length <= composing.WORDS[1]),
         cut=float(not ended),
+        repeated=repetition.repeated(answer),
         said=ids(said),
         red_flags_named=named,
         red_flags_reversed=played_down,
