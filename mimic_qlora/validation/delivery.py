@@ -73,7 +73,8 @@ def copy_to_temporary(kept: Path) -> Path:
     try:
         folder = fresh_folder()
         for path in kept.iterdir():
-            shutil.copyfile(path, folder / path.name)
+            if path.name != results.NUMBER:  # the order among results, of no use elsewhere
+                shutil.copyfile(path, folder / path.name)
         return folder
     except BaseException as error:
         if folder:
