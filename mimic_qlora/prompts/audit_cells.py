@@ -15,6 +15,7 @@ Row = dict[str, Any]  # column -> text, in the form of its type; whole number fo
 ZONE = re.compile(r" ?(?:UTC|Z|[+-]00(?::?00)?)$")
 SHAPE = re.compile(r"([12]\d{3}-\d\d-\d\d)(?:[ T](\d\d(?::\d\d){0,2}))?", re.ASCII)
 TEXTS_FOR_NOTHING = ["nan", "NaN", "null", "NULL", "None", "NaT", "<NA>", "NA", "N/A", "___"]
+AS_THEY_ARE = ("drug", "name", "long_title", "value", "result_value")  # blanks included
 WITH = {
     "admissions": ["hadm_id", "admittime"],
     "icustays": ["stay_id", "intime"],
@@ -65,7 +66,9 @@ def _cell(column: str, kind: str, cell: int | str) -> int | str | None:
         return READERS[kind](cell)
     text = cell.strip()
     # of results, "None" may be one
-    return None if not text or column != "value" and text in TEXTS_FOR_NOTHING else text
+    if not text or column != "value" and text in TEXTS_FOR_NOTHING:
+        return None
+    return cell if column in AS_THEY_ARE else text
 
 
 def code(cell: str) -> str | None:

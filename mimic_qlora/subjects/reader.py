@@ -39,6 +39,8 @@ ONCE = {  # table -> its id, beginning and end; of several rows the earliest cou
     "admissions": ("hadm_id", "admittime", "dischtime"),
     "icustays": ("stay_id", "intime", "outtime"),
 }
+# texts that are told or cited as they are, and never compared with a list of words
+WORDINGS = ("drug", "name", "long_title", "value", "result_value")
 _RESULTS = "value"  # a column of results, of which "None" may be one
 
 
@@ -110,8 +112,8 @@ _IGZIP_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 def record(storage: Path, subject_id: int, wanted: Wanted) -> Record:
     """Return one patient's rows, typed, of the tables and columns that are wanted.
 
-    Rows without a cell of NEEDED are left out, as are further rows of a stay (ONCE). Texts come
-    without blanks around them; those that stand for nothing are left out as nulls are.
+    Rows without a cell of NEEDED are left out, as are further rows of a stay (ONCE). Texts but
+    WORDINGS come without blanks around them; those for nothing are left out as nulls are.
     """
     raw = raw_record(storage, subject_id)
     found: Record = {"subject_id": subject_id}
@@ -199,12 +201,16 @@ def _rows(rows: pa.Table, wanted: Iterable[str]) -> Iterator[Row]:
 
 
 def _without_nothing(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Return a column of texts without blanks around them, null where one stands for nothing."""
+    """Return a column of texts, null where one stands for nothing.
+
+    Blanks around them are left out, but of WORDINGS.
+    """
     if not pa.types.is_large_string(column.type):
         return column
-    column = pc.utf8_trim_whitespace(column)
+    trimmed = pc.utf8_trim_whitespace(column)
     nothing = [""] if name == _RESULTS else [*cells.NOTHING]
-    is_nothing = pc.is_in(column, pa.array(nothing, column.type))
+    is_nothing = pc.is_in(trimmed, pa.array(nothing, column.type))
+    column = column if name in WORDINGS else trimmed
     return pc.if_else(is_nothing, None, column) if pc.any(is_nothing).as_py() else column
 
 
