@@ -11,6 +11,7 @@ from mimic_qlora.chart.rows import Row
 
 WEIGHT, BMI = "Weight (Lbs)", "BMI (kg/m2)"
 BMI_RANGE = (10.0, 100.0)  # kg/m2
+HEIGHTS = (48.0, 84.0)  # inches
 MOST_CHANGE = 1.6  # times within a year
 POUNDS_IN_KG = (2.05, 2.36)  # 2.2 and what a weight changes
 YEAR = 365  # days
@@ -27,9 +28,10 @@ class Measured(NamedTuple):
 def plausible(rows: Sequence[Row]) -> Iterator[Row]:
     """Yield the rows of omr that a context may show, in their order.
 
-    Left out are a body mass index out of range, a weight (or index) of which most others within a
-    year differ by more than MOST_CHANGE, one that looks like kilograms beside others in pounds,
-    and an index of the same day as a weight that is left out.
+    Left out are a body mass index out of range, one that with the weight of its day makes nobody's
+    height, a weight (or index) of which most others within a year differ by more than MOST_CHANGE,
+    one that looks like kilograms beside others in pounds, and an index of the same day as a weight
+    that is left out.
     """
     numbers = {name: [*_numbers(rows, name)] for name in (WEIGHT, BMI)}
     wrong = {id(one.row) for one in numbers[WEIGHT] if _is_odd(one, numbers[WEIGHT])}
@@ -39,11 +41,20 @@ def plausible(rows: Sequence[Row]) -> Iterator[Row]:
     possible = [
         one
         for one in numbers[BMI]
-        if low <= one.value <= high and not (one.when in days and one.when not in right)
+        if low <= one.value <= high
+        and not (one.when in days and one.when not in right)
+        and _makes_a_height(one, numbers[WEIGHT])
     ]
     kept = {id(one.row) for one in possible if not _is_odd(one, possible)}
     wrong |= {id(one.row) for one in numbers[BMI]} - kept
     return (row for row in rows if id(row) not in wrong)
+
+
+def _makes_a_height(index: Measured, weights: Sequence[Measured]) -> bool:
+    """Return whether an index and the weight of its day, if there is one, give a height."""
+    low, high = HEIGHTS
+    heights = [(703 * w.value / index.value) ** 0.5 for w in weights if w.when == index.when]
+    return not heights or any(low <= height <= high for height in heights)
 
 
 def _numbers(rows: Sequence[Row], name: str) -> Iterator[Measured]:

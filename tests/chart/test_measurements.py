@@ -33,6 +33,12 @@ def rows(*found):
             [(0, "W", "150"), (9, "W", "152"), (20, "W", "333"), (20, "B", "49.3")],
             ["150", "152"],
         ),
+        # an index of somebody eight feet tall, though most say so
+        (
+            [(0, "W", "195"), (0, "B", "14.6"), (9, "W", "196"), (9, "B", "14.7")]
+            + [(40, "W", "190"), (40, "B", "27.7")],
+            ["195", "196", "190", "27.7"],
+        ),
         # nobody can say which of two is right
         ([(0, "W", "150"), (9, "W", "260")], []),
         # what changes over years, and what is no number
