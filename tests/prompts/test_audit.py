@@ -10,7 +10,7 @@ import pytest
 from helpers.prompt_records import SPLITS, answer_of, of_task, read_jsonl, records_of
 from helpers.scripts import run_script
 from helpers.storage_folders import step_three_stub, written_otherwise
-from mimic_qlora.chart import context, visibility
+from mimic_qlora.chart import columns, context, visibility
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.prompts import audit, audit_chart
@@ -160,3 +160,30 @@ def test_synthetic_charts_with_bedside_vitals_pass_the_audit(
     assert any("heart rate" in text and "temperature" in text for text in texts)
     assert "left out: no coded stay" in capsys.readouterr().out
     assert run_here("--audit", store=store) == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "right", "wrong"),
+    [
+        ("labevent_id", "118171367", "118171374"),
+        ("labevent_id", "118171367", "118171360"),
+        ("hadm_id", "29079034", "29079041"),
+        ("hadm_id", "29079034", "2.9079e+07"),
+        ("itemid", "50912", "50912.0"),
+        ("valuenum", "1.2", "1.2000001"),
+        ("charttime", "2150-01-01 10:00:00", "2150-01-01 10:00:01"),
+    ],
+)
+def test_a_citation_names_a_row_by_every_digit_of_its_ids(column, right, wrong):
+    row = {
+        "hadm_id": 29079034,
+        "labevent_id": 118171367,
+        "itemid": 50912,
+        "charttime": "2150-01-01 10:00:00",
+        "valuenum": "1.20",
+    }
+    chart = audit_chart.Chart({"labevents": [row]}, {}, datetime(2151, 1, 1))
+    for told, found in ((right, row), (wrong, None)):
+        assert (
+            audit._found(columns.Citation("x", "labevents", [f"{column}={told}"]), chart) == found
+        )
