@@ -107,8 +107,11 @@ def _time(text: str) -> Reading:
     if match is None:
         return Reading(None)
     *parts, decimals, further, zone = match.groups()
+    year, month, day, hour, minute, second = (int(part or 0) for part in parts)
     try:
-        value = datetime(*(int(part or 0) for part in parts), int((decimals or "").ljust(6, "0")))
+        value = datetime(
+            year, month, day, hour, minute, second, int((decimals or "").ljust(6, "0"))
+        )
     except ValueError:  # no such day or hour
         return Reading(None)
     if not FIRST <= value <= LAST:

@@ -221,8 +221,8 @@ def convert(
     nesting.write_index(
         [place for done in nested for place in done.index], folder / "index.parquet"
     )
-    parts = [*nested, *no_subject.values()]
-    cells = cell_report.summed(part.cells for part in parts)
+    parts = [*(done.cells for done in nested), *(d.cells for d in no_subject.values())]
+    cells = cell_report.summed(parts)
     cell_report.refuse_other_forms(cells, sources)
     return Converted(_flows(rows, nested), no_subject, cells, columns, split)
 
