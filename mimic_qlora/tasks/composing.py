@@ -1,11 +1,13 @@
 """Gold answers of the guidance task, put together from sentences of the clinical content."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 
-from mimic_qlora.chart.facts import Facts
+from mimic_qlora.chart.facts import Facts, facts_of_view
 from mimic_qlora.clinical import conflicts, content, levels
 from mimic_qlora.clinical.conflicts import Saying
 from mimic_qlora.clinical.levels import LEVELS, LevelId
@@ -33,7 +35,7 @@ class Patient:
     called: tuple[Caution, ...]
 
 
-_NOTHING = Facts({}, {}, {}, {}, [], [], {}, None, None)
+_NOTHING = facts_of_view(defaultdict(list), datetime(2100, 1, 1))  # of a record without rows
 ANYBODY = Patient(_NOTHING, _NOTHING, ())  # somebody of whom nothing is known
 
 
