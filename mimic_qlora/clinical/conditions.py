@@ -213,7 +213,7 @@ class HasLab(_Condition):
             return False
         if lab.above is not None:
             return bool(value > lab.above)
-        return bool(value < lab.below)
+        return lab.below is not None and bool(value < lab.below)
 
     def in_words(self, names: Names) -> str:
         bound = f"below {self.lab.below}" if self.lab.above is None else f"above {self.lab.above}"

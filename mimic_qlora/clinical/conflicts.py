@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mimic_qlora.clinical import content, levels
 from mimic_qlora.clinical.conditions import Facts
 from mimic_qlora.clinical.levels import LevelId
-from mimic_qlora.clinical.schema import Caution, Line
+from mimic_qlora.clinical.schema import Caution, Line, NamedFlag
 
 Saying = Line | Caution  # what an answer may say: a sentence with its tags, level and signs
 
@@ -46,7 +46,7 @@ def of(sayings: Sequence[Saying]) -> Iterator[Contradiction]:
                 yield Contradiction(what, one.say, other.say)
 
 
-def level_of(sign: str, sayings: Iterable[Saying]) -> LevelId | None:
+def level_of(sign: str, sayings: Iterable[Saying | NamedFlag]) -> LevelId | None:
     """Return the highest level that these sentences give a warning sign."""
     return levels.highest(one.level for one in sayings if sign in one.signs)
 

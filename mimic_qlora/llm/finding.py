@@ -111,8 +111,8 @@ def missing_weights(path: Path) -> list[str]:
     if (path / WEIGHTS).is_file():
         return []
     if (path / INDEX).is_file():
-        shards = _indexed(path).values()
-        return sorted({shard for shard in shards if not (path / shard).is_file()})
+        indexed = _indexed(path).values()
+        return sorted({shard for shard in indexed if not (path / shard).is_file()})
     named = [re.fullmatch(SHARD, file.name) for file in path.glob("model-*.safetensors")]
     if totals := {int(match[2]) for match in named if match}:
         total = max(totals)

@@ -154,8 +154,11 @@ def _alike(name: str, others: Iterable[str]) -> str | None:
 def _table_name(path: Path) -> str:
     """Return the table that a file is named after. Raises UserError for an impossible name."""
     name = path.name.split(".csv")[0]
-    taken = _same(name) == "subject_id" or _same(name).endswith("_labeled")
-    taken = taken or re.fullmatch(r"bucket-\d+", name)  # the names of step 1's own markers
+    taken = (
+        _same(name) == "subject_id"
+        or _same(name).endswith("_labeled")
+        or bool(re.fullmatch(r"bucket-\d+", name))  # the names of step 1's own markers
+    )
     too_long = len(name.encode(errors="replace")) > LONGEST_NAME
     if taken or too_long or not re.fullmatch(r"\w[\w-]*", name):
         raise UserError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from mimic_qlora.clinical import content, phrases, schema
 from mimic_qlora.clinical.schema import Caution, Entry, Knowledge, Question, Symptom
@@ -228,5 +228,6 @@ def _read(folder: Path, kind: str) -> dict[str, InFile]:
 @lru_cache(maxsize=8)
 def _read_at(folder: Path, kind: str, _changed: int) -> dict[str, InFile]:
     """Return id -> entry. All files take 0.2 s, so they are read only when one has changed."""
-    entries = schema.read(folder, kind, schema.MODELS[kind])
+    model = cast(type[Entry], schema.MODELS[kind])  # the others are not reviewed
+    entries = schema.read(folder, kind, model)
     return {name: InFile(entry, fingerprint(entry)) for name, entry in entries.items()}

@@ -221,7 +221,7 @@ def convert(
     nesting.write_index(
         [place for done in nested for place in done.index], folder / "index.parquet"
     )
-    parts = [*(done.cells for done in nested), *(d.cells for d in no_subject.values())]
+    parts = [done.cells for done in nested] + [found.cells for found in no_subject.values()]
     cells = cell_report.summed(parts)
     cell_report.refuse_other_forms(cells, sources)
     return Converted(_flows(rows, nested), no_subject, cells, columns, split)

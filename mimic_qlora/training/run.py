@@ -6,11 +6,12 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mimic_qlora.llm import chat, finding
 from mimic_qlora.step import durable, errors, files, manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
 from mimic_qlora.training import adapter_folder, data, hardware, loop, packing
 from mimic_qlora.training.settings import Job
@@ -99,7 +100,7 @@ def stop_if_up_to_date(run: Run) -> None:
     if run.job.force:
         return
     try:
-        storage.stop_if_up_to_date(run.place, run.manifest)
+        storage.stop_if_up_to_date(run.place, cast(Manifest, run.manifest))
     except errors.UpToDate:
         # a kill came between the end of the run and its tidying up
         with contextlib.suppress(UserError):
@@ -110,7 +111,7 @@ def stop_if_up_to_date(run: Run) -> None:
 
 def train_along(run: Run) -> None:
     """Train as one of several processes, of which another writes."""
-    if not run.job.force and manifests.up_to_date(run.place, run.manifest):
+    if not run.job.force and manifests.up_to_date(run.place, cast(Manifest, run.manifest)):
         return
     samples = read_samples(run)  # the first process encodes them, before any collective operation
     hardware.wait_for_all()

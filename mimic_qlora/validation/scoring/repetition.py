@@ -13,8 +13,8 @@ def repeated(answer: str) -> float:
     A line ends at a line break or a mark of punctuation, so that a loop within one sentence counts
     too. Case and marks in front are passed over, and lines of fewer than four words.
     """
-    lines = [re.findall(r"\w+", line.casefold()) for line in _ENDS.split(answer)]
-    lines = [tuple(line) for line in lines if len(line) >= _LEAST_WORDS]
+    words = [tuple(re.findall(r"\w+", line.casefold())) for line in _ENDS.split(answer)]
+    lines = [line for line in words if len(line) >= _LEAST_WORDS]
     return 1 - len(set(lines)) / len(lines) if lines else 0.0
 
 

@@ -24,6 +24,7 @@ labelled answers; read answers too.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import NamedTuple
 
 from mimic_qlora.clinical import content, phrases
@@ -245,6 +246,10 @@ def _most(rules: Sequence[Caution], symptom: content.AnySymptom) -> int:
     return sum(severities[:MOST_CAUTIONS])
 
 
+def _is_held_out(stratum: holding_out.Stratum, rule: Caution) -> bool:
+    return rule.held_out and holding_out.stratum(rule.id) == stratum
+
+
 def _cautions(
     said: Sequence[Caution], asked: Sequence[Caution], unseen: bool
 ) -> dict[str, float | None]:
@@ -261,10 +266,7 @@ def _cautions(
         "cautions_trained": share(lambda rule: not rule.held_out),
         "cautions_held_out": share(lambda rule: rule.held_out, unseen),
         **{
-            f"cautions_{stratum.replace(' ', '_')}": share(
-                lambda rule, of=stratum: rule.held_out and holding_out.stratum(rule.id) == of,
-                unseen,
-            )
+            f"cautions_{stratum.replace(' ', '_')}": share(partial(_is_held_out, stratum), unseen)
             for stratum in holding_out.STRATA
         },
     }
