@@ -7,6 +7,7 @@ for as long as it shows signs of life. No time-out of a collective operation run
 
 import contextlib
 import itertools
+import os
 import time
 from array import array
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from mimic_qlora.training.packing import Sample, Split
 FOLDER = ".encoded"
 MOST = 4  # files that are kept: models and --limit change
 STALLED = 600.0  # seconds without a sign of life until the first process is given up
-POLL = 0.2  # seconds
+POLL, HOUR = 0.2, 3600  # seconds
 FORMAT = 1  # raised when samples are encoded otherwise
 # what a tokenizer is made of, as any of its kinds is published
 TOKENIZER_FILES = (
@@ -74,11 +75,24 @@ def write(path: Path, encoded: Split) -> None:
         arrays[f"{split}.numbers"] = np.array(numbers, np.int64).reshape(-1, 4)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     path.parent.chmod(0o700)
-    files.atomic_write(path, lambda file: np.savez(file, **arrays))
+    own = path.with_suffix(f".{os.getpid()}.tmp")  # another run may write the same at this moment
+    files.atomic_write(own, lambda file: np.savez(file, **arrays))
+    own.replace(path)
     _sign(path).unlink(missing_ok=True)
-    others = [other for other in path.parent.glob("*.npz") if other != path]
-    for old in sorted(others, key=lambda other: other.stat().st_mtime)[: -(MOST - 1)]:
-        old.unlink(missing_ok=True)
+    _tidy_up(path)
+
+
+def _tidy_up(path: Path) -> None:
+    """Remove all but the newest few, and what killed runs left an hour ago."""
+    ages = {}
+    for other in path.parent.iterdir():
+        with contextlib.suppress(OSError):  # another run was quicker
+            ages[other] = time.time() - other.stat().st_mtime
+    whole = [other for other in sorted(ages, key=lambda o: ages[o]) if other.suffix == ".npz"]
+    older = [other for other in whole if other != path][MOST - 1 :]
+    halves = [other for other, age in ages.items() if other.suffix != ".npz" and age > HOUR]
+    for other in (*older, *halves):
+        other.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Split | None:

@@ -104,6 +104,9 @@ def test_kept_prompts_of_a_wrong_split_are_refused_too(wanted):
 
 def test_only_the_newest_few_are_left(wanted, tmp_path):
     samples = data.read_samples(wanted)
+    for name in ("0.17.tmp", "0.running"):  # of runs that were killed
+        wanted.kept.with_name(name).touch()
+        os.utime(wanted.kept.with_name(name), (0, 0))
     places = [wanted.kept.with_name(f"{n}.npz") for n in range(6)]
     for n, place in enumerate(places):
         kept.write(place, samples)
