@@ -243,10 +243,9 @@ def test_the_content_is_large_enough_and_the_readme_says_whether_anybody_has_rev
     )
 
 
-def test_what_is_held_out_is_the_curated_symptoms_and_four_more_and_a_fifth_of_the_rules():
+def test_what_is_held_out_is_the_curated_symptoms_and_four_more_and_rules_of_all_sections():
     held_out = [symptom.id for symptom in SYMPTOMS if symptom.held_out]
     assert held_out[:8] == CURATED and len(held_out) == 12
-    assert 0.18 <= sum(rule.held_out for rule in RULES) / len(RULES) <= 0.25
     assert {rule.section for rule in RULES if rule.held_out} >= {"try", "urgent"}
 
 
