@@ -29,7 +29,16 @@ WANTED = {
     "services": ("hadm_id", "transfertime", "curr_service"),
     "diagnoses_icd_labeled": ("hadm_id", "seq_num", "icd_code", "icd_version", "long_title"),
     "procedures_icd_labeled": ("hadm_id", "chartdate", "icd_code", "icd_version", "long_title"),
-    "prescriptions": ("hadm_id", "pharmacy_id", "starttime", "drug_type", "drug", "route"),
+    "prescriptions": (
+        "hadm_id",
+        "pharmacy_id",
+        "starttime",
+        "drug_type",
+        "drug",
+        "route",
+        "dose_val_rx",
+        "dose_unit_rx",
+    ),
     "pharmacy": ("pharmacy_id", "entertime"),
     "labevents": (
         "labevent_id",

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from itertools import compress
 from typing import NamedTuple, Protocol
 
+from mimic_qlora.chart import derived_values
+from mimic_qlora.chart.derived_values import DerivedFact
 from mimic_qlora.chart.rows import Record, Row, TableRow
 from mimic_qlora.clinical import codes, content
 
@@ -33,10 +35,9 @@ class LabFact(NamedTuple):
 
 
 class ProcedureFact(NamedTuple):
-    """A coded procedure."""
+    """A coded procedure: the ids of its groups."""
 
-    icd_code: str
-    icd_version: int
+    groups: tuple[str, ...]
     days_ago: int
 
 
@@ -44,14 +45,15 @@ class ProcedureFact(NamedTuple):
 class Facts:
     """The facts of a chart at a time that caution rules match on, with the rows that they rest on.
 
-    Acute phenotypes count for 90 days after the discharge of the stay that they were coded for, all
-    others for good. Drug classes are those ordered during the last stay.
+    Phenotypes count as long as phenotypes.yaml says. Drug classes are those ordered during the last
+    stay.
     """
 
     phenotypes: dict[str, Row]  # id -> row of diagnoses_icd
     drug_classes: dict[str, Row]  # id -> row of prescriptions
     lab_history: dict[int, list[Row]]  # itemid -> rows of labevents within a year, newest first
     labs: dict[int, LabFact]  # itemid -> newest result, where it is a number
+    derived: dict[str, DerivedFact]  # "egfr", "neutrophils" -> newest value
     procedures: list[ProcedureFact]
     procedure_rows: list[Row]  # in the order of `procedures`
     person: Row  # row of patients, {} where there is none
@@ -85,6 +87,7 @@ def facts_of_view(view: Record, as_of: datetime) -> Facts:
     person = view["patients"][0] if view["patients"] else {}
     history = lab_history(view, as_of)
     procedures = view["procedures_icd_labeled"]
+    age, sex = _age(person, as_of), person.get("gender")
     return Facts(
         phenotypes=_phenotypes(view, as_of),
         drug_classes=_drug_classes(orders_of_stay(view, last_stay(view))),
@@ -96,14 +99,18 @@ def facts_of_view(view: Record, as_of: datetime) -> Facts:
             for itemid, rows in history.items()
             if "valuenum" in rows[0]
         },
+        derived=derived_values.of_history(history, age, sex, as_of),
         procedures=[
-            ProcedureFact(row["icd_code"], row["icd_version"], (as_of - row["chartdate"]).days)
+            ProcedureFact(
+                codes.procedures_of_code(row["icd_code"], row["icd_version"]),
+                (as_of - row["chartdate"]).days,
+            )
             for row in procedures
         ],
         procedure_rows=procedures,
         person=person,
-        age=_age(person, as_of),
-        sex=person.get("gender"),
+        age=age,
+        sex=sex,
     )
 
 
@@ -121,16 +128,28 @@ def as_shown(known: Facts, shown: Mapping[str, Sequence[HasEvidence]]) -> Facts:
                 rows.setdefault(table, []).append(row)
     catalogue = content.load().phenotypes
     names = {item.name for item in shown["Known conditions"]}
+
+    def told(phenotype: str, row: Row) -> bool:
+        """A past stroke is told of by the line that names the stroke."""
+        coded = codes.phenotypes_of_code(row["icd_code"], row["icd_version"])
+        before = [i for i in coded if catalogue[i].becomes == phenotype]
+        return any(catalogue[i].name in names for i in (phenotype, *before))
+
     labs = {id(row) for row in rows.get("labevents", ())}
     done = {id(row) for row in rows.get("procedures_icd", ())}
     visible = [id(row) in done for row in known.procedure_rows]
     return replace(
         known,
-        phenotypes={i: row for i, row in known.phenotypes.items() if catalogue[i].name in names},
+        phenotypes={i: row for i, row in known.phenotypes.items() if told(i, row)},
         drug_classes=_drug_classes(rows.get("prescriptions", ())),
         labs={
             item: fact if id(known.lab_history[item][0]) in labs else fact._replace(value=None)
             for item, fact in known.labs.items()
+        },
+        derived={
+            name: fact
+            for name, fact in known.derived.items()
+            if all(id(row) in labs for row in fact.rows)
         },
         procedures=list(compress(known.procedures, visible)),
         procedure_rows=list(compress(known.procedure_rows, visible)),
@@ -138,22 +157,44 @@ def as_shown(known: Facts, shown: Mapping[str, Sequence[HasEvidence]]) -> Facts:
 
 
 def _phenotypes(view: Record, as_of: datetime) -> dict[str, Row]:
+    """Return phenotype -> its newest row, of those that still count."""
     catalogue = content.load().phenotypes
     stays_by_id = {a["hadm_id"]: a for a in view["admissions"]}
-    found: dict[str, Row] = {}
+    newest: dict[str, Row] = {}  # of every phenotype that was ever coded
     for row in newest_first(view["diagnoses_icd_labeled"], stays_by_id):
         for name in codes.phenotypes_of_code(row["icd_code"], row["icd_version"]):
-            days = (as_of - stays_by_id[row["hadm_id"]]["dischtime"]).days
-            if catalogue[name].kind != "acute" or days <= ACUTE_DAYS:
-                found.setdefault(name, row)
+            newest.setdefault(name, row)
+    found: dict[str, Row] = {}
+    doubtful: list[str] = []  # they count while the chart has something else
+    for name, row in newest.items():
+        entry, stay = catalogue[name], stays_by_id[row["hadm_id"]]
+        days = (as_of - stay["dischtime"]).days
+        if any(_begin(newest.get(i), stays_by_id) > stay["admittime"] for i in entry.ended_by):
+            continue
+        if days <= (ACUTE_DAYS if entry.kind == "acute" else entry.lasts_days or days):
+            found.setdefault(name, row)
+        elif entry.lasts_with:
+            doubtful.append(name)
+        elif entry.becomes is not None:
+            found.setdefault(entry.becomes, row)
+    for name in doubtful:
+        if not found.keys().isdisjoint(catalogue[name].lasts_with):
+            found.setdefault(name, newest[name])
     return found
+
+
+def _begin(row: Row | None, stays_by_id: Mapping[int, Row]) -> datetime:
+    """Return the begin of a coded row's stay, long ago where there is none."""
+    return datetime.min if row is None else stays_by_id[row["hadm_id"]]["admittime"]
 
 
 def _drug_classes(orders: Iterable[Row]) -> dict[str, Row]:
     """Return drug class -> the first of these orders that is of the class."""
     found: dict[str, Row] = {}
     for row in orders:
-        for name in codes.drug_classes_of(row["drug"], row.get("route")):
+        for name in codes.drug_classes_of(
+            row["drug"], row.get("route"), row.get("dose_val_rx"), row.get("dose_unit_rx")
+        ):
             found.setdefault(name, row)
     return found
 

@@ -75,7 +75,7 @@ def sections_of_view(
         "Background": _background(stay),
         "Last stay" if ended else "Current stay": _stay_items(view, stay, as_of),
         "Prior stays": _prior_items(view, others, as_of),
-        "Known conditions": _conditions(view, as_of),
+        "Known conditions": _conditions(view, as_of, known),
         "Medicines taken at home": _home_medicines(view),
         f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(orders),
         "Recent labs": _labs(known, as_of, labels, most_labs),
@@ -173,8 +173,10 @@ def _prior_items(view: Record, others: list[Row], as_of: datetime) -> list[Item]
     return items
 
 
-def _conditions(view: Record, as_of: datetime) -> list[Item]:
+def _conditions(view: Record, as_of: datetime, known: Facts) -> list[Item]:
     """Return conditions by their plain names, once each; other codes by their titles.
+
+    Acute ones, and those that no longer count, are told with the end of their stay.
 
     Those that a caution rule reads come first, since no answer can name a reason that was cut; then
     the newest.
@@ -189,8 +191,8 @@ def _conditions(view: Record, as_of: datetime) -> list[Item]:
         for phenotype in phenotypes:
             if phenotype not in named:
                 name = clean(catalogue[phenotype].name)
-                acute = catalogue[phenotype].kind == "acute"
-                end = stays[row["hadm_id"]]["dischtime"] if acute else None
+                dated = catalogue[phenotype].kind == "acute" or phenotype not in known.phenotypes
+                end = stays[row["hadm_id"]]["dischtime"] if dated else None
                 words = f"{name} ({ago(end, as_of)})" if end else name
                 named[phenotype] = Item(words, rows, name, when=end)
         # external causes and administrative codes tell a reader little; phenotypes name the rest
@@ -223,7 +225,9 @@ def _medicines(rows: list[Row]) -> list[Item]:
         if row.get("drug_type", "MAIN") == "MAIN" and (drug := _medicine(row["drug"])):
             orders.setdefault(drug, []).append(row)
             classes.setdefault(drug, set()).update(
-                codes.drug_classes_of(row["drug"], row.get("route"))
+                codes.drug_classes_of(
+                    row["drug"], row.get("route"), row.get("dose_val_rx"), row.get("dose_unit_rx")
+                )
             )
     read_by_rules = content.read_by_rules().drug_classes
     covered: set[str] = set()
@@ -327,13 +331,11 @@ def _measurement(readings: list[vitals.Reading], as_of: datetime) -> Item:
 
 def _procedures(view: Record, as_of: datetime) -> list[Item]:
     """Return the newest of each title: those that a caution rule reads first, then by date."""
-    prefixes = content.read_by_rules().procedures
+    read_by_rules = content.read_by_rules().procedures
 
     def is_read(row: Row) -> bool:
-        return any(
-            row["icd_version"] == version and row["icd_code"].startswith(code)
-            for version, code in prefixes
-        )
+        groups = codes.procedures_of_code(row["icd_code"], row["icd_version"])
+        return not read_by_rules.isdisjoint(groups)
 
     newest: dict[str, Row] = {}
     for row in sorted(

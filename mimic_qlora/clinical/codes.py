@@ -1,47 +1,94 @@
-"""Phenotypes of ICD codes and classes of drug orders."""
+"""Phenotypes of ICD codes, groups of procedures, and classes of drug orders."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from mimic_qlora.clinical.content import load
+from mimic_qlora.clinical.fields import begins
+from mimic_qlora.clinical.schema import Coded, DrugClass
 
-_Prefixes = dict[tuple[int, str], set[str]]  # (ICD version, prefix) -> ids of phenotypes
+
+class _Side:
+    """The prefixes of all entries that include codes, or of all that exclude them.
+
+    Plain prefixes are looked up, since there are a hundred thousand codes. The few entries with a
+    "?" in theirs are tried one by one.
+    """
+
+    def __init__(self, prefixes: Iterable[tuple[str, int, tuple[str, ...]]]) -> None:
+        self._plain: dict[tuple[int, str], set[str]] = {}
+        self._shaped: list[tuple[str, int, tuple[str, ...]]] = []
+        for name, version, starts in prefixes:
+            for start in starts:
+                if "?" not in start:
+                    self._plain.setdefault((version, start), set()).add(name)
+            if shaped := tuple(start for start in starts if "?" in start):
+                self._shaped.append((name, version, shaped))
+
+    def names(self, code: str, version: int) -> set[str]:
+        """Return the entries with a prefix of the code."""
+        found: set[str] = set()
+        for length in range(1, len(code) + 1):
+            found |= self._plain.get((version, code[:length]), set())
+        for name, of_version, shaped in self._shaped:
+            if of_version == version and begins(code, shaped):
+                found.add(name)
+        return found
+
+
+class _Book:
+    """The entries of a file by the codes that they stand for."""
+
+    def __init__(self, entries: Mapping[str, Coded]) -> None:
+        self._names = list(entries)
+        self._included = _Side(
+            (name, version, starts)
+            for name, entry in entries.items()
+            for version, starts in ((9, entry.icd9), (10, entry.icd10))
+        )
+        self._excluded = _Side(
+            (name, version, starts)
+            for name, entry in entries.items()
+            for version, starts in ((9, entry.exclude9), (10, entry.exclude10))
+        )
+
+    def of(self, icd_code: str, icd_version: int | str) -> tuple[str, ...]:
+        """Return the ids of the entries that a code stands for, in file order."""
+        code, version = icd_code.strip().upper().replace(".", ""), int(icd_version)
+        found = self._included.names(code, version)
+        if not found:
+            return ()
+        found -= self._excluded.names(code, version)
+        return tuple(name for name in self._names if name in found)
 
 
 @lru_cache
-def _by_prefix() -> tuple[_Prefixes, _Prefixes]:
-    """Return the prefixes that include phenotypes, and those that exclude them."""
-    included: _Prefixes = {}
-    excluded: _Prefixes = {}
-    for name, entry in load().phenotypes.items():
-        for version, prefixes in ((9, entry.icd9), (10, entry.icd10)):
-            for prefix in prefixes:
-                included.setdefault((version, prefix), set()).add(name)
-        for version, prefixes in ((9, entry.exclude9), (10, entry.exclude10)):
-            for prefix in prefixes:
-                excluded.setdefault((version, prefix), set()).add(name)
-    return included, excluded
+def _diagnoses() -> _Book:
+    return _Book(load().phenotypes)
+
+
+@lru_cache
+def _procedures() -> _Book:
+    return _Book(load().procedures)
 
 
 @lru_cache(maxsize=200_000)
 def phenotypes_of_code(icd_code: str, icd_version: int | str) -> tuple[str, ...]:
     """Return the ids of the phenotypes that a code stands for, in file order."""
-    code, version = icd_code.strip().upper().replace(".", ""), int(icd_version)
-    prefixes = [(version, code[:length]) for length in range(1, len(code) + 1)]
-    included, excluded = _by_prefix()
-    found: set[str] = set()
-    for prefix in prefixes:
-        found |= included.get(prefix, set())
-    for prefix in prefixes:
-        found -= excluded.get(prefix, set())
-    return tuple(name for name in load().phenotypes if name in found)
+    return _diagnoses().of(icd_code, icd_version)
 
 
 def phenotypes_of(codes: Iterable[tuple[str, int | str]]) -> list[str]:
     """Return the phenotypes of (icd_code, icd_version) pairs, each once, in file order."""
     found = set().union(*(phenotypes_of_code(*code) for code in codes))
     return [name for name in load().phenotypes if name in found]
+
+
+@lru_cache(maxsize=200_000)
+def procedures_of_code(icd_code: str, icd_version: int | str) -> tuple[str, ...]:
+    """Return the ids of the procedure groups that a code belongs to, in file order."""
+    return _procedures().of(icd_code, icd_version)
 
 
 @lru_cache
@@ -51,10 +98,13 @@ def _any_word(words: tuple[str, ...]) -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=200_000)
-def drug_classes_of(drug: str, route: str | None) -> frozenset[str]:
-    """Return the ids of the drug classes of an order (prescriptions.drug, prescriptions.route).
+def drug_classes_of(
+    drug: str, route: str | None, dose: str | None = None, unit: str | None = None
+) -> frozenset[str]:
+    """Return the ids of the drug classes of an order.
 
-    A class that lists routes needs one of them; an order without a route is then not counted.
+    The arguments are its columns drug, route, dose_val_rx and dose_unit_rx. A class that lists
+    routes, or a least dose of the ingredient, needs them; an order without them is not counted.
     """
     drug = drug.lower()
     return frozenset(
@@ -63,4 +113,15 @@ def drug_classes_of(drug: str, route: str | None) -> frozenset[str]:
         if (not entry.routes or (route or "").strip() in entry.routes)
         and _any_word(entry.ingredients).search(drug)
         and not (entry.exclude and _any_word(entry.exclude).search(drug))
+        and _is_enough(entry, drug, dose, unit)
     )
+
+
+def _is_enough(entry: DrugClass, drug: str, dose: str | None, unit: str | None) -> bool:
+    """Return whether the dose is one that counts; of a range ("40-60") the greater number."""
+    for ingredient, least in entry.least_dose.items():
+        if _any_word((ingredient,)).search(drug):
+            numbers = re.findall(r"\d+(?:\.\d+)?", (dose or "").replace(",", ""))
+            same_unit = (unit or "").strip().lower() == least.unit.lower()
+            return same_unit and max(map(float, numbers), default=0.0) >= least.dose
+    return True

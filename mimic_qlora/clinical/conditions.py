@@ -5,11 +5,12 @@ A new kind is a class here and a line in `Condition`.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import Discriminator, Field, StrictInt, StrictStr, Tag, model_validator
 
-from mimic_qlora.clinical.fields import CodePrefix, Model, Number, Text
+from mimic_qlora.clinical import derived
+from mimic_qlora.clinical.fields import Model, Number, Text
 
 
 class Facts(Protocol):
@@ -31,8 +32,13 @@ class Facts(Protocol):
         ...
 
     @property
-    def procedures(self) -> Sequence[tuple[str, int, int]]:
-        """The coded procedures: icd_code, icd_version and days ago."""
+    def derived(self) -> Mapping[str, tuple[float, str, int, tuple[object, ...]]]:
+        """The values that follow from results: value, unit, age in days, and their rows."""
+        ...
+
+    @property
+    def procedures(self) -> Sequence[tuple[Collection[str], int]]:
+        """The coded procedures: the ids of their groups and days ago."""
         ...
 
     @property
@@ -51,26 +57,41 @@ class Names(NamedTuple):
 
     phenotypes: Mapping[str, str]
     drugs: Mapping[str, str]
+    procedures: Mapping[str, str]
 
 
-class LabBound(Model):
+class _Bound(Model):
+    """A bound of a value: exactly one of `above`, `below`."""
+
+    above: Number | None = None
+    below: Number | None = None
+
+    @model_validator(mode="after")
+    def _has_one_bound(self) -> Self:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("needs either 'above' or 'below'")
+        return self
+
+    def passed(self, value: float) -> bool:
+        """Return whether the value lies beyond the bound."""
+        return value > self.above if self.above is not None else value < (self.below or 0)
+
+    @property
+    def in_words(self) -> str:
+        """The bound in words."""
+        return f"below {self.below}" if self.above is None else f"above {self.above}"
+
+
+class LabBound(_Bound):
     """A latest lab result above or below a bound.
 
     `itemid`: items of labevents that measure the same; `unit` as in valueuom, "" where the lab
-    has none; `within_days`: greatest age of the result in days; exactly one of `above`, `below`.
+    has none; `within_days`: greatest age of the result in days.
     """
 
     itemid: Annotated[tuple[StrictInt, ...], Field(min_length=1)]
     unit: StrictStr
     within_days: Number
-    above: Number | None = None
-    below: Number | None = None
-
-    @model_validator(mode="after")
-    def _has_one_bound(self) -> "LabBound":
-        if (self.above is None) == (self.below is None):
-            raise ValueError("needs either 'above' or 'below'")
-        return self
 
 
 class AgeRange(Model):
@@ -86,17 +107,26 @@ class AgeRange(Model):
         return self
 
 
-class ProcedureCodes(Model):
-    """A coded procedure: prefixes by ICD version, done at most `within_days` days ago."""
+class DerivedBound(_Bound):
+    """A value that follows from results, above or below a bound.
 
-    icd9: tuple[CodePrefix, ...]
-    icd10: tuple[CodePrefix, ...]
+    "egfr": estimated kidney filtration in mL/min/1.73 m2, from creatinine, age and sex;
+    "neutrophils": their number in K/uL, counted or white cells times percent.
+    """
+
+    value: Literal["egfr", "neutrophils"]
     within_days: Number
 
-    def fits(self, icd_code: str, icd_version: int, days_ago: int) -> bool:
-        """Return whether a row of procedures_icd is one of these, lately enough."""
-        prefixes = self.icd9 if int(icd_version) == 9 else self.icd10
-        return 0 <= days_ago <= self.within_days and icd_code.strip().startswith(prefixes)
+
+class RecentProcedure(Model):
+    """A coded procedure of a group (id), done at most `within_days` days ago."""
+
+    group: Text
+    within_days: Number
+
+    def fits(self, groups: Collection[str], days_ago: int) -> bool:
+        """Return whether a row of procedures_icd is of this group, lately enough."""
+        return 0 <= days_ago <= self.within_days and self.group in groups
 
 
 class _Condition(Model):
@@ -211,16 +241,32 @@ class HasLab(_Condition):
             or (unit or "").strip() != lab.unit
         ):
             return False
-        if lab.above is not None:
-            return bool(value > lab.above)
-        return lab.below is not None and bool(value < lab.below)
+        return lab.passed(value)
 
     def in_words(self, names: Names) -> str:
-        bound = f"below {self.lab.below}" if self.lab.above is None else f"above {self.lab.above}"
         items = " or ".join(map(str, self.lab.itemid))
-        level = f"{bound} {self.lab.unit}".strip()
+        level = f"{self.lab.in_words} {self.lab.unit}".strip()
         days = self.lab.within_days
         return f"a latest result of lab item {items} {level}, at most {days} days old"
+
+
+class HasDerived(_Condition):
+    """A value that follows from recent results is beyond the bound."""
+
+    kind = "derived"
+    derived: DerivedBound
+
+    def holds(self, facts: Facts) -> bool:
+        found = facts.derived.get(self.derived.value)
+        if found is None:
+            return False
+        value, _, days_ago, _ = found
+        return 0 <= days_ago <= self.derived.within_days and self.derived.passed(value)
+
+    def in_words(self, names: Names) -> str:
+        meaning, days = derived.MEANINGS[self.derived.value], self.derived.within_days
+        level = f"{self.derived.in_words} {meaning.unit}"
+        return f"{meaning.words} {level}, from results at most {days} days old"
 
 
 class HasAge(_Condition):
@@ -256,20 +302,17 @@ class HasSex(_Condition):
 
 
 class HadProcedure(_Condition):
-    """A procedure with one of these codes was done lately."""
+    """A procedure of this group was done lately."""
 
     kind = "procedure"
-    procedure: ProcedureCodes
+    procedure: RecentProcedure
 
     def holds(self, facts: Facts) -> bool:
         return any(self.procedure.fits(*done) for done in facts.procedures)
 
     def in_words(self, names: Names) -> str:
-        done = self.procedure
-        codes = f"ICD-9 {', '.join(done.icd9)}; ICD-10 {', '.join(done.icd10)}"
-        return (
-            f"a procedure in the last {done.within_days} days with a code that begins with {codes}"
-        )
+        name = names.procedures[self.procedure.group]
+        return f"{name} in the last {self.procedure.within_days} days"
 
 
 def _kind(value: object) -> str | None:
@@ -279,7 +322,7 @@ def _kind(value: object) -> str | None:
     return str(next(iter(value))) if isinstance(value, dict) and len(value) == 1 else None
 
 
-Leaf = HasPhenotype | HasDrug | HasLab | HasAge | HasSex | HadProcedure
+Leaf = HasPhenotype | HasDrug | HasLab | HasDerived | HasAge | HasSex | HadProcedure
 Condition = Annotated[
     Annotated[AnyOf, Tag("any")]
     | Annotated[AllOf, Tag("all")]
@@ -287,6 +330,7 @@ Condition = Annotated[
     | Annotated[HasPhenotype, Tag("phenotype")]
     | Annotated[HasDrug, Tag("drug_class")]
     | Annotated[HasLab, Tag("lab")]
+    | Annotated[HasDerived, Tag("derived")]
     | Annotated[HasAge, Tag("age")]
     | Annotated[HasSex, Tag("sex")]
     | Annotated[HadProcedure, Tag("procedure")],

@@ -11,9 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora.clinical import references, schema
+from mimic_qlora.clinical import derived, references, schema
 from mimic_qlora.clinical.conditions import (
     HadProcedure,
+    HasDerived,
     HasDrug,
     HasLab,
     HasPhenotype,
@@ -28,6 +29,7 @@ from mimic_qlora.clinical.schema import (
     Knowledge,
     Phenotype,
     Presumption,
+    ProcedureGroup,
     Question,
     Sign,
     Symptom,
@@ -43,6 +45,7 @@ class Content(NamedTuple):
     """The checked content: for each file id -> entry, in file order."""
 
     phenotypes: dict[str, Phenotype]
+    procedures: dict[str, ProcedureGroup]
     drugs: dict[str, DrugClass]
     symptoms: dict[str, Symptom]
     cautions: dict[str, Caution]
@@ -63,12 +66,12 @@ AnySymptom = Symptom | UnlistedSymptom
 
 
 class ReadByRules(NamedTuple):
-    """The findings that conditions look at: ids, itemids of labs, (ICD version, code prefix)."""
+    """The findings that conditions look at: ids, and itemids of labs."""
 
     phenotypes: frozenset[str]
     drug_classes: frozenset[str]
     labs: frozenset[int]
-    procedures: frozenset[tuple[int, str]]
+    procedures: frozenset[str]
 
 
 @lru_cache
@@ -85,6 +88,7 @@ def of_entries(entries: Mapping[str, Sequence[object]]) -> Content:
 
     content = Content(
         of_file("phenotypes", Phenotype),
+        of_file("procedures", ProcedureGroup),
         of_file("drugs", DrugClass),
         of_file("symptoms", Symptom),
         of_file("cautions", Caution),
@@ -140,6 +144,7 @@ def names() -> Names:
     return Names(
         {name: entry.name for name, entry in content.phenotypes.items()},
         {name: entry.name for name, entry in content.drugs.items()},
+        {name: entry.name for name, entry in content.procedures.items()},
     )
 
 
@@ -160,13 +165,13 @@ def read_by_rules() -> ReadByRules:
         *(tell.never_when for tell in content.tells.values()),
     ]
     found = [leaf for condition in read if condition is not None for leaf in leaves(condition)]
-    procedures = [leaf.procedure for leaf in found if isinstance(leaf, HadProcedure)]
+    values = {leaf.derived.value for leaf in found if isinstance(leaf, HasDerived)}
     return ReadByRules(
         frozenset(leaf.phenotype for leaf in found if isinstance(leaf, HasPhenotype)),
         frozenset(leaf.drug_class for leaf in found if isinstance(leaf, HasDrug)),
-        frozenset(item for leaf in found if isinstance(leaf, HasLab) for item in leaf.lab.itemid),
-        frozenset((9, prefix) for codes in procedures for prefix in codes.icd9)
-        | frozenset((10, prefix) for codes in procedures for prefix in codes.icd10),
+        frozenset(item for leaf in found if isinstance(leaf, HasLab) for item in leaf.lab.itemid)
+        | frozenset(item for value in values for item in derived.MEANINGS[value].items),
+        frozenset(leaf.procedure.group for leaf in found if isinstance(leaf, HadProcedure)),
     )
 
 

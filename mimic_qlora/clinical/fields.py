@@ -84,8 +84,18 @@ TellTag = Annotated[
 ]
 CodePrefix = Annotated[
     StrictStr,
-    _shaped("[A-Z0-9]+", "must be an ICD code prefix in quotes, upper case, without a dot"),
+    _shaped("[A-Z0-9?]+", "must be an ICD code prefix in quotes, upper case, without a dot"),
 ]
+
+
+@cache
+def _starts(prefixes: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(prefix.replace("?", ".") for prefix in prefixes))
+
+
+def begins(code: str, prefixes: tuple[str, ...]) -> bool:
+    """Return whether a code begins with one of the prefixes, in which "?" is any character."""
+    return bool(prefixes) and _starts(prefixes).match(code) is not None
 
 
 class Model(BaseModel):

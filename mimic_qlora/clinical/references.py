@@ -1,10 +1,16 @@
 """The names that entries of the clinical content call each other by: each must be in its file."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from mimic_qlora.clinical.conditions import Condition, HasDrug, HasPhenotype, leaves
-from mimic_qlora.clinical.schema import Caution, Line, Question, Symptom, Tell
+from mimic_qlora.clinical.conditions import (
+    Condition,
+    HadProcedure,
+    HasDrug,
+    HasPhenotype,
+    leaves,
+)
+from mimic_qlora.clinical.schema import Caution, Coded, Line, Question, Symptom, Tell
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
 
 def check(content: "Content") -> None:
     """Raise UserError with file, entry and field for the first name that no file has."""
+    _check_codes(content)
     for tell in content.tells.values():
         _check_tell(tell, content)
     for presumption in content.presumptions.values():
@@ -33,6 +40,25 @@ def check(content: "Content") -> None:
         for phrasing in symptom.phrasings:
             _check_names(f"{where} 'phrasings'", "sign", phrasing.signs, content.signs)
             _check_condition(f"{where} 'phrasings'", phrasing.when, content)
+
+
+def _check_codes(content: "Content") -> None:
+    """Raise UserError for an unknown phenotype, and for an entry that nothing can lead to."""
+    became = {entry.becomes for entry in content.phenotypes.values()}
+    for phenotype in content.phenotypes.values():
+        where = f"phenotypes.yaml, entry {phenotype.id}:"
+        _check_names(where, "phenotype", phenotype.names_others, content.phenotypes)
+    files: dict[str, Mapping[str, Coded]] = {
+        "phenotypes": content.phenotypes,
+        "procedures": content.procedures,
+    }
+    for file, entries in files.items():
+        for entry in entries.values():
+            if not entry.icd9 and not entry.icd10 and entry.id not in became:
+                raise UserError(
+                    f"{file}.yaml, entry {entry.id}: has no codes in 'icd9' or 'icd10', and no "
+                    "phenotype becomes it."
+                )
 
 
 def check_question(question: Question, content: "Content") -> None:
@@ -76,12 +102,14 @@ def _check_line(where: str, line: Line, content: "Content") -> None:
 
 
 def _check_condition(where: str, condition: Condition | None, content: "Content") -> None:
-    """Raise UserError for a phenotype or drug class that no file has."""
+    """Raise UserError for a phenotype, drug class or group of procedures that no file has."""
     for leaf in leaves(condition) if condition is not None else ():
         if isinstance(leaf, HasPhenotype):
             _check_names(where, leaf.kind, [leaf.phenotype], content.phenotypes)
         if isinstance(leaf, HasDrug):
             _check_names(where, leaf.kind, [leaf.drug_class], content.drugs)
+        if isinstance(leaf, HadProcedure):
+            _check_names(where, leaf.kind, [leaf.procedure.group], content.procedures)
 
 
 def _check_tells(where: str, tags: Iterable[str], content: "Content") -> None:

@@ -25,6 +25,7 @@ from mimic_qlora.clinical.fields import (
     EntryId,
     EntryKey,
     Model,
+    Number,
     Pattern,
     Severity,
     TellTag,
@@ -104,31 +105,89 @@ class Entry(Named):
     reviewed_on: Day | None = None
 
 
-class Phenotype(Entry):
-    """A condition that coded diagnoses stand for: ICD code prefixes, less those excluded.
+class Coded(Entry):
+    """What ICD codes stand for: codes with one of the prefixes, less those excluded.
 
-    `kind`: "condition" lasts, "status" is a history, device or long-term treatment, "acute"
-    counts for the stay it was coded for and the 90 days after.
+    A "?" in a prefix is any character: 'T4???2' is every code of T40 to T49 with 2 in sixth place.
     """
 
     name: Text
-    kind: Literal["condition", "status", "acute"]
     icd9: tuple[CodePrefix, ...]
-    icd10: Annotated[tuple[CodePrefix, ...], Field(min_length=1)]
+    icd10: tuple[CodePrefix, ...]
     exclude9: tuple[CodePrefix, ...] = ()
     exclude10: tuple[CodePrefix, ...] = ()
+
+
+class Phenotype(Coded):
+    """A condition that coded diagnoses stand for.
+
+    `kind`: "condition" lasts, "status" is a history, device or long-term treatment, "acute"
+    counts for the stay it was coded for and the 90 days after. What else ends it, or makes it
+    another phenotype, is told by ids of phenotypes:
+
+    - `becomes`: what an acute one is from then on (a stroke is a past stroke);
+    - `lasts_days`: days after the stay for which another one counts; longer only while the chart
+      has one of `lasts_with`;
+    - `ended_by`: what takes its place when it is coded in a later stay (dialysis, a new kidney).
+    """
+
+    kind: Literal["condition", "status", "acute"]
+    becomes: Text | None = None
+    lasts_days: Number | None = None
+    lasts_with: tuple[Text, ...] = ()
+    ended_by: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _ends_once(self) -> "Phenotype":
+        if self.becomes is not None and self.kind != "acute":
+            raise ValueError("field 'becomes' is for what is acute")
+        if self.lasts_days is not None and self.kind == "acute":
+            raise ValueError("field 'lasts_days' is not for what is acute, which lasts 90 days")
+        if self.lasts_with and self.lasts_days is None:
+            raise ValueError("field 'lasts_with' needs 'lasts_days'")
+        return self
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a code of it may have ceased to count, apart from the 90 days of an acute one."""
+        return self.lasts_days is not None or bool(self.ended_by)
+
+    @property
+    def names_others(self) -> tuple[str, ...]:
+        """The ids of phenotypes that it names."""
+        return (*self.lasts_with, *self.ended_by, *filter(None, [self.becomes]))
+
+
+class ProcedureGroup(Coded):
+    """Operations and other coded procedures after which the same advice holds."""
+
+
+class LeastDose(Model):
+    """The smallest single dose of an order that counts (dose_val_rx, dose_unit_rx)."""
+
+    dose: Number
+    unit: Text
 
 
 class DrugClass(Entry):
     """Orders by ingredient (whole words in prescriptions.drug), less those with an excluded word.
 
-    An empty `routes` allows every value of prescriptions.route.
+    An empty `routes` allows every value of prescriptions.route. `least_dose` is by ingredient: an
+    order of it counts only in that unit and from that dose on.
     """
 
     name: Text
     ingredients: Annotated[tuple[Text, ...], Field(min_length=1)]
     exclude: tuple[Text, ...]
     routes: tuple[Text, ...]
+    least_dose: dict[Text, LeastDose] = {}
+
+    @model_validator(mode="after")
+    def _doses_are_of_ingredients(self) -> "DrugClass":
+        for name in self.least_dose:
+            if name not in self.ingredients:
+                raise ValueError(f"field 'least_dose' names '{name}', which is no ingredient")
+        return self
 
 
 class Line(Model):
@@ -327,6 +386,7 @@ MODELS: dict[str, type[Named]] = {
     "tells": Tell,
     "presumptions": Presumption,
     "phenotypes": Phenotype,
+    "procedures": ProcedureGroup,
     "drugs": DrugClass,
     "symptoms": Symptom,
     "cautions": Caution,

@@ -233,9 +233,10 @@ def _of_conditions(chart: Chart) -> Iterator[Support]:
         end = time_of(stays.get(row["hadm_id"], {}), "dischtime")
         for name in codes.phenotypes_of([(row["icd_code"], row["icd_version"])]):
             text = plain(catalogue[name].name)
-            if catalogue[name].kind == "acute" and end:
-                text += f" ({chart.ago(end)})"
-            yield Support(text, "diagnoses_icd", row)
+            if catalogue[name].kind != "acute" or not end:
+                yield Support(text, "diagnoses_icd", row)
+            if end and (catalogue[name].kind == "acute" or catalogue[name].may_end):
+                yield Support(f"{text} ({chart.ago(end)})", "diagnoses_icd", row)
         yield Support(plain(row.get("long_title", "")), "diagnoses_icd", row)
 
 

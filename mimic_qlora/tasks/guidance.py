@@ -226,6 +226,8 @@ def _rows(leaf: conditions.Leaf, known: Facts) -> list[TableRow]:
         measured = [item for item in leaf.lab.itemid if item in known.labs]
         newest = min(measured, key=lambda item: known.labs[item].days_ago)
         return [("labevents", known.lab_history[newest][0])]
+    if isinstance(leaf, conditions.HasDerived):
+        return [("labevents", row) for row in known.derived[leaf.derived.value].rows]
     if isinstance(leaf, conditions.HadProcedure):
         rows = zip(known.procedure_rows, known.procedures, strict=True)
         return [("procedures_icd", row) for row, done in rows if leaf.procedure.fits(*done)]

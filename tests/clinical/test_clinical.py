@@ -637,14 +637,18 @@ def test_a_code_is_not_taken_for_more_than_its_title_says(code, version, name):
 @pytest.mark.parametrize(
     "drug, route, classes",
     [
-        ("Warfarin", "PO/NG", {"oral_anticoagulant"}),
+        ("Warfarin", "PO/NG", {"oral_anticoagulant", "warfarin"}),
         ("Heparin Flush (10 units/ml)", "IV", set()),
         ("Heparin", "SC", set()),
         ("Heparin (Hemodialysis)", "IV", set()),
-        ("Enoxaparin Sodium", "SC", set()),
+        ("Enoxaparin Sodium", "SC", set()),  # no dose is known
+        ("Buprenorphine-Naloxone Film", "SL", {"opioid"}),
+        ("Fentanyl Patch", "TP", {"opioid"}),
+        ("Guaifenesin-CODEINE Phosphate", "PO/NG", {"opioid_cough_syrup"}),
+        ("Linezolid", "IV", {"maoi", "linezolid", "antibiotic"}),
         ("Heparin Dwell (1000 Units/mL)", "DWELL", set()),
         ("Ciprofloxacin 0.3% Ophth Soln", "RIGHT EAR", set()),
-        ("Ciprofloxacin HCl", "PO", {"antibiotic", "fluoroquinolone"}),
+        ("Ciprofloxacin HCl", "PO", {"antibiotic", "fluoroquinolone", "qt_prolonging"}),
         ("Morphine Sulfate", "IV", set()),
         ("Morphine SR (MS Contin)", "PO", {"opioid"}),
         ("Morphine Sulfate IR", None, set()),
@@ -653,7 +657,7 @@ def test_a_code_is_not_taken_for_more_than_its_title_says(code, version, name):
         ("Hydrocortisone Cream 2.5%", "TP", set()),
         ("PredniSONE", "PO", {"systemic_corticosteroid"}),
         ("Oxycodone-Acetaminophen (5mg-325mg)", "PO", {"opioid", "acetaminophen_combination"}),
-        ("Butalbital-Aspirin-Caffeine", "PO", set()),
+        ("Butalbital-Aspirin-Caffeine", "PO", {"barbiturate"}),
     ],
 )
 def test_an_order_belongs_to_its_classes_by_word_and_route(drug, route, classes):
@@ -669,9 +673,26 @@ def test_the_severity_for_a_symptom_is_its_own_then_that_of_its_tags():
 def test_every_class_recognises_its_own_ingredients():
     for name, entry in CONTENT.drugs.items():
         route = (entry.routes or ["PO"])[0]
-        assert [
-            word for word in entry.ingredients if name not in codes.drug_classes_of(word, route)
-        ] == []
+        for word in entry.ingredients:
+            least = entry.least_dose.get(word)
+            dose = (f"{least.dose:g}", least.unit) if least else (None, None)
+            assert name in codes.drug_classes_of(word, route, *dose), (name, word)
+
+
+@pytest.mark.parametrize(
+    "dose, unit, counts",
+    [
+        ("40", "mg", False),
+        ("50", "mg", True),
+        ("30-80", "mg", True),
+        ("80", "mL", False),
+        (None, "mg", False),
+    ],
+)
+def test_enoxaparin_counts_from_a_treatment_dose_on(dose, unit, counts):
+    found = codes.drug_classes_of("Enoxaparin Sodium", "SC", dose, unit)
+    assert found == ({"injected_anticoagulant"} if counts else set())
+    assert codes.drug_classes_of("Enoxaparin (Prophylaxis)", "SC", "60", "mg") == set()
 
 
 def test_a_chart_calls_for_the_cautions_of_its_findings():
@@ -709,17 +730,18 @@ def test_the_newest_of_several_labs_counts_and_a_lab_without_unit_is_read():
 
 
 @pytest.mark.parametrize(
-    "procedure, calls",
+    "code, version, days_ago, calls",
     [
-        (("8154", 9, 20), True),
-        (("8154", 9, 91), False),
-        (("8154", 10, 20), False),
-        (("0SRC0J9", 10, 0), True),
-        (("0SRC0J9", 10, -2), False),
+        ("8154", 9, 20, True),
+        ("8154", 9, 91, False),
+        ("8154", 10, 20, False),
+        ("0SRC0J9", 10, 0, True),
+        ("0SRC0J9", 10, -2, False),
     ],
 )
-def test_a_procedure_counts_by_code_version_and_age(procedure, calls):
-    assert ("recent_joint_replacement_leg" in matched(procedures=[procedure])) == calls
+def test_a_procedure_counts_by_code_version_and_age(code, version, days_ago, calls):
+    done = [(codes.procedures_of_code(code, version), days_ago)]
+    assert ("recent_joint_replacement_leg" in matched(procedures=done)) == calls
 
 
 def test_the_hash_of_the_content_is_stable():

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from mimic_qlora.clinical import conditions
 from mimic_qlora.clinical.conditions import AllOf, AnyOf, Condition, Leaf, NoneOf
 
 Wanted = tuple[Leaf, bool]  # a finding, and whether it must be there
@@ -17,6 +16,7 @@ class Chart:
     phenotypes: Collection[str] = ()
     drug_classes: Collection[str] = ()
     labs: Mapping[int, tuple] = field(default_factory=dict)
+    derived: Mapping[str, tuple] = field(default_factory=dict)
     procedures: Sequence[tuple] = ()
     age: int | None = None
     sex: str | None = None
@@ -56,7 +56,8 @@ def _chart(wanted: Sequence[Wanted]) -> Chart:
         phenotypes={leaf.phenotype for leaf in present("phenotype")},
         drug_classes={leaf.drug_class for leaf in present("drug_class")},
         labs=_labs(kinds.get("lab", [])),
-        procedures=[_procedure(leaf.procedure) for leaf in present("procedure")],
+        derived=_derived(kinds.get("derived", [])),
+        procedures=[((leaf.procedure.group,), 0) for leaf in present("procedure")],
         age=_age(kinds.get("age", [])),
         sex=_sex(kinds.get("sex", [])),
     )
@@ -69,6 +70,17 @@ def _labs(wanted: Sequence[Wanted]) -> dict[int, tuple]:
     return {
         item: (_between(found, "lab"), found[0][0].lab.unit, 0)
         for item, found in bounds.items()
+        if any(there for _, there in found)
+    }
+
+
+def _derived(wanted: Sequence[Wanted]) -> dict[str, tuple]:
+    bounds: dict[str, list[Wanted]] = {}
+    for leaf, there in wanted:
+        bounds.setdefault(leaf.derived.value, []).append((leaf, there))
+    return {
+        value: (_between(found, "derived"), "", 0, ())
+        for value, found in bounds.items()
         if any(there for _, there in found)
     }
 
@@ -99,8 +111,3 @@ def _sex(wanted: Sequence[Wanted]) -> str | None:
     for leaf, there in wanted:
         return leaf.sex if there else {"F": "M", "M": "F"}[leaf.sex]
     return None
-
-
-def _procedure(codes: conditions.ProcedureCodes) -> tuple:
-    version = 10 if codes.icd10 else 9
-    return ((codes.icd10 or codes.icd9)[0], version, 0)

@@ -20,6 +20,7 @@ FACTS = Facts(
     drug_classes={},
     lab_history={},
     labs={},
+    derived={},
     procedures=[],
     procedure_rows=[],
     person={},
