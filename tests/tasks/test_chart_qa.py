@@ -14,7 +14,7 @@ def test_chart_questions_are_of_many_kinds_and_some_have_no_answer_on_record(dem
     assert len(kinds) >= 25 and kinds.most_common(1)[0][1] < len(found) / 8
     silent = [one for one in found if answer_of(one) == chart_qa.NOT_SAID]
     assert 0.1 < len(silent) / len(found) < 0.4 and len({one["kind"] for one in silent}) >= 4
-    assert len({one["messages"][1]["content"].rpartition("\n")[2] for one in found}) > 100
+    assert len({one["messages"][1]["content"].rpartition("\n")[2] for one in found}) > 90
 
 
 def test_a_list_that_was_cut_makes_the_record_silent_and_a_whole_one_says_no(demo_prompts):

@@ -50,7 +50,7 @@ FACTS = dict.fromkeys(
 def result(number, question, base, adapter, called_for=RULES):
     """A trial as step 7 leaves it, of a chart that calls for the rules."""
     as_of = datetime(2150, 1, 1)
-    known = facts.Facts({}, {}, {}, {}, [], [], {}, age=50, sex="F")
+    known = facts.Facts({}, {}, {}, {}, {}, [], [], {}, age=50, sex="F")
     chart = context.Context("Patient context\n- Age: 50", known, {}, {}, known, as_of)
     moment = prediction_times.Moment(1, as_of)
     turns = [{"role": "user", "content": f"{chart.text}\n\nQuestion\n{question.question}"}]

@@ -1,0 +1,71 @@
+"""How long a coded diagnosis counts, and what it becomes."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from mimic_qlora.chart import facts
+
+NOW = datetime(2150, 5, 20, 12)
+EMPTY = {"patients": [], "prescriptions": [], "procedures_icd_labeled": [], "labevents": []}
+
+
+def chart(*stays):
+    """The view of stays given as (days since discharge, ICD-10 codes)."""
+    view = {"admissions": [], "diagnoses_icd_labeled": [], **EMPTY}
+    for number, (days, *codes) in enumerate(stays):
+        end = NOW - timedelta(days=days)
+        times = {"admittime": end - timedelta(days=3), "dischtime": end}
+        view["admissions"].append({"hadm_id": number, **times})
+        for place, code in enumerate(codes):
+            view["diagnoses_icd_labeled"].append(
+                {"hadm_id": number, "seq_num": place, "icd_code": code, "icd_version": 10}
+            )
+    return view
+
+
+def known(*stays):
+    return set(facts.facts_of_view(chart(*stays), NOW).phenotypes)
+
+
+@pytest.mark.parametrize(
+    ("code", "now", "later"),
+    [
+        ("I639", "stroke", "past_stroke_or_tia"),
+        ("I619", "brain_bleed", "past_stroke_or_tia"),
+        ("I214", "heart_attack", "past_heart_attack"),
+        ("I2699", "venous_clot", "past_venous_clot"),
+        ("K922", "bowel_bleeding", "past_bowel_bleeding"),
+        ("I330", "endocarditis", "past_endocarditis"),
+        ("T391X2A", "suicidal_thoughts_or_self_harm", "past_self_harm"),
+    ],
+)
+def test_what_is_acute_becomes_past_after_90_days(code, now, later):
+    assert now in known((90, code)) and later not in known((90, code))
+    assert now not in known((91, code)) and later in known((91, code))
+
+
+def test_a_past_stroke_is_shown_where_the_context_names_the_stroke():
+    class Line:
+        name, rows = "stroke or bleeding in the brain", ()
+
+    found = facts.facts_of_view(chart((200, "I639")), NOW)
+    shown = facts.as_shown(found, {"Known conditions": [Line]})
+    assert set(shown.phenotypes) == {"past_stroke_or_tia"}
+    assert facts.as_shown(found, {"Known conditions": []}).phenotypes == {}
+
+
+def test_a_blood_thinner_of_old_counts_with_atrial_fibrillation_only():
+    assert "long_term_anticoagulant" in known((365, "Z7901"))
+    assert "long_term_anticoagulant" not in known((366, "Z7901"))
+    assert "long_term_anticoagulant" in known((366, "Z7901", "I4891"))
+    assert "long_term_insulin" in known((4000, "Z794"))
+
+
+def test_dialysis_ends_with_the_injury_or_with_a_new_kidney():
+    assert "dialysis" in known((50, "Z992", "N179"))
+    assert "dialysis" not in known((91, "Z992", "N179")), "no end-stage disease"
+    assert "dialysis" in known((400, "Z992", "N186"))
+    assert known((400, "Z992", "N186"), (20, "Z940")).isdisjoint({"dialysis", "kidney_failure"})
+    assert "dialysis" in known((400, "Z940"), (20, "Z992", "N186")), "the new kidney failed"
+    assert "dialysis" in known((20, "Z992", "N186", "T8612"))
