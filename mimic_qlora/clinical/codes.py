@@ -12,27 +12,28 @@ from mimic_qlora.clinical.schema import Coded, DrugClass
 class _Side:
     """The prefixes of all entries that include codes, or of all that exclude them.
 
-    Plain prefixes are looked up, since there are a hundred thousand codes. The few entries with a
-    "?" in theirs are tried one by one.
+    Plain prefixes are looked up, since there are a hundred thousand codes. Those with a "?", which
+    does not come first, are tried one by one.
     """
 
     def __init__(self, prefixes: Iterable[tuple[str, int, tuple[str, ...]]]) -> None:
         self._plain: dict[tuple[int, str], set[str]] = {}
-        self._shaped: list[tuple[str, int, tuple[str, ...]]] = []
+        self._shaped: dict[tuple[int, str], list[tuple[str, tuple[str, ...]]]] = {}
         for name, version, starts in prefixes:
             for start in starts:
                 if "?" not in start:
                     self._plain.setdefault((version, start), set()).add(name)
-            if shaped := tuple(start for start in starts if "?" in start):
-                self._shaped.append((name, version, shaped))
+            for letter in sorted({start[0] for start in starts if "?" in start}):
+                alike = tuple(s for s in starts if s[0] == letter and "?" in s)
+                self._shaped.setdefault((version, letter), []).append((name, alike))
 
     def names(self, code: str, version: int) -> set[str]:
         """Return the entries with a prefix of the code."""
         found: set[str] = set()
         for length in range(1, len(code) + 1):
             found |= self._plain.get((version, code[:length]), set())
-        for name, of_version, shaped in self._shaped:
-            if of_version == version and begins(code, shaped):
+        for name, shaped in self._shaped.get((version, code[:1]), ()):
+            if begins(code, shaped):
                 found.add(name)
         return found
 
@@ -111,10 +112,15 @@ def drug_classes_of(
         name
         for name, entry in load().drugs.items()
         if (not entry.routes or (route or "").strip() in entry.routes)
-        and _any_word(entry.ingredients).search(drug)
+        and names_ingredient(entry, drug)
         and not (entry.exclude and _any_word(entry.exclude).search(drug))
         and _is_enough(entry, drug, dose, unit)
     )
+
+
+def names_ingredient(entry: DrugClass, drug: str) -> bool:
+    """Return whether a drug names an ingredient of a class, as a whole word."""
+    return _any_word(entry.ingredients).search(drug.lower()) is not None
 
 
 def _is_enough(entry: DrugClass, drug: str, dose: str | None, unit: str | None) -> bool:

@@ -84,7 +84,9 @@ TellTag = Annotated[
 ]
 CodePrefix = Annotated[
     StrictStr,
-    _shaped("[A-Z0-9?]+", "must be an ICD code prefix in quotes, upper case, without a dot"),
+    _shaped(
+        "[A-Z0-9][A-Z0-9?]*", "must be an ICD code prefix in quotes, upper case, without a dot"
+    ),
 ]
 
 
