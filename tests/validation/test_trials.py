@@ -86,7 +86,9 @@ def test_more_trials_than_pairs_says_so_and_uses_all(run_validate):
     assert code == 0 and len(rows) == int(used.group(1)) == len(
         {(r["subject_id"], r["question_id"]) for r in rows}
     )
-    assert len(rows) == len(QUESTIONS) * len({r["subject_id"] for r in rows})
+    asked_of_all = [question for question in QUESTIONS if question.needs is None]
+    patients = len({r["subject_id"] for r in rows})
+    assert len(asked_of_all) * patients <= len(rows) <= len(QUESTIONS) * patients
 
 
 def test_a_knowledge_prompt_is_the_bare_question():

@@ -169,7 +169,8 @@ def test_babble_of_a_broken_model_costs_no_more_than_prose_of_its_length(babble)
 
 def test_a_hedge_leaves_a_warning_sign_open_whatever_else_is_said():
     ideal = QUESTIONS[0].ideal
-    answer = ideal.replace("- Get care", "- Feel free to ignore this if you like: get care")
+    answer = ideal.replace("- Get seen", "- Feel free to ignore this if you like: get seen")
+    assert answer != ideal
     assert score(QUESTIONS[0], ideal).hedged == 0
     assert rubric.faults(score(QUESTIONS[0], answer))
 
