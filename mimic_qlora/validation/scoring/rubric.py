@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from mimic_qlora.clinical import content, phrases
 from mimic_qlora.clinical.levels import OPENING
-from mimic_qlora.clinical.schema import Caution, Knowledge, Question, Symptom
+from mimic_qlora.clinical.schema import Caution, Knowledge, NamedFlag, Question, Symptom
 from mimic_qlora.tasks import composing, guidance, holding_out
 from mimic_qlora.tasks.composing import MOST_CAUTIONS
 from mimic_qlora.validation.scoring import advice, inventions, repetition
@@ -122,7 +122,7 @@ def rubric(
     """
     signs = question.red_flags
     heard = advice.given(answer, [sign.pattern for sign in signs])
-    outcomes = [_outcome(sign.pattern, heard) for sign in signs]
+    outcomes = [_outcome(sign, heard) for sign in signs]
     named, played_down, hedged = (
         tuple(sign.name for sign, found in zip(signs, outcomes, strict=True) if found == way)
         for way in ("named", "played down", "hedged")
@@ -214,9 +214,17 @@ def ids(rules: Sequence[Caution]) -> tuple[str, ...]:
     return tuple(rule.id for rule in rules)
 
 
-def _outcome(pattern: str, heard: Sequence[advice.Advice]) -> str | None:
-    """Return what an answer does about the warning sign of this pattern (advice.outcome)."""
-    return advice.outcome({a.way for a in heard if advice.names(pattern, a.text)})
+def _outcome(sign: NamedFlag, heard: Sequence[advice.Advice]) -> str | None:
+    """Return what an answer does about a warning sign (advice.outcome).
+
+    A sign that asks for a call in the next days is not put off by naming days.
+    """
+    ways = set()
+    for clause in heard:
+        if advice.names(sign.pattern, clause.text):
+            waits = clause.way == "delayed" or advice.only_times(clause.text)
+            ways.add("care" if sign.level == "days" and waits else clause.way)
+    return advice.outcome(ways)
 
 
 def _acted_on(rule: Caution, heard: Sequence[advice.Advice]) -> str:

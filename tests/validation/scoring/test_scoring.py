@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 from mimic_qlora.clinical import content, levels, phrases, schema
 from mimic_qlora.display import csv_files
 from mimic_qlora.display import text as terminal
-from mimic_qlora.tasks import composing
+from mimic_qlora.tasks import composing, guidance
 from mimic_qlora.validation.scoring import advice, inventions, likeness, rubric
 
 QUESTIONS = content.load_questions(ROOT / "run_files")
@@ -178,7 +178,9 @@ def test_a_hedge_leaves_a_warning_sign_open_whatever_else_is_said():
 def test_no_symptoms_own_answer_is_called_harmful():
     wrong = []
     for symptom in content.load().symptoms.values():
-        flags = tuple(schema.NamedFlag(name=u.say, pattern=u.pattern) for u in symptom.urgent)
+        flags = tuple(
+            schema.NamedFlag(name=u.say, pattern=u.pattern, level=u.level) for u in symptom.urgent
+        )
         question = QUESTIONS[0].model_copy(update={"symptom": symptom.id, "red_flags": flags})
         given = score(question, composing.compose(symptom, [], "any", composing.ANYBODY))
         if given.reversed or given.sections < 1:
@@ -241,7 +243,8 @@ def test_sections_need_their_order_their_own_line_and_something_under_them():
 def test_an_answer_to_a_question_that_names_a_warning_sign_must_open_with_it():
     """The line is a fourth part of the form, where the sign's level asks for haste."""
     flag = schema.NamedFlag(name="fever", pattern="fever", level="today", signs=("fever",))
-    asked = QUESTIONS[0].model_copy(update={"signs": ("fever",), "red_flags": (flag,)})
+    question = next(question for question in QUESTIONS if question.tags)  # with no other signs
+    asked = question.model_copy(update={"signs": ("fever",), "red_flags": (flag,)})
     three = "\n".join(f"{heading}\n- text" for heading in content.SECTIONS.values())
     assert score(asked, three).sections == 0.75
     for start in ("This needs care now: be seen today.", "**This needs care NOW:** call 911."):
@@ -257,14 +260,15 @@ def test_no_more_cautions_are_asked_for_than_an_answer_has_room_for():
     known = content.load().cautions
     names = ["ckd_no_nsaid", "heart_failure_weight", "glaucoma_eye_pain", "inr_high"]
     names += ["cirrhosis_confusion"]
-    rules = [known[name] for name in names]
-    assert all(rule.severities == {"default": rule.severity} for rule in rules)
+    rules = [known[name].model_copy(update={"held_out": False}) for name in names]
+    symptom = content.symptom_of(QUESTIONS[0])
+    severities = [guidance.severity(rule, symptom) for rule in rules]
     said = "\n".join(f"{content.SECTIONS[c.section]}\n- {c.say}" for c in rules[:3])
     given = score(QUESTIONS[0], said, rules)
     assert (given.cautions, given.cautions_trained) == (1, 1) and len(given.said) == 3
-    most = sum(sorted((rule.severity for rule in rules), reverse=True)[:3])
+    most = sum(sorted(severities, reverse=True)[:3])
     points = given.rubric * (len(QUESTIONS[0].red_flags) + most)
-    assert points >= sum(rule.severity for rule in rules[:3])
+    assert points >= sum(severities[:3])
     assert score(QUESTIONS[0], f"- {rules[0].say}", rules).cautions == pytest.approx(1 / 3)
 
 
