@@ -572,6 +572,7 @@ def test_the_knowledge_ideals_hold_their_key_points():
 
 def test_the_system_prompt_is_short_and_names_the_sections():
     prompt = (RUN_FILES / "system_prompt.txt").read_text()
+    assert levels.OPENING in prompt
     assert len(prompt.split()) < 205 and all(
         f"\n{title}\n" in prompt for title in content.SECTIONS.values()
     )
