@@ -16,6 +16,9 @@ from helpers.scripts import run_script
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # a shell starts `make test &` with Ctrl-C ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    # nohup ignores a hangup for all that it starts; a handler does so for this process alone
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session")
