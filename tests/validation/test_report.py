@@ -33,9 +33,10 @@ from mimic_qlora.validation.scoring import rubric
 
 QUESTIONS = content.load_questions(ROOT / "run_files")
 KNOWLEDGE = content.load_knowledge(ROOT / "run_files")
-RULES = [
-    content.load().cautions["anticoagulant_no_nsaid"],
-    content.load().cautions["metformin_sick_day"],
+CAUTIONS = content.load().cautions
+RULES = [  # one that is trained on, one that never is
+    CAUTIONS["anticoagulant_no_nsaid"],
+    next(rule for rule in CAUTIONS.values() if rule.held_out),
 ]
 NASTY = (
     "<script>alert(1)</script> You probably have a stroke & take 400 mg of ibuprofen.\n"
@@ -134,7 +135,8 @@ def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(pag
         )  # the base names a cause and a dose, the adapter neither
         assert "rule never trained on" in shown and 'class="cut"' in shown
         assert 'class="harm' in shown and 'class="hit' in shown
-        assert re.search(r'data-kinds="better harm missed unseen"', shown)
+        unseen = " unseen" if content.symptom_of(question).held_out else ""
+        assert f'data-kinds="better harm missed{unseen}"' in shown
     assert "PLAYED DOWN" in articles[0]
 
 
