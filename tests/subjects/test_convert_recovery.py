@@ -21,7 +21,7 @@ def mimic(tmp_path_factory):
     return folder
 
 
-def start(mimic, storage, change=""):
+def start(mimic, storage, change="", *options):
     """A run with many small buckets, in a session of its own; `change` is Python run before it."""
     code = f"""
 import sys
@@ -39,7 +39,7 @@ command_line.run(convert_to_jsonl.main)
 """
     command = [sys.executable, "-c", code, "--mimic-dir", mimic, "--storage", storage]
     return subprocess.Popen(
-        [*map(str, command), "--workers", "1"],
+        [*map(str, command), "--workers", "1", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -125,7 +125,7 @@ def test_fifty_kills_at_random_moments_end_with_the_same_bytes(mimic, undisturbe
 
 
 def test_what_is_done_is_not_redone(mimic, undisturbed, tmp_path):
-    pause = Pause(tmp_path, MARKER, 34)
+    pause = Pause(tmp_path, MARKER, 35)  # the first call keeps the number of buckets
     running = start(mimic, tmp_path / "s", pause.change)
     pause.wait(running)
     running.kill()
@@ -148,7 +148,7 @@ def telling(path, content):
 
 
 def test_ctrl_c_says_how_far_it_came_and_keeps_the_previous_output(mimic, undisturbed, tmp_path):
-    pause = Pause(tmp_path, MARKER, 6)
+    pause = Pause(tmp_path, MARKER, 7)
     running = start(mimic, tmp_path / "s", pause.change)
     pause.wait(running)
     os.killpg(running.pid, signal.SIGINT)
@@ -182,9 +182,11 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_the_previous_output(mimic, tm
         first = start(tiny_mimic, disk / "s", "buckets.unpacked_bytes = lambda source: 0")
         assert (first.communicate(), first.returncode)[1] == 0
         before = folder_bytes(disk / "s" / "subjects")
-        second = start(mimic, disk / "s", "buckets.unpacked_bytes = lambda source: 0")
+        second = start(
+            mimic, disk / "s", "buckets.unpacked_bytes = lambda source: 0", "--replace-patients"
+        )
         _, errors = second.communicate()
-        assert second.returncode == 2 and "the disk is full" in errors and "Traceback" not in errors
+        assert second.returncode == 2 and "is full" in errors and "Traceback" not in errors
         assert folder_bytes(disk / "s" / "subjects") == before
     finally:
         subprocess.run(["umount", str(disk)], check=True)
