@@ -14,6 +14,9 @@ ERRORS = {"stdin": "surrogateescape", "stdout": "replace", "stderr": "backslashr
 
 STDOUT = "standard output"
 
+# streams that were replaced: the end of one would close the buffer that its successor shares
+_replaced: list[io.TextIOWrapper] = []
+
 
 class Inert(io.TextIOWrapper):
     """Standard output on which no text of a chart, a model or a file name steers the terminal."""
@@ -58,6 +61,7 @@ def make_ready() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ERRORS[name])
             if name == "stdout" and type(stream) is io.TextIOWrapper:
+                _replaced.append(stream)
                 sys.stdout = Inert(
                     stream.buffer,
                     stream.encoding,

@@ -131,6 +131,8 @@ def run_main(arguments: list, output: str, environment: dict, event) -> None:
     log = open(output, "ab", buffering=0)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
+    # a file takes to be what it was when it was opened, and a pipe cannot be sought in
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
     sys.argv = ["train_qlora.py", *arguments]
     if event:
         event.install()

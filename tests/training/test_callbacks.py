@@ -3,12 +3,12 @@
 import pytest
 
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.training import (
-    callbacks,
-)
+from mimic_qlora.training import callbacks, recipes, settings
 
 
-def test_a_loss_that_is_no_number_ends_the_run(train):
+def test_a_loss_that_is_no_number_ends_the_run(train, monkeypatch):
+    for module in (settings, recipes):  # beyond what the command line takes
+        monkeypatch.setattr(module, "LEARNING_RATES", (0, 1e31))
     with pytest.raises(UserError, match="no longer a number at step .*lower --lr"):
         train("--lr", 1e30, "--epochs", 20)
 

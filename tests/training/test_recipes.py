@@ -91,7 +91,7 @@ def test_a_mistake_in_a_recipe_is_one_sentence_with_file_and_setting(
         (["--lr", "nan"], "--lr must be a number from 1e-08 to 0.1, not nan"),
         (["--lr", "10"], "--lr must be a number from 1e-08 to 0.1, not 10"),
         (["--lr", "0"], "--lr must be a number from 1e-08 to 0.1, not 0"),
-        (["--lr", "-1e-4"], "--lr must be a number from 1e-08 to 0.1, not -1e-4"),
+        (["--lr=-1e-4"], "--lr must be a number from 1e-08 to 0.1, not -1e-4"),
         (["--rank", "0"], "--rank must be a whole number from 1 to 4,096, not 0"),
         (["--rank", "1000000"], "--rank must be a whole number from 1 to 4,096, not 1000000"),
         (["--run", "../up"], "--run must be a name of letters"),

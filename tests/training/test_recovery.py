@@ -91,7 +91,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tm
     os.kill(run.pid, number)
     run.join()
     said = log.read_text()
-    assert run.exitcode == 128 + number, said
+    assert run.exitcode == 128 + number, "".join(said)
     assert "the same command goes on" in said and "Traceback" not in said
     assert checkpoints(store)
     assert not (store / "adapters" / "default").exists()
@@ -145,7 +145,7 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(
         hold.go()
         run.join()
         said = log.read_text()
-        assert run.exitcode == 2 and "is full; the checkpoint of step" in said, said
+        assert run.exitcode == 2 and "is full; the checkpoint of step" in said, "".join(said)
         assert "Traceback" not in said
         (disk / "filler").unlink()
         again = start(store, tiny, *EPOCHS, output=log)
