@@ -192,11 +192,15 @@ def _drug_classes(orders: Iterable[Row]) -> dict[str, Row]:
     """Return drug class -> the first of these orders that is of the class."""
     found: dict[str, Row] = {}
     for row in orders:
-        for name in codes.drug_classes_of(
-            row["drug"], row.get("route"), row.get("dose_val_rx"), row.get("dose_unit_rx")
-        ):
+        for name in classes_of(row):
             found.setdefault(name, row)
     return found
+
+
+def classes_of(order: Row) -> frozenset[str]:
+    """Return the drug classes of a row of prescriptions that names a drug."""
+    dose = order.get("dose_val_rx"), order.get("dose_unit_rx")
+    return codes.drug_classes_of(order["drug"], order.get("route"), *dose)
 
 
 def _age(person: Row, as_of: datetime) -> int | None:

@@ -224,11 +224,7 @@ def _medicines(rows: list[Row]) -> list[Item]:
     for row in sorted(rows, key=lambda r: (r["starttime"], r["drug"]), reverse=True):
         if row.get("drug_type", "MAIN") == "MAIN" and (drug := _medicine(row["drug"])):
             orders.setdefault(drug, []).append(row)
-            classes.setdefault(drug, set()).update(
-                codes.drug_classes_of(
-                    row["drug"], row.get("route"), row.get("dose_val_rx"), row.get("dose_unit_rx")
-                )
-            )
+            classes.setdefault(drug, set()).update(facts.classes_of(row))
     read_by_rules = content.read_by_rules().drug_classes
     covered: set[str] = set()
     rank: dict[str, int] = {}

@@ -109,7 +109,7 @@ class LineCounter:
             self._add(data[start : start + STEP_BYTES])
 
     def _add(self, data: bytes) -> None:
-        end = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
+        end = _behind_lines(data)
         if end:
             self._count(b"".join([*self._rest, data[:end]]))
             self._rest.clear()
@@ -252,6 +252,11 @@ def row_pattern(columns: Mapping[str, str]) -> bytes | None:
     return f"{','.join(cells)}(?=[,\r\n])".encode()
 
 
+def _behind_lines(data: bytes) -> int:
+    """Return where the last whole line ends, 0 without one; a CR at the end may have an LF yet."""
+    return data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
+
+
 def _line_ends(data: bytes, codes: np.ndarray) -> np.ndarray:
     """Return the place of the last byte of each line: int64 [lines]."""
     if b"\r" not in data:
@@ -371,7 +376,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, bool]]:
     for data in unpacked(path):
         if data and not begun:
             begun, data = True, data.removeprefix(BOM)
-        end = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
+        end = _behind_lines(data)
         if end:
             yield b"".join([*rest, data[:end]]), False
             rest.clear()

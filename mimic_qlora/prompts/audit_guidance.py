@@ -31,7 +31,7 @@ def faults(record: PromptRecord, facts: Facts) -> Iterator[str]:
     cautions = [clinical.cautions[name] for name in record.cautions]
     called = [rule for rule in clinical.cautions.values() if rule.when.holds(facts)]
     said = [one for one in _sayings(symptom, cautions) if one.say in lines]
-    if any(_against(said, called)):
+    if _is_against(said, called):
         yield "opposed"
     if start != _due(record, symptom, [*symptom.urgent, *called]):
         yield "opening"
@@ -41,12 +41,12 @@ def _sayings(symptom: Symptom, cautions: Sequence[Saying]) -> list[Saying]:
     return [*symptom.self_care, *symptom.urgent, *symptom.track, *cautions]
 
 
-def _against(said: Sequence[Saying], called: Sequence[Saying]) -> Iterator[bool]:
-    """Yield True for each sentence that contradicts another, or a rule that the chart calls for."""
-    yield from (True for _ in conflicts.of(said))
-    for one in said:
-        if any(conflicts.opposes(one, rule) for rule in called) or conflicts.outranked(one, called):
-            yield True
+def _is_against(said: Sequence[Saying], called: Sequence[Saying]) -> bool:
+    """Return whether a sentence contradicts another, or a rule that the chart calls for."""
+    return any(conflicts.of(said)) or any(
+        conflicts.outranked(one, called) or any(conflicts.opposes(one, rule) for rule in called)
+        for one in said
+    )
 
 
 def _due(record: PromptRecord, symptom: Symptom, sayings: Sequence[Saying]) -> str:

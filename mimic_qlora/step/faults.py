@@ -151,7 +151,8 @@ def full_disk(error: BaseException) -> str:
     # a quota leaves a disk with room, so that a file that the error names counts at once
     place = next(iter(named or filter(_has_no_room, places)), None)
     if place is None:
-        return f"a disk is full, or a quota used up: free some space in {_listed(places)}"
+        listed = " or ".join(dict.fromkeys(map(str, places)))
+        return f"a disk is full, or a quota used up: free some space in {listed}"
     owners = [*_STORAGES, temporary]
     same = [folder for folder in owners if _disk(place) == _disk(folder)]
     inside = [folder for folder in same if place.is_relative_to(folder)]
@@ -206,14 +207,6 @@ def _disk(path: Path) -> int | None:
 def _there(path: Path) -> Path:
     """Return the path, or the nearest folder above it that exists."""
     return next((one for one in (path, *path.parents) if one.exists()), path)
-
-
-def _listed(places: list[Path]) -> str:
-    return " or ".join(dict.fromkeys(map(_name, places)))
-
-
-def _name(path: object) -> str:
-    return os.fsdecode(path) if isinstance(path, (str, bytes, Path)) else str(path)
 
 
 # ---------------------------------------------------------------- memory, Parquet

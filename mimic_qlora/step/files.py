@@ -1,6 +1,7 @@
 """Private files and folders, hashes, and writes that leave a whole file or none."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -149,3 +150,14 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()
+
+
+def unchanged_sha256(path: Path) -> str:
+    """Return the SHA-256 sum of a file, read once in a process while size and time stay."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, n_bytes: int, mtime_ns: int) -> str:
+    return file_sha256(path)

@@ -5,7 +5,6 @@ identifies an output"). A step is skipped when its folder is of the same run: eq
 and software, paths and times apart.
 """
 
-import functools
 import json
 import sys
 import time
@@ -15,7 +14,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mimic_qlora.step.files import digest, file_sha256
+from mimic_qlora.step.files import digest, file_sha256, unchanged_sha256
 from mimic_qlora.step.version import VERSION
 
 NAME = "manifest.json"
@@ -119,11 +118,7 @@ def finish_manifest(
 
 
 def _written(path: Path) -> WrittenFile:
-    status = path.stat()
-    return {
-        "bytes": status.st_size,
-        "sha256": _sha256(path, status.st_size, status.st_mtime_ns),
-    }
+    return {"bytes": path.stat().st_size, "sha256": unchanged_sha256(path)}
 
 
 def _sums(files: Mapping[str, WrittenFile]) -> dict[str, str]:
@@ -162,11 +157,6 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **dict(sorted(found.items()))}
 
 
-@functools.cache  # one run asks for the same file many times
-def _sha256(path: Path, n_bytes: int, mtime_ns: int) -> str:
-    return file_sha256(path)
-
-
 def damaged_files(place: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """Return the files of a step's folder that are gone or differ from their record.
 
@@ -177,15 +167,12 @@ def damaged_files(place: Path, manifest: Mapping[str, Any]) -> list[Path]:
 
 
 def _differs(path: Path, place: Path, recorded: WrittenFile) -> bool:
-    if not path.is_file():
-        return True
-    status = path.stat()
-    if status.st_size != recorded["bytes"]:
+    if not path.is_file() or path.stat().st_size != recorded["bytes"]:
         return True
     sha256 = recorded.get("sha256")
     if path.parent != place or sha256 is None:
         return False
-    return _sha256(path, status.st_size, status.st_mtime_ns) != sha256
+    return unchanged_sha256(path) != sha256
 
 
 def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:

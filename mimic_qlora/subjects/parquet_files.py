@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.files import file_sha256
+from mimic_qlora.step.files import unchanged_sha256
 from mimic_qlora.step.storage import command_for
 from mimic_qlora.subjects.manifest import subjects_manifest
 
@@ -72,15 +72,9 @@ def _sums(storage: Path) -> dict[Path, str]:
 
 def _sum_of(path: Path) -> str:
     try:
-        status = path.stat()
-        return _sha256(path, status.st_size, status.st_mtime_ns)
+        return unchanged_sha256(path)
     except OSError:
         raise damaged(path) from None
-
-
-@functools.cache
-def _sha256(path: Path, n_bytes: int, mtime_ns: int) -> str:
-    return file_sha256(path)
 
 
 def batches(path: Path) -> Iterator[pa.RecordBatch]:

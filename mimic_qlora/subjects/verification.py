@@ -55,13 +55,10 @@ class Sums:
 
     def add(self, parts: np.ndarray | int, hashes: np.ndarray) -> None:
         """Add rows (uint64 [rows]) to their parts, or all to one."""
+        parts = np.broadcast_to(parts, hashes.shape)
         with np.errstate(over="ignore"):
-            np.add.at(self.rows, parts, 1 if isinstance(parts, np.ndarray) else len(hashes))
-            np.add.at(
-                self.hashes,
-                parts,
-                hashes if isinstance(parts, np.ndarray) else hashes.sum(dtype=np.uint64),
-            )
+            np.add.at(self.rows, parts, 1)
+            np.add.at(self.hashes, parts, hashes)
 
     def differing(self, other: "Sums") -> list[int]:
         """Return the parts whose rows are not the same."""

@@ -159,9 +159,7 @@ def _fill(
 
 def _clashes(sentence: Saying, chosen: Mapping[str, Iterable[Saying]]) -> bool:
     """Return whether a sentence contradicts one that stands already."""
-    return any(
-        True for there in chosen.values() for one in there for _ in conflicts.of([one, sentence])
-    )
+    return any(any(conflicts.of([one, sentence])) for there in chosen.values() for one in there)
 
 
 def _text(chosen: Mapping[str, Sequence[Saying]], start: str) -> str:

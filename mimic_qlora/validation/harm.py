@@ -31,7 +31,7 @@ class Trials(NamedTuple):
 
     def first_of_each(self, group: Sequence[Hashable]) -> "Trials":
         """Return the first trial of each member of a group, such as of each patient."""
-        kept = sorted({name: place for place, name in reversed([*enumerate(group)])}.values())
+        kept = [group.index(name) for name in dict.fromkeys(group)]
         names = [[given[place] for place in kept] for given in (self.questions, self.patients)]
         return Trials(self.base[kept], self.adapter[kept], *names)
 
