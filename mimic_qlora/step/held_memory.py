@@ -31,7 +31,8 @@ class Watch:
     def _look(self) -> None:
         pause = threading.Event()
         while not pause.wait(INTERVAL):
-            self.most = max(self.most, held() or 0)
+            now = held() or 0  # first, so that no peak from before `start` is written after it
+            self.most = max(self.most, now)
 
 
 watch = Watch()
