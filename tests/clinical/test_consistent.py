@@ -6,14 +6,9 @@ from itertools import combinations
 import pytest
 
 from helpers.charts import Chart, charts_that_fulfil
-from helpers.paths import ROOT
-from mimic_qlora.clinical import conflicts, content, presumptions
+from helpers.clinical_content import CONTENT, QUESTIONS, RULES, SYMPTOMS
+from mimic_qlora.clinical import conflicts, presumptions
 from mimic_qlora.clinical.levels import LEVELS
-
-CONTENT = content.load()
-SYMPTOMS = list(CONTENT.symptoms.values())
-RULES = list(CONTENT.cautions.values())
-QUESTIONS = content.load_questions(ROOT / "run_files")
 
 
 def lines(symptom):

@@ -1,0 +1,60 @@
+"""When a chart calls for a caution: by its phenotypes, drug classes, labs, procedures and age."""
+
+import pytest
+
+from helpers.charts import Chart
+from helpers.clinical_content import RULES
+from mimic_qlora.clinical import codes
+
+
+def matched(**found):
+    return {rule.id for rule in RULES if rule.when.holds(Chart(**found))}
+
+
+def test_a_chart_calls_for_the_cautions_of_its_findings():
+    assert matched() == set()
+    assert "heart_failure_weight" in matched(phenotypes={"heart_failure"})
+    assert "opioid_benzodiazepine" not in matched(drug_classes={"opioid"})
+    assert "opioid_benzodiazepine" in matched(drug_classes={"opioid", "sleep_medicine"})
+    assert "anticoagulant_order_no_nsaid" in matched(drug_classes={"oral_anticoagulant"})
+    assert "anticoagulant_order_no_nsaid" not in matched(
+        drug_classes={"oral_anticoagulant"}, phenotypes={"long_term_anticoagulant"}
+    )
+    assert matched(age=64) == set() and matched(age=65) == {"older_no_sedating_antihistamine"}
+
+
+@pytest.mark.parametrize(
+    "latest, calls",
+    [
+        ((5.6, "mEq/L", 3), True),
+        ((5.5, "mEq/L", 3), False),
+        ((5.6, "mEq/L", 31), False),
+        ((5.6, "mmol/L", 3), False),
+        ((None, "mEq/L", 3), False),
+        ((5.6, "mEq/L", -1), False),
+    ],
+)
+def test_a_lab_counts_by_value_unit_and_age(latest, calls):
+    assert ("high_potassium_lab" in matched(labs={50971: latest})) == calls
+
+
+def test_the_newest_of_several_labs_counts_and_a_lab_without_unit_is_read():
+    assert "high_potassium_lab" not in matched(
+        labs={50971: (6.0, "mEq/L", 9), 50822: (4.0, "mEq/L", 1)}
+    )
+    assert "inr_high" in matched(labs={51237: (4.5, None, 1)})
+
+
+@pytest.mark.parametrize(
+    "code, version, days_ago, calls",
+    [
+        ("8154", 9, 20, True),
+        ("8154", 9, 91, False),
+        ("8154", 10, 20, False),
+        ("0SRC0J9", 10, 0, True),
+        ("0SRC0J9", 10, -2, False),
+    ],
+)
+def test_a_procedure_counts_by_code_version_and_age(code, version, days_ago, calls):
+    done = [(codes.procedures_of_code(code, version), days_ago)]
+    assert ("recent_joint_replacement_leg" in matched(procedures=done)) == calls
