@@ -62,8 +62,9 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-d
 	    "like make demo PYTHON=python3.12" >&2; exit 2; }
 	@echo "Setting up .venv (once; takes some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-# PyPI's Linux build of PyTorch brings 3 GB of CUDA libraries, of no use without a GPU
-	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+# PyPI's Linux build of PyTorch brings 3 GB of CUDA libraries, of no use without a GPU; login nodes
+# and CPU jobs have nvidia-smi without one
+	@if [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then \
 	  $(PIP) --timeout 10 --retries 1 --no-deps $(TORCH) --index-url $(TORCH_CPU) 2>/dev/null || \
 	  echo "$(TORCH_CPU) cannot be reached: taking PyTorch from the usual package index," \
 	    "which may be larger"; fi

@@ -10,9 +10,8 @@ command goes on where it was.
 
 import argparse
 import os
-from pathlib import Path
 
-from mimic_qlora.step import command_line, errors, storage
+from mimic_qlora.step import command_line, errors, files, storage
 
 
 def add_tables(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +109,7 @@ def main() -> None:
     store = storage.open_storage(args.storage, create=True)
     mimic_dir = args.fetch_demo or args.mimic_dir or os.environ.get("MIMIC_DIR")
     if mimic_dir:
-        folder = Path(mimic_dir).expanduser().resolve()
+        folder = files.given_path(mimic_dir).resolve()
     else:
         from mimic_qlora.mimic.synthetic import hospital
 

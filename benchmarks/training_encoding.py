@@ -4,7 +4,8 @@
 
 Encodes made-up prompts of the length of step 4's for the model in a folder (Llama 3's tokenizer is
 the case that counts; the default is the embedded model): one by one as until 0.1.0, when each asked
-for the whole vocabulary; one by one; together; and read from the file that the first run keeps.
+for the whole vocabulary; one by one; together, each word once, as step 5 does; and read from the
+file that the first run keeps.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def main() -> None:
         few = one_by_one[:SLOW]
         told("one by one, as until 0.1.0", SLOW, lambda: [as_before(tokenizer, m) for m in few])
         told("one by one", n, lambda: [packing.encode(tokenizer, m, "here") for m in one_by_one])
-        told("together", n, lambda: in_parallel.encode(tokenizer, made, "here"))
+        told("together, each word once", n, lambda: in_parallel.encode(tokenizer, made, "here"))
         place = folder / "prompts" / kept.FOLDER / "0.npz"
         place.parent.parent.mkdir()
         kept.write(place, {"train": samples})

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mimic_qlora.step import command_line, storage
+from mimic_qlora.step import command_line, files, storage
 from mimic_qlora.step.errors import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -41,12 +41,12 @@ def main() -> int:
     from mimic_qlora.validation import labels, results
 
     if args.results:
-        folder = Path(args.results).expanduser()
+        folder = files.given_path(args.results)
     else:
         store = storage.open_storage(args.storage)
         folder = results.newest(store) or store / "validation"
     answers = labels.of_lines(results.read(folder))
-    file = Path(args.labels).expanduser() if args.labels else folder / labels.FILE
+    file = files.given_path(args.labels) if args.labels else folder / labels.FILE
     if not file.is_file():
         raise UserError(f"{file} is not there: give the filled file with --labels")
     labelled, faults = labels.read(file)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimic_qlora.llm.embedded import EMBEDDED, EMBEDDED_ORIGIN, embedded_path, is_embedded
-from mimic_qlora.step import faults
+from mimic_qlora.step import faults, files
 from mimic_qlora.step.errors import UserError
 
 
@@ -23,7 +23,7 @@ def model_path(name: str | None, storage: Path) -> Path:
             raise UserError(f"{own} lacks {', '.join(missing)}: {remedy(own)}")
         return own
     path = _folder(name)
-    if Path(name).expanduser().is_dir():
+    if files.given_path(name).is_dir():
         advice = "give a folder that holds the whole model"
     else:
         advice = (
@@ -45,7 +45,7 @@ def model_path(name: str | None, storage: Path) -> Path:
 
 def _folder(name: str) -> Path | None:
     """Return a folder as it is named, or of the hub's cache, whether or not its model is whole."""
-    given = Path(name).expanduser()
+    given = files.given_path(name)
     return given.resolve() if given.is_dir() else cached_snapshot(name)
 
 

@@ -129,10 +129,12 @@ class LineCounter:
             self._count(rest if rest.endswith((b"\n", b"\r")) else rest + b"\n")
             self._rest.clear()
         if self._open_line and not self._fault:
+            n = self._ends - self._open_line
+            lines = "the line" if n == 1 else f"the {n:,} lines"
+            takes = f", and takes {lines} behind it into its cell" if n else ""
             self._fault = (
                 f"the quote in line {self._open_line:,}{self._of(self._open_column)} is never "
-                f"closed, and takes the {self._ends - self._open_line:,} lines behind it into its "
-                "cell: fix that line, or check the download"
+                f"closed{takes}: fix that line, or check the download"
             )
         self.check()
         rows = self._ends - self._folded - self._empty - 1

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
@@ -26,6 +27,11 @@ class FileIdentity(TypedDict, total=False):
     bytes: int
     mtime_ns: int
     sha256: str
+
+
+def given_path(text: str) -> Path:
+    """Return a path as a person gave it. `~` is their home; a `~name` that nobody has is a name."""
+    return Path(os.path.expanduser(text))
 
 
 def private_folder(path: Path) -> Path:
@@ -150,6 +156,15 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()
+
+
+def crc32(path: Path) -> int:
+    """Return the CRC-32 of a file of any size, which tells damage, not forgery."""
+    total = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def unchanged_sha256(path: Path) -> str:

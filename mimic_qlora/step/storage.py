@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from mimic_qlora.step import faults, locks
-from mimic_qlora.step.errors import UpToDate, UserError
-from mimic_qlora.step.files import write_json
+from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
+from mimic_qlora.step.files import given_path, write_json
 from mimic_qlora.step.manifests import (
     NAME,
     RUN_ID,
@@ -61,7 +61,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     Raises UserError if it is missing and not to be made, is another user's, or cannot be written,
     or if every user can write to it: they could replace what the steps leave.
     """
-    path = Path(argument or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
+    path = given_path(argument or os.environ.get("STORAGE_DIR") or "storage").resolve()
     if not is_whole(str(path)):  # DuckDB opens no such path
         raise UserError(
             f"the path of the storage folder {path} is not text in this locale: "
@@ -246,7 +246,8 @@ def step_output(
             replace_folder(temp, place)
         except BaseException as error:
             full = faults.full_disk(error) if faults.is_full(error) else ""
-            if not resumable or isinstance(error, UserError):
+            ended = isinstance(error, UserError) and not isinstance(error, GoesOn)
+            if not resumable or ended:
                 _remove(temp)
             if full:  # which disk it was can be seen until now alone
                 raise UserError(full) from error

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from mimic_qlora.mimic.tables import Source
 from mimic_qlora.step import limits
-from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.errors import GoesOn, UserError
 from mimic_qlora.step.files import atomic_write
 
 PATIENTS_PER_BUCKET = 1000
@@ -105,14 +105,15 @@ def as_begun(parts: Path, n_buckets: int) -> int:
     """Return the number of buckets of the run that was interrupted in `parts`, else `n_buckets`.
 
     Its files hold the rows by that number, and the same command may have other limits today. Raises
-    UserError where so many files may not be open.
+    GoesOn where so many files may not be open.
     """
     path = parts / "layout.json"
     begun: dict[str, int] = read_done(path) or {"buckets": n_buckets}
     if begun["buckets"] > most_open():
-        raise UserError(
+        raise GoesOn(
             f"the run to go on with has {begun['buckets']:,} files open at once and "
-            f"{limits.open_files():,} may be: give `ulimit -n 1024` first, or --force to begin anew"
+            f"{limits.open_files():,} may be: give `ulimit -n 1024` first, or remove "
+            f"{parts.parent} to begin anew"
         )
     write_done(path, begun)
     return begun["buckets"]
@@ -139,5 +140,24 @@ def write_done(path: Path, result: dict[str, Any]) -> None:
 
 
 def read_done(path: Path) -> dict[str, Any] | None:
-    """Return what `write_done` has written, None where nothing is."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """Return what `write_done` has written, None where nothing is.
+
+    Raises UserError when it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except ValueError:
+        pass
+    raise damaged(path)
+
+
+def damaged(path: Path) -> UserError:
+    """Return the error for a file of an interrupted run, as a power cut or a bad disk leaves it."""
+    return UserError(
+        f"{path.name}, which an interrupted run left, is damaged, and so all that it left was "
+        "removed: the same command begins anew"
+    )

@@ -13,7 +13,7 @@ from mimic_qlora.display.text_tables import text_table
 from mimic_qlora.mimic import releases, tables
 from mimic_qlora.mimic.tables import Columns, Source
 from mimic_qlora.step import files, limits, storage
-from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.errors import GoesOn, UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import (
     buckets,
@@ -247,7 +247,7 @@ def _chosen(everybody: Collection[int], settings: ConversionSettings) -> set[int
 
 
 def check_space(sources: Mapping[str, Source], share: float, folder: Path) -> None:
-    """Raise UserError when the disk is too small for a share of the patients.
+    """Raise GoesOn when the disk is too small for a share of the patients.
 
     The intermediates and the output need room; what a killed run left in `folder` is part of both.
     """
@@ -255,21 +255,24 @@ def check_space(sources: Mapping[str, Source], share: float, folder: Path) -> No
     needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise UserError(
+        raise GoesOn(
             f"{folder.parent} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are "
             "needed: free some space or give another --storage"
         )
 
 
 def _flows(rows: Mapping[str, RowCounts], nested: Collection[NestedBucket]) -> dict[str, RowFlow]:
-    """Join the counts of both halves. Raises RuntimeError when rows were lost between them."""
+    """Join the counts of both halves. Raises UserError when rows were lost between them."""
     flows = {}
     for name, counts in rows.items():
         jsonl = sum(done.jsonl.get(name, 0) for done in nested)
         columnar = sum(done.columnar.get(name, 0) for done in nested)
         flows[name] = flow = RowFlow(counts, jsonl, columnar)
         if not counts.read - counts.unsampled - counts.rejected == jsonl == columnar:
-            raise RuntimeError(f"rows of {name} were lost: {flow.in_manifest()}")
+            raise UserError(
+                f"rows of {name} were lost on the way ({flow.in_manifest()}), as a power cut or a "
+                "bad disk does: run the same command again, and report it if it says so again"
+            )
     return flows
 
 
@@ -289,10 +292,12 @@ def _keep_rejects(rejected: Mapping[str, int], folder: Path, store: Path, most: 
         shutil.copyfile(path, place / path.name.replace(".rejects", ""))
     if total > most:
         worst = max(rejected, key=lambda name: rejected[name])
+        reasons = partition.reasons(place / f"{worst}.csv").most_common(3)
+        why = ", or ".join(reason for reason, _ in reasons)
         raise UserError(
-            f"{total} rows cannot be read or belong to no patient "
-            f"({rejected[worst]} of them in {worst}): {place} lists them with their reasons; "
-            f"fix the download or allow them with --max-rejects {total}"
+            f"{total:,} rows cannot be read or belong to no patient "
+            f"({rejected[worst]:,} of them in {worst}: {why}): {place} lists them with their "
+            f"reasons; fix the download or allow them with --max-rejects {total}"
         )
 
 
@@ -327,7 +332,7 @@ def _key(source: Source) -> str:
 
 
 def _given_file(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = files.given_path(name)
     if not path.is_file():
         raise UserError(
             f"there is no file {path}: give one with a subject_id a line by --subjects-file"

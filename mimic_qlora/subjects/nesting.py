@@ -21,13 +21,15 @@ from tqdm import tqdm
 from mimic_qlora.mimic import cells
 from mimic_qlora.mimic.cells import CellCounts
 from mimic_qlora.mimic.tables import Columns
-from mimic_qlora.step import limits
+from mimic_qlora.step import faults, limits
+from mimic_qlora.step.files import crc32
 from mimic_qlora.subjects import parquet_files
 from mimic_qlora.subjects.buckets import (
     MEMORY_PER_BUCKET,
     MIB_PER_BUCKET,
     PROCESS_BYTES,
     Layout,
+    damaged,
     read_done,
     use_system_allocator,
     write_done,
@@ -124,16 +126,30 @@ def nest(
     parts = folder / "parts"
     marker = parts / f"bucket-{bucket:05d}.done.json"
     if done := read_done(marker):
+        _check(done.get("sums", {}), folder)
         places = [Place(*row) for row in done["index"]]
         counts = {name: CellCounts(*found) for name, found in done.get("cells", {}).items()}
         nested = NestedBucket(places, done["jsonl"], done["columnar"], counts)
     else:
         nested = _write_bucket(bucket, subject_ids, columns, folder)
-        write_done(marker, vars(nested))
+        written = [f"shards/part-{bucket:05d}.jsonl.gz"]
+        written += [f"tables/{name}/part-{bucket:05d}.parquet" for name in nested.columnar]
+        sums = {name: crc32(folder / name) for name in written}
+        write_done(marker, {**vars(nested), "sums": sums})
     # only now: a run that is killed before the marker stands needs them again
     for path in parts.glob(f"*-{bucket:05d}.arrow"):
         path.unlink()
     return nested
+
+
+def _check(sums: Mapping[str, int], folder: Path) -> None:
+    """Raise UserError when a file of a bucket that is done is gone or is not as it was written.
+
+    Nothing but its marker was brought to the disk at once, and after a power cut that may be all.
+    """
+    for name, expected in sums.items():
+        if not (folder / name).is_file() or crc32(folder / name) != expected:
+            raise damaged(folder / name)
 
 
 def _write_bucket(
@@ -171,8 +187,13 @@ def _tables(
     path = folder / "parts" / f"{name}-{bucket:05d}.arrow"
     if not path.exists():
         return
-    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        rows = stream.read_all()
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            rows = stream.read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        if faults.of_the_machine(error):
+            raise
+        raise damaged(path) from None
     yield name, columns, rows
     if name not in LABELED:
         return

@@ -3,7 +3,9 @@
 import contextlib
 import csv
 import functools
+import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +31,8 @@ from mimic_qlora.subjects.buckets import (
 
 _LINE_END = re.compile("\r\n|\r|\n")
 REJECTED = -3  # stands for the bucket of a row that is rejected
+COLUMNS = ("file", "row", "reason", "content")  # of a file of rejected rows
+REASON = COLUMNS.index("reason")
 
 
 class Owners(NamedTuple):
@@ -77,12 +81,19 @@ class Rejects:
         """
         if self._file is None:
             self._file = open(self._path, "w", newline="", encoding="utf-8")
-            csv.writer(self._file).writerow(["file", "row", "reason", "content"])
+            csv.writer(self._file).writerow(COLUMNS)
         cells = (self._file_name, row_number, reason, text)
         csv.writer(self._file).writerow(map(csv_files.safe_cell, cells))
         folded = len(_LINE_END.findall(text))
         self.count += 1 + folded
         self.folded += folded
+
+
+def reasons(path: Path) -> Counter[str]:
+    """Count the reasons in a file that `Rejects` wrote."""
+    csv.field_size_limit(2**31 - 1)  # a rejected row may hold a long note
+    with open(path, newline="", encoding="utf-8") as file:
+        return Counter(row[REASON] for row in itertools.islice(csv.reader(file), 1, None))
 
 
 class BucketWriter:

@@ -69,14 +69,16 @@ def check(
     by only a part of them.
 
     It reads `inputs` in `folder` and keeps the patients `chosen()`; `found` is the manifest of
-    those in the storage folder.
+    those in the storage folder. Where it cannot be read, their split tells who they are.
     """
     place, source = storage.linked_place(store / "subjects"), _part(found, "source")
     _check_unfinished(place, folder, inputs)
-    if not source or source.get("kind") == SYNTHETIC:
+    if source.get("kind") == SYNTHETIC:
         return
     whose = f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
-    if source.get("folder") != str(folder) and not _same_tables(_part(found, "inputs"), inputs):
+    if not source:
+        whose = f"{place} holds patients, though its manifest cannot be read"
+    elif source.get("folder") != str(folder) and not _same_tables(_part(found, "inputs"), inputs):
         raise _refusal(f"{whose}, which those of {folder} would replace", source.get("folder"))
     try:
         lost = len(split_file.read(store).keys() - set(chosen()))

@@ -29,7 +29,8 @@ def write(folder: Path, split: Mapping[int, SplitName]) -> None:
 
 def read(storage: Path) -> Split:
     """Return the split of each patient. Raises UserError when the file is damaged."""
-    header, *lines = path(storage).read_text(encoding="utf-8").splitlines() or [""]
+    text = path(storage).read_text(encoding="utf-8", errors="replace")
+    header, *lines = text.splitlines() or [""]
     pairs = (line.partition(",") for line in lines)
     try:
         split = {int(subject_id): name for subject_id, _, name in pairs}

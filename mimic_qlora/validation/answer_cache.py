@@ -49,7 +49,11 @@ def begin(path: Path, identity: dict[str, Any], anew: bool) -> None:
 
 
 def kept(path: Path) -> dict[str | None, Entry]:
-    """Return the entries by their key. Cuts off a line that a killed run left unfinished."""
+    """Return the entries by their key.
+
+    Cuts off what comes from the first line on that a killed run left unfinished, or that is not as
+    it was written.
+    """
     found: dict[str | None, Entry] = {}
     whole = 0
     with open(path, "rb+") as file:
@@ -58,7 +62,7 @@ def kept(path: Path) -> dict[str | None, Entry]:
                 entry = json.loads(line) if line.endswith(b"\n") else None
             except (ValueError, RecursionError):
                 entry = None
-            if not isinstance(entry, dict):
+            if not isinstance(entry, dict) or not _is_sound(entry):
                 break
             whole += len(line)
             found[entry.get("key")] = entry
@@ -66,10 +70,16 @@ def kept(path: Path) -> dict[str | None, Entry]:
     return found
 
 
+def _is_sound(entry: Entry) -> bool:
+    """Take the sum from an entry and compare it; earlier versions wrote none."""
+    expected = entry.pop("sum", None)
+    return expected is None or expected == files.digest(entry)
+
+
 def add(path: Path, entry: Entry) -> Entry:
-    """Append an entry, on the disk when this returns, and return it."""
+    """Append an entry with its sum, on the disk when this returns, and return it."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+        file.write(json.dumps({**entry, "sum": files.digest(entry)}) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return entry

@@ -131,7 +131,7 @@ def _numbered(names: Iterable[str]) -> str:
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write label.csv, for a spreadsheet: the columns to fill stand on the right."""
-    csv_files.write(path, rows, columns=COLUMNS)
+    csv_files.write(path, rows, columns=COLUMNS, mark=True)
 
 
 class Filled(NamedTuple):

@@ -1,7 +1,8 @@
 """The ledger: which plan was frozen, and when the test patients were opened.
 
-Each line holds the hash of the one before, and the head, which is kept apart in the storage folder,
-the number of lines and the hash of the last: no line can be changed or taken away unseen.
+Each line holds its number and the hash of the one before, and the head, which is kept apart in the
+storage folder, the number of lines and the hash of the last: no line can be changed or taken away
+unseen.
 """
 
 import hashlib
@@ -62,7 +63,9 @@ def ledger(store: Path) -> list[Entry]:
         entries.append(entry)
         before = _sha256(line)
     # a run that was killed between the two writes leaves one line more than the head tells
-    if head and (len(lines) < head.lines or head.sha256 != _sha256(*lines[head.lines - 1 :][:1])):
+    if head is None and any(entry.get("line") for entry in entries):
+        raise _edited(store, f"has lost its head ({store / HEAD}), which counts its lines")
+    if head and (len(lines) < head.lines or head.sha256 != _sha256(*lines[: head.lines][-1:])):
         raise _edited(store, f"has {len(lines)} lines and not the {head.lines} that were written")
     return entries
 
@@ -74,7 +77,11 @@ def enter(store: Path, event: str, **facts: object) -> None:
     path, lines = path_of(store), _lines(path_of(store), _head(store))
     before = _sha256(*lines[-1:])
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    line = json.dumps({"event": event, "time": now, **facts, "before": before}).encode()
+    if _head(store) is None:  # before a line with a number, which earlier versions did not write
+        files.write_json(store / HEAD, {"lines": len(lines), "sha256": before})
+    number = len(lines) + 1
+    entry = {"line": number, "event": event, "time": now, **facts, "before": before}
+    line = json.dumps(entry).encode()
     whole = b"".join(one + b"\n" for one in lines)
     if path.is_file() and path.read_bytes() != whole:  # a line that a killed run left unfinished
         files.atomic_write(path, whole)
@@ -82,7 +89,7 @@ def enter(store: Path, event: str, **facts: object) -> None:
         file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    files.write_json(store / HEAD, {"lines": len(lines) + 1, "sha256": _sha256(line)})
+    files.write_json(store / HEAD, {"lines": number, "sha256": _sha256(line)})
 
 
 def opening(store: Path, sha256: str, adapters: Mapping[str, str]) -> str:

@@ -97,7 +97,8 @@ def test_it_reads_what_arrow_and_the_csv_module_read(tmp_path, monkeypatch):
     ("data", "words"),
     [
         (b'a,b\n1,2\n3,"4\n5,6\n7,8\n', r"line 3 \(column b\) is never closed.* 2 lines behind"),
-        (b'a,b\n1,2\n3,"', r"line 3 \(column b\) is never closed.* 0 lines"),
+        (b'a,b\n1,2\n3,"4\n5,6\n', r"line 3 \(column b\) is never closed, .* the line behind"),
+        (b'a,b\n1,2\n3,"', r"line 3 \(column b\) is never closed: fix that line"),
         (b'a,b\n1,2\n"3,4\n5,"6"\n', r"line 3 \(column a\) goes on until line 4"),
         (b'a,b\n1,2\n3,"4\n5,6\n7,8"\n9,\n', r"line 3 \(column b\) goes on until line 5"),
         (b'a,b\r\n1,"2\r\n"\r\n', r"line 2 \(column b\) goes on until line 3"),

@@ -111,3 +111,10 @@ def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(tmp_path):
     with pytest.raises(OSError) as error:
         files.atomic_write(tmp_path / "a", full)
     assert error.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
+
+
+def test_a_home_that_nobody_has_is_a_name(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    given = {"~": "/home/ada", "~/x": "/home/ada/x", "~nobody-of-this-name/x": None, "a~": None}
+    for text, path in given.items():
+        assert str(files.given_path(text)) == (path or text)

@@ -9,7 +9,7 @@ import pytest
 from helpers.paths import ROOT
 from mimic_qlora.mimic import tables
 from mimic_qlora.step import limits
-from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.errors import GoesOn, UserError
 from mimic_qlora.subjects import buckets, conversion
 
 GIB = 1 << 30
@@ -42,7 +42,7 @@ def test_a_run_goes_on_with_the_number_that_it_began_with(monkeypatch, tmp_path)
     assert buckets.as_begun(tmp_path, 400) == 400
     assert buckets.as_begun(tmp_path, 120) == 400
     monkeypatch.setattr(limits, "open_files", lambda: 256)
-    with pytest.raises(UserError, match="`ulimit -n 1024`.*--force"):
+    with pytest.raises(GoesOn, match=f"`ulimit -n 1024` first, or remove {tmp_path.parent} "):
         buckets.as_begun(tmp_path, 120)
 
 

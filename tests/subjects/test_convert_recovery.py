@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+import convert_to_jsonl
 from helpers.paths import ROOT
 from helpers.scripts import folder_bytes
 from mimic_qlora.mimic.synthetic import hospital
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import buckets, nesting
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,65 @@ def telling(path, content):
     redone = set(log.read_text().split())
     assert redone and not redone & done
     assert folder_bytes(tmp_path / "s/subjects") == undisturbed[0]
+
+
+@pytest.fixture
+def convert(tiny_mimic, tmp_path, monkeypatch):
+    """convert(): run step 1 in this process, six patients in a bucket."""
+    command = ["convert", "--mimic-dir", tiny_mimic, "--storage", tmp_path / "s", "--workers", "1"]
+    monkeypatch.setattr("sys.argv", [*map(str, command)])
+    monkeypatch.setattr(buckets, "PATIENTS_PER_BUCKET", 6)
+    return convert_to_jsonl.main
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def zeros(path):
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("shards/part-00000.jsonl.gz", zeros),
+        ("parts/labevents-00001.arrow", empty),
+        ("parts/labevents-00001.arrow", Path.unlink),
+        ("parts/labevents.done.json", empty),
+    ],
+)
+def test_after_a_power_cut_a_run_says_what_is_damaged_and_begins_anew(
+    convert, tmp_path, monkeypatch, name, damage
+):
+    """The files of what was done are not yet on the disk when the marker is."""
+    write, parts = nesting._write_bucket, tmp_path / "s/.subjects.partial"
+    with monkeypatch.context() as cut_off, pytest.raises(KeyboardInterrupt):
+        cut_off.setattr(
+            nesting, "_write_bucket", lambda n, *a: {0: write}.get(n, _interrupted)(n, *a)
+        )
+        convert()
+    damage(parts / name)
+    with pytest.raises(UserError, match="damaged, and so all|rows of labevents were lost"):
+        convert()
+    assert not parts.exists()
+    convert()
+
+
+def _interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_too_little_space_for_the_rest_costs_nothing_of_what_is_done(
+    convert, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as cut_off, pytest.raises(KeyboardInterrupt):
+        cut_off.setattr(nesting, "_write_bucket", _interrupted)
+        convert()
+    with monkeypatch.context() as full, pytest.raises(UserError, match="GB are needed"):
+        full.setattr(buckets, "unpacked_bytes", lambda source: 1 << 60)
+        convert()
+    assert (tmp_path / "s/.subjects.partial/parts/labevents.done.json").exists()
 
 
 def test_ctrl_c_says_how_far_it_came_and_keeps_the_previous_output(mimic, undisturbed, tmp_path):

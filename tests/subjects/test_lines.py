@@ -72,7 +72,7 @@ def rows_of(place, table):
         ("prescriptions", [open_quote(5)], "line 5 .column stoptime. is never closed.* 8 lines"),
         ("prescriptions", [open_quote(5, cell=4)], "line 5 .column starttime. is never closed"),
         ("prescriptions", [open_quote(4), close_quote(9)], "line 4 .* goes on until line 9"),
-        ("prescriptions", [open_quote(13)], "line 13 .* is never closed.* 0 lines"),
+        ("prescriptions", [open_quote(13)], "line 13 .* is never closed: fix"),
         ("patients", [open_quote(3)], "patients.csv.gz .* line 3 .column dod. is never closed"),
         ("admissions", [open_quote(2), close_quote(3)], "line 2 .* goes on until line 3"),
         ("d_icd_diagnoses", [open_quote(2)], "d_icd_diagnoses.csv.gz .* line 2"),

@@ -101,13 +101,18 @@ def test_a_table_that_was_downloaded_again_may_take_its_place(convert, tiny_mimi
     assert len(nesting.__doc__) and convert("--mimic-dir", tiny_mimic).is_dir()
 
 
-def test_a_folder_whose_manifest_is_damaged_is_not_replaced_by_synthetic_patients(
-    convert, tiny_mimic
+def test_a_folder_whose_manifest_is_damaged_is_not_replaced_by_other_patients(
+    convert, tiny_mimic, tmp_path
 ):
     subjects = convert("--mimic-dir", tiny_mimic)
     (subjects / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="holds patients, which the built-in"):
         convert()
+    with pytest.raises(UserError, match="manifest cannot be read, and this run of .*/other would"):
+        convert("--mimic-dir", others(tmp_path, tiny_mimic), "--force")
+    convert("--mimic-dir", tiny_mimic)
+    (subjects / "manifest.json").unlink()
+    (subjects / "split.csv").write_bytes(b"\xff\0")
     convert("--mimic-dir", tiny_mimic)
 
 

@@ -100,7 +100,12 @@ def test_a_run_killed_at_any_moment_ends_with_the_answers_of_an_undisturbed_one(
     assert made[0] == made[1] and len(made[0]) == 16
 
 
-@pytest.mark.parametrize("odd", [b"[1]\n", b"null\n", b"[" * 5000 + b"\n", b"\xff\n", b"\n"])
+FLIPPED = b'{"key": "b", "value": 9, "sum": "0123456789abcdef"}\n'
+
+
+@pytest.mark.parametrize(
+    "odd", [b"[1]\n", b"null\n", b"[" * 5000 + b"\n", b"\xff\n", b"\n", FLIPPED]
+)
 def test_an_odd_line_of_the_cache_costs_the_answers_after_it_alone(tmp_path, odd):
     path = tmp_path / "answers.jsonl"
     answer_cache.begin(path, {}, anew=True)

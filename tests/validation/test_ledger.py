@@ -1,5 +1,6 @@
 """The ledger: no line can be changed or taken away unseen, and none ends in a traceback."""
 
+import hashlib
 import json
 
 import pytest
@@ -92,7 +93,29 @@ def test_a_run_killed_before_it_wrote_the_head_leaves_a_ledger_that_goes_on(stor
     assert len(ledger.ledger(store)) == 5
 
 
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_a_head_that_was_removed_is_missed_whatever_lines_are_left(store, kept):
+    (store / ledger.HEAD).unlink()
+    ledger.path_of(store).write_bytes(b"".join(lines_of(store)[:kept]))
+    with pytest.raises(UserError, match="has lost its head"):
+        ledger.opening(store, plan.TEMPLATE.name, {"default": "b"})
+
+
+def test_a_run_killed_at_the_first_line_goes_on(tmp_path):
+    ledger.enter(tmp_path, "frozen", plan_sha256="0")
+    (tmp_path / ledger.HEAD).write_text('{"lines": 0, "sha256": ""}')
+    ledger.enter(tmp_path, "opened", plan_sha256="0")
+    assert [entry["line"] for entry in ledger.ledger(tmp_path)] == [1, 2]
+
+
 def test_a_ledger_of_an_earlier_version_gets_a_head_with_its_next_line(store):
+    """Its lines have no number, and nothing counts them."""
+    before, entries = "", ledger.ledger(store)
+    for entry in entries:
+        line = json.dumps({**entry, "line": None, "before": before}).encode()
+        before = hashlib.sha256(line).hexdigest()
+        with open(ledger.path_of(store), "wb" if entry is entries[0] else "ab") as file:
+            file.write(line + b"\n")
     (store / ledger.HEAD).unlink()
     assert len(ledger.ledger(store)) == 3
     ledger.enter(store, "opened", plan_sha256="0")

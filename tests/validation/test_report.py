@@ -253,8 +253,10 @@ def test_labels_come_back_from_the_file_that_people_fill(tmp_path):
     assert len(found) > 0 and all(
         label.listed["named"] == {1, 3} and label.asked["cause"] for label in found.values()
     )
-    with open(tmp_path / "label.csv", newline="", encoding="utf-8") as file:
+    with open(tmp_path / "label.csv", newline="", encoding="utf-8-sig") as file:
         assert all(not row["answer"].startswith("-") for row in csv.DictReader(file))
+    # without this mark Excel takes the file for ANSI, and shows an answer's ° and é as two signs
+    assert (tmp_path / "label.csv").read_bytes().startswith(b"\xef\xbb\xbfkey,")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +340,7 @@ def test_an_answer_that_is_labelled_twice_otherwise_is_named(tmp_path):
     path = tmp_path / "label.csv"
     one_filled(path)
     lines = path.read_text(encoding="utf-8")
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         first = next(csv.DictReader(file))
     for cause, n_faults in (("no", 0), ("yes", 1)):
         again = io.StringIO()

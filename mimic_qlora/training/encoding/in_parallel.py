@@ -1,4 +1,4 @@
-"""Conversations encoded on all cores, by the threads of the tokenizers library."""
+"""Conversations encoded together, word by word, new words by the library's threads."""
 
 import contextlib
 import itertools
@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.llm import chat
+from mimic_qlora.llm.encoder import encoder
 from mimic_qlora.training import packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHUNK = 256  # prompts that are encoded together
+CHUNK = 64  # prompts that are encoded together
 SWITCH = "TOKENIZERS_PARALLELISM"  # the library reads it at each call
 
 
@@ -27,7 +28,7 @@ def encode(
     Rows are {"messages": [turns], "subject_id": int}; `where` names their file in errors.
     `on_chunk(n)` is called when n more are done. Raises UserError as `packing.encode` does.
     """
-    ends = frozenset(chat.end_token_ids(tokenizer))
+    ends, token_ids = frozenset(chat.end_token_ids(tokenizer)), encoder(tokenizer)
     samples: list[packing.Sample] = []
     numbered = enumerate(rows, 1)
     with threads():
@@ -35,7 +36,7 @@ def encode(
             texts = [
                 text for _, row in chunk for text in packing.texts_of(tokenizer, row["messages"])
             ]
-            ids = chat.token_ids(tokenizer, texts)
+            ids = token_ids(texts)
             for (number, row), whole, prompt in zip(chunk, ids[::2], ids[1::2], strict=True):
                 answer = row["messages"][-1]["content"]
                 encoded = packing.Encoded(whole, prompt, answer, row["subject_id"])
