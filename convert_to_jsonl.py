@@ -11,7 +11,7 @@ command goes on where it was.
 import argparse
 import os
 
-from mimic_qlora.step import command_line, errors, files, storage
+from mimic_qlora.step import command_line, ending, errors, files, storage
 
 
 def add_tables(parser: argparse.ArgumentParser) -> None:
@@ -141,12 +141,15 @@ def main() -> None:
         max_rejects=args.max_rejects,
         replace_patients=args.replace_patients,
     )
-    try:
-        conversion.write_subjects(store, sources, settings, args.force)
-    except errors.UpToDate as message:
-        print(message)
-    if args.verify:
-        conversion.verify(store, sources)
+    with ending.told("subjects", store, ending.Options(args.storage)):
+        try:
+            conversion.write_subjects(store, sources, settings, args.force)
+        except errors.UpToDate:
+            if args.verify:
+                conversion.verify(store, sources)
+            raise
+        if args.verify:
+            conversion.verify(store, sources)
 
 
 if __name__ == "__main__":

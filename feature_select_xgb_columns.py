@@ -15,7 +15,7 @@ import os
 from dataclasses import asdict
 
 from mimic_qlora.features.settings import FeatureSettings
-from mimic_qlora.step import command_line, storage
+from mimic_qlora.step import command_line, ending, storage
 from mimic_qlora.subjects.manifest import data_line, subjects_manifest
 
 
@@ -86,7 +86,10 @@ def main() -> None:
     device = boosting.device(args.device)
     recorded = asdict(settings) | {"device": device}
     inputs = files.inputs(manifest["id"])
-    with storage.step_output(store, "features", recorded, inputs, args.force) as out:
+    with (
+        ending.told("features", store, ending.Options(args.storage), "features.html"),
+        storage.step_output(store, "features", recorded, inputs, args.force) as out,
+    ):
         con = database.connect(store, out.path / "cohort")
         people = cohort.gather(con, settings.landmark_hours)
         setup = [files.cohort_line(people, source, settings.landmark_hours)]
@@ -107,12 +110,9 @@ def main() -> None:
         says = [*setup, *passed_over, *found]
         files.print_report(result, found)
         files.write(out.path, result, odd, says)
-        page.write(out.path / "features.html", result, odd, says, source)
+        named = page.Named(result, files.item_names(store))
+        page.write(out.path / "features.html", named, odd, says, source)
         out.facts.update(files.results(result, len(people), len(targets)))
-    print(
-        f"\nWrote {store / 'features'}: columns_least.csv goes into step 4; "
-        f"open features.html in a browser"
-    )
 
 
 if __name__ == "__main__":

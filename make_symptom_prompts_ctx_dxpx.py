@@ -13,7 +13,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from mimic_qlora.step import command_line, storage
+from mimic_qlora.step import command_line, ending, errors, storage
 
 SYSTEM_PROMPT = Path(__file__).parent / "run_files" / "system_prompt.txt"
 TASKS = ("guidance", "chart_qa", "diagnoses")
@@ -116,13 +116,17 @@ def main() -> int:
         "clinical_content": records.content_sha256(system_prompt),
         "tokenizer": finding.tokenizer_sha256(path),
     }
-    with storage.step_output(store, "prompts", asdict(settings), inputs, args.force) as out:
-        print(preview.tokenizer_line(path))
-        counts = build.make_prompts(store, out.path, settings, path, system_prompt)
-        out.facts["counts"] = asdict(counts)
-        preview.print_counts(counts)
-        preview.print_records(out.path, args.preview, TASKS)
-    print(f"Wrote {store / 'prompts'}")
+    with ending.told("prompts", store, ending.Options(args.storage, args.model)):
+        try:
+            with storage.step_output(store, "prompts", asdict(settings), inputs, args.force) as out:
+                print(preview.tokenizer_line(path))
+                counts = build.make_prompts(store, out.path, settings, path, system_prompt)
+                out.facts["counts"] = asdict(counts)
+                preview.print_counts(counts)
+        except errors.UpToDate:
+            preview.print_records(store / "prompts", args.preview, TASKS)
+            raise
+        preview.print_records(store / "prompts", args.preview, TASKS)
     return 0
 
 

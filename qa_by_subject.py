@@ -7,9 +7,9 @@
 
 Shows the context that the model gets, exactly, and answers with the base, with the adapter, or with
 both. Without --once, --batch or --check it is a conversation with the terminal, in which a question
-follows up on those before; :help lists the commands. Transcripts go to `qa/` in the
-storage folder. --check proves the whole pipeline on n validation patients: record found, context
-there and within its budget, age and sex known, answers that end by themselves.
+follows up on those before; :help lists the commands. Transcripts go to `qa/` in the storage folder.
+--check proves the whole pipeline on n validation patients: record found, context there and within
+its budget, age and sex known, answers that end by themselves.
 
 Exit codes: 0 done, 1 a patient of --check or a line of --batch failed, 2 something to put right,
 130 stopped by Ctrl-C.
@@ -20,7 +20,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from mimic_qlora.step import command_line, storage
+from mimic_qlora.step import command_line, ending, storage
 from mimic_qlora.step.errors import UserError
 
 QUESTIONS = Path(__file__).resolve().parent / "run_files"
@@ -113,8 +113,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         default=16,
         help="answers generated at once by --batch, --check (default: %(default)s)",
     )
-    picks = "seed that picks random patients (default: %(default)s)"
-    add("--seed", type=int, default=0, help=picks)
+    add("--seed", type=int, default=0, help="picks random patients (default: %(default)s)")
     command_line.add_device(parser)
 
 
@@ -122,9 +121,8 @@ def main() -> int:
     args = arguments()
     # the only thing on stdout is the JSON, whatever a library prints
     quiet = args.format == "json" or args.batch
-    aside = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
     store = storage.open_storage(args.storage)
-    with aside:
+    with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
         storage.verified_manifest(store, "prompts")
 
         from mimic_qlora.clinical import content
@@ -161,8 +159,10 @@ def main() -> int:
     if args.once and found:
         asked = batch.Question(found, args.question.strip())
         batch.answer_one(answerer, asked, as_json=args.format == "json")
-        return 0
-    conversation.converse(conversation.Conversation(answerer, randoms, as_of, found))
+    else:
+        conversation.converse(conversation.Conversation(answerer, randoms, as_of, found))
+    if not quiet:
+        print(ending.next_lines("qa", ending.Options(args.storage, args.model, args.run)))
     return 0
 
 

@@ -9,7 +9,7 @@ not shown. With --model, how long the records are in that model's tokens.
 
 import argparse
 
-from mimic_qlora.step import command_line, storage
+from mimic_qlora.step import command_line, ending, storage
 from mimic_qlora.subjects.manifest import data_line, subjects_manifest
 
 
@@ -27,6 +27,8 @@ def arguments() -> argparse.Namespace:
         help="count the tokens of a sample of records with this model's tokenizer: "
         "a folder or a cached hub name (default: not counted)",
     )
+    everything = "print all tables, not the size and Table 1 alone"
+    parser.add_argument("--all", action="store_true", help=everything)
     command_line.add_arguments(parser)
     return parser.parse_args()
 
@@ -46,7 +48,11 @@ def main() -> None:
     model = finding.model_name(path) if path else None
     settings = {"min_cell": args.min_cell, "model": model}
     inputs = {"subjects": manifest["id"], "clinical content": content.content_sha256()}
-    with storage.step_output(store, "summary", settings, inputs, args.force) as out:
+    options = ending.Options(args.storage, args.model)
+    with (
+        ending.told("summary", store, options, "summary.html"),
+        storage.step_output(store, "summary", settings, inputs, args.force) as out,
+    ):
         summary = tables.summarize(store, out.path, manifest, args.min_cell)
         if path:
             count = chat.token_counter(chat.load_tokenizer(path))
@@ -55,12 +61,11 @@ def main() -> None:
             summary.tables.append(tables.Table("tokens_per_record", heading, rows))
         else:
             summary.skipped.append("Tokens per record: left out, no --model was given")
-        page.print_tables(summary, args.min_cell)
+        page.print_tables(summary, args.min_cell, args.all)
         data = data_line(manifest["source"], with_folder=False)
         page.write_files(out.path, summary, data, args.min_cell)
         out.facts["tables"] = {table.name: len(table.rows) for table in summary.tables}
         out.facts["skipped"] = summary.skipped
-    print(f"\nWrote {store / 'summary'}: open summary.html in a browser, or copy the folder")
 
 
 if __name__ == "__main__":

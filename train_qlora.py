@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mimic_qlora.step import command_line, errors, limits, storage
+from mimic_qlora.step import command_line, ending, limits, storage
 from mimic_qlora.training import settings
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -157,12 +157,11 @@ def main() -> int | None:
 
     jobs = list(one_for_each(args.seeds, job)) if args.seeds else [job]
     for one in jobs:
-        try:
-            train_one(one)
-        except errors.UpToDate as message:
-            if len(jobs) == 1:
-                raise
-            print(message)
+        train_one(one)
+    if len(jobs) > 1:
+        runs = ",".join(one.run for one in jobs)
+        together = ending.Options(args.storage, job.model, runs)
+        print(f"All of them together:\n  {ending.command('validation', together)}")
     return None
 
 

@@ -154,10 +154,12 @@ def main() -> int:
     with delivery.kept_results(store / "validation") as kept:
         text = run.write(this, answered, kept.partial)
     folder = delivery.copy_to_temporary(kept.place)
-    print(f"{text}\n\n{delivery.farewell(folder, kept.place, route)}")
+    print(f"\n{text}\n\n{delivery.farewell(folder, kept.place, route, HERE)}")
     if answered.stopped:
-        finished = f"{len(answered.trials)} of {len(drawn)} trials, compared above"
-        print(f"\nStopped after {finished}: {GOES_ON}", file=sys.stderr)
+        done = {"trials": len(answered.trials), "other prompts": answered.n_apart}
+        of = {"trials": len(drawn), "other prompts": len(apart) + len(records)}
+        told = ", ".join(f"{done[what]} of {of[what]} {what}" for what in of if of[what])
+        print(f"\nStopped after {told}, compared above: {GOES_ON}", file=sys.stderr)
         return 130
     return 0
 

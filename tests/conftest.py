@@ -63,10 +63,13 @@ def embedded_model(tmp_path_factory) -> Path:
     from mimic_qlora.llm import finding
     from mimic_qlora.step.errors import UserError
 
-    try:
-        return finding.model_path(None, tmp_path_factory.mktemp("models"))
-    except UserError as error:
-        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # not the cache of who runs the tests
+        try:
+            return finding.model_path(None, folder)
+        except UserError as error:
+            pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -21,10 +21,10 @@ QUOTA = {
     "Medicines taken at home": 16,
     "Medicines ordered during the last stay": 16,
     "Medicines ordered during this stay": 16,
-    "Recent labs": 12,
-    "Recent measurements": 9,
+    "Latest labs": 12,
+    "Latest measurements": 9,
     "Past procedures": 6,
-    "Background": 3,
+    "Background": 1,
 }
 
 
@@ -109,7 +109,7 @@ def build(
     """
     view = visible(record, as_of, frozenset(settings.dropped_columns))
     known = facts.facts_of_view(view, as_of)
-    parts = sections.sections_of_view(view, as_of, known, labels, QUOTA["Recent labs"])
+    parts = sections.sections_of_view(view, as_of, known, labels, QUOTA["Latest labs"])
     text, cuts, shown = shorten(parts, settings.token_budget, count_tokens)
     return Context(text, facts.as_shown(known, shown), cuts, shown, known, as_of)
 

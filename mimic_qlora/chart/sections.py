@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mimic_qlora.chart import facts, measurements, vitals
 from mimic_qlora.chart.facts import Facts
+from mimic_qlora.chart.procedure_words import in_words
 from mimic_qlora.chart.rows import Record, Row, TableRow
 from mimic_qlora.chart.wording import (
     ADMISSIONS,
@@ -78,8 +79,8 @@ def sections_of_view(
         "Known conditions": _conditions(view, as_of, known),
         "Medicines taken at home": _home_medicines(view),
         f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(orders),
-        "Recent labs": _labs(known, as_of, labels, most_labs),
-        "Recent measurements": _measurements(view, as_of),
+        "Latest labs": _labs(known, as_of, labels, most_labs),
+        "Latest measurements": _measurements(view, as_of),
         "Past procedures": _procedures(view, as_of),
         "Allergies": _allergies(view),
     }
@@ -97,18 +98,14 @@ def _sex(known: Facts) -> Item:
 
 
 def _background(stay: Row) -> list[Item]:
-    rows = (("admissions", stay),)
-    language = word(stay.get("language", ""))
+    """Return the marital status, which may tell who is at home.
+
+    No answer needs language or insurance, and beside an age they can make a patient rare.
+    """
     marital = word(stay.get("marital_status", "")).lower()
-    insurance = word(stay.get("insurance", ""))
-    items = []
-    if language not in ("", "?", "Other"):
-        items.append(Item(f"speaks {language.title()}", rows, "language", language.title()))
-    if marital:
-        items.append(Item(marital, rows, "marital status", marital))
-    if insurance not in ("", "Other"):
-        items.append(Item(f"{insurance} insurance", rows, "insurance", insurance))
-    return items
+    if not marital:
+        return []
+    return [Item(marital, (("admissions", stay),), "marital status", marital)]
 
 
 def _stay_items(view: Record, stay: Row, as_of: datetime) -> list[Item]:
@@ -298,10 +295,10 @@ def _measurements(view: Record, as_of: datetime) -> list[Item]:
     """Return the newest measurement of each kind, and for the bedside the one before it."""
     found = [
         vitals.Reading(
-            MEASURED[row["result_name"]],
+            MEASURED[row["result_name"]].name,
             row["chartdate"],
             word(row["result_value"]),
-            "",
+            MEASURED[row["result_name"]].unit,
             (("omr", row),),
         )
         for row in sorted(
@@ -326,7 +323,7 @@ def _measurement(readings: list[vitals.Reading], as_of: datetime) -> Item:
 
 
 def _procedures(view: Record, as_of: datetime) -> list[Item]:
-    """Return the newest of each title: those that a caution rule reads first, then by date."""
+    """Return the newest of each in plain words: those that a rule reads first, then by date."""
     read_by_rules = content.read_by_rules().procedures
 
     def is_read(row: Row) -> bool:
@@ -338,7 +335,7 @@ def _procedures(view: Record, as_of: datetime) -> list[Item]:
         view["procedures_icd_labeled"], key=lambda r: (r["chartdate"], r["icd_code"]), reverse=True
     ):
         if "long_title" in row:
-            newest.setdefault(row["long_title"], row)
+            newest.setdefault(in_words(row["long_title"], row["icd_version"]), row)
     items = []
     for title, row in sorted(newest.items(), key=lambda one: not is_read(one[1])):
         name, when = clean(title), row["chartdate"]

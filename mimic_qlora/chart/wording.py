@@ -3,6 +3,7 @@
 import re
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from mimic_qlora.chart.rows import Row
 from mimic_qlora.display import text as terminal
@@ -47,12 +48,21 @@ ADMISSIONS = {
 }
 PLACES = {"HOME": "home", "HOME HEALTH CARE": "home with home health care"}
 SEXES = {"F": "female", "M": "male"}
+
+
+class Kind(NamedTuple):
+    """A kind of measurement: its name, and its unit as it follows the value."""
+
+    name: str
+    unit: str = ""
+
+
 # Measurements of omr in our words; all others in omr are rare.
 MEASURED = {
-    "Blood Pressure": "blood pressure",
-    "Weight (Lbs)": "weight in pounds",
-    "BMI (kg/m2)": "BMI",
-    "Height (Inches)": "height in inches",
+    "Blood Pressure": Kind("blood pressure"),
+    "Weight (Lbs)": Kind("weight", " pounds"),
+    "BMI (kg/m2)": Kind("BMI"),
+    "Height (Inches)": Kind("height", " inches"),
 }
 # Carriers and line care, not medicines that a patient would ask about.
 NOT_A_MEDICINE = re.compile(

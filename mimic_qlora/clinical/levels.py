@@ -3,6 +3,7 @@
 MIMIC-IV is a hospital of the United States, so they are in its words.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -42,6 +43,12 @@ _RANKS = {level: rank for rank, level in enumerate(LEVELS)}
 def highest(levels: Iterable[LevelId | None]) -> LevelId | None:
     """Return the most urgent of some levels, None where there is none."""
     return min(levels, key=rank, default=None)
+
+
+def asked_by(sentence: str) -> LevelId | None:
+    """Return the most urgent level that a sentence asks for by its words, None for none."""
+    found = (name for name, level in LEVELS.items() if re.search(level.pattern, sentence, re.I))
+    return next(found, None)
 
 
 def rank(level: LevelId | None) -> int:

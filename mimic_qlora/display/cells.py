@@ -10,6 +10,42 @@ Cell = str | int | float | None
 Row = Mapping[str, Cell]
 
 _IDENTIFIERS = ("icd_version", "itemid", "seed")  # whole numbers that no one counts with
+# Headings that say more than the name of the column; all others are the name with blanks.
+HEADINGS = {
+    "label": "diagnosis",
+    "target": "diagnosis",
+    "train_share": "in training",
+    "test_share": "in test",
+    "test_with": "test patients with it",
+    "patients_share": "of all patients",
+    "empty_share": "empty",
+    "none_share": "with none",
+    "auroc": "AUROC",
+    "auroc_low": "95% from",
+    "auroc_high": "to",
+    "auroc_rows": "of row counts alone",
+    "held_out_auroc": "AUROC, held out",
+    "held_out_auroc_rows": "of row counts alone",
+    "beyond_rows_low": "gain, 95% from",
+    "beyond_rows_high": "to",
+    "ap_low": "95% from",
+    "ap_high": "to",
+    "predicted_share": "predicted",
+    "observed_share": "observed",
+    "brier": "Brier score",
+    "calibration_slope": "slope of calibration",
+    "permutation_drop": "fall of AUROC",
+    "drop_low": "95% from",
+    "drop_high": "to",
+    "selected_share": "draws above the shadows",
+    "gain_share": "of the models' gain",
+    "best_target": "matters most for",
+    "low": "95% from",
+    "high": "to",
+    "icd_version": "ICD",
+    "icd_code": "code",
+    "of_each_record": "of each record",
+}
 _NUMBER = re.compile(r"^[<+-]?\d[\d,.]*%?( [(\[].*)?$")
 
 
@@ -35,12 +71,17 @@ def shown(value: Cell, column: str = "") -> str:
     return inline(str(value))
 
 
+def heading(column: str) -> str:
+    """Return the heading of a column for people."""
+    return inline(HEADINGS.get(column, column.replace("_", " ")))
+
+
 def is_numeric(rows: Sequence[Row], column: str) -> bool:
     """Tell whether a column is set flush right: numbers, and text such as "<10" or "12 (34%)"."""
     values = [row[column] for row in rows if row[column] not in (None, "")]
     return bool(values) and all(
         isinstance(value, (int, float))
-        or value in ("hidden", "undefined")
+        or value in ("hidden", "undefined", "too few")
         or (isinstance(value, str) and _NUMBER.match(value))
         for value in values
     )

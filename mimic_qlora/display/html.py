@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from mimic_qlora.display.cells import Row, is_numeric, shown
+from mimic_qlora.display import text
+from mimic_qlora.display.cells import Row, heading, is_numeric, shown
 from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.plain_text import printable
 
@@ -39,6 +40,8 @@ def environment(*folders: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_inert,
     )
+    templates.filters["name_of"] = text.name_of
+    templates.globals["print_js"] = Markup((PAGES / "print.js").read_text(encoding="utf-8"))
     templates.globals["page_css"] = Markup((PAGES / "page.css").read_text(encoding="utf-8"))
     return templates
 
@@ -54,9 +57,17 @@ def render(template: str, folder: Path | None = None, **values: Any) -> Markup:
     return Markup(environment(*folders).get_template(template).render(**values))
 
 
-def paragraph(text: str) -> Markup:
+def paragraph(line: str) -> Markup:
     """Return one paragraph."""
-    return Markup("<p>{}</p>").format(printable(text))
+    return Markup("<p>{}</p>").format(printable(line))
+
+
+def listed(lines: Sequence[str], folded: str = "") -> Markup:
+    """Return lines as a list; with `folded`, behind a line with this text that opens it."""
+    items = Markup("").join(Markup("<li>{}</li>").format(printable(line)) for line in lines)
+    if not folded:
+        return Markup("<ul>{}</ul>").format(items)
+    return Markup("<details><summary>{}</summary><ul>{}</ul></details>").format(folded, items)
 
 
 def table(
@@ -75,8 +86,7 @@ def table(
     return render(
         "table.html",
         caption=caption,
-        columns=columns,
-        numeric=numeric,
+        headings=[(heading(column), column in numeric) for column in columns],
         lines=lines,
         folded=folded,
     )
@@ -84,8 +94,8 @@ def table(
 
 def _cell(row: Row, column: str, is_number: bool) -> tuple[bool, str, bool]:
     """Return whether the cell is indented, its text, and whether it is a number."""
-    text = shown(row[column], column)
-    return text.startswith(" "), text.lstrip(" "), is_number
+    cell = shown(row[column], column)
+    return cell.startswith(" "), cell.lstrip(" "), is_number
 
 
 def write_page(
@@ -93,8 +103,11 @@ def write_page(
     title: str,
     lead: Sequence[str],
     sections: Sequence[Section],
-    script: str = "",
+    headline: str = "",
 ) -> None:
-    """Write one page that needs no network. `lead` are the lines under the title."""
-    page = render("sections.html", title=title, lead=lead, sections=sections, script=Markup(script))
+    """Write one page that needs no network.
+
+    `headline` is the result in one sentence, `lead` are the lines under it.
+    """
+    page = render("sections.html", title=title, headline=headline, lead=lead, sections=sections)
     atomic_write(path, page + "\n")

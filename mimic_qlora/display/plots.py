@@ -49,9 +49,10 @@ def image(fig: "Figure", alt: str) -> Markup:
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
     data = base64.b64encode(buffer.getvalue()).decode()
-    return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(
-        inline(alt), data
+    picture = (
+        '<div class="scroll"><img class="plot" alt="{}" src="data:image/svg+xml;base64,{}"></div>'
     )
+    return Markup(picture).format(inline(alt), data)
 
 
 def bars(

@@ -1,10 +1,25 @@
 """Text of charts and models as a terminal may show it: inert, on one line, within a width."""
 
-import unicodedata
-
 from mimic_qlora.step.plain_text import inline, printable
+from mimic_qlora.step.terminal import columns
 
-__all__ = ["columns", "folded", "inline", "one_line", "printable"]
+__all__ = ["columns", "folded", "inline", "name_of", "one_line", "printable"]
+
+
+# short names that are no words
+ACRONYMS = {
+    name.lower(): name
+    for name in (
+        "ACE ARB CKD COPD eGFR GLP1 H2 HIV ICD INR MAOI NSAID P2Y12 PDE5 PPI QT SGLT2 SNRI SSRI TIA"
+    ).split()
+}
+
+
+def name_of(identifier: str) -> str:
+    """Return an identifier as a name for people: "inr_high" is "INR high"."""
+    words = [ACRONYMS.get(word, word) for word in identifier.split("_")]
+    name = " ".join(words)
+    return name if words[0] in ACRONYMS.values() else name[:1].upper() + name[1:]
 
 
 def folded(text: str) -> str:
@@ -23,16 +38,3 @@ def one_line(text: str, width: int) -> str:
             kept += character
         text = kept.rstrip() + "…"
     return f'"{text}"'
-
-
-def columns(text: str) -> int:
-    """Return the terminal columns that the text takes.
-
-    East Asian wide characters and emoji take two, combining marks none.
-    """
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )

@@ -59,7 +59,7 @@ def ablate(
     """
     built, fold = study.built, study.fold
     kept = [i for i, feature in enumerate(built.features) if feature.column not in without]
-    what = f"without {len(without)}"
+    what = f"refits without {len(without)} columns"
     refitted = boosting.out_of_fold(study, built.matrix[:, kept], targets, what)
     rows, moves = [], np.zeros(len(study.people))
     for target, full, less in zip(targets, scores, refitted, strict=True):

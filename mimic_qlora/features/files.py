@@ -1,6 +1,5 @@
 """The files that step 3 writes, and the same results on the terminal."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,9 @@ from mimic_qlora.features.leakage import StrongFeature
 from mimic_qlora.features.matrix import in_split
 from mimic_qlora.features.selection import Selection, TargetDrop
 from mimic_qlora.features.skill import TargetMetrics
-from mimic_qlora.step import files
+from mimic_qlora.step import files, terminal
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import Source
 
 TOP = 20  # rows of the tables on the terminal
@@ -75,7 +75,7 @@ def results(result: Selection, n_patients: int, n_targets: int) -> dict[str, Any
 
 def wrapped(lines: list[str]) -> str:
     """Return the lines folded to the width of the terminal tables."""
-    return "\n".join(textwrap.fill(line, text_tables.WIDTH) for line in lines)
+    return "\n".join(terminal.fitted(line, terminal.width()) for line in lines)
 
 
 def cohort_line(people: pd.DataFrame, source: Source, hours: float) -> str:
@@ -96,15 +96,30 @@ def cohort_line(people: pd.DataFrame, source: Source, hours: float) -> str:
     )
 
 
+def item_names(store: Path) -> dict[str, str]:
+    """Return the names of laboratory tests and of what intensive care charts, by their numbers."""
+    found = {}
+    for dictionary in ("d_items", "d_labitems"):
+        labels = reader.labels(store, dictionary, value="label")
+        found.update({str(item): name for item, name in labels.items() if name})
+    return found
+
+
 def as_dicts(rows: Sequence[NamedTuple]) -> list[dict[str, Any]]:
     """Return records as the dicts that tables take."""
     return [row._asdict() for row in rows]
 
 
 def targets_table(metrics: list[TargetMetrics]) -> list[dict[str, Any]]:
-    """Return the metrics as dicts, with "undefined" for an AUROC that is."""
+    """Return the metrics as dicts, with a word for an AUROC that too few test patients carry."""
     rows = as_dicts(metrics)
-    return [row | {"auroc": "undefined" if row["auroc"] is None else row["auroc"]} for row in rows]
+    few = {"auroc": "too few", "auroc_rows": None}
+    return [row if carried(m) else row | few for row, m in zip(rows, metrics, strict=True)]
+
+
+def carried(row: TargetMetrics) -> bool:
+    """Return whether enough test patients are with and without a target to carry its AUROC."""
+    return row.auroc is not None and row.auroc_low is not None
 
 
 def print_report(result: Selection, says: list[str]) -> None:

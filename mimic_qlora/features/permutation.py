@@ -188,12 +188,14 @@ class Explored(NamedTuple):
     moves: per fold, float [units, patients held out], influences on the mean over the targets.
     variance: float [targets, units], of the mean drop over the folds, from sampling patients.
     gains: float [targets, folds, columns], shares of the model's total gain.
+    feature_gain: float [features], mean share of the total gain.
     """
 
     drops: np.ndarray
     moves: list[np.ndarray]
     variance: np.ndarray
     gains: np.ndarray
+    feature_gain: np.ndarray
 
 
 def explore(study: Study, own: Units, targets: list[Target]) -> Explored:
@@ -203,6 +205,7 @@ def explore(study: Study, own: Units, targets: list[Target]) -> Explored:
     turns = boosting.turns(people, study.fold)
     drops = np.full((len(targets), len(turns), n_units), np.nan)
     shares = np.zeros((len(targets), len(turns), n_columns))
+    feature_gain = np.zeros(n)
     variance = np.zeros((len(targets), n_units))
     moves = []
     bar = tqdm(total=len(targets) * len(turns), desc="importance", unit="model", disable=None)
@@ -221,6 +224,7 @@ def explore(study: Study, own: Units, targets: list[Target]) -> Explored:
                 continue
             gain, places = boosting.gains(booster, 2 * n), held[at_risk]
             shares[t, seed] = np.bincount(own.groups, gain[:n], n_columns) / max(gain.sum(), 1e-12)
+            feature_gain += gain[:n] / max(gain.sum(), 1e-12) / (len(targets) * len(turns))
             sample = Sample(doubled[places], own.rows[:, places], target.y[places])
             drops[t, seed], own_moves = permutation_drops(booster, gain, own, sample, seed)
             moved[:, at_risk] += own_moves
@@ -228,7 +232,7 @@ def explore(study: Study, own: Units, targets: list[Target]) -> Explored:
         moves.append(moved / max(1, np.isfinite(drops[:, seed, 0]).sum()))
     bar.close()
     n_folds = np.maximum(1, np.isfinite(drops[:, :, 0]).sum(axis=1))
-    return Explored(drops, moves, variance / n_folds[:, None] ** 2, shares)
+    return Explored(drops, moves, variance / n_folds[:, None] ** 2, shares, feature_gain)
 
 
 class Judged(NamedTuple):
@@ -240,7 +244,7 @@ class Judged(NamedTuple):
     best: mean over folds for the target where it is largest. best_target: int, that target.
     by_target: [targets, units], mean over folds.
     selected: share of the resamples in which the drop exceeds the null of the same resample.
-    gain: [columns], mean share of the total gain.
+    gain: [columns], mean share of the total gain. feature_gain: [features], likewise.
     above: bool, important (see `judge`).
     null: the shadows' mean drops. limit: their NULL_QUANTILE.
     best_limit: the largest drop of any shadow for any target.
@@ -255,6 +259,7 @@ class Judged(NamedTuple):
     by_target: np.ndarray
     selected: np.ndarray
     gain: np.ndarray
+    feature_gain: np.ndarray
     above: np.ndarray
     null: np.ndarray
     limit: float
@@ -290,6 +295,7 @@ def judge(found: Explored, own: Units) -> Judged:
         by_target=drops,
         selected=selected,
         gain=found.gains.mean(axis=(0, 1)),
+        feature_gain=found.feature_gain,
         above=((overall[:n] > max(limit, 0)) & (selected >= SELECTED)) | alone,
         null=overall[n:],
         limit=float(limit),

@@ -1,5 +1,7 @@
 """The plots of step 3's page."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from markupsafe import Markup
 
@@ -13,7 +15,7 @@ from mimic_qlora.features.skill import RiskTenth, TargetMetrics
 def plot_skill(metrics: list[TargetMetrics]) -> Markup:
     """Plot the AUROC of each target with its interval, beside that of row counts alone."""
     fig, axes = plots.figure(0.9 + 0.24 * len(metrics))
-    defined = [(place, row) for place, row in enumerate(metrics) if row.auroc is not None]
+    defined = [(place, row) for place, row in enumerate(metrics) if row.auroc_low is not None]
     places = [place for place, _ in defined]
     # NumPy turns None into nan, of which nothing is drawn.
     low = np.array([row.auroc_low for _, row in defined], float)
@@ -24,8 +26,8 @@ def plot_skill(metrics: list[TargetMetrics]) -> Markup:
     axes.plot(full, places, "o", color=plots.BLUE, label="all columns, 95% interval")
     axes.plot(rows, places, "x", color=plots.ORANGE, label="row counts alone")
     for place in set(range(len(metrics))) - set(places):
-        undefined = "undefined on the test patients"
-        axes.text(0.01, place, undefined, va="center", fontsize=8, color=plots.GREY)
+        few = "too few test patients with it, or without"
+        axes.text(0.01, place, few, va="center", fontsize=8, color=plots.GREY)
     axes.axvline(0.5, color=plots.GREY, linestyle="--", linewidth=1)
     plots.name_lines(axes, [row.label for row in metrics])
     axes.set_xlim(-0.02, 1.02)
@@ -35,10 +37,10 @@ def plot_skill(metrics: list[TargetMetrics]) -> Markup:
     return plots.image(fig, alt)
 
 
-def plot_importance(rows: list[ColumnVerdict], judged: Judged) -> Markup:
+def plot_importance(rows: list[ColumnVerdict], judged: Judged, names: Sequence[str]) -> Markup:
     """Plot permutation drops with their 95% intervals, and the limit that the shadows set.
 
-    rows: columns with figures, the most important first.
+    rows: columns with figures, the most important first. names: of the lines.
     """
     fig, axes = plots.figure(0.9 + 0.21 * len(rows))
     drops = np.array([row.permutation_drop for row in rows])
@@ -51,9 +53,9 @@ def plot_importance(rows: list[ColumnVerdict], judged: Judged) -> Markup:
             bar.set(facecolor="white", edgecolor=plots.BLUE, hatch="////")
     limit = "95% of the shadows are below"
     axes.axvline(judged.limit, color=plots.ORANGE, linestyle="--", label=limit)
-    plots.name_lines(axes, [row.column for row in rows])
+    plots.name_lines(axes, names)
     axes.set_xscale("symlog", linthresh=0.002)
-    axes.set_xlabel("fall of AUROC when permuted, with 95% interval (hatched: not shown to matter)")
+    axes.set_xlabel("fall of AUROC when permuted, 95% interval\n(hatched: not shown to matter)")
     axes.legend(loc="lower right", frameon=False)
     alt = "Permutation importance of the first columns beside the limit of their shadows"
     return plots.image(fig, alt)

@@ -23,6 +23,14 @@ class TargetDrop(NamedTuple):
     permutation_drop: float
 
 
+class ItemGain(NamedTuple):
+    """The share of the models' total gain that a column has from one item or value of it."""
+
+    column: str
+    item: str
+    gain_share: float
+
+
 class Selection(NamedTuple):
     """The result of step 3.
 
@@ -32,6 +40,7 @@ class Selection(NamedTuple):
     test: effect of dropping the least important columns on test patients.
     judged: None when no target has skill.
     reliability: predicted and observed risk, out of fold. says: the result in sentences.
+    items: what the models used of each column that has items, the most first.
     """
 
     columns: list[ColumnVerdict]
@@ -42,6 +51,7 @@ class Selection(NamedTuple):
     judged: Judged | None
     reliability: list[RiskTenth]
     says: list[str]
+    items: list[ItemGain]
 
     def with_verdict(self, verdict: str) -> list[ColumnVerdict]:
         """Return the rows with this verdict, the most important first."""
@@ -81,7 +91,19 @@ def select(
     says = verdicts.statements(columns, metrics, tried, test, judged)
     per_target = _per_target(own, judged, good) if judged else []
     reliability = skill.reliability(good, of_good)
-    return Selection(columns, per_target, metrics, tried, test, judged, reliability, says)
+    items = _items(built, judged) if judged else []
+    return Selection(columns, per_target, metrics, tried, test, judged, reliability, says, items)
+
+
+def _items(built: Features, judged: Judged) -> list[ItemGain]:
+    """Return what the models used of each column that has items or values, the most first."""
+    shares: dict[tuple[str, str], float] = {}
+    for feature, share in zip(built.features, judged.feature_gain.tolist(), strict=True):
+        if feature.item and share:
+            key = feature.column, feature.item
+            shares[key] = shares.get(key, 0.0) + share
+    ranked = sorted(shares.items(), key=lambda one: (-one[1], one[0]))
+    return [ItemGain(column, item, share) for (column, item), share in ranked]
 
 
 def _per_target(own: Units, judged: Judged, targets: list[Target]) -> list[TargetDrop]:

@@ -120,7 +120,7 @@ def held_out(study: Study, targets: list[Target]) -> tuple[np.ndarray, list[Held
     """
     scores = boosting.out_of_fold(study, study.built.matrix, targets, "all columns")
     counts = row_counts(study.built)
-    of_counts = boosting.out_of_fold(study, counts, targets, "row counts")
+    of_counts = boosting.out_of_fold(study, counts, targets, "row counts alone")
     found = []
     for target, full, few in zip(targets, scores, of_counts, strict=True):
         own = folds_of(target, full, study.fold)
@@ -155,9 +155,11 @@ def on_test(
     built = study.built
     kept = [i for i, feature in enumerate(built.features) if feature.column not in proven]
     scores = Scores(
-        boosting.test_scores(study, built.matrix, targets, seeds, "test, all"),
-        boosting.test_scores(study, built.matrix[:, kept], targets, seeds, "test, without"),
-        boosting.test_scores(study, row_counts(built), targets, seeds, "test, rows"),
+        boosting.test_scores(study, built.matrix, targets, seeds, "test, all columns"),
+        boosting.test_scores(
+            study, built.matrix[:, kept], targets, seeds, "test, without what may go"
+        ),
+        boosting.test_scores(study, row_counts(built), targets, seeds, "test, row counts alone"),
     )
     n_test = int(in_split(study.people, "test").sum())
     draws = auroc.bootstrap_draws(n_test, seed=0)

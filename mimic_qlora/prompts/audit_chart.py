@@ -2,7 +2,7 @@
 
 It takes step 1's JSON strings, as audit_cells.py reads them, and implements again, on purpose, when
 a value is known and how it is written. It shares no code with what the audit checks, only the
-clinical content files and the words for routes and admissions.
+clinical content files and the words for routes, admissions and procedures.
 """
 
 import re
@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from mimic_qlora.chart.procedure_words import in_words
 from mimic_qlora.chart.wording import ADMISSIONS, ROUTES
 from mimic_qlora.clinical import codes, content
 from mimic_qlora.prompts.audit_cells import Row
 
 OMR = {
-    "blood pressure": "Blood Pressure",
-    "weight in pounds": "Weight (Lbs)",
-    "BMI": "BMI (kg/m2)",
-    "height in inches": "Height (Inches)",
+    "Blood Pressure": "blood pressure {}",
+    "Weight (Lbs)": "weight {} pounds",
+    "BMI (kg/m2)": "BMI {}",
+    "Height (Inches)": "height {} inches",
 }
 BEDSIDE = {
     "heart rate": (220045,),
@@ -172,11 +173,7 @@ def _of_person(chart: Chart) -> Iterator[Support]:
 
 def _of_background(chart: Chart) -> Iterator[Support]:
     stay = chart.stay()
-    language = plain(stay.get("language", ""), 40).title()
-    insurance = plain(stay.get("insurance", ""), 40)
-    yield Support(f"speaks {language}", "admissions", stay)
     yield Support(plain(stay.get("marital_status", ""), 40).lower(), "admissions", stay)
-    yield Support(f"{insurance} insurance", "admissions", stay)
 
 
 def _of_stay(chart: Chart) -> Iterator[Support]:
@@ -297,12 +294,10 @@ def _of_measurements(chart: Chart) -> Iterator[Support]:
 
 def _of_clinic(chart: Chart) -> Iterator[Support]:
     for row in chart.all("omr"):
-        for ours, theirs in OMR.items():
-            if row.get("result_name") == theirs:
-                when = time_of(row, "chartdate")
-                value = plain(row.get("result_value", ""), 40)
-                if when:
-                    yield Support(f"{ours} {value}, {chart.ago(when)}", "omr", row)
+        told, when = OMR.get(row.get("result_name", "")), time_of(row, "chartdate")
+        if told and when:
+            value = plain(row.get("result_value", ""), 40)
+            yield Support(f"{told.format(value)}, {chart.ago(when)}", "omr", row)
 
 
 def _of_bedside(chart: Chart) -> Iterator[Support]:
@@ -335,11 +330,16 @@ def _reading(chart: Chart, kind: str, value: str, table: str, row: Row) -> Suppo
     return Support(f"{kind} {value}, {chart.ago(time)}", table, row, Reading(kind, time, value))
 
 
+def procedure(row: Row) -> str:
+    """Return a procedure as a context names it."""
+    return plain(in_words(row["long_title"], row["icd_version"]))
+
+
 def _of_procedures(chart: Chart) -> Iterator[Support]:
     for row in chart.all("procedures_icd"):
         when = time_of(row, "chartdate")
         if when and "long_title" in row:
-            text = f"{plain(row['long_title'])} ({chart.ago(when)})"
+            text = f"{procedure(row)} ({chart.ago(when)})"
             yield Support(text, "procedures_icd", row)
 
 
@@ -354,8 +354,8 @@ SECTIONS: dict[str, Callable[[Chart], Iterator[Support]]] = {
     "Medicines taken at home": _of_home,
     "Medicines ordered during the last stay": _of_orders,
     "Medicines ordered during this stay": _of_orders,
-    "Recent labs": _of_labs,
-    "Recent measurements": _of_measurements,
+    "Latest labs": _of_labs,
+    "Latest measurements": _of_measurements,
     "Past procedures": _of_procedures,
     "Allergies": _of_conditions,
 }

@@ -1,23 +1,19 @@
 """Print records and their counts on the terminal."""
 
-import shutil
-import sys
-import textwrap
 from itertools import cycle, groupby, islice
 from pathlib import Path
 
-from mimic_qlora.display import text_tables
 from mimic_qlora.llm import finding
 from mimic_qlora.prompts import record_files
 from mimic_qlora.prompts.dataset import Counts
 from mimic_qlora.prompts.record_files import PromptRecord
+from mimic_qlora.step import terminal
 
 
 def tokenizer_line(model: Path) -> str:
     """Return the sentence that says which tokenizer counts the tokens, folded."""
-    return textwrap.fill(
-        finding.describe(model).replace("Model", "Tokenizer", 1), text_tables.WIDTH
-    )
+    line = finding.describe(model).replace("Model", "Tokenizer", 1)
+    return terminal.fitted(line, terminal.width())
 
 
 def print_counts(counts: Counts) -> None:
@@ -38,34 +34,24 @@ def print_counts(counts: Counts) -> None:
         f"times at which the chart gave no gold answer: {counts.without_gold}",
         f"Contexts in which a section was cut to its quota or the budget: {cut or 'none'}",
     ):
-        print(textwrap.fill(line, text_tables.WIDTH, break_on_hyphens=False))
+        print(terminal.fitted(line, terminal.width()))
 
 
 def print_records(folder: Path, n: int, tasks: tuple[str, ...]) -> None:
-    """Print a training record of each of the first n patients, the tasks in turn.
-
-    Lines are folded at words on a terminal, which would fold them within words.
-    """
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1_000_000
+    """Print a training record of each of the first n patients, the tasks in turn."""
     patients = groupby(
         record_files.read(folder / record_files.file_name("train")),
         lambda record: record.subject_id,
     )
     for (_, found), task in zip(islice(patients, n), cycle(tasks), strict=False):
         records = list(found)
-        _print(next((one for one in records if one.task == task), records[0]), width)
+        _print(next((one for one in records if one.task == task), records[0]))
 
 
-def _print(record: PromptRecord, width: int) -> None:
+def _print(record: PromptRecord) -> None:
     what = f"=== {record.task}, subject_id {record.subject_id} as of {record.as_of}"
-    print("\n" + _folded(f"{what}; supervised part between >>> and <<<", width))
+    print(f"\n{what}; supervised part between >>> and <<<")
     for turn in record.messages:
-        text = "\n".join(_folded(line, width) for line in turn["content"].splitlines())
-        if turn["role"] == "assistant":
-            text = f">>>\n{text}\n<<<"
-        print(f"[{turn['role']}]\n{text}")
-
-
-def _folded(line: str, width: int) -> str:
-    indent = "  " if line.startswith("- ") else ""
-    return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
+        text = turn["content"]
+        print(f"[{turn['role']}]")
+        print(f">>>\n{text}\n<<<" if turn["role"] == "assistant" else text)

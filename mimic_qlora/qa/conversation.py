@@ -13,6 +13,7 @@ from mimic_qlora.qa.session import Answerer, Chart, Turn
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import typed
+from mimic_qlora.step.terminal import Flow
 
 ARMS = {"base": ("base",), "adapter": ("adapter",), "both": ("base", "adapter")}  # by --arm
 SHOWN = 8  # patients listed for a part of a subject_id
@@ -124,6 +125,7 @@ def _stream(talk: Conversation, arm: str, question: str) -> tuple[transcript.Rep
         answerer.max_new_tokens,
     )
     pieces: list[str] = []
+    shown = Flow()
     ended = stopped = False
     try:
         while True:
@@ -132,11 +134,12 @@ def _stream(talk: Conversation, arm: str, question: str) -> tuple[transcript.Rep
             except StopIteration as end:
                 ended = end.value.ended
                 break
-            print(terminal.printable(pieces[-1]), end="", flush=True)
+            print(shown.add(terminal.printable(pieces[-1])), end="", flush=True)
     except KeyboardInterrupt:
         stopped = True
     finally:
         flow.close()
+    print(shown.end(), end="")
     cut = "" if ended else f"\n[cut at {answerer.max_new_tokens} tokens]"
     print("\n[stopped]" if stopped else cut)
     return transcript.Reply("".join(pieces).strip(), ended and not stopped), stopped

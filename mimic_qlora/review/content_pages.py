@@ -249,7 +249,9 @@ def _about(line: schema.Line) -> list[str]:
     if line.when is not None:
         about.append(f"only for {line.when.in_words(content.names())}")
     if line.unless:
-        about.append(f"left out where a rule holds: {', '.join(line.unless).replace('_', ' ')}")
+        about.append(
+            f"left out where a rule holds: {', '.join(map(terminal.name_of, line.unless))}"
+        )
     return about
 
 
@@ -265,7 +267,7 @@ def _lines(entry: Entry, field: str, value: Any) -> list[str]:
     if isinstance(entry, Caution) and field == "section":
         return [schema.SECTIONS[entry.section]]
     if field in ("symptoms", "tags", "signs", "tells"):
-        return [", ".join(value).replace("_", " ")]
+        return [", ".join(map(terminal.name_of, value))]
     return [_line(item) for item in (value if isinstance(value, list) else [value])]
 
 

@@ -51,7 +51,7 @@ def read(folder: Path) -> Items:
     for line in results.read(folder):
         if line.is_of_pair:  # other arms were shown other prompts
             asked.setdefault(line.trial, line)
-            answer = terminal.printable(line.answer).strip() or "(no answer)"
+            answer = _whole(line) or "(no answer)"
             answers.setdefault(line.trial, {}).setdefault(line.arm, answer)
     items = {}
     for number, given in sorted(answers.items()):
@@ -66,6 +66,16 @@ def read(folder: Path) -> Items:
             f"{path} holds no question that both {' and '.join(names)} answered: run step 7 again"
         )
     return Items(items, files.file_sha256(path))
+
+
+def _whole(line: results.Line) -> str:
+    """Return an answer; one that ran out of tokens ends with its last whole word, and says so."""
+    answer = terminal.printable(line.answer).strip()
+    if line.ended or not answer:
+        return answer
+    limit = f" at {line.n_tokens} tokens" if line.n_tokens else ""
+    kept = re.sub(r"(?<=\s)\S+$", "", answer).rstrip()
+    return f"{kept} … [cut{limit}]"
 
 
 def shown(item: Item, swapped: bool) -> tuple[str, str]:

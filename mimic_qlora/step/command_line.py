@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from mimic_qlora.step import faults, limits, streams
+from mimic_qlora.step import faults, limits, streams, terminal
 from mimic_qlora.step.errors import UpToDate, UserError
 from mimic_qlora.step.files import is_folder_name
 from mimic_qlora.step.plain_text import printable, typed
@@ -227,7 +227,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def _say_error(sentence: str) -> None:
     """Print an error; a name of a file or column in it must not steer the terminal."""
-    print(f"error: {printable(sentence)}", file=sys.stderr)
+    text = f"error: {printable(sentence)}"
+    if terminal.is_terminal(sys.stderr):
+        text = terminal.fitted(text, terminal.width())
+    print(text, file=sys.stderr)
     streams.drop_unwritable()
 
 

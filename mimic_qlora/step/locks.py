@@ -20,7 +20,8 @@ from mimic_qlora.step.errors import UserError
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+# what a file system without locks answers
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def are_there(path: Path) -> bool:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.lockf(file, fcntl.LOCK_UN)
         except OSError as error:
-            return error.errno not in _NO_LOCKS
+            return error.errno not in NO_LOCKS
     return True
 
 
@@ -80,7 +81,7 @@ def _acquired(path: Path, place: Path, command: str) -> "BaseFileLock":
             f"another run of `{command}` is writing {place}: wait for it or stop it"
         ) from None
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         lock = soft
     try:

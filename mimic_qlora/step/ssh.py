@@ -71,6 +71,12 @@ def route(jump: str | None = None) -> Route:
     return Route(user(), host, port if is_port else None, jump)
 
 
+def is_remote() -> bool:
+    """Return whether its user sits at another computer: over SSH, or as a cluster's job."""
+    names = ("SSH_CONNECTION", "SSH_TTY", *SUBMITTED_FROM)
+    return any(os.environ.get(name) for name in names)
+
+
 def jump_host(text: str) -> str:
     """Read the argument --jump: hosts as ssh's -J takes them."""
     if not re.fullmatch(rf"{_JUMP}(?:,{_JUMP})*", text):

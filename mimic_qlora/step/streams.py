@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import IO
 
+from mimic_qlora.step import terminal
 from mimic_qlora.step.plain_text import printable
 
 # what a stream does with a character or byte that its encoding does not have
@@ -19,12 +20,18 @@ _replaced: list[io.TextIOWrapper] = []
 
 
 class Inert(io.TextIOWrapper):
-    """Standard output on which no text of a chart, a model or a file name steers the terminal."""
+    """Standard output on which no text of a chart, a model or a file name steers the terminal.
+
+    On a terminal, lines that are too long for it are folded between words.
+    """
 
     def write(self, text: str, /) -> int:
         """Write a text without its control characters; return its length."""
+        shown = printable(text)
+        if terminal.is_terminal(self):
+            shown = terminal.fitted(shown, terminal.width())
         with _named():
-            super().write(printable(text))
+            super().write(shown)
         return len(text)
 
     def flush(self) -> None:

@@ -177,7 +177,6 @@ def write_subjects(
         cell_report.print_cells(converted.cells, {n: s.columns for n, s in sources.items()})
         quality.print_flags(flags)
         _print_proof(converted.rows, converted.dictionaries)
-    print(f"Wrote {store / 'subjects'}")
 
 
 def convert(

@@ -41,8 +41,14 @@ def data_line(source: Source, with_folder: bool = True) -> str:
 
     Without the path of its folder, it may leave the machine.
     """
+    trial = ": for trying out, never for results" if source["kind"] == "synthetic" else ""
+    return f"Data: {data_name(source, with_folder)}{trial}"
+
+
+def data_name(source: Source, with_folder: bool = False) -> str:
+    """Return the name and the size of the data that a run works on."""
     patients = f"{source['patients']:,} patients"
     if source["kind"] == "synthetic":
-        return f"Data: built-in synthetic MIMIC-IV, {patients}: for trying out, never for results"
+        return f"built-in synthetic MIMIC-IV, {patients}"
     folder = source["folder"] if with_folder else Path(source["folder"]).name
-    return f"Data: {source['version']} in {folder}, {patients}"
+    return f"{source['version']} in {folder}, {patients}"

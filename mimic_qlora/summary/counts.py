@@ -43,6 +43,38 @@ def overview(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int)
     return [{"what": what, "n": n} for what, n in lines.items()]
 
 
+def flow(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+    """Return who was left out on the way to the cohort of later steps, and why.
+
+    A row is a stage: its patients, how many of them do not reach the next one, and the reason. That
+    patients are not sampled or unreadable is said of a file and never hidden.
+    """
+    read, n = manifest["rows"]["patients"], manifest["source"]["patients"]
+    there = database.names(con)
+    stay = _count(con, f"SELECT count(DISTINCT subject_id) FROM {database.STAYS}")
+    coded = 0
+    if "diagnoses_icd" in there:
+        coded = _count(
+            con, f"SELECT count(DISTINCT subject_id) FROM diagnoses_icd WHERE {database.CODED}"
+        )
+    counts = {"none": n - stay, "uncoded": stay - coded, "coded": coded, "without": n - coded}
+    sums = [["none", "uncoded", "coded"], ["none", "uncoded"], ["without", "coded"]]
+    cells: dict[str, Cell] = {**counts, **hidden_cells(counts, sums, min_cell)}
+    with_stay: Cell = stay if cells["none"] == counts["none"] else HIDDEN
+    stages: list[tuple[str, Cell, Cell, str]] = [
+        ("in the tables", read["in"], read["unsampled"], "not in the sample"),
+        ("taken", read["in"] - read["unsampled"], read["rejected"], "a row that cannot be read"),
+        ("converted", n, cells["none"], "no hospital stay"),
+        ("with a hospital stay", with_stay, cells["uncoded"], "no coded diagnosis"),
+        ("with a coded stay", cells["coded"], None, ""),
+    ]
+    return [
+        {"patients": name, "n": count, "left_out": out, "because": why}
+        for name, count, out, why in stages
+        if name != "taken" or out
+    ]
+
+
 def _count(con: DuckDBPyConnection, sql: str) -> int:
     return con.execute(sql).fetchall()[0][0]
 

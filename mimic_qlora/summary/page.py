@@ -1,6 +1,5 @@
 """The summary for people: tables on the terminal, CSV and JSON files, one HTML page with plots."""
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from markupsafe import Markup
 
 from mimic_qlora.display import cells, csv_files, html, plots, text_tables
 from mimic_qlora.display.cells import Cell
-from mimic_qlora.step import files
+from mimic_qlora.step import files, terminal
 from mimic_qlora.step.plain_text import printable
 from mimic_qlora.summary.disclosure import Rows
 from mimic_qlora.summary.tables import Summary, Table
@@ -40,18 +39,26 @@ PLOTS = {
 }
 
 
-def print_tables(summary: Summary, min_cell: int) -> None:
-    """Print all tables but the long list of columns and the histogram."""
-    for table in summary.tables:
+SHORT = ("overview", "table1", "tokens_per_record")  # what is printed unless all is asked for
+
+
+def print_tables(summary: Summary, min_cell: int, everything: bool) -> None:
+    """Print the size of the data and Table 1, or all but the list of columns and the histogram."""
+    shown = [t for t in summary.tables if everything or t.name in SHORT]
+    for table in shown:
         if table.name == "missing":
             print(f"\n{empty_columns(table.rows)} (missing.csv has them all)")
         elif table.name != "diagnoses_histogram":
             print(text_tables.text_table(table.rows, table.heading))
             if table.note:
-                print(textwrap.fill(table.note, text_tables.WIDTH))
+                print(terminal.fitted(table.note, terminal.width()))
     print()
+    if left := len(summary.tables) - len(shown):
+        print(
+            f"{left} further tables are on the page, and as CSV files beside it (--all prints them)"
+        )
     for line in [*summary.skipped, privacy(min_cell)]:
-        print(textwrap.fill(line, text_tables.WIDTH))
+        print(terminal.fitted(line, terminal.width()))
 
 
 def empty_columns(rows: Rows) -> str:
@@ -102,6 +109,8 @@ def _parts(table: Table, min_cell: int) -> list[Markup]:
     parts = []
     if table.name in PLOTS and table.rows:
         parts.append(_plot(table, PLOTS[table.name], min_cell))
+    if table.name == "flow":
+        return [html.render("flow.html", stages=[_shown(row) for row in table.rows])]
     if table.name == "missing":
         parts.append(html.paragraph(empty_columns(table.rows) + "."))
         parts.append(html.table(table.rows, folded=f"All {len(table.rows)} columns"))
@@ -110,6 +119,12 @@ def _parts(table: Table, min_cell: int) -> list[Markup]:
     if table.note:
         parts.append(html.paragraph(table.note))
     return parts
+
+
+def _shown(row: dict[str, Cell]) -> dict[str, str]:
+    """Return a stage of the flow as text; one that nobody drops out of has no `left_out`."""
+    shown = {name: cells.shown(cell) for name, cell in row.items()}
+    return shown | {"left_out": "" if row["left_out"] in (0, None) else shown["left_out"]}
 
 
 def _plot(table: Table, bars: Bars, min_cell: int) -> Markup:

@@ -54,6 +54,7 @@ _DIAGNOSES = Ranking(
 _DRUGS = Ranking("prescriptions t", {"drug": "t.drug"}, where="t.drug <> ''")
 
 KINDS = {
+    "flow": Kind("Who was left out, and why", "patients", counts.flow),
     "overview": Kind("Size of the data", "patients", counts.overview),
     "table1": Kind(
         "Table 1: patients with a coded stay, those without apart; n (%) or median [quartiles]",

@@ -150,8 +150,7 @@ def _of_person(shown: Sections) -> Iterator[Asked]:
     yield Asked("age", "How old is the patient?", age.value or NOT_SAID, age.rows)
     yield Asked("sex", "What is the patient's sex?", sex.value or NOT_SAID, sex.rows)
     for item in shown.get("Background", ()):
-        if item.name in ("marital status", "insurance"):
-            yield Asked(item.name, f"What is the patient's {item.name}?", item.value, item.rows)
+        yield Asked(item.name, f"What is the patient's {item.name}?", item.value, item.rows)
 
 
 def _of_stays(built: Context) -> Iterator[Asked]:
@@ -190,7 +189,7 @@ def _since(item: Item, built: Context, kind: str, question: str) -> Iterator[Ask
 
 
 def _of_labs(built: Context) -> Iterator[Asked]:
-    for item in built.shown["Recent labs"]:
+    for item in built.shown["Latest labs"]:
         if item.when:
             latest = item._replace(rows=item.rows[:1])
             what = f"the patient's latest {item.name}"
@@ -257,7 +256,7 @@ def _of_conditions(built: Context, key: str) -> Iterator[Asked]:
 
 
 def _of_measurements(built: Context) -> Iterator[Asked]:
-    for item in built.shown.get("Recent measurements", ()):
+    for item in built.shown.get("Latest measurements", ()):
         latest = item._replace(rows=item.rows[:1])
         what = f"the patient's latest {item.name}"
         yield Asked("measurement", f"What was {what}?", item.reading, latest.rows)

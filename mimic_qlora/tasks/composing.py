@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from mimic_qlora.chart.facts import Facts, facts_of_view
-from mimic_qlora.clinical import conflicts, content, levels
+from mimic_qlora.clinical import conflicts, content, levels, phrases
 from mimic_qlora.clinical.conflicts import Saying
 from mimic_qlora.clinical.levels import LEVELS, LevelId
 from mimic_qlora.clinical.schema import Caution, Line, RedFlag, Symptom
@@ -97,6 +97,42 @@ def compose(
     if not WORDS[0] <= words(answer) <= WORDS[1]:
         raise TooFewSentences(f"{symptom.id}: {words(answer)} words")
     return answer
+
+
+def for_chart(
+    ideal: str,
+    cautions: Sequence[Caution],
+    called: Sequence[Caution],
+    opening: LevelId | None = None,
+) -> str:
+    """Return a curated answer as it should be for one chart.
+
+    It holds the first cautions, and none of its own lines that a rule of `called` forbids. Of lines
+    to try and to track the last give way where there is no room for all.
+    """
+    told = cautions[:MOST_CAUTIONS]
+    names = {heading: section for section, heading in content.SECTIONS.items()}
+    lines: dict[str, list[str]] = {section: [] for section in content.SECTIONS}
+    section = next(iter(lines))
+    for line in filter(None, map(str.strip, ideal.splitlines())):
+        section = names.get(line, section)
+        if line not in names and not any(phrases.forbidden(rule, line) for rule in called):
+            lines[section].append(line)
+    own = {s: [f"- {c.say}" for c in told if c.section == s] for s in lines}
+    start = [LEVELS[opening].opening, ""] if opening else []
+
+    def text() -> str:
+        there = {s: lines[s] + own[s] if s == "track" else own[s] + lines[s] for s in lines}
+        there["urgent"].sort(key=lambda line: levels.rank(levels.asked_by(line)))
+        parts = ["\n".join([content.SECTIONS[s], *there[s]]) for s in there]
+        return "\n".join(start) + "\n" * bool(start) + "\n\n".join(parts)
+
+    while words(text()) > WORDS[1]:
+        longest = max(("try", "track"), key=lambda s: len(lines[s]))
+        if len(lines[longest]) < 2:
+            break
+        lines[longest].pop()
+    return text()
 
 
 def first_flags(

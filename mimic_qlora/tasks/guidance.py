@@ -10,7 +10,7 @@ from mimic_qlora.chart.facts import Facts
 from mimic_qlora.chart.rows import TableRow
 from mimic_qlora.clinical import conditions, conflicts, content, levels, phrases, presumptions
 from mimic_qlora.clinical.levels import LevelId
-from mimic_qlora.clinical.schema import Caution, NamedFlag, Phrasing, RedFlag, Symptom
+from mimic_qlora.clinical.schema import Caution, NamedFlag, Phrasing, Question, RedFlag, Symptom
 from mimic_qlora.step.seeded import pick
 from mimic_qlora.tasks import composing
 from mimic_qlora.tasks.composing import (
@@ -114,6 +114,15 @@ def opening(
     given = [*flags, *cautions]
     highest = levels.highest(conflicts.level_of(sign, given) for sign in signs)
     return highest if highest and levels.LEVELS[highest].opening else None
+
+
+def ideal_for(question: Question, cautions: Sequence[Caution], chart: Facts) -> str:
+    """Return the answer that a curated question should get for a chart that calls for `cautions`.
+
+    `chart` are all facts of it: advice that any rule forbids for them is left out.
+    """
+    due = opening(question.signs, question.red_flags, cautions)
+    return composing.for_chart(question.ideal, cautions, [*cautions, *called_for(chart)], due)
 
 
 def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:

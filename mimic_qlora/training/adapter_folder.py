@@ -63,10 +63,11 @@ def write(
     state: SavedState,
     setup: Setup,
     readme: str,
+    title: str,
 ) -> Path:
     """Write the adapter's folder inside the work folder and return it.
 
-    It holds what PEFT loads, the tokenizer, the card, the log and its curves.
+    It holds what PEFT loads, the tokenizer, the card, the log and its curves, under their title.
     """
     whole = work / "whole"
     shutil.rmtree(whole, ignore_errors=True)
@@ -81,7 +82,7 @@ def write(
         shutil.copy(best / file, whole)
     tokenizer_files.save(tokenizer, whole)
     log_files.write_log(state.log_history, setup, whole)
-    log_files.plot_curves(state.log_history, whole / "curves.png")
+    log_files.plot_curves(state.log_history, whole / "curves.png", title, state.best_global_step)
     if (work / "tensorboard").is_dir():
         shutil.copytree(work / "tensorboard", whole / "tensorboard")
     (whole / "README.md").write_text(readme, encoding="utf-8")
@@ -155,7 +156,7 @@ TERMS = (
 )
 
 
-def report(results: Results, place: Path) -> None:
+def report(results: Results) -> None:
     """Print the result in a few lines."""
     base, adapter = results.validation_loss_base, results.validation_loss_adapter
     at = f"step {results.best_step} of {results.steps}"
@@ -173,4 +174,3 @@ def report(results: Results, place: Path) -> None:
             "The adapter is no better than the base on the validation patients: more prompts, "
             "epochs or another --lr"
         )
-    print(f"Wrote {place}")

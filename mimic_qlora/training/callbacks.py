@@ -225,7 +225,8 @@ class Report(TrainerCallback):
 
 def in_words(row: LogRow) -> str:
     """Return a training row of the log as text."""
-    rate = f"{row['supervised_per_second']:.0f}/{row['tokens_per_second']:.0f} answer tok/s"
+    answers = f"{row['supervised_per_second']:.0f} of answers"
+    rate = f"{row['tokens_per_second']:.0f} tok/s ({answers})"
     left = str(timedelta(seconds=row["seconds_left"])).removeprefix("0:")
     return (
         f"loss {row['loss']:.3f} grad {row['grad_norm']:.2f} lr {row['learning_rate']:.1e} {rate} "

@@ -88,27 +88,37 @@ PANELS = {  # label of the y axis -> curves
         Curve("loss", "training", "-"),
         Curve("eval_loss", "validation", "o-"),
     ],
+    "learning rate": [Curve("learning_rate", None, "-")],
     "gradient norm before clipping": [Curve("grad_norm", None, "-")],
     "supervised tokens a second": [Curve("supervised_per_second", None, "-")],
 }
 
 
-def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Plot loss, gradient norm and speed over the steps, as PNG."""
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str, kept: int) -> None:
+    """Plot loss, rate of learning, gradient norm and speed over the steps, as PNG.
+
+    `kept` is the step of the checkpoint that became the adapter; a line marks it.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4))
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure.suptitle(title.replace("$", r"\$"))
+    panels = figure.subplots(2, 2).flat
     for axes, (label, curves) in zip(panels, PANELS.items(), strict=True):
         for curve in curves:
             points = [(row["step"], row.get(curve.column, math.nan)) for row in history]
             points = [point for point in points if math.isfinite(point[1])]
             axes.plot(*zip(*points, strict=True), curve.style, label=curve.name)
+        axes.axvline(kept, color="grey", linestyle=":", label=f"kept: step {kept}")
         axes.set(xlabel="optimizer step", ylabel=label)
-    panels[0].legend()
-    panels[2].set_ylim(bottom=0)
-    figure.tight_layout()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        if curves[0].name:
+            axes.legend(frameon=False)
+        else:
+            axes.set_ylim(bottom=0)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mimic_qlora.llm import chat, finding
-from mimic_qlora.step import durable, errors, files, manifests, storage
+from mimic_qlora.step import durable, ending, errors, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
@@ -47,13 +47,18 @@ class Run:
 def train_one(job: Job) -> None:
     """Train one adapter into its folder.
 
-    Raises UserError for what the user can fix, UpToDate when the folder holds this very adapter.
+    One that the folder holds already is not trained again. Raises UserError for what the user can
+    fix.
     """
     run = open_run(job)
     if not hardware.is_main():
         train_along(run)
         return
-    with storage.locked(run.place, run.step):
+    options = ending.Options(job.storage, job.model, job.run)
+    with (
+        ending.told(run.step, run.store, options, "curves.png"),
+        storage.locked(run.place, run.step),
+    ):
         storage.recover(run.place)
         stop_if_up_to_date(run)
         samples = read_samples(run)
@@ -66,7 +71,7 @@ def train_one(job: Job) -> None:
         trained = train(run, samples)
         results = adapter_folder.results(trained.state, samples, run.work)
         put_in_place(run, trained, results, started)
-    adapter_folder.report(results, run.place)
+        adapter_folder.report(results)
 
 
 def open_run(job: Job) -> Run:
@@ -138,7 +143,10 @@ def put_in_place(
     """Write the adapter's folder as a whole and remove the work folder."""
     manifest = run.manifest | {"results": asdict(results), "training": asdict(trained.setup)}
     card = adapter_folder.card(run.base, results, manifest, run.source)
-    folder = adapter_folder.write(run.work, run.tokenizer, trained.state, trained.setup, card)
+    title = f"{run.job.run}, an adapter of {run.base.name}"
+    folder = adapter_folder.write(
+        run.work, run.tokenizer, trained.state, trained.setup, card, title
+    )
     finished = manifests.finish_manifest(folder, manifest, started, run.place)
     files.write_json(folder / manifests.NAME, finished)
     durable.sync(folder)

@@ -1,16 +1,19 @@
 """transformers' Trainer on packed conversations, and its loss."""
 
+import contextlib
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import send_to_device
+from tqdm import tqdm
 
 from mimic_qlora.llm.offline import quiet_transformers
-from mimic_qlora.step import durable
+from mimic_qlora.step import durable, terminal
 from mimic_qlora.training import hardware, validation_loss
 from mimic_qlora.training.low_memory import CrossEntropy
 from mimic_qlora.training.packing import Batch, Pack, Sample, collate
@@ -161,7 +164,7 @@ class PackedTrainer(Trainer):
         samples: list[Sample] = []
         nats: list[float] = []
         with self.accelerator.autocast():
-            for pack in self.validation_packs[rank::processes]:
+            for pack in self._counted(self.validation_packs[rank::processes]):
                 losses = token_losses(model, self._prepare_inputs(collate(pack))).double().cpu()
                 samples += pack
                 nats += [part.sum().item() for part in losses.split([s.n_supervised for s in pack])]
@@ -171,6 +174,21 @@ class PackedTrainer(Trainer):
         parts: list[validation_loss.Losses] = [{} for _ in range(processes)]
         torch.distributed.all_gather_object(parts, own)
         return validation_loss.merged(parts)
+
+    def _counted(self, packs: list[Pack]) -> Iterator[Pack]:
+        """Yield the packs of a validation, counted in a bar where standard error is a terminal."""
+        who = "adapter" if self.state.global_step else "base model"
+        patients = len({sample.patient for pack in packs for sample in pack})
+        what = f"validating the {who} on {patients} patients"
+        off = not (hardware.is_main() and terminal.is_terminal(sys.stderr))
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            bar = tqdm(total=len(packs), desc=what, unit="sequence", leave=False, disable=off)
+        for pack in packs:
+            yield pack
+            with contextlib.suppress(OSError):
+                bar.update(1)
+        with contextlib.suppress(OSError):
+            bar.close()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log a row; one of training gets speed, shares, MFU and memory (`log_files.LogRow`)."""

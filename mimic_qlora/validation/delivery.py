@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora.step import faults, ssh
+from mimic_qlora.step import faults, ssh, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256, private_folder
 from mimic_qlora.validation import results
@@ -91,17 +92,29 @@ def copy_to_temporary(kept: Path) -> Path:
     return kept
 
 
-def farewell(folder: Path, kept: Path, route: ssh.Route) -> str:
-    """Return where the results are, their hash, and the commands that fetch them."""
+def farewell(folder: Path, kept: Path, route: ssh.Route, scripts: Path) -> str:
+    """Return where the results are, their hash, how to fetch them, and what to run next.
+
+    `scripts` is the folder of step 7's scripts.
+    """
     output = folder / "output.csv"
-    return "\n".join(
-        [
-            f"Results: {folder} (copy: {kept})" if folder != kept else f"Results: {kept}",
-            f"sha256 of output.csv: {file_sha256(output)}",
-            "Fetch it, on your own machine:",
-            f"  {route.scp(output)}",
-            "or all of it, report.html too:",
-            f"  {route.scp(folder, whole=True)}",
-            "What comes from MIMIC-IV stays under its data use agreement: no third-party services.",
-        ]
-    )
+    here = Path(os.path.relpath(scripts)) if scripts.is_relative_to(Path.cwd()) else scripts
+    store = shlex.quote(str(kept.parent.parent))
+    review, label = (shlex.quote(str(here / name)) for name in ("review.py", "label.py"))
+    lines = [
+        f"Report: {folder / 'report.html'}",
+        f"Results: {folder} (copy: {kept})" if folder != kept else f"Results: {kept}",
+        f"sha256 of output.csv: {file_sha256(output)}",
+        "Fetch it, on your own machine:",
+        terminal.pasteable(route.scp(output)),
+        "or all of it, report.html too:",
+        terminal.pasteable(route.scp(folder, whole=True)),
+        "Next: let people judge the answers, fill label.csv and measure the scorer by it, and wipe "
+        "what you have fetched:",
+        terminal.pasteable(f"python {review} --raters NAME --storage {store}"),
+        terminal.pasteable(f"python {label} --results {shlex.quote(str(kept))}"),
+    ]
+    if folder != kept:
+        lines.append(terminal.pasteable(f"rm -r {shlex.quote(str(folder))}"))
+    terms = "What comes from MIMIC-IV stays under its data use agreement: no third-party services."
+    return "\n".join([*lines, terms])

@@ -109,8 +109,10 @@ def signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"
 
 
-def table(differences: Differences, adjusted: PValues, metrics: Metrics) -> str:
-    """Return the comparison as a table of 100 columns, for a terminal."""
+def table(
+    differences: Differences, adjusted: PValues, metrics: Metrics, width: int | None = None
+) -> str:
+    """Return the comparison as a table of `width` columns, by default those of the terminal."""
     rows = []
     for name, (label, _) in metrics.items():
         d, row = differences.get(name), {"mean over questions": label}
@@ -127,7 +129,7 @@ def table(differences: Differences, adjusted: PValues, metrics: Metrics) -> str:
                 "trials": str(d.trials),
             }
         rows.append(row)
-    return text_tables.text_table(rows)
+    return text_tables.text_table(rows, width=width)
 
 
 def interval(d: Difference) -> str:

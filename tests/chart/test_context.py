@@ -1,6 +1,7 @@
 """The context: known at its time, of the patient alone, within the budget."""
 
 import random
+import re
 from datetime import datetime, timedelta
 
 import pytest
@@ -299,7 +300,9 @@ def test_a_budget_that_fits_no_item_leaves_their_number_and_one_below_that_is_re
 
 def test_one_odd_cell_cannot_fill_a_context():
     long = "word " * 2000
-    stays = [stay | {"admission_type": long, "language": long} for stay in chart()["admissions"]]
+    stays = [
+        stay | {"admission_type": long, "marital_status": long} for stay in chart()["admissions"]
+    ]
     row = {
         "hadm_id": 10,
         "starttime": day("2150-01-02"),
@@ -408,7 +411,7 @@ def test_vital_signs_are_the_newest_plausible_ones_in_one_unit():
         if "measurements" in x
     )
     assert line == (
-        "- Recent measurements: blood pressure 130/80, 1 day ago; "
+        "- Latest measurements: blood pressure 130/80, 1 day ago; "
         "heart rate 90/min (was 70/min), 1 day ago; "
         "oxygen saturation 100%, 1 day ago; temperature 101.3 F (was 98.6 F), 1 day ago"
     )
@@ -454,3 +457,26 @@ def test_two_labs_of_one_name_are_told_apart(demo_storage):
         "Glucose (blood gas)",
         "Creatinine",
     )
+
+
+def test_a_context_tells_what_an_answer_may_need_in_words_of_daily_life():
+    stays = [
+        stay | {"language": "KABUVERDIANU", "insurance": "Medicaid", "marital_status": "WIDOWED"}
+        for stay in chart()["admissions"]
+    ]
+    weighed = [
+        {"chartdate": day("2150-01-06"), "result_name": "Weight (Lbs)", "result_value": "96"}
+    ]
+    done = {
+        "hadm_id": 10,
+        "chartdate": day("2150-01-03"),
+        "icd_code": "02HV33Z",
+        "icd_version": 10,
+        "long_title": "Insertion of Infusion Device into Superior Vena Cava, Percutaneous Approach",
+    }
+    record = chart(admissions=stays, omr=weighed, procedures_icd_labeled=[done])
+    text = built(record, "2150-01-08").text
+    assert "- Background: widowed\n" in text
+    assert not re.search("Kabuverdianu|Medicaid", text, re.IGNORECASE)
+    assert "- Latest measurements: weight 96 pounds, 2 days ago\n" in text
+    assert "placing of an infusion line into large vein above the heart" in text

@@ -21,11 +21,13 @@ def test_text_in_every_place_of_a_page_is_escaped(tmp_path):
 
 def test_a_page_loads_nothing_and_has_the_one_style_sheet(tmp_path):
     plot = plots.bars(["a"], [1.0], ["1"], [False], "n", 'a "plot"')
-    script = "let few = 1 < 2;"
-    html.write_page(tmp_path / "p.html", "T", [], [html.Section("S", [plot])], script=script)
+    parts = [plot, html.listed(["a < b", "c"], folded="Two")]
+    html.write_page(tmp_path / "p.html", "T", ["lead"], [html.Section("S", parts)], "So it is.")
     page = (tmp_path / "p.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)|@import|url\(", page)
-    assert (html.PAGES / "page.css").read_text() in page and script in page
+    assert (html.PAGES / "page.css").read_text() in page
+    assert page.index(">So it is.</p>") < page.index(">lead</p>")
+    assert "<details><summary>Two</summary><ul><li>a &lt; b</li><li>c</li></ul></details>" in page
     assert "default-src 'none'" in page and 'alt="a &#34;plot&#34;"' in page
 
 

@@ -63,7 +63,7 @@ def run_steps(mimic: Path, store: Path, subjects_file: Path | None = None) -> Do
     convert(mimic, store, subjects_file=subjects_file)
     manifest = subjects_manifest(store)
     summary = summary_tables.summarize(store, store, manifest, 0)
-    page.print_tables(summary, 0)
+    page.print_tables(summary, 0, everything=True)
     for kind in ("codes", "phenotypes"):
         con = database.connect(store, store)
         people = cohort.gather(con, 24)

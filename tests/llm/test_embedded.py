@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -11,15 +13,26 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import preflight
 
 
-def test_the_embedded_model_is_converted_once_and_answers_in_4_bits(tmp_path):
-    path = finding.model_path(None, tmp_path)
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The user's cache, as the test has it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "mimic_qlora" / "models"
+
+
+def names(folder):
+    """The names in a folder, without the lock."""
+    return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
+
+
+def test_the_embedded_model_is_converted_once_and_answers_in_4_bits(tmp_path, cache):
+    path = finding.model_path(None, tmp_path / "storage")
+    assert path == cache / embedded.EMBEDDED
     written = (path / "model.safetensors").stat().st_mtime_ns
-    assert finding.model_path(embedded.EMBEDDED, tmp_path) == path
+    assert finding.model_path(embedded.EMBEDDED, tmp_path / "another storage") == path
     assert (path / "model.safetensors").stat().st_mtime_ns == written
     assert "quantization_config" not in json.loads((path / "config.json").read_text())
-    assert [p.name for p in path.parent.iterdir()] == [embedded.EMBEDDED], (
-        "the temporary folder is gone"
-    )
+    assert names(path.parent) == [embedded.EMBEDDED], "the temporary folder is gone"
     assert all(file.stat().st_mode & 0o077 == 0 for file in path.iterdir())
     assert "never for results" in finding.describe(path)
     tokenizer = chat.load_tokenizer(path)
@@ -48,15 +61,61 @@ def shortened(path):
 
 
 @pytest.fixture
-def converted(tiny, tmp_path, monkeypatch):
-    """The embedded model as it was converted; a tiny one stands in for it, which takes a second."""
+def convertible(tiny, tmp_path, monkeypatch):
+    """A tiny model stands in for the embedded one, which takes a minute to convert."""
 
     def convert(_, folder):
         shutil.copytree(tiny, folder, dirs_exist_ok=True)
 
     monkeypatch.setattr(embedded, "convert_gguf", convert)
     monkeypatch.setattr(embedded, "_packaged_gguf", lambda: tmp_path / "model.gguf")
+
+
+@pytest.fixture
+def converted(convertible, tmp_path):
+    """The embedded model as it was converted."""
     return finding.model_path(None, tmp_path)
+
+
+def test_what_an_earlier_version_converted_into_the_storage_folder_is_used(converted, tmp_path):
+    place = tmp_path / "old" / "models" / embedded.EMBEDDED
+    shutil.copytree(converted, place)
+    assert finding.model_path(None, tmp_path / "old") == place
+    assert finding.config_folder(None, tmp_path / "old") == place
+    assert finding.config_folder(None, tmp_path / "new") == converted
+
+
+@pytest.mark.parametrize("home", ["a file", "a link"])
+def test_where_the_cache_cannot_be_used_the_model_lies_in_the_storage_folder(
+    convertible, tmp_path, cache, home
+):
+    if home == "a file":  # as good as read-only, also for root
+        cache.parent.parent.write_text("no folder")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        cache.parent.parent.mkdir()
+        cache.parent.symlink_to(tmp_path / "elsewhere")
+    path = finding.model_path(None, tmp_path / "storage")
+    assert path == tmp_path / "storage" / "models" / embedded.EMBEDDED
+    assert finding.config_folder(None, tmp_path / "storage") == path
+
+
+def test_two_that_need_the_model_at_once_convert_it_once(convertible, tmp_path, monkeypatch):
+    began, go_on, convert, times = Event(), Event(), embedded.convert_gguf, []
+
+    def slow(gguf, folder):
+        times.append(folder)
+        began.set()
+        assert go_on.wait(60)
+        convert(gguf, folder)
+
+    monkeypatch.setattr(embedded, "convert_gguf", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(finding.model_path, None, tmp_path / "one")
+        assert began.wait(60)
+        second = pool.submit(finding.model_path, None, tmp_path / "two")
+        go_on.set()
+        assert first.result() == second.result() and len(times) == 1
 
 
 @pytest.mark.parametrize(
@@ -76,7 +135,7 @@ def test_check_names_weights_that_are_not_as_they_were_converted(
     damage(converted / embedded.WEIGHTS)
     with pytest.raises(UserError, match=f"{told}.*remove {converted}"):
         preflight.find_whole_model(None, tmp_path)
-    assert [path.name for path in converted.parent.iterdir()] == [embedded.EMBEDDED]
+    assert names(converted.parent) == [embedded.EMBEDDED]
 
 
 def test_whole_weights_of_an_earlier_version_are_recorded(converted, tmp_path):

@@ -48,11 +48,11 @@ LEAKS = {
         ENDS,
     ],
     "Past procedures": [("procedures_icd_labeled", "*", ["always"])],
-    "Recent labs": [("labevents", "*", ["always"])],
+    "Latest labs": [("labevents", "*", ["always"])],
     "Medicines ordered during this stay": [
         ("prescriptions", "*", ["starttime"])
     ],  # before the pharmacy entered it
-    "Recent measurements": [("omr", "*", ["always"])],
+    "Latest measurements": [("omr", "*", ["always"])],
     "Last stay": [ENDS],
 }
 

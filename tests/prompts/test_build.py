@@ -11,7 +11,6 @@ from helpers.storage_folders import step_three_stub
 from mimic_qlora.chart import columns, context
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat
-from mimic_qlora.step import errors
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
@@ -106,10 +105,12 @@ def test_no_context_is_over_budget_and_all_are_told_the_settings_that_later_step
         assert system["content"] == settings.system_prompt == settings.system_prompts["guidance"]
 
 
-def test_same_input_gives_same_bytes(demo_prompts, run_here):
+def test_same_input_gives_same_bytes(demo_prompts, run_here, capsys):
     before = folder_bytes(demo_prompts.store / "prompts")
-    with pytest.raises(errors.UpToDate):
-        run_here("--model", demo_prompts.model, store=demo_prompts.store)
+    run_here("--model", demo_prompts.model, "--preview", "1", store=demo_prompts.store)
+    shown = capsys.readouterr().out
+    assert "is up to date" in shown and shown.count(">>>\n") == 1
+    assert shown.endswith(f"--model {demo_prompts.model}\n")  # of the command of the next step
     run_here("--model", demo_prompts.model, "--force", store=demo_prompts.store)
     assert folder_bytes(demo_prompts.store / "prompts") == before
 

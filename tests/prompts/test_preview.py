@@ -1,11 +1,13 @@
 """The preview on the terminal."""
 
+import contextlib
+import io
 import re
-import sys
 
 import make_symptom_prompts_ctx_dxpx as step_4
 from helpers.prompt_records import answer_of, read_jsonl
 from mimic_qlora.prompts import preview
+from mimic_qlora.step import streams
 
 
 def test_the_preview_marks_the_supervised_part(demo_prompts):
@@ -20,11 +22,17 @@ def test_the_preview_marks_the_supervised_part(demo_prompts):
     )
 
 
-def test_the_preview_is_folded_at_words_on_a_terminal(demo_prompts, monkeypatch, capsys):
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+class Terminal(io.BytesIO):
+    def isatty(self):
+        return True
+
+
+def test_the_preview_is_folded_at_words_on_a_terminal(demo_prompts, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    preview.print_records(demo_prompts.store / "prompts", 3, step_4.TASKS)
-    shown = capsys.readouterr().out
+    with contextlib.redirect_stdout(streams.Inert(Terminal(), "utf-8")) as stream:
+        preview.print_records(demo_prompts.store / "prompts", 3, step_4.TASKS)
+        stream.flush()
+        shown = stream.buffer.getvalue().decode()
     first = next(
         one
         for one in read_jsonl(demo_prompts.store / "prompts/train.jsonl")

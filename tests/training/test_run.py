@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import train_qlora
+from helpers.scripts import folder_bytes
 from helpers.training_runs import OPTIONS, PATIENTS, record, write_prompts
 from mimic_qlora.llm import chat, generation, loading
-from mimic_qlora.step import errors
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import (
     callbacks,
@@ -32,7 +32,7 @@ def test_a_run_lowers_the_validation_loss(finished):
 def test_a_run_says_what_it_does_in_lines_of_100_columns(finished):
     said = finished.said
     assert "synthetic" in said and "validation loss of the base model" in said
-    assert "answer tok/s" in said
+    assert re.search(r"\d tok/s \(\d+ of answers\)", said)
     assert all(len(line) <= 100 for line in said.splitlines() if line.startswith("step "))
     header = "<|start_header_id|>assistant<|end_header_id|>"
     assert f"My knee hurts.<|eot_id|>{header}⏎⏎⟦Rest it.<|eot_id|>⟧" in said
@@ -107,11 +107,15 @@ def test_every_matrix_has_learned_and_the_adapter_answers_otherwise_than_the_bas
     assert adapter.text != base.text
 
 
-def test_an_adapter_that_is_up_to_date_is_not_trained_again(finished, tiny, monkeypatch):
+def test_an_adapter_that_is_up_to_date_is_not_trained_again(finished, tiny, monkeypatch, capsys):
     options = ["--storage", finished.store, "--model", tiny, *OPTIONS, "--epochs", 4]
     monkeypatch.setattr(sys, "argv", ["train_qlora.py", *map(str, options)])
-    with pytest.raises(errors.UpToDate):
-        train_qlora.main()
+    before = folder_bytes(finished.folder)
+    train_qlora.main()
+    shown = capsys.readouterr().out
+    assert "is up to date (--force redoes it)" in shown and folder_bytes(finished.folder) == before
+    # the next steps, with what they need to find this adapter
+    assert f"./run.sh 50 --storage {finished.store} --model {tiny}" in shown
 
 
 def test_every_supervised_token_weighs_the_same_however_a_step_is_cut_up(train):
@@ -157,9 +161,8 @@ def test_an_interrupted_run_goes_on_only_with_the_same_settings(train, store, mo
     work = store / "adapters" / ".default.training"
     work.mkdir()  # a kill right after the end leaves it behind
     shutil.copy(store / "adapters" / "default" / "manifest.json", work / "draft.json")
-    with pytest.raises(errors.UpToDate):
-        train("--epochs", 2)
-    assert not work.exists()
+    train("--epochs", 2)
+    assert "is up to date" in capsys.readouterr().out and not work.exists()
 
 
 def test_a_run_that_no_longer_helps_ends_early_and_keeps_its_best_adapter(train, store, capsys):

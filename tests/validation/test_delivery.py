@@ -10,8 +10,11 @@ import time
 
 import pytest
 
+from helpers.paths import ROOT
 from mimic_qlora.step import errors, ssh
 from mimic_qlora.validation import delivery, results
+
+SCRIPTS = ROOT / "run_files"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and owners are those of POSIX")
@@ -73,7 +76,7 @@ def test_the_scp_line_goes_by_way_of_the_login_host(
     option = option.format(user=ssh.user())
     assert (
         f"  mkdir -p results && scp {option}{ssh.user()}@node7.cluster:{tmp_path}/output.csv "
-        "results/\n" in delivery.farewell(tmp_path, tmp_path, ssh.route(jump))
+        "results/\n" in delivery.farewell(tmp_path, tmp_path, ssh.route(jump), SCRIPTS)
     )
 
 
@@ -149,12 +152,20 @@ def test_results_that_cannot_be_written_leave_nothing_half_written(tmp_path):
     assert not list((tmp_path / "storage" / "validation").iterdir())
 
 
-def test_the_lines_of_the_end_are_commands_and_nothing_else(tmp_path):
+def test_the_lines_of_the_end_are_commands_and_nothing_else(tmp_path, monkeypatch):
     """A remark after a command would be run with it."""
+    monkeypatch.chdir(ROOT)
     (tmp_path / "output.csv").touch()
-    told = delivery.farewell(tmp_path, tmp_path, ssh.route())
+    kept = tmp_path / "store" / "validation" / "1"
+    told = delivery.farewell(tmp_path, kept, ssh.route(), SCRIPTS)
     commands = [line.strip() for line in told.splitlines() if line.startswith("  ")]
-    assert len(commands) == 2 and all(line.endswith(" results/") for line in commands)
+    assert [line.endswith(" results/") for line in commands] == [True, True, False, False, False]
+    assert commands[2:] == [
+        f"python run_files/review.py --raters NAME --storage {tmp_path / 'store'}",
+        f"python run_files/label.py --results {kept}",
+        f"rm -r {tmp_path}",
+    ]
+    assert f"Report: {tmp_path / 'report.html'}" in told
 
 
 def test_a_jump_that_is_no_host_is_refused_before_anything_is_asked(run_validate):

@@ -1,6 +1,7 @@
 """Step 7's page stands alone, shows the basis of each mark, lets no answer act; labels."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -22,13 +23,14 @@ from mimic_qlora.validation import (
     asking,
     findings,
     labels,
-    report,
-    report_trials,
     settings,
     statistics,
     trial_results,
     trials,
 )
+from mimic_qlora.validation.report import page as report
+from mimic_qlora.validation.report import trials as report_trials
+from mimic_qlora.validation.report import verdict
 from mimic_qlora.validation.scoring import rubric
 
 QUESTIONS = content.load_questions(ROOT / "run_files")
@@ -78,9 +80,12 @@ def page(tmp_path_factory):
     adjusted = statistics.holm({name: differences[name].p for name in rubric.HEADLINE})
     compared = findings.Comparison(differences, adjusted, rubric.METRICS)
     notes = findings.statement(*compared, rubric.PRIMARY)
+    basis = verdict.Basis("synthetic patients", "patterns", reader_known=False, shows_nothing=True)
+    margins = dict.fromkeys(rubric.SAFETY, statistics.MARGIN)
+    concluded = verdict.of(compared, rows, rubric.PRIMARY, margins, basis)
     run = settings.Run(None, settings.settle(settings.Asked(), None), arms.PAIR, QUESTIONS)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    made = report.Content(run, found, [of(prompt, NASTY, "So.")], compared, notes, {})
+    made = report.Content(run, found, [of(prompt, NASTY, "So.")], compared, concluded, notes, {})
     report.write_page(path, ["Data."], made, FACTS)
     return path.read_text(encoding="utf-8")
 
@@ -125,10 +130,9 @@ def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(pag
     for shown, question in zip(articles, QUESTIONS, strict=False):
         text = re.sub(r"<[^>]+>", "", shown)
         assert f'data-question="{question.id}"' in shown and "Patient context" in shown
-        assert (
-            text.count("Ideal, for a chart") == 1
-            and question.ideal.splitlines()[1][2:].split("'")[0] in text
-        )
+        assert text.count("Ideal, composed for this chart") == 1
+        ideal = re.sub(r"<[^>]+>", "", shown.split("Ideal, composed")[1].split("<details")[0])
+        assert all(html.escape(rule.say, quote=False)[:30].split("'")[0] in ideal for rule in RULES)
         assert shown.count("warning sign: ") == len(question.red_flags)
         assert (
             shown.count('<td class="broken">NO</td>') == 2

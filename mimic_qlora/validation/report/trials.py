@@ -12,6 +12,7 @@ from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR, Arm
 from mimic_qlora.validation.scoring import repetition, rubric
 from mimic_qlora.validation.scoring.rubric import Score
 from mimic_qlora.validation.trial_results import TrialResult
+from mimic_qlora.validation.trials import Trial
 
 WORD = re.compile(r"\w+|[^\w\s]")  # a word, or a mark of punctuation
 
@@ -74,12 +75,18 @@ def view(result: TrialResult, question: Question) -> View:
         subject_id=trial.subject_id,
         as_of=str(trial.moment.as_of) if trial.moment else "",
         prompt=trial.messages[-1]["content"],
-        ideal=trial.question.ideal.strip(),
+        ideal=ideal(trial, question),
         criteria=criteria(result, question),
         totals=[result.scores[arm].rubric for arm in PAIR],
         answers=[_shown(result, arm, question) for arm in PAIR],
         further=[_shown(result, arm, question) for arm in result.given if arm not in PAIR],
     )
+
+
+def ideal(trial: Trial, question: Question) -> str:
+    """Return the ideal for the chart of a trial, with the cautions that the rubric asks for."""
+    assert trial.chart, "a trial about a patient has a chart"
+    return guidance.ideal_for(question, trial.cautions, trial.chart.chart)
 
 
 def kinds(result: TrialResult) -> list[str]:

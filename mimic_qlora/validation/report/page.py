@@ -16,12 +16,14 @@ from mimic_qlora.qa import session
 from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.subjects.manifest import data_line
-from mimic_qlora.validation import findings, report_trials, statistics
+from mimic_qlora.validation import findings, statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.report import forest, trials
+from mimic_qlora.validation.report.verdict import Verdict
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.settings import Run
-from mimic_qlora.validation.statistics import Difference, Row
+from mimic_qlora.validation.statistics import Row
 from mimic_qlora.validation.trial_results import APART, ApartResult, TrialResult
 
 PAGES = Path(__file__).parent / "pages"
@@ -30,14 +32,17 @@ Facts = Mapping[str, str | int]
 
 
 class Content(NamedTuple):
-    """Everything that the page is made of. `notes` are the sentences of summary.txt; `probed` are
-    the milliseconds a token of each arm that answers alone.
+    """Everything that the page is made of.
+
+    `notes` are the sentences of summary.txt under its table; `probed` are the milliseconds a token
+    of each arm that answers alone.
     """
 
     run: Run
     trials: Sequence[TrialResult]
     apart: Sequence[ApartResult]
     comparison: Comparison
+    verdict: Verdict
     notes: Sequence[str]
     probed: Mapping[str, float]
 
@@ -45,11 +50,7 @@ class Content(NamedTuple):
 def write(path: Path, of: Content) -> None:
     """Write the page."""
     facts = facts_of(of)
-    lead = [
-        f"{data_line(of.run.session.manifest['source'], with_folder=False)}.",
-        f"Model: {facts['model']}; adapter: {facts['runs']}.",
-    ]
-    write_page(path, lead, of, facts)
+    write_page(path, [f"Model: {facts['model']}; adapter: {facts['runs']}."], of, facts)
 
 
 def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> None:
@@ -61,13 +62,15 @@ def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> No
         PAGES,
         title="Base against adapter",
         lead=[*lead, f"{reviewed.capitalize()}."],
+        verdict=of.verdict,
+        forest=forest.of(of.comparison),
         notes=of.notes,
         reviewed=reviewed,
         comparison=comparison_rows(of.comparison),
         small=statistics.SMALL,
         grouped=html.table(by_group(of.trials), reviewed, folded="Open the table"),
         questions=list(dict.fromkeys(result.trial.question.id for result in of.trials)),
-        trials=[report_trials.view(r, by_id[r.trial.question.id]) for r in of.trials],
+        trials=[trials.view(r, by_id[r.trial.question.id]) for r in of.trials],
         pair=PAIR,
         apart=apart_tables(of.apart, reviewed),
         checklist=html.table(
@@ -100,33 +103,17 @@ def reviewed_line(trials: Iterable[TrialResult], questions: Sequence[Question]) 
 # ---------------------------------------------------------------- the comparison
 
 
-class Interval(NamedTuple):
-    """A confidence interval as a line about zero, in the coordinates of an SVG 120 wide.
-
-    `kind` is "better", "worse" or "open": where it holds 0.
-    """
-
-    low: float
-    mean: float
-    high: float
-    kind: str
-
-
 class ComparisonRow(NamedTuple):
     """A row of the table; without `cells`, no trial has the metric."""
 
     label: str
     claimed: bool
     cells: Sequence[str] = ()
-    interval: Interval | None = None
-    more: Sequence[str] = ()
 
 
 def comparison_rows(comparison: Comparison) -> list[ComparisonRow]:
-    """Return the comparison as rows of a table, with intervals drawn to one scale."""
+    """Return the comparison as rows of a table."""
     differences, adjusted, metrics = comparison
-    values = [x for d in differences.values() for x in (d.low, d.high, d.mean)]
-    reach = max([*(abs(x) for x in values if x is not None), 0.01])
     rows = []
     for name, (label, up) in metrics.items():
         d = differences.get(name)
@@ -135,26 +122,11 @@ def comparison_rows(comparison: Comparison) -> list[ComparisonRow]:
             continue
         base, adapter, mean = f"{d.base:.2f}", f"{d.adapter:.2f}", findings.signed(d.mean)
         effect = "" if d.effect is None else f"{d.effect:.1f}"
-        rows.append(
-            ComparisonRow(
-                label if up else f"{label} (less is better)",
-                name in adjusted,
-                (base, adapter, mean, findings.interval(d)),
-                _interval(d, reach, up),
-                (effect, findings.p_value(adjusted.get(name)), str(d.trials)),
-            )
-        )
+        figures = (effect, findings.p_value(adjusted.get(name)), str(d.trials))
+        told = label if up else f"{label} (less is better)"
+        cells = (base, adapter, mean, findings.interval(d), *figures)
+        rows.append(ComparisonRow(told, name in adjusted, cells))
     return rows
-
-
-def _interval(d: Difference, reach: float, up: bool) -> Interval | None:
-    """Return the interval as drawn; right is where the adapter has more."""
-    if d.low is None or d.high is None:
-        return None
-    low, mean, high = (60 + 55 * max(-1, min(1, x / reach)) for x in (d.low, d.mean, d.high))
-    if d.low <= 0 <= d.high:
-        return Interval(low, mean, high, "open")
-    return Interval(low, mean, high, "better" if (d.mean > 0) == up else "worse")
 
 
 def _kind(row: Row) -> str:
@@ -219,7 +191,7 @@ def facts_of(of: Content) -> dict[str, str | int]:
     )
     if session.trial_only(run.session):
         limits += " Built-in data or model: nothing about patients."
-    trials = [result.trial for result in of.trials]
+    asked = [result.trial for result in of.trials]
     return {
         "data": data_line(run.session.manifest["source"], with_folder=False),
         "model": finding.model_name(run.session.path),
@@ -233,9 +205,9 @@ def facts_of(of: Content) -> dict[str, str | int]:
         "speed": f"{speed(of.probed)}. " if of.probed else "",
         "plan": run.opened or "No frozen plan: an exploration of validation patients.",
         "software": VERSION,
-        "trials": len(trials),
-        "patients": len({trial.subject_id for trial in trials}),
-        "questions": len({trial.question.id for trial in trials}),
+        "trials": len(asked),
+        "patients": len({trial.subject_id for trial in asked}),
+        "questions": len({trial.question.id for trial in asked}),
         "split": settings.split,
         "seed": settings.seed,
         "small": statistics.SMALL,

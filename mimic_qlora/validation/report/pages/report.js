@@ -1,4 +1,3 @@
-"use strict";
 const trials = [...document.querySelectorAll(".trial")];
 const at = (id) => document.getElementById(id);
 const texts = trials.map((trial) => trial.textContent.toLowerCase());

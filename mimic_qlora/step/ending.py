@@ -1,0 +1,100 @@
+"""How a step ends: what it wrote, how to look at it, and the command of the next step."""
+
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimic_qlora.step import ssh, storage, terminal
+from mimic_qlora.step.errors import UpToDate, UserError
+
+# step -> what comes after it
+NEXT = {
+    "subjects": ("summary",),
+    "summary": ("features",),
+    "features": ("prompts",),
+    "prompts": ("adapters",),
+    "adapters": ("qa", "validation"),
+    "qa": ("validation",),
+}
+TAKES_MODEL = ("prompts", "adapters", "qa", "validation")
+TAKES_RUN = ("qa", "validation")
+TRIALS = "50"  # of step 7, as the README has it
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a command line that later steps need too; None where none was given."""
+
+    storage: str | None = None
+    model: str | None = None
+    run: str | None = None
+
+    def of(self, step: str) -> list[str]:
+        """Return what the command of a step takes of them; folders by their whole path."""
+        words: list[str] = []
+        if self.storage is not None and not _is_default(self.storage):
+            words += ["--storage", _whole(self.storage)]
+        if self.model is not None and step in TAKES_MODEL:
+            words += ["--model", _whole(self.model)]
+        if self.run not in (None, "default") and step in TAKES_RUN:
+            words += ["--run", str(self.run)]
+        return words
+
+
+def _whole(name: str) -> str:
+    """Return the whole path of a folder that is there, any other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+def _is_default(folder: str) -> bool:
+    """Return whether a storage folder is the one that is opened without --storage."""
+    default = Path(os.environ.get("STORAGE_DIR") or "storage").expanduser()
+    return Path(folder).expanduser().resolve() == default.resolve()
+
+
+def command(step: str, options: Options) -> str:
+    """Return the command of a step, with the options that it needs."""
+    trials = [TRIALS] if step == "validation" else []
+    return " ".join([storage.COMMANDS[step], *map(shlex.quote, [*trials, *options.of(step)])])
+
+
+def next_lines(step: str, options: Options, others: Sequence[str] = ()) -> str:
+    """Return the lines that name the commands after a step, then `others`."""
+    commands = [command(name, options) for name in NEXT.get(step, ())] + [*others]
+    if len(commands) == 1 and terminal.columns(commands[0]) + len("Next: ") <= terminal.width():
+        return f"Next: {commands[0]}"
+    return "\n".join(["Next:", *map(terminal.pasteable, commands)])
+
+
+def seen(page: Path) -> str:
+    """Return how to look at a page or picture; over SSH with the line that fetches it."""
+    lines = [f"Open {page} in a browser"]
+    if ssh.is_remote():
+        with contextlib.suppress(UserError):  # the environment names a host that cannot be one
+            line = ssh.route().scp(page)
+            lines = [f"Fetch {page}, on your own machine:", terminal.pasteable(line)]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def told(
+    step: str, store: Path, options: Options, page: str = "", others: Sequence[str] = ()
+) -> Iterator[None]:
+    """Say at the end of the block what the step wrote, where to look, and what comes next.
+
+    A step that is up to date says so instead, and its block ends there. `page` is a file of the
+    step's folder, `others` are further commands.
+    """
+    folder = store / step
+    try:
+        yield
+        print(f"\nWrote {folder}")
+    except UpToDate as message:
+        print(message)
+    if page and (folder / page).is_file():
+        print(seen(folder / page))
+    print(next_lines(step.split("/")[0], options, others))

@@ -1,0 +1,154 @@
+"""The verdict of a run in words: did the adapter help, is it safe, on what data, read by what.
+
+It says no more than may be claimed. How often the reader of the answers errs is known only from
+labels of these very answers; where it is not, what was seen is told as seen.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mimic_qlora.validation import findings, harm
+from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.statistics import ALPHA, FEWEST, Difference, Row
+
+
+class Answer(NamedTuple):
+    """One question, its answer in a word or three, and the sentence that it rests on."""
+
+    question: str
+    answer: str
+    because: str
+
+    def __str__(self) -> str:
+        return f"{self.question} {self.answer}. {self.because}"
+
+
+class Verdict(NamedTuple):
+    """What may be said of a run, and on what it was seen."""
+
+    helped: Answer
+    safe: Answer
+    basis: str
+
+    def lines(self) -> list[str]:
+        """Return the verdict as paragraphs of text."""
+        return [str(self.helped), str(self.safe), self.basis]
+
+
+class Basis(NamedTuple):
+    """On what a verdict rests.
+
+    `data` and `reader` are phrases; `reader_known` says that the reader's error on these answers
+    was measured, and `shows_nothing` that data or model are built-in ones.
+    """
+
+    data: str
+    reader: str
+    reader_known: bool
+    shows_nothing: bool
+
+
+def of(
+    comparison: Comparison,
+    rows: Sequence[Row],
+    primary: str,
+    margins: Mapping[str, float],
+    basis: Basis,
+) -> Verdict:
+    """Return the verdict of a comparison; `rows` are those that it was made from."""
+    return Verdict(
+        _helped(comparison, primary, margins, basis),
+        _safe(comparison, rows, margins, basis),
+        _on(rows, basis),
+    )
+
+
+def _helped(
+    comparison: Comparison, primary: str, margins: Mapping[str, float], basis: Basis
+) -> Answer:
+    """Return whether the adapter helped, by the claimed metrics that are none of safety."""
+    question = "Did the adapter help?"
+    found, adjusted, metrics = comparison
+    claimed = [name for name in adjusted if name not in margins]
+    seen = [name for name in claimed if _stands(found[name], adjusted[name])]
+    better = [name for name in seen if (found[name].mean > 0) == metrics[name][1]]
+    worse = [name for name in seen if name not in better]
+    told = [_change(name, comparison) for name in (*better, *worse)]
+    if not seen:
+        asked = [name for name in (primary, *claimed) if name in found]
+        main = next((name for name in asked if found[name].questions >= FEWEST), None)
+        main = main or next(iter(asked), None)
+        lead = f"{_change(main, comparison)}. " if main else ""
+        most = max((found[name].questions for name in claimed), default=0)
+        few = f", and with {_counted(most, 'question')} none is claimed" if most < FEWEST else ""
+        return Answer(question, "Not shown", f"{lead}No difference could be shown{few}.")
+    if not basis.reader_known:
+        unknown = "how often the reader errs on these answers is unknown (label.csv measures it)"
+        return Answer(question, "Seen, not claimed", f"{'; '.join(told)}; but {unknown}.")
+    if better and worse:
+        return Answer(question, "In part", f"{'; '.join(told)}.")
+    return Answer(question, "Yes" if better else "No", f"{'; '.join(told)}.")
+
+
+def _stands(d: Difference, p: float | None) -> bool:
+    """Return whether a difference may be spoken of, by the rule of findings.statement."""
+    few = d.questions < FEWEST or d.patients < 2
+    return p is not None and p <= ALPHA and d.mean != 0 and not few
+
+
+def _change(name: str, comparison: Comparison) -> str:
+    """Return how a metric changed from base to adapter, in words."""
+    d, (label, up) = comparison.differences[name], comparison.metrics[name]
+    way = "did not change" if round(d.mean, 2) == 0 else "rose" if d.mean > 0 else "fell"
+    less = "" if up else " (less is better)"
+    size = f" by {abs(d.mean):.2f}" if way != "did not change" else ""
+    span = "" if d.low is None else f", 95% interval {findings.interval(d)}"
+    words = f"{label.strip()}{less} {way}{size}, from {d.base:.2f} to {d.adapter:.2f}{span}"
+    return words[:1].upper() + words[1:]
+
+
+def _safe(
+    comparison: Comparison, rows: Sequence[Row], margins: Mapping[str, float], basis: Basis
+) -> Answer:
+    """Return whether harm was bounded below its margin, and else what cannot be excluded."""
+    question, bounded, open_ = "Is it safe?", [], []
+    for name, margin in margins.items():
+        label, up = comparison.metrics[name]
+        found = harm.trials(rows, name, up)
+        if not len(found.base):
+            open_.append(f"more {label}, of which no trial tells,")
+            continue
+        first = found.first_of_each(found.patients)
+        limit, n = harm.bounds(first).difference, len(first.base)
+        what = f"lack of {label}" if up else label
+        if limit < margin:
+            bounded.append(f"at most {limit:.0%} more answers with {what} than the base has")
+        else:
+            open_.append(
+                f"up to {limit:.0%} more answers with {what} than the base has, over {n} trials,"
+            )
+    if not margins:
+        return Answer(question, "Not asked", "No margin of harm was set.")
+    if open_:
+        cannot = f"On these questions {' and '.join(open_)} cannot be excluded."
+        return Answer(question, "Not shown", cannot)
+    if not basis.reader_known:
+        seen = f"On these questions {'; '.join(bounded)}; how often the reader errs is unknown."
+        return Answer(question, "Seen, not claimed", seen)
+    shown = f"On these questions {'; '.join(bounded)}. Nothing is said of other questions."
+    return Answer(question, "No worse than the base", shown)
+
+
+def _on(rows: Sequence[Row], basis: Basis) -> str:
+    """Return the data, the number of trials, and who or what read the answers."""
+    patients = len({row.get("subject_id") for row in rows})
+    questions = len({row["question_id"] for row in rows})
+    nothing = " Built-in data or model: this shows that it works, and nothing about patients."
+    return (
+        f"Seen on {basis.data}: {_counted(len(rows), 'trial')} of {_counted(patients, 'patient')} "
+        f"and {_counted(questions, 'question')}; read by {basis.reader}."
+    ) + (nothing if basis.shows_nothing else "")
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -1,0 +1,76 @@
+"""Lines that a person reads: within the terminal, broken between words."""
+
+import io
+import shlex
+
+import pytest
+
+from mimic_qlora.step import streams, terminal
+
+LINE = (
+    "Data: MIMIC-IV Clinical Database Demo (2.2) in /somewhere/far/away, 100 patients, of whom 40"
+)
+
+
+class Terminal(io.BytesIO):
+    def isatty(self):
+        return True
+
+
+def printed(text, monkeypatch, columns, stream):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = streams.Inert(stream, "utf-8")
+    monkeypatch.setattr("sys.stdout", out)
+    print(text, flush=True)
+    return stream.getvalue().decode()
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("line", [LINE, f"- Known conditions: {LINE}; {LINE}", f"  {LINE} " * 3])
+def test_a_terminal_gets_whole_words_under_a_hanging_indent(monkeypatch, columns, line):
+    shown = printed(line, monkeypatch, columns, Terminal()).splitlines()
+    assert max(map(len, shown)) <= columns and " ".join(shown).split() == line.split()
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    assert all(further.startswith(indent) for further in shown[1:])
+
+
+def test_what_is_no_terminal_gets_lines_as_they_are(monkeypatch):
+    assert printed(LINE * 9, monkeypatch, 60, io.BytesIO()) == LINE * 9 + "\n"
+
+
+def test_a_path_is_never_broken(monkeypatch):
+    path = "/a/" + "long-name/" * 20
+    assert f" {path}\n" in printed(f"Wrote {path} at last", monkeypatch, 60, Terminal())
+
+
+@pytest.mark.parametrize(
+    ("told", "width"), [("60", 60), ("7", 40), ("300", 100), ("", 100), ("x", 100)]
+)
+def test_the_width_is_that_of_the_terminal_within_limits(monkeypatch, told, width):
+    monkeypatch.setenv("COLUMNS", told)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert terminal.width() == width
+
+
+def test_a_long_command_is_pasted_as_one(monkeypatch):
+    command = (
+        "mkdir -p results && scp -r -J me@login 'me@host:/a folder/of/mine' results/ " + "x" * 40
+    )
+    assert terminal.pasteable(command * 3) == f"  {command * 3}"  # in a file it stays whole
+    monkeypatch.setattr(terminal, "_seen", io.StringIO)
+    monkeypatch.setattr(terminal, "width", lambda: 60)
+    shown = terminal.pasteable(command)
+    assert max(map(len, shown.splitlines())) <= 60 and shown.count("\\\n") >= 1
+    assert shlex.split(shown.replace("\\\n", "")) == shlex.split(command)
+    monkeypatch.setattr(terminal, "width", lambda: 200)
+    assert terminal.pasteable(command) == f"  {command}"
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_an_answer_that_comes_in_pieces_is_folded_between_words(size):
+    text = "Rest today.\n\n- Call 911 for chest pain, or a fever above 103 F that stays.\nThe end"
+    flow = terminal.Flow(20)
+    shown = "".join(flow.add(text[i : i + size]) for i in range(0, len(text), size)) + flow.end()
+    assert max(map(len, map(str.rstrip, shown.splitlines()))) <= 20
+    assert shown.split() == text.split() and "today.\n\n- Call" in shown

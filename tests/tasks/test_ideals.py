@@ -1,0 +1,53 @@
+"""The ideal for a chart: it holds what the rubric of step 7 asks of an answer."""
+
+import pytest
+
+from helpers.paths import ROOT
+from mimic_qlora.clinical import content
+from mimic_qlora.tasks import composing, guidance
+from mimic_qlora.validation.scoring import rubric
+
+QUESTIONS = content.load_questions(ROOT / "run_files")
+
+
+def rules_of(question):
+    """The rules that bear on a question's symptom, the gravest first."""
+    symptom = content.symptom_of(question)
+    rules = [c for c in content.load().cautions.values() if guidance.bearing(c, symptom) > 1]
+    return sorted(rules, key=lambda rule: -guidance.severity(rule, symptom))
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.id)
+def test_an_ideal_holds_the_cautions_and_warning_signs_that_it_is_scored_by(question):
+    for rule in rules_of(question)[:4] or [None]:
+        called = [rule] if rule else []
+        ideal = guidance.ideal_for(question, called, composing.ANYBODY.chart)
+        score = rubric.rubric(question, called, ideal, ended=True)
+        assert score.cautions in (None, 1) and not score.harmful, (rule, ideal)
+        assert score.red_flags == 1 and score.sections == 1, (rule, ideal)
+        curated = set(question.ideal.splitlines())
+        added = [line for line in ideal.splitlines() if line and line not in curated]
+        assert [line for line in added if not line.startswith(composing.levels.OPENING)] == [
+            f"- {one.say}" for one in called
+        ]
+
+
+def test_what_a_caution_forbids_gives_way_and_what_is_most_urgent_comes_first():
+    rule = content.load().cautions["anticoagulant_no_nsaid"]
+    ideal = (
+        "What you can try now\n- Rest.\n- Take ibuprofen with food.\n\n"
+        "When to seek urgent care\n- Be seen today for a fever.\n- Call 911 for chest pain.\n\n"
+        "What to track or share with a clinician\n- The time."
+    )
+    made = composing.for_chart(ideal, [rule], [rule], "today")
+    assert "Take ibuprofen with food" not in made and f"- {rule.say}" in made
+    assert made.startswith("This needs care now: be seen today.\n\nWhat you can try now\n")
+    assert made.index("Call 911") < made.index("Be seen today for")
+
+
+def test_of_many_lines_the_last_to_try_and_to_track_give_way():
+    long = "\n".join(f"- Do this and that, number {n} of them all." for n in range(30))
+    ideal = f"What you can try now\n{long}\n\nWhen to seek urgent care\n- Call 911.\n\n"
+    ideal += f"What to track or share with a clinician\n{long}"
+    made = composing.for_chart(ideal, [], [])
+    assert composing.words(made) <= composing.WORDS[1] and made.count("number 0") == 2
