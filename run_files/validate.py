@@ -156,9 +156,7 @@ def main() -> int:
     folder = delivery.copy_to_temporary(kept.place)
     print(f"\n{text}\n\n{delivery.farewell(folder, kept.place, route, HERE)}")
     if answered.stopped:
-        done = {"trials": len(answered.trials), "other prompts": answered.n_apart}
-        of = {"trials": len(drawn), "other prompts": len(apart) + len(records)}
-        told = ", ".join(f"{done[what]} of {of[what]} {what}" for what in of if of[what])
+        told = answered.how_far(len(drawn), len(apart) + len(records))
         print(f"\nStopped after {told}, compared above: {GOES_ON}", file=sys.stderr)
         return 130
     return 0

@@ -85,10 +85,11 @@ class Answered:
         else:
             (self.records if result.trial.record else self.knowledge).append(result)
 
-    @property
-    def n_apart(self) -> int:
-        """Return how many prompts that are no trials were answered."""
-        return len(self.knowledge) + len(self.records)
+    def how_far(self, trials: int, others: int) -> str:
+        """Return how many trials, and other prompts if there are any, were answered."""
+        n = len(self.knowledge) + len(self.records)
+        told = f"{len(self.trials)} of {trials} trials"
+        return f"{told} and {n} of {others} other prompts" if others else told
 
     def sort(self) -> None:
         """Put the results into the order of the trials."""
