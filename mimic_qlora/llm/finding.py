@@ -190,6 +190,36 @@ def fingerprint(path: Path) -> str:
     weights are cut into files. Raises UserError when a file of weights is damaged or lacks a tensor
     that the index promises.
     """
+    tensors = _tensors(path)
+    names = [
+        name for name in sorted(tensors) if name.endswith(("q_proj.weight", "embed_tokens.weight"))
+    ]
+    return _sampled([(name, tensors[name]) for name in names[:1] + names[-1:]])
+
+
+def embeddings_fingerprint(path: Path) -> str | None:
+    """Return a hash of the first 16 rows of a model's embeddings, which QLoRA leaves as they are.
+
+    Models of one hash but other fingerprints were tuned from the same weights. None where they
+    have another name than in models of the Llama kind. Raises UserError as `fingerprint` does.
+    """
+    found = [(n, file) for n, file in _tensors(path).items() if n.endswith("embed_tokens.weight")]
+    return _sampled(found) if found else None
+
+
+def _sampled(tensors: list[tuple[str, Path]]) -> str:
+    """Return a hash of names and first 16 rows of tensors, given with their files."""
+    from safetensors import safe_open
+
+    digest = hashlib.sha256()
+    for name, file in tensors:
+        with safe_open(file, framework="pt") as weights:
+            digest.update(name.encode() + weights.get_slice(name)[:16].float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _tensors(path: Path) -> dict[str, Path]:
+    """Return the file of each tensor of a model. Raises UserError as `fingerprint` does."""
     from safetensors import SafetensorError, safe_open
 
     tensors: dict[str, Path] = {}
@@ -207,11 +237,4 @@ def fingerprint(path: Path) -> str:
                 f"the weights in {path} lack {len(absent):,} tensors that {INDEX} names, "
                 f"{absent[0]} among them: {remedy(path)}"
             )
-    names = [
-        name for name in sorted(tensors) if name.endswith(("q_proj.weight", "embed_tokens.weight"))
-    ]
-    digest = hashlib.sha256()
-    for name in names[:1] + names[-1:]:
-        with safe_open(tensors[name], framework="pt") as weights:
-            digest.update(name.encode() + weights.get_slice(name)[:16].float().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return tensors

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from mimic_qlora.llm import chat
 from mimic_qlora.step import terminal
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Model: TypeAlias = "PreTrainedModel | PeftModel"
+T = TypeVar("T")
 
 NO_ROOM = (
     "the GPU has too little memory to answer even one question at a time: free some, or use a "
@@ -96,23 +97,35 @@ def answer(
 ) -> tuple[list[Answer], int]:
     """Answer a batch of prompts, given as token ids, and return how many rows fit at once.
 
-    At most `fits` rows are generated together; when the GPU has no room for them, half as many are
+    At most `fits` rows are generated together (see `in_parts`).
+    """
+
+    def some(rows: slice) -> list[Answer]:
+        return _together(model, tokenizer, prompts[rows], who[rows], max_new_tokens)
+
+    return in_parts(len(prompts), fits, some)
+
+
+def in_parts(n: int, fits: int, some: Callable[[slice], list[T]]) -> tuple[list[T], int]:
+    """Return the results of n rows, and how many rows fit at once.
+
+    `some` takes at most `fits` rows together; when the GPU has no room for them, half as many are
     tried. Raises UserError when there is no room for a single one.
     """
     import torch
 
-    given: list[Answer] = []
-    while len(given) < len(prompts):
-        rows = slice(len(given), len(given) + fits)
+    found: list[T] = []
+    while len(found) < n:
+        rows = slice(len(found), min(n, len(found) + fits))
         try:
-            given += _together(model, tokenizer, prompts[rows], who[rows], max_new_tokens)
+            found += some(rows)
             continue
         except torch.OutOfMemoryError:
-            fits = len(prompts[rows]) // 2
+            fits = (rows.stop - rows.start) // 2
         torch.cuda.empty_cache()  # not above, where the error still holds on to the tensors
         if not fits:
             raise UserError(NO_ROOM)
-    return given, fits
+    return found, fits
 
 
 def _together(

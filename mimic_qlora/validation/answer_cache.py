@@ -35,10 +35,13 @@ class Batch(NamedTuple):
     from_cache: bool
 
 
-def path_of(store: Path, identity: dict[str, Any]) -> Path:
-    """Return the file of all answers by these models and this software, in a private folder."""
+def path_of(store: Path, identity: dict[str, Any], kind: str = "answers") -> Path:
+    """Return the file of all answers by these models and this software, in a private folder.
+
+    `kind` names the folder: "answers", or "judgements" of a judge.
+    """
     files.private_folder(store / "validation")
-    folder = files.private_folder(store / "validation" / "answers")
+    folder = files.private_folder(store / "validation" / kind)
     return folder / f"{files.digest(identity)}.jsonl"
 
 
