@@ -3,9 +3,10 @@
 import re
 import stat
 
+import pytest
 from markupsafe import Markup
 
-from mimic_qlora.display import html, plots
+from mimic_qlora.display import html, plots, text
 
 NASTY = "<script>alert(1)</script>"
 
@@ -66,3 +67,17 @@ def test_nothing_in_any_place_of_a_page_turns_or_hides_text(tmp_path):
     html.write_page(tmp_path / "p.html", STEERING, [STEERING], [section])
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert not set(STEERING) - set("a[2Jbc") & set(page) and page.count("a[2Jb") >= 9
+
+
+@pytest.mark.parametrize(
+    ("identifier", "name"),
+    [
+        ("inr_high", "INR high"),
+        ("ssri_dextromethorphan", "SSRI dextromethorphan"),
+        ("antiplatelet_order_no_nsaid", "Antiplatelet order no NSAID"),
+        ("egfr_low", "eGFR low"),
+        ("cough", "Cough"),
+    ],
+)
+def test_acronyms_in_names_are_written_as_such(identifier, name):
+    assert text.name_of(identifier) == name

@@ -321,3 +321,34 @@ def test_text_of_a_chart_neither_steers_nor_ends_the_summary(tmp_path):
     for name in ("summary.html", "summary.json", "top_drugs.csv"):
         text = (place / "summary" / name).read_text(encoding="utf-8")
         assert not re.search("[\x1b\x07\x9b\u202e]", text) and "[2J31m" in text
+
+
+def test_the_flow_says_who_was_left_out_and_why(store, shown):
+    flow = tables(store)["flow"]
+    assert [(row["patients"], row["n"], row["left_out"]) for row in flow] == [
+        ("in the tables", N, 0),
+        ("converted", N, 10),
+        ("with a hospital stay", 30, 0),
+        ("with a coded stay", 30, None),
+    ]
+    page = (store / "summary" / "summary.html").read_text()
+    assert "<b>10</b> left out: no hospital stay" in page
+    assert page.index('<ol class="flow">') < page.index("<table")
+    manifest = {"rows": {"patients": {"in": 99, "unsampled": 50, "rejected": 9}}}
+    con = database.connect(store, store)
+    sampled = counts.flow(con, manifest | {"source": {"patients": N}}, 11)
+    assert [(row["n"], row["left_out"]) for row in sampled] == [
+        (99, 50),
+        (49, 9),
+        (N, "<11"),
+        ("hidden", 0),
+        ("hidden", None),
+    ]
+
+
+def test_the_terminal_gets_size_and_table_1_and_all_on_request(store, shown):
+    assert "Size of the data" in shown and "Table 1" in shown and "further tables" in shown
+    assert "Top 20" not in shown and len(shown.splitlines()) < 70
+    done = step("summarize_jsonl.py", "--storage", store, "--all", "--force")
+    assert "Top 20 drugs ordered" in done.stdout and "further tables" not in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("Next: python feature_select_xgb_columns.py")
