@@ -121,7 +121,9 @@ def ideal_for(question: Question, cautions: Sequence[Caution], chart: Facts) -> 
 
     `chart` are all facts of it: advice that any rule forbids for them is left out.
     """
-    due = opening(question.signs, question.red_flags, cautions)
+    symptom = content.symptom_of(question)
+    flags = symptom.urgent if isinstance(symptom, Symptom) else ()
+    due = opening(question.signs, [*question.red_flags, *flags], cautions)
     return composing.for_chart(question.ideal, cautions, [*cautions, *called_for(chart)], due)
 
 
