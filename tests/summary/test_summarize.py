@@ -313,7 +313,7 @@ def test_text_of_a_chart_neither_steers_nor_ends_the_summary(tmp_path):
     write_table(path.parent, "prescriptions", [row | {"drug": nasty} for row in rows])
     place = tmp_path / "storage"
     assert step("convert_to_jsonl.py", "--mimic-dir", folder, "--storage", place).returncode == 0
-    options = ("--storage", place, "--min-cell", "0")
+    options = ("--storage", place, "--min-cell", "0", "--all")
     done = step("summarize_jsonl.py", *options, PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "A$\\frac{1}{$B]0;x[2J31m" in done.stdout

@@ -118,7 +118,13 @@ def test_the_end_says_what_was_shown_where_it_is_and_how_to_fetch_it(run_validat
     fetch = f"scp -P 2222 {ssh.user()}@10.1.2.3:{results(out)}/output.csv results/"
     assert f"  mkdir -p results && {fetch}\n" in out
     assert re.search(r"sha256 of output.csv: [0-9a-f]{64}", out) and "data use agreement" in out
-    assert (results(out) / "summary.txt").read_text(encoding="utf-8").strip() in out
+    summary = (results(out) / "summary.txt").read_text(encoding="utf-8")
+    assert all(part.strip() in out for part in summary.split("\n\n"))
+    # the verdict, then the table, then where the report is and what to run next
+    ends = ("Did the adapter help?", "Is it safe?", "Seen on ", "mean over questions", "Report: ")
+    places = [out.index(part) for part in (*ends, "review.py --raters", "label.py --results")]
+    assert places == sorted(places) and summary.startswith("Did the adapter help? ")
+    assert "Answering 16 trials, 8 knowledge prompts, 2 arms: 48 answers" in out
 
 
 def test_ctrl_c_keeps_and_names_what_was_finished(run_validate, monkeypatch):
