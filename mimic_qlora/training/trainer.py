@@ -181,11 +181,12 @@ class PackedTrainer(Trainer):
         patients = len({sample.patient for pack in packs for sample in pack})
         what = f"validating the {who} on {patients} patients"
         off = not (hardware.is_main() and terminal.is_terminal(sys.stderr))
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            bar = tqdm(total=len(packs), desc=what, unit="sequence", leave=False, disable=off)
+        bar = tqdm(
+            total=len(packs), desc=what, unit="sequence", leave=False, disable=off, delay=0.1
+        )  # with a delay it writes nothing yet
         for pack in packs:
             yield pack
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the terminal may be gone
                 bar.update(1)
         with contextlib.suppress(OSError):
             bar.close()
