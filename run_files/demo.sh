@@ -43,3 +43,6 @@ step 6 python qa_by_subject.py --max-new-tokens 160 --once --subject-id random \
 step 7 validate 8 --max-new-tokens 320 "${place[@]}"
 
 printf '\nAll seven steps took %s s; what they left is in %s\n' $SECONDS "$storage"
+if [ -f .venv/bin/activate ]; then
+  echo "To go on from here, in this folder: source .venv/bin/activate"
+fi

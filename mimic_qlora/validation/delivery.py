@@ -98,9 +98,8 @@ def farewell(folder: Path, kept: Path, route: ssh.Route, scripts: Path) -> str:
     `scripts` is the folder of step 7's scripts.
     """
     output = folder / "output.csv"
-    here = Path(os.path.relpath(scripts)) if scripts.is_relative_to(Path.cwd()) else scripts
     store = shlex.quote(str(kept.parent.parent))
-    review, label = (shlex.quote(str(here / name)) for name in ("review.py", "label.py"))
+    review, label = (shlex.quote(str(scripts / name)) for name in ("review.py", "label.py"))
     lines = [
         f"Report: {folder / 'report.html'}",
         f"Results: {folder} (copy: {kept})" if folder != kept else f"Results: {kept}",

@@ -152,17 +152,16 @@ def test_results_that_cannot_be_written_leave_nothing_half_written(tmp_path):
     assert not list((tmp_path / "storage" / "validation").iterdir())
 
 
-def test_the_lines_of_the_end_are_commands_and_nothing_else(tmp_path, monkeypatch):
+def test_the_lines_of_the_end_are_commands_and_nothing_else(tmp_path):
     """A remark after a command would be run with it."""
-    monkeypatch.chdir(ROOT)
     (tmp_path / "output.csv").touch()
     kept = tmp_path / "store" / "validation" / "1"
     told = delivery.farewell(tmp_path, kept, ssh.route(), SCRIPTS)
     commands = [line.strip() for line in told.splitlines() if line.startswith("  ")]
     assert [line.endswith(" results/") for line in commands] == [True, True, False, False, False]
     assert commands[2:] == [
-        f"python run_files/review.py --raters NAME --storage {tmp_path / 'store'}",
-        f"python run_files/label.py --results {kept}",
+        f"python {SCRIPTS / 'review.py'} --raters NAME --storage {tmp_path / 'store'}",
+        f"python {SCRIPTS / 'label.py'} --results {kept}",
         f"rm -r {tmp_path}",
     ]
     assert f"Report: {tmp_path / 'report.html'}" in told
