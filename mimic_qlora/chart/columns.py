@@ -31,6 +31,7 @@ WANTED = {
         "hadm_id",
         "pharmacy_id",
         "starttime",
+        "stoptime",
         "drug_type",
         "drug",
         "route",

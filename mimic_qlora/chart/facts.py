@@ -72,13 +72,18 @@ def last_stay(view: Record) -> Row:
 
 
 def orders_of_stay(view: Record, stay: Row) -> list[Row]:
-    """Return the stay's rows of prescriptions that name a drug; none without a stay."""
+    """Return the stay's rows of prescriptions that name a drug; none without a stay.
+
+    An order that was cancelled before it began is none.
+    """
     if not stay:
         return []
     return [
         row
         for row in view["prescriptions"]
-        if row.get("hadm_id") == stay["hadm_id"] and row.get("drug")
+        if row.get("hadm_id") == stay["hadm_id"]
+        and row.get("drug")
+        and row.get("stoptime", row["starttime"]) >= row["starttime"]
     ]
 
 
@@ -234,14 +239,30 @@ def is_administrative(icd_code: str, icd_version: int) -> bool:
     return icd_code.startswith(("E", "V") if icd_version == 9 else ("V", "W", "X", "Y", "Z"))
 
 
+# Administrative codes that tell of the patient: infections and resistance, histories, organs that
+# are gone or replaced, openings and devices, what somebody depends on, long-term treatment,
+# palliative care, do-not-resuscitate; in ICD-9 also the drug that did harm.
+OF_PATIENT = {
+    9: ("E93", "E94", "V08", "V09", "V10", "V11", "V12", "V13", "V14", "V15", "V4", "V586", "V667")
+    + ("V86", "V88"),
+    10: ("Z16", "Z21", "Z515", "Z66", "Z79", "Z85", "Z86", "Z87", "Z88", "Z89", "Z9"),
+}
+
+
+def tells_of_patient(icd_code: str, icd_version: int) -> bool:
+    """Return whether a code tells of the patient: a disease, or a status of OF_PATIENT."""
+    return not is_administrative(icd_code, icd_version) or icd_code.startswith(
+        OF_PATIENT[9 if icd_version == 9 else 10]
+    )
+
+
 def lab_history(view: Record, as_of: datetime) -> dict[int, list[Row]]:
-    """Return itemid -> its rows within a year, newest first."""
+    """Return itemid -> its rows within a year, newest first, those without a number among them.
+
+    MIMIC-IV has many such results in the comments alone, "<0.01" for one.
+    """
     since = as_of - timedelta(days=LAB_DAYS)
-    rows = [
-        r
-        for r in view["labevents"]
-        if r["charttime"] >= since and ("valuenum" in r or is_value(r.get("value")))
-    ]
+    rows = [r for r in view["labevents"] if r["charttime"] >= since]
     by_item: dict[int, list[Row]] = {}
     for row in sorted(
         rows,

@@ -46,7 +46,7 @@ class Item(NamedTuple):
     value: str = ""  # in words; "" where the record has none
     unit: str = ""  # as it follows the value, with a blank where one is written
     when: datetime | None = None  # the time that the words give as "... ago"
-    details: tuple[str, ...] = ()  # place of discharge; routes of an order
+    details: tuple[str, ...] = ()  # place of discharge; routes of an order; what a lab lacks
 
     @property
     def reading(self) -> str:
@@ -78,7 +78,9 @@ def sections_of_view(
         "Prior stays": _prior_items(view, others, as_of),
         "Known conditions": _conditions(view, as_of, known),
         "Medicines taken at home": _home_medicines(view),
-        f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(orders),
+        f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(
+            orders, None if ended else as_of
+        ),
         "Latest labs": _labs(known, as_of, labels, most_labs),
         "Latest measurements": _measurements(view, as_of),
         "Past procedures": _procedures(view, as_of),
@@ -192,11 +194,12 @@ def _conditions(view: Record, as_of: datetime, known: Facts) -> list[Item]:
                 end = stays[row["hadm_id"]]["dischtime"] if dated else None
                 words = f"{name} ({ago(end, as_of)})" if end else name
                 named[phenotype] = Item(words, rows, name, when=end)
-        # external causes and administrative codes tell a reader little; phenotypes name the rest
+        # external causes, encounters and family histories tell little of the patient
         if (
             not phenotypes
             and "long_title" in row
-            and not facts.is_administrative(row["icd_code"], row["icd_version"])
+            and facts.tells_of_patient(row["icd_code"], row["icd_version"])
+            and not ALLERGY.match(row["long_title"])
         ):
             title = clean(row["long_title"])
             titled.setdefault(title, Item(title, rows, title))
@@ -214,8 +217,11 @@ def _home_medicines(view: Record) -> list[Item]:
     return items or [Item(NOT_SAID)]
 
 
-def _medicines(rows: list[Row]) -> list[Item]:
-    """Return ordered medicines: one of each class that a rule reads, then the newest."""
+def _medicines(rows: list[Row], as_of: datetime | None) -> list[Item]:
+    """Return ordered medicines: one of each class that a rule reads, then the newest.
+
+    With `as_of`, the time within the current stay, those of which no order runs are called stopped.
+    """
     orders: dict[str, list[Row]] = {}
     classes: dict[str, set[str]] = {}
     for row in sorted(rows, key=lambda r: (r["starttime"], r["drug"]), reverse=True):
@@ -230,7 +236,7 @@ def _medicines(rows: list[Row]) -> list[Item]:
         rank[drug] = 0 if read - covered else 1 if read else 2
         covered |= read
     ordered = sorted(orders, key=lambda drug: rank[drug])
-    return [_order(drug, orders[drug]) for drug in ordered] or [Item(NONE)]
+    return [_order(drug, orders[drug], as_of) for drug in ordered] or [Item(NONE)]
 
 
 @lru_cache(maxsize=50_000)
@@ -240,14 +246,17 @@ def _medicine(drug: str) -> str:
     return "" if NOT_A_MEDICINE.search(name) else name
 
 
-def _order(drug: str, rows: list[Row]) -> Item:
-    """Return the routes of a drug, with the newest order of each."""
+def _order(drug: str, rows: list[Row], as_of: datetime | None) -> Item:
+    """Return the routes of a drug, with the newest order of each, and when the last one stopped."""
     by_route: dict[str, Row] = {}
     for row in rows:
         by_route.setdefault(route_words(row), row)
     routes = tuple(filter(None, by_route))
+    inside = [*routes]
+    if as_of and all("stoptime" in row for row in rows):  # in a view, a time that has come
+        inside.append(f"stopped {ago(max(row['stoptime'] for row in rows), as_of)}")
     return Item(
-        words=f"{drug} ({', '.join(routes)})" if routes else drug,
+        words=f"{drug} ({', '.join(inside)})" if inside else drug,
         rows=tuple(("prescriptions", by_route[route]) for route in routes or by_route),
         name=drug,
         details=routes,
@@ -255,16 +264,22 @@ def _order(drug: str, rows: list[Row]) -> Item:
 
 
 def _labs(known: Facts, as_of: datetime, labels: dict[int, str], most: int) -> list[Item]:
-    """Return each lab's newest value: those that a rule reads first, then those out of range."""
+    """Return each lab's newest value: those that a rule reads first, then those out of range.
+
+    An item that has no number at all is not shown.
+    """
     read_by_rules = content.read_by_rules().labs
-    history = known.lab_history
+    newest = {
+        itemid: row
+        for itemid, rows in known.lab_history.items()
+        if (row := next((r for r in rows if "valuenum" in r), None))
+    }
     ranked = sorted(
-        (itemid not in read_by_rules, not lab_note(rows[0]), as_of - rows[0]["charttime"], itemid)
-        for itemid, rows in history.items()
-        if "valuenum" in rows[0]
+        (itemid not in read_by_rules, not lab_note(row), as_of - row["charttime"], itemid)
+        for itemid, row in newest.items()
     )
     items = [
-        _lab(history[itemid], labels.get(itemid) or f"item {itemid}", as_of)
+        _lab(known.lab_history[itemid], labels.get(itemid) or f"item {itemid}", as_of)
         for *_, itemid in ranked[:most]
     ]
     items += [Item("")] * (len(ranked) - most)
@@ -272,8 +287,13 @@ def _labs(known: Facts, as_of: datetime, labels: dict[int, str], most: int) -> l
 
 
 def _lab(rows: list[Row], label: str, as_of: datetime) -> Item:
-    """Return a lab's newest value with unit, note and range, and the value before it."""
-    row, *before = rows
+    """Return a lab's newest value with unit, note and range, and the value before it.
+
+    `rows` are its results, newest first. A newer one without a number is told of: in `details` too,
+    since the value is not the latest result then.
+    """
+    place = next(n for n, r in enumerate(rows) if "valuenum" in r)
+    row, *before = rows[place:]
     name, note = clean(label), lab_note(row)
     details, cited = [note] if note else [], [("labevents", row)]
     low, high = row.get("ref_range_lower"), row.get("ref_range_upper")
@@ -288,7 +308,11 @@ def _lab(rows: list[Row], label: str, as_of: datetime) -> Item:
     value, unit, when = f"{row['valuenum']:g}", lab_unit(row), row["charttime"]
     inside = f" ({', '.join(details)})" if details else ""
     words = f"{name} {value}{unit}{inside}, {ago(when, as_of)}"
-    return Item(words, tuple(cited), name, value, unit, when)
+    if not place:
+        return Item(words, tuple(cited), name, value, unit, when)
+    newer = f"newer result without a number {ago(rows[0]['charttime'], as_of)}"
+    evidence = (("labevents", rows[0]), *cited)
+    return Item(f"{words}, {newer}", evidence, name, value, unit, when, (newer,))
 
 
 def _measurements(view: Record, as_of: datetime) -> list[Item]:
@@ -313,12 +337,21 @@ def _measurements(view: Record, as_of: datetime) -> list[Item]:
 
 
 def _measurement(readings: list[vitals.Reading], as_of: datetime) -> Item:
-    """Return the newest reading of a kind; bedside ones of the same table have one before it."""
-    kind, when, value, unit, rows = readings[0]
+    """Return the newest reading of a kind; bedside ones have an earlier one of the same method."""
+    kind, when, value, unit, rows, method = readings[0]
+    table = rows[0][0]
     words = f"{kind} {value}{unit}"
-    if len(readings) > 1 and rows[0][0] == readings[1].rows[0][0] != "omr":
-        words += f" (was {readings[1].value}{readings[1].unit})"
-        rows = (*rows, *readings[1].rows)
+    before = next(
+        (
+            one
+            for one in readings[1:]
+            if table == one.rows[0][0] != "omr" and one.method == method and one.when < when
+        ),
+        None,
+    )
+    if before:
+        words += f" (was {before.value}{before.unit})"
+        rows = (*rows, *before.rows)
     return Item(f"{words}, {ago(when, as_of)}", rows, kind, value, unit, when)
 
 

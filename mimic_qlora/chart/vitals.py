@@ -34,13 +34,18 @@ ED_VITALS = {
 
 
 class Reading(NamedTuple):
-    """One measurement: its kind, time, value and unit as written after the value, and its rows."""
+    """One measurement: its kind, time, value and unit as written after the value, and its rows.
+
+    `method` tells a cuff from an arterial line, by the itemid; only readings of one method make a
+    trend.
+    """
 
     kind: str
     when: datetime
     value: str
     unit: str
     rows: tuple[TableRow, ...]
+    method: int = 0
 
 
 class _Raw(NamedTuple):
@@ -69,13 +74,13 @@ def vitals(view: Record) -> list[Reading]:
             if below:
                 rows = (row,) if row[1] is below.row[1] else (row, below.row)
                 pressure = f"{value:g}/{below.value:g}"
-                readings.append(Reading("blood pressure", when, pressure, "", rows))
+                readings.append(Reading("blood pressure", when, pressure, "", rows, itemid))
         elif kind in ("fahrenheit", "celsius"):
             degrees = value if kind == "fahrenheit" else round(value * 9 / 5 + 32, 1)
             readings.append(Reading("temperature", when, f"{degrees:g}", " F", (row,)))
         elif kind != "diastolic":
             unit = "%" if kind == "oxygen saturation" else "/min"
-            readings.append(Reading(kind, when, f"{value:g}", unit, (row,)))
+            readings.append(Reading(kind, when, f"{value:g}", unit, (row,), itemid))
     return readings
 
 

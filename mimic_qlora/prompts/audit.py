@@ -149,7 +149,7 @@ def _has_earlier(later: Support, value: str, support: Mapping[str, list[Support]
 
 
 def _statements(section: str, said: str) -> list[str]:
-    """Return the statements of a section; each route of an order is one."""
+    """Return the statements of a section; each route of an order is one, with its end."""
     items = [
         item
         for item in said.split("; ")
@@ -157,12 +157,14 @@ def _statements(section: str, said: str) -> list[str]:
     ]
     if "ordered" not in section:
         return items
-    parted = [
-        item[:-1].rpartition(" (") if item.endswith(")") else (item, "", "") for item in items
-    ]
-    return [
-        f"{drug} ({r})" if r else drug for drug, _, routes in parted for r in routes.split(", ")
-    ]
+    return [statement for item in items for statement in _orders(item)]
+
+
+def _orders(item: str) -> list[str]:
+    drug, _, inside = item[:-1].rpartition(" (") if item.endswith(")") else (item, "", "")
+    routes = inside.split(", ")
+    end = f", {routes.pop()}" if routes[-1].startswith("stopped ") else ""
+    return [f"{drug} ({route}){end}" if route else f"{drug}{end}" for route in routes or [""]]
 
 
 def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:

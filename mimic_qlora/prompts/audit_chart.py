@@ -41,9 +41,9 @@ IN_ED = {
 
 
 class Reading(NamedTuple):
-    """A value that a later one may be compared with."""
+    """A value that a later one of the same item may be compared with."""
 
-    item: str | int
+    item: tuple[str | int, ...]
     time: datetime
     value: str
 
@@ -243,16 +243,42 @@ def _of_home(chart: Chart) -> Iterator[Support]:
 
 
 def _of_orders(chart: Chart) -> Iterator[Support]:
+    """Each drug with a route of an order that was not cancelled before it began.
+
+    In the current stay, a drug of which no known order runs on is a stopped one, and must be told
+    so.
+    """
     stay = chart.stay()
-    for row in chart.all("prescriptions"):
-        if row.get("hadm_id") == stay.get("hadm_id", ""):
-            drug, route = plain(row.get("drug", "")), row.get("route", "").strip().upper()
-            words = ROUTES.get(route, plain(route, 40).lower())
-            yield Support(drug, "prescriptions", row)
-            yield Support(f"{drug} ({words})", "prescriptions", row)
+    rows = [
+        row
+        for row in chart.all("prescriptions")
+        if row.get("hadm_id") == stay.get("hadm_id", "") and not _cancelled(row)
+    ]
+    stopped: dict[str, str] = {}
+    if not chart.ended(stay):
+        ends: dict[str, list[datetime | None]] = {}
+        for row in rows:
+            if row.get("drug_type", "MAIN") == "MAIN" and chart.known("prescriptions", row):
+                ends.setdefault(plain(row.get("drug", "")), []).append(time_of(row, "stoptime"))
+        for drug, times in ends.items():
+            past = [time for time in times if time and time <= chart.as_of]
+            if len(past) == len(times):
+                stopped[drug] = f", stopped {chart.ago(max(past))}"
+    for row in rows:
+        drug, route = plain(row.get("drug", "")), row.get("route", "").strip().upper()
+        words = ROUTES.get(route, plain(route, 40).lower())
+        end = stopped.get(drug, "")
+        yield Support(f"{drug}{end}", "prescriptions", row)
+        yield Support(f"{drug} ({words}){end}", "prescriptions", row)
+
+
+def _cancelled(row: Row) -> bool:
+    begin, end = time_of(row, "starttime"), time_of(row, "stoptime")
+    return begin is not None and end is not None and end < begin
 
 
 def _of_labs(chart: Chart) -> Iterator[Support]:
+    newer = _without_number(chart)
     for row in chart.all("labevents"):
         value, time = number(row.get("valuenum")), time_of(row, "charttime")
         if value is not None and time is not None:
@@ -260,8 +286,25 @@ def _of_labs(chart: Chart) -> Iterator[Support]:
             text = f"{name} {value} {plain(row.get('valueuom', ''), 40)}".strip()
             if note := _note(row, float(value)):
                 text += f" ({note})"
-            reading = Reading(row["itemid"], time, value)
-            yield Support(f"{text}, {chart.ago(time)}", "labevents", row, reading)
+            reading = Reading((row["itemid"],), time, value)
+            text = f"{text}, {chart.ago(time)}{newer.get(row['itemid'], '')}"
+            yield Support(text, "labevents", row, reading)
+
+
+def _without_number(chart: Chart) -> dict[int, str]:
+    """Return itemid -> the words for a newest known result that has no number."""
+    newest: dict[int, tuple[str, str, int]] = {}
+    told: dict[int, str] = {}
+    for row in chart.all("labevents"):
+        if chart.known("labevents", row):
+            item, begin = row["itemid"], row["charttime"]
+            order = (begin, row.get("storetime", begin), row.get("labevent_id", 0))
+            if order > newest.get(item, ("", "", 0)):
+                newest[item] = order
+                when = chart.ago(datetime.fromisoformat(begin))
+                has = number(row.get("valuenum")) is not None
+                told[item] = "" if has else f", newer result without a number {when}"
+    return told
 
 
 def _note(row: Row, value: float) -> str:
@@ -317,17 +360,22 @@ def _of_bedside(chart: Chart) -> Iterator[Support]:
             value = f"{round(float(value) * 9 / 5 + 32, 1):g}"
         for kind, items in BEDSIDE.items():
             if item in items:
-                yield _reading(chart, kind, value, "chartevents", row)
+                method = None if kind == "temperature" else item  # one sense, two scales
+                yield _reading(chart, kind, value, "chartevents", row, method)
         if item in SYSTOLIC and (below := lower.get((SYSTOLIC[item], row["charttime"]))):
             pressure = f"{value}/{number(below['valuenum'])}"
             later = max((row, below), key=lambda r: r.get("storetime", "9"))
-            yield _reading(chart, "blood pressure", pressure, "chartevents", later)
+            yield _reading(chart, "blood pressure", pressure, "chartevents", later, item)
 
 
-def _reading(chart: Chart, kind: str, value: str, table: str, row: Row) -> Support:
+def _reading(
+    chart: Chart, kind: str, value: str, table: str, row: Row, method: int | None = None
+) -> Support:
+    """Return the statement of a reading; a cuff and an arterial line are two methods."""
     value += UNITS.get(kind, "/min")
     time = datetime.fromisoformat(row["charttime"])
-    return Support(f"{kind} {value}, {chart.ago(time)}", table, row, Reading(kind, time, value))
+    reading = Reading((kind, method or 0), time, value)
+    return Support(f"{kind} {value}, {chart.ago(time)}", table, row, reading)
 
 
 def procedure(row: Row) -> str:

@@ -190,7 +190,7 @@ def _since(item: Item, built: Context, kind: str, question: str) -> Iterator[Ask
 
 def _of_labs(built: Context) -> Iterator[Asked]:
     for item in built.shown["Latest labs"]:
-        if item.when:
+        if item.when and not item.details:  # with them, its value is not the latest result
             latest = item._replace(rows=item.rows[:1])
             what = f"the patient's latest {item.name}"
             yield Asked("lab value", f"What was {what}?", item.reading, latest.rows)

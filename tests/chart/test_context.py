@@ -8,9 +8,11 @@ import pytest
 
 from helpers.prompt_records import context_settings
 from mimic_qlora.chart import context, prediction_times, visibility
+from mimic_qlora.clinical import codes, content
 from mimic_qlora.mimic import tables
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
+from mimic_qlora.tasks import chart_qa
 
 LABELS = {50912: "Creatinine", 50971: "Potassium"}
 
@@ -415,6 +417,104 @@ def test_vital_signs_are_the_newest_plausible_ones_in_one_unit():
         "heart rate 90/min (was 70/min), 1 day ago; "
         "oxygen saturation 100%, 1 day ago; temperature 101.3 F (was 98.6 F), 1 day ago"
     )
+
+
+def section(record, as_of, name):
+    """The words of a section of the context."""
+    lines = built(record, as_of).text.splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith(f"- {name}"))
+
+
+def test_a_cuff_and_an_arterial_line_make_no_trend():
+    """Both are charted in one minute: the one is not what the other was before."""
+    rows = [
+        vital(item, when, value)
+        for when, cuff, line in (
+            ("2150-01-02 08:00", (130, 80), (71, 50)),
+            ("2150-01-02 09:00", (136, 73), (68, 56)),
+        )
+        for item, value in zip((220179, 220180, 220050, 220051), (*cuff, *line), strict=True)
+    ]
+    for order in (rows, rows[::-1]):
+        said = section(chart(chartevents=order, omr=[]), "2150-01-03", "Latest measurements")
+        assert said in (
+            "blood pressure 136/73 (was 130/80), 1 day ago",
+            "blood pressure 68/56 (was 71/50), 1 day ago",
+        )
+    one_minute = section(chart(chartevents=rows[4:], omr=[]), "2150-01-03", "Latest measurements")
+    assert one_minute == "blood pressure 136/73, 1 day ago"
+
+
+def test_an_order_that_has_stopped_is_called_so_within_the_stay_and_a_cancelled_one_is_none():
+    def order(drug, begin, end=None, route="PO"):
+        row = {"hadm_id": 11, "starttime": day(begin), "drug": drug, "route": route}
+        return row | ({"stoptime": day(end)} if end else {})
+
+    orders = [
+        order("Stopped", "2150-01-12", "2150-01-13"),
+        order("Stopped", "2150-01-12", "2150-01-14", "IV"),
+        order("Runs", "2150-01-12", "2150-01-13"),
+        order("Runs", "2150-01-13"),
+        order("Ends later", "2150-01-12", "2150-01-19"),
+        order("Warfarin", "2150-01-12 10:00", "2150-01-12 08:00"),
+    ]
+    record = chart(prescriptions=orders, pharmacy=[])
+    assert set(section(record, "2150-01-15", "Medicines ordered during this").split("; ")) == {
+        "Runs (by mouth)",
+        "Ends later (by mouth)",
+        "Stopped (by mouth, IV, stopped 1 day ago)",
+    }
+    assert "warfarin" not in built(record, "2150-01-15").chart.drug_classes
+    assert "stopped" not in section(record, "2150-01-21", "Medicines ordered during the last")
+
+
+def test_a_newer_result_without_a_number_is_not_hidden_by_an_older_one():
+    labs = [
+        {"labevent_id": n, "itemid": 50971, "charttime": day(when), "storetime": day(when)} | more
+        for n, (when, more) in enumerate(
+            [
+                ("2150-01-02", {"valuenum": 6.0}),
+                ("2150-01-04", {"valuenum": 5.0}),
+                ("2150-01-06", {"value": "___"}),
+            ]
+        )
+    ]
+    record = chart(labevents=labs)
+    before, after = built(record, "2150-01-05"), built(record, "2150-01-07")
+    assert "Potassium 5 (was 6), 1 day ago\n" in before.text
+    assert (
+        "Potassium 5 (was 6), 3 days ago, newer result without a number 1 day ago\n" in after.text
+    )
+    assert before.facts.labs and not after.facts.labs
+    kinds = {one.kind for one in chart_qa.golds(after, 99, "key")}
+    assert kinds and not {kind for kind in kinds if kind.startswith("lab")}
+
+
+def test_codes_of_what_a_patient_lives_with_are_told_though_they_are_administrative():
+    told = {
+        ("V1253", 9): "Personal history of sudden cardiac arrest",
+        ("E9342", 9): "Anticoagulants causing adverse effects in therapeutic use",
+        ("V4986", 9): "Do not resuscitate status",
+        ("Z931", 10): "Gastrostomy status",
+        ("Z9911", 10): "Dependence on respirator [ventilator] status",
+    }
+    not_told = {
+        ("E8859", 9): "Fall from other slipping",
+        ("Y92239", 10): "Unspecified place in hospital",
+        ("Z8249", 10): "Family history of ischemic heart disease",
+        ("Z880", 10): "Allergy status to penicillin",
+    }
+    rows = [
+        {"hadm_id": 10, "seq_num": n, "icd_code": code, "icd_version": version, "long_title": title}
+        for n, ((code, version), title) in enumerate((told | not_told).items())
+    ]
+    context_ = built(chart(diagnoses_icd_labeled=rows), "2150-01-07")
+    said = [item.name for item in context_.shown["Known conditions"]]
+    catalogue = content.load().phenotypes
+    for (code, version), title in told.items():
+        named = [catalogue[i].name for i in codes.phenotypes_of_code(code, version)]
+        assert title in said or set(named) & set(said), title
+    assert not set(said) & set(not_told.values())
 
 
 def test_home_medicines_come_from_the_newest_emergency_visit_alone():

@@ -140,6 +140,18 @@ def test_every_code_has_its_title(data):
         assert {(row["icd_code"], row["icd_version"]) for row in data[events]} <= known
 
 
+def test_some_stays_have_an_arterial_line_beside_the_cuff(data):
+    """Both are charted in the same minutes, and differ."""
+    pressures = {}
+    for row in data["chartevents"]:
+        if row["itemid"] in ("220179", "220050"):
+            place = row["stay_id"], row["charttime"]
+            pressures.setdefault(place, {})[row["itemid"]] = row["value"]
+    both = [found for found in pressures.values() if len(found) == 2]
+    assert 0.1 < len(both) / len(pressures) < 0.6
+    assert sum(found["220179"] != found["220050"] for found in both) > len(both) / 2
+
+
 def test_times_are_mimics(data):
     for name, table in TABLES.items():
         for column in table.columns:

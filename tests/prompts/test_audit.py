@@ -72,6 +72,78 @@ def test_the_audit_finds_no_fault_where_none_is_planted(charts):
     assert not audited(charts)
 
 
+def row(table, **cells):
+    """A raw row of one patient's stay 1."""
+    return table, {"hadm_id": 1} | cells
+
+
+def small_chart(*rows):
+    """A patient in stay 1, on the third day, with these rows."""
+    tables = {"admissions": [{"hadm_id": 1, "admittime": "2150-01-01 00:00:00"}]}
+    for table, cells in rows:
+        tables.setdefault(table, []).append(cells)
+    return audit_chart.Chart(tables, {50971: "Potassium"}, datetime(2150, 1, 3))
+
+
+STOPPED = row(
+    "prescriptions",
+    drug="Heparin",
+    route="IV",
+    starttime="2150-01-01 00:00:00",
+    stoptime="2150-01-02 00:00:00",
+)
+POTASSIUM = {"itemid": 50971, "charttime": "2150-01-02 00:00:00"}
+NUMBER = row("labevents", valuenum="5.0", storetime="2150-01-02 00:00:00", **POTASSIUM)
+LATER = row("labevents", itemid=50971, charttime="2150-01-03 00:00:00", storetime="2150-01-03")
+CUFF = [
+    row("chartevents", itemid=item, charttime=when, storetime=when, valuenum=value)
+    for when, cuff, line in (
+        ("2150-01-02 08:00:00", ("130", "80"), ("71", "50")),
+        ("2150-01-02 09:00:00", ("136", "73"), ("68", "56")),
+    )
+    for item, value in zip((220179, 220180, 220050, 220051), (*cuff, *line), strict=True)
+]
+ORDERED = "Medicines ordered during this stay"
+PRESSURE = "Latest measurements: blood pressure 136/73 (was {}), 1 day ago"
+
+
+@pytest.mark.parametrize(
+    ("rows", "true", "false"),
+    [
+        ([STOPPED], f"{ORDERED}: Heparin (IV, stopped 1 day ago)", f"{ORDERED}: Heparin (IV)"),
+        (
+            [STOPPED, row("prescriptions", **STOPPED[1] | {"stoptime": "2150-01-09 00:00:00"})],
+            f"{ORDERED}: Heparin (IV)",
+            f"{ORDERED}: Heparin (IV, stopped 1 day ago)",
+        ),
+        (
+            [row("prescriptions", **STOPPED[1] | {"stoptime": "2149-12-31 00:00:00"})],
+            f"{ORDERED}: none on record",
+            f"{ORDERED}: Heparin (IV, stopped 3 days ago)",
+        ),
+        ([NUMBER], "Latest labs: Potassium 5, 1 day ago", "Recent labs: Potassium 5, today"),
+        (
+            [NUMBER, LATER],
+            "Latest labs: Potassium 5, 1 day ago, newer result without a number today",
+            "Latest labs: Potassium 5, 1 day ago",
+        ),
+        (CUFF, PRESSURE.format("130/80"), PRESSURE.format("68/56")),
+        (CUFF, PRESSURE.format("130/80"), PRESSURE.format("71/50")),
+    ],
+)
+def test_the_audit_works_out_what_stopped_what_is_newer_and_what_is_of_one_method(
+    rows, true, false
+):
+    chart = small_chart(*rows)
+    for line, wrong in ((true, []), (false, ["unfounded"])):
+        name, _, said = line.partition(": ")
+        support = {}
+        for one in audit_chart.SECTIONS[name](chart):
+            support.setdefault(one.statement, []).append(one)
+        found = [audit._fault(text, support, chart) for text in audit._statements(name, said)]
+        assert [fault for fault in found if fault] == wrong, line
+
+
 def change(record, before, after, turn=1):
     changed = json.loads(json.dumps(record))
     assert before in changed["messages"][turn]["content"]

@@ -113,6 +113,8 @@ def dates(book: Book, rng: Random, icu: IcuStay, hours: int) -> None:
 def vitals(book: Book, patient: Patient, stay: Stay, icu: IcuStay, hours: int) -> None:
     """Write chartevents: vitals every hour, temperature and nursing scores every four."""
     rng, charted, acute = patient.rng, book.words.icu, stay.reason.get("vitals", {})
+    line = Random(f"arterial line {icu.who['stay_id']}")
+    has_line = line.random() < charted["arterial_line"]["share"]
     usual = {"hr": patient.hr - 80, "sbp": patient.sbp - 122, "dbp": (patient.sbp - 122) / 2}
     acute = {"dbp": acute.get("sbp", 0) / 2} | acute
 
@@ -127,6 +129,9 @@ def vitals(book: Book, patient: Patient, stay: Stay, icu: IcuStay, hours: int) -
             value = round(expected + rng.gauss(0, spread))
             value = min(value, 100) if key == "spo2" else max(value, 6)
             chart(book, rng, icu, time, (itemid, value, value, unit))
+            if has_line and (cuff_to_line := charted["arterial_line"]["items"].get(itemid)):
+                of_line = max(round(value + line.gauss(4, 8)), 6)
+                chart(book, line, icu, time, (cuff_to_line, of_line, of_line, unit))
         if hour % 4 == 0:
             celsius = 36.8 + acute.get("temp", 0) * fade + rng.gauss(0, 0.3)
             scales = ((223761, celsius * 1.8 + 32, "°F"), (223762, celsius, "°C"))
