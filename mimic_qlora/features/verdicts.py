@@ -17,7 +17,10 @@ FEW = 100  # test patients: with fewer, an AUROC says little
 MIN_SEEN = 50  # train and validation patients with rows of a table, to call its columns unimportant
 VERDICTS = {
     "important": "shown to matter, alone or for its cluster",
-    "least": "not shown to matter, and proven free to go",
+    "least": "not shown to matter, and free to go, since refits without it ruled out a loss of "
+    "--margin in the mean AUROC of the targets with skill, of three times that in any one of them, "
+    "and of 0.05 bits a patient among the few whom it tells of (what serves a target without "
+    "skill, or rarer values, is not seen)",
     "unproven": "not shown to matter, but a loss without it is not ruled out",
     "protected": "not shown to matter, but safety rests on it",
     "rows": "a table's row count, no column",
@@ -166,13 +169,20 @@ def candidates(columns: list[ColumnVerdict]) -> list[str]:
 
 
 def settle(columns: list[ColumnVerdict], tried: list[Ablation]) -> list[ColumnVerdict]:
-    """Return the rows with the outcome of the ablations: what the last one drops is "least"."""
+    """Return the rows with the outcome of the ablations: what the last one drops is "least".
+
+    Columns stay that may matter to the few whom they tell of.
+    """
     names = candidates(columns)
     proven = set(names[len(names) - tried[-1].columns :]) if tried and tried[-1].holds else set()
     doubt = "; but a refit without it cannot rule out a loss"
     settled = []
     for row in columns:
-        if row.column in proven:
+        if row.column in proven and row.column in tried[-1].sparse:
+            n = tried[-1].sparse[row.column]
+            few = f"; but it tells of {n} patients, among whom a loss is not ruled out"
+            row = row._replace(reason=row.reason + few)
+        elif row.column in proven:
             row = row._replace(verdict="least")
         elif row.verdict == "unproven":
             row = row._replace(reason=row.reason + doubt)
