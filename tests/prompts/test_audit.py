@@ -121,7 +121,7 @@ PRESSURE = "Latest measurements: blood pressure 136/73 (was {}), 1 day ago"
             f"{ORDERED}: none on record",
             f"{ORDERED}: Heparin (IV, stopped 3 days ago)",
         ),
-        ([NUMBER], "Latest labs: Potassium 5, 1 day ago", "Recent labs: Potassium 5, today"),
+        ([NUMBER], "Latest labs: Potassium 5, 1 day ago", "Latest labs: Potassium 5, today"),
         (
             [NUMBER, LATER],
             "Latest labs: Potassium 5, 1 day ago, newer result without a number today",
