@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from helpers.clinical_content import CONTENT, CURATED, QUESTIONS, RULES, RUN_FILES, SYMPTOMS
 from mimic_qlora.clinical import content, levels, phrases
 from mimic_qlora.tasks import guidance
@@ -86,3 +88,39 @@ def test_the_system_prompt_is_short_and_names_the_sections():
     assert len(prompt.split()) < 205 and all(
         f"\n{title}\n" in prompt for title in content.SECTIONS.values()
     )
+
+
+@pytest.mark.parametrize(
+    ("question", "sign", "text"),
+    [
+        ("loose_stools", "severe belly pain", "Some belly pain is common with this."),
+        ("keeps_vomiting", "severe belly pain", "Keep your stomach at rest, then sip water."),
+        ("hard_stools", "severe pain or swollen belly", "A mild pain in the belly comes and goes."),
+        ("heartburn", "severe belly pain", "Call 911 for severe chest pain."),
+        ("leg_pain", "fever with redness", "Write down any fever."),
+        ("light_headed", "severe headache", "Note any headache."),
+    ],
+)
+def test_a_mild_form_of_a_warning_sign_does_not_name_it(question, sign, text):
+    (asked,) = [one for one in QUESTIONS if one.id == question]
+    flags = {flag.name: flag.pattern for flag in asked.red_flags}
+    assert not phrases.names(flags[sign], text)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "point", "text"),
+    [
+        ("fall_prevention", "home hazards", "Ask about each drug."),
+        ("fall_prevention", "rails", "Walk a flat trail."),
+        ("fall_prevention", "lighting", "Get up slowly when light-headed."),
+        ("fall_prevention", "report falls", "I can tell you more."),
+        ("warfarin_safety", "tell clinicians", "I cannot tell how much you take."),
+        ("warfarin_safety", "head injury", "A headache may come."),
+        ("kidney_protection", "regular tests", "There are tests."),
+        ("heart_attack_signs", "spreads to arm, jaw or back", "Come back later."),
+    ],
+)
+def test_a_word_that_happens_to_be_there_makes_no_key_point(prompt, point, text):
+    (asked,) = [one for one in content.load_knowledge(RUN_FILES) if one.id == prompt]
+    patterns = {made.point: made.pattern for made in asked.key_points}
+    assert not re.search(patterns[point], text, re.I)
