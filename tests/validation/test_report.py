@@ -119,6 +119,17 @@ def test_the_page_is_whole_and_reaches_for_nothing(page):
     assert "default-src 'none'" in page
 
 
+def test_the_page_opens_with_the_verdict_and_shows_answers_before_criteria(page):
+    order = ["Did the adapter help?", "Is it safe?", "<figure", "All figures as a table"]
+    order += ["Answers side by side", "By group", "Checklist after TRIPOD-LLM"]
+    places = [page.index(part) for part in order]
+    assert places == sorted(places)
+    for shown in page.split('<article class="trial"')[1:]:
+        parts = ['<div class="arms">', "What a good answer does", "Chart as the model got it"]
+        assert [shown.index(part) for part in parts] == sorted(shown.index(p) for p in parts)
+        assert shown.index("<table") > shown.index("<details>")
+
+
 def test_no_answer_can_act_on_the_page(page):
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
     assert sum(tag == "script" for tag, _ in Tags(page).tags) == 1
@@ -190,6 +201,11 @@ press("d"); said.push(document.querySelectorAll(".differences").length);
 type("question", "heartburn"); said.push(seen()); press("Escape"); said.push(seen());
 type("words", "finish the last one three hours"); said.push(seen());
 type("words", ""); type("kind", "worse"); said.push(seen());
+// what is folded is printed too
+dispatchEvent(new Event("beforeprint"));
+said.push(document.querySelectorAll("details:not([open])").length);
+dispatchEvent(new Event("afterprint"));
+said.push(document.querySelectorAll("details[open]").length);
 document.title = said.join(" ");
 </script></body>"""
 
@@ -214,7 +230,7 @@ def test_keys_and_filters_work_in_a_browser(page, tmp_path):
         str(tmp_path / "page.html"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert re.search(r"<title>(.*?)</title>", done.stdout)[1] == "12 0 1 1 12 1 0"
+    assert re.search(r"<title>(.*?)</title>", done.stdout)[1] == "12 0 1 1 12 1 0 0 0"
 
 
 # ---------------------------------------------------------------- labels
