@@ -68,7 +68,7 @@ def test_a_column_is_important_only_if_it_stays_above_the_null_when_patients_are
     steady, shaky = np.full(50, 0.0001), np.random.default_rng(0).normal(0, 0.02, 50)
     moves = [np.array([steady, shaky - shaky.mean(), steady * 0, steady * 0])]
     found = permutation.Explored(
-        drops, moves, np.array([[1e-6, 1e-2, 0, 0]] * 2), np.ones((2, 1, 2))
+        drops, moves, np.array([[1e-6, 1e-2, 0, 0]] * 2), np.ones((2, 1, 2)), np.ones(2)
     )
     judged = permutation.judge(found, own)
     assert (
