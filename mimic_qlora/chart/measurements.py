@@ -8,13 +8,15 @@ from datetime import datetime
 from typing import NamedTuple
 
 from mimic_qlora.chart.rows import Row
+from mimic_qlora.mimic import omr_bounds
 
 WEIGHT, BMI = "Weight (Lbs)", "BMI (kg/m2)"
-BMI_RANGE = (10.0, 100.0)  # kg/m2
 HEIGHTS = (48.0, 84.0)  # inches
-MOST_CHANGE = 1.6  # times within a year
-POUNDS_IN_KG = (2.05, 2.36)  # 2.2 and what a weight changes
-YEAR = 365  # days
+_BOUNDS = omr_bounds.load()
+BMI_RANGE = _BOUNDS["bmi_low"], _BOUNDS["bmi_high"]  # kg/m2
+MOST_CHANGE = _BOUNDS["most_change"]  # times within a year
+POUNDS_IN_KG = _BOUNDS["kilograms_low"], _BOUNDS["kilograms_high"]
+YEAR = _BOUNDS["year"]  # days
 
 
 class Measured(NamedTuple):

@@ -330,13 +330,13 @@ FROM {table} WHERE heartrate > 400 OR sbp > 500 OR dbp > 500 OR o2sat > 100
 
 -- check: body mass index out of range
 -- tables: omr
--- finds: a body mass index outside 10 to 100
+-- finds: a body mass index outside {bmi_low} to {bmi_high}
 SELECT subject_id, NULL AS worst
-FROM {table} WHERE starts_with(result_name, 'BMI') AND TRY_CAST(result_value AS DOUBLE) NOT BETWEEN 10 AND 100
+FROM {table} WHERE starts_with(result_name, 'BMI') AND TRY_CAST(result_value AS DOUBLE) NOT BETWEEN {bmi_low} AND {bmi_high}
 
 -- check: weight that changes too much
 -- tables: omr
--- finds: a weight more than 1.6 times one of the year before, or less than 1/1.6 of it
+-- finds: a weight more than {most_change} times one of the year before, or less than 1/{most_change} of it
 -- worst: {worst} times
 SELECT subject_id, ratio AS worst
 FROM (SELECT subject_id, greatest(pounds / min(pounds) OVER year, max(pounds) OVER year / pounds) AS ratio
@@ -344,8 +344,8 @@ FROM (SELECT subject_id, greatest(pounds / min(pounds) OVER year, max(pounds) OV
             FROM {table} WHERE starts_with(result_name, 'Weight'))
       WHERE pounds > 0
       WINDOW year AS (PARTITION BY subject_id ORDER BY chartdate
-                      RANGE BETWEEN INTERVAL 365 DAYS PRECEDING AND CURRENT ROW))
-WHERE ratio > 1.6
+                      RANGE BETWEEN INTERVAL {year} DAYS PRECEDING AND CURRENT ROW))
+WHERE ratio > {most_change}
 
 -- check: kilograms in the pounds field
 -- tables: omr
@@ -356,5 +356,5 @@ WITH weights AS (
 SELECT subject_id, NULL AS worst FROM weights AS one
 WHERE pounds > 0 AND EXISTS (
   FROM weights AS other
-  WHERE other.subject_id = one.subject_id AND other.pounds / one.pounds BETWEEN 2.05 AND 2.36
-    AND abs(date_diff('day', one.chartdate, other.chartdate)) <= 365)
+  WHERE other.subject_id = one.subject_id AND other.pounds / one.pounds BETWEEN {kilograms_low} AND {kilograms_high}
+    AND abs(date_diff('day', one.chartdate, other.chartdate)) <= {year})

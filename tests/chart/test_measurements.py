@@ -1,10 +1,13 @@
 """Weights and body mass indexes that are slips of the pen are not shown."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from mimic_qlora.chart import measurements
+from mimic_qlora.mimic import omr_bounds
+from mimic_qlora.subjects import quality
 
 FIRST = datetime(2150, 1, 1)
 
@@ -49,3 +52,13 @@ def rows(*found):
 def test_only_plausible_weights_and_indexes_are_shown(found, shown):
     kept = [row["result_value"] for row in measurements.plausible(rows(*found))]
     assert kept == ([value for *_, value in found] if shown is None else shown)
+
+
+def test_step_1_counts_and_contexts_leave_out_by_the_same_bounds():
+    """They stand in omr_bounds.csv alone; each is used by a check of step 1."""
+    text = (Path(quality.__file__).parent / "quality.sql").read_text(encoding="utf-8")
+    bounds = omr_bounds.load()
+    assert [name for name in bounds if f"{{{name}}}" not in text] == []
+    assert measurements.BMI_RANGE == (bounds["bmi_low"], bounds["bmi_high"])
+    assert measurements.MOST_CHANGE == bounds["most_change"]
+    assert not any("{kilograms" in one.sql or "{bmi" in one.finds for one in quality.checks())
