@@ -15,24 +15,40 @@ class Level(NamedTuple):
 
     `name` is the advice as a table shows it; `pattern` finds the words of a sentence of this level.
     `opening` is the line that an answer begins with where the question itself names a warning sign
-    of this level; "" where that asks for no haste.
+    of this level; "" where that asks for no haste. `tells` are the tags (tells.yaml) of that line,
+    and `first_step` is the self-care that then comes first, "" for none.
     """
 
     name: str
     pattern: str
     opening: str
+    tells: tuple[str, ...] = ()
+    first_step: str = ""
 
 
 OPENING = "This needs care now"
 # the most urgent first
 LEVELS: dict[LevelId, Level] = {
-    "911": Level("Call 911", r"\bcall(?:ing)? 911\b", f"{OPENING}: call 911."),
+    "911": Level(
+        "Call 911",
+        r"\bcall(?:ing)? 911\b",
+        f"{OPENING}: call 911.",
+        ("call_now", "care_now"),
+        "Call 911 before anything else, and do not drive yourself.",
+    ),
     "emergency": Level(
         "Go to an emergency room now",
         r"\bemergency (?:room|care)\b",
         f"{OPENING}: go to an emergency room.",
+        ("call_now", "care_now"),
+        "Do not drive yourself; ask somebody to take you, or call 911.",
     ),
-    "today": Level("Be seen today", r"\btoday\b|\bsame day\b", f"{OPENING}: be seen today."),
+    "today": Level(
+        "Be seen today",
+        r"\btoday\b|\bsame day\b",
+        f"{OPENING}: be seen today.",
+        ("call_now",),
+    ),
     "days": Level(
         "Call in the next days", r"\b(?:in|within) (?:the next|a|two|three|a few) days?\b", ""
     ),

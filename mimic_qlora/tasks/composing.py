@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -11,7 +11,7 @@ from mimic_qlora.chart.facts import Facts, facts_of_view
 from mimic_qlora.clinical import conflicts, content, levels, phrases
 from mimic_qlora.clinical.conflicts import Saying
 from mimic_qlora.clinical.levels import LEVELS, LevelId
-from mimic_qlora.clinical.schema import Caution, Line, RedFlag, Symptom
+from mimic_qlora.clinical.schema import Advice, Caution, Line, RedFlag, Symptom
 from mimic_qlora.step.seeded import pick
 
 WORDS = (120, 180)
@@ -65,34 +65,33 @@ def compose(
     key: str,
     patient: Patient,
     opening: LevelId | None = None,
+    asked: Collection[str] = (),
 ) -> str:
     """Return the gold answer: three sections, 120 to 180 words, at most three cautions.
 
-    Where the question names a warning sign, the line of its level (`opening`) comes first. No
-    sentence is given that the chart does not fit, that one of its rules forbids or tells the
-    opposite of, that gives a warning sign a lower level than they do, or that repeats a caution.
-    The first red flags that are left are always there. The rest is drawn by hash of `key`, so that
-    answers vary between patients but not between runs. Raises TooFewSentences when no choice of
+    Where the question names warning signs (`asked`), the line of their level (`opening`) comes
+    first, and with it no sentence for those who may wait. No sentence is given that the chart does
+    not fit, that one of its rules forbids or tells the opposite of, that gives a warning sign a
+    lower level than they do, or that repeats a caution. The first red flags that are left are
+    always there. The rest is drawn by hash of `key`, so that answers vary between patients but not
+    between runs, and told in the order of the file. Raises TooFewSentences when no choice of
     sentences keeps within the words.
     """
     told = cautions[:MOST_CAUTIONS]
-    first = first_flags(symptom, told, patient)
+    first = first_flags(symptom, told, patient, asked)
+    start = _Start.of(opening)
     chosen: dict[str, list[Saying]] = {
         section: [c for c in told if c.section == section] for section in content.SECTIONS
     }
-    n_cautions = len(chosen["track"])
-    pools = _pools(symptom, told, patient)
+    pools = _pools(symptom, told, patient, [*first, *start.sayings])
     pools["urgent"] = [flag for flag in pools["urgent"] if flag not in first]
     chosen["urgent"] += first
     for section in ("try", "track"):
         if not pools[section]:
             raise TooFewSentences(f"{symptom.id}: nothing fits in section {section}")
         chosen[section].append(pools[section].pop(pick(f"{key}:{section}", len(pools[section]))))
-    start = LEVELS[opening].opening if opening else ""
     _fill(chosen, pools, key, start)
-    track = chosen["track"]  # cautions come last there
-    chosen["track"] = [*track[n_cautions:], *track[:n_cautions]]
-    chosen["urgent"].sort(key=lambda one: levels.rank(one.level))
+    _sort(chosen, symptom)
     answer = _text(chosen, start)
     if not WORDS[0] <= words(answer) <= WORDS[1]:
         raise TooFewSentences(f"{symptom.id}: {words(answer)} words")
@@ -135,12 +134,48 @@ def for_chart(
     return text()
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What comes before the sections, and the self-care that then comes first."""
+
+    line: str
+    step: str
+    sayings: tuple[Saying, ...]  # the line, with what it tells
+
+    @classmethod
+    def of(cls, opening: LevelId | None) -> "_Start":
+        """Return the start of an answer that opens with a level, an empty one for None."""
+        if opening is None:
+            return cls("", "", ())
+        level = LEVELS[opening]
+        said = Advice(say=level.opening, tells=level.tells)
+        return cls(level.opening, level.first_step, (said,) if level.opening else ())
+
+
+def _sort(chosen: dict[str, list[Saying]], symptom: Symptom) -> None:
+    """Put sentences in order: cautions first (last in "track"), the most urgent signs first."""
+    lines = [*symptom.self_care, *symptom.track]
+    for section in ("try", "track"):
+        last = len(lines) if section == "track" else -1
+        chosen[section].sort(key=lambda one: lines.index(one) if one in lines else last)
+    chosen["urgent"].sort(key=lambda one: levels.rank(one.level))
+
+
 def first_flags(
-    symptom: Symptom, cautions: Sequence[Caution], patient: Patient
+    symptom: Symptom,
+    cautions: Sequence[Caution],
+    patient: Patient,
+    asked: Collection[str] = (),
 ) -> tuple[RedFlag, ...]:
-    """Return the red flags that an answer with these cautions must have, in file order."""
+    """Return the red flags that an answer with these cautions must have, in file order.
+
+    These are the first ones that fit, and the most urgent for a sign that the question names
+    (`asked`).
+    """
     fit = [flag for flag in symptom.urgent if fits(flag, cautions, patient)]
-    return tuple(fit[:FIRST_FLAGS])
+    named = [flag for flag in fit if not {*flag.signs}.isdisjoint(asked)]
+    must = [*fit[:FIRST_FLAGS], *sorted(named, key=lambda flag: levels.rank(flag.level))[:1]]
+    return tuple(flag for flag in fit if flag in must)
 
 
 def fits(line: Line, cautions: Sequence[Caution], patient: Patient) -> bool:
@@ -161,22 +196,26 @@ def fits(line: Line, cautions: Sequence[Caution], patient: Patient) -> bool:
 
 
 def _pools(
-    symptom: Symptom, cautions: Sequence[Caution], patient: Patient
+    symptom: Symptom, cautions: Sequence[Caution], patient: Patient, said: Sequence[Saying]
 ) -> dict[str, list[Saying]]:
-    """Return the sentences that each section can take."""
+    """Return the sentences that each section can take beside what is `said` already."""
     lines: dict[str, tuple[Line, ...]] = {
         "try": symptom.self_care,
         "urgent": symptom.urgent,
         "track": symptom.track,
     }
     return {
-        section: [line for line in there if fits(line, cautions, patient)]
+        section: [
+            line
+            for line in there
+            if fits(line, cautions, patient) and not any(conflicts.opposes(line, s) for s in said)
+        ]
         for section, there in lines.items()
     }
 
 
 def _fill(
-    chosen: dict[str, list[Saying]], pools: dict[str, list[Saying]], key: str, start: str
+    chosen: dict[str, list[Saying]], pools: dict[str, list[Saying]], key: str, start: _Start
 ) -> None:
     """Move sentences from the pools into the sections, until the answer is long enough."""
     goal = WORDS[0] + 10 + pick(f"{key}:words", 35)
@@ -198,9 +237,12 @@ def _clashes(sentence: Saying, chosen: Mapping[str, Iterable[Saying]]) -> bool:
     return any(any(conflicts.of([one, sentence])) for there in chosen.values() for one in there)
 
 
-def _text(chosen: Mapping[str, Sequence[Saying]], start: str) -> str:
+def _text(chosen: Mapping[str, Sequence[Saying]], start: _Start) -> str:
+    told = {section: [one.say for one in chosen[section]] for section in content.SECTIONS}
+    if start.step:
+        told["try"].insert(0, start.step)
     sections = [
-        "\n".join([heading, *(f"- {one.say}" for one in chosen[section])])
+        "\n".join([heading, *(f"- {say}" for say in told[section])])
         for section, heading in content.SECTIONS.items()
     ]
-    return "\n\n".join([start, *sections] if start else sections)
+    return "\n\n".join([start.line, *sections] if start.line else sections)

@@ -1,7 +1,7 @@
 """The guidance task: the cautions that a chart calls for, the gold answer, and its rubric."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 
 from mimic_qlora.chart import columns
@@ -23,15 +23,17 @@ from mimic_qlora.tasks.composing import (
 from mimic_qlora.tasks.gold import Criterion, Gold
 
 
-def bearing(caution: Caution, symptom: content.AnySymptom) -> int:
+def bearing(caution: Caution, symptom: content.AnySymptom, asked: Collection[str] = ()) -> int:
     """Return how closely a caution bears on a symptom.
 
-    4: it raises the level of one of its first warning signs, 3: it names the symptom, 2: one of its
-    tags, 1: any symptom, 0: none of these.
+    4: it raises the level of one of its first warning signs, or of one that the question names
+    (`asked`), 3: it names the symptom, 2: one of its tags, 1: any symptom, 0: none of these.
     """
     named = set(caution.symptoms)
     if isinstance(symptom, Symptom) and any(
-        conflicts.outranked(flag, [caution]) for flag in symptom.urgent[:FIRST_FLAGS]
+        conflicts.outranked(flag, [caution])
+        for flag in symptom.urgent
+        if flag in symptom.urgent[:FIRST_FLAGS] or _raises(caution, flag, asked)
     ):
         return 4
     if symptom.id in named:
@@ -41,22 +43,31 @@ def bearing(caution: Caution, symptom: content.AnySymptom) -> int:
     return int("any" in named)
 
 
+def _raises(caution: Caution, flag: RedFlag, asked: Collection[str]) -> bool:
+    """Return whether a caution and a red flag share a sign that the question names."""
+    return not {*asked}.isdisjoint({*flag.signs} & {*caution.signs})
+
+
 def severity(caution: Caution, symptom: content.AnySymptom) -> int:
     """Return the severity of leaving a caution out of an answer on a symptom, 1 to 3."""
     return caution.severity_for(symptom.id, symptom.tags)
 
 
 def cautions_for(
-    symptom: content.AnySymptom, known: Facts, called: Sequence[Caution] | None = None
+    symptom: content.AnySymptom,
+    known: Facts,
+    called: Sequence[Caution] | None = None,
+    asked: Collection[str] = (),
 ) -> list[Caution]:
     """Return the cautions that this chart calls for on the symptom, most severe and closest first.
 
-    One that raises the level of a first warning sign comes before all. Of rules that give the same
+    One that raises the level of a first warning sign, or of one that the question names (`asked`),
+    comes before all. Of rules that give the same
     advice for two reasons (no ibuprofen, for kidneys as for blood thinners) the one is kept that
     warns of more; none is left out that warns of anything else. `called` is `called_for(known)`,
     for callers with many symptoms; rules that are equally severe and close keep its order.
     """
-    rules = _with_highest_levels(called_for(known) if called is None else called, symptom)
+    rules = _with_highest_levels(called_for(known) if called is None else called, symptom, asked)
     chosen: list[Caution] = []
     for _, rule in sorted(
         (r for r in rules if r[0]), key=lambda r: (r[0] != 4, -severity(r[1], symptom), -r[0])
@@ -77,13 +88,13 @@ def cautions_for(
 
 
 def _with_highest_levels(
-    called: Sequence[Caution], symptom: content.AnySymptom
+    called: Sequence[Caution], symptom: content.AnySymptom, asked: Collection[str]
 ) -> list[tuple[int, Caution]]:
     """Return the rules that stand, each with how closely it bears on the symptom.
 
     A rule is left out where another has a higher level for its signs, which then takes its place.
     """
-    bears = {c.id: bearing(c, symptom) for c in called}
+    bears = {c.id: bearing(c, symptom, asked) for c in called}
     stands = []
     for rule in called:
         above = conflicts.above(rule, called)
@@ -143,14 +154,15 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
         if phrasings:
             # of equally severe rules others come first for other patients
             order = sorted(trained, key=lambda name: pick(f"{key}:{symptom.id}:{name}", 1 << 30))
+            phrasing = phrasings[pick(f"{key}:{symptom.id}:phrasing", len(phrasings))]
+            ordered = [trained[name] for name in order]
             cautions = [
                 c
-                for c in cautions_for(symptom, known, [trained[name] for name in order])
+                for c in cautions_for(symptom, known, ordered, phrasing.signs)
                 if not conflicts.above(c, patient.called)
             ]
             left_out = sum(c.held_out and bearing(c, symptom) > 0 for c in called)
             rank = (not cautions, left_out, pick(f"{key}:{symptom.id}", 1 << 30))
-            phrasing = phrasings[pick(f"{key}:{symptom.id}:phrasing", len(phrasings))]
             asked.append((rank, symptom, phrasing, cautions[:MOST_CAUTIONS]))
     made: list[Gold] = []
     for _, symptom, phrasing, cautions in sorted(asked, key=lambda one: one[0]):
@@ -188,13 +200,16 @@ def _gold(
     symptom: Symptom, asked: Phrasing, cautions: Sequence[Caution], patient: Patient, key: str
 ) -> Gold:
     due = opening(asked.signs, symptom.urgent, patient.called)
+    first = composing.first_flags(symptom, cautions, patient, asked.signs)
     return Gold(
         question=asked.text,
-        answer=composing.compose(symptom, cautions, f"{key}:{symptom.id}", patient, due),
+        answer=composing.compose(
+            symptom, cautions, f"{key}:{symptom.id}", patient, due, asked.signs
+        ),
         symptom=symptom.id,
         cautions=[c.id for c in cautions],
         evidence=[row for c in cautions for row in evidence(c, patient.shown)],
-        rubric=rubric(symptom, cautions, composing.first_flags(symptom, cautions, patient), due),
+        rubric=rubric(symptom, cautions, first, due),
     )
 
 

@@ -198,7 +198,7 @@ def _unused(entries, rows):
             "scope_of_gut",
             "endoscop|scop|opening|rectum|sphincter|dilation|colonic|pancreatic|bile|pylor",
         ),
-        ("scope_of_bile_ducts", "duct|bil|sphincter|ampulla|ercp|chol|pancrea|gallbladder"),
+        ("lung_operation", "lung|pleura|bronch|thorac|thorax|intercostal"),
         ("hip_or_knee_replacement", "hip|knee|femor|tibial|acetab"),
         ("feeding_tube", "gastro|jejun|feeding"),
         ("cancer_treatment", "antineoplastic|chemother|interleukin|clofarabine|monoclonal"),
