@@ -55,9 +55,9 @@ def of(*rules: Caution, **found) -> Patient:
     return Patient(facts, facts, rules)
 
 
-def answers(made: Symptom, patient: Patient, rules=(), opening=None) -> list[str]:
+def answers(made: Symptom, patient: Patient, rules=(), opening=None, asked=()) -> list[str]:
     """The answers for many keys: what is drawn differs, what is due does not."""
-    return [composing.compose(made, rules, f"{key}", patient, opening) for key in range(25)]
+    return [composing.compose(made, rules, f"{key}", patient, opening, asked) for key in range(25)]
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,42 @@ def test_an_answer_opens_with_the_level_of_the_sign_that_the_question_names():
             assert answer.splitlines()[:3] == [LEVELS[level].opening, "", TRY]
             assert 120 <= composing.words(answer) <= 180
     assert all(answer.startswith(f"{TRY}\n- ") for answer in answers(symptom(), ANYBODY))
+
+
+@pytest.mark.parametrize("level", ["911", "emergency"])
+def test_an_emergency_begins_with_the_way_there_and_has_nothing_for_those_who_may_wait(level):
+    plain = symptom().model_dump(by_alias=True)
+    later = {"say": "Tell a clinician if it lasts longer than a week.", "tells": ["call_later"]}
+    walk = {"say": "Walk a little every day.", "tells": ["everyday"]}
+    made = symptom(**{"try": [walk, *plain["try"]], "track": [later, *plain["track"]]})
+    for answer in answers(made, ANYBODY, opening=level):
+        assert answer.split(TRY)[1].startswith(f"\n- {LEVELS[level].first_step}\n")
+        assert walk["say"] not in answer and later["say"] not in answer
+    today = answers(made, ANYBODY, opening="today")
+    assert any(walk["say"] in answer for answer in today)
+    assert not any(later["say"] in answer for answer in today)
+    assert any(later["say"] in answer for answer in answers(made, ANYBODY))
+
+
+def test_the_sign_that_the_question_names_is_in_the_answer_however_late_it_stands():
+    flags = [*symptom().model_dump()["urgent"]]
+    flags[5] |= {"signs": ["tendon"]}
+    made = symptom(urgent=flags)
+    assert all("sign number 6" in answer for answer in answers(made, ANYBODY, asked=["tendon"]))
+    assert not all("sign number 6" in answer for answer in answers(made, ANYBODY))
+    rule = caution(level="911", signs=("tendon",), symptoms=("nosebleed",))
+    first = caution(id="inr_high", severity=3)
+    assert guidance.cautions_for(made, Chart(), [first, rule], ["tendon"]) == [rule, first]
+    assert guidance.cautions_for(made, Chart(), [first, rule]) == [first]
+
+
+def test_sentences_stand_in_the_order_of_the_file():
+    made = symptom()
+    lines = [line.say for line in (*made.self_care, *made.track)]
+    for answer in answers(made, ANYBODY):
+        told = [line.removeprefix("- ") for line in answer.splitlines()]
+        places = [lines.index(line) for line in told if line in lines]
+        assert places == sorted(places)
 
 
 def test_the_most_urgent_signs_come_first_in_their_section():

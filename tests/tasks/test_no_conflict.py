@@ -1,62 +1,33 @@
 """Answers composed for made-up patients: no opposites, one level a sign, nothing presumed."""
 
 import re
+from itertools import product
 
 import pytest
+import yaml
 
 from helpers.charts import Chart
+from helpers.paths import ROOT
 from mimic_qlora.clinical import conflicts, content, presumptions
 from mimic_qlora.prompts import audit_guidance
 from mimic_qlora.tasks import composing, guidance
 
 CONTENT = content.load()
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def made_up(age=60, sex="F", procedures=(), **found):
+    """A chart of made_up_patients.yaml or self_care_pairs.yaml."""
+    done = [((group,), days) for group, days in procedures]
+    derived = {name: (*value, ()) for name, value in found.pop("derived", {}).items()}
+    return Chart(age=age, sex=sex, procedures=done, derived=derived, **found)
+
+
 PATIENTS = {
-    "dialysis": Chart(phenotypes={"dialysis", "kidney_failure"}, age=62, sex="M"),
-    "pregnancy": Chart(phenotypes={"pregnancy"}, age=29, sex="F"),
-    "lithium": Chart(drug_classes={"lithium"}, phenotypes={"bipolar_disorder"}, age=44, sex="F"),
-    "fresh stent": Chart(
-        phenotypes={"coronary_artery_disease", "coronary_stent_or_bypass", "heart_attack"},
-        drug_classes={"antiplatelet", "statin", "beta_blocker"},
-        age=58,
-        sex="M",
-    ),
-    "transplant": Chart(
-        phenotypes={"organ_or_stem_cell_transplant"},
-        drug_classes={"immunosuppressant", "systemic_corticosteroid"},
-        age=50,
-        sex="F",
-    ),
-    "neutropenia": Chart(
-        phenotypes={"neutropenia", "cancer"}, drug_classes={"chemotherapy"}, age=66, sex="M"
-    ),
-    "cirrhosis with alcohol": Chart(
-        phenotypes={"cirrhosis", "ascites", "varices", "alcohol_use_disorder"}, age=54, sex="M"
-    ),
-    "type 1 on insulin": Chart(
-        phenotypes={"diabetes", "long_term_insulin"}, drug_classes={"insulin"}, age=24, sex="F"
-    ),
-    "poor circulation with diabetes": Chart(
-        phenotypes={"diabetes", "peripheral_artery_disease", "foot_or_leg_ulcer"}, age=71, sex="M"
-    ),
-    "opioid with benzodiazepine": Chart(
-        drug_classes={"opioid", "benzodiazepine"}, phenotypes={"sleep_apnea"}, age=49, sex="M"
-    ),
-    "cancer in the spine": Chart(phenotypes={"cancer"}, drug_classes={"opioid"}, age=69, sex="F"),
-    "heart failure on many medicines": Chart(
-        phenotypes={"heart_failure", "atrial_fibrillation", "chronic_kidney_disease", "gout"},
-        drug_classes={
-            "oral_anticoagulant",
-            "loop_diuretic",
-            "ace_inhibitor",
-            "digoxin",
-            "antibiotic",
-        },
-        labs={51237: (4.6, "", 2), 50971: (5.8, "mEq/L", 2)},
-        age=82,
-        sex="F",
-    ),
-    "nothing": Chart(age=40, sex="M"),
+    name: made_up(**found)
+    for name, found in yaml.safe_load((BENCHMARKS / "made_up_patients.yaml").read_text()).items()
 }
+PAIRS = yaml.safe_load((BENCHMARKS / "self_care_pairs.yaml").read_text())
 
 
 def said_to(symptom, facts, key):
@@ -85,38 +56,34 @@ def test_no_answer_contradicts_itself_or_the_chart(name):
             assert presumptions.unfounded(one.say, facts) == [], (symptom.id, one.say)
 
 
-# Self-care, and the finding of a chart beside which it does harm.
-HARMFUL = [
-    ("leg_swelling", r"raise|prop", {"phenotypes": {"peripheral_artery_disease", "diabetes"}}),
-    ("foot_pain", r"raise|prop|soak|warm", {"phenotypes": {"foot_or_leg_ulcer", "diabetes"}}),
-    ("fainting", r"raise your legs", {"phenotypes": {"heart_failure"}}),
-    ("shoulder_pain", r"pendulum|cool pack", {"phenotypes": {"sickle_cell_disease"}}),
-    ("joint_pain", r"cool pack|\bice\b", {"phenotypes": {"sickle_cell_disease"}}),
-    ("muscle_cramps", r"rub the muscle", {"phenotypes": {"venous_clot"}}),
-    ("muscle_cramps", r"stretch|stand .*heels", {"drug_classes": {"fluoroquinolone"}}),
-    ("constipation", r"whole grain|fiber|laxative", {"phenotypes": {"bowel_blockage"}}),
-    ("blood_in_stool", r"add fiber", {"phenotypes": {"bowel_blockage"}}),
-    ("shaking_hands", r"do not stop any", {"drug_classes": {"lithium"}}),
-    ("bruising", r"keep taking", {"labs": {51237: (5.2, "", 1)}}),
-    ("fever", r"stay home|fever medicine", {"drug_classes": {"chemotherapy"}}),
-    ("new_rash", r"before you take another dose", {"drug_classes": {"systemic_corticosteroid"}}),
-    ("cough", r"\bsips?\b|suck|gargle", {"phenotypes": {"trouble_swallowing"}}),
-    ("poor_appetite", r"alcohol", {"phenotypes": {"alcohol_use_disorder"}}),
-    ("frequent_urination", r"drink less", {"drug_classes": {"lithium"}}),
-]
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair['symptoms'][0]}-{pair['words']}")
+def test_self_care_that_harms_beside_a_finding_is_not_given(pair):
+    rules = set(pair.get("rules", ()))
+    for symptom, chart in product(map(CONTENT.symptoms.get, pair["symptoms"]), pair["charts"]):
+        facts = made_up(**chart)
+        patient = composing.patient_of(facts, facts)
+        told = guidance.cautions_for(symptom, facts)[: composing.MOST_CAUTIONS]
+        given = [
+            line.say
+            for line in (*symptom.self_care, *symptom.track)
+            if re.search(pair["words"], line.say, re.IGNORECASE)
+            and composing.fits(line, told, patient)
+        ]
+        assert given == [] or not rules.isdisjoint(c.id for c in told), (symptom.id, chart)
 
 
-@pytest.mark.parametrize(("name", "words", "found"), HARMFUL)
-def test_self_care_that_harms_beside_a_finding_is_not_given(name, words, found):
-    symptom, facts = CONTENT.symptoms[name], Chart(age=60, sex="F", **found)
-    patient = composing.patient_of(facts, facts)
-    cautions = guidance.cautions_for(symptom, facts)
-    given = [
-        line.say
-        for line in (*symptom.self_care, *symptom.track)
-        if re.search(words, line.say, re.IGNORECASE) and composing.fits(line, cautions, patient)
+def test_the_words_of_a_pair_are_in_the_self_care_of_its_symptoms():
+    idle = [
+        (name, pair["words"])
+        for pair in PAIRS
+        for name in pair["symptoms"]
+        for symptom in [CONTENT.symptoms[name]]
+        if not any(
+            re.search(pair["words"], line.say, re.IGNORECASE)
+            for line in (*symptom.self_care, *symptom.track)
+        )
     ]
-    assert given == []
+    assert idle == []
 
 
 def test_no_drug_is_lost_where_one_caution_is_said_for_two():
