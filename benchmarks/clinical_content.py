@@ -23,9 +23,6 @@ from typing import NamedTuple
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # for its made-up charts
-from helpers.charts import charts_that_fulfil
 from mimic_qlora.chart import columns, context, facts, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.derived_values import DerivedFact
@@ -37,6 +34,7 @@ from mimic_qlora.prompts import audit_guidance
 from mimic_qlora.subjects import reader
 from mimic_qlora.tasks import composing, guidance, holding_out
 
+ROOT = Path(__file__).resolve().parents[1]
 SEED, TOKENS = 42, 700
 CONTENT = content.load()
 
@@ -108,7 +106,9 @@ def answers(known: Facts) -> Iterator[Answer]:
         asked = first_question(symptom, known)
         cautions = guidance.cautions_for(symptom, known, patient.called, asked.signs)
         due = guidance.opening(asked.signs, symptom.urgent, patient.called)
-        text = composing.compose(symptom, cautions, f"made up:{symptom.id}", patient, due, asked.signs)
+        text = composing.compose(
+            symptom, cautions, f"made up:{symptom.id}", patient, due, asked.signs
+        )
         told = cautions[: composing.MOST_CAUTIONS]
         yield Answer(patient, symptom, asked.text, text, told)
 
@@ -118,7 +118,8 @@ def first_question(symptom: Symptom, known: Facts) -> Phrasing:
     fit = [
         one
         for one in symptom.phrasings
-        if (one.when is None or one.when.holds(known)) and not presumptions.unfounded(one.text, known)
+        if (one.when is None or one.when.holds(known))
+        and not presumptions.unfounded(one.text, known)
     ]
     return next((one for one in fit if one.signs), fit[0])
 
@@ -131,19 +132,20 @@ def built_charts(store: Path) -> Iterator[tuple[int, context.Context]]:
     for record in reader.records(store, columns.WANTED, None, columns.ONLY):
         if home := prediction_times.after_discharge(record, SEED):
             when = home[-1].as_of
-            yield record["subject_id"], context.build(
-                record, when, settings, labels, lambda text: len(text) // 4
+            yield (
+                record["subject_id"],
+                context.build(record, when, settings, labels, lambda text: len(text) // 4),
             )
 
 
 def gold_answers(built: context.Context, subject: int) -> Iterator[Answer]:
     """The gold answers on all symptoms that are trained on."""
     patient = composing.patient_of(built.facts, built.chart)
-    for gold in guidance.golds(built.facts, built.chart, len(CONTENT.symptoms), f"{SEED}:{subject}"):
+    for gold in guidance.golds(
+        built.facts, built.chart, len(CONTENT.symptoms), f"{SEED}:{subject}"
+    ):
         cautions = [CONTENT.cautions[name] for name in gold.cautions]
-        yield Answer(
-            patient, CONTENT.symptoms[gold.symptom], gold.question, gold.answer, cautions
-        )
+        yield Answer(patient, CONTENT.symptoms[gold.symptom], gold.question, gold.answer, cautions)
 
 
 def checked(found: Iterator[Answer]) -> Mapping[str, int]:
@@ -193,22 +195,31 @@ def of_content() -> Iterator[tuple[str, int]]:
     pairs = [*self_care_pairs()]
     open_pairs = [name for name, sentences in pairs if sentences]
     yield f"of {len(pairs)} pairs of self-care and a finding: not covered", len(open_pairs)
+    sys.path.insert(0, str(ROOT / "tests"))
+    from helpers.charts import charts_that_fulfil
+
     opposed = [pair for pair in combinations(rules, 2) if conflicts.opposes(*pair)]
-    yield f"of {len(opposed)} pairs of opposed rules: can come together", sum(
-        any(True for _ in charts_that_fulfil(a.when, b.when)) for a, b in opposed
+    yield (
+        f"of {len(opposed)} pairs of opposed rules: can come together",
+        sum(any(True for _ in charts_that_fulfil(a.when, b.when)) for a, b in opposed),
     )
     sayings = [*rules, *(line for s in CONTENT.symptoms.values() for line in s.urgent)]
     leveled = {sign for one in sayings if one.level for sign in one.signs}
     questions = content.load_questions(ROOT / "run_files")
-    leveled |= {sign for q in questions for flag in q.red_flags if flag.level for sign in flag.signs}
+    leveled |= {
+        sign for q in questions for flag in q.red_flags if flag.level for sign in flag.signs
+    }
     asked = {sign for q in questions for sign in q.signs}
     asked |= {sign for s in CONTENT.symptoms.values() for p in s.phrasings for sign in p.signs}
     yield "signs without a level", len(({*CONTENT.signs} | asked) - leveled)
     held_out = {s.id for s in CONTENT.symptoms.values() if s.held_out}
     never = holding_out.never_trained(questions, held_out)
-    yield "held-out rules that no never-trained question reaches", sum(
-        rule.held_out and not any(guidance.bearing(rule, symptom) > 1 for symptom in never)
-        for rule in rules
+    yield (
+        "held-out rules that no never-trained question reaches",
+        sum(
+            rule.held_out and not any(guidance.bearing(rule, symptom) > 1 for symptom in never)
+            for rule in rules
+        ),
     )
 
 
@@ -219,7 +230,10 @@ def self_care_pairs() -> Iterator[tuple[str, list[str]]]:
         for symptom, chart in product(entry["symptoms"], entry["charts"]):
             known = made_up(**{"age": 60, "sex": "F"} | chart)
             rules = set(entry.get("rules", ()))
-            yield f"{symptom} {chart}", given(CONTENT.symptoms[symptom], entry["words"], known, rules)
+            yield (
+                f"{symptom} {chart}",
+                given(CONTENT.symptoms[symptom], entry["words"], known, rules),
+            )
 
 
 def given(symptom: Symptom, words: str, known: Facts, rules: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bounds of weight and build in omr, by name: step 1 counts what lies beyond, contexts leave it out."""
+"""Bounds of weight and build in omr: step 1 counts what lies beyond, contexts leave it out."""
 
 import csv
 from functools import cache

@@ -90,9 +90,10 @@ def test_an_emergency_begins_with_the_way_there_and_has_nothing_for_those_who_ma
 
 
 def test_the_sign_that_the_question_names_is_in_the_answer_however_late_it_stands():
-    flags = [*symptom().model_dump()["urgent"]]
-    flags[5] |= {"signs": ["tendon"]}
-    made = symptom(urgent=flags)
+    made = symptom()
+    *flags, last = made.urgent
+    flags.append(last.model_copy(update={"signs": ("tendon",)}))
+    made = made.model_copy(update={"urgent": tuple(flags)})
     assert all("sign number 6" in answer for answer in answers(made, ANYBODY, asked=["tendon"]))
     assert not all("sign number 6" in answer for answer in answers(made, ANYBODY))
     rule = caution(level="911", signs=("tendon",), symptoms=("nosebleed",))
