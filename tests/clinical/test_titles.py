@@ -198,7 +198,7 @@ def _unused(entries, rows):
             "scope_of_gut",
             "endoscop|scop|opening|rectum|sphincter|dilation|colonic|pancreatic|bile|pylor",
         ),
-        ("lung_operation", "lung|pleura|bronch|thorac|thorax|intercostal"),
+        ("lung_operation", "lung|pleura|bronch|thorac|thorax|intercostal|pneumonec|emphysem"),
         ("hip_or_knee_replacement", "hip|knee|femor|tibial|acetab"),
         ("feeding_tube", "gastro|jejun|feeding"),
         ("cancer_treatment", "antineoplastic|chemother|interleukin|clofarabine|monoclonal"),
