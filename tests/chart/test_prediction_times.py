@@ -1,0 +1,44 @@
+"""When a patient is asked about: after a discharge, or early in a stay."""
+
+import pytest
+
+from helpers.small_chart import chart, day
+from mimic_qlora.chart import prediction_times
+from mimic_qlora.step.errors import UserError
+
+
+def test_a_moment_follows_a_live_discharge_home_and_precedes_the_next_stay_and_death():
+    (only,) = prediction_times.after_discharge(chart(), seed=0)
+    assert only.hadm_id == 10 and day("2150-01-06 12:00") <= only.as_of <= day("2150-01-11 12:00")
+    assert not prediction_times.after_discharge(
+        chart(patients=[{"dod": day("2150-01-06")}]), seed=0
+    )
+    with pytest.raises(UserError, match="no hospital stay"):
+        prediction_times.latest(chart(admissions=[]), seed=0)
+
+
+def test_a_landmark_counts_from_arrival_and_only_coded_stays_that_last_have_one():
+    stays = [
+        {
+            "hadm_id": 10,
+            "admittime": day("2150-01-01 10:00"),
+            "edregtime": day("2150-01-01 02:00"),
+            "dischtime": day("2150-01-05 12:00"),
+        },
+        {"hadm_id": 11, "admittime": day("2150-01-11 12:00"), "dischtime": day("2150-01-12 11:00")},
+        {"hadm_id": 12, "admittime": day("2150-02-01 12:00"), "dischtime": day("2150-02-09")},
+        {
+            "hadm_id": 13,
+            "admittime": day("2150-03-02"),
+            "edregtime": day("2150-03-01"),
+            "dischtime": day("2150-03-09"),
+        },
+    ]
+    codes = [{"hadm_id": h, "icd_code": "I10", "icd_version": 10} for h in (10, 11, 13)]
+    record = chart(admissions=stays, diagnoses_icd_labeled=codes)
+    assert [tuple(m) for m in prediction_times.landmarks(record, 24)] == [
+        (10, day("2150-01-02 02:00")),
+        (13, day("2150-03-02")),
+    ]
+    # a stay that begins only after the landmark could not be known at it
+    assert [m.hadm_id for m in prediction_times.landmarks(record, 12)] == [10, 11]
