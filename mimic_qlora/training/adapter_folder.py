@@ -17,7 +17,7 @@ from mimic_qlora.training.data import BaseModel
 from mimic_qlora.training.log_files import Setup
 from mimic_qlora.training.loop import SavedState
 from mimic_qlora.training.packing import Split
-from mimic_qlora.training.validation_loss import BitsPerByte, Interval
+from mimic_qlora.training.validation_loss import BitsPerByte, Interval, NewLines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +35,7 @@ class Results:
     validation_loss_base: float
     validation_loss_adapter: float
     bits_per_byte: BitsPerByte
+    new_lines: NewLines | None  # the same over lines that stand in no training answer
     best_step: int  # of the adapter that is kept
 
 
@@ -53,6 +54,7 @@ def results(state: SavedState, samples: Split, work: Path) -> Results:
         validation_loss_base=losses[0],
         validation_loss_adapter=losses[best],
         bits_per_byte=validation_loss.bits_per_byte(base, adapter),
+        new_lines=validation_loss.of_new_lines(base, adapter),
         best_step=best,
     )
 
@@ -95,6 +97,19 @@ def in_words(interval: Interval) -> str:
     return f"{value:.4f}" if math.isnan(low) else f"{value:.4f} ({low:.4f} to {high:.4f})"
 
 
+def on_new_lines(found: NewLines | None) -> list[str]:
+    """Return what bits a byte measure, as one sentence or two."""
+    if found is None:
+        return ["All lines of these answers stand in training answers too."]
+    bits = found.bits_per_byte
+    return [
+        "Bits a byte say how well the text of the gold answers is predicted, most of which is "
+        "sentences that training answers have too. Lines that stand in none of them "
+        f"({found.share:.0%} of the bytes): base {in_words(bits.base)}, adapter "
+        f"{in_words(bits.adapter)}, difference {in_words(bits.difference)}."
+    ]
+
+
 def card(
     base: BaseModel,
     results: Results,
@@ -130,6 +145,8 @@ def card(
         f"{results.validation_patients:,} patients for validation, no patient in both. The "
         "intervals take patients as the unit; the adapter kept is the one best on these patients, "
         "which flatters it a little.",
+        "",
+        *on_new_lines(results.new_lines),
         "",
         "Intended use: research on language models with MIMIC-IV. Not for patients, not a medical "
         "device; its training answers were written from public guidance, of which "
@@ -169,6 +186,7 @@ def report(results: Results) -> None:
         f"{in_words(bits.adapter)}, difference {in_words(bits.difference)}; 95% intervals over "
         f"{results.validation_patients} patients"
     )
+    print(*on_new_lines(results.new_lines), sep="\n")
     if adapter >= base:
         print(
             "The adapter is no better than the base on the validation patients: more prompts, "

@@ -27,6 +27,9 @@ class Sample(NamedTuple):
     n_prompt: int  # the tokens from here on are supervised
     patient: int = 0  # subject_id
     n_bytes: int = 0  # of the answer's text in UTF-8
+    # a 1 for each supervised token in a line that no training answer has, else 0; empty: not asked
+    new: bytes = b""
+    n_new_bytes: int = 0  # of these lines
 
     @property
     def n_supervised(self) -> int:

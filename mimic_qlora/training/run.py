@@ -14,6 +14,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
 from mimic_qlora.training import adapter_folder, data, hardware, loop, packing
+from mimic_qlora.training.encoding import new_lines
 from mimic_qlora.training.settings import Job
 
 if TYPE_CHECKING:
@@ -124,11 +125,15 @@ def train_along(run: Run) -> None:
 
 
 def read_samples(run: Run) -> packing.Split:
-    """Read the prompts, check their split and encode them, or find them encoded."""
+    """Read the prompts, check their split and encode them, or find them encoded.
+
+    The lines of validation answers that no training answer has are marked.
+    """
     settings = run.job.settings
-    return data.read_samples(
+    samples = data.read_samples(
         data.Wanted(run.store, run.model, run.tokenizer, settings.max_length, settings.limit)
     )
+    return new_lines.mark(samples, run.tokenizer)
 
 
 def train(run: Run, samples: packing.Split) -> loop.Trained:

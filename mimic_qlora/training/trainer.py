@@ -42,6 +42,14 @@ def token_losses(model: "PeftModel", batch: Batch) -> torch.Tensor:
     return CrossEntropy.apply(logits.squeeze(0), batch["targets"])
 
 
+def _nats(sample: Sample, losses: torch.Tensor) -> validation_loss.Nats:
+    """Sum the losses of a sample's supervised tokens, [n], and those of its new lines."""
+    if not sample.new:
+        return validation_loss.Nats(losses.sum().item(), 0.0)
+    new = torch.tensor(list(sample.new), dtype=torch.bool)
+    return validation_loss.Nats(losses.sum().item(), losses[new].sum().item())
+
+
 @dataclass
 class Seen:
     """Tokens of this process since the last row of the log."""
@@ -162,12 +170,13 @@ class PackedTrainer(Trainer):
         model.eval()
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         samples: list[Sample] = []
-        nats: list[float] = []
+        nats: list[validation_loss.Nats] = []
         with self.accelerator.autocast():
             for pack in self._counted(self.validation_packs[rank::processes]):
                 losses = token_losses(model, self._prepare_inputs(collate(pack))).double().cpu()
                 samples += pack
-                nats += [part.sum().item() for part in losses.split([s.n_supervised for s in pack])]
+                parts_of = losses.split([s.n_supervised for s in pack])
+                nats += [_nats(s, part) for s, part in zip(pack, parts_of, strict=True)]
         own = validation_loss.by_patient(samples, nats)
         if processes == 1:
             return own

@@ -18,12 +18,25 @@ class PatientLoss(NamedTuple):
     nats: float
     tokens: int  # supervised
     n_bytes: int  # of the answers in UTF-8
+    new_nats: float = 0.0  # of lines that no training answer has
+    new_bytes: int = 0  # of these
 
     def plus(self, other: "PatientLoss") -> "PatientLoss":
         """Return the sums over both."""
         return PatientLoss(
-            self.nats + other.nats, self.tokens + other.tokens, self.n_bytes + other.n_bytes
+            self.nats + other.nats,
+            self.tokens + other.tokens,
+            self.n_bytes + other.n_bytes,
+            self.new_nats + other.new_nats,
+            self.new_bytes + other.new_bytes,
         )
+
+
+class Nats(NamedTuple):
+    """The loss of an answer, and that of its lines that no training answer has."""
+
+    whole: float
+    new: float
 
 
 NONE = PatientLoss(0.0, 0, 0)
@@ -47,12 +60,22 @@ class BitsPerByte:
     difference: Interval
 
 
-def by_patient(samples: Sequence[Sample], nats: Sequence[float]) -> Losses:
-    """Sum the losses of samples, in nats, by patient; those that only fill up are left out."""
+@dataclass(frozen=True)
+class NewLines:
+    """The same over the lines that stand in no training answer, and their share of all bytes."""
+
+    share: float
+    bits_per_byte: BitsPerByte
+
+
+def by_patient(samples: Sequence[Sample], nats: Sequence[Nats]) -> Losses:
+    """Sum the losses of samples by patient; those that only fill up are left out."""
     losses: Losses = {}
     for sample, loss in zip(samples, nats, strict=True):
         if sample.n_supervised:
-            own = PatientLoss(loss, sample.n_supervised, sample.n_bytes)
+            own = PatientLoss(
+                loss.whole, sample.n_supervised, sample.n_bytes, loss.new, sample.n_new_bytes
+            )
             losses[sample.patient] = losses.get(sample.patient, NONE).plus(own)
     return losses
 
@@ -71,7 +94,7 @@ def place(folder: Path, step: int) -> Path:
 
 
 def write(folder: Path, step: int, losses: Losses) -> None:
-    """Write the losses as JSON: subject_id -> [nats, tokens, bytes]."""
+    """Write the losses as JSON: subject_id -> [nats, tokens, bytes, and both of new lines]."""
     files.atomic_write(place(folder, step), json.dumps(losses))
 
 
@@ -114,6 +137,23 @@ def bits_per_byte(base: Losses, adapter: Losses) -> BitsPerByte:
     """Compare two validations of the same patients, in the same order."""
     before = [loss.nats / math.log(2) for loss in base.values()]
     after = [loss.nats / math.log(2) for loss in adapter.values()]
-    n_bytes = [loss.n_bytes for loss in base.values()]
+    return _compared(before, after, [loss.n_bytes for loss in base.values()])
+
+
+def of_new_lines(base: Losses, adapter: Losses) -> NewLines | None:
+    """Compare them on the lines that stand in no training answer; None where there is none."""
+    pairs = [(a, b) for a, b in zip(base.values(), adapter.values(), strict=True) if a.new_bytes]
+    if not pairs:
+        return None
+    before = [a.new_nats / math.log(2) for a, _ in pairs]
+    after = [b.new_nats / math.log(2) for _, b in pairs]
+    n_bytes = [a.new_bytes for a, _ in pairs]
+    share = sum(n_bytes) / sum(loss.n_bytes for loss in base.values())
+    return NewLines(share, _compared(before, after, n_bytes))
+
+
+def _compared(
+    before: Sequence[float], after: Sequence[float], n_bytes: Sequence[int]
+) -> BitsPerByte:
     change = [b - a for a, b in zip(before, after, strict=True)]
     return BitsPerByte(ratio(before, n_bytes), ratio(after, n_bytes), ratio(change, n_bytes))

@@ -283,6 +283,12 @@ def bits_per_byte(run: Run) -> list[str]:
                 f"base {base[0]:.3f}, adapter {name} {tuned[0]:.3f}, difference "
                 f"{change[0]:+.3f} [{change[1]:+.3f}, {change[2]:+.3f}] (step 5)."
             )
+            if new := manifest["results"].get("new_lines"):
+                bits = new["bits_per_byte"]
+                said[-1] += (
+                    f" Lines that no training answer has ({new['share']:.0%} of the bytes): base "
+                    f"{bits['base'][0]:.3f}, adapter {bits['adapter'][0]:.3f}."
+                )
     return said
 
 
