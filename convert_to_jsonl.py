@@ -109,7 +109,7 @@ def main() -> None:
     store = storage.open_storage(args.storage, create=True)
     mimic_dir = args.fetch_demo or args.mimic_dir or os.environ.get("MIMIC_DIR")
     if mimic_dir:
-        folder = files.given_path(mimic_dir).resolve()
+        folder = files.resolved_path(mimic_dir)
     else:
         from mimic_qlora.mimic.synthetic import hospital
 

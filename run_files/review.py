@@ -107,7 +107,7 @@ def main() -> None:
 def results_folder(args: Arguments) -> Folder:
     """Return the folder to review; without results of step 7, one for ideals and rules alone."""
     if args.results:
-        return Folder(files.given_path(args.results).resolve(), True)
+        return Folder(files.resolved_path(args.results), True)
     # where step 7 leaves its results, as in run.sh
     os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))
     store = storage.open_storage(args.storage, create=True)

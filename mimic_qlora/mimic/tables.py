@@ -1,5 +1,6 @@
 """The tables of MIMIC-IV: their names, columns and types, and the reader of a folder of them."""
 
+import codecs
 import csv
 import io
 import re
@@ -234,10 +235,15 @@ def _header(path: Path) -> list[str]:
             rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
             header = next(rows, [])
     except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = _form(getattr(error, "object", b"")) or getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): check the download") from None
     if not header:
         raise UserError(f"{path} is empty: check the download")
+    for sign, word in {";": "semicolons", "\t": "tabs", "|": "bars"}.items():
+        if len(header) == 1 and not _names().isdisjoint(header[0].lower().split(sign)[:-1]):
+            raise UserError(
+                f"{path} has {word} between its columns: save it as CSV with commas, in UTF-8"
+            )
     for place, name in enumerate(header):
         if not name or name != name.strip() or not name.isprintable():
             raise UserError(
@@ -251,6 +257,13 @@ def _header(path: Path) -> list[str]:
                 f"{', '.join(_shown([twin, name], header))}: rename or remove one"
             )
     return header
+
+
+def _form(data: bytes) -> str | None:
+    """Return what bytes are that are no UTF-8 text, by how they begin; None where that is open."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it is UTF-16, not UTF-8"
+    return "it is compressed twice" if data.startswith(b"\x1f\x8b") else None
 
 
 def _uncompressed(stored: IO[bytes], path: Path) -> IO[bytes]:

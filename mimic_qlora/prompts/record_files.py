@@ -17,6 +17,8 @@ from mimic_qlora.subjects import patients
 from mimic_qlora.tasks.gold import Criterion
 
 SPLITS = tuple(patients.SHARES)
+# written as JSON's escapes: some readers of lines take them for the end of one
+LINE_ENDS = "\x85\u2028\u2029"
 # Raised for a line that is not a record.
 FAULTS = (ValueError, LookupError, TypeError, AttributeError)
 
@@ -68,7 +70,10 @@ class PromptRecord:
         fields = {name: getattr(self, name) for name in self.__slots__}
         fields["as_of"] = str(self.as_of)
         fields["evidence"] = [citation.as_json() for citation in self.evidence]
-        return orjson.dumps(fields) + b"\n"
+        line = orjson.dumps(fields)
+        for mark in LINE_ENDS:
+            line = line.replace(mark.encode(), f"\\u{ord(mark):04x}".encode())
+        return line + b"\n"
 
     @property
     def context(self) -> str:

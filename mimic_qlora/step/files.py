@@ -34,6 +34,19 @@ def given_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def resolved_path(text: str) -> Path:
+    """Return a path as a person gave it, absolute and without links as far as they lead anywhere.
+
+    Raises UserError where it is relative to a folder that is gone.
+    """
+    try:
+        return Path(os.path.realpath(given_path(text)))
+    except FileNotFoundError:
+        raise UserError(
+            "the folder that this shell stands in was removed: `cd` to another one"
+        ) from None
+
+
 def private_folder(path: Path) -> Path:
     """Return a folder for patient data that its owner alone can read, made if it is missing.
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from mimic_qlora.step import faults, locks
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
-from mimic_qlora.step.files import given_path, write_json
+from mimic_qlora.step.files import resolved_path, write_json
 from mimic_qlora.step.manifests import (
     NAME,
     RUN_ID,
@@ -61,7 +61,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     Raises UserError if it is missing and not to be made, is another user's, or cannot be written,
     or if every user can write to it: they could replace what the steps leave.
     """
-    path = given_path(argument or os.environ.get("STORAGE_DIR") or "storage").resolve()
+    path = resolved_path(argument or os.environ.get("STORAGE_DIR") or "storage")
     if not is_whole(str(path)):  # DuckDB opens no such path
         raise UserError(
             f"the path of the storage folder {path} is not text in this locale: "
@@ -159,7 +159,7 @@ def linked_place(place: Path) -> Path:
 
     A link to a folder on another disk stays, and the output is renamed on that disk.
     """
-    return place.resolve() if place.is_symlink() else place
+    return Path(os.path.realpath(place)) if place.is_symlink() else place
 
 
 def _previous(place: Path) -> Path:

@@ -32,6 +32,8 @@ from mimic_qlora.subjects.partition import RowCounts
 from mimic_qlora.subjects.split_file import Split
 
 LEAST_MEMORY = 0.5  # GB
+# bytes of address space; where it runs out in Arrow's own threads, the process is aborted
+LEAST_ADDRESSES = 3_000_000_000
 DICTIONARIES = {  # the table that each explains, and what its absence means
     "d_icd_diagnoses": ("diagnoses_icd", "diagnoses go without titles"),
     "d_icd_procedures": ("procedures_icd", "procedures go without titles"),
@@ -95,7 +97,13 @@ def memory_bytes(gigabytes: float | None) -> int:
     Of little memory it is more than a quarter. Raises UserError when that is too little to work in,
     or more than there is.
     """
-    most = limits.memory()
+    most, addresses = limits.memory(), limits.address_limit()
+    if addresses is not None and addresses < LEAST_ADDRESSES:
+        raise UserError(
+            f"`ulimit -v` allows {addresses / 1e9:.1f} GB of addresses and "
+            f"{LEAST_ADDRESSES / 1e9:.0f} are needed, most of them for memory that is not used: "
+            "raise it, or ask the scheduler for memory in another way"
+        )
     if gigabytes is None and most < LEAST_MEMORY * 1e9:
         raise UserError(
             f"this job may use {most / 1e9:.2f} GB of memory (by its control group, the scheduler "

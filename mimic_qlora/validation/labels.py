@@ -187,7 +187,8 @@ def _table(lines: list[str]) -> tuple[list[str], list[list[str]]]:
     """Return the header and rows of a CSV file, by the sign that parts its header the most."""
     tried = {sign: next(csv.reader(lines, delimiter=sign), []) for sign in ",;\t"}
     delimiter = max(tried, key=lambda sign: len(tried[sign]))
-    header, *rows = [*csv.reader(lines, delimiter=delimiter)] or [[]]
+    # strict: a quote that nothing closes would take all rows behind it
+    header, *rows = [*csv.reader(lines, delimiter=delimiter, strict=True)] or [[]]
     return [name.strip().lower() for name in header], rows
 
 
@@ -214,9 +215,9 @@ def _key(cell: str, where: str) -> str:
 
     Raises UserError for one that a spreadsheet took for a number, or that is none.
     """
-    key = cell.lstrip("'")
-    if re.fullmatch(f"{LETTER}?[0-9a-f]{{12}}", key):
-        return LETTER + key[-12:]
+    key = plain_text.printable(cell).strip().lstrip("'")
+    if re.fullmatch(f"{LETTER}?[0-9a-f]{{12}}", key.lower()):
+        return LETTER + key[-12:].lower()
     if re.fullmatch(r"[\d.,]+(E\+?\d+)?", key, re.IGNORECASE):
         raise UserError(
             f"{where}: the spreadsheet took the key for a number ({key}): copy it from the "
@@ -234,7 +235,7 @@ def _label(cells: Mapping[str, str], where: str) -> Label:
 
 def _numbers(cell: str, where: str) -> frozenset[int]:
     numbers = cell.replace(",", " ").replace(";", " ").split()
-    if numbers != ["-"] and not all(n.isdecimal() for n in numbers):
+    if numbers not in (["-"], ["–"], ["—"]) and not all(n.isdecimal() for n in numbers):
         raise UserError(f"{where} is '{cell}': give numbers, like 1 3, or leave it empty for none")
     return frozenset(int(n) for n in numbers if n.isdecimal())
 

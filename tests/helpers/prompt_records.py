@@ -66,7 +66,7 @@ def folder_over(subjects_of: Path, folder: Path) -> Path:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def count_words(text: str) -> int:

@@ -1,10 +1,11 @@
 """The records of one patient: what is read suffices, and hostile text changes nothing."""
 
+import json
 from datetime import datetime
 
-from helpers.prompt_records import SHARED, count_words, records_of
+from helpers.prompt_records import SHARED, count_words, prompt_record, records_of
 from mimic_qlora.chart import columns, context, visibility
-from mimic_qlora.prompts import cohort
+from mimic_qlora.prompts import cohort, record_files
 from mimic_qlora.prompts import records as prompts
 from mimic_qlora.subjects import reader
 
@@ -27,6 +28,13 @@ def test_rows_that_are_not_read_in_bulk_would_change_no_context(demo_storage):
     assert fewer > 30
     # too rare for the demo: an order would seem entered in time if its row were not read
     assert "pharmacy" not in columns.within({1: [datetime(2150, 1, 1)]})
+
+
+def test_a_record_is_one_line_to_every_reader_of_lines():
+    fields = prompt_record([{"role": "user", "content": "a\u2028b\x85c\u2029d\n\re"}])
+    fields["as_of"] = datetime(2150, 1, 1)
+    line = record_files.PromptRecord(**fields).as_json().decode()
+    assert len(line.splitlines()) == 1 and json.loads(line)["messages"] == fields["messages"]
 
 
 def test_a_value_that_reads_like_an_instruction_changes_nothing(charts):

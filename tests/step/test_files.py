@@ -113,6 +113,17 @@ def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(tmp_path):
     assert error.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
 
 
+def test_a_loop_of_links_and_a_folder_that_is_gone_end_in_no_traceback(tmp_path, monkeypatch):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert files.resolved_path(str(tmp_path / "a")).parent == tmp_path
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match="stands in was removed"):
+        files.resolved_path("storage")
+
+
 def test_a_home_that_nobody_has_is_a_name(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     given = {"~": "/home/ada", "~/x": "/home/ada/x", "~nobody-of-this-name/x": None, "a~": None}

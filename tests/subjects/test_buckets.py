@@ -75,6 +75,12 @@ def test_a_quarter_of_the_jobs_memory_is_planned_and_more_of_little(monkeypatch,
     assert conversion.memory_bytes(None) == planned
 
 
+def test_too_few_addresses_are_refused_before_a_thread_of_arrow_lacks_them(monkeypatch):
+    monkeypatch.setattr(limits, "address_limit", lambda: 1_500_000_000)
+    with pytest.raises(UserError, match="`ulimit -v` allows 1.5 GB of addresses and 3 are needed"):
+        conversion.memory_bytes(0.5)
+
+
 def test_too_little_memory_for_step_1_is_a_sentence(monkeypatch):
     monkeypatch.setattr(limits, "memory", lambda: 300 << 20)
     with pytest.raises(UserError, match="may use 0.31 GB of memory .* 0.5 are needed"):

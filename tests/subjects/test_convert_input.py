@@ -480,3 +480,19 @@ def test_a_first_line_that_is_no_header_reaches_no_message(
         said = str(refused)
     said += "".join(capsys.readouterr())
     assert LEAK not in said and "Secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.replace(b",", b";"), "has semicolons between its columns"),
+        (lambda text: text.replace(b",", b"\t"), "has tabs between its columns"),
+        (lambda text: text.decode().encode("utf-16"), "it is UTF-16, not UTF-8"),
+        (gzip.compress, "it is compressed twice"),
+    ],
+)
+def test_a_file_in_another_form_is_told_by_it(convert, tiny_mimic, change, says):
+    path = tiny_mimic / "hosp/labevents.csv.gz"
+    path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
+    with pytest.raises(UserError, match=f"labevents.csv.gz .*{says}"):
+        convert("--mimic-dir", tiny_mimic)

@@ -336,6 +336,25 @@ def test_a_file_that_a_spreadsheet_saved_is_read(tmp_path, kind):
     assert all(x.listed["named"] == {1, 3} and x.asked["cause"] for x in found.values())
 
 
+@pytest.mark.parametrize("row", [2, 8])
+def test_a_stray_quote_takes_no_row_unseen(tmp_path, row):
+    path = tmp_path / "label.csv"
+    one_filled(path)
+    lines = path.read_text(encoding="utf-8-sig").split("\nk")  # a list within a row has no key
+    lines[row] = lines[row].rstrip("\n") + '"note\n'
+    path.write_text("\nk".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match="label.csv cannot be read as CSV"):
+        labels.read(path)
+
+
+def test_what_an_editor_makes_of_a_key_and_of_a_dash_is_read(tmp_path):
+    rows = labels.to_fill(list(answers()), QUESTIONS)
+    found, faults = one_filled(
+        tmp_path / "label.csv", key=f"\u200b{rows[0]['key'].upper()}\u00a0", named="–"
+    )
+    assert len(found) == 8 and not faults
+
+
 def test_no_key_is_a_number_for_a_spreadsheet():
     keys = [labels.Answer(i, "base", "", "", True, (), "").key for i in range(2000)]
     assert all(re.fullmatch("k[0-9a-f]{12}", key) for key in keys) and len(set(keys)) == 2000
