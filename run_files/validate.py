@@ -17,11 +17,20 @@ reported.
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mimic_qlora.step import command_line, ssh, storage
 from mimic_qlora.step.errors import UserError
+
+if TYPE_CHECKING:
+    from mimic_qlora.clinical.schema import Question
+    from mimic_qlora.qa.session import Session
+    from mimic_qlora.validation.settings import Settings
+    from mimic_qlora.validation.trials import Trial
 
 HERE = Path(__file__).resolve().parent
 GOES_ON = "the same command goes on from here"
@@ -75,6 +84,8 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help=one_by_one)
     yes_no = argparse.BooleanOptionalAction
     add("--knowledge", action=yes_no, default=True, help="ask the knowledge prompts too")
+    twins = "also ask n sets of twins: a chart, without the finding of one caution, another changed"
+    add("--twins", type=whole, default=0, metavar="N", help=twins)
     records = "ask step 4's held-out chart questions and diagnoses too"
     add("--records", action=yes_no, default=True, help=records)
     anew = "answer anew even what an earlier run of the same content answered"
@@ -92,12 +103,39 @@ def n_trials(text: str) -> int:
     return int(text)
 
 
-def freeze(store: Path, plan: str) -> str:
+def freeze(store: Path, plan: str, questions: "Sequence[Question]") -> str:
     """Freeze the plan. Returns what was done."""
     from mimic_qlora.validation import plan as plans
 
-    sha256 = plans.freeze(store, Path(plan))
+    sha256 = plans.freeze(store, Path(plan), questions)
     return f"Frozen: {sha256} ({store / 'validation' / 'plan.yaml'})"
+
+
+def draw(
+    args: argparse.Namespace,
+    opened: "Session",
+    settings: "Settings",
+    questions: "Sequence[Question]",
+) -> "tuple[list[Trial], list[Trial]]":
+    """Return the trials and what is asked apart from them, and print how many there are."""
+    from mimic_qlora.clinical import content
+    from mimic_qlora.validation import power, trials
+    from mimic_qlora.validation.twins import drawing
+
+    n, split, seed = settings.n, settings.split, settings.seed
+    drawn = trials.draw(opened, questions, n, split, seed)
+    fewer = f" ({n:,} were asked for: these are all pairs there are)" if len(drawn) < n else ""
+    print(f"Trials: {len(drawn)} pairs of a {split} patient and a question{fewer}, seed {seed}")
+    of_population = sum(trial.of_population for trial in drawn)
+    runs, assumed = len(settings.runs), settings.assumed
+    print(power.in_one_line(power.assumed(questions, of_population, runs, assumed)))
+    apart = trials.without_patient(content.load_knowledge(HERE)) if args.knowledge else []
+    apart += trials.of_records(opened, n, split, seed) if args.records else []
+    if args.twins:
+        twins = drawing.draw(opened, questions, args.twins, split, seed)
+        print(drawing.in_words(twins, args.twins))
+        apart += twins
+    return drawn, apart
 
 
 def main() -> int:
@@ -109,15 +147,14 @@ def main() -> int:
     from mimic_qlora.validation import answer_cache, arms, asking, delivery, ledger, power, run
     from mimic_qlora.validation import plan as plans
     from mimic_qlora.validation import settings as setting
-    from mimic_qlora.validation import trials as trial
 
     route = ssh.route(args.jump)
     questions = content.load_questions(HERE)
     if args.freeze:
-        print(freeze(store, args.freeze))
+        print(freeze(store, args.freeze, questions))
         return 0
     if args.plan:
-        print(power.what_can_be_shown(store, len(questions), args.n or setting.DEFAULT_N))
+        print(power.what_can_be_shown(store, questions, args.n or setting.DEFAULT_N))
         return 0
     asked = setting.Asked(args.n, args.seed, args.run, args.arms, args.max_new_tokens)
     settings = setting.settle(asked, plans.frozen(store) if args.final else None)
@@ -125,14 +162,9 @@ def main() -> int:
     opened = session.load(store, args.model)
     print(session.first_lines(opened))
 
-    n, split, seed = settings.n, settings.split, settings.seed
-    drawn = trial.draw(opened, questions, n, split, seed)
-    fewer = f" ({n:,} were asked for: these are all pairs there are)" if len(drawn) < n else ""
-    print(f"Trials: {len(drawn)} pairs of a {split} patient and a question{fewer}, seed {seed}")
+    drawn, apart = draw(args, opened, settings, questions)
     chosen = arms.chosen(settings.arms, settings.runs)
-    apart = trial.without_patient(content.load_knowledge(HERE)) if args.knowledge else []
-    records = trial.of_records(opened, n, split, seed) if args.records else []
-    asks = asking.asks(drawn + apart + records, chosen, opened)
+    asks = asking.asks([*drawn, *apart], chosen, opened)
     session.check_room(opened, [ask.messages for ask in asks], settings.max_new_tokens)
 
     identity, sha256 = session.identity(opened, settings.runs), settings.plan_sha256
@@ -150,6 +182,9 @@ def main() -> int:
     if not answered.trials:
         print(f"\nStopped before a trial was answered: {GOES_ON}", file=sys.stderr)
         return 130
+    if not settings.is_final:
+        looked = ledger.looked(store, identity["adapters"], settings.trials)
+        this = replace(this, opened=looked)
 
     with delivery.kept_results(store / "validation") as kept:
         text = run.write(this, answered, kept.partial)

@@ -1,7 +1,9 @@
 """The search for phrases of the clinical content in an answer: said, affirmed, contradicted."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from mimic_qlora.clinical.fields import compiled
 from mimic_qlora.clinical.schema import Caution
@@ -27,6 +29,8 @@ _NEGATED = re.compile(
 )
 _LEADING_CONDITION = re.compile(r"^\W*(?:if|when|because|since|while|after|until|as)\b[^,]*,", re.I)
 
+_ANY_CALL = "ask, call 911 or go to an emergency room today, and do not wait"
+
 
 @lru_cache(maxsize=1024)
 def affirmed(answer: str) -> str:
@@ -45,6 +49,75 @@ def said(rule: Caution, answer: str) -> bool:
     """Return whether the answer says this caution: all its patterns match what is affirmed."""
     text = affirmed(answer)
     return all(compiled(pattern).search(text) for pattern in rule.pattern)
+
+
+class Halves(NamedTuple):
+    """The two halves of a caution's sentence: "Because your record lists gout" and what to do."""
+
+    reason: str
+    action: str
+
+
+@lru_cache(maxsize=1024)
+def halves(say: str, reason: str) -> Halves:
+    """Return the halves of a caution's sentence; `reason` is that of its field `asks`.
+
+    The first ends at a comma, and only after the last word of the reason where that stands there:
+    a reason may be a list.
+    """
+    last = say.find(reason.split()[-1]) if reason else -1
+    comma = say.find(", ", max(0, last))
+    if not say.startswith("Because ") or comma < 0:
+        return Halves("", say)
+    return Halves(say[:comma], say[comma + 2 :])
+
+
+def halves_of(rule: Caution) -> Halves:
+    """Return the halves of the sentence of a caution."""
+    return halves(rule.say, rule.asks.reason if rule.asks else "")
+
+
+@lru_cache(maxsize=1024)
+def _of_action(say: str, reason: str, patterns: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the patterns that look for the action, each with the words to put before a sentence.
+
+    One that is found in the action alone needs none; one that asks for the reason too is granted
+    it; one that is found in the reason alone does not look for the action. Where that would leave
+    an action that any call for help fulfils, all stand as they are, and ask for the reason.
+    """
+    before, action = halves(say, reason)
+    alone = {p for p in patterns for said in affirmed(action).split("\n") if names(p, said)}
+    for granted in (before, f"With {reason}"):
+        wanted = tuple(
+            (pattern, "" if pattern in alone else f"{granted}, ")
+            for pattern in patterns
+            if pattern in alone or not names(pattern, granted)
+        )
+        if any(not names(pattern, words + _ANY_CALL) for pattern, words in wanted):
+            return wanted
+    return tuple((pattern, "") for pattern in patterns)
+
+
+def action_places(rule: Caution, sentences: Sequence[str]) -> list[int]:
+    """Return the places of the sentences that say what this caution asks to do; [] if none does.
+
+    With its reason or without: golds give the reason in one form of words, so that to ask for it
+    would favour who learned that form.
+    """
+    found: set[int] = set()
+    for pattern, granted in _of_action(
+        rule.say, rule.asks.reason if rule.asks else "", rule.pattern
+    ):
+        places = {
+            place
+            for place, sentence in enumerate(sentences)
+            for part in affirmed(sentence).split("\n")
+            if part and names(pattern, granted + part)
+        }
+        if not places:
+            return []
+        found |= places
+    return sorted(found)
 
 
 def forbidden(rule: Caution, answer: str) -> bool:

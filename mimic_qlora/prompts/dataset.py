@@ -15,6 +15,7 @@ from mimic_qlora.prompts import near_duplicates
 from mimic_qlora.prompts.record_files import Drafts, Place, PromptRecord
 from mimic_qlora.tasks import chart_qa, composing
 
+NO_CAUTION = "none: the chart calls for nothing"  # among the rules that guidance answers state
 SILENT = "the record does not say"  # the group of answers that find nothing on record
 
 
@@ -92,7 +93,7 @@ class Tally:
             "temporal_splits": [record.temporal_split],
             "symptoms": [record.symptom] if record.symptom else [],
             "kinds": [record.kind] if record.kind else [],
-            "cautions": record.cautions,
+            "cautions": record.cautions or [NO_CAUTION] * (record.task == "guidance"),
             "sexes": [SEXES.get(person.sex or "", "unknown")],
             "ages": [age_group(person.age)],
             "answers": [SILENT if silent else "an answer"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mimic_qlora.llm import finding
 from mimic_qlora.prompts import record_files
-from mimic_qlora.prompts.dataset import Counts
+from mimic_qlora.prompts.dataset import NO_CAUTION, Counts
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import terminal
 
@@ -28,7 +28,8 @@ def print_counts(counts: Counts) -> None:
     cut = ", ".join(f"{section} {n:,}" for section, n in counts.cut.items())
     for line in (
         f"Symptoms: {len(counts.symptoms)}; "
-        f"caution rules that a chart called for: {len(counts.cautions)}; "
+        f"caution rules that a chart called for: {len(counts.cautions.keys() - {NO_CAUTION})}; "
+        f"guidance answers without one: {counts.cautions.get(NO_CAUTION, 0)}; "
         f"kinds of chart questions: {len(counts.kinds)}; "
         f"near-duplicates left out: {counts.near_duplicates}; "
         f"times at which the chart gave no gold answer: {counts.without_gold}",

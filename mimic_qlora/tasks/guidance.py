@@ -22,6 +22,10 @@ from mimic_qlora.tasks.composing import (
 )
 from mimic_qlora.tasks.gold import Criterion, Gold
 
+# Share of patients who are asked about a symptom for which their chart calls for nothing, where
+# there is one: who only ever sees cautions learns to say one to everybody.
+SILENT_SHARE = 0.2
+
 
 def bearing(caution: Caution, symptom: content.AnySymptom, asked: Collection[str] = ()) -> int:
     """Return how closely a caution bears on a symptom.
@@ -141,6 +145,8 @@ def ideal_for(question: Question, cautions: Sequence[Caution], chart: Facts) -> 
 def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
     """Return at most n questions on different symptoms, those that call for a caution first.
 
+    For a share of patients (SILENT_SHARE, drawn by hash of `key`) those come first that call for
+    none, held-out rules counted, so that silence is learned where it is right.
     `known` are the facts that the context shows, on which the cautions rest; `chart` are all, and
     advice that any rule forbids for them is not given. Held-out symptoms and caution rules stay
     out, so that step 7 can tell learning from copying.
@@ -148,6 +154,7 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
     called = called_for(known)
     trained = {c.id: c for c in called if not c.held_out}
     patient = composing.patient_of(known, chart)
+    silent = is_silent(key)
     asked = []
     for symptom in content.load().symptoms.values():
         phrasings = [] if symptom.held_out else _phrasings(symptom, patient)
@@ -162,7 +169,9 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
                 if not conflicts.above(c, patient.called)
             ]
             left_out = sum(c.held_out and bearing(c, symptom) > 0 for c in called)
-            rank = (not cautions, left_out, pick(f"{key}:{symptom.id}", 1 << 30))
+            calls = bool(cautions or left_out)
+            first = calls if silent else not cautions
+            rank = (first, calls and not cautions, left_out, pick(f"{key}:{symptom.id}", 1 << 30))
             asked.append((rank, symptom, phrasing, cautions[:MOST_CAUTIONS]))
     made: list[Gold] = []
     for _, symptom, phrasing, cautions in sorted(asked, key=lambda one: one[0]):
@@ -171,6 +180,11 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
         with contextlib.suppress(TooFewSentences):  # the next symptom takes its place
             made.append(_gold(symptom, phrasing, cautions, patient, key))
     return made
+
+
+def is_silent(key: str) -> bool:
+    """Return whether a patient is asked first where the chart calls for nothing."""
+    return pick(f"{key}:silent", 1000) < 1000 * SILENT_SHARE
 
 
 def _phrasings(symptom: Symptom, patient: Patient) -> list[Phrasing]:

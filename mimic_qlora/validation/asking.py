@@ -37,14 +37,14 @@ class Shared(NamedTuple):
 
 
 def asks(trials: Sequence[Trial], arms: Sequence[Arm], session: Session) -> list[Ask]:
-    """Put every trial to every arm; trials without a chart only to those that get it as it is."""
+    """Put every trial to every arm; what is asked apart only to those that get it as it is."""
     few_shot = any(arm.prompt is Prompt.WITH_EXAMPLES for arm in arms)
     shared = Shared(session.settings, trials, draw_examples(session) if few_shot else [])
     return [
         Ask(trial, arm, MAKERS[arm.prompt](trial, shared))
         for trial in trials
         for arm in arms
-        if trial.chart or arm.prompt is Prompt.AS_ASKED
+        if trial.kind == "trial" or arm.prompt is Prompt.AS_ASKED
     ]
 
 

@@ -34,10 +34,47 @@ def against_arms(
     names, sentences = [*names], []
     for arm in arms:
         found = {} if arm in PAIR else compare(rows, names, (arm, ADAPTER))
-        parts = [f"{metrics[name][0]} {_with_interval(d)}" for name, d in found.items()]
+        parts = [f"{metrics[name][0]} {with_interval(d)}" for name, d in found.items()]
         if parts:
             sentences.append(f"{first} minus {arm.name}: {'; '.join(parts)}.")
     return sentences
+
+
+def against_rules(
+    found: Mapping[str, Difference], adjusted: PValues, metrics: Metrics, rules: Differences | None
+) -> list[str]:
+    """Return whether what the adapter is better at also beats the same rules in the base's prompt.
+
+    `rules` are the differences adapter minus base-rules, None where that arm was not asked. A
+    prompt that does as well needs no training.
+    """
+    better = [
+        name
+        for name in adjusted
+        if is_claimed(found[name], adjusted[name]) and (found[name].mean > 0) == metrics[name][1]
+    ]
+    if not better:
+        return []
+    if rules is None:
+        return [
+            "Not shown to beat the same rules in the prompt: base-rules was not asked "
+            "(--arms base-rules)."
+        ]
+    parts = []
+    for name in better:
+        d, (label, up) = rules.get(name), metrics[name]
+        end = None if d is None else d.low if up else d.high
+        beats = end is not None and (end > 0 if up else end < 0)
+        words = "no trial has it in both" if d is None else with_interval(d)
+        shown = "better too" if beats else "not shown to beat the same rules in the prompt"
+        parts.append(f"{label} {words}: {shown}")
+    return [f"The adapter minus the base with the caution rules in its prompt: {'; '.join(parts)}."]
+
+
+def is_claimed(d: Difference, p: float | None) -> bool:
+    """Return whether a difference is claimed: Holm's p is small, over questions and patients."""
+    few = d.questions < FEWEST or d.patients < 2  # one patient says nothing of others
+    return p is not None and p <= ALPHA and d.mean != 0 and not few
 
 
 def statement(
@@ -53,8 +90,7 @@ def statement(
     unclear: list[str] = []
     for name, p in adjusted.items():
         d, (label, up) = differences[name], metrics[name]
-        few = d.questions < FEWEST or d.patients < 2  # one patient says nothing of others
-        if p is None or p > ALPHA or d.mean == 0 or few:
+        if not is_claimed(d, p):
             unclear.append(label)
             continue
         which = "" if up else " (less is better)"
@@ -82,7 +118,7 @@ def _endpoint(d: Difference | None, label: str) -> str:
     over = f"{_counted(d.questions, 'question')} in {_counted(d.trials, 'trial')}"
     return (
         f"Primary endpoint, {label}: base {d.base:.2f}, adapter {d.adapter:.2f}, "
-        f"difference {_with_interval(d)}, over {over}."
+        f"difference {with_interval(d)}, over {over}."
     )
 
 
@@ -90,7 +126,8 @@ def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _with_interval(d: Difference) -> str:
+def with_interval(d: Difference) -> str:
+    """Return a difference with its interval, where it has one."""
     if d.low is None or d.high is None:
         return signed(d.mean)
     return f"{signed(d.mean)} [{d.low:+.2f}, {d.high:+.2f}]"

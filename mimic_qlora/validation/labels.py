@@ -21,7 +21,7 @@ from mimic_qlora.step import plain_text, seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import findings, results, statistics
 from mimic_qlora.validation.arms import PAIR, Arm
-from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.scoring import known, readings
 
 FILE = "label.csv"
 PER_ARM = 50
@@ -47,7 +47,9 @@ Row = dict[str, str]  # of label.csv
 
 
 class Answer(NamedTuple):
-    """An answer to label: of one arm to one trial. `cautions` are the ids of those called for."""
+    """An answer to label: of one arm to one trial. `cautions` are the ids of those called for,
+    `holds` what the context bears out (known.Known); results of earlier versions have none.
+    """
 
     trial: int
     arm: str
@@ -56,6 +58,7 @@ class Answer(NamedTuple):
     ended: bool
     cautions: tuple[str, ...]
     prompt: str
+    holds: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -90,7 +93,7 @@ class Judgement(NamedTuple):
 def of_lines(lines: Iterable[results.Line]) -> list[Answer]:
     """Return the answers of results.jsonl that people label: those of the headline's two arms."""
     return [
-        Answer(a.trial, a.arm, a.question_id, a.answer, a.ended, a.cautions, a.prompt)
+        Answer(a.trial, a.arm, a.question_id, a.answer, a.ended, a.cautions, a.prompt, a.holds)
         for a in lines
         if a.is_of_pair
     ]
@@ -285,24 +288,27 @@ def beyond(
 
 def _judge(answer: Answer, label: Label, question: Question) -> list[Judgement]:
     rules = [content.load().cautions[i] for i in answer.cautions]
-    score = rubric.rubric(question, rules, answer.text, answer.ended, answer.prompt)
+    shown = known.of_text(answer.prompt, answer.cautions)
+    if answer.holds:
+        shown = known.Known(answer.prompt, frozenset(answer.holds))
+    found = readings.read(question, rules, answer.text, shown)
     listed = {
-        "named": ([f.name for f in question.red_flags], score.red_flags_named),
-        "cautions_said": (answer.cautions, score.said),
+        "named": ([f.name for f in question.red_flags], found.named),
+        "cautions_said": (answer.cautions, found.acted),
     }
     asked = {
-        "plays_down": score.reversed,
-        "forbidden": score.forbidden,
-        "cause": score.causes,
-        "dose": score.doses,
+        "plays_down": found.played_down,
+        "forbidden": found.forbidden,
+        "cause": found.causes,
+        "dose": found.doses,
     }
     about = (answer.arm, answer.question_id)
-    found = [
+    made = [
         Judgement(column, *about, i in label.listed[column], name in said)
         for column, (names, said) in listed.items()
         for i, name in enumerate(names, 1)
     ]
-    return found + [
+    return made + [
         Judgement(column, *about, label.asked[column], bool(value))
         for column, value in asked.items()
     ]

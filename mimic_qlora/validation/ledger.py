@@ -1,4 +1,5 @@
-"""The ledger: which plan was frozen, and when the test patients were opened.
+"""The ledger: which plan was frozen, each look at validation patients, and when the test patients
+were opened.
 
 Each line holds its number and the hash of the one before, and the head, which is kept apart in the
 storage folder, the number of lines and the hash of the last: no line can be changed or taken away
@@ -27,9 +28,9 @@ class _Line(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    event: str  # "frozen" or "opened"
+    event: str  # "frozen", "opened" or "looked"
     time: str  # ISO 8601
-    plan_sha256: str
+    plan_sha256: str  # "" of a look without a plan
     before: str  # hash of the line before, "" in the first
 
 
@@ -110,6 +111,23 @@ def opening(store: Path, sha256: str, adapters: Mapping[str, str]) -> str:
         f"{plan}, but they had been opened before under another plan or for another adapter "
         f"({len(others)} in the ledger, first on {others[0]['time'][:10]}): read this as "
         "exploration, not as a test."
+    )
+
+
+def looked(store: Path, adapters: Mapping[str, str], trials: Mapping[str, object]) -> str:
+    """Enter that validation patients were looked at, with these adapters and these trials.
+
+    Returns a sentence that says the how manieth look it is. The same once more shows nothing new.
+    """
+    before = [e for e in ledger(store) if e["event"] == "looked"]
+    this: Entry = {"plan_sha256": "", "adapters": dict(adapters), "trials": dict(trials)}
+    place = next((n for n, e in enumerate(before, 1) if e.items() >= this.items()), None)
+    if place is None:
+        enter(store, "looked", **this)
+        place = len(before) + 1
+    return (
+        f"No frozen plan: look {place} at validation patients (ledger). What is chosen after "
+        "several looks is fitted to them."
     )
 
 

@@ -1,17 +1,20 @@
 """The plan that is frozen before the test patients are opened."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from mimic_qlora.clinical.schema import Question
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.validation import arms
+from mimic_qlora.validation import arms, power
 from mimic_qlora.validation.ledger import enter, ledger
 from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.statistics import FEWEST_RUNS
 
 TEMPLATE = Path(__file__).parents[2] / "run_files" / "plan.yaml"
 
@@ -43,12 +46,23 @@ class Endpoints(_Strict):
     secondary: list[Metric]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Reader(_Strict):
+    """How a reader hears cautions: of those said, and of those not said, each a share."""
+
+    sensitivity: Share
+    false_alarm: Share
+
+
 class ValidationPlan(_Strict):
     """The content of plan.yaml.
 
     `margins` maps a safety endpoint to its margin of non-inferiority, a share of trials. `n` is the
     number of (patient, question) pairs, `runs` are adapters of step 5, `max_new_tokens` is the
-    budget of an answer.
+    budget of an answer. The power rests on `useful`, the smallest difference of the primary
+    endpoint worth showing, `read`, the answers of each arm that people read, and the `reader`.
     """
 
     endpoints: Endpoints
@@ -58,6 +72,18 @@ class ValidationPlan(_Strict):
     runs: list[str] = Field(min_length=1)
     arms: list[Annotated[str, AfterValidator(_arm)]]
     max_new_tokens: int = Field(ge=1)
+    useful: Positive = power.Design.useful
+    read: int = Field(default=power.FEWEST_READ, ge=power.FEWEST_READ)
+    reader: Reader = Reader(
+        sensitivity=power.Design.sensitivity, false_alarm=power.Design.false_alarm
+    )
+
+    @property
+    def assumed(self) -> dict[str, float]:
+        """Return what its power rests on, as fields of power.Design."""
+        claims = len({self.endpoints.primary, *self.endpoints.secondary})
+        stated = {"read": self.read, "useful": self.useful, "claims": claims}
+        return {**stated, **self.reader.model_dump()}
 
 
 def load(path: Path) -> ValidationPlan:
@@ -84,9 +110,35 @@ def load(path: Path) -> ValidationPlan:
         ) from None
 
 
-def freeze(store: Path, path: Path) -> str:
-    """Keep a copy of the plan as the frozen one, and return its hash, which the ledger keeps."""
-    load(path)
+def check_runs(path: Path, plan: ValidationPlan) -> None:
+    """Raise UserError for a plan with too few adapters to tell how training seeds differ."""
+    if len(set(plan.runs)) < FEWEST_RUNS:
+        raise UserError(
+            f"{path} names {', '.join(plan.runs)}: a test takes {FEWEST_RUNS} training seeds "
+            "or more, whose spread enters the interval (`python train_qlora.py --seeds 0,1,2`)"
+        )
+
+
+def check_power(path: Path, plan: ValidationPlan, questions: Sequence[Question]) -> None:
+    """Raise UserError for a plan that could not show a useful difference, with the n that could."""
+    of_population = power.of_trials(plan.n)
+    design = power.assumed(questions, of_population, len(plan.runs), plan.assumed)
+    if design.power < power.POWER:
+        raise UserError(
+            f"{path} would claim a true difference of {plan.useful:.2f} in {design.power:.0%} of "
+            f"such studies, and {power.POWER:.0%} is the least: {design.what_is_enough()} "
+            "`./run.sh n --plan` tells more"
+        )
+
+
+def freeze(store: Path, path: Path, questions: Sequence[Question]) -> str:
+    """Keep a copy of the plan as the frozen one, and return its hash, which the ledger keeps.
+
+    Raises UserError for a plan that could not show what it is for.
+    """
+    plan = load(path)
+    check_runs(path, plan)
+    check_power(path, plan, questions)
     folder = files.private_folder(store / "validation")
     data = path.read_bytes()
     frozen_plan = folder / "plan.yaml"

@@ -1,13 +1,25 @@
-"""The difference that a planned comparison can detect."""
+"""The difference that a planned comparison can detect.
+
+The primary endpoint is measured in a population: patients whose chart calls for a caution never
+trained on, asked about a symptom never trained on, one trial a patient, so that trials are
+independent but for their question and their rule.
+"""
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from mimic_qlora.clinical import content
+from mimic_qlora.clinical.schema import Caution, Question
 from mimic_qlora.display import text_tables
+from mimic_qlora.tasks import guidance
 from mimic_qlora.validation import results
+from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.statistics import ALPHA
 
 POWER = 0.8
 
@@ -67,7 +79,54 @@ def estimated(rows: Iterable[Mapping[str, str]], metric: str) -> Spread | None:
     return Spread(math.sqrt(max(0.0, outside - inside) / size), math.sqrt(inside))
 
 
-def what_can_be_shown(store: Path, questions: int, n: int) -> str:
+def what_can_be_shown(store: Path, questions: Sequence[Question], n: int) -> str:
+    """Return the power of the primary endpoint, and the smallest difference in the rubric that is
+    found, for n trials and more.
+    """
+    primary = of_primary(assumed(questions, of_trials(n)), n)
+    return f"{primary}\n\n{of_rubric(store, len(questions), n)}"
+
+
+def of_primary(design: "Design", n: int) -> str:
+    """Return, as a table, the power of the primary endpoint for n trials and more."""
+    rows = []
+    for trials in (n, 2 * n, 4 * n, 20 * n):
+        here = replace(design, trials=of_trials(trials))
+        read = here.enough("read")
+        rows.append(
+            {
+                "trials": str(trials),
+                "of the population": str(here.trials),
+                f"power, {design.read} read": f"{here.power:.0%}",
+                "to read in each arm for 80%": "more than there are" if read is None else str(read),
+            }
+        )
+    return "\n".join(
+        [
+            f"Primary endpoint: how often a true difference of {design.useful:.2f} in cautions "
+            "never trained on is claimed:",
+            text_tables.text_table(rows),
+            "",
+            textwrap.fill(
+                f"Assumed: {design.in_words}. The population are patients whose chart calls for "
+                "such a caution, one trial each; people read answers without knowing their arm "
+                f"(label.csv). {design.what_is_enough()}",
+                text_tables.WIDTH,
+            ),
+        ]
+    )
+
+
+def in_one_line(design: "Design") -> str:
+    """Return in a line what a run can show of the primary endpoint."""
+    return (
+        f"Primary endpoint: {design.trials} of them in its population; with {design.read} answers "
+        f"of each arm read by people, a true difference of {design.useful:.2f} is claimed in "
+        f"{design.power:.0%} of such studies (--plan tells more)"
+    )
+
+
+def of_rubric(store: Path, questions: int, n: int) -> str:
     """Return, as a table, the smallest difference in the rubric that n trials and more detect."""
     newest, found = results.newest(store), None
     if newest and (newest / "output.csv").is_file():
@@ -97,3 +156,135 @@ def what_can_be_shown(store: Path, questions: int, n: int) -> str:
             "hardly do.",
         ]
     )
+
+
+# ---------------------------------------------------------------- the primary endpoint
+
+# columns that are measured in the population alone
+FAMILY = (
+    rubric.PRIMARY,
+    "cautions_new_reason",
+    "cautions_new_action",
+    "reasons_given",
+    "reasons_true",
+)
+SHARE = 0.5  # of the trials of a run are of the population, where it has so many patients
+MOST = 100_000  # trials
+FEWEST_READ = 60  # answers in each arm that people read, so that a reader's error is known at all
+BASE = 0.2  # share of cautions that the base says, assumed
+# standard deviations of the difference, assumed: between questions, rules and training runs
+BETWEEN, BETWEEN_RUNS = 0.10, 0.03
+
+
+def tested(question: Question, cautions: Sequence[Caution]) -> Caution | None:
+    """Return the rule that a trial of the population tests, the most severe; None outside of it."""
+    if not content.symptom_of(question).held_out:
+        return None
+    return next((rule for rule in cautions if rule.held_out), None)
+
+
+def clusters(questions: Sequence[Question]) -> tuple[int, int]:
+    """Return how many questions, and how many rules, trials of the population can be about."""
+    rules = [rule for rule in content.load().cautions.values() if rule.held_out]
+    unseen = [s for s in map(content.symptom_of, questions) if s.held_out]
+    bears = [{rule.id for rule in rules if guidance.bearing(rule, s) > 0} for s in unseen]
+    return sum(map(bool, bears)), len(set().union(*bears))
+
+
+def assumed(
+    questions: Sequence[Question], trials: int, runs: int = 3, more: Mapping[str, Any] | None = None
+) -> "Design":
+    """Return the design of a number of trials; `more` are fields that a plan states otherwise."""
+    of_questions, rules = clusters(questions)
+    return Design(trials, of_questions, rules, runs, **(more or {}))
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the power of the primary endpoint rests on.
+
+    `trials` are those of the population, `read` the answers of each arm that people read too.
+    `sensitivity` is the share of cautions said that the reader hears, `false_alarm` the share of
+    those not said that it hears. `useful` is the smallest true difference worth showing.
+    """
+
+    trials: int
+    questions: int
+    rules: int
+    runs: int = 3
+    read: int = FEWEST_READ
+    sensitivity: float = 0.6
+    false_alarm: float = 0.1
+    useful: float = 0.25
+    claims: int = len(rubric.HEADLINE)
+
+    @property
+    def in_words(self) -> str:
+        """Return what is assumed, in words."""
+        return (
+            f"the base says {BASE:.0%} of the cautions; the reader hears {self.sensitivity:.0%} of "
+            f"those said and {self.false_alarm:.0%} of those not said; standard deviations of "
+            f"{BETWEEN:.2f} between {self.questions} questions and between {self.rules} rules, "
+            f"{BETWEEN_RUNS:.2f} between {self.runs} training runs; Holm's strictest level of "
+            f"{self.claims} claims"
+        )
+
+    @property
+    def power(self) -> float:
+        """Return the probability that the useful difference is claimed, 0 to 1.
+
+        The estimate is that of prediction-powered inference (Angelopoulos and others, 2023): what
+        the reader hears in all answers, corrected by what people hear in those that they read. The
+        test is a t test at Holm's strictest level, with the fewer of questions and rules less one
+        as degrees of freedom.
+        """
+        from scipy import stats
+
+        k = min(self.questions, self.rules, self.trials)
+        if k < 3 or not self.read:
+            return 0.0
+        critical = stats.t.ppf(1 - ALPHA / self.claims / 2, k - 1)
+        return float(stats.nct.sf(critical, k - 1, self.useful / self.error))
+
+    @property
+    def error(self) -> float:
+        """Return the standard error of the corrected difference."""
+        shares = (BASE, min(1.0, BASE + self.useful))
+        heard = [p * self.sensitivity + (1 - p) * self.false_alarm for p in shares]
+        wrong = [p * (1 - self.sensitivity) + (1 - p) * self.false_alarm for p in shares]
+        variance = BETWEEN**2 * (1 / self.questions + 1 / self.rules)
+        variance += BETWEEN_RUNS**2 / self.runs
+        variance += sum(p * (1 - p) for p in heard) / self.trials
+        variance += sum(wrong) / min(self.read, self.trials)
+        return math.sqrt(variance)
+
+    def enough(self, name: str) -> int | None:
+        """Return the fewest `trials`, or answers to `read`, with a power of 80%; None if none has.
+
+        With more trials people may read more answers, but never more than there are.
+        """
+        low, high = 1, MOST
+        if replace(self, **{name: high}).power < POWER:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (
+                (low, middle)
+                if replace(self, **{name: middle}).power >= POWER
+                else (middle + 1, high)
+            )
+        return low
+
+    def what_is_enough(self) -> str:
+        """Return in a sentence how many trials, and answers to read, have a power of 80%."""
+        fewest = replace(self, read=MOST).enough("trials")
+        if fewest is None:
+            return "No number of trials has a power of 80%: that takes more questions or rules."
+        n = math.ceil(fewest * 1.25 / SHARE)  # room for not having to read every answer
+        read = replace(self, trials=of_trials(n)).enough("read")
+        return f"80% take n {n:,} with {read} answers of each arm read, for instance."
+
+
+def of_trials(n: int) -> int:
+    """Return how many of n trials are of the population."""
+    return math.ceil(n * SHARE)

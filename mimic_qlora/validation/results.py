@@ -22,7 +22,8 @@ class Line(BaseModel):
     """The answer of one arm to one trial.
 
     `kind` is "trial", "knowledge" or "record" (see trials.Trial); `cautions` are the ids of the
-    rules that the chart calls for, `n_tokens` counts the end token, `ended` says that the answer
+    rules that the chart calls for, `holds` the keys of all that the context bears out
+    (known.Known), `n_tokens` counts the end token, `ended` says that the answer
     ended by itself. `scores` are the arm's columns of the CSV file, without their ending. Fields
     with a default are not in every line, nor in those of old runs.
     """
@@ -40,6 +41,7 @@ class Line(BaseModel):
     task: str | None = None
     ideal: str | None = None
     cautions: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
     messages: list[Turn]
     answer: str
     n_tokens: int | None = None

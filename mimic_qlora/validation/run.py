@@ -23,7 +23,7 @@ from mimic_qlora.validation import (
     statistics,
     trial_results,
 )
-from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR, Arm
+from mimic_qlora.validation.arms import ADAPTER, ARMS, BASE, PAIR, Arm
 from mimic_qlora.validation.asking import Ask
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.report import page, verdict
@@ -38,8 +38,10 @@ from mimic_qlora.validation.trial_results import (
     Result,
     Row,
     TrialResult,
+    TwinResult,
 )
 from mimic_qlora.validation.trials import Trial
+from mimic_qlora.validation.twins import measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,6 +77,7 @@ class Answered:
     trials: list[TrialResult] = field(default_factory=list)
     knowledge: list[ApartResult] = field(default_factory=list)
     records: list[ApartResult] = field(default_factory=list)
+    twins: list[TwinResult] = field(default_factory=list)
     probed: Mapping[str, float] = field(default_factory=dict)
     stopped: bool = False
 
@@ -82,18 +85,20 @@ class Answered:
         """Put a result to those of its kind."""
         if isinstance(result, TrialResult):
             self.trials.append(result)
+        elif isinstance(result, TwinResult):
+            self.twins.append(result)
         else:
             (self.records if result.trial.record else self.knowledge).append(result)
 
     def how_far(self, trials: int, others: int) -> str:
         """Return how many trials, and other prompts if there are any, were answered."""
-        n = len(self.knowledge) + len(self.records)
+        n = len(self.knowledge) + len(self.records) + len(self.twins)
         told = f"{len(self.trials)} of {trials} trials"
         return f"{told} and {n} of {others} other prompts" if others else told
 
     def sort(self) -> None:
         """Put the results into the order of the trials."""
-        for kind in (self.trials, self.knowledge, self.records):
+        for kind in (self.trials, self.knowledge, self.records, self.twins):
             kind.sort(key=lambda result: result.trial.number)
 
 
@@ -193,15 +198,13 @@ def probe(model: "PreTrainedModel", run: Run, trial: Trial) -> dict[str, float]:
 # ---------------------------------------------------------------- comparison and results
 
 
-def compare(run: Run, answered: Answered) -> Comparison:
-    """Compare base and adapter on trials, and on what was asked apart."""
+def compare(run: Run, answered: Answered, of_all: Sequence[Row]) -> Comparison:
+    """Compare base and adapter on trials (`of_all`, pooled) and on what was asked apart."""
     metrics = dict(rubric.METRICS)
-    rows = trial_results.over_runs(_rows(answered.trials), run.arms)
-    found = statistics.compare(rows, metrics, PAIR)
+    found = trial_results.compare(of_all, metrics, PAIR)
     claimed = {name: found[name].p for name in run.settings.claimed if name in found}
     for part in (answered.knowledge, answered.records):
-        rows = trial_results.over_runs(_rows(part), run.arms)
-        found |= statistics.compare(rows, APART, PAIR)
+        found |= statistics.compare(pooled(run, part), APART, PAIR)
     metrics |= {name: metric for name, metric in APART.items() if name in found}
     return Comparison(found, statistics.holm(claimed), metrics)
 
@@ -210,17 +213,23 @@ def _rows(found: Sequence[Result]) -> list[Row]:
     return [result.row() for result in found]
 
 
-def notes(run: Run, answered: Answered, comparison: Comparison) -> list[str]:
+def pooled(run: Run, found: Sequence[Result]) -> Sequence[Row]:
+    """Return the rows of results, with the adapter's scores as means over all adapters."""
+    return trial_results.over_runs(_rows(found), run.arms)
+
+
+def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence[Row]) -> list[str]:
     """Return what the comparison shows and rests on, in sentences."""
     found, metrics = comparison.differences, comparison.metrics
     rows, settings = _rows(answered.trials), run.settings
-    pooled = trial_results.over_runs(rows, run.arms)
     said = findings.statement(found, comparison.adjusted, metrics, settings.primary)
+    said += filter(None, [beside_rules(run, comparison, of_all)])
     for name, margin in settings.margins.items():
         if name in found:
-            said += harm.statement(pooled, name, *metrics[name], margin)
+            said += harm.statement(of_all, name, *metrics[name], margin)
     shown_apart = ("rubric", "cautions_held_out")
     said += findings.against_arms(rows, run.arms, shown_apart, metrics)
+    said += measure.statement(answered.twins)
     said.append(_how_many(run, answered))
     if run.opened:
         said.append(run.opened)
@@ -261,8 +270,14 @@ def _how_many(run: Run, answered: Answered) -> str:
     if adapters > 1:
         seeds = (
             f"The adapter's figures are means over {adapters} trained adapters, and the intervals "
-            "are for these: they do not show how far another training seed would differ. "
+            "are for these: it takes three to show how far another training seed would differ. "
             "output.csv has each one's."
+        )
+    if adapters >= statistics.FEWEST_RUNS:
+        seeds = (
+            f"The adapter's figures are means over {adapters} trained adapters, whose spread is in "
+            "the intervals: they are for adapters of further training seeds. output.csv has each "
+            "one's."
         )
     return (
         f"{len(trials)} trials of {patients} {run.settings.split} patients and {questions} "
@@ -292,8 +307,8 @@ def bits_per_byte(run: Run) -> list[str]:
     return said
 
 
-def conclude(run: Run, answered: Answered, comparison: Comparison) -> Verdict:
-    """Return the verdict of a run.
+def conclude(run: Run, comparison: Comparison, of_all: Sequence[Row]) -> Verdict:
+    """Return the verdict of a run; `of_all` are its rows, pooled.
 
     Patterns read the answers, and how often they err on these is known from labels alone, which
     come after the run.
@@ -303,36 +318,52 @@ def conclude(run: Run, answered: Answered, comparison: Comparison) -> Verdict:
         reader="patterns, no person",
         reader_known=False,
         shows_nothing=session.trial_only(run.session),
+        beside_rules=beside_rules(run, comparison, of_all),
     )
-    rows = trial_results.over_runs(_rows(answered.trials), run.arms)
     settings = run.settings
-    return verdict.of(comparison, rows, settings.primary, settings.margins, basis)
+    return verdict.of(comparison, of_all, settings.primary, settings.margins, basis)
+
+
+def beside_rules(run: Run, comparison: Comparison, of_all: Sequence[Row]) -> str:
+    """Return whether the adapter also beats the base with the caution rules in its prompt."""
+    found, adjusted, metrics = comparison
+    pair = (ARMS["base-rules"], ADAPTER)
+    asked = pair[0] in run.arms
+    rules = trial_results.compare(of_all, rubric.METRICS, pair) if asked else None
+    return " ".join(findings.against_rules(found, adjusted, metrics, rules))
 
 
 def write(run: Run, answered: Answered, folder: Path) -> str:
     """Write all files of the results, and return what a terminal shows, the verdict last."""
-    comparison = compare(run, answered)
-    concluded, said = conclude(run, answered, comparison), notes(run, answered, comparison)
+    of_all = pooled(run, answered.trials)
+    comparison = compare(run, answered, of_all)
+    concluded = conclude(run, comparison, of_all)
+    said = notes(run, answered, comparison, of_all)
     for_file = [*concluded.lines(), "", findings.table(*comparison, terminal.WIDTH), "", *said]
     summary = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in for_file)
     shown = [*said, "", *concluded.lines(), "", findings.table(*comparison)]
     rows = _rows(answered.trials)
     csv_files.write(folder / "output.csv", rows, first=trial_results.COLUMNS)
-    for name, part in (("knowledge", answered.knowledge), ("records", answered.records)):
+    parts: dict[str, Sequence[Result]] = {
+        "knowledge.csv": answered.knowledge,
+        "records.csv": answered.records,
+        measure.FILE: answered.twins,
+    }
+    for name, part in parts.items():
         if part:
-            csv_files.write(folder / f"{name}.csv", _rows(part))
+            csv_files.write(folder / name, _rows(part))
     csv_files.write(folder / "summary.csv", _summary(comparison))
-    everything: list[Result] = [*answered.trials, *answered.knowledge, *answered.records]
+    apart = [*answered.knowledge, *answered.records]
+    everything: list[Result] = [*answered.trials, *apart, *answered.twins]
     lines = [line for result in everything for line in result.lines()]
     results.write(folder, lines)
     (folder / "summary.txt").write_text(summary + "\n", encoding="utf-8")
     to_fill = labels.to_fill(labels.of_lines(lines), run.questions, run.settings.seed)
     labels.write(folder / labels.FILE, to_fill)
-    apart = [*answered.knowledge, *answered.records]
-    page.write(
-        folder / "report.html",
-        page.Content(run, answered.trials, apart, comparison, concluded, said, answered.probed),
+    found = page.Content(
+        run, answered.trials, apart, answered.twins, comparison, concluded, said, answered.probed
     )
+    page.write(folder / "report.html", found)
     return "\n".join(terminal.fitted(line, terminal.width()) for line in shown)
 
 

@@ -1,7 +1,7 @@
 """The settings of one run of step 7, from the frozen plan or the command line."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from mimic_qlora.clinical.schema import Question
@@ -33,7 +33,8 @@ class Settings:
 
     `arms` are names as of --arms. Claims are made about the metrics `claimed`, `primary` first;
     `margins` as in ValidationPlan. `plan_sha256` is that of the frozen plan, under which test
-    patients are asked; None for a run on validation patients.
+    patients are asked; None for a run on validation patients. `assumed` are the fields of
+    power.Design that the plan states.
     """
 
     n: int
@@ -45,6 +46,12 @@ class Settings:
     claimed: tuple[str, ...]
     margins: Mapping[str, float]
     plan_sha256: str | None = None
+    assumed: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def trials(self) -> dict[str, object]:
+        """Return what chooses the trials and who answers them, as the ledger tells looks apart."""
+        return {"n": self.n, "seed": self.seed, "arms": self.arms, "tokens": self.max_new_tokens}
 
     @property
     def is_final(self) -> bool:
@@ -94,6 +101,7 @@ def settle(asked: Asked, frozen: Frozen | None) -> Settings:
         claimed=tuple(dict.fromkeys([endpoints.primary, *endpoints.secondary])),
         margins=margins,
         plan_sha256=frozen.sha256 if frozen else None,
+        assumed=frozen.plan.assumed if frozen else {},
     )
 
 
@@ -124,7 +132,7 @@ def _check_runs(runs: tuple[str, ...]) -> None:
 class Run:
     """One run of step 7: the session, its settings, the arms that answer, the curated questions.
 
-    `opened` is the ledger's sentence on the opening of the test patients, empty for a run on
+    `opened` is the ledger's sentence on the opening of the test patients, or on this look at
     validation patients.
     """
 

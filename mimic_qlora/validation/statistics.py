@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic_qlora.validation.arms import Arm
+from mimic_qlora.validation.arms import ADAPTER, Arm
 
 ALPHA = 0.05
 # of a safety endpoint: a harm that is at most this much more frequent counts as not worse
@@ -21,6 +21,8 @@ SMALL = 5  # a group of fewer patients is not shown
 # Questions below which nothing is claimed: five coins fall on one side more often than once in
 # twenty times.
 FEWEST = 6
+# Training runs from which the spread between them enters an interval; two tell hardly anything.
+FEWEST_RUNS = 3
 
 Row = Mapping[str, Any]  # of a table: a metric of an arm is in the column "<metric>_<arm>"
 Floats = NDArray[np.float64]
@@ -30,10 +32,10 @@ Groups = NDArray[np.int64]  # the number of the group of each trial
 class Difference(NamedTuple):
     """Adapter minus base on one metric, from means of question means: all questions weigh the same.
 
-    `low` and `high` bound the 95% t interval, `effect` is the mean difference in standard
-    deviations between questions (Cohen's d_z), `p` is two-sided. With a single question all four
-    are None: one question shows nothing about others. Where every question gives the same value
-    there is no spread for an interval, and p is that of a sign-flip test.
+    `low` and `high` bound the 95% t interval, of shares within -1 and 1, `effect` is the mean
+    difference in standard deviations between questions (Cohen's d_z), `p` is two-sided. With a
+    single question all four are None: one question shows nothing about others. Where every question
+    gives the same value there is no spread for an interval, and p is that of a sign-flip test.
     """
 
     base: float
@@ -53,11 +55,13 @@ def paired(
     adapter: Sequence[float | None],
     questions: Sequence[Hashable],
     patients: Sequence[Hashable] | None = None,
+    runs: Sequence[Sequence[float]] | None = None,
 ) -> Difference | None:
     """Return the Difference of two arms over trials, or None when no trial has both values.
 
     All sequences have one entry per trial, in the same order; a trial with a None is left out.
-    `patients` says who was asked about; None: a different patient each time.
+    `patients` says who was asked about; None: a different patient each time. `runs` has the values
+    of each adapter for each trial, where `adapter` is their mean over training runs.
     """
     from scipy import stats
 
@@ -73,10 +77,16 @@ def paired(
     k, mean = len(differences), float(differences.mean())
     low = high = effect = p = None
     if k > 1:
-        variance, freedom = _variance(a - b, question, patient)
+        clustering = _variance(a - b, question, patient)
+        if runs is not None and min(len(runs[i]) for i, _, _ in known) >= FEWEST_RUNS:
+            each = np.array([runs[i] for i, _, _ in known], dtype=float)
+            clustering = _with_runs(clustering, each.T - b, question)
+        variance, freedom = clustering
         if (error := math.sqrt(variance)) > 1e-12:
             half = stats.t.ppf(1 - ALPHA / 2, freedom) * error
             low, high = mean - half, mean + half
+            if min(b.min(), a.min()) >= 0 and max(b.max(), a.max()) <= 1:  # shares, not cosines
+                low, high = max(-1.0, low), min(1.0, high)
             p = float(2 * stats.t.sf(abs(mean) / error, freedom))
         else:
             p = 2.0 ** (1 - k) if abs(mean) > 1e-12 else 1.0
@@ -136,6 +146,26 @@ def _variance(values: Floats, question: Groups, patient: Groups) -> _Clustering:
     return _Clustering(variance, max(1.0, min(variance**2 / spread, most)))
 
 
+def _with_runs(found: _Clustering, values: Floats, question: Groups) -> _Clustering:
+    """Return the clustering with the spread between training runs added.
+
+    `values` are the differences [runs, trials]. The variance of the mean of run means holds that of
+    single answers too, which the other part has already, so it is subtracted: it is estimated by
+    the interaction of run and question.
+    """
+    means = np.array([_means(one, question) for one in values])  # [runs, questions]
+    n, k = means.shape
+    of_runs = float(means.mean(axis=1).var(ddof=1)) / n
+    rest = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0) + means.mean()
+    single = float((rest**2).sum()) / ((n - 1) * (k - 1)) / (n * k)
+    more = max(0.0, of_runs - single)
+    if more <= found.variance * 1e-9:
+        return found
+    variance = found.variance + more
+    spread = found.variance**2 / found.freedom + of_runs**2 / (n - 1)
+    return _Clustering(variance, max(1.0, variance**2 / spread))
+
+
 def _clustered(errors: Floats, group: Groups) -> _Clustering:
     """Return the variance of the sum of errors when those of one group are fully correlated."""
     sums = np.bincount(group, weights=errors)
@@ -144,21 +174,22 @@ def _clustered(errors: Floats, group: Groups) -> _Clustering:
 
 
 def compare(
-    rows: Sequence[Row], names: Iterable[str], pair: tuple[Arm, Arm]
+    rows: Sequence[Row], names: Iterable[str], pair: tuple[Arm, Arm], second: str = "subject_id"
 ) -> dict[str, Difference]:
     """Return a Difference per metric that some row has for both arms, base first.
 
-    A row has a question_id, a subject_id (without one, all rows count as of different patients) and
-    the columns `<metric>_<arm.column>`.
+    A row has a question_id, the `second` cluster (without one, all rows count as of different
+    patients) and the columns `<metric>_<arm.column>`.
     """
     questions = [row["question_id"] for row in rows]
-    known = [row.get("subject_id") for row in rows]
+    known = [row.get(second) for row in rows]
     patients = None if None in known else known
     found = {}
     for name in names:
         base = [row.get(f"{name}_{pair[0].column}") for row in rows]
         other = [row.get(f"{name}_{pair[1].column}") for row in rows]
-        if difference := paired(base, other, questions, patients):
+        runs = [row.get(f"{name}_runs") or () for row in rows] if pair[1] == ADAPTER else None
+        if difference := paired(base, other, questions, patients, runs):
             found[name] = difference
     return found
 

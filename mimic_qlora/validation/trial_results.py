@@ -3,20 +3,24 @@
 Rows go into output.csv, knowledge.csv or records.csv, by the kind of trial.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Knowledge
 from mimic_qlora.llm.generation import Answer
 from mimic_qlora.tasks import chart_qa, diagnoses
-from mimic_qlora.validation import results
+from mimic_qlora.validation import power, results, statistics
 from mimic_qlora.validation.arms import Arm
 from mimic_qlora.validation.asking import Ask
-from mimic_qlora.validation.scoring import likeness, rubric
+from mimic_qlora.validation.scoring import likeness, readings, rubric
+from mimic_qlora.validation.scoring.readings import Readings
 from mimic_qlora.validation.scoring.rubric import Cell, Metric, Score
+from mimic_qlora.validation.statistics import Difference
 from mimic_qlora.validation.trials import Trial
+from mimic_qlora.validation.twins.making import Place
 
 Row = dict[str, Cell]
 # Metrics of what is asked apart from the trials, by the name of their column.
@@ -132,8 +136,10 @@ class TrialResult:
             "as_of": str(trial.moment.as_of),
             "prompt": trial.messages[-1]["content"],
             "ideal": question.ideal.strip(),
-            "cautions_called_for": " ".join(rubric.ids(trial.cautions)),
-            "cautions_called_for_held_out": " ".join(rubric.ids(held_out)),
+            "cautions_called_for": " ".join(readings.ids(trial.cautions)),
+            "cautions_called_for_held_out": " ".join(readings.ids(held_out)),
+            "of_population": trial.of_population,
+            "rule_tested": trial.tested.id if trial.tested else None,
             "lat_basis": LATENCY,
         }
 
@@ -193,7 +199,58 @@ class ApartResult:
         yield from _lines(self, self.row())
 
 
-Result = TrialResult | ApartResult
+@dataclass(frozen=True)
+class TwinResult:
+    """A trial of a set of twins: whether each arm says the caution that the set is about.
+
+    An answer that is cut, empty or declines to answer says none.
+    """
+
+    trial: Trial
+    asks: tuple[Ask, ...]
+    given: Mapping[Arm, Given]
+    found: Mapping[Arm, Readings]
+    provenance: Provenance
+
+    @property
+    def place(self) -> Place:
+        """Return its place among twins."""
+        assert self.trial.place, "a twin has a place"
+        return self.trial.place
+
+    def said(self, arm: Arm) -> float:
+        """Return 1 where an arm's answer says what the caution asks to do, else 0."""
+        answer, found = self.given[arm].answer, self.found[arm]
+        return float(bool(found.acted) and not rubric.fails(found, answer.text, answer.ended))
+
+    def row(self) -> Row:
+        """Return the row of twins.csv."""
+        trial, place = self.trial, self.place
+        assert trial.moment, "a twin has a time"
+        row: Row = {
+            "set": place.set,
+            "rule": place.rule.id,
+            "held_out": place.rule.held_out,
+            "chart": place.chart,
+            "change": place.change,
+            "subject_id": trial.subject_id,
+            "hadm_id": trial.moment.hadm_id,
+            "as_of": str(trial.moment.as_of),
+            "question_id": trial.question.id,
+            "question": trial.question.question,
+            "prompt": trial.messages[-1]["content"],
+        }
+        for arm, (answer, _) in self.given.items():
+            found = {"said": self.said(arm), "with_reason": float(bool(self.found[arm].reasons))}
+            row |= {f"{arm.column}_answer": answer.text, **_of_arm(arm, found)}
+        return row | self.provenance.columns(trial)
+
+    def lines(self) -> Iterator[results.Line]:
+        """Yield the lines of results.jsonl, in the order of the arms."""
+        yield from _lines(self, self.row())
+
+
+Result = TrialResult | ApartResult | TwinResult
 
 
 def age_band(age: int | None) -> str:
@@ -222,7 +279,8 @@ def _lines(result: Result, row: Row) -> Iterator[results.Line]:
             question_id=trial.question.id,
             **patient,
             **record,
-            cautions=rubric.ids(trial.cautions),
+            cautions=readings.ids(trial.cautions),
+            **({"holds": tuple(sorted(trial.known.holds))} if trial.chart else {}),
             messages=ask.messages,
             answer=answer.text,
             n_tokens=answer.n_tokens,
@@ -238,13 +296,16 @@ def of(asks: Sequence[Ask], given: Mapping[Arm, Given], provenance: Provenance) 
     if trial.kind == "trial":
         scores = {arm: _score(trial, a) for arm, a in answers.items()}
         return TrialResult(trial, asked, given, scores, provenance)
+    if trial.place:
+        read = partial(readings.read, trial.curated, [trial.place.rule])
+        found = {arm: read(a.text, trial.known) for arm, a in answers.items()}
+        return TwinResult(trial, asked, given, found, provenance)
     apart = {arm: _score_apart(trial, a.text) for arm, a in answers.items()}
     return ApartResult(trial, asked, given, apart, provenance)
 
 
 def _score(trial: Trial, answer: Answer) -> Score:
-    chart = trial.chart.text if trial.chart else ""
-    return rubric.rubric(trial.curated, trial.cautions, answer.text, answer.ended, chart)
+    return rubric.rubric(trial.curated, trial.cautions, answer.text, answer.ended, trial.known)
 
 
 def _score_apart(trial: Trial, text: str) -> dict[str, float | None]:
@@ -281,21 +342,39 @@ def _likeness(result: TrialResult, cosines: Iterator[float | None]) -> dict[Arm,
 # ---------------------------------------------------------------- several adapters
 
 
+def compare(
+    rows: Sequence[Row], names: Iterable[str], pair: tuple[Arm, Arm]
+) -> dict[str, Difference]:
+    """Return a Difference per metric, the primary endpoint's over its population.
+
+    There each patient has one trial, and trials of one rule are correlated as those of one question
+    are; all other metrics are over all trials, with questions and patients as clusters.
+    """
+    apart = [name for name in names if name in power.FAMILY]
+    found = statistics.compare(rows, [name for name in names if name not in apart], pair)
+    population = [row for row in rows if row.get("of_population")]
+    of_rules = statistics.compare(population, apart, pair, "rule_tested")
+    found |= {name: d._replace(patients=d.trials) for name, d in of_rules.items()}
+    return {name: found[name] for name in names if name in found}
+
+
 def over_runs(rows: Sequence[Row], arms: Sequence[Arm]) -> Sequence[Row]:
-    """Return the rows with the adapter's scores as means over all trained adapters."""
+    """Return the rows with the adapter's scores as means over all trained adapters.
+
+    A column `<metric>_runs` has the values of which one is the mean, None where one is missing.
+    """
     runs = ["qlora", *(arm.column for arm in arms if arm.is_further_run)]
     if len(runs) == 1:
         return rows
-    names = [*rubric.METRICS, *APART]
-    return [
-        row
-        | {
-            f"{name}_qlora": _mean([row[f"{name}_{run}"] for run in runs])
-            for name in names
-            if f"{name}_qlora" in row
-        }
-        for row in rows
-    ]
+    pooled = []
+    for row in rows:
+        means: dict[str, Any] = {}
+        for name in (name for name in (*rubric.METRICS, *APART) if f"{name}_qlora" in row):
+            values = [row[f"{name}_{run}"] for run in runs]
+            means[f"{name}_qlora"] = _mean(values)
+            means[f"{name}_runs"] = None if None in values else values
+        pooled.append(row | means)
+    return pooled
 
 
 def _mean(values: Sequence[Cell]) -> float | None:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -11,13 +12,16 @@ from mimic_qlora.clinical import content, presumptions
 from mimic_qlora.clinical.schema import Caution, Knowledge, Question
 from mimic_qlora.prompts import record_files
 from mimic_qlora.prompts.record_files import PromptRecord
-from mimic_qlora.qa.session import Session, Turn, charts
+from mimic_qlora.qa.session import Chart, Session, Turn, charts
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.tasks import guidance
+from mimic_qlora.tasks import composing, guidance
+from mimic_qlora.validation import power
+from mimic_qlora.validation.scoring import known
+from mimic_qlora.validation.scoring.known import Known
+from mimic_qlora.validation.twins.making import Place
 
 EXACT = ("chart_qa", "diagnoses")  # tasks of step 4 whose answers are right or wrong
-KINDS = ("trial", "knowledge", "record")
 Patient = TypeVar("Patient")
 Asked = TypeVar("Asked")
 
@@ -33,9 +37,10 @@ class RecordQuestion(NamedTuple):
 class Trial(NamedTuple):
     """One question with the messages that ask it, of one chart at one time.
 
-    `kind` is "trial", "knowledge" (no patient) or "record" (a held-out prompt of step 4 with one
-    right answer, then `record`). Only a trial has a `chart`, `moment`, and `cautions`: the rules
-    that the chart calls for on the question's symptom.
+    `kind` is "trial", "knowledge" (no patient), "record" (a held-out prompt of step 4 with one
+    right answer, then `record`) or "twin" (with its `place` among twins). A trial `of_population`
+    counts for the primary endpoint. A trial and a twin have a
+    `chart`, `moment`, and `cautions`: the rules that the chart calls for on the question's symptom.
     """
 
     number: int
@@ -47,6 +52,18 @@ class Trial(NamedTuple):
     cautions: tuple[Caution, ...] = ()
     chart: context.Context | None = None
     record: PromptRecord | None = None
+    place: Place | None = None
+    of_population: bool = False
+
+    @property
+    def tested(self) -> Caution | None:
+        """Return the rule that a trial of the population tests; None outside of it."""
+        return power.tested(self.curated, self.cautions) if self.of_population else None
+
+    @property
+    def known(self) -> Known:
+        """Return what the context shows of the patient, nothing where there is none."""
+        return known.of_context(self.chart) if self.chart else known.NOBODY
 
     @property
     def curated(self) -> Question:
@@ -86,7 +103,9 @@ def draw(
 ) -> list[Trial]:
     """Return n trials, or as many as there are pairs.
 
-    Raises UserError when no patient of the split can be asked about.
+    Those of the population of the primary endpoint come first: one of each patient whose chart
+    calls for a caution never trained on, power.of_trials(n) of them or as many as there are. Raises
+    UserError when no patient of the split can be asked about.
     """
     patients = list(islice(charts(session, split, seed), min(n, sys.maxsize)))
     if not patients:
@@ -96,21 +115,58 @@ def draw(
         )
     by_id = {question.id: question for question in questions}
     asked = [by_id[i] for i in seeded.order(by_id, "questions", seed)]
-    trials = []
-    for number, (subject_id, moment, chart), question in pairs(n, patients, asked, _may_ask):
-        turns = prompt.messages(session.settings.system_prompt, chart.text, question.question)
-        cautions = tuple(guidance.cautions_for(content.symptom_of(question), chart.facts))
-        trials.append(Trial(number, question, turns, "trial", subject_id, moment, cautions, chart))
-    return trials
+    chosen = [*islice(of_population(patients, asked), power.of_trials(n))]
+    there = {(patient.subject_id, question.id) for patient, question in chosen}
+
+    def others(patient: Chart, question: Question) -> bool:
+        return (patient.subject_id, question.id) not in there and _may_ask(patient, question)
+
+    rest = [(p, q) for _, p, q in pairs(n - len(chosen), patients, asked, others)]
+    return [
+        _trial(session, number, patient, question, number <= len(chosen))
+        for number, (patient, question) in enumerate([*chosen, *rest], 1)
+    ]
 
 
-def _may_ask(
-    patient: tuple[int, prediction_times.Moment, context.Context], question: Question
-) -> bool:
+def of_population(
+    patients: Sequence[Chart], questions: Sequence[Question]
+) -> Iterator[tuple[Chart, Question]]:
+    """Yield the pairs of the population of the primary endpoint, at most one a patient.
+
+    The question and the rule come that have been drawn the least, since both are clusters.
+    """
+    used: Counter[str] = Counter()
+    unseen = [q for q in questions if content.symptom_of(q).held_out]
+    for patient in patients:
+        facts = patient.context.facts
+        called = composing.called_for(facts)
+        found: list[tuple[int, int, str, str]] = []
+        for place, question in enumerate(unseen if any(r.held_out for r in called) else ()):
+            rules = guidance.cautions_for(content.symptom_of(question), facts, called)
+            rule = power.tested(question, rules)
+            if rule and _may_ask(patient, question):
+                found.append((used[question.id] + used[rule.id], place, question.id, rule.id))
+        if found:
+            _, place, *drawn = min(found)
+            used.update(drawn)
+            yield patient, unseen[place]
+
+
+def _trial(
+    session: Session, number: int, patient: Chart, question: Question, of_population: bool
+) -> Trial:
+    subject_id, moment, chart = patient
+    turns = prompt.messages(session.settings.system_prompt, chart.text, question.question)
+    cautions = tuple(guidance.cautions_for(content.symptom_of(question), chart.facts))
+    trial = Trial(number, question, turns, "trial", subject_id, moment, cautions, chart)
+    return trial._replace(of_population=of_population)
+
+
+def _may_ask(patient: Chart, question: Question) -> bool:
     """Return whether a patient fits a question: what it needs is shown, and what it presumes."""
-    known = patient[2].facts
-    needs = question.needs is None or question.needs.holds(known)
-    return needs and not presumptions.unfounded(question.question, known)
+    facts = patient[2].facts
+    needs = question.needs is None or question.needs.holds(facts)
+    return needs and not presumptions.unfounded(question.question, facts)
 
 
 def without_patient(prompts: Sequence[Knowledge]) -> list[Trial]:

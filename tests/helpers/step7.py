@@ -68,7 +68,7 @@ def journal_size(store: Path) -> int:
 def write_plan(folder: Path, **changes) -> str:
     plan = (
         yaml.safe_load(plans.TEMPLATE.read_text(encoding="utf-8"))
-        | {"arms": ["base", "adapter"]}
+        | {"arms": ["base", "adapter"], "runs": ["default", "seed.1", "seed.2"]}
         | changes
     )
     path = folder / "my_plan.yaml"

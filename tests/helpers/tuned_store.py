@@ -31,7 +31,7 @@ class TunedStore(NamedTuple):
 
 
 def write_tuned_store(folder: Path) -> TunedStore:
-    """Write patients, prompts, and the adapters "default" and "seed.1".
+    """Write patients, prompts, and the adapters "default", "seed.1" and "seed.2".
 
     Every chart has high blood pressure; every other one an order for warfarin, the rest metformin.
     """
@@ -40,7 +40,7 @@ def write_tuned_store(folder: Path) -> TunedStore:
     done = run_script("convert_to_jsonl.py", "--mimic-dir", folder / "mimic", storage=path)
     assert done.returncode == 0, done.stderr
     prompts = _write_prompts(path, tiny)
-    for seed, run in enumerate(("default", "seed.1")):
+    for seed, run in enumerate(("default", "seed.1", "seed.2")):
         with storage.step_output(path, f"adapters/{run}", {}, {"prompts": prompts}) as adapter:
             _write_adapter(adapter.path, tiny, seed)
     return TunedStore(path, tiny)

@@ -509,7 +509,7 @@ def test_the_check_fails_for_a_record_that_is_gone(ask, monkeypatch):
         (once("--as-of", "2150-02-30"), "'2150-02-30' is not a date"),
         (
             once("--arm", "adapter", "--run", "other"),
-            "give --run default or seed.1, or run `python train_qlora.py --run",
+            "give --run default or seed.1 or seed.2, or run `python train_qlora.py --run",
         ),
         (once("--max-new-tokens", "0"), "must be a positive whole number, not 0"),
         (once("--max-new-tokens", "100000"), "give a smaller --max-new-tokens"),

@@ -163,3 +163,17 @@ def test_an_order_in_hospital_is_never_said_to_be_taken_at_home(demo_prompts):
                 assert any(row["table"] == table for row in rows)
                 assert not any("drug=Heparin" in cell for row in rows for cell in row["cells"])
     assert min(said.values()) >= 5
+
+
+def test_a_share_of_patients_is_asked_where_their_chart_calls_for_nothing():
+    """So that silence is learned; where everything calls for a caution there is no such symptom."""
+    known = replace(FACTS, phenotypes={"asthma": {}})
+    called = composing.called_for(known)
+    silent = 0
+    for key in map(str, range(60)):
+        (gold,) = guidance.golds(known, known, 1, key)
+        symptom = clinical.load().symptoms[gold.symptom]
+        bears = any(guidance.bearing(rule, symptom) for rule in called)
+        assert bool(gold.cautions) == bears == (not guidance.is_silent(key))
+        silent += not gold.cautions
+    assert 0.1 < silent / 60 < 0.35

@@ -1,10 +1,14 @@
 """The frozen plan and the ledger of the test patients' openings."""
 
+import re
+
 import pytest
 
-from helpers.step7 import read_csv, results, write_plan
+from helpers.step7 import QUESTIONS, read_csv, results, write_plan
 from mimic_qlora.step import files
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import ledger
+from mimic_qlora.validation import plan as plans
 
 
 def test_test_patients_are_opened_by_a_frozen_plan_alone_and_it_is_written_down(run_validate):
@@ -36,7 +40,7 @@ def test_a_plan_or_a_ledger_that_was_edited_is_refused(run_validate):
     place = run_validate.store / "validation"
     run_validate("--freeze", write_plan(run_validate.store))
     (place / "plan.yaml").chmod(0o600)
-    (place / "plan.yaml").write_text((place / "plan.yaml").read_text().replace("n: 320", "n: 6"))
+    (place / "plan.yaml").write_text((place / "plan.yaml").read_text().replace("n: 640", "n: 6"))
     assert "was edited after it was frozen" in run_validate("--final")[2]
     run_validate("--freeze", write_plan(run_validate.store))
     first, *rest = (place / "ledger.jsonl").read_text().splitlines()
@@ -44,6 +48,35 @@ def test_a_plan_or_a_ledger_that_was_edited_is_refused(run_validate):
         "\n".join([first.replace("frozen", "frozen "), *rest]) + "\n"
     )
     assert "ledger.jsonl was edited at line 2" in run_validate("--final")[2]
+
+
+def test_each_look_at_validation_patients_is_counted_and_the_same_again_is_not_new(run_validate):
+    for options, look in (((), 1), ((), 1), (("--seed", "1"), 2), (("--run", "seed.1"), 3)):
+        _, out, _ = run_validate("3", "--no-knowledge", *options)
+        assert f"look {look} at validation patients" in " ".join(out.split())
+    events = [entry["event"] for entry in ledger.ledger(run_validate.store)]
+    assert events == ["looked"] * 3
+
+
+def test_a_plan_of_fewer_than_three_training_seeds_is_not_frozen(run_validate):
+    plan = write_plan(run_validate.store, runs=["default", "seed.1"])
+    code, _, err = run_validate("--freeze", plan)
+    assert code == 2 and "names default, seed.1" in err and "--seeds 0,1,2" in err
+
+
+def test_a_plan_that_could_not_show_a_useful_difference_names_the_n_that_could():
+    plan = plans.load(plans.TEMPLATE)
+    plans.check_runs(plans.TEMPLATE, plan)
+    plans.check_power(plans.TEMPLATE, plan, QUESTIONS)
+    with pytest.raises(UserError) as refused:
+        plans.check_power(plans.TEMPLATE, plan.model_copy(update={"n": 50}), QUESTIONS)
+    n, read = re.search(r"80% take n ([\d,]+) with (\d+) answers", str(refused.value)).groups()
+    enough = plan.model_copy(update={"n": int(n.replace(",", "")), "read": int(read)})
+    plans.check_power(plans.TEMPLATE, enough, QUESTIONS)
+    deaf = plans.Reader(sensitivity=0.1, false_alarm=0.1)
+    hopeless = plan.model_copy(update={"reader": deaf, "useful": 0.02})
+    with pytest.raises(UserError, match="No number of trials has a power of 80%"):
+        plans.check_power(plans.TEMPLATE, hopeless, QUESTIONS)
 
 
 @pytest.mark.parametrize(

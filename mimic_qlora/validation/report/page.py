@@ -24,7 +24,8 @@ from mimic_qlora.validation.report.verdict import Verdict
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.settings import Run
 from mimic_qlora.validation.statistics import Row
-from mimic_qlora.validation.trial_results import APART, ApartResult, TrialResult
+from mimic_qlora.validation.trial_results import APART, ApartResult, TrialResult, TwinResult
+from mimic_qlora.validation.twins import measure
 
 PAGES = Path(__file__).parent / "pages"
 SHOWN_BY_GROUP = ("rubric", "red_flags", "harmful")
@@ -41,6 +42,7 @@ class Content(NamedTuple):
     run: Run
     trials: Sequence[TrialResult]
     apart: Sequence[ApartResult]
+    twins: Sequence[TwinResult]
     comparison: Comparison
     verdict: Verdict
     notes: Sequence[str]
@@ -73,6 +75,7 @@ def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> No
         trials=[trials.view(r, by_id[r.trial.question.id]) for r in of.trials],
         pair=PAIR,
         apart=apart_tables(of.apart, reviewed),
+        twins=html.table(measure.table(of.twins), reviewed) if of.twins else "",
         checklist=html.table(
             checklist({**facts, "reviewed": reviewed}),
             "Gallifant and others, Nature Medicine 2025. What a run cannot know is left to the "
@@ -203,7 +206,7 @@ def facts_of(of: Content) -> dict[str, str | int]:
         "date": time.strftime("%Y-%m-%d"),
         "arms": ", ".join(arm.name for arm in run.arms),
         "speed": f"{speed(of.probed)}. " if of.probed else "",
-        "plan": run.opened or "No frozen plan: an exploration of validation patients.",
+        "plan": run.opened,
         "software": VERSION,
         "trials": len(asked),
         "patients": len({trial.subject_id for trial in asked}),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mimic_qlora.validation import findings, harm
 from mimic_qlora.validation.findings import Comparison
-from mimic_qlora.validation.statistics import ALPHA, FEWEST, Difference, Row
+from mimic_qlora.validation.statistics import FEWEST, Row
 
 
 class Answer(NamedTuple):
@@ -39,13 +39,15 @@ class Basis(NamedTuple):
     """On what a verdict rests.
 
     `data` and `reader` are phrases; `reader_known` says that the reader's error on these answers
-    was measured, and `shows_nothing` that data or model are built-in ones.
+    was measured, and `shows_nothing` that data or model are built-in ones. `beside_rules` says
+    whether what is better is better than the same rules in the base's prompt too.
     """
 
     data: str
     reader: str
     reader_known: bool
     shows_nothing: bool
+    beside_rules: str = ""
 
 
 def of(
@@ -70,10 +72,11 @@ def _helped(
     question = "Did the adapter help?"
     found, adjusted, metrics = comparison
     claimed = [name for name in adjusted if name not in margins]
-    seen = [name for name in claimed if _stands(found[name], adjusted[name])]
+    seen = [name for name in claimed if findings.is_claimed(found[name], adjusted[name])]
     better = [name for name in seen if (found[name].mean > 0) == metrics[name][1]]
     worse = [name for name in seen if name not in better]
     told = [_change(name, comparison) for name in (*better, *worse)]
+    beside = f" {basis.beside_rules}" if better and basis.beside_rules else ""
     if not seen:
         asked = [name for name in (primary, *claimed) if name in found]
         main = next((name for name in asked if found[name].questions >= FEWEST), None)
@@ -84,16 +87,10 @@ def _helped(
         return Answer(question, "Not shown", f"{lead}No difference could be shown{few}.")
     if not basis.reader_known:
         unknown = "how often the reader errs on these answers is unknown (label.csv measures it)"
-        return Answer(question, "Seen, not claimed", f"{'; '.join(told)}; but {unknown}.")
+        return Answer(question, "Seen, not claimed", f"{'; '.join(told)}; but {unknown}.{beside}")
     if better and worse:
-        return Answer(question, "In part", f"{'; '.join(told)}.")
-    return Answer(question, "Yes" if better else "No", f"{'; '.join(told)}.")
-
-
-def _stands(d: Difference, p: float | None) -> bool:
-    """Return whether a difference may be spoken of, by the rule of findings.statement."""
-    few = d.questions < FEWEST or d.patients < 2
-    return p is not None and p <= ALPHA and d.mean != 0 and not few
+        return Answer(question, "In part", f"{'; '.join(told)}.{beside}")
+    return Answer(question, "Yes" if better else "No", f"{'; '.join(told)}.{beside}")
 
 
 def _change(name: str, comparison: Comparison) -> str:
