@@ -191,7 +191,7 @@ def main() -> int:
     folder = delivery.copy_to_temporary(kept.place)
     print(f"\n{text}\n\n{delivery.farewell(folder, kept.place, route, HERE)}")
     if answered.stopped:
-        told = answered.how_far(len(drawn), len(apart) + len(records))
+        told = answered.how_far(len(drawn), len(apart))
         print(f"\nStopped after {told}, compared above: {GOES_ON}", file=sys.stderr)
         return 130
     return 0

@@ -63,7 +63,11 @@ class Trial(NamedTuple):
     @property
     def known(self) -> Known:
         """Return what the context shows of the patient, nothing where there is none."""
-        return known.of_context(self.chart) if self.chart else known.NOBODY
+        if not self.chart:
+            return known.NOBODY
+        shown = known.of_context(self.chart)
+        called = {f"cautions/{rule.id}" for rule in self.cautions}
+        return shown._replace(holds=shown.holds | called)
 
     @property
     def curated(self) -> Question:

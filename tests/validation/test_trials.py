@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 from helpers.step7 import QUESTIONS, read_csv, results, write_plan
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.conditions import Condition
-from mimic_qlora.validation import trials
+from mimic_qlora.validation import power, trials
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,23 @@ def test_trials_are_of_held_out_patients_only_and_the_same_each_time(run_validat
         (int(r["subject_id"]), r["question_id"]) for r in read_csv(results(again) / "output.csv")
     ] == drawn[()]
     assert drawn[()] != drawn[("--seed", "1")]
+
+
+def test_the_population_of_the_primary_endpoint_has_one_trial_a_patient(run_validate):
+    _, out, _ = run_validate("12", "--no-knowledge")
+    rows = read_csv(results(out) / "output.csv")
+    inside = [row for row in rows if row["rule_tested"]]
+    assert 1 <= len(inside) <= power.of_trials(12) and len(rows) == 12
+    assert len({row["subject_id"] for row in inside}) == len(inside)
+    for row in rows:
+        assert (row["of_population"] == "True") == bool(row["rule_tested"])
+        if row["rule_tested"]:
+            assert row["unseen"] == "True"
+            assert row["rule_tested"] in row["cautions_called_for_held_out"].split()
+    assert f"Primary endpoint: {len(inside)} of them in its population" in " ".join(out.split())
+    summary = {row["metric"]: row for row in read_csv(results(out) / "summary.csv")}
+    assert int(summary["cautions_held_out"]["trials"]) == len(inside)
+    assert int(summary["rubric"]["trials"]) == 12
 
 
 def test_more_trials_than_pairs_says_so_and_uses_all(run_validate):

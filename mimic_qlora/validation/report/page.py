@@ -28,7 +28,7 @@ from mimic_qlora.validation.trial_results import APART, ApartResult, TrialResult
 from mimic_qlora.validation.twins import measure
 
 PAGES = Path(__file__).parent / "pages"
-SHOWN_BY_GROUP = ("rubric", "red_flags", "harmful")
+SHOWN_BY_GROUP = ("rubric", "red_flags", "false_statements", "harmful")
 Facts = Mapping[str, str | int]
 
 

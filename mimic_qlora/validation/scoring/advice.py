@@ -191,7 +191,13 @@ def outcome(ways: set[str | None]) -> str | None:
 
 
 def _under(above: str | None, clause: Advice) -> Advice:
-    """Return a clause under a heading, which sends to care, or plays down, for all below it."""
+    """Return a clause under a heading, which sends to care, or plays down, for all below it.
+
+    A sentence that calms stays without advice under a heading that sends to care.
+    """
+    if above not in BAD and clause.way is None:
+        if patterns.pattern("advice", "calming").search(clause.text):
+            return clause
     if above and clause.way in (None, "urgent", "care") and (above in BAD or clause.way is None):
         return clause._replace(way=above)
     return clause
