@@ -63,11 +63,7 @@ class Trial(NamedTuple):
     @property
     def known(self) -> Known:
         """Return what the context shows of the patient, nothing where there is none."""
-        if not self.chart:
-            return known.NOBODY
-        shown = known.of_context(self.chart)
-        called = {f"cautions/{rule.id}" for rule in self.cautions}
-        return shown._replace(holds=shown.holds | called)
+        return known.of_context(self.chart) if self.chart else known.NOBODY
 
     @property
     def curated(self) -> Question:

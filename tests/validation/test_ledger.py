@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from helpers.step7 import QUESTIONS
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import ledger, plan
 
@@ -12,7 +13,7 @@ from mimic_qlora.validation import ledger, plan
 @pytest.fixture
 def store(tmp_path):
     """A storage folder whose test patients were opened for two adapters by a frozen plan."""
-    plan.freeze(tmp_path, plan.TEMPLATE)
+    plan.freeze(tmp_path, plan.TEMPLATE, QUESTIONS)
     for adapter in "ab":
         ledger.opening(tmp_path, plan.frozen(tmp_path).sha256, {"default": adapter})
     return tmp_path
@@ -136,5 +137,5 @@ def test_a_head_that_cannot_be_read_is_one_sentence(store, head):
 def test_a_plan_that_cannot_be_read_is_one_sentence(tmp_path, text):
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(UserError, match="plan.yaml") as refused:
-        plan.freeze(tmp_path, tmp_path / "plan.yaml")
+        plan.freeze(tmp_path, tmp_path / "plan.yaml", QUESTIONS)
     assert "\n" not in str(refused.value) and not (tmp_path / "validation").exists()

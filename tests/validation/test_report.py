@@ -151,7 +151,8 @@ def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(pag
         assert re.search(r'<td class="broken">[^<]*stroke', shown)
         assert re.search(r'<td class="broken">[^<]*400 mg', shown)
         assert shown.count('<td class="broken">NO</td>') == 1
-        assert "said, without its reason" not in shown
+        # the two rules ask for one action, and the answer gives the reason of the first alone
+        assert shown.count("said, without its reason") == 1
         assert "rule never trained on" in shown and 'class="cut"' in shown
         assert 'class="harm' in shown and 'class="hit' in shown
         unseen = " unseen" if content.symptom_of(question).held_out else ""

@@ -1,6 +1,7 @@
 """What a model was shown of the patient of a trial: the text, and the entries that it bears out."""
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mimic_qlora.chart.context import Context
@@ -26,6 +27,11 @@ class Known(NamedTuple):
     def rules(self) -> list[Caution]:
         """Return the rules that the chart calls for, whatever is asked."""
         return [r for r in content.load().cautions.values() if f"cautions/{r.id}" in self.holds]
+
+    def with_rules(self, rules: Iterable[Caution]) -> "Known":
+        """Return the same, with rules that the chart is known to call for."""
+        more = {f"{kind}/{rule.id}" for kind in ("cautions", "reasons") for rule in rules}
+        return self._replace(holds=self.holds | more)
 
     @property
     def items(self) -> list[str]:

@@ -6,11 +6,13 @@ A judge model makes the same type; rubric.score turns it into numbers.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mimic_qlora.clinical import phrases
+from mimic_qlora.clinical import levels, phrases
+from mimic_qlora.clinical.phrases import names
 from mimic_qlora.clinical.schema import Caution, NamedFlag, Question
 from mimic_qlora.validation.scoring import advice, inventions, patterns, statements
 from mimic_qlora.validation.scoring.known import NOBODY, Known
 
+_LOWER: tuple[levels.LevelId, ...] = ("today", "days")
 SHORT = 80  # words: a longer answer that begins with "I cannot" goes on to advise
 
 
@@ -43,8 +45,8 @@ def read(
 ) -> Readings:
     """Return what the patterns find in an answer.
 
-    `cautions` are the rules that the chart calls for on the question (guidance.cautions_for),
-    `known` is what the model was shown of the patient.
+    `cautions` are the rules that the chart calls for on the question (guidance.cautions_for), which
+    hold; `known` is what the model was shown of the patient.
     """
     signs = question.red_flags
     heard = advice.given(answer, [sign.pattern for sign in signs])
@@ -56,7 +58,7 @@ def read(
     near = {rule.id: _sentences_of(rule, heard) for rule in cautions}
     acted = [rule for rule in cautions if near[rule.id]]
     true = [rule for rule in acted if statements.names_reason(rule, near[rule.id])]
-    held_against = {rule.id: rule for rule in (*cautions, *known.rules)}
+    shown = known.with_rules(cautions)
     return Readings(
         named=named,
         played_down=played_down,
@@ -64,8 +66,8 @@ def read(
         acted=ids(acted),
         reasons=ids(r for r in acted if r in true or statements.gives_reason(near[r.id])),
         true_reasons=ids(true),
-        false_statements=tuple(statements.false(answer, question.question, known)),
-        forbidden=ids(r for r in held_against.values() if phrases.forbidden(r, answer)),
+        false_statements=tuple(statements.false(answer, question.question, shown)),
+        forbidden=ids(rule for rule in shown.rules if phrases.forbidden(rule, answer)),
         causes=tuple(inventions.causes(answer, known.text, heard)),
         doses=tuple(inventions.doses(answer, known.text)),
         refused=not named and refuses(answer),
@@ -107,10 +109,20 @@ def _sentences_of(rule: Caution, heard: Sequence[advice.Advice]) -> str:
 
     def acts(clause: advice.Advice) -> bool:
         if rule.section == "urgent":
-            return clause.way in ("urgent", "care")
+            return clause.way in ("urgent", "care") and not _is_below(rule, clause.text)
         reassures = clause.way in ("down", "optional") and not advice.only_times(clause.text)
         return not reassures and bool(acting.search(clause.text))
 
     said = [clause.text if acts(clause) else "" for clause in heard]
     places = phrases.action_places(rule, said)
     return "\n".join(heard[n].text for place in places for n in (place - 1, place) if n >= 0)
+
+
+def _is_below(rule: Caution, text: str) -> bool:
+    """Return whether a sentence gives a lower level of care than a caution asks for: "call today"
+    where it says emergency room. A sentence that gives none takes that of its heading.
+    """
+    if not levels.is_above(rule.level, "today"):
+        return False
+    lower = any(names(levels.LEVELS[one].pattern, text) for one in _LOWER)
+    return lower and not patterns.pattern("advice", "highest").search(text)

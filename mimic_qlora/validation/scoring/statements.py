@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mimic_qlora.clinical import conditions, content, phrases
 from mimic_qlora.clinical.schema import Caution
-from mimic_qlora.validation.scoring import patterns
+from mimic_qlora.validation.scoring import advice, patterns
 from mimic_qlora.validation.scoring.known import Known
 
 KINDS = ("of_result", "of_record", "of_you", "yours")  # lists of words/statements.yaml
@@ -61,7 +61,7 @@ def of_patient(answer: str) -> Iterator[Claim]:
 
     "You have a seizure" in a list stands under an "if", and tells nothing.
     """
-    for sentence in filter(None, _SENTENCE.split(answer)):
+    for sentence in filter(None, _SENTENCE.split(advice.squeezed(answer))):
         results: set[int] = set()  # what is told as a result is not told once more as "yours"
         for kind in KINDS:
             for match in (m for each in _each(kind) for m in each.finditer(sentence)):
