@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Caution, Question
+from mimic_qlora.display import text as terminal
 from mimic_qlora.display import text_tables
 from mimic_qlora.tasks import guidance
 from mimic_qlora.validation import results
@@ -111,7 +112,7 @@ def of_primary(design: "Design", n: int) -> str:
                 f"Assumed: {design.in_words}. The population are patients whose chart calls for "
                 "such a caution, one trial each; people read answers without knowing their arm "
                 f"(label.csv). {design.what_is_enough()}",
-                text_tables.WIDTH,
+                terminal.WIDTH,
             ),
         ]
     )

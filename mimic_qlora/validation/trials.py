@@ -117,6 +117,8 @@ def draw(
     asked = [by_id[i] for i in seeded.order(by_id, "questions", seed)]
     chosen = [*islice(of_population(patients, asked), power.of_trials(n))]
     there = {(patient.subject_id, question.id) for patient, question in chosen}
+    used = {question.id for _, question in chosen}
+    asked.sort(key=lambda question: question.id in used)  # the others come first
 
     def others(patient: Chart, question: Question) -> bool:
         return (patient.subject_id, question.id) not in there and _may_ask(patient, question)

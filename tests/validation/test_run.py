@@ -62,7 +62,8 @@ def test_the_old_columns_come_first_and_no_cell_runs(run_validate):
         assert float(row["rel_to_ideal_qlora"] or 0) <= 1 and 0 <= float(row["rouge_l_base"]) <= 1
     assert len(read_csv(results(out) / "knowledge.csv")) == 8
     summary = {row["metric"]: row for row in read_csv(results(out) / "summary.csv")}
-    assert float(summary["cut"]["mean"]) == -1 and summary["rubric"]["questions"] == "8"
+    assert float(summary["cut"]["mean"]) == -1 and summary["rubric"]["trials"] == "8"
+    assert summary["rubric"]["questions"] == str(len({row["question_id"] for row in rows}))
 
 
 def test_results_jsonl_is_lossless_with_a_line_per_trial_and_arm(run_validate):
@@ -112,7 +113,8 @@ def test_the_end_says_what_was_shown_where_it_is_and_how_to_fetch_it(run_validat
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.9 50000 10.1.2.3 2222")
     monkeypatch.setattr(socket, "gethostname", lambda: "node7")
     code, out, _ = run_validate("16")
-    assert "Reviewed by a clinician: 0 of 16 ideals, 0 of " in out
+    asked = len({row["question_id"] for row in read_csv(results(out) / "output.csv")})
+    assert f"Reviewed by a clinician: 0 of {asked} ideals, 0 of " in out
     assert "Answers cut at 512 tokens: base 16, adapter 0 of 16." in out
     assert re.search(r"The adapter is better at [^\n]*red flags|No difference could be shown", out)
     fetch = f"scp -P 2222 {ssh.user()}@10.1.2.3:{results(out)}/output.csv results/"

@@ -21,7 +21,7 @@ from mimic_qlora.chart.rows import Record, Row
 from mimic_qlora.clinical import codes, conditions, content, derived, phrases
 from mimic_qlora.clinical.conditions import Leaf
 from mimic_qlora.clinical.schema import Caution
-from mimic_qlora.tasks import composing
+from mimic_qlora.tasks import composing, holding_out
 from mimic_qlora.validation.scoring import known, statements
 
 AS_IT_IS, WITHOUT, UNRELATED = "as it is", "without the finding", "another fact changed"
@@ -101,7 +101,14 @@ def is_valid(rule: Caution, shown: Context, twin: Context) -> bool:
     if any(statements.names_reason(rule, item) for item in items):
         return False
     left = [content.load().cautions[name] for name in after[1]]
-    return not any(phrases.action_places(rule, other.say.split(". ")) for other in left)
+    return not any(_asks_the_same(rule, other) for other in left)
+
+
+def _asks_the_same(rule: Caution, other: Caution) -> bool:
+    """Return whether who says another rule may say what this one asks to do, by tags and words."""
+    acts, of_other = holding_out.acts(rule), holding_out.acts(other)
+    alike = not acts.isdisjoint(of_other) or acts == {rule.id}
+    return alike and bool(phrases.action_places(rule, other.say.split(". ")))
 
 
 def implied(rule: Caution) -> frozenset[str]:
