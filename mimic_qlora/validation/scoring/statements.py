@@ -245,7 +245,7 @@ def _pattern(name: str) -> str:
     stems = [_stem(word) for word in words]
     if not stems:
         return ""
-    gap = r"[\s’'-]+(?:[\w’']+[\s-]+){0,2}"
+    gap = r"[\s,’'-]+(?:[\w’']+[\s,-]+){0,2}"
     found = [gap.join(stems)]
     if words[0] in ("high", "low") and len(words) > 1:
         found.append(rf"{gap.join(stems[1:])}\b[^;\n]{{0,40}}?\b{words[0]}")
