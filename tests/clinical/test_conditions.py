@@ -58,3 +58,41 @@ def test_the_newest_of_several_labs_counts_and_a_lab_without_unit_is_read():
 def test_a_procedure_counts_by_code_version_and_age(code, version, days_ago, calls):
     done = [(codes.procedures_of_code(code, version), days_ago)]
     assert ("recent_joint_replacement_leg" in matched(procedures=done)) == calls
+
+
+@pytest.mark.parametrize(
+    "found, called, not_called",
+    [
+        ({"procedures": [(("dialysis_treatment",), 60)]}, "dialysis_access", None),
+        ({"procedures": [(("dialysis_treatment",), 61)]}, None, "dialysis_access"),
+        ({"phenotypes": {"lung_injury"}}, "lung_injury_breathing", None),
+        ({"procedures": [(("lung_operation",), 18)]}, "lung_injury_breathing", None),
+        ({"labs": {50983: (124, "mEq/L", 3)}}, "very_low_sodium_repeat", None),
+        ({"labs": {50983: (126, "mEq/L", 3)}}, "low_sodium_lab", "very_low_sodium_repeat"),
+        (
+            {"labs": {50917: (2.4, "ng/mL", 3)}, "drug_classes": {"digoxin"}},
+            "digoxin_level_high",
+            "digoxin_signs",
+        ),
+        (
+            {"labs": {50957: (1.6, "mmol/L", 3)}, "drug_classes": {"lithium"}},
+            "lithium_level_high",
+            "lithium_signs",
+        ),
+        ({"labs": {50971: (6.2, "mEq/L", 3)}}, "very_high_potassium_lab", "high_potassium_lab"),
+        (
+            {"drug_classes": {"opioid", "benzodiazepine"}},
+            "opioid_benzodiazepine",
+            "opioid_sleepy_breathing",
+        ),
+        (
+            {"drug_classes": {"opioid"}, "phenotypes": {"bowel_blockage"}},
+            "bowel_blockage_signs",
+            "opioid_constipation",
+        ),
+    ],
+)
+def test_one_rule_speaks_where_two_would_say_the_same_or_the_opposite(found, called, not_called):
+    rules = matched(**found)
+    assert called is None or called in rules
+    assert not_called not in rules
