@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Caution, Question
-from mimic_qlora.display import text as terminal
 from mimic_qlora.display import text_tables
+from mimic_qlora.step import terminal
 from mimic_qlora.tasks import guidance
 from mimic_qlora.validation import results
 from mimic_qlora.validation.scoring import rubric
