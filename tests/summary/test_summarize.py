@@ -348,7 +348,7 @@ def test_the_flow_says_who_was_left_out_and_why(store, shown):
 
 def test_the_terminal_gets_size_and_table_1_and_all_on_request(store, shown):
     assert "Size of the data" in shown and "Table 1" in shown and "further tables" in shown
-    assert "Top 20" not in shown and len(shown.splitlines()) < 70
+    assert "Top 20 drugs" not in shown and len(shown.splitlines()) < 70
     done = step("summarize_jsonl.py", "--storage", store, "--all", "--force")
     assert "Top 20 drugs ordered" in done.stdout and "further tables" not in done.stdout
     assert done.stdout.splitlines()[-1].startswith("Next: python feature_select_xgb_columns.py")
