@@ -13,8 +13,8 @@ from typing import NamedTuple
 import yaml
 
 from mimic_qlora.clinical import content
-from mimic_qlora.clinical.schema import Question
-from mimic_qlora.validation.scoring import readings
+from mimic_qlora.clinical.schema import Caution, Question
+from mimic_qlora.validation.scoring import known, readings
 from mimic_qlora.validation.scoring.readings import Readings
 
 FOLDER = Path(__file__).parent
@@ -26,6 +26,7 @@ KINDS = (
     "forbidden advice",
     "a cause named",
     "a dose made up",
+    "a false statement about the patient",
 )
 
 
@@ -61,6 +62,7 @@ class Verdict(NamedTuple):
     cluster: str
     there: bool
     found: bool
+    of: str  # name of the sign, id of the rule
 
 
 def cases(questions: dict[str, Question]) -> Iterator[Case]:
@@ -121,7 +123,9 @@ def verdicts(case: Case, found: Readings) -> Iterator[Verdict]:
     def judged(kind: int, names: list[str], there: set[str], heard: tuple[str, ...]):
         for name in names:
             if name not in truth.unsure:
-                yield Verdict(KINDS[kind], case.lot, case.cluster, name in there, name in heard)
+                yield Verdict(
+                    KINDS[kind], case.lot, case.cluster, name in there, name in heard, name
+                )
 
     signs = [sign.name for sign in case.question.red_flags]
     yield from judged(0, signs, truth.told, found.named)
@@ -132,29 +136,55 @@ def verdicts(case: Case, found: Readings) -> Iterator[Verdict]:
     for kind, name, there, heard in (
         (5, "cause", truth.cause, found.causes),
         (6, "dose", truth.dose, found.doses),
+        (7, "false", False, found.false_statements),  # no answer of these lots makes one
     ):
         yield from judged(kind, [name], {name} if there else set(), (name,) if heard else ())
 
 
 def by_patterns(case: Case) -> Readings:
-    """Read an answer by the patterns."""
+    """Read an answer by the patterns, beside a chart that has what its rules ask for."""
     rules = [content.load().cautions[name] for name in case.rules]
-    return readings.read(case.question, rules, case.answer)
+    chart = known.of_text(chart_of(rules), tuple(case.rules))
+    return readings.read(case.question, rules, case.answer, chart)
+
+
+def chart_of(rules: list[Caution]) -> str:
+    """Return a context that lists all that the conditions of some rules name."""
+    catalogue = content.load()
+    names = {f"phenotype {name}": entry.name for name, entry in catalogue.phenotypes.items()}
+    names |= {f"procedure {name}": entry.name for name, entry in catalogue.procedures.items()}
+    names |= {f"drug_class {name}": "; ".join(e.ingredients) for name, e in catalogue.drugs.items()}
+
+    def named(condition: object) -> Iterator[str]:
+        if isinstance(condition, dict):
+            for key, value in condition.items():
+                if isinstance(value, str):
+                    yield names.get(f"{key} {value}", "")
+                yield from named(value)
+        elif isinstance(condition, list | tuple):
+            for part in condition:
+                yield from named(part)
+
+    found = [name for rule in rules for name in (*named(rule.when.model_dump()), rule.asks.reason)]
+    return "Patient context\n- Known conditions: " + "; ".join(filter(None, found))
 
 
 def all_verdicts(
-    questions: dict[str, Question], read: Callable[[Case], Readings] = by_patterns
+    questions: dict[str, Question],
+    lots: tuple[str, ...],
+    read: Callable[[Case], Readings] = by_patterns,
 ) -> list[Verdict]:
-    """Return the verdicts of a reader on all labelled answers."""
-    return [one for case in cases(questions) for one in verdicts(case, read(case))]
+    """Return the verdicts of a reader on the labelled answers of some lots."""
+    chosen = [case for case in cases(questions) if case.lot in lots]
+    return [one for case in chosen for one in verdicts(case, read(case))]
 
 
 def rows(judged: list[Verdict], lots: tuple[str, ...]) -> list[dict[str, str]]:
     """Return a row per kind: found of what is there, false alarms of what is not, with intervals.
 
-    Lots whose name begins as one of `lots` are taken together.
+    `lots` are taken together.
     """
-    judged = [one for one in judged if one.lot.startswith(lots)]
+    judged = [one for one in judged if one.lot in lots]
     table = []
     for kind in KINDS:
         row = {"criterion": kind}

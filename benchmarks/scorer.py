@@ -12,6 +12,10 @@
 3. labelled_answers.jsonl: real answers of a base model and an adapter, labelled (labels.csv)
    without their arm by a person who is no clinician, before the scorer looked for causes and doses:
    how far it agrees, per arm.
+4. lot_six.yaml, lot_seven.yaml and lot_models.jsonl: answers with cautions in many words, labelled
+   by criterion by the language model that wrote them; and real answers of the small model, base and
+   adapter. Sensitivity and false alarms of the patterns for each kind of criterion. The seventh lot
+   was scored once (`--seventh` prints it).
 """
 
 import argparse
@@ -264,6 +268,21 @@ def labelled(questions: list) -> None:
     print("scored, person, corrected: share of the adapter's answers minus that of the base's")
 
 
+def by_criterion(questions: list, lots: dict[str, tuple[str, ...]], show_misses: bool) -> None:
+    """Part 4: what the patterns find of each kind of criterion; `lots` are named by their title."""
+    import criteria  # here, since a test loads this file without its folder
+
+    of_lots = tuple(name for names in lots.values() for name in names)
+    judged = criteria.all_verdicts({q.id: q for q in questions}, of_lots)
+    for title, names in lots.items():
+        print(text_tables.text_table(criteria.rows(judged, names), title))
+    for one in judged:
+        if show_misses and one.there != one.found:
+            print(
+                f"{one.kind}, {'missed' if one.there else 'false alarm'}: {one.of}, {one.cluster}"
+            )
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -271,12 +290,17 @@ def main():
     parser.add_argument(
         "--misses", action="store_true", help="print each answer that is judged wrongly"
     )
+    parser.add_argument("--seventh", action="store_true", help="also score the seventh lot")
     args = parser.parse_args()
     questions = content.load_questions(ROOT / "run_files")
     written(questions, args.misses)
     for kind in ("known", "fresh"):
         edited(questions, kind, args.misses)
     labelled(questions)
+    lots = {"Sixth lot, written": ("six",), "Real answers of the small model": ("models, six",)}
+    if args.seventh:
+        lots |= {"Seventh lot, written": ("seven",), "Sampled from the model": ("models, seven",)}
+    by_criterion(questions, lots, args.misses)
 
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def _of_labs(chart: Chart) -> Iterator[Support]:
 
 def _without_number(chart: Chart) -> dict[int, str]:
     """Return itemid -> the words for a newest known result that has no number."""
-    newest: dict[int, tuple[str, str, int]] = {}
+    newest: dict[int, tuple[Any, ...]] = {}
     told: dict[int, str] = {}
     for row in chart.all("labevents"):
         if chart.known("labevents", row):
