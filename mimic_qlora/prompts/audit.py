@@ -185,7 +185,8 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
         *(caution.say for caution in cautions),
         *(line.say for line in symptom.track),
     }
-    lines = audit_guidance.parts(answer)[1]
+    start, lines = audit_guidance.parts(answer)
+    may_say |= {audit_guidance.first_step(start)}
     cited = {row.reason for row in record.evidence} == {*record.cautions}
     if not (
         {*lines} <= may_say

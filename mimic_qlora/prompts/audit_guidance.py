@@ -18,6 +18,11 @@ def parts(answer: str) -> tuple[str, list[str]]:
     return start, [line.removeprefix("- ") for line in rest if line and line not in headings]
 
 
+def first_step(start: str) -> str:
+    """Return the self-care that must come first after an opening line, "" for none."""
+    return next((how.first_step for how in levels.LEVELS.values() if how.opening == start), "")
+
+
 def faults(record: PromptRecord, facts: Facts) -> Iterator[str]:
     """Yield the checks that a guidance record fails, by the names of audit.CHECKS.
 
@@ -33,7 +38,8 @@ def faults(record: PromptRecord, facts: Facts) -> Iterator[str]:
     said = [one for one in _sayings(symptom, cautions) if one.say in lines]
     if _is_against(said, called):
         yield "opposed"
-    if start != _due(record, symptom, [*symptom.urgent, *called]):
+    due = _due(record, symptom, [*symptom.urgent, *called])
+    if start != due or (first_step(due) and lines[0] != first_step(due)):
         yield "opening"
 
 
