@@ -28,7 +28,8 @@ import yaml
 from mimic_qlora.clinical import content, phrases
 from mimic_qlora.display import text_tables
 from mimic_qlora.tasks import guidance
-from mimic_qlora.validation import labels
+from mimic_qlora.validation.labelling import agreement, label_file
+from mimic_qlora.validation.labelling.drawn import Answer
 from mimic_qlora.validation.scoring import likeness, rubric
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,26 +247,28 @@ def best_threshold(values: list, good: list) -> float:
     return max(sorted(set(values)), key=gain)
 
 
-def labelled_answers(path: Path) -> list[labels.Answer]:
+def labelled_answers(path: Path) -> list[Answer]:
     """Return the answers of the frozen file, in the form that labels have."""
     fields = ("trial", "arm", "question_id", "answer", "ended", "cautions", "prompt")
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return [labels.Answer(*(row[field] for field in fields)) for row in rows]
+    return [Answer(*(row[field] for field in fields)) for row in rows]
 
 
 def labelled(questions: list) -> None:
     """Part 3: how far the scorer agrees with labels on real answers, arm by arm."""
     place = Path(__file__).parent
     answers = labelled_answers(place / "labelled_answers.jsonl")
-    found = labels.judged(answers, labels.read(place / "labels.csv").labels, questions)
-    rows = labels.shown(labels.accuracy(found))
+    asked = ("named", "cautions_said", "played_down", "forbidden", "cause", "dose")
+    read = label_file.read(place / "labels.csv", asked).labels
+    found = agreement.judged(answers, read, questions)
+    rows = agreement.shown(agreement.accuracy(found, agreement.seen(answers, questions)))
     print(
         text_tables.text_table(
             rows,
             f"{len(answers)} labelled answers: found of what is there, false alarms of what is not",
         )
     )
-    print("scored, person, corrected: share of the adapter's answers minus that of the base's")
+    print("people, corrected: share of the adapter's answers minus that of the base's")
 
 
 def by_criterion(questions: list, lots: dict[str, tuple[str, ...]], show_misses: bool) -> None:

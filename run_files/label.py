@@ -1,23 +1,38 @@
-"""Measure how far the scorer of step 7 agrees with people who read the answers blind.
+"""Correct the comparison of step 7 by people's labels, and say what may be claimed.
 
-    python run_files/label.py                    (the newest results in the storage folder)
+    python run_files/label.py --labels anna.csv --labels ben.csv --labelled-by clinician
 
-Step 7 leaves label.csv in its results: up to 50 answers of base and adapter each, mixed, without
-their arm. Open a copy in a spreadsheet and fill the columns on the right of the answer: `named` and
-`cautions_said` with the numbers of the warning signs and cautions that the answer gives (- for
-none), the others with yes or no. Save it as CSV, in whatever form the spreadsheet has, then run
-this: it prints how much the scorer finds of what is there, and its false alarms, per arm, and the
-differences corrected for both. A row that cannot be read is named and left out (exit code 1).
+Step 7 leaves label.csv in its results: up to 120 answers of base and adapter each, mixed, without
+their arm. Open a copy in a spreadsheet and fill the columns on the right of the answer, from the
+top: those of lists (`named`, `played_down`, `cautions_said`, `reasons_given`, `forbidden`) with the
+numbers of the warning signs or cautions (- for none), the others with yes or no. 60 of each arm are
+needed for a claim; the first 50 rows are for a second person too. Save it as CSV, in whatever form
+the spreadsheet has, then run this. It prints
+
+- how much the reader of the run (patterns, or a judge) finds of what is there, and its false
+  alarms, per arm;
+- with two files, how far the two people agree (Cohen's kappa);
+- the differences corrected by the labels, and what may be claimed. This is kept in the results, as
+  labelled.txt.
+
+A row that cannot be read is named and left out (exit code 1).
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mimic_qlora.step import command_line, files, storage
 from mimic_qlora.step.errors import UserError
 
+if TYPE_CHECKING:
+    from mimic_qlora.clinical.schema import Question
+    from mimic_qlora.validation.labelling.claims import Labelled, Labels
+    from mimic_qlora.validation.labelling.drawn import Answer, Strata
+
 HERE = Path(__file__).resolve().parent
+KEPT = "labelled.txt"
 
 
 def arguments() -> argparse.Namespace:
@@ -28,53 +43,131 @@ def arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="results folder of step 7 (default: the newest in the storage folder)",
     )
-    add("--labels", metavar="FILE", help="the filled file (default: label.csv in that folder)")
+    add(
+        "--labels",
+        metavar="FILE",
+        action="append",
+        help="a filled file; again for another person's (default: label.csv in that folder)",
+    )
+    add(
+        "--labelled-by",
+        choices=("clinician", "layperson", "model"),
+        action="append",
+        help="who labelled; once, or once for each --labels. Without it nothing is claimed",
+    )
     command_line.add_arguments(parser, force=False)
     return parser.parse_args()
+
+
+def read(
+    file: Path, by: str, answers: "list[Answer]", questions: "list[Question]"
+) -> "tuple[Labels, list[str]]":
+    """Return the labels of a file that fit these answers, and a sentence for each that does not."""
+    from mimic_qlora.validation.labelling import claims, label_file
+
+    if not file.is_file():
+        raise UserError(f"{file} is not there: give the filled file with --labels")
+    labelled, faults = label_file.read(file)
+    if not labelled and not faults:
+        raise UserError(f"{file} has no filled row yet: the help says what goes where")
+    unknown = labelled.keys() - {answer.key for answer in answers}
+    if unknown:
+        faults.append(
+            f"{file} has {len(unknown)} rows of other results: give theirs with --results"
+        )
+    beyond = label_file.beyond(answers, labelled, questions)
+    left_out = unknown | beyond.keys()
+    kept = {key: label for key, label in labelled.items() if key not in left_out}
+    return claims.Labels(kept, by), [*faults, *beyond.values()]
+
+
+def agreement_of(
+    answers: "list[Answer]",
+    given: "list[Labels]",
+    strata: "Strata | None",
+    questions: "list[Question]",
+) -> str:
+    """Return the tables of agreement: the reader with people, and two people with each other."""
+    from mimic_qlora.display import text_tables
+    from mimic_qlora.review import agreement as chance
+    from mimic_qlora.validation.labelling import agreement, claims
+
+    merged = {key: label for one in reversed(given) for key, label in one.by_key.items()}
+    weights = claims.weights(strata, merged, answers) if strata else None
+    found = agreement.accuracy(
+        agreement.judged(answers, merged, questions, weights), agreement.seen(answers, questions)
+    )
+    parts = [text_tables.text_table(agreement.shown(found), f"{len(merged)} labelled answers")]
+    parts.append(
+        "found: of what is there; false: alarms of what is not. The last two are the adapter's "
+        "share of\nanswers minus the base's: as people say, and as the reader finds, corrected for "
+        "its errors."
+    )
+    if len(given) > 1:
+        by_id = {question.id: question for question in questions}
+        about = [(answer, by_id[answer.question_id]) for answer in answers]
+        rows = []
+        for name, both in agreement.pairs(given[0].by_key, given[1].by_key, about).items():
+            pairs, keys = [pair for pair, _ in both], [key for _, key in both]
+            kappa = chance.kappa(pairs, (False, True), None, keys)
+            value = "undefined" if kappa.value is None else f"{kappa.value:.2f}"
+            interval = "" if kappa.low is None else f"[{kappa.low:.2f}, {kappa.high:.2f}]"
+            row = {"criterion": name, "kappa": value, "95% interval": interval}
+            rows.append(row | {"answers": str(kappa.clusters)})
+        parts.append(text_tables.text_table(rows, "How far two people agree"))
+    return "\n".join(parts)
+
+
+def claims_of(folder: Path, labelled: "Labelled | None") -> str:
+    """Return the comparison corrected by labels, and what may be claimed."""
+    import textwrap
+
+    from mimic_qlora.validation import findings
+    from mimic_qlora.validation.labelling import claims
+
+    basis = claims.Basis.read(folder)
+    if labelled is None or basis is None:
+        return "These results of an earlier version keep no draw of the answers: no claim is made."
+    found = claims.of(labelled, basis)
+    said = (textwrap.fill(sentence, 100) for sentence in found.sentences)
+    table = findings.table(*found.comparison)
+    return "\n".join([f"Corrected by labels (read by {basis.reader})", table, "", *said])
 
 
 def main() -> int:
     args = arguments()
     from mimic_qlora.clinical import content
     from mimic_qlora.display import text as terminal
-    from mimic_qlora.display import text_tables
-    from mimic_qlora.validation import labels, results
+    from mimic_qlora.validation import results
+    from mimic_qlora.validation.labelling import claims, drawn, label_file
 
     if args.results:
         folder = files.given_path(args.results)
     else:
         store = storage.open_storage(args.storage)
         folder = results.newest(store) or store / "validation"
-    answers = labels.of_lines(results.read(folder))
-    file = files.given_path(args.labels) if args.labels else folder / labels.FILE
-    if not file.is_file():
-        raise UserError(f"{file} is not there: give the filled file with --labels")
-    labelled, faults = labels.read(file)
-    if not labelled and not faults:
-        raise UserError(f"{file} has no filled row yet: the help says what goes where")
-    unknown = labelled.keys() - {answer.key for answer in answers}
-    if unknown:
-        faults.append(
-            f"{file} has {len(unknown)} rows of other results than {folder}: "
-            "give theirs with --results"
-        )
+    answers = drawn.of_lines(results.read(folder))
     questions = content.load_questions(HERE)
-    beyond = labels.beyond(answers, labelled, questions)
-    faults += beyond.values()
-    left_out = unknown | beyond.keys()
-    labelled = {key: label for key, label in labelled.items() if key not in left_out}
+    paths = [files.given_path(name) for name in args.labels or [str(folder / label_file.FILE)]]
+    by = args.labelled_by or [""]
+    by = by * len(paths) if len(by) == 1 else by
+    if len(by) != len(paths):
+        raise UserError("give --labelled-by once, or once for each --labels")
+    given, faults = [], []
+    for path, who in zip(paths, by, strict=True):
+        labels, wrong = read(path, who, answers, questions)
+        given.append(labels)
+        faults += wrong
     for fault in faults:
         print(f"left out: {terminal.printable(fault)}", file=sys.stderr)
-    if not labelled:
-        raise UserError(f"{file} has no row that can be used")
-    judged = labels.judged(answers, labelled, questions)
-    rows = labels.shown(labels.accuracy(judged))
-    print(text_tables.text_table(rows, f"{len(labelled)} labelled answers"))
-    print(
-        "found: of what is there; false: alarms of what is not. The last three are adapter minus "
-        "base, in\nshares, as the scorer says, as people say, and as corrected for the scorer's "
-        "errors."
-    )
+    if not any(one.by_key for one in given):
+        raise UserError(f"{paths[0]} has no row that can be used")
+    strata = drawn.read(folder / drawn.FILE)
+    labelled = claims.Labelled(answers, given, strata, questions) if strata else None
+    agreed = agreement_of(answers, given, strata, questions)
+    text = f"{agreed}\n\n{claims_of(folder, labelled)}"
+    print(text)
+    files.atomic_write(folder / KEPT, text + "\n")
     return 1 if faults else 0
 
 

@@ -64,6 +64,12 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         "--model",
         help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
     )
+    add(
+        "--judge",
+        metavar="MODEL",
+        help="another local instruct model that reads the answers: a folder, a cached hub name, "
+        "embedded, or base for the arms' own base (default: patterns read them)",
+    )
     by_plan = "ask the test patients by the frozen plan (default: validation patients)"
     add("--final", action="store_true", help=by_plan)
     add("--freeze", metavar="PLAN", help="freeze this plan.yaml for --final, and end")
@@ -111,6 +117,14 @@ def freeze(store: Path, plan: str, questions: "Sequence[Question]") -> str:
     return f"Frozen: {sha256} ({store / 'validation' / 'plan.yaml'})"
 
 
+def plan(store: Path, questions: "Sequence[Question]", n: int) -> str:
+    """Return which difference n trials can show, and how many answers people must read for it."""
+    from mimic_qlora.validation import power
+    from mimic_qlora.validation.labelling import corrected
+
+    return f"{power.what_can_be_shown(store, questions, n)}\n\n{corrected.what_must_be_read()}"
+
+
 def draw(
     args: argparse.Namespace,
     opened: "Session",
@@ -144,9 +158,10 @@ def main() -> int:
 
     from mimic_qlora.clinical import content
     from mimic_qlora.qa import session
-    from mimic_qlora.validation import answer_cache, arms, asking, delivery, ledger, power, run
+    from mimic_qlora.validation import answer_cache, arms, asking, delivery, ledger, run
     from mimic_qlora.validation import plan as plans
     from mimic_qlora.validation import settings as setting
+    from mimic_qlora.validation.judge import judge as judging
 
     route = ssh.route(args.jump)
     questions = content.load_questions(HERE)
@@ -154,12 +169,13 @@ def main() -> int:
         print(freeze(store, args.freeze, questions))
         return 0
     if args.plan:
-        print(power.what_can_be_shown(store, questions, args.n or setting.DEFAULT_N))
+        print(plan(store, questions, args.n or setting.DEFAULT_N))
         return 0
     asked = setting.Asked(args.n, args.seed, args.run, args.arms, args.max_new_tokens)
     settings = setting.settle(asked, plans.frozen(store) if args.final else None)
     session.check_runs(store, settings.runs)
     opened = session.load(store, args.model)
+    judge = judging.choose(args.judge, store, opened.path) if args.judge else None
     print(session.first_lines(opened))
 
     drawn, apart = draw(args, opened, settings, questions)
@@ -169,13 +185,15 @@ def main() -> int:
 
     identity, sha256 = session.identity(opened, settings.runs), settings.plan_sha256
     opening = ledger.opening(store, sha256, identity["adapters"]) if sha256 else ""
-    this = setting.Run(opened, settings, chosen, questions, opening)
+    this = setting.Run(opened, settings, chosen, questions, opening, judge)
+    load = cache(lambda: session.load_arms(opened, settings.runs))
     machine = run.Machine(
-        load=cache(lambda: session.load_arms(opened, settings.runs)),
+        load=load,
         path=answer_cache.path_of(store, identity),
         identity=identity,
         batch_size=1 if args.strict else args.batch_size,
         anew=args.force,
+        leave=load.cache_clear,
     )
     with storage.locked(machine.path, "validation"):
         answered = run.answer_all(this, machine, asks)
@@ -183,8 +201,7 @@ def main() -> int:
         print(f"\nStopped before a trial was answered: {GOES_ON}", file=sys.stderr)
         return 130
     if not settings.is_final:
-        looked = ledger.looked(store, identity["adapters"], settings.trials)
-        this = replace(this, opened=looked)
+        this = replace(this, opened=ledger.looked(store, identity["adapters"], settings.trials))
 
     with delivery.kept_results(store / "validation") as kept:
         text = run.write(this, answered, kept.partial)

@@ -78,12 +78,16 @@ def is_claimed(d: Difference, p: float | None) -> bool:
 
 
 def statement(
-    differences: Differences, adjusted: PValues, metrics: Metrics, primary: str | None = None
+    differences: Differences,
+    adjusted: PValues,
+    metrics: Metrics,
+    primary: str | None = None,
+    described: str = "",
 ) -> list[str]:
     """Return the findings in sentences: primary endpoint, better, worse, not shown.
 
     Claims are made about the metrics in `adjusted`, which maps them to Holm's p, and about no
-    others.
+    others. `described` says why they are none after all, as the end of a sentence.
     """
     better: list[str] = []
     worse: list[str] = []
@@ -95,14 +99,18 @@ def statement(
             continue
         which = "" if up else " (less is better)"
         equals = "" if p < 0.0005 else "= "
-        claim = f"{label}{which} by {_size(d)}, p {equals}{p_value(p)}"
+        by_chance = "" if described else f", p {equals}{p_value(p)}"
+        claim = f"{label}{which} by {_size(d)}{by_chance}"
         (better if (d.mean > 0) == up else worse).append(claim)
     sentences = [_endpoint(differences.get(primary), metrics[primary][0])] if primary else []
+    lead = "As read, the adapter is" if described else "The adapter is"
     for kind, claims in (("better", better), ("worse", worse)):
         if claims:
-            sentences.append(f"The adapter is {kind} at {'; '.join(claims)}.")
+            sentences.append(f"{lead} {kind} at {'; '.join(claims)}.")
     if unclear:
         sentences.append(f"No difference could be shown in {', '.join(unclear)}.")
+    if described:
+        sentences.append(f"All this is described, and nothing claimed: {described}.")
     most = max((differences[name].questions for name in adjusted), default=0)
     if adjusted and most < FEWEST:
         sentences.append(
@@ -149,7 +157,10 @@ def signed(value: float) -> str:
 def table(
     differences: Differences, adjusted: PValues, metrics: Metrics, width: int | None = None
 ) -> str:
-    """Return the comparison as a table of `width` columns, by default those of the terminal."""
+    """Return the comparison as a table of `width` columns, by default those of the terminal.
+
+    Where nothing is claimed there is no column of p values.
+    """
     rows = []
     for name, (label, _) in metrics.items():
         d, row = differences.get(name), {"mean over questions": label}
@@ -165,6 +176,8 @@ def table(
                 "p (Holm)": p_value(adjusted.get(name)),
                 "trials": str(d.trials),
             }
+        if not adjusted:
+            row.pop("p (Holm)")
         rows.append(row)
     return text_tables.text_table(rows, width=width)
 

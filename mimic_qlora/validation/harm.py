@@ -101,8 +101,13 @@ def _mean_at_most(values: np.ndarray) -> float:
     return float(values.mean() + half)
 
 
-def statement(rows: Sequence[Row], metric: str, label: str, up: bool, margin: float) -> list[str]:
-    """Return what is shown of a safety endpoint: on these questions, then for new ones."""
+def statement(
+    rows: Sequence[Row], metric: str, label: str, up: bool, margin: float, described: str = ""
+) -> list[str]:
+    """Return what is shown of a safety endpoint: on these questions, then for new ones.
+
+    `described` says why nothing is claimed, as the end of a sentence; then no verdict is given.
+    """
     found = trials(rows, metric, up)
     if not len(found.base):
         return [f"Nothing can be said on {label}: no trial has it in both arms."]
@@ -110,11 +115,17 @@ def statement(rows: Sequence[Row], metric: str, label: str, up: bool, margin: fl
     n, limits = len(by_patient.base), bounds(by_patient)
     what = f"lack of {label}" if up else label
     rates = [float(values.mean()) for values in (by_patient.adapter, by_patient.base)]
+    over = f"On these questions, for new patients, over {n} trials of one patient each: {what} "
+    each = f"{rates[0]:.1%} in the adapter's answers, {rates[1]:.1%} in the base's"
+    if described:
+        return [
+            f"{over}{each}, as read. That the adapter is not worse than the base by more than the "
+            f"margin of {margin:.0%} is not claimed: {described}."
+        ]
     said = [
-        f"On these questions, for new patients, over {n} trials of one patient each: {what} "
-        f"{rates[0]:.1%} in the adapter's answers, {rates[1]:.1%} in the base's. With 97.5% "
+        f"{over}{each}. With 97.5% "
         f"confidence the adapter's rate is at most {limits.adapter:.1%}, and at most "
-        f"{limits.difference:.1%} above the base's: {_verdict(limits, margin)}"
+        f"{limits.difference:.1%} above the base's: {verdict(limits, margin)}"
     ]
     by_question = by_patient.first_of_each(by_patient.questions)
     n = len(by_question.base)
@@ -127,12 +138,13 @@ def statement(rows: Sequence[Row], metric: str, label: str, up: bool, margin: fl
         limits = bounds(by_question)
         said.append(
             f"For new questions, one trial of each of {n}: the adapter's rate of {what} is at "
-            f"most {limits.difference:.1%} above the base's: {_verdict(limits, margin)}"
+            f"most {limits.difference:.1%} above the base's: {verdict(limits, margin)}"
         )
     return said
 
 
-def _verdict(limits: Bounds, margin: float) -> str:
+def verdict(limits: Bounds, margin: float) -> str:
+    """Return whether the adapter is shown to be not worse, as the end of a sentence."""
     if limits.difference < margin:
         return f"not worse than the base by more than the margin of {margin:.0%}."
     return f"that it is not worse by more than the margin of {margin:.0%} could not be shown."

@@ -23,9 +23,10 @@ class Line(BaseModel):
 
     `kind` is "trial", "knowledge" or "record" (see trials.Trial); `cautions` are the ids of the
     rules that the chart calls for, `holds` the keys of all that the context bears out
-    (known.Known), `n_tokens` counts the end token, `ended` says that the answer
-    ended by itself. `scores` are the arm's columns of the CSV file, without their ending. Fields
-    with a default are not in every line, nor in those of old runs.
+    (known.Known), `rule_tested` is the rule by which a trial counts for the primary endpoint.
+    `n_tokens` counts the end token, `ended` says that the answer ended by itself. `scores` are the
+    arm's columns of the CSV file, without their ending, `readings` what the reader of the run found
+    (readings.Readings). Fields with a default are not in every line, nor in those of old runs.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,11 +43,13 @@ class Line(BaseModel):
     ideal: str | None = None
     cautions: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
+    rule_tested: str | None = None
     messages: list[Turn]
     answer: str
     n_tokens: int | None = None
     ended: bool = True
     scores: dict[str, Any] = {}
+    readings: dict[str, Any] | None = None
 
     @property
     def prompt(self) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,7 @@ from mimic_qlora.validation import (
     answer_cache,
     findings,
     harm,
-    labels,
+    reading,
     results,
     statistics,
     trial_results,
@@ -26,6 +26,9 @@ from mimic_qlora.validation import (
 from mimic_qlora.validation.arms import ADAPTER, ARMS, BASE, PAIR, Arm
 from mimic_qlora.validation.asking import Ask
 from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.judge import judge as judging
+from mimic_qlora.validation.judge.judge import Judge
+from mimic_qlora.validation.labelling import claims, drawn, label_file
 from mimic_qlora.validation.report import page, verdict
 from mimic_qlora.validation.report.verdict import Verdict
 from mimic_qlora.validation.scoring import rubric
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE_TOKENS = 32
+DESCRIBED = "it takes labels of these answers"
 
 
 # ---------------------------------------------------------------- answers
@@ -56,8 +60,8 @@ PROBE_TOKENS = 32
 class Machine:
     """The model that answers, and the cache of its answers.
 
-    `load` returns the model and is called when an answer is not in the cache; `identity` is that of
-    the model (session.identity). `anew` empties the cache first.
+    `load` returns the model and is called when an answer is not in the cache, `leave` lets it go;
+    `identity` is that of the model (session.identity). `anew` empties the cache first.
     """
 
     load: answer_cache.Load
@@ -65,13 +69,15 @@ class Machine:
     identity: dict[str, Any]
     batch_size: int
     anew: bool = False
+    leave: Callable[[], object] = lambda: None
 
 
 @dataclass
 class Answered:
     """The results so far, by kind, and the milliseconds a token of each arm that answers alone.
 
-    `stopped` says that Ctrl-C came before the last answer.
+    `stopped` says that Ctrl-C came before the last answer was there and read; then, as without a
+    judge, the patterns are the `reader`.
     """
 
     trials: list[TrialResult] = field(default_factory=list)
@@ -80,6 +86,7 @@ class Answered:
     twins: list[TwinResult] = field(default_factory=list)
     probed: Mapping[str, float] = field(default_factory=dict)
     stopped: bool = False
+    reader: reading.Reader = field(default_factory=reading.Reader)
 
     def add(self, result: Result) -> None:
         """Put a result to those of its kind."""
@@ -114,6 +121,9 @@ def answer_all(run: Run, machine: Machine, asks: Sequence[Ask]) -> Answered:
             f"probe of {run.settings.arms}",
             lambda: probe(machine.load(), run, asks[0].trial),
         )
+        answered.sort()
+        if run.judge:
+            judge(run.judge, run, machine, answered)
     except KeyboardInterrupt:
         answered.stopped = True
     answered.sort()
@@ -165,6 +175,19 @@ def counted(asks: Sequence[Ask]) -> str:
     parts = [f"{len(n):,} {names[kind]}{'s' * (len(n) != 1)}" for kind, n in found.items() if n]
     arms = len({ask.arm for ask in asks})
     return f"{', '.join(parts)}, {arms} arms: {len(asks):,} answers"
+
+
+def judge(by: Judge, run: Run, machine: Machine, answered: Answered) -> None:
+    """Let the judge read all answers about patients, once those who answered have left."""
+    machine.leave()
+    store = run.session.store
+    path = judging.cache_of(by, store)
+    everything: list[reading.Judged] = [*answered.trials, *answered.twins]
+    with storage.locked(path, "validation"):
+        found = [*reading.judged(everything, by, machine.batch_size, path, machine.anew)]
+    answered.trials = [result for result in found if isinstance(result, TrialResult)]
+    answered.twins = [result for result in found if isinstance(result, TwinResult)]
+    answered.reader = reading.Reader(by)
 
 
 def preview(trial: Trial, given: Mapping[Arm, Given], width: int) -> list[str]:
@@ -222,11 +245,13 @@ def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence
     """Return what the comparison shows and rests on, in sentences."""
     found, metrics = comparison.differences, comparison.metrics
     rows, settings = _rows(answered.trials), run.settings
-    said = findings.statement(found, comparison.adjusted, metrics, settings.primary)
+    why = answered.reader.why_not
+    said = findings.statement(*comparison, primary=settings.primary, described=why)
     said += filter(None, [beside_rules(run, comparison, of_all)])
     for name, margin in settings.margins.items():
         if name in found:
-            said += harm.statement(of_all, name, *metrics[name], margin)
+            said += harm.statement(of_all, name, *metrics[name], margin, DESCRIBED)
+    said += [answered.reader.in_words, *reading.disagreement(answered.trials)]
     shown_apart = ("rubric", "cautions_held_out")
     said += findings.against_arms(rows, run.arms, shown_apart, metrics)
     said += measure.statement(answered.twins)
@@ -307,15 +332,16 @@ def bits_per_byte(run: Run) -> list[str]:
     return said
 
 
-def conclude(run: Run, comparison: Comparison, of_all: Sequence[Row]) -> Verdict:
+def conclude(
+    run: Run, reader: reading.Reader, comparison: Comparison, of_all: Sequence[Row]
+) -> Verdict:
     """Return the verdict of a run; `of_all` are its rows, pooled.
 
-    Patterns read the answers, and how often they err on these is known from labels alone, which
-    come after the run.
+    How often the reader errs on these answers is known from labels alone, which come after the run.
     """
     basis = verdict.Basis(
         data=data_name(run.session.manifest["source"]),
-        reader="patterns, no person",
+        reader=f"{reader.phrase}, no person",
         reader_known=False,
         shows_nothing=session.trial_only(run.session),
         beside_rules=beside_rules(run, comparison, of_all),
@@ -337,8 +363,9 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     """Write all files of the results, and return what a terminal shows, the verdict last."""
     of_all = pooled(run, answered.trials)
     comparison = compare(run, answered, of_all)
-    concluded = conclude(run, comparison, of_all)
+    concluded = conclude(run, answered.reader, comparison, of_all)
     said = notes(run, answered, comparison, of_all)
+    comparison = comparison._replace(adjusted={})  # claims come with labels (labelling/claims.py)
     for_file = [*concluded.lines(), "", findings.table(*comparison, terminal.WIDTH), "", *said]
     summary = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in for_file)
     shown = [*said, "", *concluded.lines(), "", findings.table(*comparison)]
@@ -358,13 +385,29 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     lines = [line for result in everything for line in result.lines()]
     results.write(folder, lines)
     (folder / "summary.txt").write_text(summary + "\n", encoding="utf-8")
-    to_fill = labels.to_fill(labels.of_lines(lines), run.questions, run.settings.seed)
-    labels.write(folder / labels.FILE, to_fill)
+    _write_labels(run, answered, drawn.of_lines(lines), folder)
     found = page.Content(
         run, answered.trials, apart, answered.twins, comparison, concluded, said, answered.probed
     )
     page.write(folder / "report.html", found)
     return "\n".join(terminal.fitted(line, terminal.width()) for line in shown)
+
+
+def _write_labels(
+    run: Run, answered: Answered, answers: Sequence[drawn.Answer], folder: Path
+) -> None:
+    """Write what people fill, the draw of it, and what may be claimed with it."""
+    chosen = drawn.draw(answers, run.settings.seed)
+    label_file.write(folder / label_file.FILE, label_file.to_fill(chosen, run.questions))
+    drawn.write(folder / drawn.FILE, answers, chosen)
+    claims.Basis(
+        reader=answered.reader.name,
+        thresholds_sha256=answered.reader.thresholds_sha256,
+        described=answered.reader.described,
+        primary=run.settings.primary,
+        claimed=run.settings.claimed,
+        margins=dict(run.settings.margins),
+    ).write(folder)
 
 
 def _summary(comparison: Comparison) -> list[Row]:

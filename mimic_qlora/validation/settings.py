@@ -10,6 +10,7 @@ from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import statistics
 from mimic_qlora.validation.arms import Arm
+from mimic_qlora.validation.judge.judge import Judge
 from mimic_qlora.validation.plan import Endpoints, Frozen
 from mimic_qlora.validation.scoring import rubric
 
@@ -133,7 +134,7 @@ class Run:
     """One run of step 7: the session, its settings, the arms that answer, the curated questions.
 
     `opened` is the ledger's sentence on the opening of the test patients, or on this look at
-    validation patients.
+    validation patients. `judge` reads the answers; without one the patterns do.
     """
 
     session: Session
@@ -141,3 +142,4 @@ class Run:
     arms: Sequence[Arm]
     questions: Sequence[Question]
     opened: str = ""
+    judge: Judge | None = None

@@ -4,12 +4,12 @@ Rows go into output.csv, knowledge.csv or records.csv, by the kind of trial.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from mimic_qlora.clinical import content
-from mimic_qlora.clinical.schema import Knowledge
+from mimic_qlora.clinical.schema import Caution, Knowledge
 from mimic_qlora.llm.generation import Answer
 from mimic_qlora.tasks import chart_qa, diagnoses
 from mimic_qlora.validation import power, results, statistics
@@ -56,6 +56,13 @@ COLUMNS = (
     "cautions_called_for",
     "cautions_called_for_held_out",
 )
+# The fields of Score in which two readers are compared, and what they are.
+COMPARED = {
+    "red_flags_named": "the signs named",
+    "said": "the cautions said",
+    "harmful": "unsafe advice",
+    "false_statements": "false statements",
+}
 LATENCY = "time of the batch / its answers, so equal for the arms that share it"
 
 
@@ -91,15 +98,30 @@ class TrialResult:
     """A trial about a patient, answered by all arms.
 
     `given` maps each arm to its answer, in the order in which they came; `asks` are in the order
-    of the arms. `likeness` is there at the end, when one pass embeds all answers.
+    of the arms. `found` is what the reader of the run found, `second` the scores by the patterns
+    where a judge is the reader. `likeness` is there at the end, when one pass embeds all answers.
     """
 
     trial: Trial
     asks: tuple[Ask, ...]
     given: Mapping[Arm, Given]
+    found: Mapping[Arm, Readings]
     scores: Mapping[Arm, Score]
     provenance: Provenance
     likeness: Mapping[Arm, Likeness] | None = None
+    second: Mapping[Arm, Score] | None = None
+
+    @property
+    def cautions(self) -> Sequence[Caution]:
+        """Return the cautions that an answer is read for."""
+        return self.trial.cautions
+
+    def readers_differ(self, arm: Arm, name: str) -> bool:
+        """Return whether the judge and the patterns differ on a field of an arm's score."""
+        if not self.second:
+            return False
+        one, other = getattr(self.scores[arm], name), getattr(self.second[arm], name)
+        return set(one) != set(other) if isinstance(one, tuple) else bool(one != other)
 
     def row(self) -> Row:
         """Return the row of output.csv."""
@@ -115,6 +137,8 @@ class TrialResult:
         row = self._about()
         for arm, (a, milliseconds) in self.given.items():
             columns = {"lat_ms": milliseconds, "len": a.n_tokens, **self.scores[arm].columns()}
+            if self.second:
+                columns["readers_differ"] = sum(self.readers_differ(arm, n) for n in COMPARED)
             row |= {f"{arm.column}_answer": a.text, **_of_arm(arm, columns)}
         return row | self.provenance.columns(self.trial)
 
@@ -213,6 +237,11 @@ class TwinResult:
     provenance: Provenance
 
     @property
+    def cautions(self) -> Sequence[Caution]:
+        """Return the cautions that an answer is read for."""
+        return [self.place.rule]
+
+    @property
     def place(self) -> Place:
         """Return its place among twins."""
         assert self.trial.place, "a twin has a place"
@@ -269,6 +298,8 @@ def _lines(result: Result, row: Row) -> Iterator[results.Line]:
     trial, about = result.trial, ("subject_id", "hadm_id", "as_of", "split")
     patient = {name: row.get(name) for name in about} if trial.subject_id else {}
     record = {"task": row["task"], "ideal": row["ideal"]} if trial.record else {}
+    found = None if isinstance(result, ApartResult) else result.found
+    tested = {"rule_tested": row["rule_tested"]} if row.get("rule_tested") else {}
     for ask in result.asks:
         answer, ending = result.given[ask.arm].answer, f"_{ask.arm.column}"
         scores = {k.removesuffix(ending): v for k, v in row.items() if k.endswith(ending)}
@@ -280,12 +311,14 @@ def _lines(result: Result, row: Row) -> Iterator[results.Line]:
             **patient,
             **record,
             cautions=readings.ids(trial.cautions),
+            **tested,
             **({"holds": tuple(sorted(trial.known.holds))} if trial.chart else {}),
             messages=ask.messages,
             answer=answer.text,
             n_tokens=answer.n_tokens,
             ended=answer.ended,
             scores=scores,
+            **({"readings": asdict(found[ask.arm])} if found else {}),
         )
 
 
@@ -294,18 +327,28 @@ def of(asks: Sequence[Ask], given: Mapping[Arm, Given], provenance: Provenance) 
     trial, asked = asks[0].trial, tuple(asks)
     answers = {arm: answer for arm, (answer, _) in given.items()}
     if trial.kind == "trial":
-        scores = {arm: _score(trial, a) for arm, a in answers.items()}
-        return TrialResult(trial, asked, given, scores, provenance)
+        found = _read_by_patterns(trial, trial.cautions, answers)
+        return TrialResult(trial, asked, given, found, scored(trial, given, found), provenance)
     if trial.place:
-        read = partial(readings.read, trial.curated, [trial.place.rule])
-        found = {arm: read(a.text, trial.known) for arm, a in answers.items()}
+        found = _read_by_patterns(trial, [trial.place.rule], answers)
         return TwinResult(trial, asked, given, found, provenance)
     apart = {arm: _score_apart(trial, a.text) for arm, a in answers.items()}
     return ApartResult(trial, asked, given, apart, provenance)
 
 
-def _score(trial: Trial, answer: Answer) -> Score:
-    return rubric.rubric(trial.curated, trial.cautions, answer.text, answer.ended, trial.known)
+def _read_by_patterns(
+    trial: Trial, cautions: Sequence[Caution], answers: Mapping[Arm, Answer]
+) -> dict[Arm, Readings]:
+    read = partial(readings.read, trial.curated, cautions)
+    return {arm: read(answer.text, trial.known) for arm, answer in answers.items()}
+
+
+def scored(
+    trial: Trial, given: Mapping[Arm, Given], found: Mapping[Arm, Readings]
+) -> dict[Arm, Score]:
+    """Return the score of each arm's answer to a trial by what a reader found in it."""
+    score = partial(rubric.score, trial.curated, trial.cautions)
+    return {arm: score(found[arm], a.text, a.ended) for arm, (a, _) in given.items()}
 
 
 def _score_apart(trial: Trial, text: str) -> dict[str, float | None]:

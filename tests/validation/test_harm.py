@@ -132,3 +132,11 @@ def test_without_a_value_nothing_is_said():
     assert harm.statement([], "harmful", "unsafe advice", False, MARGIN) == [
         "Nothing can be said on unsafe advice: no trial has it in both arms."
     ]
+
+
+def test_what_is_described_has_no_verdict():
+    table = rows([0] * 320, [0] * 320)
+    why = "it takes labels"
+    (one,) = harm.statement(table, "harmful", "unsafe advice", False, MARGIN, why)
+    assert "0.0% in the adapter's answers" in one and one.endswith(f"is not claimed: {why}.")
+    assert "confidence" not in one and "not worse" in one

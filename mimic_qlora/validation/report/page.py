@@ -188,9 +188,10 @@ def _apart_row(result: ApartResult, name: str) -> dict[str, str | float | None]:
 def facts_of(of: Content) -> dict[str, str | int]:
     """Return the facts that a run knows of itself, for the checklist."""
     run, settings = of.run, of.run.settings
+    reader = f"the judge {run.judge.name}" if run.judge else "patterns"
     limits = (
-        "A scorer of patterns (see benchmarks/README.md for what it misses); one hospital; "
-        "greedy answers."
+        f"Answers read by {reader} (see docs/scoring.md for what errs); nothing claimed without "
+        "labels of these answers; one hospital; greedy answers."
     )
     if session.trial_only(run.session):
         limits += " Built-in data or model: nothing about patients."

@@ -1,0 +1,182 @@
+"""The file that people fill: whatever a spreadsheet makes of it is read, or its row is named."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+
+from helpers.labelled_results import QUESTIONS, RULES, answers, saved_by_a_spreadsheet
+from helpers.paths import ROOT
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.validation.labelling import drawn, label_file
+from mimic_qlora.validation.labelling.drawn import Answer
+
+OLD = ("named", "cautions_said", "played_down", "forbidden", "cause", "dose")  # of benchmarks
+
+
+def to_fill():
+    return label_file.to_fill(drawn.draw(answers()), QUESTIONS)
+
+
+def filled(path, fill):
+    """label.csv as step 7 leaves it, filled by fill(row)."""
+    rows = to_fill()
+    assert len(rows) == 8 and not any("arm" in row or "base" in str(row.values()) for row in rows)
+    assert "1 trouble breathing" in rows[0]["warning_signs"] and RULES[0].say in rows[0]["cautions"]
+    label_file.write(path, [row | fill(row) for row in rows])
+    return label_file.read(path)
+
+
+def one_filled(path, **changes):
+    """label.csv with the first row filled otherwise than the others: labels and faults."""
+    rows = to_fill()
+    well = {"named": "1", "cause": "no", "labelled_by": "A. Müller"}
+    label_file.write(path, [rows[0] | well | changes, *(row | well for row in rows[1:])])
+    return label_file.read(path)
+
+
+def test_labels_come_back_from_the_file_that_people_fill(tmp_path):
+    found = filled(
+        tmp_path / "label.csv",
+        lambda row: {"named": "1, 3", "cause": "Yes"} if "Rest" in row["answer"] else {},
+    ).labels
+    assert len(found) > 0 and all(
+        label.listed["named"] == {1, 3} and label.asked["cause"] for label in found.values()
+    )
+    with open(tmp_path / "label.csv", newline="", encoding="utf-8-sig") as file:
+        assert all(not row["answer"].startswith("-") for row in csv.DictReader(file))
+    # without this mark Excel takes the file for ANSI, and shows an answer's ° and é as two signs
+    assert (tmp_path / "label.csv").read_bytes().startswith(b"\xef\xbb\xbfkey,")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("named", "one"), ("cause", "perhaps"), ("named", "1²"), ("dose", "03. Jan")],
+)
+def test_a_label_that_cannot_be_read_is_named_by_row_and_column(tmp_path, column, cell):
+    found, faults = one_filled(tmp_path / "label.csv", **{column: cell})
+    assert len(found) == 7 and len(faults) == 1
+    assert faults[0].startswith(f"label.csv, row 2: {column} is '{cell}'")
+
+
+EXCEL = {
+    "UTF-8": {"encoding": "utf-8-sig"},
+    "ANSI": {"encoding": "cp1252"},
+    "semicolons": {"encoding": "utf-8-sig", "delimiter": ";"},
+    "semicolons and ANSI": {"encoding": "cp1252", "delimiter": ";"},
+    "Unicode text": {"encoding": "utf-16", "delimiter": "\t"},
+    "Macintosh": {"encoding": "mac_roman", "line_end": "\r"},
+    "with sep=": {"encoding": "cp1252", "delimiter": ";", "before": "sep=;\r\n"},
+}
+
+
+@pytest.mark.parametrize("kind", EXCEL)
+def test_a_file_that_a_spreadsheet_saved_is_read(tmp_path, kind):
+    rows = to_fill()
+    filled = {"named": "1 3", "cause": "TRUE", "labelled_by": "Müller\u2028é"}
+    path = tmp_path / "label.csv"
+    saved_by_a_spreadsheet(path, [row | filled for row in rows], **EXCEL[kind])
+    found, faults = label_file.read(path)
+    assert len(found) == 8 and not faults
+    assert all(x.listed["named"] == {1, 3} and x.asked["cause"] for x in found.values())
+
+
+@pytest.mark.parametrize("row", [2, 8])
+def test_a_stray_quote_takes_no_row_unseen(tmp_path, row):
+    path = tmp_path / "label.csv"
+    one_filled(path)
+    lines = path.read_text(encoding="utf-8-sig").split("\nk")  # a list within a row has no key
+    lines[row] = lines[row].rstrip("\n") + '"note\n'
+    path.write_text("\nk".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match="label.csv cannot be read as CSV"):
+        label_file.read(path)
+
+
+def test_what_an_editor_makes_of_a_key_and_of_a_dash_is_read(tmp_path):
+    rows = to_fill()
+    found, faults = one_filled(
+        tmp_path / "label.csv", key=f"\u200b{rows[0]['key'].upper()}\u00a0", named="–"
+    )
+    assert len(found) == 8 and not faults
+
+
+def test_no_key_is_a_number_for_a_spreadsheet():
+    keys = [Answer(i, "base", "", "", True, (), "").key for i in range(2000)]
+    assert all(re.fullmatch("k[0-9a-f]{12}", key) for key in keys) and len(set(keys)) == 2000
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("5.97E+11", "took the key for a number (5.97E+11)"),
+        ("5,97055E+11", "took the key for a number"),
+        ("597054854350000000", "took the key for a number"),
+        ("", "has no key of an answer"),
+        ("x", "has no key of an answer"),
+    ],
+)
+def test_a_key_that_a_spreadsheet_changed_is_that_rows_fault(tmp_path, key, says):
+    found, faults = one_filled(tmp_path / "label.csv", key=key)
+    assert len(found) == 7 and len(faults) == 1 and says in faults[0]
+
+
+def test_an_answer_that_is_labelled_twice_otherwise_is_named(tmp_path):
+    path = tmp_path / "label.csv"
+    one_filled(path)
+    lines = path.read_text(encoding="utf-8")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        first = next(csv.DictReader(file))
+    for cause, n_faults in (("no", 0), ("yes", 1)):
+        again = io.StringIO()
+        csv.DictWriter(again, list(first)).writerow(first | {"cause": cause})
+        path.write_text(lines + again.getvalue(), encoding="utf-8")
+        found, faults = label_file.read(path)
+        assert len(found) == 8 and len(faults) == n_faults
+    assert "row 10 labels an answer again" in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"PK\x03\x04 a workbook", "is not a CSV file: save the sheet as CSV"),
+        ("key,named\n".encode("utf-16-le"), "is not a CSV file"),
+        (b"\xff\xfek\x00e", "is not a CSV file"),
+        (b"", "has no column 'key'"),
+        (b"key,named\n", "has no column 'played_down'"),
+        (b'key,"' + b"x" * 200_000, "cannot be read as CSV"),
+    ],
+)
+def test_a_file_that_is_no_label_csv_is_one_sentence(tmp_path, content, says):
+    (tmp_path / "label.csv").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(says)):
+        label_file.read(tmp_path / "label.csv")
+
+
+def test_the_frozen_labels_fit_their_answers():
+    place = ROOT / "benchmarks"
+    kept = [
+        json.loads(line)
+        for line in (place / "labelled_answers.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    found = label_file.read(
+        place / "labels.csv", OLD
+    ).labels  # of the time of keys without a letter
+    keys = {Answer(a["trial"], a["arm"], "", a["answer"], True, (), "").key for a in kept}
+    assert keys == set(found) and [
+        sum(a["arm"] == arm for a in kept) for arm in ("base", "adapter")
+    ] == [50, 50]
+
+
+def test_none_can_be_said_in_words_too(tmp_path):
+    found, faults = one_filled(
+        tmp_path / "label.csv", named="no", forbidden="none", played_down="-"
+    )
+    assert not faults and frozenset() in [label.listed["named"] for label in found.values()]
+
+
+def test_a_number_beyond_its_list_is_named(tmp_path):
+    found, _ = one_filled(tmp_path / "label.csv", named="99", forbidden="2")
+    (sentence,) = label_file.beyond(answers(), found, QUESTIONS).values()
+    assert re.search("forbidden is 2 and its list has 1$", sentence)

@@ -1,0 +1,97 @@
+"""run_files/label.py: agreement, kappa, corrected differences, and each wrong row named."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from helpers.labelled_results import QUESTIONS, answers, saved_by_a_spreadsheet
+from helpers.paths import ROOT
+from mimic_qlora.validation.labelling import drawn, label_file
+from mimic_qlora.validation.labelling.claims import Basis
+
+BASIS = Basis(reader="patterns", primary="red_flags", claimed=("red_flags",), margins={})
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Results of step 7 with label.csv and its draw."""
+    made = [a._replace(scores={"red_flags": 0.5, "harmful": 0.0}) for a in answers()]
+    lines = [
+        {
+            "trial": a.trial,
+            "kind": "trial",
+            "arm": a.arm,
+            "question_id": a.question_id,
+            "cautions": a.cautions,
+            "messages": [{"role": "user", "content": ""}],
+            "answer": a.text,
+            "scores": dict(a.scores),
+        }
+        for a in made
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "results.jsonl").write_text(text, encoding="utf-8")
+    found = drawn.draw(made)
+    label_file.write(tmp_path / label_file.FILE, label_file.to_fill(found, QUESTIONS))
+    drawn.write(tmp_path / drawn.FILE, made, found)
+    BASIS.write(tmp_path)
+    return tmp_path
+
+
+def rows():
+    return label_file.to_fill(drawn.draw(answers()), QUESTIONS)
+
+
+def well(row):
+    return row | {"cause": "yes" if "infection" in row["answer"] else "no", "named": "-"}
+
+
+def label(folder, *args):
+    command = [sys.executable, str(ROOT / "run_files" / "label.py"), "--results", str(folder)]
+    return subprocess.run([*command, *args], capture_output=True, text=True, cwd=folder)
+
+
+def test_what_people_label_is_compared_corrected_and_kept(results):
+    empty = label(results)
+    assert empty.returncode == 2 and "has no filled row yet" in empty.stderr
+    assert empty.stderr.count("\n") == 1
+    for name, named in (("anna", "-"), ("ben", "1")):
+        filled = [well(row) | {"named": named} for row in rows()]
+        label_file.write(results / f"{name}.csv", filled)
+    files = ("--labels", str(results / "anna.csv"), "--labels", str(results / "ben.csv"))
+    done = label(results, *files, "--labelled-by", "layperson")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert re.search(r"^cause +3 of 3 +none +0 of 1 +0 of 4 ", done.stdout, re.M)
+    assert re.search(r"^cause +1\.00 +\[1\.00, 1\.00\] +8$", done.stdout, re.M)
+    assert re.search(r"^named +0\.00", done.stdout, re.M)
+    assert "Labelled by a layperson and a layperson: 4 of base, 4 of adapter" in done.stdout
+    assert (results / "labelled.txt").read_text(encoding="utf-8") == done.stdout
+    wrong = label(results, *files, *["--labelled-by", "clinician"] * 3)
+    assert wrong.returncode == 2 and "once for each --labels" in wrong.stderr
+
+
+def test_a_row_that_is_wrong_is_named_and_left_out(results):
+    other = {"key": "0" * 12, "cause": "no"}
+    label_file.write(results / "mine.csv", [row | other for row in rows()])
+    none = label(results, "--labels", str(results / "mine.csv"))
+    assert none.returncode == 2 and "rows of other results" in none.stderr
+    first, second, third, *rest = rows()
+    mixed = [first | {"cause": "perhaps"}, second | other, third | {"named": "13"}]
+    mixed += [well(row) for row in rest]
+    saved_by_a_spreadsheet(results / "mine.csv", mixed, delimiter=";")
+    some = label(results, "--labels", str(results / "mine.csv"))
+    assert some.returncode == 1 and "5 labelled answers" in some.stdout
+    assert some.stderr.count("left out: ") == 3 and "row 2: cause is 'perhaps'" in some.stderr
+    assert f"the row of {third['key']}: named is 13 and its list has" in some.stderr
+    assert "Described, not claimed: nobody says who labelled" in some.stdout
+
+
+def test_results_of_an_earlier_version_are_compared_and_claim_nothing(results):
+    (results / drawn.FILE).unlink()
+    label_file.write(results / "mine.csv", [well(row) for row in rows()])
+    done = label(results, "--labels", str(results / "mine.csv"), "--labelled-by", "clinician")
+    assert done.returncode == 0 and "keep no draw of the answers" in done.stdout
