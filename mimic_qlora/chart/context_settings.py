@@ -1,6 +1,5 @@
 """The file `prompts/context.json`: the settings by which steps 4 to 7 build the same contexts."""
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -38,7 +37,7 @@ class ContextSettings:
         storage.verified_manifest(store, "prompts")
         path = store / "prompts" / FILE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = files.read_json(path)
             return cls(**{field.name: found[field.name] for field in fields(cls)})
         except (OSError, ValueError, LookupError, TypeError):
             raise UserError(

@@ -1,7 +1,6 @@
 """Find a model on this machine, check that its files are complete, name it and identify it."""
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def cached_snapshot(hub_id: str) -> Path | None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a model or an adapter. Raises UserError when it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = files.read_json(path)
         if isinstance(content, dict):
             return content
     except (OSError, ValueError) as error:

@@ -4,7 +4,6 @@ A seal is the last file of a folder. It holds the SHA-256 sum of every other one
 without a seal was never whole, and one that differs from it was damaged afterwards.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +28,7 @@ def seal(folder: Path, beside: Iterable[Path] = ()) -> None:
 def fault(folder: Path) -> str | None:
     """Return the first file that a folder's seal finds changed or gone; None when it is whole."""
     try:
-        sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        sums = files.read_json(folder / SEAL)
         if not sums:
             return SEAL
         for name, expected in sums.items():

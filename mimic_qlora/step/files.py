@@ -131,6 +131,14 @@ def write_json(path: Path, data: Any) -> None:
     atomic_write(path, text.encode("utf-8", "backslashreplace"))
 
 
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises OSError, or ValueError where it holds no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:  # brackets within brackets, as no file of ours has
+        raise ValueError(f"{path} is nested too deep") from None
+
+
 def digest(data: Any) -> str:
     """Return a hash of 16 hexadecimal digits of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]

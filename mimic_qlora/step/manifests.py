@@ -5,7 +5,6 @@ identifies an output"). A step is skipped when its folder is of the same run: eq
 and software, paths and times apart.
 """
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mimic_qlora.step.files import digest, file_sha256, unchanged_sha256
+from mimic_qlora.step.files import digest, file_sha256, read_json, unchanged_sha256
 from mimic_qlora.step.version import VERSION
 
 NAME = "manifest.json"
@@ -145,7 +144,7 @@ def _holds(place: Path, manifest: Mapping[str, Any], files: Mapping[str, Written
 def read(place: Path) -> dict[str, Any] | None:
     """Return the manifest in a step's folder; None where there is none that can be read."""
     try:
-        found = json.loads((place / NAME).read_text(encoding="utf-8"))
+        found = read_json(place / NAME)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

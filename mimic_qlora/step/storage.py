@@ -5,7 +5,6 @@ beside it keeps a second run of the step out.
 """
 
 import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -18,7 +17,7 @@ from typing import Any, cast
 
 from mimic_qlora.step import faults, locks
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
-from mimic_qlora.step.files import resolved_path, write_json
+from mimic_qlora.step.files import read_json, resolved_path, write_json
 from mimic_qlora.step.manifests import (
     NAME,
     RUN_ID,
@@ -138,7 +137,7 @@ def _read(place: Path, step: str) -> FinishedManifest:
     if not path.exists():
         raise UserError(f"{place} is missing: run `{command_for(step)}` first")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         version, _ = manifest["schema_version"], manifest["inputs"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if faults.of_the_machine(error):
@@ -278,7 +277,7 @@ def interrupted_run(place: Path) -> dict[str, Any] | None:
     Of a run of an earlier version it holds the id alone.
     """
     try:
-        found = json.loads((partial_of(place) / RUN_ID).read_text(encoding="utf-8"))
+        found = read_json(partial_of(place) / RUN_ID)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else {"id": found}

@@ -18,7 +18,7 @@ import pyarrow as pa
 from mimic_qlora.mimic.tables import Source
 from mimic_qlora.step import limits
 from mimic_qlora.step.errors import GoesOn, UserError
-from mimic_qlora.step.files import atomic_write
+from mimic_qlora.step.files import atomic_write, read_json
 
 PATIENTS_PER_BUCKET = 1000
 MIB_PER_BUCKET = 128  # of uncompressed CSV
@@ -147,7 +147,7 @@ def read_done(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if isinstance(found, dict):
             return found
     except ValueError:

@@ -1,6 +1,5 @@
 """Training from the last checkpoint to the end: plan, load, describe, run."""
 
-import json
 import math
 import os
 import shutil
@@ -125,7 +124,7 @@ def read_setup(work: Path) -> Setup | None:
     if not path.exists():
         return None
     try:
-        setup = Setup(**json.loads(path.read_text(encoding="utf-8")))
+        setup = Setup(**files.read_json(path))
         if setup.compute in NAMES.values():
             return setup
     except (OSError, ValueError, TypeError):
@@ -268,7 +267,7 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     for path in newest_first(list(folder.glob("checkpoint-*"))):
         fault = durable.fault(path)
         if fault is None:
-            saved = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            saved = files.read_json(path / "trainer_state.json")
             state = SavedState(**{name: saved[name] for name in STATE_FIELDS})
             best = folder / f"checkpoint-{state.best_global_step}"
             if best == path or not best.exists():  # gone, where a later one was better

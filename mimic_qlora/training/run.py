@@ -1,7 +1,6 @@
 """One run of step 5: from settings to the adapter's folder."""
 
 import contextlib
-import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -169,7 +168,7 @@ def draft_of(work: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        draft = json.loads(path.read_text(encoding="utf-8"))
+        draft = files.read_json(path)
         _settings(draft)
         return draft
     except (OSError, ValueError, TypeError, KeyError):

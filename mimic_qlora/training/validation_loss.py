@@ -102,7 +102,7 @@ def read(folder: Path, step: int) -> Losses:
     """Read what `write` wrote. Raises UserError when it is gone or damaged."""
     path = place(folder, step)
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = files.read_json(path)
         return {int(patient): PatientLoss(*row) for patient, row in rows.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         raise UserError(

@@ -124,6 +124,13 @@ def test_a_loop_of_links_and_a_folder_that_is_gone_end_in_no_traceback(tmp_path,
         files.resolved_path("storage")
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\0" * 20, b"\xff", b"", b"{"])
+def test_what_is_no_json_is_one_kind_of_error(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError):
+        files.read_json(tmp_path / "a.json")
+
+
 def test_a_home_that_nobody_has_is_a_name(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     given = {"~": "/home/ada", "~/x": "/home/ada/x", "~nobody-of-this-name/x": None, "a~": None}
