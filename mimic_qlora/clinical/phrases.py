@@ -125,15 +125,20 @@ def forbidden(rule: Caution, answer: str) -> bool:
 
     Advice against it ("do not take ...") does not count.
     """
-    parts = [
+    return any(
+        not _NEGATED.search(part[: match.end()])
+        for part in _clauses(answer)
+        for pattern in rule.forbid
+        for match in compiled(pattern).finditer(part)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _clauses(answer: str) -> tuple[str, ...]:
+    """Return the clauses of an answer, without conditions that lead them."""
+    return tuple(
         _LEADING_CONDITION.sub("", clause)
         for sentence in _SENTENCE_END.split(answer)
         if sentence
         for clause in re.split(r", (?:and|then) ", _LEADING_CONDITION.sub("", sentence))
-    ]
-    return any(
-        not _NEGATED.search(part[: match.end()])
-        for part in parts
-        for pattern in rule.forbid
-        for match in compiled(pattern).finditer(part)
     )

@@ -8,6 +8,7 @@ clinical content files and the words for routes, admissions and procedures.
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mimic_qlora.chart.procedure_words import in_words
@@ -133,6 +134,7 @@ def _day_over(row: Row, column: str) -> datetime | None:
 CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)")
 
 
+@lru_cache(maxsize=50_000)  # names and units come again in each record of a patient
 def plain(text: str, most: int = 240) -> str:
     """Return the text of a row as a context may show it.
 

@@ -50,6 +50,9 @@ def rouge_l(ideal: str, answer: str) -> float:
 
 @lru_cache
 def _rouge() -> "RougeScorer":
-    from rouge_score import rouge_scorer
+    from rouge_score import rouge_scorer, tokenizers
 
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    words = tokenizers.DefaultTokenizer(use_stemmer=True)
+    # stemming takes most of the time, and an ideal is compared with many answers
+    words.tokenize = lru_cache(maxsize=4096)(words.tokenize)
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=words)
