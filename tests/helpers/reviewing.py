@@ -5,13 +5,13 @@ import http.client
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
 from helpers.paths import ROOT
+from helpers.ports import free_port
 from mimic_qlora.review import items as review_items
 from mimic_qlora.review.store import Store
 
@@ -42,12 +42,6 @@ def make_results(folder: Path, questions: int = 8, each: int = 3) -> Path:
                 }
                 file.write(json.dumps(row) + "\n")
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

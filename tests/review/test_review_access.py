@@ -7,7 +7,8 @@ import stat
 
 import pytest
 
-from helpers.reviewing import NASTY, SECRET, Client, Server, free_port, make_results, mark
+from helpers.ports import free_port
+from helpers.reviewing import NASTY, SECRET, Client, Server, make_results, mark
 from mimic_qlora.review import guard
 from mimic_qlora.review.store import Store
 from mimic_qlora.step.errors import UserError
