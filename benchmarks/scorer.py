@@ -100,9 +100,11 @@ def lower(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def edits(questions: list, words: dict, paraphrases: dict) -> Iterator[tuple]:
-    """(kind, is it good?, question, rules, answer) for each edited ideal."""
-    for n, question in enumerate(questions):
+def edits(questions: list, words: dict, paraphrases: dict, each: int = 1) -> Iterator[tuple]:
+    """(kind, is it good?, question, rules, answer) for each edited ideal of every `each`-th
+    question.
+    """
+    for n, question in list(enumerate(questions))[::each]:
         rules = rules_for(question)
         full = whole(question, rules)
         urgent = full.split(URGENT)[1].split(TRACK)[0]
