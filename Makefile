@@ -7,6 +7,8 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements-pinned.txt)
 TORCH_CPU := https://download.pytorch.org/whl/cpu
+# processes that share the tests, a core each; pytest alone runs one after the other (-x, --pdb)
+WORKERS ?= 2
 # what measures a claim; the others are what these use
 BENCHMARKS := $(shell grep -l "^def main" benchmarks/*.py)
 # two spinning OpenMP threads slow each other down tenfold on a busy machine
@@ -22,7 +24,7 @@ demo: .venv/installed  ## run all seven steps on synthetic patients and a small 
 	@PATH="$$PWD/$(BIN):$$PATH" bash run_files/demo.sh "$(STORAGE)"
 
 test: .venv/installed-dev .venv/browser  ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/installed-dev  ## check style, the floors that imports must keep, and types
 	@$(BIN)/python -m ruff check .

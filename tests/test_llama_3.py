@@ -1,12 +1,8 @@
 """Steps 4 to 7 with the real tokenizer of Llama 3, on a tiny model with random weights."""
 
-import contextlib
-import io
 import json
-import os
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import llama_3 as real
-from helpers.paths import ROOT
 from helpers.prompt_records import read_jsonl
-from helpers.scripts import run_script
-from helpers.step7 import load_script, read_csv
+from helpers.scripts import run_here
+from helpers.step7 import read_csv
 from helpers.storage_folders import step_three_stub
 from mimic_qlora.llm import chat, finding, generation, loading
-from mimic_qlora.step import command_line
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import packing
 from mimic_qlora.training.encoding import in_parallel
@@ -105,21 +99,11 @@ def test_a_base_model_is_refused_and_an_instruct_model_not_taken_for_one(llama_3
         chat.load_tokenizer(half)
 
 
-def script(path: str, *arguments) -> tuple[int, str, str]:
-    """Run a script in this process: its exit code, and what it said on stdout and stderr."""
-    out, err, before = io.StringIO(), io.StringIO(), os.umask(0o077)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(sys, "argv", [path, *map(str, arguments)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            command_line.run(load_script(ROOT / path).main)
-    os.umask(before)
-    return end.value.code, out.getvalue(), err.getvalue()
-
-
-def step(path: str, *arguments) -> str:
-    code, out, err = script(path, *arguments)
-    assert code == 0, err
-    return out
+def step(path: str, *arguments: object, storage: Path) -> str:
+    """Run a script in this process and return what it printed."""
+    done = run_here(path, *arguments, storage=storage)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 TRAIN = ["--max-steps", 2, "--validations", 1, "--limit", 6, "--rank", 4, "--lr", 0.01]
@@ -131,13 +115,12 @@ def steps(llama_3, tmp_path_factory) -> SimpleNamespace:
     """What steps 4 and 5 said, and the `store` that they left, on a few synthetic patients."""
     store = tmp_path_factory.mktemp("llama_3") / "storage"
     patients = ("--synthetic-patients", 40, "--seed", 1)
-    done = run_script("convert_to_jsonl.py", *patients, storage=store)
-    assert done.returncode == 0, done.stderr
+    step("convert_to_jsonl.py", *patients, storage=store)
     step_three_stub(store, "admissions.language")
-    where = ["--storage", store, "--model", llama_3]
-    made = step("make_symptom_prompts_ctx_dxpx.py", *where, "--token-budget", 300)
-    trained = step("train_qlora.py", *where, *TRAIN)
-    return SimpleNamespace(store=store, where=where, made=made, trained=trained)
+    model = ("--model", llama_3)
+    step("make_symptom_prompts_ctx_dxpx.py", *model, "--token-budget", 300, storage=store)
+    trained = step("train_qlora.py", *model, *TRAIN, storage=store)
+    return SimpleNamespace(store=store, trained=trained)
 
 
 def test_steps_4_and_5_budget_and_train_with_it(steps, llama_3, tokenizer):
@@ -155,22 +138,23 @@ def test_steps_4_and_5_budget_and_train_with_it(steps, llama_3, tokenizer):
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
-def test_steps_6_and_7_answer_with_base_and_adapter(steps, monkeypatch):
-    question = ("--question", "I have a new rash.", "--max-new-tokens", 8)
-    said = step("qa_by_subject.py", *steps.where, "--once", "--subject-id", "random", *question)
+def test_steps_6_and_7_answer_with_base_and_adapter(steps, llama_3, monkeypatch):
+    where = ("--model", llama_3, "--max-new-tokens", 8)
+    question = ("--once", "--subject-id", "random", "--question", "I have a new rash.")
+    said = step("qa_by_subject.py", *where, *question, storage=steps.store)
     assert "Response" in said or "adapter" in said.lower()
     monkeypatch.setattr(
         "mimic_qlora.validation.scoring.likeness.cosines", lambda pairs: [0.5] * len(pairs)
     )
-    few = ("--max-new-tokens", 8, "--no-knowledge", "--no-records")
-    said = step("run_files/validate.py", 2, *steps.where, *few)
+    few = ("--no-knowledge", "--no-records")
+    said = step("run_files/validate.py", 2, *where, *few, storage=steps.store)
     folder = Path(re.search(r"Results: (\S+) \(copy", said)[1])
     assert len(read_csv(folder / "output.csv")) == 2
     shutil.rmtree(folder)
 
 
-def test_check_names_what_training_needs(steps):
-    said = step("train_qlora.py", *steps.where, *TRAIN, "--check")
+def test_check_names_what_training_needs(steps, llama_3):
+    said = step("train_qlora.py", "--model", llama_3, *TRAIN, "--check", storage=steps.store)
     assert "Nothing is missing" in said and "training needs" in said
 
 
@@ -179,8 +163,8 @@ def test_prompts_of_another_tokenizer_are_refused(steps, llama_3, tmp_path):
     config = json.loads((other / "tokenizer_config.json").read_text())
     config["chat_template"] = config["chat_template"].replace("<|eot_id|>", "<|eot_id|>\n")
     (other / "tokenizer_config.json").write_text(json.dumps(config))
-    code, _, err = script("train_qlora.py", "--storage", steps.store, "--model", other, *TRAIN)
-    assert code == 2 and "whose chat template is not that of" in err
+    done = run_here("train_qlora.py", "--model", other, *TRAIN, storage=steps.store)
+    assert done.returncode == 2 and "whose chat template is not that of" in done.stderr
 
 
 def test_an_answer_ends_at_both_end_tokens_and_greedily(llama_3, tokenizer):

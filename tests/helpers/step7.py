@@ -1,11 +1,9 @@
 """Runs of step 7 as its tests make them: answers that cost nothing, and the files of a run."""
 
 import csv
-import importlib.util
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import yaml
 
@@ -19,14 +17,6 @@ SECTIONS = (
     "What you can try now\n- Rest.\n\nWhen to seek urgent care\n- Call 911 for chest pain or a "
     "fever.\n\nWhat to track or share with a clinician\n- The time."
 )
-
-
-def load_script(path: Path) -> ModuleType:
-    """Return a script as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def answer(model, tokenizer, prompts, who, max_new_tokens, fits):

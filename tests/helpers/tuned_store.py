@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from helpers.mimic_tables import write_table
 from helpers.prompt_records import context_settings, prompt_record
-from helpers.scripts import run_script
+from helpers.scripts import run_here
 from helpers.storage_folders import TUNED_IDS
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.llm import chat, loading
@@ -30,20 +30,25 @@ class TunedStore(NamedTuple):
     model: Path
 
 
-def write_tuned_store(folder: Path) -> TunedStore:
+def at(folder: Path) -> TunedStore:
+    """Return where `write_tuned_store` writes in a folder."""
+    return TunedStore(folder / "storage", folder / "tiny")
+
+
+def write_tuned_store(folder: Path) -> None:
     """Write patients, prompts, and the adapters "default", "seed.1" and "seed.2".
 
     Every chart has high blood pressure; every other one an order for warfarin, the rest metformin.
     """
-    path, tiny = folder / "storage", write_tiny_model(folder / "tiny")
+    path, tiny = at(folder)
+    write_tiny_model(tiny)
     _write_tables(folder / "mimic")
-    done = run_script("convert_to_jsonl.py", "--mimic-dir", folder / "mimic", storage=path)
+    done = run_here("convert_to_jsonl.py", "--mimic-dir", folder / "mimic", storage=path)
     assert done.returncode == 0, done.stderr
     prompts = _write_prompts(path, tiny)
     for seed, run in enumerate(("default", "seed.1", "seed.2")):
         with storage.step_output(path, f"adapters/{run}", {}, {"prompts": prompts}) as adapter:
             _write_adapter(adapter.path, tiny, seed)
-    return TunedStore(path, tiny)
 
 
 def _write_tables(mimic: Path) -> None:

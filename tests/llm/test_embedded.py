@@ -25,20 +25,22 @@ def names(folder):
     return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
 
 
-def test_the_embedded_model_is_converted_once_and_answers_in_4_bits(tmp_path, cache):
-    path = finding.model_path(None, tmp_path / "storage")
-    assert path == cache / embedded.EMBEDDED
-    written = (path / "model.safetensors").stat().st_mtime_ns
-    assert finding.model_path(embedded.EMBEDDED, tmp_path / "another storage") == path
-    assert (path / "model.safetensors").stat().st_mtime_ns == written
-    assert "quantization_config" not in json.loads((path / "config.json").read_text())
-    assert names(path.parent) == [embedded.EMBEDDED], "the temporary folder is gone"
-    assert all(file.stat().st_mode & 0o077 == 0 for file in path.iterdir())
-    assert "never for results" in finding.describe(path)
-    tokenizer = chat.load_tokenizer(path)
+def test_the_embedded_model_is_converted_once_and_answers_in_4_bits(
+    embedded_model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(embedded_model.parents[2]))
+    written = (embedded_model / "model.safetensors").stat().st_mtime_ns
+    for name, storage in ((None, "storage"), (embedded.EMBEDDED, "another storage")):
+        assert finding.model_path(name, tmp_path / storage) == embedded_model
+    assert (embedded_model / "model.safetensors").stat().st_mtime_ns == written
+    assert "quantization_config" not in json.loads((embedded_model / "config.json").read_text())
+    assert names(embedded_model.parent) == [embedded.EMBEDDED], "the temporary folder is gone"
+    assert all(file.stat().st_mode & 0o077 == 0 for file in embedded_model.iterdir())
+    assert "never for results" in finding.describe(embedded_model)
+    tokenizer = chat.load_tokenizer(embedded_model)
     question = [{"role": "user", "content": "What is the capital of France?"}]
     [answer] = generation.generate(
-        loading.load_base(path), tokenizer, [question], ["base"], max_new_tokens=12
+        loading.load_base(embedded_model), tokenizer, [question], ["base"], max_new_tokens=12
     )
     assert "Paris" in answer.text
 

@@ -1,5 +1,6 @@
 """Step 4 as a command: the files that it leaves, their fields, and what it refuses."""
 
+import shutil
 from collections import Counter
 from datetime import datetime
 
@@ -105,14 +106,15 @@ def test_no_context_is_over_budget_and_all_are_told_the_settings_that_later_step
         assert system["content"] == settings.system_prompt == settings.system_prompts["guidance"]
 
 
-def test_same_input_gives_same_bytes(demo_prompts, run_here, capsys):
-    before = folder_bytes(demo_prompts.store / "prompts")
-    run_here("--model", demo_prompts.model, "--preview", "1", store=demo_prompts.store)
+def test_same_input_gives_same_bytes(demo_prompts, run_here, tmp_path, capsys):
+    store = shutil.copytree(demo_prompts.store, tmp_path / "storage", symlinks=True)
+    before = folder_bytes(store / "prompts")
+    run_here("--model", demo_prompts.model, "--preview", "1", store=store)
     shown = capsys.readouterr().out
     assert "is up to date" in shown and shown.count(">>>\n") == 1
     assert shown.endswith(f"--model {demo_prompts.model}\n")  # of the command of the next step
-    run_here("--model", demo_prompts.model, "--force", store=demo_prompts.store)
-    assert folder_bytes(demo_prompts.store / "prompts") == before
+    run_here("--model", demo_prompts.model, "--force", store=store)
+    assert folder_bytes(store / "prompts") == before
 
 
 def test_a_limit_takes_its_share_of_each_task_and_no_neighbours(

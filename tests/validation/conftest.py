@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from helpers.paths import ROOT
-from helpers.step7 import answer, load_script
+from helpers.scripts import load_script
+from helpers.step7 import answer
 from mimic_qlora.llm import generation, loading
 from mimic_qlora.step import command_line
 from mimic_qlora.validation import plan
