@@ -14,7 +14,7 @@ import pytest
 
 from helpers.mimic_tables import rewrite, write_table, write_tiny_mimic
 from helpers.paths import ROOT
-from helpers.scripts import run_script
+from helpers.scripts import run_here
 from mimic_qlora.mimic import tables
 from mimic_qlora.step import storage
 
@@ -56,7 +56,7 @@ def subjects(tmp_path_factory):
 
     rewrite(folder / "hosp/labevents.csv.gz", spoil)
     write_table(folder, "extra", "hadm_id,score", ["20000000,6"])
-    done = run_script(
+    done = run_here(
         "convert_to_jsonl.py",
         "--mimic-dir",
         folder,

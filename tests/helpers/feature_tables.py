@@ -1,9 +1,6 @@
 """Small made-up tables for step 3, whose signal, noise and times are known."""
 
 import csv
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers.paths import ROOT
 from mimic_qlora.features import boosting, cohort, matrix
 from mimic_qlora.features.matrix import Feature, Features
 from mimic_qlora.mimic import tables
@@ -180,19 +176,6 @@ def built(folder: Path, made: Tables) -> tuple[pd.DataFrame, Features]:
 def changed(made: Tables, table: str, when: Callable[[dict[str, Any]], bool], **cells) -> Tables:
     """Return the tables with other cells in some rows of one table."""
     return {**made, table: [{**row, **cells} if when(row) else row for row in made[table]]}
-
-
-def step3(folder: Path, *arguments) -> subprocess.CompletedProcess:
-    """Run step 3 on a storage folder."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [
-        sys.executable,
-        str(ROOT / "feature_select_xgb_columns.py"),
-        "--storage",
-        str(folder),
-        *map(str, arguments),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
 def lines(path: Path) -> dict[str, dict[str, str]]:

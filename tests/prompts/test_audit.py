@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 import pytest
 
 from helpers.prompt_records import SPLITS, answer_of, of_task, read_jsonl, records_of
-from helpers.scripts import run_script
 from helpers.storage_folders import step_three_stub, written_otherwise
 from mimic_qlora.chart import columns, context, visibility
 from mimic_qlora.clinical import content as clinical
@@ -216,16 +215,11 @@ def test_the_audit_finds_patients_in_two_splits(demo_prompts, tmp_path):
 
 
 def test_synthetic_charts_with_bedside_vitals_pass_the_audit(
-    tmp_path, embedded_model, run_here, capsys
+    tmp_path, embedded_model, run, run_here, capsys
 ):
     hospital.write(tmp_path / "mimic", 60, seed=1, progress=False)
     store = tmp_path / "storage"
-    assert (
-        run_script(
-            "convert_to_jsonl.py", "--mimic-dir", tmp_path / "mimic", storage=store
-        ).returncode
-        == 0
-    )
+    assert run("convert_to_jsonl.py", "--mimic-dir", tmp_path / "mimic").returncode == 0
     step_three_stub(store, "admissions.language")
     run_here("--model", embedded_model, store=store)
     texts = [one["messages"][1]["content"] for one in read_jsonl(store / "prompts/train.jsonl")]

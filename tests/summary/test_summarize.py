@@ -3,16 +3,13 @@
 import csv
 import gzip
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from helpers.paths import ROOT
+from helpers.scripts import run_here, run_script
 from mimic_qlora.subjects import database
 from mimic_qlora.summary import counts, disclosure, record_lengths
 from mimic_qlora.summary.tables import KINDS
@@ -93,29 +90,19 @@ def hospital(folder: Path) -> Path:
     return folder
 
 
-def step(script: str, *arguments, **variables: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **variables}
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("summary")
-    done = step(
-        "convert_to_jsonl.py",
-        "--mimic-dir",
-        hospital(folder / "mimic"),
-        "--storage",
-        folder / "storage",
-    )
+    tables = hospital(folder / "mimic")
+    done = run_here("convert_to_jsonl.py", "--mimic-dir", tables, storage=folder / "storage")
     assert done.returncode == 0, done.stderr
     return folder / "storage"
 
 
 @pytest.fixture(scope="module")
 def shown(store) -> str:
-    done = step("summarize_jsonl.py", "--storage", store)
+    # in another process than the reruns, whose hashes are others
+    done = run_script("summarize_jsonl.py", storage=store)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -218,14 +205,14 @@ def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
         rows["Patients"]["test"] == "<10" and rows["White"]["test"] == "hidden"
     )  # of a small split, nothing
     assert "written as <10" in shown
-    done = step("summarize_jsonl.py", "--storage", store, "--min-cell", 0)
+    done = run_here("summarize_jsonl.py", "--min-cell", 0, storage=store)
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
     assert rows["Died in hospital"]["overall"] == "1 (3%)" and "<10" not in done.stdout
-    assert step("summarize_jsonl.py", "--storage", store, "--min-cell", 11).returncode == 0
+    assert run_here("summarize_jsonl.py", "--min-cell", 11, storage=store).returncode == 0
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
     # all patients less those with a coded stay would be those without
     assert (rows["Patients"]["no coded stay"], rows["Patients"]["overall"]) == ("<11", "hidden")
-    assert step("summarize_jsonl.py", "--storage", store).returncode == 0
+    assert run_here("summarize_jsonl.py", storage=store).returncode == 0
 
 
 def test_one_hidden_term_of_a_sum_never_stands_alone():
@@ -243,7 +230,7 @@ def test_the_same_input_gives_the_same_bytes(store, shown):
         }
 
     first = content()
-    assert step("summarize_jsonl.py", "--storage", store, "--force").returncode == 0
+    assert run_here("summarize_jsonl.py", "--force", storage=store).returncode == 0
     assert content() == first
 
 
@@ -280,7 +267,7 @@ def test_absent_tables_are_named(store, shown):
 
 
 def test_a_missing_step_1_is_one_sentence(tmp_path):
-    done = step("summarize_jsonl.py", "--storage", tmp_path)
+    done = run_here("summarize_jsonl.py", storage=tmp_path)
     assert done.returncode == 2 and "run `python convert_to_jsonl.py` first" in done.stderr
     assert not list(tmp_path.glob("*summary*"))
 
@@ -290,7 +277,7 @@ def test_a_damaged_table_is_one_sentence(store, tmp_path):
     (table,) = (tmp_path / "subjects" / "tables" / "patients").iterdir()
     content = table.read_bytes()
     table.write_bytes(content[:4] + bytes(len(content) - 12) + content[-8:])  # of the same size
-    done = step("summarize_jsonl.py", "--storage", tmp_path)
+    done = run_here("summarize_jsonl.py", storage=tmp_path)
     assert (
         done.returncode == 2 and "is damaged: run" in done.stderr and "Traceback" not in done.stderr
     )
@@ -312,9 +299,9 @@ def test_text_of_a_chart_neither_steers_nor_ends_the_summary(tmp_path):
     nasty = "A$\\frac{1}{$B\x1b]0;x\x07\x1b[2J\u202e\x9b31m"
     write_table(path.parent, "prescriptions", [row | {"drug": nasty} for row in rows])
     place = tmp_path / "storage"
-    assert step("convert_to_jsonl.py", "--mimic-dir", folder, "--storage", place).returncode == 0
-    options = ("--storage", place, "--min-cell", "0", "--all")
-    done = step("summarize_jsonl.py", *options, PYTHONIOENCODING="ascii")
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", folder, storage=place).returncode == 0
+    ascii_ = {"PYTHONIOENCODING": "ascii"}
+    done = run_script("summarize_jsonl.py", "--min-cell", 0, "--all", storage=place, **ascii_)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "A$\\frac{1}{$B]0;x[2J31m" in done.stdout
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.stdout)
@@ -349,6 +336,6 @@ def test_the_flow_says_who_was_left_out_and_why(store, shown):
 def test_the_terminal_gets_size_and_table_1_and_all_on_request(store, shown):
     assert "Size of the data" in shown and "Table 1" in shown and "further tables" in shown
     assert "Top 20 drugs" not in shown and len(shown.splitlines()) < 70
-    done = step("summarize_jsonl.py", "--storage", store, "--all", "--force")
+    done = run_here("summarize_jsonl.py", "--all", "--force", storage=store)
     assert "Top 20 drugs ordered" in done.stdout and "further tables" not in done.stdout
     assert done.stdout.splitlines()[-1].startswith("Next: python feature_select_xgb_columns.py")

@@ -5,7 +5,6 @@ import csv
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from helpers.ports import free_port
 from helpers.training_runs import Hold, KillAfter, adapter_bytes, start, warm, write_store
 from mimic_qlora.training import callbacks
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="runs are forked, which Windows cannot"
 )
-EPOCHS = ["--epochs", "12", "--save-minutes", "0"]
+LENGTH = ["--epochs", "6"]  # of two steps each
+EPOCHS = [*LENGTH, "--save-minutes", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def ends_with(expected: bytes, store: Path, tiny) -> None:
 def test_three_kills_at_random_moments_end_with_the_same_adapter(tiny, undisturbed, tmp_path):
     """A moment is counted from the end of a step, so that a busy machine does not matter."""
     store, draw = write_store(tmp_path / "storage", tiny), random.Random(1)
-    for first, last in ((1, 5), (9, 13), (17, 21)):
+    for first, last in ((1, 3), (5, 7), (8, 10)):
         event = KillAfter(draw.randint(first, last), draw.uniform(0, 0.2))
         run = start(store, tiny, *EPOCHS, event=event)
         run.join()
@@ -86,7 +87,7 @@ def checkpoints(store: Path) -> list[Path]:
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tmp_path, number):
     store, log = write_store(tmp_path / "storage", tiny), tmp_path / "storage.log"
     hold = Hold(tmp_path)
-    run = start(store, tiny, "--epochs", 12, event=hold)
+    run = start(store, tiny, *LENGTH, event=hold)
     hold.wait(run)
     os.kill(run.pid, number)
     run.join()
@@ -97,7 +98,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tm
     assert not (store / "adapters" / "default").exists()
     if number != signal.SIGTERM:  # the others differ in nothing but their number
         return
-    again = start(store, tiny, "--epochs", 12)
+    again = start(store, tiny, *LENGTH)
     again.join()
     assert again.exitcode == 0 and "Going on from step" in log.read_text()
     assert adapter_bytes(store) == undisturbed[0], (
@@ -111,7 +112,7 @@ def test_a_run_that_nobody_reads_any_more_saves_a_checkpoint(tiny, tmp_path, num
     store, pipe = write_store(tmp_path / "storage", tiny), tmp_path / "pipe"
     os.mkfifo(pipe)
     hold = Hold(tmp_path)
-    run = start(store, tiny, "--epochs", 12, output=pipe, event=hold)
+    run = start(store, tiny, *LENGTH, output=pipe, event=hold)
     with open(pipe) as tee:
         assert any(" grad " in line for line in tee)
         hold.wait(run)
@@ -168,9 +169,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(tiny, tmp_path):
     one = write_store(tmp_path / "one", tiny)
     runs = [start(one, tiny, *options, "--accumulate", "2")]
     two = write_store(tmp_path / "two", tiny)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     for rank in ("0", "1"):
         where = {
             "RANK": rank,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train_qlora
-from helpers.scripts import folder_bytes
+from helpers.scripts import folder_bytes, run_script
 from helpers.training_runs import OPTIONS, PATIENTS, record, write_prompts
 from mimic_qlora.llm import chat, generation, loading
 from mimic_qlora.step.errors import UserError
@@ -196,5 +196,6 @@ def test_missing_prompts_end_in_one_sentence_and_help_is_quick(run, store):
         and "Traceback" not in ended.stderr
     )
     started = os.times().children_user
-    assert run("train_qlora.py", "--help").returncode == 0
+    helped = run_script("train_qlora.py", "--help", storage=store)
+    assert helped.returncode == 0
     assert os.times().children_user - started < 0.8
