@@ -2,13 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
 from helpers.labelled_results import QUESTIONS, answers, saved_by_a_spreadsheet
-from helpers.paths import ROOT
+from helpers.scripts import run_here
 from mimic_qlora.validation.labelling import drawn, label_file
 from mimic_qlora.validation.labelling.claims import Basis
 
@@ -50,8 +48,7 @@ def well(row):
 
 
 def label(folder, *args):
-    command = [sys.executable, str(ROOT / "run_files" / "label.py"), "--results", str(folder)]
-    return subprocess.run([*command, *args], capture_output=True, text=True, cwd=folder)
+    return run_here("run_files/label.py", "--results", folder, *args, storage=folder)
 
 
 def test_what_people_label_is_compared_corrected_and_kept(results):
