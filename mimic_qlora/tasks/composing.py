@@ -154,7 +154,7 @@ class _Start:
 
 def _sort(chosen: dict[str, list[Saying]], symptom: Symptom) -> None:
     """Put sentences in order: cautions first (last in "track"), the most urgent signs first."""
-    lines = [*symptom.self_care, *symptom.track]
+    lines: list[Saying] = [*symptom.self_care, *symptom.track]
     for section in ("try", "track"):
         last = len(lines) if section == "track" else -1
         chosen[section].sort(key=lambda one: lines.index(one) if one in lines else last)
