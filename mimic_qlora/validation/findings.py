@@ -64,7 +64,7 @@ def against_rules(
     for name in better:
         d, (label, up) = rules.get(name), metrics[name]
         end = None if d is None else d.low if up else d.high
-        beats = end is not None and (end > 0 if up else end < 0)
+        beats = end is not None and (end > 0) == up and end != 0
         words = "no trial has it in both" if d is None else with_interval(d)
         shown = "better too" if beats else "not shown to beat the same rules in the prompt"
         parts.append(f"{label} {words}: {shown}")
@@ -94,7 +94,7 @@ def statement(
     unclear: list[str] = []
     for name, p in adjusted.items():
         d, (label, up) = differences[name], metrics[name]
-        if not is_claimed(d, p):
+        if p is None or not is_claimed(d, p):
             unclear.append(label)
             continue
         which = "" if up else " (less is better)"

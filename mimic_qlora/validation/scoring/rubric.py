@@ -30,7 +30,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mimic_qlora.clinical import content, phrases
 from mimic_qlora.clinical.levels import OPENING
@@ -303,7 +303,7 @@ def _is_held_out(stratum: holding_out.Stratum, rule: Caution) -> bool:
     return rule.held_out and holding_out.stratum(rule.id) == stratum
 
 
-def _cautions(found: Readings, asked: Sequence[Caution], unseen: bool) -> dict[str, float | None]:
+def _cautions(found: Readings, asked: Sequence[Caution], unseen: bool) -> dict[str, Any]:
     """Return the shares of cautions said, by the names of their fields of Score.
 
     Those never trained on count where the question is about a symptom never trained on (`unseen`).

@@ -202,17 +202,18 @@ def _moved(
         if row["itemid"] in items and "valuenum" in row:
             if row["charttime"] >= newest.get(row["itemid"], row)["charttime"]:
                 newest[row["itemid"]] = row
-    rows = []
+    rows: list[Row] = []
     for row in record["labevents"]:
-        if row is newest.get(row["itemid"]):
+        item = row["itemid"]
+        if item in newest and row is newest[item]:
             value = round(to(row), 2)
-            row = row | {"valuenum": value, "value": f"{value:g}"}
+            moved: Row = {**row, "valuenum": value, "value": f"{value:g}"}
             low, high = row.get("ref_range_lower", value), row.get("ref_range_upper", value)
             if low <= value <= high:
-                row.pop("flag", None)
-        elif row["itemid"] in items and passed(row.get("valuenum", 0.0)):
-            continue
-        rows.append(row)
+                moved.pop("flag", None)
+            rows.append(moved)
+        elif item not in items or "valuenum" not in row or not passed(row["valuenum"]):
+            rows.append(row)
     return record | {"labevents": rows}
 
 
@@ -236,7 +237,7 @@ def _of_another_age(record: Record, person: Row, leaf: Leaf, shown: Facts) -> Re
 
 def _unrelated(record: Record, shown: Context) -> Iterator[tuple[str, Record]]:
     """Yield records with an unrelated fact changed, with the change in words."""
-    stay = charts.last_stay(record)
+    stay = charts.last_stay(record) or {}
     for column, values in CHANGES.items():
         if stay.get(column):
             other = next(value for value in values if value != stay[column])
