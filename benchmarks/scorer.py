@@ -45,18 +45,22 @@ def wording(kind: str) -> tuple:
 
 
 def rules_for(question: dict, most: int = 3) -> list:
-    """Cautions that some chart calls for on this question, each in words of its own, trained and
-    held-out ones.
+    """Cautions that some chart calls for on this question, each with an action of its own that the
+    ideal does not tell anybody; trained and held-out ones.
     """
+
+    def tells(text: str, rule) -> bool:
+        return bool(phrases.action_places(rule, text.splitlines()))
+
     symptom, chosen = content.symptom_of(question), []
     for rule in sorted(
         content.load().cautions.values(), key=lambda c: (-guidance.bearing(c, symptom), c.id)
     ):
-        said = "\n".join(c.say for c in chosen)
+        said = "\n".join([question.ideal, *(c.say for c in chosen)])
         if (
             guidance.bearing(rule, symptom) > 1
-            and not phrases.said(rule, said)
-            and not any(phrases.said(c, rule.say) or phrases.forbidden(c, rule.say) for c in chosen)
+            and not tells(said, rule)
+            and not any(tells(rule.say, c) or phrases.forbidden(c, rule.say) for c in chosen)
             and not phrases.forbidden(rule, question.ideal)
         ):
             chosen.append(rule)

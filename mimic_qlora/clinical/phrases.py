@@ -98,9 +98,10 @@ def _of_action(say: str, reason: str, patterns: tuple[str, ...]) -> tuple[tuple[
     return tuple((pattern, "") for pattern in patterns)
 
 
-def action_places(rule: Caution, sentences: Sequence[str]) -> list[int]:
+def action_places(rule: Caution, sentences: Sequence[str], reversed_too: bool = False) -> list[int]:
     """Return the places of the sentences that say what this caution asks to do; [] if none does.
 
+    Those that reverse it ("no need to ...") say nothing, unless `reversed_too`.
     With its reason or without: golds give the reason in one form of words, so that to ask for it
     would favour who learned that form.
     """
@@ -111,7 +112,7 @@ def action_places(rule: Caution, sentences: Sequence[str]) -> list[int]:
         places = {
             place
             for place, sentence in enumerate(sentences)
-            for part in affirmed(sentence).split("\n")
+            for part in (sentence if reversed_too else affirmed(sentence)).split("\n")
             if part and names(pattern, granted + part)
         }
         if not places:

@@ -113,6 +113,10 @@ def _sentences_of(rule: Caution, heard: Sequence[advice.Advice]) -> str:
         reassures = clause.way in ("down", "optional") and not advice.only_times(clause.text)
         return not reassures and bool(acting.search(clause.text))
 
+    if rule.section == "urgent":
+        calmed = [clause.text for clause in heard if clause.way == "down"]
+        if phrases.action_places(rule, calmed, reversed_too=True):
+            return ""  # what is told to be needless once is not told clearly
     said = [clause.text if acts(clause) else "" for clause in heard]
     places = phrases.action_places(rule, said)
     return "\n".join(heard[n].text for place in places for n in (place - 1, place) if n >= 0)
