@@ -450,7 +450,8 @@ def test_the_check_passes_where_all_is_well(ask, monkeypatch):
 
 def test_the_check_fails_for_a_cut_answer_and_says_whose(ask):
     code, out, err = ask("--check", "2", "--arm", "base")
-    assert code == 1 and out.count("base: cut at 8 tokens") == 2 and "0 of 2 patients passed" in out
+    cut = out.count("base: cut at 8 tokens")  # an answer of the tiny model may end by itself
+    assert code == 1 and cut and f"{2 - cut} of 2 patients passed" in out
 
 
 @pytest.mark.parametrize(

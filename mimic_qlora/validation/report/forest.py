@@ -62,11 +62,11 @@ def of(comparison: Comparison) -> Forest:
     lines = []
     for name, d in found.items():
         label, up = metrics[name]
-        low, mean, high = (place(value if up else -value) for value in (d.low, d.mean, d.high))
+        ends_and_mean = (x for x in (d.low, d.mean, d.high) if x is not None)
+        low, mean, high = sorted(place(x if up else -x) for x in ends_and_mean)
         told = label.strip() if up else f"{label.strip()} (less is better)"
         numbers = f"{findings.signed(d.mean)} {findings.interval(d)}"
-        span = (min(low, high), mean, max(low, high))
-        lines.append(Line(told, numbers, name in adjusted, *span, _kind(d, up)))
+        lines.append(Line(told, numbers, name in adjusted, low, mean, high, _kind(d, up)))
     marks = (-reach, -reach / 2, 0.0, reach / 2, reach)
     return Forest(lines, [Tick(place(mark), f"{mark:+.2g}" if mark else "0") for mark in marks])
 
