@@ -19,7 +19,7 @@ from mimic_qlora.training import callbacks
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="runs are forked, which Windows cannot"
 )
-LENGTH = ["--epochs", "6"]  # of two steps each
+LENGTH = ["--epochs", "6"]  # of three steps each
 EPOCHS = [*LENGTH, "--save-minutes", "0"]
 
 
