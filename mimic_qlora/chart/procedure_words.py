@@ -40,7 +40,8 @@ def _glossary() -> list[tuple[re.Pattern[str], str]]:
 
 @lru_cache(maxsize=50_000)
 def in_words(title: str, icd_version: int | str) -> str:
-    """Return a procedure's title in plain words."""
+    """Return a procedure's title in plain words; blanks around it mean nothing."""
+    title = title.strip()
     if int(icd_version) != 10:
         return title
     text = FLUID.sub(r"Sample\1", SAMPLE.sub(r"Tissue sample\1", title))

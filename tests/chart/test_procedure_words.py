@@ -35,3 +35,9 @@ from mimic_qlora.chart.procedure_words import in_words
 def test_a_title_of_icd_10_is_told_in_plain_words(title, words):
     assert in_words(title, 10) == in_words(title, "10") == words
     assert in_words(title, 9) == title
+
+
+def test_blanks_around_a_title_change_nothing():
+    title = "Dilation of Coronary Artery, One Artery, Percutaneous Approach"
+    assert in_words(f" {title} ", 10) == in_words(title, 10)
+    assert in_words(" Closed biopsy of liver ", 9) == "Closed biopsy of liver"
