@@ -5,6 +5,7 @@ import pytest
 from helpers.charts import Chart
 from helpers.prompt_records import prompt_record
 from mimic_qlora.clinical import content as clinical
+from mimic_qlora.clinical.levels import LEVELS
 from mimic_qlora.clinical.schema import Advice, Phrasing
 from mimic_qlora.prompts import audit_guidance
 from mimic_qlora.prompts.record_files import PromptRecord
@@ -18,6 +19,7 @@ LINES = {
     "no legs": {"say": "Keep your legs down.", "tells": ["do_not_raise_legs"]},
     "inhaler": {"say": "Check your inhaler before you need it."},
     "open": {"say": "If you have an inhaler, check your inhaler."},
+    "way": {"say": LEVELS["911"].first_step},
 }
 
 
@@ -85,8 +87,13 @@ HIGH = Chart(labs={51237: (6.0, "", 1)})  # calls for the rule
         ),
         (
             {"question": "I have a fever.", "start": "This needs care now: call 911."}
-            | {"facts": HIGH},
+            | {"lines": ["way"], "facts": HIGH},
             set(),
+        ),
+        (
+            {"question": "I have a fever.", "start": "This needs care now: call 911."}
+            | {"lines": ["open", "way"], "facts": HIGH},
+            {"opening"},
         ),
     ],
 )
