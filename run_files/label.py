@@ -120,8 +120,7 @@ def agreement_of(
 
 def claims_of(folder: Path, labelled: "Labelled | None") -> str:
     """Return the comparison corrected by labels, and what may be claimed."""
-    import textwrap
-
+    from mimic_qlora.step import terminal
     from mimic_qlora.validation import findings
     from mimic_qlora.validation.labelling import claims
 
@@ -129,7 +128,7 @@ def claims_of(folder: Path, labelled: "Labelled | None") -> str:
     if labelled is None or basis is None:
         return "These results of an earlier version keep no draw of the answers: no claim is made."
     found = claims.of(labelled, basis)
-    said = (textwrap.fill(sentence, 100) for sentence in found.sentences)
+    said = (terminal.fitted(line, terminal.width()) for line in found.sentences)
     table = findings.table(*found.comparison)
     return "\n".join([f"Corrected by labels (read by {basis.reader})", table, "", *said])
 

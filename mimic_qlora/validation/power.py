@@ -7,7 +7,6 @@ independent but for their question and their rule.
 
 import csv
 import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,11 +107,11 @@ def of_primary(design: "Design", n: int) -> str:
             "never trained on is claimed:",
             text_tables.text_table(rows),
             "",
-            textwrap.fill(
+            terminal.fitted(
                 f"Assumed: {design.in_words}. The population are patients whose chart calls for "
                 "such a caution, one trial each; people read answers without knowing their arm "
                 f"(label.csv). {design.what_is_enough()}",
-                terminal.WIDTH,
+                terminal.width(),
             ),
         ]
     )
