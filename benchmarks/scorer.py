@@ -264,7 +264,7 @@ def labelled(questions: list) -> None:
     """Part 3: how far the scorer agrees with labels on real answers, arm by arm."""
     place = Path(__file__).parent
     answers = labelled_answers(place / "labelled_answers.jsonl")
-    asked = ("named", "cautions_said", "played_down", "forbidden", "cause", "dose")
+    asked = ("named", "cautions_said", "plays_down", "forbidden", "cause", "dose")
     read = label_file.read(place / "labels.csv", asked).labels
     found = agreement.judged(answers, read, questions)
     rows = agreement.shown(agreement.accuracy(found, agreement.seen(answers, questions)))

@@ -4,7 +4,7 @@
 
 Step 7 leaves label.csv in its results: up to 120 answers of base and adapter each, mixed, without
 their arm. Open a copy in a spreadsheet and fill the columns on the right of the answer, from the
-top: those of lists (`named`, `played_down`, `cautions_said`, `reasons_given`, `forbidden`) with the
+top: those of lists (`named`, `plays_down`, `cautions_said`, `reasons_given`, `forbidden`) with the
 numbers of the warning signs or cautions (- for none), the others with yes or no. 60 of each arm are
 needed for a claim; the first 50 rows are for a second person too. Save it as CSV, in whatever form
 the spreadsheet has, then run this. It prints

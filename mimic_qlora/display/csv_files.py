@@ -23,14 +23,13 @@ def write(
     rows: Sequence[Mapping[str, Any]],
     columns: Iterable[str] | None = None,
     first: Sequence[str] = (),
-    mark: bool = False,
 ) -> None:
-    """Write rows as UTF-8 CSV, with a byte order mark if `mark`: Excel takes others for ANSI.
+    """Write rows as UTF-8 CSV, without a byte order mark, which other readers take for a name.
 
     The columns are those given, else all that a row has, those named in `first` in front.
     """
     columns = list(columns or dict.fromkeys([*first, *(column for row in rows for column in row)]))
-    with open(path, "w", newline="", encoding="utf-8-sig" if mark else "utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if columns:
             writer.writerow(columns)

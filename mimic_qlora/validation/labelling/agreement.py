@@ -97,7 +97,7 @@ def as_label(answer: Answer, question: Question, found: Readings) -> Label:
     signs, cautions = [flag.name for flag in question.red_flags], list(answer.cautions)
     names = {
         "named": found.named,
-        "played_down": found.played_down,
+        "plays_down": found.played_down,
         "cautions_said": found.acted,
         "reasons_given": found.reasons,
         "forbidden": found.forbidden,
@@ -130,7 +130,7 @@ def as_readings(answer: Answer, question: Question, label: Label) -> Readings:
     def told(column: str) -> tuple[str, ...]:
         return (ASKED[column],) if label.asked[column] else ()
 
-    down = names("played_down")
+    down = names("plays_down")
     said = names("cautions_said")
     reasons = tuple(name for name in names("reasons_given") if name in said)
     named = tuple(name for name in names("named") if name not in down)

@@ -19,7 +19,7 @@ FILE = "label.csv"
 # columns to fill with numbers out of a list, and the question that each asks
 LISTED = {
     "named": "which of the numbered warning signs the answer names as a reason to get help",
-    "played_down": "which it calls harmless, puts off by weeks, or says to get no help for",
+    "plays_down": "which it calls harmless, puts off by weeks, or says to get no help for",
     "cautions_said": "which of the numbered cautions it says: the action, not taken back",
     "reasons_given": "which of these it gives with their reason",
     "forbidden": "which of the numbered cautions it goes against: it advises what they rule out",
@@ -31,7 +31,8 @@ ASKED = {
     "other_harm": "it gives other advice that could harm this person",
     "false_statement": "it says something of this person that the chart does not hold",
 }
-OF_SIGNS = ("named", "played_down")  # the lists whose numbers are those of warning signs
+OF_SIGNS = ("named", "plays_down")  # the lists whose numbers are those of warning signs
+EARLIER = {"played_down": "plays_down"}  # what a column was called for a while
 CRITERIA = (*LISTED, *ASKED)
 TO_READ = ("key", "two_labellers", "chart", "question", "warning_signs", "cautions", "answer")
 COLUMNS = (*TO_READ, *CRITERIA, "labelled_by", "note")
@@ -76,7 +77,7 @@ def _numbered(names: Iterable[str]) -> str:
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write label.csv, for a spreadsheet: the columns to fill stand on the right."""
-    csv_files.write(path, rows, columns=COLUMNS, mark=True)
+    csv_files.write(path, rows, columns=COLUMNS)
 
 
 class Filled(NamedTuple):
@@ -135,7 +136,9 @@ def _table(lines: list[str]) -> tuple[list[str], list[list[str]]]:
     delimiter = max(tried, key=lambda sign: len(tried[sign]))
     # strict: a quote that nothing closes would take all rows behind it
     header, *rows = [*csv.reader(lines, delimiter=delimiter, strict=True)] or [[]]
-    return [name.strip().lower() for name in header], rows
+    names = [name.strip().lower() for name in header]
+    now = {old: new for old, new in EARLIER.items() if new not in names}
+    return [now.get(name, name) for name in names], rows
 
 
 def _text(path: Path) -> str:

@@ -73,7 +73,7 @@ def test_what_a_reader_found_and_a_label_are_one_thing():
         doses=("5 mg",),
     )
     label = agreement.as_label(answer, question, found)
-    assert label.listed["named"] == {1} and label.listed["played_down"] == {2}
+    assert label.listed["named"] == {1} and label.listed["plays_down"] == {2}
     assert [name for name, there in label.asked.items() if there] == ["dose"]
     again = agreement.as_readings(answer, question, label)
     assert again.named == found.named and again.true_reasons == found.true_reasons
@@ -90,7 +90,7 @@ def test_the_reader_of_the_run_counts_where_it_is_kept():
 
 def test_a_sign_cannot_be_named_and_played_down():
     (answer,) = answers()[:1]
-    both = Label(NOTHING.listed | {"named": {1, 2}, "played_down": {2}}, NOTHING.asked)
+    both = Label(NOTHING.listed | {"named": {1, 2}, "plays_down": {2}}, NOTHING.asked)
     found = agreement.as_readings(answer, QUESTIONS[0], both)
     assert len(found.named) == len(found.played_down) == 1
 
