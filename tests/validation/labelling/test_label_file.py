@@ -183,9 +183,7 @@ def test_the_frozen_labels_fit_their_answers():
 
 
 def test_none_can_be_said_in_words_too(tmp_path):
-    found, faults = one_filled(
-        tmp_path / "label.csv", named="no", forbidden="none", plays_down="-"
-    )
+    found, faults = one_filled(tmp_path / "label.csv", named="no", forbidden="none", plays_down="-")
     assert not faults and frozenset() in [label.listed["named"] for label in found.values()]
 
 
