@@ -21,7 +21,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
 
 demo: .venv/installed  ## run all seven steps on synthetic patients and a small built-in model
-	@PATH="$$PWD/$(BIN):$$PATH" bash run_files/demo.sh "$(STORAGE)"
+	@$(BIN)/python run_files/run_all.py demo.yaml --storage "$(STORAGE)"
 
 test: .venv/installed-dev .venv/browser  ## run the tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

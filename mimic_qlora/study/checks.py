@@ -1,0 +1,106 @@
+"""Check a study before its first step: what its file names must be there and fit together."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from mimic_qlora.clinical import content
+from mimic_qlora.llm import finding
+from mimic_qlora.mimic import tables
+from mimic_qlora.step import manifests, storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.study import commands
+from mimic_qlora.study.study_file import EMBEDDED, StudyFile
+from mimic_qlora.subjects import replacement
+from mimic_qlora.training import recipes
+from mimic_qlora.validation import plan as plans
+
+T = TypeVar("T")
+
+
+def check(file: StudyFile, store: Path, root: Path) -> None:
+    """Raise UserError, with line and field, for what would stop a step or replace real patients.
+
+    `root` is the folder of the scripts.
+    """
+    _check_data(file, store)
+    _check_model(file, store)
+    _check_recipe(file, root / "recipes")
+    _check_plan(file, store, root / "run_files")
+
+
+def _check_data(file: StudyFile, store: Path) -> None:
+    data = file.study.data
+    if data.is_synthetic:
+        if data.fetch_demo:
+            raise file.mistake("needs a folder in data.from", "data", "fetch_demo")
+        _check_replaced(file, store)
+        return
+    folder = commands.mimic_of(file)
+    if not data.fetch_demo or folder.exists():
+        _as_field(file, ("data", "from"), tables.find, folder, data.multiline or [])
+    if data.subjects_file and not file.near(data.subjects_file).is_file():
+        there = file.near(data.subjects_file)
+        raise file.mistake(f"there is no file {there}", "data", "subjects_file")
+
+
+def _check_replaced(file: StudyFile, store: Path) -> None:
+    """Raise UserError if the built-in patients would replace real ones, or drop their conversion.
+
+    Step 1 looks again, under its lock.
+    """
+    place = storage.linked_place(store / "subjects")
+    source = (manifests.read(place) or {}).get("source", {})
+    unfinished = (storage.interrupted_run(place) or {}).get("settings", {}).get("folder")
+    is_there = place.is_dir() and any(place.iterdir())
+    if (is_there and source.get("kind") != replacement.SYNTHETIC) or (
+        unfinished and Path(unfinished).name != replacement.SYNTHETIC
+    ):
+        raise UserError(
+            f"{store} holds real patients, which the synthetic ones of {file.path} would replace: "
+            "give another folder with --storage (make demo STORAGE=storage-demo)"
+        )
+
+
+def _check_model(file: StudyFile, store: Path) -> None:
+    if file.study.model != EMBEDDED:
+        _as_field(file, ("model",), finding.model_path, commands.model_of(file), store)
+
+
+def _check_recipe(file: StudyFile, folder: Path) -> None:
+    if file.study.training.recipe:
+        near = file.near(file.study.training.recipe)
+        name = str(near) if near.is_file() else file.study.training.recipe
+        _as_field(file, ("training", "recipe"), recipes.read_recipe, name, folder)
+
+
+def _check_plan(file: StudyFile, store: Path, questions: Path) -> None:
+    path = commands.plan_of(file)
+    if path is None:
+        return
+    at = ("validation", "plan")
+    if not path.is_file():
+        raise file.mistake(f"there is no file {path}", *at)
+    plan = _as_field(file, at, plans.load, path)
+    _as_field(file, at, plans.check_runs, path, plan)
+    _as_field(file, at, plans.check_power, path, plan, content.load_questions(questions))
+    if sorted(plan.runs) != sorted(file.study.training.runs):
+        runs, names = ", ".join(plan.runs), ", ".join(file.study.training.runs)
+        raise file.mistake(f"its runs are {runs}, and the study trains {names}", *at)
+    frozen = commands.frozen_plan(store)
+    if frozen.exists() and not commands.is_frozen(path, store):
+        raise file.mistake(
+            f"another plan is frozen ({frozen}): name that one, or freeze this by hand "
+            f"(`{storage.COMMANDS['validation']} --freeze {path}`)",
+            *at,
+        )
+
+
+def _as_field(
+    file: StudyFile, place: tuple[str, ...], find: Callable[..., T], *inputs: object
+) -> T:
+    """Return what `find(*inputs)` gives. Its UserError gets the file and the field in front."""
+    try:
+        return find(*inputs)
+    except UserError as error:
+        raise file.mistake(str(error), *place) from None

@@ -1,0 +1,155 @@
+"""run_all.py: the steps as processes, their exit codes, the log, Ctrl-C, and what it refuses.
+
+Small programs stand in for the scripts where the point is how they are run.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.paths import ROOT
+from helpers.scripts import run_here
+from mimic_qlora.step.files import write_json
+from mimic_qlora.step.storage import COMMANDS
+from mimic_qlora.study import running
+from mimic_qlora.study.commands import Command
+
+STEP = """
+import json, os, sys, time
+print("told by", sys.argv[0], *sys.argv[1:], flush=True)
+if "wait" in sys.argv:
+    try:
+        open(sys.argv[-1], "w").close()
+        time.sleep(600)
+    except KeyboardInterrupt:
+        print("stopped well", flush=True)
+        sys.exit(130)
+names = ("STORAGE_DIR", "MIMIC_DIR", "STUDY")
+print(json.dumps({name: os.environ.get(name) for name in names}), flush=True)
+sys.exit(int(sys.argv[1]) if sys.argv[1:2] and sys.argv[1].isdigit() else 0)
+"""
+RUN = """
+import sys
+from pathlib import Path
+from mimic_qlora.step import command_line
+from mimic_qlora.study import running
+from mimic_qlora.study.commands import Command
+root = Path(sys.argv[1])
+def main():
+    log = root / "log" if sys.argv[3] == "log" else None
+    step = Command(5, "adapters", ("wait", sys.argv[2]), log)
+    ended = running.run_all([step], root, {})
+    return ended.code if ended else 0
+command_line.run(main)
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with stand-ins for the scripts."""
+    for command in COMMANDS.values():
+        name = command.split()[-1]
+        path = tmp_path / ("run_files" if "run.sh" in name else ".") / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"exec python - \"$@\" <<'E'{STEP}E\n" if "run.sh" in name else STEP)
+    return tmp_path
+
+
+def test_the_steps_run_in_their_order_and_the_first_that_fails_is_the_last(
+    root, capfd, monkeypatch
+):
+    monkeypatch.setenv("STORAGE_DIR", "/elsewhere")
+    log = root / "train.log"
+    steps = [
+        Command(1, "subjects", ("--seed", "1 2")),
+        Command(5, "adapters", (), log),
+        Command(7, "validation", ("3",)),
+        Command(7, "validation", ("0",)),
+    ]
+    assert running.run_all(steps[:2], root, {"STUDY": "s"}) is None
+    out = capfd.readouterr().out
+    assert "=== step 1: python convert_to_jsonl.py --seed '1 2'\n" in out
+    assert out.index("=== step 1 took") < out.index("=== step 5: python train_qlora.py\n")
+    given = json.loads(log.read_text().splitlines()[1])
+    assert given == {"STORAGE_DIR": None, "MIMIC_DIR": None, "STUDY": "s"}
+    assert "told by" in log.read_text() and log.read_text() in out
+    ended = running.run_all(steps, root, {})
+    assert (ended.command, ended.code) == (steps[2], 3)
+    out = capfd.readouterr().out
+    assert "=== step 7: cd run_files && ./run.sh 3" in out and "./run.sh 0" not in out
+    assert log.read_text().count("told by") == 2  # a run that goes on adds to the log
+
+
+@pytest.mark.parametrize("log", ["log", "none"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_first_and_keeps_its_exit_code(root, number, log, tmp_path):
+    there = tmp_path / "there"
+    os.mkfifo(there)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, root, there, log],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    there.read_bytes()  # the step has begun
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else 143)
+    assert ("stopped well" in out) == (number == signal.SIGINT)
+    if log == "log":
+        assert (root / "log").read_text() in out
+
+
+def run_all(storage, *args, **environment):
+    return run_here("run_files/run_all.py", *args, storage=storage, **environment)
+
+
+def study(folder: Path, text: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_dry_run_checks_and_makes_nothing(tmp_path):
+    done = run_all(tmp_path / "storage", "demo.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "python train_qlora.py" in done.stdout and not (tmp_path / "storage").exists()
+
+
+def test_real_patients_are_not_replaced_by_the_demo(tmp_path):
+    subjects = tmp_path / "storage" / "subjects"
+    subjects.mkdir(parents=True)
+    write_json(subjects / "manifest.json", {"source": {"kind": "mimic"}})
+    done = run_all(tmp_path / "storage", "demo.yaml")
+    assert done.returncode == 2 and "holds real patients" in done.stderr
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+WRONG = {
+    "mimic": ("data: {from: nowhere}", "line 1, data.from: "),
+    "subjects": ("data: {from: MIMIC, subjects_file: x}", "data.subjects_file: there is no file"),
+    "demo": ("data: {from: synthetic, fetch_demo: true}", "data.fetch_demo: needs a folder"),
+    "model": ("data: {from: synthetic}\nmodel: ./no/model", "line 2, model: "),
+    "recipe": ("data: {from: synthetic}\ntraining: {recipe: x}", "training.recipe: there is no"),
+    "plan": ("data: {from: synthetic}\nvalidation: {plan: x}", "validation.plan: there is no"),
+    "few runs": ("data: {from: synthetic}\nvalidation: {plan: PLAN}", "its runs are"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_step_would_miss_is_told_before_the_first(name, tmp_path, tiny_mimic):
+    text, said = WRONG[name]
+    plan = str(ROOT / "run_files" / "plan.yaml")
+    path = study(tmp_path, text.replace("MIMIC", str(tiny_mimic)).replace("PLAN", plan))
+    done = run_all(tmp_path / "storage", path)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert done.stderr.startswith(f"error: {path}") and done.stderr.count("\n") == 1
+    assert done.stdout == "" and not (tmp_path / "storage").exists()
