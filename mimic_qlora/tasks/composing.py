@@ -10,6 +10,7 @@ from functools import lru_cache
 from mimic_qlora.chart.facts import Facts, facts_of_view
 from mimic_qlora.clinical import conflicts, content, levels, phrases
 from mimic_qlora.clinical.conflicts import Saying
+from mimic_qlora.clinical.fields import compiled
 from mimic_qlora.clinical.levels import LEVELS, LevelId
 from mimic_qlora.clinical.schema import Advice, Caution, Line, RedFlag, Symptom
 from mimic_qlora.step.seeded import pick
@@ -106,25 +107,23 @@ def for_chart(
 ) -> str:
     """Return a curated answer as it should be for one chart.
 
-    It holds the first cautions, and none of its own lines that a rule of `called` forbids. Of lines
-    to try and to track the last give way where there is no room for all.
+    It begins as a gold answer does: with the line of the level `opening`, and in an emergency with
+    the first step. It holds the first cautions, and none of its own lines that a rule of `called`
+    forbids, or that tell somebody to wait who may not. Of lines to try and to track the last give
+    way where there is no room for all.
     """
     told = cautions[:MOST_CAUTIONS]
-    names = {heading: section for section, heading in content.SECTIONS.items()}
-    lines: dict[str, list[str]] = {section: [] for section in content.SECTIONS}
-    section = next(iter(lines))
-    for line in filter(None, map(str.strip, ideal.splitlines())):
-        section = names.get(line, section)
-        if line not in names and not any(phrases.forbidden(rule, line) for rule in called):
-            lines[section].append(line)
+    start = _Start.of(opening)
+    lines = _own_lines(ideal, called, start)
     own = {s: [f"- {c.say}" for c in told if c.section == s] for s in lines}
-    start = [LEVELS[opening].opening, ""] if opening else []
+    if start.step:
+        own["try"].insert(0, f"- {start.step}")
 
     def text() -> str:
         there = {s: lines[s] + own[s] if s == "track" else own[s] + lines[s] for s in lines}
         there["urgent"].sort(key=lambda line: levels.rank(levels.asked_by(line)))
         parts = ["\n".join([content.SECTIONS[s], *there[s]]) for s in there]
-        return "\n".join(start) + "\n" * bool(start) + "\n\n".join(parts)
+        return "\n\n".join([start.line, *parts] if start.line else parts)
 
     while words(text()) > WORDS[1]:
         longest = max(("try", "track"), key=lambda s: len(lines[s]))
@@ -132,6 +131,30 @@ def for_chart(
             break
         lines[longest].pop()
     return text()
+
+
+def _own_lines(ideal: str, called: Sequence[Caution], start: "_Start") -> dict[str, list[str]]:
+    """Return the lines of a curated answer by section, without those that do not fit a chart."""
+    names = {heading: section for section, heading in content.SECTIONS.items()}
+    starts = {text for level in LEVELS.values() for text in (level.opening, level.first_step)}
+    lines: dict[str, list[str]] = {section: [] for section in content.SECTIONS}
+    section = next(iter(lines))
+    for line in filter(None, map(str.strip, ideal.splitlines())):
+        section = names.get(line, section)
+        if not (
+            line in names
+            or line.removeprefix("- ") in starts
+            or any(phrases.forbidden(rule, line) for rule in called)
+            or any(conflicts.opposes(Advice(say=line, tells=_told(line)), s) for s in start.sayings)
+        ):
+            lines[section].append(line)
+    return lines
+
+
+def _told(line: str) -> tuple[str, ...]:
+    """Return as tags whether the words of a line tell somebody to wait."""
+    pattern = content.load().tells["call_later"].pattern
+    return ("call_later",) if pattern and compiled(pattern).search(line) else ()
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,31 @@ def test_an_ideal_holds_the_cautions_and_warning_signs_that_it_is_scored_by(ques
         assert score.red_flags == 1 and score.sections == 1, (rule, ideal)
         curated = set(question.ideal.splitlines())
         added = [line for line in ideal.splitlines() if line and line not in curated]
-        assert [line for line in added if not line.startswith(composing.levels.OPENING)] == [
+        starts = {level.opening for level in composing.LEVELS.values()}
+        steps = {f"- {level.first_step}" for level in composing.LEVELS.values()}
+        assert [line for line in added if line not in starts | steps] == [
             f"- {one.say}" for one in called
         ]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.id)
+def test_an_ideal_begins_as_a_gold_answer_does_and_says_so_once(question):
+    for rule in [None, *rules_of(question)[:2]]:
+        called = [rule] if rule else []
+        first, *lines = guidance.ideal_for(
+            question, called, composing.ANYBODY.chart
+        ).splitlines()
+        symptom = content.symptom_of(question)
+        flags = [*question.red_flags, *getattr(symptom, "urgent", ())]
+        due = guidance.opening(question.signs, flags, called)
+        level = composing.LEVELS.get(due)
+        assert not any(line.startswith(composing.levels.OPENING) for line in lines)
+        if level is None:
+            assert first in content.SECTIONS.values()
+            continue
+        assert first == level.opening
+        assert not level.first_step or lines[2] == f"- {level.first_step}"
+        assert not level.first_step or lines.count(f"- {level.first_step}") == 1
 
 
 def test_what_a_caution_forbids_gives_way_and_what_is_most_urgent_comes_first():
@@ -43,6 +65,22 @@ def test_what_a_caution_forbids_gives_way_and_what_is_most_urgent_comes_first():
     assert "Take ibuprofen with food" not in made and f"- {rule.say}" in made
     assert made.startswith("This needs care now: be seen today.\n\nWhat you can try now\n")
     assert made.index("Call 911") < made.index("Be seen today for")
+
+
+def test_an_ideal_for_an_emergency_begins_with_the_way_there_and_lets_nobody_wait():
+    ideal = (
+        "What you can try now\n- Rest.\n\nWhen to seek urgent care\n- Call 911 for chest pain.\n\n"
+        "What to track or share with a clinician\n- Call a clinician if it lasts beyond two days.\n"
+        "- The time."
+    )
+    made = composing.for_chart(ideal, [], [], "911")
+    step = composing.LEVELS["911"].first_step
+    assert made.startswith(
+        f"This needs care now: call 911.\n\nWhat you can try now\n- {step}\n- Rest.\n"
+    )
+    assert "two days" not in made and "- The time." in made
+    assert composing.for_chart(made, [], [], "911") == made
+    assert "two days" in composing.for_chart(ideal, [], [])
 
 
 def test_of_many_lines_the_last_to_try_and_to_track_give_way():
