@@ -33,6 +33,7 @@ from mimic_qlora.clinical.fields import (
     Url,
 )
 from mimic_qlora.clinical.levels import LevelId
+from mimic_qlora.step import yaml_files
 from mimic_qlora.step.errors import UserError
 
 SECTIONS = {
@@ -415,9 +416,7 @@ def raw(folder: Path, name: str) -> list[dict[str, Any]]:
     """
     path = Path(folder) / f"{name}.yaml"
     try:
-        entries = yaml.load(
-            path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
+        entries = yaml_files.loads(path.read_text(encoding="utf-8"), path.name)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mimic_qlora.step import yaml_files
 from mimic_qlora.step.errors import UserError
 
 Place = tuple[str | int, ...]  # keys of mappings and places in lists that lead to a text
@@ -40,8 +41,7 @@ def edit(text: str, reviews: Mapping[str, Review]) -> str:
 
     Raises UserError when the result would not read back as exactly that.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    wanted = yaml.load(text, loader)
+    wanted = yaml_files.loads(text, "the file")
     entries = {entry["id"]: entry for entry in wanted}
     root = yaml.compose(text, yaml.SafeLoader)
     assert root is not None, "the file holds entries"
@@ -53,7 +53,7 @@ def edit(text: str, reviews: Mapping[str, Review]) -> str:
     for start, end, new in sorted(spans, reverse=True):
         text = text[:start] + new + text[end:]
     try:
-        found = yaml.load(text, loader)
+        found = yaml_files.loads(text, "the changed file")
     except yaml.YAMLError:  # a character that the file's format has no room for
         found = None
     if json.dumps(found, sort_keys=True) != json.dumps(wanted, sort_keys=True):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 
+from mimic_qlora.step import yaml_files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training.settings import (
     COMPUTE,
@@ -96,7 +97,7 @@ def read_recipe(name: str, folder: Path) -> Recipe:
             f"there is no recipe {name}: give one of {names}, or the path of a YAML file"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml_files.loads(path.read_text(encoding="utf-8"), str(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({reason}): fix it there") from None

@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mimic_qlora.clinical.schema import Question
-from mimic_qlora.step import files
+from mimic_qlora.step import files, yaml_files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import arms, power
 from mimic_qlora.validation.ledger import enter, ledger
@@ -89,7 +89,7 @@ class ValidationPlan(_Strict):
 def load(path: Path) -> ValidationPlan:
     """Read a plan. Raises UserError, in one sentence, that names the field that is wrong."""
     try:
-        return ValidationPlan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return ValidationPlan.model_validate(yaml_files.loads(path.read_text("utf-8"), str(path)))
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]

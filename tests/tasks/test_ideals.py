@@ -38,9 +38,7 @@ def test_an_ideal_holds_the_cautions_and_warning_signs_that_it_is_scored_by(ques
 def test_an_ideal_begins_as_a_gold_answer_does_and_says_so_once(question):
     for rule in [None, *rules_of(question)[:2]]:
         called = [rule] if rule else []
-        first, *lines = guidance.ideal_for(
-            question, called, composing.ANYBODY.chart
-        ).splitlines()
+        first, *lines = guidance.ideal_for(question, called, composing.ANYBODY.chart).splitlines()
         symptom = content.symptom_of(question)
         flags = [*question.red_flags, *getattr(symptom, "urgent", ())]
         due = guidance.opening(question.signs, flags, called)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mimic_qlora.step import yaml_files
 
 DATA = Path(__file__).parent / "data"
 
@@ -71,8 +71,7 @@ def vocabulary() -> Vocabulary:
 
 
 def _entries(path: Path) -> Any:
-    load = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), load)
+    return yaml_files.loads(path.read_text(encoding="utf-8"), path.name)
 
 
 def _rows(path: Path) -> list[Any]:

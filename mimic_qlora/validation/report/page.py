@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from markupsafe import Markup
 
 from mimic_qlora.clinical import content
@@ -13,6 +12,7 @@ from mimic_qlora.clinical.schema import Question
 from mimic_qlora.display import html
 from mimic_qlora.llm import finding
 from mimic_qlora.qa import session
+from mimic_qlora.step import yaml_files
 from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.subjects.manifest import data_line
@@ -227,7 +227,7 @@ def speed(probed: Mapping[str, float]) -> str:
 
 def checklist(facts: Facts) -> list[dict[str, str]]:
     """Return the items of TRIPOD-LLM as rows of a table, filled from `facts`."""
-    items = yaml.safe_load((PAGES / "checklist.yaml").read_text(encoding="utf-8"))
+    items = yaml_files.loads((PAGES / "checklist.yaml").read_text("utf-8"), "checklist.yaml")
     return [
         {"item": i["item"], "topic": i["topic"], "in this run": i["here"].format_map(facts)}
         for i in items

@@ -4,9 +4,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
-
 from mimic_qlora.clinical import content
+from mimic_qlora.step import yaml_files
 
 FOLDER = Path(__file__).parent / "words"
 
@@ -17,7 +16,7 @@ def lists(file: str) -> dict[str, list[str]]:
 
     In them <name> stands for any pattern of the list of that name; <drug> for any ingredient.
     """
-    found = yaml.safe_load((FOLDER / f"{file}.yaml").read_text(encoding="utf-8"))
+    found = yaml_files.loads((FOLDER / f"{file}.yaml").read_text("utf-8"), f"{file}.yaml")
     ingredients = {name for drug in content.load().drugs.values() for name in drug.ingredients}
     parts = found | {"drug": sorted(map(re.escape, ingredients))}
 

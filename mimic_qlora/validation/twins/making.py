@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from mimic_qlora.chart import facts as charts
 from mimic_qlora.chart.context import Context
 from mimic_qlora.chart.facts import Facts
@@ -21,6 +19,7 @@ from mimic_qlora.chart.rows import Record, Row
 from mimic_qlora.clinical import codes, conditions, content, derived, phrases
 from mimic_qlora.clinical.conditions import Leaf
 from mimic_qlora.clinical.schema import Caution
+from mimic_qlora.step import yaml_files
 from mimic_qlora.tasks import composing, holding_out
 from mimic_qlora.validation.scoring import known, statements
 
@@ -119,7 +118,7 @@ def implied(rule: Caution) -> frozenset[str]:
 @cache
 def _implied() -> dict[str, list[str]]:
     text = (Path(__file__).parent / "implied.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
+    return dict(yaml_files.loads(text, "implied.yaml"))
 
 
 def _called(shown: Context) -> tuple[set[str], set[str]]:
