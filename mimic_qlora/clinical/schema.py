@@ -174,7 +174,8 @@ class DrugClass(Entry):
     """Orders by ingredient (whole words in prescriptions.drug), less those with an excluded word.
 
     An empty `routes` allows every value of prescriptions.route. `least_dose` is by ingredient: an
-    order of it counts only in that unit and from that dose on.
+    order of it counts only in that unit and from that dose on. `brands` are further names by which
+    an answer may call an ingredient (brand -> ingredient), whichever the chart has.
     """
 
     name: Text
@@ -182,13 +183,20 @@ class DrugClass(Entry):
     exclude: tuple[Text, ...]
     routes: tuple[Text, ...]
     least_dose: dict[Text, LeastDose] = {}
+    brands: dict[Text, Text] = {}
 
     @model_validator(mode="after")
-    def _doses_are_of_ingredients(self) -> "DrugClass":
-        for name in self.least_dose:
-            if name not in self.ingredients:
-                raise ValueError(f"field 'least_dose' names '{name}', which is no ingredient")
+    def _is_about_ingredients(self) -> "DrugClass":
+        for field, named in (("least_dose", self.least_dose), ("brands", self.brands.values())):
+            for name in named:
+                if name not in self.ingredients:
+                    raise ValueError(f"field '{field}' names '{name}', which is no ingredient")
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of its medicines, each once."""
+        return tuple(dict.fromkeys((*self.ingredients, *self.brands)))
 
 
 class Line(Model):

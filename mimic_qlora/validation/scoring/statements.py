@@ -50,10 +50,14 @@ class Claim(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A name of a finding as a pattern, and the keys of the entries that bear it out."""
+    """A name of a finding as a pattern, and the keys of the entries that bear it out.
+
+    `same` finds it by any of its names: a medicine by its brands too.
+    """
 
     pattern: re.Pattern[str]
     keys: frozenset[str]
+    same: re.Pattern[str]
 
 
 def of_patient(answer: str) -> Iterator[Claim]:
@@ -112,7 +116,7 @@ def _unfounded(claim: Claim, borne_out: Sequence[str], holds: frozenset[str]) ->
         return
     for span in dict.fromkeys(span for span, _ in spans):
         if not any(
-            finding.keys & holds or any(finding.pattern.search(item) for item in borne_out)
+            finding.keys & holds or any(finding.same.search(item) for item in borne_out)
             for other, finding in spans
             if other == span
         ):
@@ -161,9 +165,9 @@ def _findings() -> tuple[Finding, ...]:
     for drug in clinical.drugs.values():
         for name in _names(drug.name):
             names[name].add(f"drugs/{drug.id}")
-        for ingredient in drug.ingredients:
-            brands = {f"drugs/{drug.id}"} if len(drug.ingredients) <= _FAMILY else set()
-            names[ingredient] |= brands
+        for medicine in drug.names:
+            family = {f"drugs/{drug.id}"} if len(drug.ingredients) <= _FAMILY else set()
+            names[medicine] |= family
     for rule in clinical.cautions.values():
         for name in _reason_names(rule):
             names[name] |= _keys(rule)
@@ -171,10 +175,26 @@ def _findings() -> tuple[Finding, ...]:
     for name, keys in names.items():
         if pattern := _pattern(name):
             by_pattern[pattern] |= keys
+    same = _names_of_medicines()
     return tuple(
-        Finding(re.compile(pattern, re.IGNORECASE), frozenset(keys))
+        Finding(
+            re.compile(pattern, re.IGNORECASE),
+            frozenset(keys),
+            re.compile("|".join(sorted({pattern} | same[pattern])), re.IGNORECASE),
+        )
         for pattern, keys in by_pattern.items()
     )
+
+
+def _names_of_medicines() -> dict[str, set[str]]:
+    """Return for the name of a medicine, as a pattern, its other names: brand or ingredient."""
+    same: dict[str, set[str]] = defaultdict(set)
+    for drug in content.load().drugs.values():
+        for pair in drug.brands.items():
+            brand, ingredient = map(_pattern, pair)
+            same[brand].add(ingredient)
+            same[ingredient].add(brand)
+    return same
 
 
 @lru_cache(maxsize=1024)
@@ -184,7 +204,7 @@ def _reasons_of(rule_id: str) -> tuple[Finding, ...]:
     rule = clinical.cautions[rule_id]
     keys = _keys(rule) | {*keys_of(rule)}
     drugs = [drug for name, drug in clinical.drugs.items() if f"drugs/{name}" in keys]
-    ingredients = {_pattern(name) for drug in drugs for name in drug.ingredients}
+    ingredients = {_pattern(name) for drug in drugs for name in drug.names}
     own = {_pattern(name) for name in _reason_names(rule)}
     return tuple(
         finding
