@@ -85,10 +85,12 @@ class _Bound(Model):
 class LabBound(_Bound):
     """A latest lab result above or below a bound.
 
-    `itemid`: items of labevents that measure the same; `unit` as in valueuom, "" where the lab
-    has none; `within_days`: greatest age of the result in days.
+    `itemid`: items of labevents that measure the same, `name` what they measure, for people;
+    `unit` as in valueuom, "" where the lab has none; `within_days`: greatest age of the result in
+    days.
     """
 
+    name: Text | None = None
     itemid: Annotated[tuple[StrictInt, ...], Field(min_length=1)]
     unit: StrictStr
     within_days: Number
@@ -244,10 +246,10 @@ class HasLab(_Condition):
         return lab.passed(value)
 
     def in_words(self, names: Names) -> str:
-        items = " or ".join(map(str, self.lab.itemid))
+        items = f"lab item {' or '.join(map(str, self.lab.itemid))}"
         level = f"{self.lab.in_words} {self.lab.unit}".strip()
         days = self.lab.within_days
-        return f"a latest result of lab item {items} {level}, at most {days} days old"
+        return f"a latest {self.lab.name or items} {level}, at most {days} days old"
 
 
 class HasDerived(_Condition):
