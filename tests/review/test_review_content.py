@@ -98,9 +98,7 @@ def test_which_charts_a_caution_is_for_is_said_in_words():
         "or an order for blood thinner pills "
         "or an order for blood thinner injections at a treatment dose)"
     )
-    assert said["inr_high"] == (
-        "a latest INR clotting test above 4, at most 30 days old"
-    )
+    assert said["inr_high"] == ("a latest INR clotting test above 4, at most 30 days old")
     assert said["older_no_sedating_antihistamine"] == "age at least 65"
     both = {"all": [{"sex": "F"}, {"age": {"at_least": 18, "below": 50}}]}
     young_woman = TypeAdapter(conditions.Condition).validate_python(both)
