@@ -77,7 +77,16 @@ def main() -> None:
     # Spinning OpenMP threads are ten times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from mimic_qlora.features import boosting, cohort, files, leakage, matrix, page, selection
+    from mimic_qlora.features import (
+        boosting,
+        cohort,
+        files,
+        inputs,
+        leakage,
+        matrix,
+        page,
+        selection,
+    )
     from mimic_qlora.subjects import database
 
     settings = FeatureSettings(
@@ -85,10 +94,10 @@ def main() -> None:
     )
     device = boosting.device(args.device)
     recorded = asdict(settings) | {"device": device}
-    inputs = files.inputs(manifest["id"])
+    depends = inputs.of_step(manifest["id"])
     with (
         ending.told("features", store, ending.Options(args.storage), "features.html"),
-        storage.step_output(store, "features", recorded, inputs, args.force) as out,
+        storage.step_output(store, "features", recorded, depends, args.force) as out,
     ):
         con = database.connect(store, out.path / "cohort")
         people = cohort.gather(con, settings.landmark_hours)

@@ -38,3 +38,13 @@ def one_line(text: str, width: int) -> str:
             kept += character
         text = kept.rstrip() + "…"
     return f'"{text}"'
+
+
+def size(n_bytes: int) -> str:
+    """Return a number of bytes as people read it: "4.2 MB"."""
+    amount, unit = float(n_bytes), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if amount >= 10 or unit == "B" else f"{amount:.1f} {unit}"

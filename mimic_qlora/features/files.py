@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mimic_qlora.chart import visibility
-from mimic_qlora.clinical import content
 from mimic_qlora.display import csv_files, text_tables
 from mimic_qlora.features import columns_file, verdicts
 from mimic_qlora.features.leakage import StrongFeature
@@ -48,18 +46,6 @@ class AblationRow(NamedTuple):
     change: float
     low: float
     high: float
-
-
-def inputs(subjects_id: str) -> dict[str, str]:
-    """Return what step 3 depends on: the manifest id of step 1, and hashes of content files."""
-    package = Path(__file__).parent
-    return {
-        "subjects": subjects_id,
-        "clinical content": content.content_sha256(),
-        "column_roles.csv": files.file_sha256(package / "column_roles.csv"),
-        "plausible_features.csv": files.file_sha256(package / "plausible_features.csv"),
-        "visibility.csv": files.file_sha256(Path(visibility.__file__).with_name("visibility.csv")),
-    }
 
 
 def results(result: Selection, n_patients: int, n_targets: int) -> dict[str, Any]:

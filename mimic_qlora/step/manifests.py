@@ -13,6 +13,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypedDict
 
+from mimic_qlora.step import study
 from mimic_qlora.step.files import digest, file_sha256, read_json, unchanged_sha256
 from mimic_qlora.step.version import VERSION
 
@@ -113,6 +114,7 @@ def finish_manifest(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.time() - started, 1),
         "versions": versions(),
+        **study.facts(),
     }
 
 
@@ -238,4 +240,4 @@ def up_to_date(place: Path, manifest: Manifest) -> dict[str, Any] | None:
     seen = {"settings": found["settings"] | where, "inputs": manifest["inputs"]}
     if "source" in found and "folder" in where:
         seen["source"] = found["source"] | {"folder": where["folder"]}
-    return found | seen
+    return found | seen | study.facts()

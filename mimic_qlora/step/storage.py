@@ -76,7 +76,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     if not path.exists():
         with contextlib.suppress(FileExistsError):  # another step was quicker
             path.mkdir(mode=0o700, parents=True)
-    _check_owner(path)
+    check_owner(path)
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(
             f"the storage folder {path} cannot be written: give another one with --storage"
@@ -85,7 +85,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     return path
 
 
-def _check_owner(path: Path) -> None:
+def check_owner(path: Path) -> None:
     """Raise UserError if the storage folder is another user's, or open to all users' writing."""
     if not hasattr(os, "getuid"):  # Windows has no such modes
         return

@@ -1,5 +1,7 @@
 """Check a study before its first step: what its file names must be there and fit together."""
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -23,10 +25,28 @@ def check(file: StudyFile, store: Path, root: Path) -> None:
 
     `root` is the folder of the scripts.
     """
+    _check_variables(file)
     _check_data(file, store)
     _check_model(file, store)
     _check_recipe(file, root / "recipes")
     _check_plan(file, store, root / "run_files")
+
+
+def _check_variables(file: StudyFile) -> None:
+    """Raise UserError for a path that names a variable of the shell which is not set."""
+    study = file.study
+    paths = {
+        ("storage",): study.storage,
+        ("model",): study.model,
+        ("data", "from"): study.data.source,
+        ("data", "subjects_file"): study.data.subjects_file,
+        ("training", "recipe"): study.training.recipe,
+        ("validation", "plan"): study.validation.plan,
+    }
+    for place, path in paths.items():
+        for name in re.findall(r"\$\{?(\w+)", path or ""):
+            if name not in os.environ:
+                raise file.mistake(f"${name} is not set: `export {name}=...` first", *place)
 
 
 def _check_data(file: StudyFile, store: Path) -> None:

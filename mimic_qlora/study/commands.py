@@ -55,13 +55,13 @@ def of(file: StudyFile, store: Path) -> list[Command]:
     recipe = {"recipe": _recipe(file)} if study.training.recipe else {}
     subjects = study.data.subjects_file
     by_file = {"subjects_file": str(file.near(subjects))} if subjects else {}
-    asking = (*_options(study.asking), "--once", *first, *model)
+    asking = (*options(study.asking), "--once", *first, *model)
     return [
-        Command(1, "subjects", (*_data(file), *_options(study.data, by_file), *place)),
-        Command(2, "summary", (*_options(study.summary), *place)),
-        Command(3, "features", (*_options(study.features), *place)),
-        Command(4, "prompts", (*_options(study.prompts), *model, *place)),
-        Command(5, "adapters", (*_options(study.training, recipe), *model, *place), store / _LOG),
+        Command(1, "subjects", (*_data(file), *options(study.data, by_file), *place)),
+        Command(2, "summary", (*options(study.summary), *place)),
+        Command(3, "features", (*options(study.features), *place)),
+        Command(4, "prompts", (*options(study.prompts), *model, *place)),
+        Command(5, "adapters", (*options(study.training, recipe), *model, *place), store / _LOG),
         Command(6, "qa", (*asking, *place)),
         *(
             Command(7, "validation", (*one, *place))
@@ -109,12 +109,12 @@ def _validation(
     validation = file.study.validation
     if validation.n is not None or not validation.plan:
         trials = () if validation.n is None else (str(validation.n),)
-        yield (*trials, *_options(validation), *runs, *model)
+        yield (*trials, *options(validation), *runs, *model)
     if plan := plan_of(file):
         if not is_frozen(plan, store):
             yield ("--freeze", str(plan))
         by_plan = {"arms": None, "max_new_tokens": None, "seed": None}
-        yield ("--final", *_options(validation.model_copy(update=by_plan)), *model)
+        yield ("--final", *options(validation.model_copy(update=by_plan)), *model)
 
 
 def is_frozen(plan: Path, store: Path) -> bool:
@@ -128,7 +128,7 @@ def frozen_plan(store: Path) -> Path:
     return store / "validation" / "plan.yaml"
 
 
-def _options(section: BaseModel, instead: dict[str, str] | None = None) -> Iterator[str]:
+def options(section: BaseModel, instead: dict[str, str] | None = None) -> Iterator[str]:
     """Yield the options that the fields of a section stand for; `instead` are other values."""
     for name, field in type(section).model_fields.items():
         value = (instead or {}).get(name, getattr(section, name))

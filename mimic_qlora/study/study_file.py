@@ -220,7 +220,7 @@ def read(path: Path) -> StudyFile:
     Raises UserError, with file, line and field, when it cannot be read or holds a mistake.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
         root = yaml.compose(text, yaml.SafeLoader)
         content = yaml.safe_load(text)
         lines = dict(_lines(path, root))

@@ -94,7 +94,7 @@ def open_run(job: Job) -> Run:
     settings = job.settings.identity() | {"base_model": asdict(base)}
     step = f"adapters/{job.run}"
     identity = manifests.new_manifest(step, settings, {"prompts": prompts["id"]})
-    manifest = {**identity, "base_model": asdict(base)}
+    manifest = {**identity, "base_model": asdict(base), "recipe": job.recipe}
     source = subjects["source"]
     place = storage.linked_place(store / step)
     return Run(job, store, place, model, tokenizer, base, source, manifest)

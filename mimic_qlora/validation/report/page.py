@@ -12,7 +12,7 @@ from mimic_qlora.clinical.schema import Question
 from mimic_qlora.display import html
 from mimic_qlora.llm import finding
 from mimic_qlora.qa import session
-from mimic_qlora.step import yaml_files
+from mimic_qlora.step import manifests, yaml_files
 from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.subjects.manifest import data_line
@@ -52,7 +52,9 @@ class Content(NamedTuple):
 def write(path: Path, of: Content) -> None:
     """Write the page."""
     facts = facts_of(of)
-    write_page(path, [f"Model: {facts['model']}; adapter: {facts['runs']}."], of, facts)
+    lead = [f"Model: {facts['model']}; adapter: {facts['runs']}."]
+    lead += [f"{sentence}." for sentence in manifests.study_sentences()]
+    write_page(path, lead, of, facts)
 
 
 def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> None:

@@ -1,0 +1,92 @@
+"""What can be removed: old results in /tmp, folders of dead runs, copies of the embedded model."""
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimic_qlora.llm.embedded import EMBEDDED
+from mimic_qlora.step import storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.study import running_now
+from mimic_qlora.study.state import folder_bytes
+from mimic_qlora.validation import delivery
+
+_RESULTS, _DEAD = "results of step 7 in /tmp", "folders of runs that ended before their time"
+_MODELS = "copies of the embedded model (made again when needed)"
+_LEAST_AGE = 600  # seconds; a run that goes on may be about to write it
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A folder that can be removed; `note` says what is lost with it."""
+
+    kind: str
+    path: Path
+    bytes: int
+    age: float  # seconds since it was changed last
+    note: str = ""
+
+
+def of_storage(store: Path) -> list[Leftover]:
+    """Return what can be removed, of all storage folders in /tmp and of this one elsewhere."""
+    models = _leftovers(_MODELS, [store / "models" / EMBEDDED])
+    return [*_results(), *_dead(store), *models]
+
+
+def _results() -> list[Leftover]:
+    """Return the copies of results in /tmp that are this user's, of whichever storage folder."""
+    temporary = delivery.TEMPORARY or Path(tempfile.gettempdir())
+    return [
+        one
+        for one in _leftovers(_RESULTS, sorted(temporary.glob("mimic_qlora_*")))
+        if one.age > _LEAST_AGE
+    ]
+
+
+def _dead(store: Path) -> list[Leftover]:
+    """Return the partial folders that no run writes any more."""
+    found = []
+    for parent in (store, store / "adapters"):
+        for path in sorted(parent.glob(".*")):
+            name, _, end = path.name[1:].rpartition(".")
+            if end in ("partial", "training") and not running_now.holder(parent / name):
+                note = "what it has done so far; the same command would go on from it"
+                found += _leftovers(_DEAD, [path], note)
+    partial = sorted((store / "validation").glob(".*.partial"))
+    return found + [one for one in _leftovers(_DEAD, partial) if one.age > _LEAST_AGE]
+
+
+def _leftovers(kind: str, paths: list[Path], note: str = "") -> list[Leftover]:
+    """Return the folders of these paths that are this user's own."""
+    found = []
+    for path in paths:
+        try:
+            status = path.lstat()
+        except OSError:
+            continue
+        own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+        if own and path.is_dir() and not path.is_symlink():
+            age = time.time() - status.st_mtime
+            found.append(Leftover(kind, path, folder_bytes(path), age, note))
+    return found
+
+
+def remove(one: Leftover) -> None:
+    """Remove a leftover. Raises UserError if a run has begun to write it, or if it cannot be."""
+    parent, name = one.path.parent, one.path.name[1:].rpartition(".")[0]
+    if one.kind == _DEAD and parent.name != "validation":
+        step = f"adapters/{name}" if parent.name == "adapters" else name
+        with storage.locked(parent / name, step):
+            _remove(one.path)
+    else:
+        _remove(one.path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be removed ({error.strerror})") from None

@@ -1,0 +1,169 @@
+"""The methods section of a paper, as far as the manifests of a storage folder can fill it.
+
+What no manifest knows is left to the authors, in square brackets.
+"""
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mimic_qlora.clinical import content
+from mimic_qlora.llm import embedded
+from mimic_qlora.step import manifests, storage
+from mimic_qlora.step.version import VERSION
+from mimic_qlora.study import runs
+from mimic_qlora.validation import results
+
+_TASKS = {
+    "guidance": "guidance on a symptom",
+    "chart_qa": "questions about the chart",
+    "diagnoses": "the diagnoses of a stay",
+}
+
+
+def text(store: Path) -> str:
+    """Return the section, a paragraph a topic; one whose step is not done says so."""
+    parts: dict[str, Callable[[Path], str]] = {
+        "Data": _data,
+        "Prediction-time columns": _features,
+        "Training and validation records": _prompts,
+        "Model and training": _training,
+        "Evaluation": _evaluation,
+        "Software and availability": _software,
+    }
+    return "\n\n".join(f"{title}. {_told(tell, store)}" for title, tell in parts.items())
+
+
+def _told(tell: Callable[[Path], str], store: Path) -> str:
+    try:
+        return tell(store)
+    except (KeyError, TypeError, ValueError, AttributeError):  # a manifest of another version
+        return "[The manifest does not say: to be filled in.]"
+
+
+def _manifest(store: Path, step: str) -> Mapping[str, Any]:
+    return manifests.read(storage.linked_place(store / step)) or {}
+
+
+def _missing(step: str) -> str:
+    return f"[`{storage.command_for(step)}` has not been run]"
+
+
+def _data(store: Path) -> str:
+    found = _manifest(store, "subjects")
+    source, settings, split = (found.get(key) for key in ("source", "settings", "split"))
+    if not (isinstance(source, dict) and isinstance(settings, dict) and isinstance(split, dict)):
+        return _missing("subjects")
+    named = source["version"]
+    if source["kind"] == "synthetic":
+        named = "a built-in synthetic hospital with the tables of MIMIC-IV (no real patient)"
+    sample = settings.get("sample", 1.0)
+    kept = "" if sample == 1 else f", a {sample:g} sample by seed {settings.get('seed')}"
+    parts = ", ".join(f"{n:,} to {name}" for name, n in split.items())
+    told = (
+        f"We used {named}: {source['patients']:,} patients{kept}. Each patient is in one split "
+        f"alone, drawn by a keyed hash of the identifier: {parts}. "
+    )
+    return told + (_flow(store) or "") + "[Approval and data use agreement: to be filled in.]"
+
+
+def _flow(store: Path) -> str:
+    """Return who was left out, from step 2, with its small counts hidden."""
+    try:
+        with open(store / "summary" / "flow.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        left = [f"{r['left_out']} with {r['because']}" for r in rows if r["left_out"] not in "0"]
+        return f"Left out: {', '.join(left)}; {rows[-1]['n']} remained. " if left else ""
+    except (OSError, KeyError, IndexError, csv.Error):
+        return ""
+
+
+def _features(store: Path) -> str:
+    found = _manifest(store, "features")
+    settings, columns = found.get("settings"), found.get("columns")
+    if not isinstance(settings, dict) or not isinstance(columns, dict):
+        return _missing("features")
+    hours, seeds, margin = (settings[key] for key in ("landmark_hours", "seeds", "margin"))
+    return (
+        f"For {found.get('targets')} target diagnoses, XGBoost models were fitted on what was "
+        f"known {hours:g} hours into the first coded stay of {found.get('patients'):,} patients, "
+        f"{seeds} per target. A column was left out of prompts when it did no better than its "
+        f"shuffled shadow and refits without it ruled out a loss of AUROC of {margin:g}: "
+        f"{columns.get('least', 0)} columns."
+    )
+
+
+def _prompts(store: Path) -> str:
+    found = _manifest(store, "prompts")
+    settings, counts = found.get("settings"), found.get("counts")
+    if not isinstance(settings, dict) or not isinstance(counts, dict):
+        return _missing("prompts")
+    splits = counts.get("splits", {})
+    tasks = " and ".join(_TASKS.get(task, task) for task in settings["tasks"])
+    parts = ", ".join(f"{splits.get(name, 0):,} for {name}" for name in splits)
+    return (
+        f"Records ask for {tasks}: {sum(splits.values()):,} ({parts}), at most "
+        f"{settings['pairs_per_subject']} of a task per patient, each at one time and with what "
+        f"the chart held at it, within {settings['token_budget']} tokens. Gold answers were "
+        f"composed from content files written from public guidance, of which {content.reviewed()}."
+    )
+
+
+def _training(store: Path) -> str:
+    trained = [_manifest(store, f"adapters/{one.run}") for one in runs.of_storage(store)]
+    trained = [one for one in trained if one.get("results") and one.get("settings")]
+    if not trained:
+        return _missing("adapters")
+    first = trained[0]
+    s, base = first["settings"], first["settings"]["base_model"]["name"]
+    said = [
+        f"{base} was held in 4 bits (NF4, double quantisation); LoRA matrices of rank {s['rank']} "
+        f"(alpha {s['alpha']:g}, dropout {s['dropout']:g}) on all linear layers were trained on "
+        f"the answers' tokens: peak learning rate {s['lr']:g} (5% warm-up, then cosine), epochs "
+        f"{s['epochs']:g}, {s['accumulate']} packed rows of {s['batch_tokens']:,} tokens a step, "
+        f"optimizer {s['optimizer']}."
+    ]
+    for one in trained:
+        r, seed = one["results"], one["settings"]["seed"]
+        said.append(
+            f"Seed {seed}: {r['steps']} steps on {r['train_prompts']:,} records; loss on "
+            f"{r['validation_prompts']:,} records of {r['validation_patients']:,} validation "
+            f"patients {r['validation_loss_base']:.3f} (base) and "
+            f"{r['validation_loss_adapter']:.3f} nats a token."
+        )
+    if base == embedded.EMBEDDED_ORIGIN:
+        said.append("[The built-in model is for trying things out, never for results.]")
+    return " ".join(said)
+
+
+def _evaluation(store: Path) -> str:
+    newest, of = results.newest(store), runs.opened(store)
+    if newest is None:
+        return _missing("validation")
+    lines = [line for line in results.read(newest) if line.kind == "trial"]
+    arms = sorted({line.arm for line in lines})
+    n_patients = len({line.subject_id for line in lines})
+    splits = sorted({line.split for line in lines if line.split})
+    plan = f"by a plan frozen before (SHA-256 {of.plan[:12]})" if of.plan else "without a plan"
+    return (
+        f"{len({line.trial for line in lines}):,} trials, pairs of a patient and a curated "
+        f"question, of {n_patients:,} {'/'.join(splits)} patients and "
+        f"{len({line.question_id for line in lines})} questions were answered by {', '.join(arms)} "
+        f"and scored by a rubric, {plan}. Differences are paired by question, with 95% intervals. "
+        f"Looks at validation patients: {of.looks:,}; openings of the test patients: "
+        f"{of.openings:,} (ledger). [Human labels and raters: to be filled in.]"
+    )
+
+
+def _software(store: Path) -> str:
+    versions, study = {}, None
+    for step in ("subjects", *(f"adapters/{one.run}" for one in runs.of_storage(store))):
+        found = _manifest(store, step)
+        versions |= found.get("versions") or {}
+        study = found.get("study") or study
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    told = f"mimic_qlora {VERSION}; {named}."
+    if isinstance(study, dict):
+        told += f" All settings: {study.get('file')} (SHA-256 {str(study.get('sha256'))[:12]})."
+    return told + " [Availability of code and data: to be filled in.]"

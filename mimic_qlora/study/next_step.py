@@ -1,0 +1,124 @@
+"""The next command in a storage folder, with the options that carry over from what is there."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mimic_qlora.features.settings import FeatureSettings
+from mimic_qlora.llm import embedded
+from mimic_qlora.step import ending, manifests, storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.study import commands
+from mimic_qlora.study.state import DONE, RUNNING, StepState
+from mimic_qlora.study.study_file import TASKS, Data, Features, Prompts, Summary, Training
+from mimic_qlora.training import recipes
+from mimic_qlora.training.settings import TrainSettings
+
+_SECTIONS = {
+    "subjects": Data,
+    "summary": Summary,
+    "features": Features,
+    "prompts": Prompts,
+    "adapters": Training,
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "subjects": {"sample": 1.0, "seed": 42},
+    "summary": {"min_cell": 10},
+    "features": asdict(FeatureSettings()),
+    "prompts": {
+        "tasks": list(TASKS),
+        "pairs_per_subject": 2,
+        "token_budget": 700,
+        "landmark_hours": 24,
+        "seed": 42,
+    },
+    "adapters": {f.name: f.default for f in fields(TrainSettings) if f.default is not MISSING},
+}
+_TRIALS = "50"  # of a first look with step 7
+
+
+def command(store: Path, given: str | None, states: Sequence[StepState], root: Path) -> str:
+    """Return the command of the first step that is to do, else of a further run of step 7.
+
+    `given` is the argument --storage, `root` the folder of the scripts. "" while a step runs.
+    """
+    if any(state.state == RUNNING for state in states):
+        return ""
+    trained = any(s.step.startswith("adapters/") and s.state == DONE for s in states)
+    to_do = (
+        state
+        for state in states
+        # with an adapter at hand, what later steps take as it is may stay
+        if state.is_to_do and state.step != "qa" and not (trained and state.holds_for_later)
+    )
+    state = next(to_do, StepState("validation", ""))
+    step = state.step.split("/")[0]
+    model = _model(store, states)
+    run = state.step.partition("/")[2] or None
+    if step == "validation":
+        run = ",".join(s.step.partition("/")[2] for s in states if s.step.startswith("adapters/"))
+    words = [_TRIALS] if step == "validation" else []
+    words += _settings(_manifest(store, state.step), step, root)
+    if step == "adapters" and run not in (None, "default"):
+        words += ["--run", str(run)]
+    words += ending.Options(given, model, run or None).of(step)
+    return " ".join([storage.COMMANDS[step], *map(shlex.quote, words)])
+
+
+def _manifest(store: Path, step: str) -> Mapping[str, Any]:
+    """Return the manifest of a step, or of the run that stopped before it had one."""
+    place = storage.linked_place(store / step)
+    if (found := manifests.read(place)) is not None:
+        return found
+    try:
+        draft = manifests.read_json(place.with_name(f".{place.name}.training") / "draft.json")
+    except (OSError, ValueError):
+        draft = storage.interrupted_run(place)
+    return draft if isinstance(draft, dict) else {}
+
+
+def _model(store: Path, states: Sequence[StepState]) -> str | None:
+    """Return the model that prompts or adapters were made with; None for the embedded one."""
+    for state in states:
+        settings = _manifest(store, state.step).get("settings")
+        if not isinstance(settings, dict) or state.step == "summary":
+            continue
+        base = settings.get("base_model") or {"name": settings.get("model")}
+        name = base.get("name") if isinstance(base, dict) else None
+        if name and name != embedded.EMBEDDED_ORIGIN:
+            return str(name)
+    return None
+
+
+def _settings(manifest: Mapping[str, Any], step: str, root: Path) -> list[str]:
+    """Return the options of the earlier run of a step that are not the defaults."""
+    settings = manifest.get("settings")
+    if step not in _SECTIONS or not isinstance(settings, dict):
+        return []
+    kind, known, words = _SECTIONS[step], dict(_DEFAULTS[step]), []
+    if step == "adapters" and (recipe := manifest.get("recipe")):
+        words = ["--recipe", str(recipe)]
+        try:
+            known |= recipes.read_recipe(str(recipe), root / "recipes").model_dump()
+        except UserError:  # the file is gone: all that it gave is in the settings
+            words = []
+    folder = settings.get("folder")
+    chosen = {
+        name: value
+        for name, value in settings.items()
+        if name in kind.model_fields
+        and value not in (None, False, known.get(name))
+        and name not in ("model", "device")
+    }
+    if step == "subjects":
+        is_synthetic = not folder or Path(str(folder)).name == "synthetic"
+        words = [] if is_synthetic else ["--mimic-dir", str(folder)]
+        chosen["from"] = "synthetic"
+    try:
+        return [*words, *commands.options(kind.model_validate(chosen))]
+    except ValidationError:  # of another version, or edited
+        return words

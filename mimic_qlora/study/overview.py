@@ -1,0 +1,225 @@
+"""All that status.py tells of a storage folder, as data and as lines for a terminal."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mimic_qlora.display import text_tables
+from mimic_qlora.display.cells import Row
+from mimic_qlora.display.text import size
+from mimic_qlora.step import manifests, storage, terminal
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.study import leftovers, next_step, runs, state
+from mimic_qlora.study.leftovers import Leftover
+from mimic_qlora.study.runs import Opened, TrainedRun
+from mimic_qlora.study.state import StepState
+from mimic_qlora.subjects.manifest import data_line
+
+_FULL = 100 << 20  # bytes free, below which a disk is called full
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The data of step 1; `line` is the sentence that each step begins with."""
+
+    line: str = ""
+    kind: str = ""
+    version: str = ""
+    folder: str = ""
+    folder_is_there: bool = True
+    patients: int = 0
+    split: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What is in a storage folder. Sizes are in bytes, `next` is a command or ""."""
+
+    storage: str
+    writable: bool
+    bytes: int
+    free: int
+    data: DataFacts
+    steps: Sequence[StepState]
+    runs: Sequence[TrainedRun]
+    ledger: Opened
+    leftovers: Sequence[Leftover]
+    studies: dict[str, str]  # step -> name and hash of the study file that last ran it
+    next: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs, with the size of each step's folder."""
+        return asdict(self) | {
+            "leftovers": [{**asdict(one), "path": str(one.path)} for one in self.leftovers]
+        }
+
+
+def of_storage(store: Path, given: str | None, root: Path, writable: bool) -> Overview:
+    """Return what is in a storage folder. Nothing in it is changed."""
+    prompt = (root / "run_files" / "system_prompt.txt").read_text(encoding="utf-8").strip()
+    states = state.of_storage(store, prompt)
+    return Overview(
+        storage=str(store),
+        writable=writable,
+        bytes=state.folder_bytes(store),
+        free=shutil.disk_usage(store).free,
+        data=_data(store),
+        steps=states,
+        runs=runs.of_storage(store),
+        ledger=runs.opened(store),
+        leftovers=leftovers.of_storage(store),
+        studies=_studies(store, states),
+        next=next_step.command(store, given, states, root),
+    )
+
+
+def _data(store: Path) -> DataFacts:
+    manifest = manifests.read(storage.linked_place(store / "subjects")) or {}
+    source, split = manifest.get("source"), manifest.get("split")
+    try:
+        line = data_line(source)  # type: ignore[arg-type]
+        folder = str(source["folder"])  # type: ignore[index]
+        return DataFacts(
+            line=line,
+            kind=str(source["kind"]),  # type: ignore[index]
+            version=str(source["version"]),  # type: ignore[index]
+            folder=folder,
+            folder_is_there=Path(folder).is_dir(),
+            patients=int(source["patients"]),  # type: ignore[index]
+            split=split if isinstance(split, dict) else None,
+        )
+    except (KeyError, TypeError, ValueError):  # nothing converted, or the manifest is damaged
+        return DataFacts()
+
+
+def _studies(store: Path, states: Sequence[StepState]) -> dict[str, str]:
+    found = {}
+    for one in states:
+        study = (manifests.read(storage.linked_place(store / one.step)) or {}).get("study")
+        if isinstance(study, dict):
+            found[one.step] = f"{study.get('file')} {str(study.get('sha256'))[:12]}"
+    return found
+
+
+# ---------------------------------------------------------------- for a terminal
+
+
+def lines(found: Overview) -> list[str]:
+    """Return the overview as lines for the terminal, folded to its width."""
+    told = [*_head(found), "", text_tables.text_table([_step(one) for one in found.steps])]
+    whys = [one.why for one in found.steps if one.why and one.number < 6]
+    for why in dict.fromkeys(whys):
+        told.append(f"{', '.join(one.step for one in found.steps if one.why == why)}: {why}")
+    if found.runs:
+        told.append(text_tables.text_table([_trained(one) for one in found.runs], "Adapters"))
+    told += ["", *_ledger(found.ledger)]
+    if found.studies:
+        named = sorted({*found.studies.values()})
+        told.append(f"Study: {', '.join(named)} (last in {', '.join(found.studies)})")
+    if found.leftovers:
+        n, total = len(found.leftovers), sum(one.bytes for one in found.leftovers)
+        told.append(f"Leftovers: {n} folders, {size(total)} (--clean lists and removes them)")
+    return [terminal.fitted(line, terminal.width()) for line in told] + ["", *_next(found)]
+
+
+def _head(found: Overview) -> list[str]:
+    free = f"{size(found.free)} free on its disk"
+    if found.free < _FULL:
+        free = f"its disk is FULL: {free}"
+    told = [f"Storage: {found.storage}, {size(found.bytes)}; {free}"]
+    if not found.writable:
+        told.append("It is read-only for you: no step can write there")
+    data = found.data
+    if not data.line:
+        return [*told, "Data: none converted yet"]
+    split = ", ".join(f"{n:,} {name}" for name, n in (data.split or {}).items())
+    told.append(f"{data.line} ({split})")
+    if not data.folder_is_there:
+        told.append(f"{data.folder} is not there any more: only step 1 would need it")
+    return told
+
+
+def _step(one: StepState) -> Row:
+    return {
+        "step": str(one.number),
+        "folder": one.step,
+        "state": one.state,
+        "finished": one.finished[:16].replace("T", " "),
+        "size": size(one.bytes) if one.bytes else "",
+        "what": one.why if one.number > 5 else "",
+    }
+
+
+def _trained(one: TrainedRun) -> Row:
+    return {
+        "run": one.run,
+        "seed": "" if one.seed is None else str(one.seed),
+        "base loss": one.base_loss,
+        "loss": one.loss,
+        "bits a byte": one.bits_per_byte,
+        "steps": one.steps,
+        "recipe": one.recipe,
+        "looks": one.looks,
+        "opened": one.openings,
+        "model": one.model.rpartition("/")[2],
+    }
+
+
+def _ledger(of: Opened) -> list[str]:
+    if of.fault:
+        return [f"Ledger: {of.fault}"]
+    plan = f"plan {of.plan[:12]} frozen" if of.plan else "no plan frozen"
+    opened = f"opened {_times(of.openings)}" if of.openings else "never opened"
+    looks = f"{of.looks:,} look{'s' * (of.looks != 1)} at validation patients"
+    told = [f"Ledger: {plan}, {looks}, test patients {opened}"]
+    if of.last_results:
+        told.append(f"Newest results: {of.last_results}")
+    return told
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n:,} times"
+
+
+def _next(found: Overview) -> list[str]:
+    if not found.next:
+        return ["Next: wait for the step that runs"]
+    return ["Next:", terminal.pasteable(found.next)]
+
+
+# ---------------------------------------------------------------- cleaning
+
+
+def clean(found: Sequence[Leftover], ask: Callable[[str], bool]) -> str:
+    """Remove the leftovers of each kind that `ask` agrees to. Returns what was removed."""
+    removed, freed, faults = 0, 0, []
+    for kind in dict.fromkeys(one.kind for one in found):
+        of_kind = [one for one in found if one.kind == kind]
+        rows: list[Row] = [
+            {"folder": str(o.path), "size": size(o.bytes), "age": age(o.age), "lost": o.note}
+            for o in of_kind
+        ]
+        shown = [{k: v for k, v in row.items() if v or k != "lost"} for row in rows]
+        print(text_tables.text_table(shown, f"\n{kind.capitalize()}"))
+        total = sum(one.bytes for one in of_kind)
+        if not ask(f"Remove these {len(of_kind)} ({size(total)})? [y/N] "):
+            continue
+        for one in of_kind:
+            try:
+                leftovers.remove(one)
+                removed, freed = removed + 1, freed + one.bytes
+            except UserError as error:
+                faults.append(str(error))
+    told = f"Removed {removed:,} of {len(found):,} folders, {size(freed)}"
+    return "\n".join([*faults, told])
+
+
+def age(seconds: float) -> str:
+    """Return an age as people read it: "3 days"."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            n = int(seconds // length)
+            return f"{n:,} {unit}{'s' * (n != 1)}"
+    return "now"

@@ -1,0 +1,119 @@
+"""The files of a paper: Table 1 as CSV and LaTeX, the forest plot as SVG and PDF, the methods."""
+
+import csv
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimic_qlora.display import plots
+from mimic_qlora.step import files, storage
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.study import methods
+from mimic_qlora.validation import results
+from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.report import forest
+from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.statistics import Difference
+from mimic_qlora.validation.trial_results import APART
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = {"better": plots.BLUE, "worse": plots.ORANGE, "open": plots.GREY}
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": "$<$", ">": "$>$"}
+
+
+def write(store: Path, folder: Path) -> list[Path]:
+    """Write all files into a folder and return them.
+
+    Raises UserError when step 2 or step 7 has left nothing yet.
+    """
+    rows = _table1(store)
+    comparison = _comparison(store)
+    files.private_folder(folder)
+    shutil.copyfile(store / "summary" / "table1.csv", folder / "table1.csv")
+    (folder / "table1.tex").write_text("\n".join(latex(rows)) + "\n", encoding="utf-8")
+    drawn = draw(forest.of(comparison))
+    for name in ("forest.svg", "forest.pdf"):
+        date = {"Date": None} if name.endswith("svg") else {"CreationDate": None}
+        drawn.savefig(folder / name, metadata=date)
+    (folder / "methods.txt").write_text(methods.text(store) + "\n", encoding="utf-8")
+    names = ("table1.csv", "table1.tex", "forest.svg", "forest.pdf", "methods.txt")
+    return [folder / name for name in names]
+
+
+def _table1(store: Path) -> list[list[str]]:
+    storage.verified_manifest(store, "summary")
+    path = store / "summary" / "table1.csv"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the data has no stays, so there is no Table 1")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.reader(file))
+
+
+def _comparison(store: Path) -> Comparison:
+    """Return the comparison of the newest results. Raises UserError where there are none."""
+    newest = results.newest(store)
+    if newest is None:
+        raise UserError(f"{store / 'validation'} has no results: run step 7 first")
+    path = newest / "summary.csv"
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = {row["metric"]: row for row in csv.DictReader(file)}
+        found = {name: Difference(*_numbers(row)) for name, row in rows.items()}
+    except (OSError, KeyError, ValueError, TypeError):
+        raise UserError(f"{path} cannot be read: run step 7 again") from None
+    known = dict(rubric.METRICS) | dict(APART)
+    metrics = {name: known[name] for name in found if name in known}
+    return Comparison(found, {}, metrics)
+
+
+def _numbers(row: dict[str, str]) -> "Iterator[float | int | None]":
+    """Yield the fields of a Difference from a row of summary.csv."""
+    for name in Difference._fields:
+        whole = name in ("trials", "questions", "patients")
+        yield int(row[name]) if whole else (float(row[name]) if row[name] else None)
+
+
+def latex(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table for LaTeX's booktabs; blanks in front indent a level."""
+    yield "% needs \\usepackage{booktabs}"
+    yield f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
+    yield "\\toprule"
+    for number, row in enumerate(rows):
+        indent = "\\quad " if row[0].startswith(" ") else ""
+        yield indent + " & ".join(escaped(cell.strip()) for cell in row) + r" \\"
+        if number == 0:
+            yield "\\midrule"
+    yield "\\bottomrule"
+    yield "\\end{tabular}"
+
+
+def escaped(cell: str) -> str:
+    """Return a text that LaTeX sets as it stands."""
+    return re.sub(r"[\\~^&%$#_{}<>]", lambda found: _LATEX[found[0]], cell)
+
+
+def draw(of: forest.Forest) -> "Figure":
+    """Return the forest plot; right is better for every metric."""
+    figure, axes = plots.figure(0.9 + 0.24 * max(1, len(of.lines)))
+    for row, line in enumerate(of.lines):
+        colour = _COLOURS[line.kind]
+        axes.plot([line.low, line.high], [row, row], color=colour, linewidth=2)
+        axes.plot([line.mean], [row], marker="s", color=colour, markersize=5)
+        axes.annotate(
+            line.numbers,
+            (1.01, row),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+        )
+    plots.name_lines(axes, [line.label for line in of.lines])
+    axes.axvline((forest.LEFT + forest.RIGHT) / 2, color=plots.INK, linewidth=0.8)
+    axes.set_xlim(0, 100)
+    axes.set_xticks([tick.place for tick in of.ticks], [tick.text for tick in of.ticks])
+    axes.set_xlabel("difference with its 95% interval; right is better for the adapter")
+    return figure

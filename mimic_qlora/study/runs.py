@@ -1,0 +1,99 @@
+"""The adapters of a storage folder, and what was asked of them: results, looks, openings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimic_qlora.step import manifests
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.validation import ledger, results
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """An adapter of step 5; losses in nats per supervised token, on the validation patients."""
+
+    run: str
+    model: str
+    recipe: str  # "" in manifests of earlier versions
+    seed: int | None
+    steps: int | None
+    base_loss: float | None
+    loss: float | None
+    bits_per_byte: float | None
+    looks: int = 0  # at validation patients, with this adapter
+    openings: int = 0  # of the test patients
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the ledger holds, counted; `fault` is a sentence where it cannot be read."""
+
+    plan: str = ""  # SHA-256 of the plan that was frozen last
+    frozen: int = 0
+    looks: int = 0
+    openings: int = 0
+    results: int = 0
+    last_results: str = ""  # the newest folder of results
+    fault: str = ""
+
+
+def of_storage(store: Path) -> list[TrainedRun]:
+    """Return the adapters whose manifests can be read, by name."""
+    entries = _entries(store)
+    found = []
+    for place in sorted((store / "adapters").glob("[!.]*")):
+        manifest = manifests.read(place)
+        if manifest is not None:
+            found.append(_run(place.name, manifest, entries))
+    return found
+
+
+def _entries(store: Path) -> list[ledger.Entry]:
+    try:
+        return ledger.ledger(store)
+    except (UserError, OSError):
+        return []
+
+
+def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry]) -> TrainedRun:
+    settings, result = _part(manifest, "settings"), _part(manifest, "results")
+    of_run = [e["event"] for e in entries if name in (e.get("adapters") or {})]
+    return TrainedRun(
+        run=name,
+        model=str(_part(manifest, "base_model").get("name", "")),
+        recipe=str(manifest.get("recipe", "")),
+        seed=settings.get("seed"),
+        steps=result.get("steps"),
+        base_loss=result.get("validation_loss_base"),
+        loss=result.get("validation_loss_adapter"),
+        bits_per_byte=(_part(result, "bits_per_byte").get("adapter") or [None])[0],
+        looks=of_run.count("looked"),
+        openings=of_run.count("opened"),
+    )
+
+
+def _part(found: Mapping[str, Any], key: str) -> dict[str, Any]:
+    part = found.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def opened(store: Path) -> Opened:
+    """Return what was frozen, looked at and opened."""
+    made = results.in_order(store)
+    last = str(made[-1]) if made else ""
+    try:
+        entries = ledger.ledger(store)
+    except (UserError, OSError) as error:
+        return Opened(results=len(made), last_results=last, fault=str(error))
+    events = [entry["event"] for entry in entries]
+    plans = [entry["plan_sha256"] for entry in entries if entry["event"] == "frozen"]
+    return Opened(
+        plan=plans[-1] if plans else "",
+        frozen=len(plans),
+        looks=events.count("looked"),
+        openings=events.count("opened"),
+        results=len(made),
+        last_results=last,
+    )

@@ -1,0 +1,45 @@
+"""The study under which a step runs: its manifest has the file, also when nothing is new."""
+
+import pytest
+
+from mimic_qlora.step import manifests, storage, study
+from mimic_qlora.step.errors import UpToDate
+
+TEXT = "data:\r\n  from: synthetic\r\n"
+
+
+def write(store, word="x"):
+    with storage.step_output(store, "summary", {}, {}) as out:
+        (out.path / "a.txt").write_text(word)
+
+
+def test_a_manifest_names_the_study_and_the_content_s_id_does_not_depend_on_it(
+    tmp_path, monkeypatch
+):
+    write(tmp_path / "plain")
+    ((variable, path),) = study.keep(tmp_path / "s", "my study.yaml", TEXT).items()
+    monkeypatch.setenv(variable, path)
+    write(tmp_path / "s")
+    found = manifests.read(tmp_path / "s" / "summary")
+    assert found["study"]["file"] == "my study.yaml" and found["study"]["text"] == TEXT
+    assert found["study"]["sha256"] in study.sentences()[0]
+    assert found["id"] == manifests.read(tmp_path / "plain" / "summary")["id"]
+    other = study.keep(tmp_path / "s", "other.yaml", "b: 2\n")
+    monkeypatch.setenv(variable, other[variable])
+    with pytest.raises(UpToDate):
+        write(tmp_path / "s")
+    assert manifests.read(tmp_path / "s" / "summary")["study"]["file"] == "other.yaml"
+
+
+def test_without_a_study_or_with_one_that_is_gone_nothing_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv(study.VARIABLE, raising=False)
+    assert study.facts() == {} and study.sentences() == []
+    monkeypatch.setenv(study.VARIABLE, str(tmp_path / "gone.yaml"))
+    assert study.facts() == {}
+
+
+def test_a_copy_is_private_and_kept_once(tmp_path):
+    first = study.keep(tmp_path, "a.yaml", TEXT)
+    assert study.keep(tmp_path, "a.yaml", TEXT) == first
+    (path,) = (tmp_path / "studies").iterdir()
+    assert path.stat().st_mode & 0o077 == 0 and path.read_bytes() == TEXT.encode()

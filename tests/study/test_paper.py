@@ -1,0 +1,100 @@
+"""--methods and --paper: what the manifests know, and the files of a paper."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers.scripts import run_here
+from mimic_qlora.display import csv_files
+from mimic_qlora.step import storage
+from mimic_qlora.study import paper
+from mimic_qlora.validation import results
+from mimic_qlora.validation.statistics import Difference
+
+TABLE = [
+    {"characteristic": "Patients", "overall": "241", "train": "194"},
+    {"characteristic": "  F & M_1 {x}", "overall": "138 (57%)", "train": "<10"},
+]
+SOURCE = {"kind": "mimic", "version": "MIMIC-IV 2.2", "patients": 1000, "folder": "/x"}
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    """A storage folder with what a paper takes of steps 1, 2 and 7."""
+    store = tmp_path / "storage"
+    store.mkdir(mode=0o700)
+    with storage.step_output(store, "subjects", {"sample": 0.1, "seed": 5}, {}) as out:
+        out.facts |= {"source": SOURCE, "split": {"train": 800, "validation": 100, "test": 100}}
+    ids = {"subjects": storage.verified_manifest(store, "subjects")["id"]}
+    with storage.step_output(store, "summary", {}, ids) as out:
+        csv_files.write(out.path / "table1.csv", TABLE)
+        stages = [{"patients": "in", "n": 9, "left_out": "<10", "because": "no stay"}]
+        stages += [{"patients": "left", "n": 8, "left_out": "", "because": ""}]
+        csv_files.write(out.path / "flow.csv", stages)
+    made = store / "validation" / "20260101-000000-a"
+    made.mkdir(parents=True)
+    asked = {"question_id": "q", "messages": [], "answer": "a", "split": "validation"}
+    results.write(
+        made,
+        [
+            results.Line(trial=n, kind="trial", arm=arm, subject_id=n, **asked)
+            for n in (1, 2)
+            for arm in ("base", "adapter")
+        ],
+    )
+    found = Difference(0.1, 0.4, 0.3, 0.1, 0.5, 1.0, 0.01, 2, 1, 2)
+    without = Difference(0.0, 0.0, 0.0, None, None, None, None, 2, 1, 2)
+    rows = [
+        {"metric": name, "higher_is_better": True, **difference._asdict(), "p_holm": None}
+        for name, difference in (("rubric", found), ("harmful", found), ("red_flags", without))
+    ]
+    csv_files.write(made / "summary.csv", rows)
+    return store
+
+
+def status(store, *args):
+    return run_here("run_files/status.py", *args, storage=store)
+
+
+def test_the_files_of_a_paper_are_written_and_drawn_the_same_twice(store, tmp_path):
+    done = status(store, "--paper", tmp_path / "paper")
+    assert done.returncode == 0, done.stderr
+    assert [Path(line).name for line in done.stdout.split()] == [
+        "table1.csv",
+        "table1.tex",
+        "forest.svg",
+        "forest.pdf",
+        "methods.txt",
+    ]
+    table = (tmp_path / "paper" / "table1.tex").read_text()
+    assert r"\quad F \& M\_1 \{x\} & 138 (57\%) & $<$10 \\" in table
+    assert (tmp_path / "paper" / "forest.pdf").read_bytes().startswith(b"%PDF")
+    drawn = (tmp_path / "paper" / "forest.svg").read_bytes()
+    assert b"<svg" in drawn
+    status(store, "--paper", tmp_path / "again")
+    assert (tmp_path / "again" / "forest.svg").read_bytes() == drawn
+
+
+def test_the_plot_has_the_metrics_with_an_interval_and_right_is_better(store):
+    axes = paper.draw(paper.forest.of(paper._comparison(store))).axes[0]
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert names[0] == "the rubric" and names[1].endswith("(less is better)") and len(names) == 2
+    means = [line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() == "s"]
+    assert means[0] > 50 > means[1]
+
+
+def test_methods_tell_what_manifests_know_and_leave_the_rest_open(store):
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert "We used MIMIC-IV 2.2: 1,000 patients, a 0.1 sample by seed 5" in said
+    assert "800 to train, 100 to validation" in said and "Left out: <10 with no stay; 8" in said
+    assert "[`python train_qlora.py` has not been run]" in said
+    assert "2 trials" in said and "of 2 validation patients and 1 questions" in said
+    assert "without a plan" in said and "[Human labels" in said
+
+
+def test_without_results_one_sentence_says_what_to_run(store, tmp_path):
+    for path in (store / "validation").glob("*/results.jsonl"):
+        path.unlink()
+    done = status(store, "--paper", tmp_path / "paper")
+    assert done.returncode == 2 and "run step 7 first" in done.stderr
+    assert not (tmp_path / "paper").exists()

@@ -1,0 +1,254 @@
+"""status.py: the state of a storage folder in words and as JSON, and what --clean removes.
+
+The folders are written by the writers of the steps, with small files in place of their content.
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from helpers.paths import ROOT
+from helpers.scripts import run_here
+from mimic_qlora.clinical import content
+from mimic_qlora.features import inputs as feature_inputs
+from mimic_qlora.prompts import records
+from mimic_qlora.step import storage
+from mimic_qlora.study import leftovers, overview, running_now
+from mimic_qlora.validation import delivery, ledger
+
+PROMPT = (ROOT / "run_files" / "system_prompt.txt").read_text(encoding="utf-8").strip()
+SOURCE = {"kind": "mimic", "version": "MIMIC-IV 2.2", "patients": 60, "unexpected": []}
+SETTINGS = {
+    "subjects": {"sample": 0.5, "seed": 42, "subjects_file": None},
+    "features": {"seeds": 3, "margin": 0.01},
+    "prompts": {"tasks": ["guidance"], "token_budget": 700, "model": "meta/L"},
+    "adapters/default": {"lr": 0.001, "seed": 7, "base_model": {"name": "meta/L"}},
+}
+RESULTS = {"validation_loss_base": 3.0, "validation_loss_adapter": 1.5, "steps": 33}
+
+
+def write(store: Path, step: str, word: str = "") -> None:
+    """Write a step's folder as the step does; another `word` is other content."""
+    ids = {
+        name: storage.verified_manifest(store, name)["id"]
+        for name in {
+            "subjects": (),
+            "summary": ("subjects",),
+            "features": ("subjects",),
+            "prompts": ("subjects", "features"),
+        }.get(step, ("prompts",))
+    }
+    if step == "summary":
+        ids["clinical content"] = content.content_sha256()
+    elif step == "features":
+        ids |= feature_inputs.of_step(ids["subjects"])
+    elif step == "prompts":
+        ids["clinical_content"] = records.content_sha256(PROMPT)
+    settings = dict(SETTINGS.get(step, {}))
+    if step == "subjects":
+        settings["folder"] = str(store.parent / "mimic")
+    with storage.step_output(store, step, settings, ids, force=True) as out:
+        (out.path / "content.txt").write_text(f"{step} {word}")
+        if step == "subjects":
+            source = SOURCE | {"folder": settings["folder"]}
+            out.facts |= {"source": source, "split": {"train": 48, "validation": 6, "test": 6}}
+        if step.startswith("adapters"):
+            name = {"base_model": {"name": "meta/L"}}
+            out.facts |= {"results": RESULTS, "recipe": "cpu"} | name
+
+
+@pytest.fixture
+def whole(tmp_path, monkeypatch):
+    """A storage folder in which steps 1 to 5 are done, and an empty folder in place of /tmp."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(delivery, "TEMPORARY", tmp_path / "tmp")
+    (tmp_path / "mimic").mkdir()
+    store = tmp_path / "storage"
+    store.mkdir(mode=0o700)
+    for step in ("subjects", "summary", "features", "prompts", "adapters/default"):
+        write(store, step)
+    return store
+
+
+def look(store: Path, *args: str) -> SimpleNamespace:
+    """Return what status.py says of a folder: its text, and the same as data."""
+    done = run_here("run_files/status.py", *args, storage=store)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(run_here("run_files/status.py", "--json", *args, storage=store).stdout)
+    states = {step["step"]: step["state"] for step in data["steps"]}
+    return SimpleNamespace(text=" ".join(done.stdout.split()), states=states, **data)
+
+
+def test_an_empty_folder_says_so_and_names_step_1(tmp_path):
+    (tmp_path / "storage").mkdir(mode=0o700)
+    said = look(tmp_path / "storage")
+    assert set(said.states.values()) == {"missing"} and "none converted yet" in said.text
+    assert said.next == "python convert_to_jsonl.py"
+
+
+def test_what_is_done_is_told_with_losses_and_the_next_command(whole):
+    said = look(whole)
+    assert [said.states[step] for step in (*SETTINGS, "validation")] == ["done"] * 4 + ["missing"]
+    assert said.next == "cd run_files && ./run.sh 50 --model meta/L"
+    assert "48 train, 6 validation, 6 test" in said.text and "MIMIC-IV 2.2" in said.text
+    (run,) = said.runs
+    assert (run["seed"], run["loss"], run["recipe"], run["steps"]) == (7, 1.5, "cpu", 33)
+    assert "3.00 1.50" in said.text
+
+
+def test_half_done_the_next_step_carries_model_and_settings_over(whole):
+    shutil.rmtree(whole / "adapters")
+    assert look(whole).next == "python train_qlora.py --model meta/L"
+    shutil.rmtree(whole / "features")
+    said = look(whole)
+    assert said.states["features"] == "missing" and said.states["prompts"] == "stale"
+    assert "rests on features, which is missing" in said.text
+    assert said.next == "python feature_select_xgb_columns.py"
+
+
+def test_stale_by_content_names_the_older_step_and_its_own_settings(whole):
+    write(whole, "features", "other")
+    said = look(whole)
+    assert said.states["prompts"] == said.states["adapters/default"] == "stale"
+    assert "prompts: made from an older features" in said.text
+    assert "adapters/default: rests on prompts, which is stale" in said.text
+    command = "python make_symptom_prompts_ctx_dxpx.py --tasks guidance --model meta/L"
+    assert said.next == command
+    assert look(whole, "--storage", str(whole)).next == command  # that is the default here
+
+
+def test_stale_by_software_and_by_content_files_does_not_stop_later_steps(whole, monkeypatch):
+    monkeypatch.setattr(content, "content_sha256", lambda: "other")
+    said = look(whole)
+    assert said.states["summary"] == said.states["prompts"] == "stale"
+    assert said.states["adapters/default"] == "done" and "later steps take it" in said.text
+    assert "run.sh" in said.next
+    monkeypatch.undo()
+    path = whole / "summary" / "manifest.json"
+    path.write_text(path.read_text().replace('"software": "', '"software": "0.0.'))
+    assert "summary: made by version 0.0." in look(whole).text
+
+
+def test_a_moved_folder_stays_done_and_names_mimic_where_it_was(whole, tmp_path):
+    (tmp_path / "mimic").rmdir()
+    moved = whole.rename(tmp_path / "moved")
+    said = look(moved)
+    assert said.states["adapters/default"] == "done"
+    assert f"{tmp_path}/mimic is not there any more" in said.text
+
+
+def test_a_read_only_folder_can_be_looked_at(whole, monkeypatch):
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+    before = sorted(whole.rglob("*"))
+    assert "It is read-only for you" in look(whole).text
+    assert sorted(whole.rglob("*")) == before
+
+
+@pytest.mark.skipif(not running_now._LOCKS.exists(), reason="no list of locks on this system")
+def test_a_step_that_runs_is_told_with_its_process(whole):
+    with storage.locked(whole / "features", "features"):
+        said = look(whole)
+        assert said.states["features"] == "running" and f"process {os.getpid()}" in said.text
+        assert said.next == "" and "wait for the step that runs" in said.text
+    assert look(whole).states["features"] == "done"
+    (whole / ".features.lock.held").write_text("71\nnode3\n")
+    assert "process 71 on the host node3 writes it anew" in look(whole).text
+
+
+def test_a_run_that_stopped_is_told_and_goes_on_with_its_own_settings(whole):
+    work = whole / "adapters" / ".default.training"
+    (whole / "adapters" / "default").rename(work)
+    (work / "manifest.json").rename(work / "draft.json")
+    (work / "checkpoint-12").mkdir()
+    said = look(whole)
+    assert said.states["adapters/default"] == "stopped" and "after step 12" in said.text
+    assert said.next == "python train_qlora.py --recipe cpu --seed 7 --model meta/L"
+    (whole / ".subjects.partial").mkdir()
+    shutil.rmtree(whole / "subjects")
+    assert look(whole).states["subjects"] == "stopped"
+
+
+def test_another_user_s_folder_is_refused(whole):
+    if os.getuid():
+        pytest.skip("only root can give a folder away")
+    os.chown(whole, 12345, -1)
+    done = run_here("run_files/status.py", storage=whole)
+    assert done.returncode == 2 and "belongs to another user" in done.stderr
+
+
+def test_damaged_files_and_manifests_are_told(whole):
+    (whole / "prompts" / "content.txt").write_text("edited")
+    (whole / "summary" / "manifest.json").write_text("{")
+    said = look(whole)
+    assert said.states["prompts"] == said.states["summary"] == "damaged"
+    assert "content.txt is missing or was changed" in said.text
+    assert "rests on prompts, which is damaged" in said.text
+    (whole / "subjects" / "manifest.json").write_text('{"source": 3, "files": 7}')
+    assert look(whole).states["subjects"] == "damaged"
+
+
+def test_a_full_disk_is_told(whole, monkeypatch):
+    full = SimpleNamespace(total=1, used=1, free=7000)
+    monkeypatch.setattr(overview.shutil, "disk_usage", lambda path: full)
+    assert "its disk is FULL: 7.0 kB free" in look(whole).text
+
+
+def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
+    ledger.enter(whole, "frozen", plan_sha256="abc")
+    ledger.looked(whole, {"default": "w"}, {"n": 3})
+    ledger.opening(whole, "abc", {"default": "w"})
+    said = look(whole)
+    assert "plan abc frozen, 1 look at validation patients, test patients opened once" in said.text
+    assert (said.runs[0]["looks"], said.runs[0]["openings"]) == (1, 1)
+    path = ledger.path_of(whole)
+    path.write_text(path.read_text().replace("looked", "locked"))
+    assert "was edited at line" in look(whole).text
+
+
+def test_no_folder_is_one_sentence(tmp_path):
+    done = run_here("run_files/status.py", storage=tmp_path / "nowhere")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "there is no storage folder" in done.stderr and not (tmp_path / "nowhere").exists()
+
+
+def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path):
+    old = tmp_path / "tmp" / "mimic_qlora_old"
+    young = tmp_path / "tmp" / "mimic_qlora_young"
+    for folder in (old, young, whole / "models" / "SmolLM2-135M-Instruct"):
+        folder.mkdir(parents=True)
+        (folder / "output.csv").write_text("x" * 1000)
+    os.utime(old, (0, time.time() - 90_000))
+    partial, running = whole / ".summary.partial", whole / ".features.partial"
+    partial.mkdir()
+    running.mkdir()
+    (tmp_path / "tmp" / "mimic_qlora_link").symlink_to(whole)
+    with storage.locked(whole / "features", "features"):
+        found = leftovers.of_storage(whole)
+    names = {one.path.name for one in found}
+    assert names == {"mimic_qlora_old", ".summary.partial", "SmolLM2-135M-Instruct"}
+    said = overview.clean(found, lambda question: "1.0 kB" in question)
+    assert said == "Removed 2 of 3 folders, 2.0 kB"
+    assert partial.exists() and young.exists() and not old.exists()
+    assert overview.clean(leftovers.of_storage(whole), lambda question: True).startswith(
+        "Removed 2 of 2"
+    )
+    assert sorted(path.name for path in whole.glob(".*.partial")) == []
+
+
+def test_clean_does_not_take_what_a_run_has_begun_to_write(whole):
+    (whole / ".summary.partial").mkdir()
+    found = leftovers.of_storage(whole)
+    with storage.locked(whole / "summary", "summary"):
+        said = overview.clean(found, lambda question: True)
+    assert "another run of" in said and (whole / ".summary.partial").exists()
+
+
+def test_clean_without_a_terminal_removes_nothing(whole):
+    done = run_here("run_files/status.py", "--clean", storage=whole)
+    assert done.returncode == 2 and "asks before it removes" in done.stderr
