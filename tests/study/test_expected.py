@@ -1,4 +1,4 @@
-"""What a study is expected to take: it follows sample, seeds and model, and says what is computed."""
+"""What a study is expected to take follows sample, seeds and model, and says what is computed."""
 
 import json
 
