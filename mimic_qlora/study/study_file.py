@@ -4,6 +4,7 @@ A section for each step, named for what it makes. A field is an option of the st
 `_` for `-`; one that is left out has the script's default.
 """
 
+import difflib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -288,11 +289,13 @@ def _in_words(path: Path, lines: Mapping[Path_, int], error: ValidationError) ->
     first, place = min(errors, key=lambda one: lines.get(one[1], 0))
     known = Study if len(place) == 1 else _section(str(place[0]))
     names = ", ".join(field.alias or name for name, field in known.model_fields.items())
+    near = difflib.get_close_matches(str(place[-1]), names.split(", "), n=1)
+    instead = f"did you mean {near[0]}?" if near else f"the settings here are {names}"
     reasons = {
-        "extra_forbidden": f"is not a setting here, which are {names}",
+        "extra_forbidden": f"is no setting; {instead}",
         "missing": "is missing: give it",
         "model_type": "must be a group of settings, one a line under it",
-        "invalid_key": f"is not a setting here, which are {names}",
+        "invalid_key": f"is no setting; {instead}",
     }
     what = reasons.get(first["type"], first["msg"].removeprefix("Value error, "))
     return mistake(path, lines, place, what)
