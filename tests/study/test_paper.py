@@ -24,7 +24,9 @@ def store(tmp_path) -> Path:
     store = tmp_path / "storage"
     store.mkdir(mode=0o700)
     with storage.step_output(store, "subjects", {"sample": 0.1, "seed": 5}, {}) as out:
-        out.facts |= {"source": SOURCE, "split": {"train": 800, "validation": 100, "test": 100}}
+        out.facts.update(
+            {"source": SOURCE, "split": {"train": 800, "validation": 100, "test": 100}}
+        )
     ids = {"subjects": storage.verified_manifest(store, "subjects")["id"]}
     with storage.step_output(store, "summary", {}, ids) as out:
         csv_files.write(out.path / "table1.csv", TABLE)

@@ -56,10 +56,10 @@ def write(store: Path, step: str, word: str = "") -> None:
         (out.path / "content.txt").write_text(f"{step} {word}")
         if step == "subjects":
             source = SOURCE | {"folder": settings["folder"]}
-            out.facts |= {"source": source, "split": {"train": 48, "validation": 6, "test": 6}}
+            out.facts.update({"source": source, "split": {"train": 48, "validation": 6, "test": 6}})
         if step.startswith("adapters"):
             name = {"base_model": {"name": "meta/L"}}
-            out.facts |= {"results": RESULTS, "recipe": "cpu"} | name
+            out.facts.update({"results": RESULTS, "recipe": "cpu"} | name)
 
 
 @pytest.fixture
