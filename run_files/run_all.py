@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from mimic_qlora.step import command_line, files, storage, study, terminal
+from mimic_qlora.step import command_line, files, storage, terminal
 from mimic_qlora.study import study_file
 
 HERE = Path(__file__).resolve().parent
@@ -55,7 +55,7 @@ def main() -> int:
     file = study_file.read(study_file.find(args.study, HERE / "studies"))
     store = place_of(file, args.storage)
 
-    from mimic_qlora.study import checks, commands, expected, running
+    from mimic_qlora.study import checks, commands, expected, kept_file, running
 
     checks.check(file, store, ROOT)
     steps = commands.of(file, store)
@@ -66,7 +66,7 @@ def main() -> int:
         return 0
     storage.open_storage(str(store), create=True)
     began = time.monotonic()
-    ended = running.run_all(steps, ROOT, study.keep(store, file.path.name, file.text))
+    ended = running.run_all(steps, ROOT, kept_file.keep(store, file.path.name, file.text))
     if ended:
         how = "stopped" if ended.code >= 128 else f"ended with exit code {ended.code}"
         told = f"\nStep {ended.command.number} {how}: the same command goes on from there"

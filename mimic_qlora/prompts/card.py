@@ -8,7 +8,7 @@ from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.prompts import near_duplicates
 from mimic_qlora.prompts.dataset import SILENT, Counts
-from mimic_qlora.step import study
+from mimic_qlora.step import manifests
 
 TASKS = {
     "guidance": (
@@ -48,7 +48,7 @@ def card(data_line: str, settings: ContextSettings, counts: Counts) -> str:
     ).from_string((Path(__file__).parent / "card.md.jinja").read_text(encoding="utf-8"))
     return template.render(
         data_line=data_line,
-        study=study.sentences(),
+        study=manifests.study_sentences(),
         settings=settings,
         counts=counts,
         content=content,

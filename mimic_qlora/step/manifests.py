@@ -5,21 +5,25 @@ identifies an output"). A step is skipped when its folder is of the same run: eq
 and software, paths and times apart.
 """
 
+import hashlib
+import os
 import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mimic_qlora.step import study
 from mimic_qlora.step.files import digest, file_sha256, read_json, unchanged_sha256
 from mimic_qlora.step.version import VERSION
 
 NAME = "manifest.json"
 RUN_ID = ".run.json"  # in a folder that is being written: the id of the run that writes it
 SCHEMA_VERSION = 1
+STUDY = "MIMIC_QLORA_STUDY"  # variable: the copy of the study file under which the steps run
+STUDY_HASH = 12  # digits of its SHA-256 sum, at the end of the copy's name
 
 _FOR_PEOPLE = (RUN_ID, "README.md")  # users may edit the card, and the manifest still holds
 _PAGE = ".html"  # a page names the folder of its data, which is no part of the content
@@ -64,6 +68,39 @@ class FinishedManifest(Manifest):
     finished: str  # ISO 8601
     seconds: float
     versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StudyUsed:
+    """The study file under which a step ran: its name, the SHA-256 of its bytes, and its text."""
+
+    file: str
+    sha256: str
+    text: str
+
+
+def study_used() -> StudyUsed | None:
+    """Return the study under which this process runs, None without one."""
+    path = Path(os.environ.get(STUDY) or "")
+    try:
+        data = path.read_bytes()
+        text = data.decode()
+    except (OSError, ValueError):  # no variable, or the copy is gone
+        return None
+    name = f"{path.stem[: -STUDY_HASH - 1]}{path.suffix}"
+    return StudyUsed(name, hashlib.sha256(data).hexdigest(), text)
+
+
+def study_facts() -> dict[str, Any]:
+    """Return what a manifest holds of the study: its key and value, or nothing."""
+    found = study_used()
+    return {"study": asdict(found)} if found else {}
+
+
+def study_sentences() -> list[str]:
+    """Return the sentence by which cards and reports name the study, or none."""
+    found = study_used()
+    return [f"Study: {found.file} (SHA-256 {found.sha256})"] if found else []
 
 
 def new_manifest(step: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Manifest:
@@ -114,7 +151,7 @@ def finish_manifest(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.time() - started, 1),
         "versions": versions(),
-        **study.facts(),
+        **study_facts(),
     }
 
 
@@ -240,4 +277,4 @@ def up_to_date(place: Path, manifest: Manifest) -> dict[str, Any] | None:
     seen = {"settings": found["settings"] | where, "inputs": manifest["inputs"]}
     if "source" in found and "folder" in where:
         seen["source"] = found["source"] | {"folder": where["folder"]}
-    return found | seen | study.facts()
+    return found | seen | study_facts()

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mimic_qlora.step import yaml_files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import values as v
 from mimic_qlora.training import settings as training
@@ -223,8 +224,8 @@ def read(path: Path) -> StudyFile:
     try:
         text = path.read_bytes().decode()
         root = yaml.compose(text, yaml.SafeLoader)
-        content = yaml.safe_load(text)
         lines = dict(_lines(path, root))
+        content = yaml_files.loads(text, str(path))
     except yaml.YAMLError as error:
         raise _not_yaml(path, error) from None
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import tokenizer_files
-from mimic_qlora.step import durable, manifests, study
+from mimic_qlora.step import durable, manifests
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import Source, data_line
 from mimic_qlora.training import log_files, validation_loss
@@ -160,7 +160,7 @@ def card(
             "This one was trained on synthetic patients: for trying things out, never for results.",
         ]
     lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in settings.items())]
-    lines += [line for one in study.sentences() for line in ("", one)]
+    lines += [line for one in manifests.study_sentences() for line in ("", one)]
     lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in manifests.versions().items()), ""]
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from mimic_qlora.display import csv_files, text
 from mimic_qlora.llm import generation
 from mimic_qlora.qa import session
-from mimic_qlora.step import storage, study, terminal
+from mimic_qlora.step import manifests, storage, terminal
 from mimic_qlora.subjects.manifest import data_name
 from mimic_qlora.validation import (
     answer_cache,
@@ -385,7 +385,7 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     lines = [line for result in everything for line in result.lines()]
     results.write(folder, lines)
     (folder / "summary.txt").write_text(summary + "\n", encoding="utf-8")
-    if under := study.used():
+    if under := manifests.study_used():
         (folder / "study.yaml").write_text(under.text, encoding="utf-8")
     _write_labels(run, answered, drawn.of_lines(lines), folder)
     found = page.Content(

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mimic_qlora.step import manifests, storage, study
+from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.errors import UpToDate
+from mimic_qlora.study import kept_file
 
 TEXT = "data:\r\n  from: synthetic\r\n"
 
@@ -17,14 +18,14 @@ def test_a_manifest_names_the_study_and_the_content_s_id_does_not_depend_on_it(
     tmp_path, monkeypatch
 ):
     write(tmp_path / "plain")
-    ((variable, path),) = study.keep(tmp_path / "s", "my study.yaml", TEXT).items()
+    ((variable, path),) = kept_file.keep(tmp_path / "s", "my study.yaml", TEXT).items()
     monkeypatch.setenv(variable, path)
     write(tmp_path / "s")
     found = manifests.read(tmp_path / "s" / "summary")
     assert found["study"]["file"] == "my study.yaml" and found["study"]["text"] == TEXT
-    assert found["study"]["sha256"] in study.sentences()[0]
+    assert found["study"]["sha256"] in manifests.study_sentences()[0]
     assert found["id"] == manifests.read(tmp_path / "plain" / "summary")["id"]
-    other = study.keep(tmp_path / "s", "other.yaml", "b: 2\n")
+    other = kept_file.keep(tmp_path / "s", "other.yaml", "b: 2\n")
     monkeypatch.setenv(variable, other[variable])
     with pytest.raises(UpToDate):
         write(tmp_path / "s")
@@ -32,14 +33,14 @@ def test_a_manifest_names_the_study_and_the_content_s_id_does_not_depend_on_it(
 
 
 def test_without_a_study_or_with_one_that_is_gone_nothing_is_named(tmp_path, monkeypatch):
-    monkeypatch.delenv(study.VARIABLE, raising=False)
-    assert study.facts() == {} and study.sentences() == []
-    monkeypatch.setenv(study.VARIABLE, str(tmp_path / "gone.yaml"))
-    assert study.facts() == {}
+    monkeypatch.delenv(manifests.STUDY, raising=False)
+    assert manifests.study_facts() == {} and manifests.study_sentences() == []
+    monkeypatch.setenv(manifests.STUDY, str(tmp_path / "gone.yaml"))
+    assert manifests.study_facts() == {}
 
 
 def test_a_copy_is_private_and_kept_once(tmp_path):
-    first = study.keep(tmp_path, "a.yaml", TEXT)
-    assert study.keep(tmp_path, "a.yaml", TEXT) == first
+    first = kept_file.keep(tmp_path, "a.yaml", TEXT)
+    assert kept_file.keep(tmp_path, "a.yaml", TEXT) == first
     (path,) = (tmp_path / "studies").iterdir()
     assert path.stat().st_mode & 0o077 == 0 and path.read_bytes() == TEXT.encode()
