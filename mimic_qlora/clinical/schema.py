@@ -216,7 +216,13 @@ class Line(Model):
 
 
 class Advice(Line):
-    """A sentence of self-care, or on what to track. In the file, one without more is plain text."""
+    """A sentence of self-care, or on what to track. In the file, one without more is plain text.
+
+    A `held_out` one is in no training answer, so that gold answers of other patients have lines
+    that nobody could learn by heart.
+    """
+
+    held_out: StrictBool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -36,7 +36,7 @@ CHECKS = {
     "opening": "gold answers that do not begin with the level of the sign that the question names",
     "target": "records whose target is in the context",
     "split": "patients in two splits, or not in the one of step 1",
-    "held_out": "held-out symptoms or caution rules in a record",
+    "held_out": "held-out symptoms, caution rules or sentences in a record",
 }
 NOT_SAID = "The record does not say"
 NOTHING = ("none on record", "none coded", NOT_SAID[0].lower() + NOT_SAID[1:], "unknown")
@@ -178,6 +178,9 @@ def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator
     if symptom.held_out or record.question in held_out:
         yield "held_out"
     if any(c.held_out and (c in cautions or c.say in answer) for c in content.cautions.values()):
+        yield "held_out"
+    general = [*symptom.self_care, *symptom.track]
+    if record.split == "train" and any(one.held_out and one.say in answer for one in general):
         yield "held_out"
     may_say = {
         *(advice.say for advice in symptom.self_care),

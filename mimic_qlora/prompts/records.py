@@ -47,12 +47,15 @@ class PromptMaker:
         """Return the patient's context at one time."""
         return context.build(record, moment.as_of, self.settings, self.labels, self.count_tokens)
 
-    def golds(self, record: Record, slots: list[Slot], built: context.Context) -> list[Gold]:
+    def golds(
+        self, record: Record, slots: list[Slot], built: context.Context, split: str
+    ) -> list[Gold]:
         """Return at most one gold a slot; the slots are of one task at one time."""
         task, subject_id, _, moment = slots[0]
         key = f"{self.settings.seed}:{subject_id}"
         if task == "guidance":
-            return guidance.golds(built.facts, built.chart, len(slots), key)
+            learned = split == "train"
+            return guidance.golds(built.facts, built.chart, len(slots), key, learned)
         if task == "chart_qa":
             return chart_qa.golds(built, len(slots), f"{key}:chart_qa")
         return diagnoses.golds(record, moment.hadm_id, built.chart, f"{key}:{moment.hadm_id}")
@@ -69,7 +72,7 @@ class PromptMaker:
                 contexts[moment] = self.build(record, moment)
             built = contexts[moment]
             person = Person(built.chart.age, built.chart.sex)
-            for gold in self.golds(record, here, built):
+            for gold in self.golds(record, here, built, groups.split):
                 turns = messages(self.settings.system_prompts[task], built.text, gold.question)
                 made.append((_record(here[0], turns, gold, groups), person))
         return PatientPrompts(made, list(contexts.values()))

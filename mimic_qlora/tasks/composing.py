@@ -67,6 +67,7 @@ def compose(
     patient: Patient,
     opening: LevelId | None = None,
     asked: Collection[str] = (),
+    learned: bool = False,
 ) -> str:
     """Return the gold answer: three sections, 120 to 180 words, at most three cautions.
 
@@ -75,8 +76,8 @@ def compose(
     not fit, that one of its rules forbids or tells the opposite of, that gives a warning sign a
     lower level than they do, or that repeats a caution. The first red flags that are left are
     always there. The rest is drawn by hash of `key`, so that answers vary between patients but not
-    between runs, and told in the order of the file. Raises TooFewSentences when no choice of
-    sentences keeps within the words.
+    between runs, and told in the order of the file. An answer that is to be `learned` has no
+    held-out sentence. Raises TooFewSentences when no choice of sentences keeps within the words.
     """
     told = cautions[:MOST_CAUTIONS]
     first = first_flags(symptom, told, patient, asked)
@@ -88,10 +89,12 @@ def compose(
     pools["urgent"] = [flag for flag in pools["urgent"] if flag not in first]
     chosen["urgent"] += first
     for section in ("try", "track"):
-        if not pools[section]:
-            raise TooFewSentences(f"{symptom.id}: nothing fits in section {section}")
-        chosen[section].append(pools[section].pop(pick(f"{key}:{section}", len(pools[section]))))
-    _fill(chosen, pools, key, start)
+        where = f"{symptom.id}: nothing fits in section {section}"
+        one = _drawn(pools[section], f"{key}:{section}", where)
+        if learned and _is_held_out(one):
+            one = _drawn(pools[section], f"{key}:{section}:again", where)
+        chosen[section].append(one)
+    _fill(chosen, pools, key, start, learned)
     _sort(chosen, symptom)
     answer = _text(chosen, start)
     if not WORDS[0] <= words(answer) <= WORDS[1]:
@@ -237,8 +240,24 @@ def _pools(
     }
 
 
+def _drawn(pool: list[Saying], key: str, none: str) -> Saying:
+    """Take a sentence from a pool, drawn by hash of `key`; `none` says that there is none."""
+    if not pool:
+        raise TooFewSentences(none)
+    return pool.pop(pick(key, len(pool)))
+
+
+def _is_held_out(one: Saying) -> bool:
+    """Return whether a sentence of general advice is never trained on."""
+    return isinstance(one, Advice) and one.held_out
+
+
 def _fill(
-    chosen: dict[str, list[Saying]], pools: dict[str, list[Saying]], key: str, start: _Start
+    chosen: dict[str, list[Saying]],
+    pools: dict[str, list[Saying]],
+    key: str,
+    start: _Start,
+    learned: bool,
 ) -> None:
     """Move sentences from the pools into the sections, until the answer is long enough."""
     goal = WORDS[0] + 10 + pick(f"{key}:words", 35)
@@ -248,7 +267,7 @@ def _fill(
             break
         if pools[section]:
             sentence = pools[section].pop(pick(f"{key}:{turn}", len(pools[section])))
-            if _clashes(sentence, chosen):
+            if _clashes(sentence, chosen) or (learned and _is_held_out(sentence)):
                 continue
             chosen[section].append(sentence)
             if words(_text(chosen, start)) > WORDS[1]:

@@ -142,14 +142,15 @@ def ideal_for(question: Question, cautions: Sequence[Caution], chart: Facts) -> 
     return composing.for_chart(question.ideal, cautions, [*cautions, *called_for(chart)], due)
 
 
-def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
+def golds(known: Facts, chart: Facts, n: int, key: str, learned: bool = False) -> list[Gold]:
     """Return at most n questions on different symptoms, those that call for a caution first.
 
     For a share of patients (SILENT_SHARE, drawn by hash of `key`) those come first that call for
     none, held-out rules counted, so that silence is learned where it is right.
     `known` are the facts that the context shows, on which the cautions rest; `chart` are all, and
     advice that any rule forbids for them is not given. Held-out symptoms and caution rules stay
-    out, so that step 7 can tell learning from copying.
+    out, so that step 7 can tell learning from copying, and where they are to be `learned` held-out
+    sentences too.
     """
     called = called_for(known)
     trained = {c.id: c for c in called if not c.held_out}
@@ -178,7 +179,7 @@ def golds(known: Facts, chart: Facts, n: int, key: str) -> list[Gold]:
         if len(made) == n:
             break
         with contextlib.suppress(TooFewSentences):  # the next symptom takes its place
-            made.append(_gold(symptom, phrasing, cautions, patient, key))
+            made.append(_gold(symptom, phrasing, cautions, patient, key, learned))
     return made
 
 
@@ -211,14 +212,19 @@ def _fulfils(condition: conditions.Condition | None, facts: Facts) -> bool:
 
 
 def _gold(
-    symptom: Symptom, asked: Phrasing, cautions: Sequence[Caution], patient: Patient, key: str
+    symptom: Symptom,
+    asked: Phrasing,
+    cautions: Sequence[Caution],
+    patient: Patient,
+    key: str,
+    learned: bool,
 ) -> Gold:
     due = opening(asked.signs, symptom.urgent, patient.called)
     first = composing.first_flags(symptom, cautions, patient, asked.signs)
     return Gold(
         question=asked.text,
         answer=composing.compose(
-            symptom, cautions, f"{key}:{symptom.id}", patient, due, asked.signs
+            symptom, cautions, f"{key}:{symptom.id}", patient, due, asked.signs, learned
         ),
         symptom=symptom.id,
         cautions=[c.id for c in cautions],

@@ -4,12 +4,13 @@ A held-out caution tests one of two things: an action that trained cautions ask 
 reason never trained on; or an action never trained on. Both are drawn apart and reported apart.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal
 
 from mimic_qlora.clinical import content
-from mimic_qlora.clinical.schema import Caution, Question
+from mimic_qlora.clinical.schema import Caution, Question, Symptom
 from mimic_qlora.step import seeded
 from mimic_qlora.tasks import guidance
 
@@ -84,6 +85,22 @@ def cautions(rules: Mapping[str, Caution], never_trained: Sequence[content.AnySy
                 )
             ):
                 chosen.add(name)
+    return chosen
+
+
+def sentences(symptoms: Mapping[str, Symptom]) -> set[str]:
+    """Return the sentences that no training answer has: by hash, one of `try` and one of `track` of
+    each symptom that is trained on.
+
+    They are of this symptom alone and fit every chart, so that only other answers are new by them.
+    Warning signs stay: all answers need them.
+    """
+    said = Counter(line.say for one in symptoms.values() for line in (*one.self_care, *one.track))
+    chosen = set()
+    for symptom in symptoms.values():
+        for part in () if symptom.held_out else (symptom.self_care, symptom.track):
+            free = [x.say for x in part if said[x.say] == 1 and not x.unless and x.when is None]
+            chosen.update(seeded.order(free, "sentences held out", SEED)[:1])
     return chosen
 
 

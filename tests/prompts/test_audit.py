@@ -180,6 +180,10 @@ def test_the_audit_fails_on_each_planted_untruth(demo_prompts):
         one | {"as_of": str(datetime.fromisoformat(one["as_of"]) - timedelta(days=60))}
     )
     assert faults(one | {"symptom": held_out.id}) >= {"held_out"}
+    kept = next(x for x in content.symptoms[one["symptom"]].track if x.held_out and not x.tells)
+    for split, found in (("train", {"held_out"}), ("validation", set())):
+        told = change(one, "\n- ", f"\n- {kept.say}\n- ", turn=2) | {"split": split}
+        assert faults(told) == found
     assert faults(change(one, "\n- ", "\n- Take 800 mg of ibuprofen.\n- ", turn=2)) == {"gold"}
     assert faults(one | {"evidence": []}) == {"gold"}
     wrong_cell = {**one["evidence"][0], "cells": ["hadm_id=1"]}

@@ -11,6 +11,7 @@ from helpers.scripts import folder_bytes
 from helpers.storage_folders import step_three_stub
 from mimic_qlora.chart import columns, context
 from mimic_qlora.chart.context_settings import ContextSettings
+from mimic_qlora.clinical import content as clinical
 from mimic_qlora.llm import chat
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
@@ -20,6 +21,17 @@ def test_no_patient_is_in_two_splits_and_each_is_where_step_1_put_it(demo_prompt
     split = reader.split_of(demo_prompts.store)
     assert {one["split"] for one in demo_prompts.records} == set(SPLITS)
     assert all(split[one["subject_id"]] == one["split"] for one in demo_prompts.records)
+
+
+def test_validation_answers_have_sentences_that_no_training_answer_has(demo_prompts):
+    """Sentences that are held out: an adapter can predict them only by what they mean."""
+    symptoms = clinical.load().symptoms.values()
+    held_out = [x.say for s in symptoms for x in (*s.self_care, *s.track) if x.held_out]
+    said = {name: "" for name in SPLITS}
+    for one in demo_prompts.records:
+        said[one["split"]] += one["messages"][2]["content"]
+    assert not any(sentence in said["train"] for sentence in held_out)
+    assert sum(sentence in said["validation"] for sentence in held_out) > 10
 
 
 def test_every_record_has_the_same_fields_with_the_same_types_in_every_task(demo_prompts):

@@ -178,6 +178,21 @@ def test_a_rule_with_a_lower_level_gives_way_to_the_higher_one_which_takes_its_p
     assert guidance.cautions_for(made, Chart(), [more, high]) == [more], "nothing else warns of it"
 
 
+def test_a_training_answer_has_no_held_out_sentence_and_else_is_as_it_would_be():
+    """Other answers have it, so that a validation has lines that nobody learned by heart."""
+    made = content.load().symptoms["dizziness"]
+    held_out = [one.say for one in (*made.self_care, *made.track) if one.held_out]
+    n_with = 0
+    for key in map(str, range(40)):
+        free = composing.compose(made, [], key, ANYBODY)
+        learned = composing.compose(made, [], key, ANYBODY, learned=True)
+        assert not any(sentence in learned for sentence in held_out)
+        has_one = any(sentence in free for sentence in held_out)
+        assert has_one or free == learned
+        n_with += has_one
+    assert 20 < n_with < 40
+
+
 def test_a_symptom_of_which_too_little_fits_a_chart_is_left_for_the_next_one(monkeypatch):
     """Step 4 goes on: hours of work must not end with one odd chart."""
     needs = {"phenotype": "stoma"}

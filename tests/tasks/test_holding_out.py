@@ -26,6 +26,18 @@ def test_the_flags_of_the_files_are_what_the_hash_draws():
     )
 
 
+def test_the_held_out_sentences_are_two_of_each_trained_symptom_and_stand_nowhere_else():
+    flagged = []
+    for symptom in CONTENT.symptoms.values():
+        for part in (symptom.self_care, symptom.track):
+            own = [line.say for line in part if line.held_out]
+            assert len(own) == (0 if symptom.held_out else 1), symptom.id
+            flagged += own
+    assert set(flagged) == holding_out.sentences(CONTENT.symptoms) and len(flagged) == 76
+    said = [line.say for s in CONTENT.symptoms.values() for line in (*s.self_care, *s.track)]
+    assert all(said.count(sentence) == 1 for sentence in flagged)
+
+
 def test_every_held_out_caution_bears_on_a_question_about_what_is_never_trained_on():
     symptoms, never, _ = drawn()
     assert len(symptoms) == 12 and len(never) == 20
