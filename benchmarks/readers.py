@@ -103,7 +103,8 @@ def compare(rates: tuple, reader: Reader, n: int, n_labels: int, args: tuple) ->
         _, (base, adapter), questions, patients = study(rates, reader, n, n_labels, rng)
         plain = statistics.paired(base.reader, adapter.reader, questions, patients)
         z = [corrected.rectified(arm) for arm in (base, adapter)]
-        found = statistics.paired(*z, questions, patients)
+        more = corrected.unseen(base) + corrected.unseen(adapter)
+        found = statistics.paired(*z, questions, patients, unseen=more)
         counts["as read"] += claims(plain.p)
         counts["corrected"] += claims(found.p)
         counts["covered"] += found.low is None or found.low <= true <= found.high

@@ -11,6 +11,7 @@ import pandas as pd
 from duckdb import DuckDBPyConnection
 
 from mimic_qlora.display.cells import Cell
+from mimic_qlora.mimic import races
 from mimic_qlora.subjects import database
 from mimic_qlora.subjects.manifest import SubjectsManifest
 from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
@@ -18,7 +19,7 @@ from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
 _MOST_YEARS = 120  # an age beyond cannot be one
-_UNKNOWN = ("not recorded", "no hospital stay")  # the last rows of a characteristic
+_UNKNOWN = (races.NOT_RECORDED, "no hospital stay")  # the last rows of a characteristic
 
 NOTE = (
     "Age, race, insurance and admission type are those of the first stay, of whichever kind; "
@@ -31,16 +32,6 @@ _LEVELS = {
     "Race": "race",
     "Insurance": "insurance",
     "Admission type": "admission_type",
-}
-# How races begin in MIMIC-IV, and their group in Table 1.
-_RACES = {
-    "WHITE": "White",
-    "PORTUGUESE": "White",
-    "BLACK": "Black",
-    "ASIAN": "Asian",
-    "HISPANIC": "Hispanic",
-    "SOUTH AMERICAN": "Hispanic",
-    **dict.fromkeys(("UNKNOWN", "UNABLE", "PATIENT DECLINED"), _UNKNOWN[0]),
 }
 
 
@@ -153,16 +144,12 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
         LEFT JOIN (SELECT subject_id, count(*) AS n FROM {icu_stays} GROUP BY 1) i
                ON i.subject_id = p.subject_id
         ORDER BY p.subject_id""").df()
-    people["race"] = people.race.map(_race, na_action="ignore")
+    people["race"] = people.race.map(races.group, na_action="ignore")
     for column in ("race", "insurance", "admission_type"):
         known = people[column].astype(object).fillna(_UNKNOWN[0])
         people[column] = known.where(people.admitted, _UNKNOWN[1])
     people["gender"] = people.gender.astype(object).fillna(_UNKNOWN[0])
     return people
-
-
-def _race(text: str) -> str:
-    return next((group for start, group in _RACES.items() if text.startswith(start)), "Other")
 
 
 def _stays(con: DuckDBPyConnection) -> pd.DataFrame:

@@ -255,7 +255,8 @@ class Design:
         variance = BETWEEN**2 * (1 / self.questions + 1 / self.rules)
         variance += BETWEEN_RUNS**2 / self.runs
         variance += sum(p * (1 - p) for p in heard) / self.trials
-        variance += sum(wrong) / min(self.read, self.trials)
+        read = min(self.read, self.trials)
+        variance += sum(p + 1 / read for p in wrong) / read  # as corrected.unseen, in each arm
         return math.sqrt(variance)
 
     def enough(self, name: str) -> int | None:

@@ -56,12 +56,14 @@ def paired(
     questions: Sequence[Hashable],
     patients: Sequence[Hashable] | None = None,
     runs: Sequence[Sequence[float]] | None = None,
+    unseen: float = 0.0,
 ) -> Difference | None:
     """Return the Difference of two arms over trials, or None when no trial has both values.
 
     All sequences have one entry per trial, in the same order; a trial with a None is left out.
     `patients` says who was asked about; None: a different patient each time. `runs` has the values
-    of each adapter for each trial, where `adapter` is their mean over training runs.
+    of each adapter for each trial, where `adapter` is their mean over training runs. `unseen` is a
+    variance of the mean that no spread of these values shows.
     """
     from scipy import stats
 
@@ -81,7 +83,7 @@ def paired(
         if runs is not None and min(len(runs[i]) for i, _, _ in known) >= FEWEST_RUNS:
             each = np.array([runs[i] for i, _, _ in known], dtype=float)
             clustering = _with_runs(clustering, each.T - b, question)
-        variance, freedom = clustering
+        variance, freedom = clustering.variance + unseen, clustering.freedom
         if (error := math.sqrt(variance)) > 1e-12:
             half = stats.t.ppf(1 - ALPHA / 2, freedom) * error
             low, high = mean - half, mean + half
@@ -179,7 +181,8 @@ def compare(
     """Return a Difference per metric that some row has for both arms, base first.
 
     A row has a question_id, the `second` cluster (without one, all rows count as of different
-    patients) and the columns `<metric>_<arm.column>`.
+    patients), the columns `<metric>_<arm.column>`, and where its values rest on labels of a part of
+    the answers `<metric>_unseen` (paired).
     """
     questions = [row["question_id"] for row in rows]
     known = [row.get(second) for row in rows]
@@ -189,7 +192,8 @@ def compare(
         base = [row.get(f"{name}_{pair[0].column}") for row in rows]
         other = [row.get(f"{name}_{pair[1].column}") for row in rows]
         runs = [row.get(f"{name}_runs") or () for row in rows] if pair[1] == ADAPTER else None
-        if difference := paired(base, other, questions, patients, runs):
+        unseen = max((row.get(f"{name}_unseen", 0.0) for row in rows), default=0.0)
+        if difference := paired(base, other, questions, patients, runs, unseen):
             found[name] = difference
     return found
 

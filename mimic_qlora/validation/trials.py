@@ -10,11 +10,13 @@ from typing import NamedTuple, TypeVar
 from mimic_qlora.chart import context, prediction_times, prompt
 from mimic_qlora.clinical import content, presumptions
 from mimic_qlora.clinical.schema import Caution, Knowledge, Question
+from mimic_qlora.mimic import races
 from mimic_qlora.prompts import record_files
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.qa.session import Chart, Session, Turn, charts
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import reader
 from mimic_qlora.tasks import composing, guidance
 from mimic_qlora.validation import power
 from mimic_qlora.validation.scoring import known
@@ -37,6 +39,7 @@ class RecordQuestion(NamedTuple):
 class Trial(NamedTuple):
     """One question with the messages that ask it, of one chart at one time.
 
+    `race` is the patient's, as Table 1 groups it; "" where nobody is asked about.
     `kind` is "trial", "knowledge" (no patient), "record" (a held-out prompt of step 4 with one
     right answer, then `record`) or "twin" (with its `place` among twins). A trial `of_population`
     counts for the primary endpoint. A trial and a twin have a
@@ -54,6 +57,7 @@ class Trial(NamedTuple):
     record: PromptRecord | None = None
     place: Place | None = None
     of_population: bool = False
+    race: str = ""
 
     @property
     def tested(self) -> Caution | None:
@@ -124,10 +128,23 @@ def draw(
         return (patient.subject_id, question.id) not in there and _may_ask(patient, question)
 
     rest = [(p, q) for _, p, q in pairs(n - len(chosen), patients, asked, others)]
-    return [
+    drawn = [
         _trial(session, number, patient, question, number <= len(chosen))
         for number, (patient, question) in enumerate([*chosen, *rest], 1)
     ]
+    of_patients = _races(session, {patient.subject_id for patient, _ in [*chosen, *rest]})
+    return [trial._replace(race=of_patients[trial.subject_id]) for trial in drawn]
+
+
+def _races(session: Session, subject_ids: set[int]) -> dict[int | None, str]:
+    """Return the race of each patient by subject_id, as of the first stay, like Table 1."""
+    found: dict[int | None, str] = {}
+    wanted = {"admissions": ("hadm_id", "admittime", "race")}
+    for record in reader.records(session.store, wanted, subject_ids):
+        stays = record["admissions"]
+        first = min(stays, key=lambda stay: (str(stay["admittime"]), stay["hadm_id"]))
+        found[record["subject_id"]] = races.group(first.get("race"))
+    return found
 
 
 def of_population(

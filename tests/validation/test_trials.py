@@ -103,6 +103,12 @@ def test_more_trials_than_pairs_says_so_and_uses_all(run_validate):
     assert code == 0 and len(rows) == int(used.group(1)) == len(
         {(r["subject_id"], r["question_id"]) for r in rows}
     )
+    page = (results(out) / "report.html").read_text(encoding="utf-8")
+    for heading, column in (("sex", "sex"), ("age", "age_band"), ("race", "race")):
+        groups = {row[column] for row in rows}
+        assert "" not in groups and f"<td>{heading}</td>" in page, column
+        for group in groups - {"F", "M"}:
+            assert f"<td>{group}</td>" in page
     asked_of_all = [question for question in QUESTIONS if question.needs is None]
     patients = len({r["subject_id"] for r in rows})
     assert len(asked_of_all) * patients <= len(rows) <= len(QUESTIONS) * patients
