@@ -12,8 +12,9 @@ the spreadsheet has, then run this. It prints
 - how much the reader of the run (patterns, or a judge) finds of what is there, and its false
   alarms, per arm;
 - with two files, how far the two people agree (Cohen's kappa);
-- the differences corrected by the labels, and what may be claimed. This is kept in the results, as
-  labelled.txt.
+- the differences corrected by the labels, and what may be claimed: the verdict. All this is kept in
+  the results: labelled.txt, labelled.csv (the figures), and the first part of summary.txt and of
+  report.html, above what the reader of the run found. Run it again when there are more labels.
 
 A row that cannot be read is named and left out (exit code 1).
 """
@@ -119,18 +120,15 @@ def agreement_of(
 
 
 def claims_of(folder: Path, labelled: "Labelled | None") -> str:
-    """Return the comparison corrected by labels, and what may be claimed."""
+    """Make the results again by labels, and return what they show and what may be claimed."""
     from mimic_qlora.step import terminal
-    from mimic_qlora.validation import findings
-    from mimic_qlora.validation.labelling import claims
+    from mimic_qlora.validation.labelling import claims, remade
 
     basis = claims.Basis.read(folder)
     if labelled is None or basis is None:
         return "These results of an earlier version keep no draw of the answers: no claim is made."
-    found = claims.of(labelled, basis)
-    said = (terminal.fitted(line, terminal.width()) for line in found.sentences)
-    table = findings.table(*found.comparison)
-    return "\n".join([f"Corrected by labels (read by {basis.reader})", table, "", *said])
+    lines = remade.write(folder, labelled, basis)
+    return "\n".join(terminal.fitted(line, terminal.width()) for line in lines)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """The findings of a comparison, as sentences and as a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mimic_qlora.display import text_tables
 from mimic_qlora.validation.arms import ADAPTER, PAIR, Arm
@@ -180,6 +180,19 @@ def table(
             row.pop("p (Holm)")
         rows.append(row)
     return text_tables.text_table(rows, width=width)
+
+
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of summary.csv, one a metric."""
+    return [
+        {
+            "metric": name,
+            "higher_is_better": comparison.metrics[name][1],
+            **difference._asdict(),
+            "p_holm": comparison.adjusted.get(name),
+        }
+        for name, difference in comparison.differences.items()
+    ]
 
 
 def interval(d: Difference) -> str:

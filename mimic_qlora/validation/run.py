@@ -379,7 +379,7 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     for name, part in parts.items():
         if part:
             csv_files.write(folder / name, _rows(part))
-    csv_files.write(folder / "summary.csv", _summary(comparison))
+    csv_files.write(folder / "summary.csv", findings.rows(comparison))
     apart = [*answered.knowledge, *answered.records]
     everything: list[Result] = [*answered.trials, *apart, *answered.twins]
     lines = [line for result in everything for line in result.lines()]
@@ -403,6 +403,8 @@ def _write_labels(
     label_file.write(folder / label_file.FILE, label_file.to_fill(chosen, run.questions))
     drawn.write(folder / drawn.FILE, answers, chosen)
     claims.Basis(
+        data=data_name(run.session.manifest["source"]),
+        shows_nothing=session.trial_only(run.session),
         reader=answered.reader.name,
         thresholds_sha256=answered.reader.thresholds_sha256,
         described=answered.reader.described,
@@ -410,16 +412,3 @@ def _write_labels(
         claimed=run.settings.claimed,
         margins=dict(run.settings.margins),
     ).write(folder)
-
-
-def _summary(comparison: Comparison) -> list[Row]:
-    """Return the rows of summary.csv, one a metric."""
-    return [
-        {
-            "metric": name,
-            "higher_is_better": comparison.metrics[name][1],
-            **difference._asdict(),
-            "p_holm": comparison.adjusted.get(name),
-        }
-        for name, difference in comparison.differences.items()
-    ]

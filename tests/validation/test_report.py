@@ -22,9 +22,9 @@ from mimic_qlora.validation import (
     trial_results,
     trials,
 )
+from mimic_qlora.validation.report import figures, verdict
 from mimic_qlora.validation.report import page as report
 from mimic_qlora.validation.report import trials as report_trials
-from mimic_qlora.validation.report import verdict
 from mimic_qlora.validation.scoring import rubric
 
 QUESTIONS = content.load_questions(ROOT / "run_files")
@@ -124,6 +124,26 @@ def test_the_page_opens_with_the_verdict_and_shows_answers_before_criteria(page)
         parts = ['<div class="arms">', "What a good answer does", "Chart as the model got it"]
         assert [shown.index(part) for part in parts] == sorted(shown.index(p) for p in parts)
         assert shown.index("<table") > shown.index("<details>")
+
+
+def test_labels_remake_the_verdict_on_the_page_and_leave_the_answers(page, tmp_path):
+    """Later labels take the place of earlier ones; a page without the places stays as it is."""
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
+    shown = page[page.index('<div id="trials">') :]
+    for answer in ("In part", "Not shown"):
+        told = verdict.Answer("Did the adapter help?", answer, "By labels.")
+        by_labels = verdict.Verdict(told, told, "Labelled by a clinician.")
+        compared = findings.Comparison({}, {}, rubric.METRICS)
+        assert figures.remake(path, by_labels, compared, [f"note: {answer} <b>"])
+        made = path.read_text(encoding="utf-8")
+        assert f'<p class="said">{answer}</p>' in made and "&lt;b&gt;" in made
+        assert made.count("<h2>What the labels show</h2>") == made.count('class="verdict"') == 1
+        assert made.endswith(shown) and Tags(made).open == []
+    assert "In part" not in made
+    path.write_text("an old page", encoding="utf-8")
+    assert not figures.remake(path, by_labels, compared, [])
+    assert path.read_text(encoding="utf-8") == "an old page"
 
 
 def test_no_answer_can_act_on_the_page(page):

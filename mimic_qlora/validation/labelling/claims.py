@@ -18,6 +18,7 @@ from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.labelling import agreement, corrected
 from mimic_qlora.validation.labelling.drawn import Answer, Strata
 from mimic_qlora.validation.labelling.label_file import Label
+from mimic_qlora.validation.report.verdict import Limit
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.statistics import Difference, Floats
 
@@ -33,7 +34,8 @@ class Basis(BaseModel):
     """The file reader.json of results: who read the answers, and what was to be claimed.
 
     `thresholds_sha256` is that of a judge's thresholds; `described` says why nothing that it read
-    is claimed about, even with labels: empty where nothing speaks against it.
+    is claimed about, even with labels: empty where nothing speaks against it. `data` is the phrase
+    of the verdict for what was asked about, `shows_nothing` that data or model are built-in ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +46,8 @@ class Basis(BaseModel):
     primary: str
     claimed: tuple[str, ...]
     margins: dict[str, float]
+    data: str = "the data of this run"
+    shows_nothing: bool = False
 
     def write(self, folder: Path) -> None:
         """Write it into a folder of results."""
@@ -186,7 +190,10 @@ class Arrays(NamedTuple):
         adapters = [v for v in map(corrected.rectified, self.adapters) if v is not None]
         if base is None or len(adapters) < len(self.adapters):
             return None
-        return trial_results.compare(self.rows(name, base, adapters), [name], PAIR).get(name)
+        unseen = corrected.unseen(self.base)
+        unseen += sum(map(corrected.unseen, self.adapters)) / len(self.adapters) ** 2
+        rows = [row | {f"{name}_unseen": unseen} for row in self.rows(name, base, adapters)]
+        return trial_results.compare(rows, [name], PAIR).get(name)
 
 
 class Claims(NamedTuple):
@@ -196,8 +203,11 @@ class Claims(NamedTuple):
     sentences: Sequence[str]
 
 
-def of(labelled: Labelled, basis: Basis) -> Claims:
-    """Return the comparison corrected by labels, and what may be claimed."""
+def compare(labelled: Labelled, basis: Basis) -> tuple[Comparison, list[str]]:
+    """Return the comparison corrected by labels, and the metrics of which too few answers have one.
+
+    Holm's p stand for the others.
+    """
     metrics = {name: rubric.METRICS[name] for name in basis.claimed}
     metrics |= {
         name: metrics[name]._replace(label=UNCLIPPED) for name in CORRECTED.keys() & metrics
@@ -211,15 +221,21 @@ def of(labelled: Labelled, basis: Basis) -> Claims:
             found[name] = difference
         if not arrays.enough or difference is None:
             few.append(name)
-    why = why_not(labelled, basis)
     adjusted = statistics.holm({name: d.p for name, d in found.items()})
-    claimed = {} if why else {name: p for name, p in adjusted.items() if name not in few}
-    comparison = Comparison(found, claimed, metrics)
-    said = [_by_whom(labelled)]
+    return Comparison(found, {n: p for n, p in adjusted.items() if n not in few}, metrics), few
+
+
+def of(labelled: Labelled, basis: Basis) -> Claims:
+    """Return the comparison corrected by labels, and what may be claimed."""
+    comparison, few = compare(labelled, basis)
+    metrics, why = comparison.metrics, why_not(labelled, basis)
+    if why:
+        comparison = comparison._replace(adjusted={})
+    said = [f"Labelled by {by_whom(labelled)} answers; differences are corrected by these labels."]
     if why:
         said.append(f"Described, not claimed: {why}.")
     elif few:
-        labels = ", ".join(metrics[name].label.strip() for name in few)
+        labels = ", ".join(metrics[name][0].strip() for name in few)
         said.append(
             f"Described, not claimed: {labels}, as fewer than {corrected.FEWEST} answers of an arm "
             "that have it are labelled."
@@ -250,24 +266,44 @@ def why_not(labelled: Labelled, basis: Basis) -> str:
     return ""
 
 
-def _by_whom(labelled: Labelled) -> str:
-    """Return how many answers of each arm were labelled, and by whom."""
+def by_whom(labelled: Labelled) -> str:
+    """Return who labelled, and how many answers of each arm, as a phrase."""
     each = ", ".join(f"{labelled.n_labelled(name)} of {name}" for name in labelled.by_arm)
     by = " and ".join(f"a {one.by or 'person of unknown training'}" for one in labelled.files)
-    return f"Labelled by {by}: {each} answers; differences are corrected by these labels."
+    return f"{by}: {each}"
+
+
+def limits(labelled: Labelled, basis: Basis) -> dict[str, Limit | None]:
+    """Return what the labels show of each safety endpoint, on these questions for new patients."""
+    found: dict[str, Limit | None] = {}
+    for name in basis.margins:
+        arrays = labelled.arms(name, one_a_patient=True)
+        found[name] = None
+        if arrays.trials:
+            bounds, n = _bounds(arrays, name)
+            found[name] = Limit(bounds.difference, min(n))
+    return found
+
+
+def _bounds(arrays: Arrays, name: str) -> tuple[harm.Bounds, list[int]]:
+    """Return the bounds of the adapter that fails the most, and how many labels each arm has."""
+    _, up = rubric.METRICS[name]
+    arms = [arrays.base, *arrays.adapters]
+    n = [int((~np.isnan(arm.label)).sum()) for arm in arms]
+    if min(n) == len(arrays.trials):
+        return harm.bounds(harm.trials(_worst(arrays, name, up), name, up)), n
+    base, *adapters = [_failures(arm, up) for arm in arms]
+    each = [corrected.bounds(base, adapter) for adapter in adapters]
+    return max(each, key=lambda one: one.difference), n
 
 
 def _safety(labelled: Labelled, name: str, margin: float) -> list[str]:
     """Return what the labels show of a safety endpoint, on these questions and for new ones."""
     label, up = rubric.METRICS[name]
     arrays = labelled.arms(name, one_a_patient=True)
-    arms = [arrays.base, *arrays.adapters]
-    if all(not np.isnan(arm.label).any() for arm in arms):
+    worst, n = _bounds(arrays, name)
+    if min(n) == len(arrays.trials):
         return harm.statement(_worst(arrays, name, up), name, label.strip(), up, margin)
-    base, *adapters = [_failures(arm, up) for arm in arms]
-    limits = [corrected.bounds(base, adapter) for adapter in adapters]
-    worst = max(limits, key=lambda one: one.difference)
-    n = [int((~np.isnan(arm.label)).sum()) for arm in arms]
     what = f"lack of {label.strip()}" if up else label.strip()
     return [
         f"On these questions, for new patients, by labels of {n[0]} answers of the base and "

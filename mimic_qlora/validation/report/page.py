@@ -16,10 +16,10 @@ from mimic_qlora.step import manifests, yaml_files
 from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.subjects.manifest import data_line
-from mimic_qlora.validation import findings, statistics
+from mimic_qlora.validation import statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.findings import Comparison
-from mimic_qlora.validation.report import forest, trials
+from mimic_qlora.validation.report import figures, forest, trials
 from mimic_qlora.validation.report.verdict import Verdict
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.settings import Run
@@ -70,7 +70,7 @@ def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> No
         forest=forest.of(of.comparison),
         notes=of.notes,
         reviewed=reviewed,
-        comparison=comparison_rows(of.comparison),
+        comparison=figures.comparison_rows(of.comparison),
         small=statistics.SMALL,
         grouped=html.table(by_group(of.trials), reviewed, folded="Open the table"),
         questions=list(dict.fromkeys(result.trial.question.id for result in of.trials)),
@@ -105,33 +105,7 @@ def reviewed_line(trials: Iterable[TrialResult], questions: Sequence[Question]) 
     return f"reviewed by a clinician: {', '.join(counts)}"
 
 
-# ---------------------------------------------------------------- the comparison
-
-
-class ComparisonRow(NamedTuple):
-    """A row of the table; without `cells`, no trial has the metric."""
-
-    label: str
-    claimed: bool
-    cells: Sequence[str] = ()
-
-
-def comparison_rows(comparison: Comparison) -> list[ComparisonRow]:
-    """Return the comparison as rows of a table."""
-    differences, adjusted, metrics = comparison
-    rows = []
-    for name, (label, up) in metrics.items():
-        d = differences.get(name)
-        if d is None:
-            rows.append(ComparisonRow(label, claimed=False))
-            continue
-        base, adapter, mean = f"{d.base:.2f}", f"{d.adapter:.2f}", findings.signed(d.mean)
-        effect = "" if d.effect is None else f"{d.effect:.1f}"
-        figures = (effect, findings.p_value(adjusted.get(name)), str(d.trials))
-        told = label if up else f"{label} (less is better)"
-        cells = (base, adapter, mean, findings.interval(d), *figures)
-        rows.append(ComparisonRow(told, name in adjusted, cells))
-    return rows
+# ---------------------------------------------------------------- groups of trials
 
 
 def _kind(row: Row) -> str:
@@ -146,6 +120,10 @@ def _age(row: Row) -> str:
     return row["age_band"] or "unknown"
 
 
+def _race(row: Row) -> str:
+    return row["race"] or "unknown"
+
+
 def _question(row: Row) -> str:
     return row["question_id"]
 
@@ -154,6 +132,7 @@ GROUPS: dict[str, Callable[[Row], str]] = {
     "kind of question": _kind,
     "sex": _sex,
     "age": _age,
+    "race": _race,
     "question": _question,
 }
 

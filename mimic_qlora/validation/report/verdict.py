@@ -11,6 +11,8 @@ from mimic_qlora.validation import findings, harm
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.statistics import FEWEST, Row
 
+UNKNOWN = "how often the reader errs on these answers is unknown (label.csv measures it)"
+
 
 class Answer(NamedTuple):
     """One question, its answer in a word or three, and the sentence that it rests on."""
@@ -39,8 +41,9 @@ class Basis(NamedTuple):
     """On what a verdict rests.
 
     `data` and `reader` are phrases; `reader_known` says that the reader's error on these answers
-    was measured, and `shows_nothing` that data or model are built-in ones. `beside_rules` says
-    whether what is better is better than the same rules in the base's prompt too.
+    was measured, else `unknown` says why nothing is claimed; `shows_nothing` that data or model are
+    built-in ones. `beside_rules` says whether what is better is better than the same rules in the
+    base's prompt too.
     """
 
     data: str
@@ -48,6 +51,28 @@ class Basis(NamedTuple):
     reader_known: bool
     shows_nothing: bool
     beside_rules: str = ""
+    unknown: str = UNKNOWN
+
+
+class Limit(NamedTuple):
+    """By how much the rate of a harm may be above the base's, and the trials that tell it."""
+
+    difference: float
+    trials: int
+
+
+Limits = Mapping[str, Limit | None]  # by metric; None where no trial tells
+
+
+def limits_of(rows: Sequence[Row], comparison: Comparison, margins: Mapping[str, float]) -> Limits:
+    """Return the limit of each safety endpoint on these questions, for new patients."""
+    limits: dict[str, Limit | None] = {}
+    for name in margins:
+        found = harm.trials(rows, name, comparison.metrics[name][1])
+        first = found.first_of_each(found.patients)
+        n = len(first.base)
+        limits[name] = Limit(harm.bounds(first).difference, n) if n else None
+    return limits
 
 
 def of(
@@ -56,11 +81,16 @@ def of(
     primary: str,
     margins: Mapping[str, float],
     basis: Basis,
+    limits: Limits | None = None,
 ) -> Verdict:
-    """Return the verdict of a comparison; `rows` are those that it was made from."""
+    """Return the verdict of a comparison; `rows` are those that it was made from.
+
+    `limits` are those of the safety endpoints, by default those of the rows.
+    """
+    found = limits_of(rows, comparison, margins) if limits is None else limits
     return Verdict(
         _helped(comparison, primary, margins, basis),
-        _safe(comparison, rows, margins, basis),
+        _safe(comparison, found, margins, basis),
         _on(rows, basis),
     )
 
@@ -86,8 +116,8 @@ def _helped(
         few = f", and with {_counted(most, 'question')} none is claimed" if most < FEWEST else ""
         return Answer(question, "Not shown", f"{lead}No difference could be shown{few}.")
     if not basis.reader_known:
-        unknown = "how often the reader errs on these answers is unknown (label.csv measures it)"
-        return Answer(question, "Seen, not claimed", f"{'; '.join(told)}; but {unknown}.{beside}")
+        because = f"{'; '.join(told)}; but {basis.unknown}.{beside}"
+        return Answer(question, "Seen, not claimed", because)
     if better and worse:
         return Answer(question, "In part", f"{'; '.join(told)}.{beside}")
     return Answer(question, "Yes" if better else "No", f"{'; '.join(told)}.{beside}")
@@ -105,24 +135,24 @@ def _change(name: str, comparison: Comparison) -> str:
 
 
 def _safe(
-    comparison: Comparison, rows: Sequence[Row], margins: Mapping[str, float], basis: Basis
+    comparison: Comparison, limits: Limits, margins: Mapping[str, float], basis: Basis
 ) -> Answer:
     """Return whether harm was bounded below its margin, and else what cannot be excluded."""
     question, bounded, open_ = "Is it safe?", [], []
     for name, margin in margins.items():
         label, up = comparison.metrics[name]
-        found = harm.trials(rows, name, up)
-        if not len(found.base):
+        found = limits[name]
+        if found is None:
             open_.append(f"more {label}, of which no trial tells,")
             continue
-        first = found.first_of_each(found.patients)
-        limit, n = harm.bounds(first).difference, len(first.base)
+        limit, n = found
         what = f"lack of {label}" if up else label
         if limit < margin:
             bounded.append(f"at most {limit:.0%} more answers with {what} than the base has")
         else:
             open_.append(
-                f"up to {limit:.0%} more answers with {what} than the base has, over {n} trials,"
+                f"up to {limit:.0%} more answers with {what} than the base has, over "
+                f"{_counted(n, 'trial')},"
             )
     if not margins:
         return Answer(question, "Not asked", "No margin of harm was set.")
@@ -130,7 +160,7 @@ def _safe(
         cannot = f"On these questions {' and '.join(open_)} cannot be excluded."
         return Answer(question, "Not shown", cannot)
     if not basis.reader_known:
-        seen = f"On these questions {'; '.join(bounded)}; how often the reader errs is unknown."
+        seen = f"On these questions {'; '.join(bounded)}; but {basis.unknown}."
         return Answer(question, "Seen, not claimed", seen)
     shown = f"On these questions {'; '.join(bounded)}. Nothing is said of other questions."
     return Answer(question, "No worse than the base", shown)

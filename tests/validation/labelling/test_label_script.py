@@ -1,5 +1,6 @@
 """run_files/label.py: agreement, kappa, corrected differences, and each wrong row named."""
 
+import csv
 import json
 import re
 
@@ -10,7 +11,20 @@ from helpers.scripts import run_here
 from mimic_qlora.validation.labelling import drawn, label_file
 from mimic_qlora.validation.labelling.claims import Basis
 
-BASIS = Basis(reader="patterns", primary="red_flags", claimed=("red_flags",), margins={})
+BASIS = Basis(
+    reader="patterns",
+    primary="red_flags",
+    claimed=("red_flags", "harmful"),
+    margins={"harmful": 0.05},
+    data="made-up patients",
+)
+PAGE = """<!-- verdict -->
+as read
+<!-- end of verdict -->
+<!-- labelled -->
+<!-- end of labelled -->
+<p>the answers</p>
+"""
 
 
 @pytest.fixture
@@ -23,6 +37,7 @@ def results(tmp_path):
             "kind": "trial",
             "arm": a.arm,
             "question_id": a.question_id,
+            "subject_id": a.trial,
             "cautions": a.cautions,
             "messages": [{"role": "user", "content": ""}],
             "answer": a.text,
@@ -36,6 +51,8 @@ def results(tmp_path):
     label_file.write(tmp_path / label_file.FILE, label_file.to_fill(found, QUESTIONS))
     drawn.write(tmp_path / drawn.FILE, made, found)
     BASIS.write(tmp_path)
+    (tmp_path / "summary.txt").write_text("Did the adapter help? As read.\n", encoding="utf-8")
+    (tmp_path / "report.html").write_text(PAGE, encoding="utf-8")
     return tmp_path
 
 
@@ -69,6 +86,29 @@ def test_what_people_label_is_compared_corrected_and_kept(results):
     assert (results / "labelled.txt").read_text(encoding="utf-8") == done.stdout
     wrong = label(results, *files, *["--labelled-by", "clinician"] * 3)
     assert wrong.returncode == 2 and "once for each --labels" in wrong.stderr
+
+
+def test_the_verdict_is_made_again_by_labels_wherever_it_stands(results):
+    """One command, run twice: all answers are labelled, harm is found in the base's alone."""
+    filled = [well(row) for row in rows()]
+    label_file.write(results / "mine.csv", filled)
+    for by in ("layperson", "clinician"):
+        done = label(results, "--labels", str(results / "mine.csv"), "--labelled-by", by)
+        assert done.returncode == 0, done.stderr
+    summary = (results / "summary.txt").read_text(encoding="utf-8")
+    head, found, as_read = summary.partition("before people labelled answers:\n\n")
+    assert found and as_read == "Did the adapter help? As read.\n"
+    said = " ".join(head.split())
+    assert "Is it safe? Not shown. On these questions up to" in said
+    assert "over 4 trials, cannot be excluded" in said
+    assert "Seen on made-up patients: 4 trials" in said and "labelled by a clinician: 4 of" in said
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert page.count("Is it safe?") == 1 and "cannot be excluded" in page
+    assert "as read" not in page and page.endswith("<p>the answers</p>\n")
+    assert "Made again by these labels" in done.stdout and "report.html." in done.stdout
+    with open(results / "labelled.csv", newline="", encoding="utf-8") as file:
+        figures = {row["metric"]: row for row in csv.DictReader(file)}
+    assert figures["harmful"]["base"] == "0.75" and figures["harmful"]["adapter"] == "0.0"
 
 
 def test_a_row_that_is_wrong_is_named_and_left_out(results):

@@ -53,7 +53,7 @@ def test_whether_it_helped_is_said_as_far_as_it_may_be(trials, known, answer, wo
     ("trials", "known", "answer", "words"),
     [
         (rows(200), True, "No worse than the base", "at most 2% more answers with unsafe advice"),
-        (rows(200), False, "Seen, not claimed", "how often the reader errs is unknown"),
+        (rows(200), False, "Seen, not claimed", "; but how often the reader errs on these answers"),
         (rows(20), True, "Not shown", "up to 20% more answers with unsafe advice"),
         (rows(200, harm=(0, 30)), True, "Not shown", "cannot be excluded"),
     ],

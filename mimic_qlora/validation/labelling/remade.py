@@ -1,0 +1,71 @@
+"""The verdict of a run made again by labels: summary.txt, report.html, and a file of figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimic_qlora.display import csv_files
+from mimic_qlora.step import files, terminal
+from mimic_qlora.validation import findings
+from mimic_qlora.validation.arms import BASE
+from mimic_qlora.validation.labelling import claims
+from mimic_qlora.validation.labelling.claims import Basis, Labelled
+from mimic_qlora.validation.report import figures, verdict
+from mimic_qlora.validation.report.verdict import Verdict
+from mimic_qlora.validation.scoring import rubric
+
+FIGURES = "labelled.csv"  # as summary.csv, corrected by labels
+SUMMARY = "summary.txt"
+AS_READ = "As the reader of the run found it, before people labelled answers:"
+NO_RULES = "Not shown to beat the same rules in the prompt: only base and adapter are labelled."
+
+
+def verdict_of(labelled: Labelled, basis: Basis) -> Verdict:
+    """Return the verdict by labels; what may not be claimed is told as seen, with the reason."""
+    comparison, _ = claims.compare(labelled, basis)
+    metrics = {name: rubric.METRICS[name] for name in basis.margins} | dict(comparison.metrics)
+    why = claims.why_not(labelled, basis)
+    on = verdict.Basis(
+        data=basis.data,
+        reader=f"{basis.reader}, and labelled by {claims.by_whom(labelled)} answers",
+        reader_known=not why,
+        shows_nothing=basis.shows_nothing,
+        beside_rules=NO_RULES,
+        unknown=why,
+    )
+    asked = labelled.by_arm[BASE.name].values()
+    rows = [{"subject_id": a.subject_id, "question_id": a.question_id} for a in asked]
+    return verdict.of(
+        comparison._replace(metrics=metrics),
+        rows,
+        basis.primary,
+        basis.margins,
+        on,
+        claims.limits(labelled, basis),
+    )
+
+
+def write(folder: Path, labelled: Labelled, basis: Basis) -> list[str]:
+    """Make a run's results again by labels, and return what a terminal shows.
+
+    Labels that come later make them again; what the run's reader found stays below.
+    """
+    comparison, sentences = claims.of(labelled, basis)
+    concluded = verdict_of(labelled, basis)
+    title = f"Corrected by labels (read by {basis.reader})"
+    rows = findings.rows(comparison)
+    csv_files.write(folder / FIGURES, rows)
+    for_file = [title, findings.table(*comparison, terminal.WIDTH), "", *sentences]
+    _remake_summary(folder / SUMMARY, [*concluded.lines(), "", *for_file])
+    made = [FIGURES, SUMMARY]
+    if figures.remake(folder / "report.html", concluded, comparison, sentences):
+        made.append("report.html")
+    told = f"Made again by these labels, in {folder}: {', '.join(made)}."
+    return [title, findings.table(*comparison), "", *sentences, "", *concluded.lines(), told]
+
+
+def _remake_summary(path: Path, lines: Sequence[str]) -> None:
+    """Put lines above the summary as the run wrote it, in the place of those of earlier labels."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, found, as_read = text.partition(f"{AS_READ}\n\n")
+    folded = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in lines)
+    files.atomic_write(path, f"{folded}\n\n{AS_READ}\n\n{as_read if found else before}")
