@@ -46,6 +46,8 @@ _UNUSABLE = {  # of a file's disk, network or owner
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
+# what torch.distributed says when another process of a run is gone or too slow
+_PEER = r"\bgloo\b|\bNCCL\b|Timed out waiting \d+ms|Connection closed by peer|TCPStore"
 _DUCKDB_OF_A_FILE = ("InvalidInputException", "IOException", "Error", "SerializationException")
 
 
@@ -81,6 +83,11 @@ def sentence(error: BaseException) -> str | None:
         return _too_little_memory(error)
     if type(error).__name__ == "BrokenProcessPool":
         return "a worker process was killed, most likely for lack of memory: try fewer --workers"
+    if isinstance(error, RuntimeError) and re.search(_PEER, str(error)):
+        return (
+            "another process of this run has ended, or did not answer in time: see the error of "
+            "the first that ended, then run the same command again"
+        )
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         return "no folder for temporary files can be written: give one with TMPDIR"
     if isinstance(error, OSError) and (error.filename or of_the_machine(error)):

@@ -185,8 +185,9 @@ def check_sharding(recipe: str) -> None:
     """Raise UserError when a model is to be sharded over GPUs (FSDP) where there is none."""
     wanted = os.environ.get("ACCELERATE_USE_FSDP") == "true" or Path(recipe).stem == "fsdp"
     if wanted and not gpu():
-        if not is_main():  # the first process says it for all
-            raise SystemExit(2)
+        if not is_main():
+            # the first process says it for all; the launcher would stop it because of a failure
+            raise SystemExit(0)
         raise UserError(
             "FSDP shards a model over several GPUs and PyTorch sees none here: run it on a machine "
             "with GPUs, or without recipes/fsdp_accelerate.yaml and with another --recipe"

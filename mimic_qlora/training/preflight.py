@@ -43,7 +43,12 @@ class Needs:
 
 
 def check(job: Job) -> int:
-    """Print what is there and what is missing; return 0 when nothing is missing, else 2."""
+    """Print what is there and what is missing; return 0 when nothing is missing, else 2.
+
+    Of several processes the first does it for all.
+    """
+    if not hardware.is_main():
+        return 0
     needs, settings = Needs(), job.settings
     with ExitStack() as stack:
 

@@ -36,6 +36,19 @@ def one_sentence(done: subprocess.CompletedProcess) -> str:
     return done.stderr
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer",
+        "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 45000ms for recv operation",
+        "NCCL error in: ProcessGroupNCCL.cpp:1970, remote process exited or there was a network",
+    ],
+)
+def test_a_process_that_lost_the_others_says_so(said):
+    assert "another process of this run has ended" in faults.sentence(RuntimeError(said))
+    assert faults.sentence(RuntimeError("shape mismatch")) is None
+
+
 # ---------------------------------------------------------------- disks
 
 

@@ -112,8 +112,10 @@ def test_the_launchers_command_line_names_the_processes(monkeypatch, options, nu
 def test_of_several_processes_one_says_that_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         hardware.check_sharding("fsdp")
+    # a failure of this one would let the launcher stop the first before it has said a word
+    assert not ended.value.code
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError):
         hardware.check_sharding("recipes/fsdp.yaml")

@@ -58,6 +58,13 @@ def test_check_asks_for_more_memory_the_more_layers_are_kept(train, capsys):
     assert sorted(needed, key=float) == needed
 
 
+def test_of_several_processes_the_first_checks_for_all(train, store, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    (store / "prompts" / "train.jsonl").unlink()
+    assert train.check() == 0, "a failure would let the launcher stop the first process"
+    assert not capsys.readouterr().out
+
+
 def test_check_encodes_for_the_training_that_follows(train, store, monkeypatch):
     assert train.check() == 0
     monkeypatch.setattr(in_parallel, "encode", lambda *_: pytest.fail("encoded again"))
