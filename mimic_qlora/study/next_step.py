@@ -1,5 +1,6 @@
 """The next command in a storage folder, with the options that carry over from what is there."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
@@ -60,13 +61,23 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
     model = _model(store, states)
     run = state.step.partition("/")[2] or None
     if step == "validation":
-        run = ",".join(s.step.partition("/")[2] for s in states if s.step.startswith("adapters/"))
+        run = ",".join(_newest_runs(states))
     words = [_TRIALS] if step == "validation" else []
     words += _settings(_manifest(store, state.step), step, root)
     if step == "adapters" and run not in (None, "default"):
         words += ["--run", str(run)]
     words += ending.Options(given, model, run or None).of(step)
     return " ".join([storage.COMMANDS[step], *map(shlex.quote, words)])
+
+
+def _newest_runs(states: Sequence[StepState]) -> list[str]:
+    """Return the adapter that was trained last, with those of its other seeds."""
+    done = [s for s in states if s.step.startswith("adapters/") and s.state == DONE]
+    names = [s.step.partition("/")[2] for s in sorted(done, key=lambda s: s.finished)]
+    last = re.fullmatch(r"(.+-seed)\d+", names[-1]) if names else None
+    if last is None:
+        return names[-1:]
+    return [name for name in sorted(names) if re.fullmatch(rf"{re.escape(last[1])}\d+", name)]
 
 
 def _manifest(store: Path, step: str) -> Mapping[str, Any]:

@@ -101,6 +101,17 @@ def test_what_is_done_is_told_with_losses_and_the_next_command(whole):
     assert "3.00 1.50" in said.text
 
 
+def test_a_further_look_is_at_the_newest_adapter_and_its_other_seeds(whole):
+    for run in ("a-seed1", "a-seed0"):
+        write(whole, f"adapters/{run}")
+        (whole / "adapters" / run / "manifest.json").write_text(
+            (whole / "adapters" / run / "manifest.json").read_text().replace('": "20', '": "21')
+        )
+    assert look(whole).next.startswith(
+        "cd run_files && ./run.sh 50 --model meta/L --run a-seed0,a-s"
+    )
+
+
 def test_half_done_the_next_step_carries_model_and_settings_over(whole):
     shutil.rmtree(whole / "adapters")
     assert look(whole).next == "python train_qlora.py --model meta/L"
