@@ -204,7 +204,8 @@ def clean(found: Sequence[Leftover], ask: Callable[[str], bool]) -> str:
         shown = [{k: v for k, v in row.items() if v or k != "lost"} for row in rows]
         print(text_tables.text_table(shown, f"\n{kind.capitalize()}"))
         total = sum(one.bytes for one in of_kind)
-        if not ask(f"Remove these {len(of_kind)} ({size(total)})? [y/N] "):
+        what = "it" if len(of_kind) == 1 else f"these {len(of_kind)}"
+        if not ask(f"Remove {what} ({size(total)})? [y/N] "):
             continue
         for one in of_kind:
             try:
