@@ -40,7 +40,7 @@ def one_line(text: str, width: int) -> str:
     return f'"{text}"'
 
 
-def size(n_bytes: int) -> str:
+def size(n_bytes: float) -> str:
     """Return a number of bytes as people read it: "4.2 MB"."""
     amount, unit = float(n_bytes), "B"
     for unit in ("B", "kB", "MB", "GB", "TB"):

@@ -114,7 +114,7 @@ def _recipe(file: StudyFile) -> str:
     if file.study.training.recipe or file.study.training.device == "cpu":
         return file.study.training.recipe or "cpu"
     found = None if limits.gpus_hidden() else limits.gpus()
-    return "gpu_24gb" if found and found.count else "cpu"
+    return "gpu_24gb" if found and found.listed else "cpu"
 
 
 def _config(file: StudyFile, store: Path) -> Mapping[str, Any] | None:
@@ -224,12 +224,13 @@ def in_words(found: Sequence[Expected]) -> list[str]:
         }
         for one in found
     ]
-    known = [one.seconds for one in found if one.seconds is not None]
+    known: list[float] = [one.seconds for one in found if one.seconds is not None]
     more = "" if len(known) == len(found) else ", and what is not known"
+    disk = size(sum([one.disk for one in found]))
     told = [
         text_tables.text_table(rows, "Expected"),
-        f"In all {duration(sum(known))}{more}; {size(sum(one.disk for one in found))} stay on the "
-        "disk. Measured: on two idle cores without a GPU (benchmarks/README.md); a busy machine "
+        f"In all {duration(sum(known))}{more}; {disk} stay on the disk. "
+        "Measured: on two idle cores without a GPU (benchmarks/README.md); a busy machine "
         "takes longer. Computed: from the model's shape, or by the slope of smaller data. A step "
         "that is up to date takes seconds.",
     ]

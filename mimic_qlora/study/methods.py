@@ -157,7 +157,8 @@ def _evaluation(store: Path) -> str:
 
 
 def _software(store: Path) -> str:
-    versions, study = {}, None
+    versions: dict[str, str] = {}
+    study = None
     for step in ("subjects", *(f"adapters/{one.run}" for one in runs.of_storage(store))):
         found = _manifest(store, step)
         versions |= found.get("versions") or {}

@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.llm import embedded
@@ -19,7 +19,7 @@ from mimic_qlora.study.study_file import TASKS, Data, Features, Prompts, Summary
 from mimic_qlora.training import recipes
 from mimic_qlora.training.settings import TrainSettings
 
-_SECTIONS = {
+_SECTIONS: dict[str, type[BaseModel]] = {
     "subjects": Data,
     "summary": Summary,
     "features": Features,

@@ -63,7 +63,7 @@ def _comparison(store: Path) -> Comparison:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = {row["metric"]: row for row in csv.DictReader(file)}
-        found = {name: Difference(*_numbers(row)) for name, row in rows.items()}
+        found = {name: _difference(row) for name, row in rows.items()}
     except (OSError, KeyError, ValueError, TypeError):
         raise UserError(f"{path} cannot be read: run step 7 again") from None
     known = dict(rubric.METRICS) | dict(APART)
@@ -71,11 +71,20 @@ def _comparison(store: Path) -> Comparison:
     return Comparison(found, {}, metrics)
 
 
-def _numbers(row: dict[str, str]) -> "Iterator[float | int | None]":
-    """Yield the fields of a Difference from a row of summary.csv."""
-    for name in Difference._fields:
-        whole = name in ("trials", "questions", "patients")
-        yield int(row[name]) if whole else (float(row[name]) if row[name] else None)
+def _difference(row: dict[str, str]) -> Difference:
+    """Return a row of summary.csv as it was written."""
+    open_ended = {
+        name: float(row[name]) if row[name] else None for name in ("low", "high", "effect", "p")
+    }
+    return Difference(
+        base=float(row["base"]),
+        adapter=float(row["adapter"]),
+        mean=float(row["mean"]),
+        **open_ended,
+        trials=int(row["trials"]),
+        questions=int(row["questions"]),
+        patients=int(row["patients"]),
+    )
 
 
 def latex(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -118,12 +118,8 @@ def _of_folder(
         return _not_there(place, step, who)
     try:
         raw = manifests.read_json(place / manifests.NAME)
-        inputs, version = raw["inputs"], raw["schema_version"]
-        facts = {
-            "id": str(raw["id"]),
-            "finished": str(raw["finished"]),
-            "seconds": float(raw["seconds"]),
-        }
+        inputs, version = dict(raw["inputs"]), raw["schema_version"]
+        content_id, finished, seconds = str(raw["id"]), str(raw["finished"]), float(raw["seconds"])
         damaged = manifests.damaged_files(place, raw)
     except PermissionError as error:
         return StepState(step, DAMAGED, f"{error.filename} cannot be read", bytes=size)
@@ -147,7 +143,7 @@ def _of_folder(
         state, why = STALE, f"made by version {raw.get('software')} of this software: {_LATER}"
     elif left := _left(place):
         why = f"{left}: the same command goes on"
-    return StepState(step, state, why, bytes=size, **facts)
+    return StepState(step, state, why, content_id, finished, seconds, size)
 
 
 def _older(inputs: Mapping[str, Any], before: Mapping[str, StepState]) -> str:

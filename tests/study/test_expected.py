@@ -5,6 +5,7 @@ import json
 import pytest
 
 from helpers.paths import ROOT
+from mimic_qlora.step import limits
 from mimic_qlora.study import expected, study_file
 
 LLAMA = {  # the shape of Llama 3 8B
@@ -69,6 +70,15 @@ def test_on_a_gpu_memory_and_training_are_computed_and_answers_are_not_known(tak
     assert 6e9 < validation.gpu_bytes < 10e9
     said = " ".join(" ".join(expected.in_words([*found.values()])).split())
     assert "and what is not known" in said and "computed, RTX" in said
+
+
+def test_a_machine_with_the_driver_and_no_gpu_trains_on_its_cores(take, monkeypatch):
+    for listed, recipe in ((0, "measured"), (1, "computed, RTX 4090")):
+        monkeypatch.setattr(expected.limits, "gpus", lambda n=listed: limits.Gpus(n, False, ""))
+        monkeypatch.setattr(expected.limits, "gpus_hidden", lambda: False)
+        text = "data: {from: synthetic}\nmodel: llama\n"
+        found = take(text if listed else "data: {from: synthetic}")["adapters"]
+        assert found.basis == recipe
 
 
 def test_times_are_told_in_the_unit_that_reads_well():
