@@ -95,10 +95,10 @@ class Room(NamedTuple):
 
     def in_words(self) -> str:
         """Return both as text."""
-        where = "the GPU" if hardware.gpu() else "this machine"
+        where, least = ("the GPU", " at least") if hardware.gpu() else ("this machine", "")
         return (
             f"{where} has {self.free / 1e9:.1f} GB of memory free, training needs "
-            f"{self.needed / 1e9:.1f} GB at least (computed)"
+            f"{self.needed / 1e9:.1f} GB{least} (computed)"
         )
 
 
@@ -118,7 +118,8 @@ def memory(
     choices = {"none": 0, "all": 1, "auto": 1 if hardware.gpu() else 0}
     chosen = settings.checkpointing
     every = choices[chosen] if chosen in choices else int(chosen)
-    needed = cost.training_bytes(shape, settings.rank, row, every, dtype.itemsize)
+    on_cpu = not hardware.gpu()
+    needed = cost.training_bytes(shape, settings.rank, row, every, dtype.itemsize, on_cpu)
     return Room(needed, hardware.free_memory())
 
 

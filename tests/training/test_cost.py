@@ -52,3 +52,26 @@ def test_memory_grows_with_the_layers_that_are_kept():
     assert every < second < none
     assert none - every > 10 and none == pytest.approx(30, abs=4)
     assert cost.training_bytes(shape, 16, row, 0, 4) > 1.4 * cost.training_bytes(shape, 16, row, 0)
+
+
+SMALL = dict(
+    hidden_size=512,
+    intermediate_size=1408,
+    num_hidden_layers=4,
+    vocab_size=32000,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("dtype_bytes", "checkpointing", "taken"),
+    [(4, 0, 311e6), (4, 1, 236e6), (2, 0, 188e6)],
+)
+def test_memory_on_a_cpu_is_what_training_was_seen_to_take(dtype_bytes, checkpointing, taken):
+    """Measured as benchmarks/training_peak.py does."""
+    needed = cost.training_bytes(
+        cost.shape(SMALL), 16, cost.Row(600, 150), checkpointing, dtype_bytes, on_cpu=True
+    )
+    assert needed == pytest.approx(taken, rel=0.15)

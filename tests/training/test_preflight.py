@@ -31,7 +31,7 @@ def test_check_prints_what_memory_training_needs_also_without_weights(
 ):
     assert train.check() == 0
     said = capsys.readouterr().out
-    needs = re.search(r"GB of memory free, training needs (\S+) GB at least", said)
+    needs = re.search(r"GB of memory free, training needs (\S+) GB \(computed\)", said)
     assert needs and "GB free" in said
     config = tmp_path / "later" / "config.json"  # all that was fetched so far
     config.parent.mkdir()
