@@ -16,7 +16,6 @@ from dataclasses import asdict
 
 from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.step import command_line, ending, storage
-from mimic_qlora.subjects.manifest import data_line, subjects_manifest
 
 
 def arguments() -> argparse.Namespace:
@@ -71,6 +70,9 @@ def main() -> None:
     """Judge the columns and write `features/`."""
     args = arguments()
     store = storage.open_storage(args.storage)
+
+    from mimic_qlora.subjects.manifest import data_line, subjects_manifest
+
     manifest = subjects_manifest(store)
     source = manifest["source"]
     print(data_line(source))

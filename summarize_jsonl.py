@@ -10,7 +10,6 @@ not shown. With --model, how long the records are in that model's tokens.
 import argparse
 
 from mimic_qlora.step import command_line, ending, storage
-from mimic_qlora.subjects.manifest import data_line, subjects_manifest
 
 
 def arguments() -> argparse.Namespace:
@@ -37,6 +36,9 @@ def main() -> None:
     """Summarize the patients: count, hide small counts, print, and write the folder."""
     args = arguments()
     store = storage.open_storage(args.storage)
+
+    from mimic_qlora.subjects.manifest import data_line, subjects_manifest
+
     manifest = subjects_manifest(store)
     print(data_line(manifest["source"]))
 

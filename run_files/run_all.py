@@ -17,9 +17,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mimic_qlora.step import command_line, files, storage, terminal
-from mimic_qlora.study import study_file
+
+if TYPE_CHECKING:
+    from mimic_qlora.study.study_file import StudyFile
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -41,7 +44,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def place_of(file: study_file.StudyFile, given: str | None) -> Path:
+def place_of(file: "StudyFile", given: str | None) -> Path:
     """Return the storage folder of a study, which need not be there yet."""
     named = file.study.storage
     if given is None and named:
@@ -52,11 +55,11 @@ def place_of(file: study_file.StudyFile, given: str | None) -> Path:
 def main() -> int:
     """Check the study, and run its steps."""
     args = arguments()
+
+    from mimic_qlora.study import checks, commands, expected, kept_file, running, study_file
+
     file = study_file.read(study_file.find(args.study, HERE / "studies"))
     store = place_of(file, args.storage)
-
-    from mimic_qlora.study import checks, commands, expected, kept_file, running
-
     checks.check(file, store, ROOT)
     steps = commands.of(file, store)
     print("\n".join(expected.in_words(expected.of_study(file, store, ROOT))))

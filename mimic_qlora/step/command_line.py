@@ -194,6 +194,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     _unwind_on_signals(stopped)
     code: int | None = None
     try:
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            # run_all.py holds Ctrl-C back while a step starts; one that came meanwhile comes now
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = main() or 0
         sys.stdout.flush()
     except UpToDate as message:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,12 +62,13 @@ def _run(command: Command, root: Path, variables: Mapping[str, str]) -> int:
     """
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(open(command.log, "ab")) if command.log else None
-        process = subprocess.Popen(
-            _words(command),
-            cwd=root / command.folder,
-            env=dict(variables),
-            stdout=subprocess.PIPE if log else None,
-        )
+        with _held_back():
+            process = subprocess.Popen(
+                _words(command),
+                cwd=root / command.folder,
+                env=dict(variables),
+                stdout=subprocess.PIPE if log else None,
+            )
         with _passed_on(process):
             if log and process.stdout:
                 _copy(process.stdout, log)
@@ -74,6 +76,23 @@ def _run(command: Command, root: Path, variables: Mapping[str, str]) -> int:
                 with contextlib.suppress(KeyboardInterrupt):
                     code = process.wait()
                     return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Let a process begin with Ctrl-C held back, until it can say where it stopped.
+
+    While Python starts it ends in a traceback; `command_line.run` lets it through.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):  # the step has it too, and ends by it
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

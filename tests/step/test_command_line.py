@@ -178,3 +178,19 @@ def test_arguments_that_cannot_be_are_refused_before_anything_is_read(run, scrip
 def test_help_fits_into_100_columns(run, script):
     lines = run(script, "--help", COLUMNS="100").stdout.splitlines()
     assert lines and max(map(len, lines)) <= 100
+
+
+def test_a_script_loads_no_library_before_ctrl_c_is_handled():
+    """Ctrl-C during an import at the top of a script ends in a traceback."""
+    load = """
+import importlib.util, sys
+for path in sys.argv[1:]:
+    spec = importlib.util.spec_from_file_location("script", path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+print([name for name in ("numpy", "pyarrow", "pydantic", "torch", "yaml") if name in sys.modules])
+"""
+    scripts = [*ROOT.glob("*.py"), *(ROOT / "run_files").glob("*.py")]
+    done = subprocess.run(
+        [sys.executable, "-c", load, *scripts], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout == "[]\n" and len(scripts) > 9, done.stderr

@@ -20,12 +20,14 @@ from mimic_qlora.study import running
 from mimic_qlora.study.commands import Command
 
 STEP = """
-import json, os, sys, time
+import json, os, signal, sys, time
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as command_line.run does
 print("told by", sys.argv[0], *sys.argv[1:], flush=True)
 if "wait" in sys.argv:
     try:
         open(sys.argv[-1], "w").close()
-        time.sleep(600)
+        while True:  # one long sleep misses a signal that comes just before it
+            time.sleep(0.1)
     except KeyboardInterrupt:
         print("stopped well", flush=True)
         sys.exit(130)
@@ -106,6 +108,23 @@ def test_a_signal_ends_the_step_first_and_keeps_its_exit_code(root, number, log,
     assert ("stopped well" in out) == (number == signal.SIGINT)
     if log == "log":
         assert (root / "log").read_text() in out
+
+
+EARLY = """
+import os, signal
+os.kill(os.getpid(), signal.SIGINT)
+from mimic_qlora.step import command_line
+command_line.run(lambda: 0)
+"""
+
+
+def test_ctrl_c_while_a_step_starts_ends_it_with_a_sentence(root, capfd):
+    (root / "convert_to_jsonl.py").write_text(EARLY)
+    steps = [Command(1, "subjects", ()), Command(2, "summary", ())]
+    ended = running.run_all(steps, root, {"PYTHONPATH": str(ROOT)})
+    assert (ended.command.number, ended.code) == (1, 130)
+    said = capfd.readouterr().err
+    assert said == "\nstopped; the output of earlier runs is unchanged\n"
 
 
 def run_all(storage, *args, **environment):
