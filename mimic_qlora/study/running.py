@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,13 +110,24 @@ def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def _copy(source: IO[bytes], log: IO[bytes]) -> None:
-    """Copy what a process prints to standard output and to a file, as it comes."""
-    while True:
+    """Copy what a process prints to standard output and to a file, as it comes, to its end.
+
+    A thread does, which no signal interrupts: between reading and writing it would lose a piece.
+    """
+    thread = threading.Thread(target=_copy_pieces, args=(source, log), daemon=True)
+    thread.start()
+    while thread.is_alive():
         with contextlib.suppress(KeyboardInterrupt):
-            piece = os.read(source.fileno(), 1 << 16)
-            if not piece:
-                return
-            log.write(piece)
-            log.flush()
+            thread.join()
+
+
+def _copy_pieces(source: IO[bytes], log: IO[bytes]) -> None:
+    while piece := os.read(source.fileno(), 1 << 16):
+        log.write(piece)
+        log.flush()
+        try:
             sys.stdout.buffer.write(piece)
             sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads any more: the step shall notice too
+            source.close()
+            return
