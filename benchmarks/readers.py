@@ -138,15 +138,21 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--studies", type=int, default=2000)
-    args = parser.parse_args().studies, np.random.default_rng(0)
+    only = "part 1 alone, with this reader; again for another"
+    parser.add_argument("--reader", choices=READERS, action="append", help=only)
+    given = parser.parse_args()
+    args = given.studies, np.random.default_rng(0)
 
     alike = [
-        about(name, (rate, rate), n, n_labels) | compare((rate, rate), reader, n, n_labels, args)
-        for name, reader in READERS.items()
+        about(name, (rate, rate), n, n_labels)
+        | compare((rate, rate), READERS[name], n, n_labels, args)
+        for name in given.reader or READERS
         for rate in (0.1, 0.3, 0.6)
         for n, n_labels in ((320, 60), (320, 120))
     ]
     print(text_tables.text_table(alike, "Arms alike: claims, and coverage of the corrected"))
+    if given.reader:
+        return
     worse = [
         about(name, (rate, rate + MARGIN), n, n_labels)
         | safety((rate, rate + MARGIN), reader, n, n_labels, args)

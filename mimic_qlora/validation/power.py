@@ -18,6 +18,7 @@ from mimic_qlora.display import text_tables
 from mimic_qlora.step import terminal
 from mimic_qlora.tasks import guidance
 from mimic_qlora.validation import results
+from mimic_qlora.validation.labelling.corrected import UNSEEN
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.statistics import ALPHA
 
@@ -256,7 +257,7 @@ class Design:
         variance += BETWEEN_RUNS**2 / self.runs
         variance += sum(p * (1 - p) for p in heard) / self.trials
         read = min(self.read, self.trials)
-        variance += sum(p + 1 / read for p in wrong) / read  # as corrected.unseen, in each arm
+        variance += sum(p + UNSEEN / read for p in wrong) / read
         return math.sqrt(variance)
 
     def enough(self, name: str) -> int | None:

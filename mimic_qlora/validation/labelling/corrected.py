@@ -23,6 +23,7 @@ from mimic_qlora.validation import harm, statistics
 
 Floats = NDArray[np.float64]
 
+UNSEEN = 0.5  # labels that may differ beside those that were seen to
 FEWEST = 60  # labelled answers of an arm, or all that there are, for a claim
 
 
@@ -64,7 +65,8 @@ def unseen(arm: Arm) -> float:
 
     Of 30 labelled answers none may be read wrongly where a twentieth of all are: their spread is
     then 0, and an interval made of it far too narrow. So each stratum of which a part is labelled
-    counts as if one more of its labels differed from the reader's value by 1, to either side.
+    counts as if half a label more differed from the reader's value by 1, to either side (half a
+    case is what Jeffreys' prior of a rate adds).
     """
     labelled = ~np.isnan(arm.label)
     names = np.array([str(name) for name in arm.stratum])
@@ -73,7 +75,7 @@ def unseen(arm: Arm) -> float:
         members = names == name
         n, read = int(members.sum()), int((members & labelled).sum())
         if 0 < read < n:
-            variance += (n / len(names) / read) ** 2 * (1 - read / n)
+            variance += UNSEEN * (n / len(names) / read) ** 2 * (1 - read / n)
     return variance
 
 

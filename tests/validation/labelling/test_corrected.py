@@ -88,7 +88,7 @@ def test_every_answer_labelled_leaves_nothing_unseen():
     whole = arm(np.ones(20), np.zeros(20), 20)
     assert corrected.unseen(whole) == 0
     part = corrected.Arm(np.zeros(20), np.r_[np.zeros(10), np.full(10, NAN)], [False] * 20)
-    assert corrected.unseen(part) == pytest.approx(1 / 10**2 / 2)
+    assert corrected.unseen(part) == pytest.approx(0.5 / 10**2 / 2)
 
 
 def test_several_adapters_count_as_their_mean():
