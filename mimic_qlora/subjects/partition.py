@@ -318,7 +318,7 @@ def with_subject_ids(
     return pa.record_batch([text, *batch.columns], names=list(columns)), found
 
 
-_POWERS_OF_TEN = 10 ** np.arange(1, 19)
+_POWERS_OF_TEN = 10 ** np.arange(1, 18)  # up to 18 digits, as `tables.WHOLE` has
 
 
 def _plain_numbers(text: pa.Array) -> np.ndarray | None:
