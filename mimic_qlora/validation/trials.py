@@ -142,8 +142,8 @@ def _races(session: Session, subject_ids: set[int]) -> dict[int | None, str]:
     wanted = {"admissions": ("hadm_id", "admittime", "race")}
     for record in reader.records(session.store, wanted, subject_ids):
         stays = record["admissions"]
-        first = min(stays, key=lambda stay: (str(stay["admittime"]), stay["hadm_id"]))
-        found[record["subject_id"]] = races.group(first.get("race"))
+        stays = sorted(stays, key=lambda stay: (str(stay["admittime"]), stay["hadm_id"]))
+        found[record["subject_id"]] = races.group(stays[0].get("race") if stays else None)
     return found
 
 
