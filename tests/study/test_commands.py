@@ -8,6 +8,7 @@ import pytest
 
 from helpers.paths import ROOT
 from helpers.scripts import run_here
+from mimic_qlora.step.storage import COMMANDS
 from mimic_qlora.study import commands, study_file
 
 SECTIONS = {
@@ -114,3 +115,27 @@ def test_recipe_model_and_data_of_the_file_s_folder_go_by_their_whole_path(tmp_p
     said = typed(file)[4]
     assert f"--recipe {tmp_path}/own.yaml" in said and f"--model {tmp_path}/llama" in said
     assert "--recipe cpu" in typed(read(tmp_path, "training: {recipe: cpu}\n"))[4]
+
+
+EVERYTHING = """
+summary: {min_cell: 5, all: true}
+features: {targets: codes, n_targets: 3, landmark_hours: 24, seeds: 2, margin: 0.02, device: cpu}
+prompts: {tasks: [guidance, chart_qa], pairs_per_subject: 1, max_total: 20, token_budget: 300,
+  landmark_hours: 24, seed: 1}
+training: {recipe: cpu, run: a, seeds: [0, 1], epochs: 1, max_steps: 3, lr: 1e-4, rank: 8,
+  alpha: 16, rslora: true, dropout: 0.1, max_length: 1024, batch_tokens: 1024, accumulate: 1,
+  checkpointing: 2, compute: fp32, optimizer: adamw_torch_fused, validations: 1, patience: 0,
+  limit: 4, save_minutes: 1}
+asking: {subject_id: 10000032, question: "-What?", as_of: "2150-01-01", arm: both,
+  max_new_tokens: 9, seed: 1}
+validation: {n: 3, arms: [base, adapter], judge: base, max_new_tokens: 9, batch_size: 2,
+  strict: true, knowledge: false, twins: 1, records: false, seed: 3, jump: login}
+"""
+
+
+def test_the_scripts_take_what_a_file_with_every_setting_gives_them(tmp_path):
+    """They get as far as the storage folder, which is not there."""
+    for command in _of(read(tmp_path, EVERYTHING), tmp_path / "nowhere")[1:]:
+        script = COMMANDS[command.step].split()[-1].replace("./run.sh", "run_files/validate.py")
+        done = run_here(script, *command.options, storage=tmp_path)
+        assert done.returncode == 2 and "there is no storage folder" in done.stderr, done.stderr
