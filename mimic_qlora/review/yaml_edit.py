@@ -54,7 +54,8 @@ def edit(text: str, reviews: Mapping[str, Review]) -> str:
         text = text[:start] + new + text[end:]
     try:
         found = yaml_files.loads(text, "the changed file")
-    except yaml.YAMLError:  # a character that the file's format has no room for
+    # a character that the file's format has no room for, a key that stands there already
+    except (yaml.YAMLError, UserError):
         found = None
     if json.dumps(found, sort_keys=True) != json.dumps(wanted, sort_keys=True):
         raise UserError(
