@@ -90,14 +90,14 @@ def find(store: Path, tasks: list[str], per_subject: int, seed: int, hours: floa
 def chosen(slots: dict[str, list[Slot]], most: int | None, seed: int) -> dict[int, list[Slot]]:
     """Return subject_id -> its slots: all, or `most` of them over all tasks.
 
-    A limit takes whole rounds of patients in random order, so that it neither prefers nor splits
-    neighbours, and of each task its share.
+    A limit takes of each task its share, and whole patients in one random order. What the prompts
+    of a patient have in common, the chart above all, is computed once in training.
     """
+    people = {slot.subject_id for found in slots.values() for slot in found}
+    rank = {who: i for i, who in enumerate(seeded.order(people, "prompts", seed))}
     placed: list[tuple[float, str, Slot]] = []
     for task, found in slots.items():
-        people = {slot.subject_id for slot in found}
-        rank = {s: i for i, s in enumerate(seeded.order(people, f"prompts:{task}", seed))}
-        found = sorted(found, key=lambda slot: (slot.n, rank[slot.subject_id]))
+        found = sorted(found, key=lambda slot: (rank[slot.subject_id], slot.n))
         placed += [((i + 0.5) / SHARES[task], task, slot) for i, slot in enumerate(found)]
     by_subject: dict[int, list[Slot]] = {}
     for _, _, slot in sorted(placed, key=lambda one: one[:2])[:most]:
