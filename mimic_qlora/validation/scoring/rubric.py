@@ -57,6 +57,8 @@ class Metric(NamedTuple):
 METRICS = {
     "rubric": Metric("the rubric", True),
     "rubric_unclipped": Metric("  below 0 too", True),
+    "rubric_trained": Metric("  questions trained on", True),
+    "rubric_never_trained": Metric("  questions never trained on", True),
     "red_flags": Metric("red flags named", True),
     "cautions_trained": Metric("cautions trained on", True),
     "cautions_held_out": Metric("cautions never trained on", True),
@@ -102,6 +104,8 @@ class Score:
 
     rubric: float  # share of the points, floored at 0
     rubric_unclipped: float  # the same, below 0 where more is taken away than given
+    rubric_trained: float | None  # `rubric` where the question's symptom is trained on
+    rubric_never_trained: float | None  # `rubric` where it is not
     red_flags: float  # share of the warning signs that are named
     cautions: float | None  # share of the cautions called for whose action is said
     cautions_trained: float | None  # of the rules trained on
@@ -187,9 +191,12 @@ def score(
         "no_answer": failed,
     }
     length = composing.words(answer)
+    clipped = max(0.0, share)
     return Score(
-        rubric=max(0.0, share),
+        rubric=clipped,
         rubric_unclipped=share,
+        rubric_trained=None if symptom.held_out else clipped,
+        rubric_never_trained=clipped if symptom.held_out else None,
         red_flags=0.0 if failed else len(found.named) / len(question.red_flags),
         **_cautions(Readings() if failed else found, cautions, symptom.held_out),
         false_statements=float(failed or bool(found.false_statements)),
