@@ -176,6 +176,7 @@ def main() -> int:
     session.check_runs(store, settings.runs)
     opened = session.load(store, args.model)
     judge = judging.choose(args.judge, store, opened.path) if args.judge else None
+    ledger.ledger(store)  # a damaged one is refused now, not after the answers
     print(session.first_lines(opened))
 
     drawn, apart = draw(args, opened, settings, questions)

@@ -48,6 +48,8 @@ def test_a_plan_or_a_ledger_that_was_edited_is_refused(run_validate):
         "\n".join([first.replace("frozen", "frozen "), *rest]) + "\n"
     )
     assert "ledger.jsonl was edited at line 2" in run_validate("--final")[2]
+    _, out, err = run_validate("3")
+    assert "ledger.jsonl was edited at line 2" in err and "Answering" not in out
 
 
 def test_each_look_at_validation_patients_is_counted_and_the_same_again_is_not_new(run_validate):
