@@ -40,14 +40,13 @@ SHOWN = (*AIMED, "cautions_held_out", "false_statements", "cut", "repeated")
 FIRST_STEPS = ("subjects", "features", "prompts")
 
 
-def variant(seed: int) -> study_file.StudyFile:
-    """Return the demo's study with this training seed, and the arm of the second control."""
+def variant(seed: int, other_chart: bool) -> study_file.StudyFile:
+    """Return the demo's study with this training seed, with or without the second control."""
     file = study_file.read(STUDY)
     study = file.study
     training = study.training.model_copy(update={"seed": seed, "run": f"seed{seed}"})
-    validation = study.validation.model_copy(
-        update={"arms": ["base", "adapter", "adapter-other-chart"], "knowledge": False}
-    )
+    arms = ["base", "adapter", *["adapter-other-chart"] * other_chart]
+    validation = study.validation.model_copy(update={"arms": arms})
     return replace(
         file, study=study.model_copy(update={"training": training, "validation": validation})
     )
@@ -56,7 +55,8 @@ def variant(seed: int) -> study_file.StudyFile:
 def run(store: Path, seed: int, steps: tuple[str, ...]) -> float:
     """Run some steps of the study in a storage folder; return the seconds that they took."""
     began = time.monotonic()
-    chosen = [c for c in commands.of(variant(seed), store) if c.step in steps]
+    has_control = store.name == "as_it_is" and seed == SEEDS[0]
+    chosen = [c for c in commands.of(variant(seed, has_control), store) if c.step in steps]
     ended = running.run_all(chosen, ROOT, {})
     if ended:
         sys.exit(ended.code)
@@ -75,6 +75,8 @@ def shuffle(store: Path, other: Path) -> None:
     for place, record in enumerate(records):
         by_symptom.setdefault(record.symptom, []).append(place)
     dealt = list(records)
+    alone = sum(len(places) == 1 for places in by_symptom.values())
+    print(f"Shuffled: {len(records) - alone} answers change hands; {alone} have no other to take")
     for places in by_symptom.values():
         random.Random(0).shuffle(places)
         for place, giver in zip(places, places[1:] + places[:1], strict=True):
@@ -125,7 +127,8 @@ def main() -> None:
         results = latest_results(store)
         arms.setdefault("base", means(results, "base"))
         arms[f"adapter, seed {seed}"] = means(results, "qlora")
-        arms[f"its other chart, seed {seed}"] = means(results, "qlora-other-chart")
+        if seed == SEEDS[0]:
+            arms[f"other chart, seed {seed}"] = means(results, "qlora-other-chart")
     run(other, SEEDS[0], ("adapters", "validation"))
     arms[f"shuffled, seed {SEEDS[0]}"] = means(latest_results(other), "qlora")
 
@@ -160,7 +163,7 @@ def aims(arms: dict[str, dict[str, float]]) -> list[str]:
     )
     name = "cautions_trained"
     own = tuned[0][name]
-    for control in (f"shuffled, seed {SEEDS[0]}", f"its other chart, seed {SEEDS[0]}"):
+    for control in (f"shuffled, seed {SEEDS[0]}", f"other chart, seed {SEEDS[0]}"):
         fell = arms[control][name]
         said.append(f"{name} of {control}: {fell:.2f}, of its own {own:.2f}")
     return said
