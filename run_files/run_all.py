@@ -62,6 +62,7 @@ def main() -> int:
     store = place_of(file, args.storage)
     checks.check(file, store, ROOT)
     steps = commands.of(file, store)
+    print(f"Study: {file.path.name}, SHA-256 {file.sha256}")
     print("\n".join(expected.in_words(expected.of_study(file, store, ROOT))))
     if args.dry_run:
         for step in steps:
