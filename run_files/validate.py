@@ -178,7 +178,6 @@ def main() -> int:
     judge = judging.choose(args.judge, store, opened.path) if args.judge else None
     ledger.ledger(store)  # a damaged one is refused now, not after the answers
     print(session.first_lines(opened))
-
     drawn, apart = draw(args, opened, settings, questions)
     chosen = arms.chosen(settings.arms, settings.runs)
     asks = asking.asks([*drawn, *apart], chosen, opened)
