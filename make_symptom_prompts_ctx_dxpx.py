@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     add(
         "--max-total",
         type=command_line.positive_int,
-        help="at most this many records over all splits (default: no limit)",
+        help="at most this many records over all splits, of whole patients (default: no limit)",
     )
     add(
         "--token-budget",
