@@ -105,22 +105,22 @@ def _helped(
     seen = [name for name in claimed if findings.is_claimed(found[name], adjusted[name])]
     better = [name for name in seen if (found[name].mean > 0) == metrics[name][1]]
     worse = [name for name in seen if name not in better]
-    told = [_change(name, comparison) for name in (*better, *worse)]
+    told = _sentence("; ".join(_change(name, comparison) for name in (*better, *worse)))
     beside = f" {basis.beside_rules}" if better and basis.beside_rules else ""
     if not seen:
         asked = [name for name in (primary, *claimed) if name in found]
         main = next((name for name in asked if found[name].questions >= FEWEST), None)
         main = main or next(iter(asked), None)
-        lead = f"{_change(main, comparison)}. " if main else ""
+        lead = f"{_sentence(_change(main, comparison))}. " if main else ""
         most = max((found[name].questions for name in claimed), default=0)
         few = f", and with {_counted(most, 'question')} none is claimed" if most < FEWEST else ""
         return Answer(question, "Not shown", f"{lead}No difference could be shown{few}.")
     if not basis.reader_known:
-        because = f"{'; '.join(told)}; but {basis.unknown}.{beside}"
+        because = f"{told}; but {basis.unknown}.{beside}"
         return Answer(question, "Seen, not claimed", because)
     if better and worse:
-        return Answer(question, "In part", f"{'; '.join(told)}.{beside}")
-    return Answer(question, "Yes" if better else "No", f"{'; '.join(told)}.{beside}")
+        return Answer(question, "In part", f"{told}.{beside}")
+    return Answer(question, "Yes" if better else "No", f"{told}.{beside}")
 
 
 def _change(name: str, comparison: Comparison) -> str:
@@ -130,7 +130,11 @@ def _change(name: str, comparison: Comparison) -> str:
     less = "" if up else " (less is better)"
     size = f" by {abs(d.mean):.2f}" if way != "did not change" else ""
     span = "" if d.low is None else f", 95% interval {findings.interval(d)}"
-    words = f"{label.strip()}{less} {way}{size}, from {d.base:.2f} to {d.adapter:.2f}{span}"
+    return f"{label.strip()}{less} {way}{size}, from {d.base:.2f} to {d.adapter:.2f}{span}"
+
+
+def _sentence(words: str) -> str:
+    """Return words as a sentence begins."""
     return words[:1].upper() + words[1:]
 
 

@@ -24,13 +24,13 @@ def rows(n, base=0.2, adapter=0.5, harm=(0, 0)):
     return made
 
 
-def of(found, known=True, nothing=False, claimed=("rubric", "harmful")):
+def of(found, known=True, nothing=False, claimed=("rubric", "harmful"), metrics=METRICS):
     from mimic_qlora.validation.arms import PAIR
 
-    differences = statistics.compare(found, METRICS, PAIR)
+    differences = statistics.compare(found, metrics, PAIR)
     adjusted = statistics.holm({name: differences[name].p for name in claimed})
     basis = verdict.Basis("some data", "patterns", known, nothing)
-    compared = Comparison(differences, adjusted, METRICS)
+    compared = Comparison(differences, adjusted, metrics)
     return compared, verdict.of(compared, found, "rubric", {"harmful": 0.05}, basis)
 
 
@@ -47,6 +47,16 @@ def of(found, known=True, nothing=False, claimed=("rubric", "harmful")):
 def test_whether_it_helped_is_said_as_far_as_it_may_be(trials, known, answer, words):
     told = of(trials, known)[1].helped
     assert told.answer == answer and words in told.because, told
+
+
+def test_two_changes_are_told_in_one_sentence():
+    found = [
+        row | {f"flags_{arm}": row[f"rubric_{arm}"] for arm in ("base", "qlora")}
+        for row in rows(20)
+    ]
+    metrics = {"flags": Metric("red flags", True), **METRICS}
+    told = of(found, claimed=("rubric", "flags"), metrics=metrics)[1].helped.because
+    assert "; red flags rose by 0.30" in told and told.startswith("The rubric rose"), told
 
 
 @pytest.mark.parametrize(
