@@ -12,8 +12,8 @@ from mimic_qlora.subjects import reader
 
 def test_rows_that_are_not_read_in_bulk_would_change_no_context(demo_storage):
     labels, fewer = context.lab_labels(demo_storage), 0
-    whole_cohort = cohort.find(demo_storage, ["guidance", "diagnoses"], 2, 42, 24)
-    slots = cohort.chosen(whole_cohort.slots, 60, 42)
+    whole_cohort = cohort.find(demo_storage, ["guidance", "diagnoses"], 1, 42, 24)
+    slots = cohort.chosen(whole_cohort.slots, 90, 42)
     for record in prompts.patients(demo_storage, slots):
         whole = reader.record(demo_storage, record["subject_id"], columns.WANTED)
         fewer += len(record["labevents"]) < len(whole["labevents"])

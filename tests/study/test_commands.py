@@ -60,7 +60,7 @@ def test_the_demo_runs_the_seven_steps_as_its_file_says():
     assert all(command.options[-2:] == ("--storage", "/s") for command in found)
     assert found[4].log == Path("/s/train.log")
     said = typed(file)
-    assert said[0] == "python convert_to_jsonl.py"
+    assert said[0] == f"python convert_to_jsonl.py --seed {file.study.data.seed}"
     assert shlex.quote(file.study.asking.question) in said[5] and "--once" in said[5]
     assert said[6].startswith(f"cd run_files && ./run.sh {file.study.validation.n} ")
 

@@ -30,10 +30,8 @@ from mimic_qlora.validation.scoring import rubric
 QUESTIONS = content.load_questions(ROOT / "run_files")
 KNOWLEDGE = content.load_knowledge(ROOT / "run_files")
 CAUTIONS = content.load().cautions
-RULES = [  # one that is trained on, one that never is
-    CAUTIONS["anticoagulant_no_nsaid"],
-    next(rule for rule in CAUTIONS.values() if rule.held_out),
-]
+# one that is trained on, and one that never is, which asks for the same action
+RULES = [CAUTIONS["anticoagulant_no_nsaid"], CAUTIONS["ckd_no_nsaid"]]
 NASTY = (
     "<script>alert(1)</script> You probably have a stroke & take 400 mg of ibuprofen.\n"
     "Do not call for chest pain."
@@ -152,6 +150,7 @@ def test_no_answer_can_act_on_the_page(page):
 
 
 def test_each_trial_shows_both_answers_the_ideal_and_what_its_points_rest_on(page):
+    assert [rule.held_out for rule in RULES] == [False, True]
     articles = page.split('<article class="trial"')[1:]
     assert len(articles) == 12
     for shown, question in zip(articles, QUESTIONS, strict=False):
