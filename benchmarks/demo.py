@@ -9,8 +9,8 @@ SEEDS, and asks the demo's trials of each adapter. The controls have the same bu
   knows what is said of a symptom; what it says of the chart can only be right by chance.
 - other chart: the adapter is given the chart of another patient, and asked the same.
 
-Prints a table, and whether the aims are met. A missed aim is a result, not a failure. About an hour
-on two cores; a run that was stopped goes on with the same command.
+Prints a table, and whether the aims are met. A missed aim is a result, not a failure. Two hours or
+more on two cores; a run that was stopped goes on with the same command.
 """
 
 import argparse
