@@ -230,9 +230,9 @@ def in_words(found: Sequence[Expected]) -> list[str]:
     told = [
         text_tables.text_table(rows, "Expected"),
         f"In all {duration(sum(known))}{more}; {disk} stay on the disk. "
-        "Measured: on two idle cores without a GPU (benchmarks/README.md); a busy machine "
-        "takes longer. Computed: from the model's shape, or by the slope of smaller data. A step "
-        "that is up to date takes seconds.",
+        "Measured: on two idle cores without a GPU (benchmarks/README.md); a busy or slower "
+        "machine takes two to four times as long. Computed: from the model's shape, or by the "
+        "slope of smaller data. A step that is up to date takes seconds.",
     ]
     return [terminal.fitted(line, terminal.width()) for line in told]
 
