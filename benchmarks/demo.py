@@ -21,7 +21,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean as mean_of
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,6 +30,8 @@ from mimic_qlora.display.text_tables import text_table  # noqa: E402
 from mimic_qlora.prompts import record_files  # noqa: E402
 from mimic_qlora.step import files, manifests  # noqa: E402
 from mimic_qlora.study import commands, running, study_file  # noqa: E402
+from mimic_qlora.validation import results, statistics  # noqa: E402
+from mimic_qlora.validation.arms import ADAPTER, ARMS, BASE, Arm  # noqa: E402
 
 STUDY = ROOT / "run_files" / "studies" / "demo.yaml"
 SEEDS = (0, 1, 2)
@@ -52,15 +54,12 @@ def variant(seed: int, other_chart: bool) -> study_file.StudyFile:
     )
 
 
-def run(store: Path, seed: int, steps: tuple[str, ...]) -> float:
-    """Run some steps of the study in a storage folder; return the seconds that they took."""
-    began = time.monotonic()
-    has_control = store.name == "as_it_is" and seed == SEEDS[0]
-    chosen = [c for c in commands.of(variant(seed, has_control), store) if c.step in steps]
+def run(store: Path, seed: int, steps: tuple[str, ...], other_chart: bool = False) -> None:
+    """Run some steps of the study in a storage folder."""
+    chosen = [c for c in commands.of(variant(seed, other_chart), store) if c.step in steps]
     ended = running.run_all(chosen, ROOT, {})
     if ended:
         sys.exit(ended.code)
-    return time.monotonic() - began
 
 
 def shuffle(store: Path, other: Path) -> None:
@@ -90,23 +89,28 @@ def shuffle(store: Path, other: Path) -> None:
     files.write_json(folder / manifests.NAME, made)
 
 
-def latest_results(store: Path) -> Path:
-    """Return the folder of the last run of step 7."""
-    return max((store / "validation").glob("2*/output.csv")).parent
-
-
-def means(folder: Path, arm: str) -> dict[str, float]:
-    """Return an arm's mean scores over questions, as step 7's table has them."""
+def add(arms: dict[str, dict[str, float]], store: Path, named: dict[str, Arm]) -> None:
+    """Add the means over questions of the newest results: of the base, and of each arm named."""
+    folder = results.newest(store)
+    if folder is None:
+        sys.exit(f"{store} has no results")
     with open(folder / "output.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    found = {}
-    for name in SHOWN:
-        of_question: dict[str, list[float]] = {}
-        for row in rows:
-            if row[f"{name}_{arm}"]:
-                of_question.setdefault(row["question_id"], []).append(float(row[f"{name}_{arm}"]))
-        found[name] = mean(map(mean, of_question.values())) if of_question else float("nan")
-    return found
+        rows = [
+            {name: cell if name == "question_id" else value(cell) for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    for name, arm in named.items():
+        found = statistics.compare(rows, SHOWN, (BASE, arm))
+        arms.setdefault("base", {metric: d.base for metric, d in found.items()})
+        arms[name] = {metric: d.adapter for metric, d in found.items()}
+
+
+def value(cell: str) -> float | None:
+    """Return a score of output.csv; None for an empty cell, and for text, which no score is."""
+    try:
+        return float(cell)
+    except ValueError:
+        return None
 
 
 def main() -> None:
@@ -123,27 +127,23 @@ def main() -> None:
 
     arms: dict[str, dict[str, float]] = {}
     for seed in SEEDS:
-        run(store, seed, ("adapters", "validation"))
-        results = latest_results(store)
-        arms.setdefault("base", means(results, "base"))
-        arms[f"adapter, seed {seed}"] = means(results, "qlora")
-        if seed == SEEDS[0]:
-            arms[f"other chart, seed {seed}"] = means(results, "qlora-other-chart")
+        first = seed == SEEDS[0]
+        run(store, seed, ("adapters", "validation"), other_chart=first)
+        named = {f"adapter, seed {seed}": ADAPTER}
+        if first:
+            named[f"other chart, seed {seed}"] = ARMS["adapter-other-chart"]
+        add(arms, store, named)
     run(other, SEEDS[0], ("adapters", "validation"))
-    arms[f"shuffled, seed {SEEDS[0]}"] = means(latest_results(other), "qlora")
+    add(arms, other, {f"shuffled, seed {SEEDS[0]}": ADAPTER})
 
     print(f"\n{STUDY.name}, SHA-256 {study_file.read(STUDY).sha256}")
     table = [
-        {"arm": arm, **{name: number(value) for name, value in row.items()}}
+        {"arm": arm, **{name: f"{mean:.2f}" for name, mean in row.items()}}
         for arm, row in arms.items()
     ]
     print(text_table(table, width=120))
     for line in aims(arms):
         print(line)
-
-
-def number(value: float) -> str:
-    return "none" if value != value else f"{value:.2f}"
 
 
 def aims(arms: dict[str, dict[str, float]]) -> list[str]:
@@ -152,9 +152,11 @@ def aims(arms: dict[str, dict[str, float]]) -> list[str]:
     said = []
     for name in AIMED:
         rises = [one[name] - arms["base"][name] for one in tuned]
-        met = mean(rises) >= AIM and min(rises) > 0
+        met = mean_of(rises) >= AIM and min(rises) > 0
         each = ", ".join(f"{rise:+.2f}" for rise in rises)
-        said.append(f"{name}: mean rise {mean(rises):+.2f} ({each}), aimed at {AIM}: {told(met)}")
+        said.append(
+            f"{name}: mean rise {mean_of(rises):+.2f} ({each}), aimed at {AIM}: {told(met)}"
+        )
     cut, repeated = (max(one[name] for one in tuned) for name in ("cut", "repeated"))
     said.append(f"answers cut, at most: {cut:.2f}, aimed at 0: {told(cut == 0)}")
     said.append(
