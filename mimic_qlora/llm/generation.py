@@ -1,6 +1,8 @@
 """Greedy answers: many at once, by base and adapters in one batch, or one as it is generated."""
 
 import contextlib
+import copy
+import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -11,6 +13,7 @@ from mimic_qlora.step import terminal
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -135,19 +138,59 @@ def _together(
     who: Sequence[str],
     max_new_tokens: int,
 ) -> list[Answer]:
+    import torch
+
     model.eval()
-    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(
-        model.device
-    )
+    shared = _shared(prompts)
+    rests = [prompt[len(shared) :] for prompt in prompts]
+    batch = tokenizer.pad({"input_ids": rests}, padding_side="left", return_tensors="pt")
+    before = torch.tensor([shared] * len(prompts), dtype=torch.long)
+    # the padding of a row stands between what all share and its own rest; the mask leaves it out
+    batch["input_ids"] = torch.cat([before, batch["input_ids"]], dim=1)
+    batch["attention_mask"] = torch.cat([before.new_ones(before.shape), batch["attention_mask"]], 1)
+    batch = batch.to(model.device)
     settings = greedy(tokenizer, model, max_new_tokens)
     with _counted(len(prompts), max_new_tokens) as watched:
         output = model.generate(
-            **batch, generation_config=settings, **watched, **adapter_names(model, who)
+            **batch,
+            generation_config=settings,
+            **({"past_key_values": _begun(model, shared, who)} if shared else {}),
+            **watched,
+            **adapter_names(model, who),
         )
     return [
         to_answer(tokenizer, ids, settings.eos_token_id)
         for ids in output[:, batch["input_ids"].shape[1] :].tolist()
     ]
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Return the tokens that all prompts of a batch begin with, mostly the system prompt's."""
+    if len(prompts) == 1:
+        return []
+    return list(os.path.commonprefix([list(prompt)[:-1] for prompt in prompts]))
+
+
+def _begun(model: Model, shared: list[int], who: Sequence[str]) -> Any:
+    """Return the keys and values of the shared tokens for each row, computed once for each arm."""
+    import torch
+
+    arms = list(dict.fromkeys(who))
+    ids = torch.tensor([shared] * len(arms), device=model.device)
+    with torch.no_grad():
+        output = model(
+            input_ids=ids, use_cache=True, logits_to_keep=1, **adapter_names(model, arms)
+        )
+    places = torch.tensor([arms.index(name) for name in who], device=model.device)
+    return cache_rows(output.past_key_values, places)
+
+
+def cache_rows(cache: Any, places: "torch.Tensor") -> Any:
+    """Return a cache of keys and values with these rows of another, which stays as it is."""
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(places)
+    return chosen
 
 
 @contextlib.contextmanager

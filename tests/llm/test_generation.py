@@ -1,5 +1,6 @@
 """Answers: the same alone, in a batch and as a stream, whoever else answers in that batch."""
 
+import os
 import time
 from pathlib import Path
 
@@ -159,3 +160,20 @@ def test_weights_unpacked_once_give_the_same_answers(with_adapter, tmp_path, mon
     assert "Linear4bit" in {
         type(m).__name__ for m in loading.unpacked(loading.load_base(path)).modules()
     }
+
+
+def test_what_all_rows_begin_with_is_computed_once_an_arm(with_adapter):
+    model, tokenizer = with_adapter
+    texts = ("Hi", "A much longer question, is it?", "Why", "How long?")
+    talks = [[*TALK[:1], {"role": "user", "content": text}] for text in texts]
+    prompts = generation.prompt_ids(tokenizer, talks)
+    shared = len(os.path.commonprefix(prompts))
+    longest = max(map(len, prompts))
+    read = []
+    seen = model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, inputs: read.append(tuple(inputs[0].shape))
+    )
+    generation.generate(model, tokenizer, talks, ["base", "adapter"] * 2, 2)
+    seen.remove()
+    assert read[:2] == [(2, shared), (4, longest - shared)]
+    assert shared > longest / 2, "else it would show little"

@@ -4,7 +4,6 @@ The prompts on one answer differ in their last sentence alone. What they share i
 its keys and values are copied for each of them, so that a prompt costs its own sentence.
 """
 
-import copy
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -138,21 +137,13 @@ def _end(
         input_ids=ids,
         attention_mask=whole,
         position_ids=positions,
-        past_key_values=_copied(cache, places),
+        past_key_values=generation.cache_rows(cache, places),
         use_cache=True,
         logits_to_keep=1,
     )
     logits = output.logits[:, -1].float()
     yes, no = (logits[:, tokens].logsumexp(1) for tokens in which)
     return cast(list[float], torch.sigmoid(yes - no).tolist())
-
-
-def _copied(cache: Any, places: "torch.Tensor") -> Any:
-    """Return a cache with these rows of another, which stays as it is."""
-    chosen = copy.copy(cache)
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(places)
-    return chosen
 
 
 def _padded(
