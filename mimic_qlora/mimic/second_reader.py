@@ -81,7 +81,8 @@ class LineCounter:
     """Counts of a CSV file, whose bytes are given piece by piece.
 
     A cell that spans lines is a fault unless its column is one of `texts`. So is one that holds
-    what looks like a row of the table: there a quote has swallowed rows.
+    what looks like a row of the table, or ends at a quote with text behind it, which began another
+    cell: there a quote has swallowed rows.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, str], texts: Collection[str]) -> None:
@@ -209,6 +210,12 @@ class LineCounter:
                 )
             if is_open:
                 break
+            if data[end + 1 : end + 2] not in (b",", b"\n", b"\r"):
+                self._held = self._held or (
+                    f"the cell that begins in line {line:,}{self._of(column)} ends in line "
+                    f"{last:,} at a quote with text behind it: fix the quote that is missing or "
+                    "too many, or check the download"
+                )
             if not self._is_text(column):
                 self._held = (
                     f"the cell that begins in line {line:,}{self._of(column)} goes on until line "

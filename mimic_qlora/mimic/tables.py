@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple, cast
 
 import pyarrow as pa
-from isal import igzip
+from isal import igzip, igzip_lib
 from pyarrow import csv as arrow_csv
 
 from mimic_qlora.mimic import second_reader
@@ -33,6 +33,8 @@ BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks 
 FREE_TEXT = ("labevents.comments", "microbiologyevents.comments", "triage.chiefcomplaint")
 IDS = ("subject_id", "hadm_id", "stay_id")  # columns by which a row finds its patient
 LONGEST_NAME = 200  # bytes; files of the table add to its name, and systems allow 255
+# what isal raises for damaged data; its stubs declare it as an object and not as a class
+GZIP_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 WHOLE = r"^(0|-?[1-9]\d{0,17})$"  # an id: an integer of the JSONL has no leading zero
 
 
@@ -234,7 +236,7 @@ def _header(path: Path) -> list[str]:
         with open(path, "rb") as stored, _uncompressed(stored, path) as file:
             rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
             header = next(rows, [])
-    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
+    except (OSError, EOFError, ValueError, GZIP_ERROR, csv.Error) as error:
         reason = _form(getattr(error, "object", b"")) or getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): check the download") from None
     if not header:
@@ -309,7 +311,7 @@ def read(
                     on_bytes(stored.tell())
     except EOFError:
         raise UserError(f"{source.path} breaks off before its end: download it again") from None
-    except (pa.ArrowInvalid, OSError, zlib.error) as error:
+    except (pa.ArrowInvalid, OSError, GZIP_ERROR) as error:
         if faults.of_the_machine(error):
             raise
         raise _unreadable(source, error) from None

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from isal import igzip_lib
 
 from mimic_qlora.mimic import cells
-from mimic_qlora.mimic.tables import Cell, Columns
+from mimic_qlora.mimic.tables import GZIP_ERROR, Cell, Columns
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import parquet_files, split_file
 from mimic_qlora.subjects.manifest import subjects_manifest
@@ -101,12 +101,8 @@ def raw_line(storage: Path, subject_id: int) -> bytes:
     room = min(int.from_bytes(member[-4:], "little"), 1032 * length) + 1
     try:
         return igzip_lib.decompress(member, flag=igzip_lib.DECOMP_GZIP, bufsize=room)
-    except _IGZIP_ERROR:
+    except GZIP_ERROR:
         raise parquet_files.damaged(path) from None
-
-
-# isal's stubs declare its exception as an object and not as a class
-_IGZIP_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 
 
 def record(storage: Path, subject_id: int, wanted: Wanted) -> Record:

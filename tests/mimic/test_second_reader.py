@@ -80,7 +80,7 @@ def test_it_reads_what_arrow_and_the_csv_module_read(tmp_path, monkeypatch):
         try:
             counts = counted(tmp_path, data, piece=draw.choice([1, 3, None]))
         except UserError as error:
-            assert "never closed" in str(error)
+            assert "never closed" in str(error) or "text behind it" in str(error)
             continue
         path.write_bytes(data)
         monkeypatch.setattr(second_reader, "PIECE_BYTES", draw.choice([1, 3, 1 << 18]))
@@ -137,6 +137,21 @@ def test_rows_that_a_text_has_swallowed_are_found(tmp_path, columns, texts, rows
     data = "\n".join([",".join(columns), *rows, ""]).replace("\n", end).encode()
     with pytest.raises(UserError, match=f"line 2.* looks like a row of the table, in line {line}:"):
         counted(tmp_path, data, columns, texts, piece)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("piece", [3, None])
+@pytest.mark.parametrize("order", ["id,text", "text,id"])
+def test_a_quote_that_began_another_cell_tells_that_a_row_was_swallowed(
+    tmp_path, order, piece, end
+):
+    """In texts of one line, by an id that finds no row by its looks."""
+    texts = ['"one"', '"two', '"three"', '"four ""x"""']
+    rows = [f"2000,{text}" if order == "id,text" else f"{text},2000" for text in texts]
+    columns = dict.fromkeys(order.split(","), "text")
+    data = "\n".join([order, *rows, ""]).replace("\n", end).encode()
+    with pytest.raises(UserError, match=r"line 3 ends in line 4 at a quote with text behind it"):
+        counted(tmp_path, data, columns, [*columns], piece)
 
 
 def test_lines_of_a_note_are_not_taken_for_rows(tmp_path):

@@ -287,6 +287,26 @@ def empty_file(folder):
     return "is empty"
 
 
+def changed_bit(folder):
+    path = folder / "hosp/labevents.csv.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    return "labevents.csv.gz cannot be read"
+
+
+def changed_bit_far_behind(folder):
+    def longer(header, rows):
+        return [[str(n), *row[1:]] for n in range(900) for row in rows]
+
+    rewrite(folder / "hosp/labevents.csv.gz", longer)
+    path = folder / "hosp/labevents.csv.gz"
+    data = bytearray(path.read_bytes())
+    data[-3000] ^= 4
+    path.write_bytes(data)
+    return "labevents.csv.gz cannot be read, it is damaged"
+
+
 def not_gzip(folder):
     (folder / "hosp/labevents.csv.gz").write_text("subject_id,itemid\n1,2\n")
     return "cannot be read"
@@ -305,6 +325,8 @@ def not_gzip(folder):
         bad_hadm_id,
         empty_file,
         not_gzip,
+        changed_bit,
+        changed_bit_far_behind,
     ]
     + [header_in_upper_case, second_download],
 )
@@ -319,10 +341,9 @@ def test_bad_input_is_refused_in_a_sentence_and_leaves_the_previous_output(
     assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1, (
         done.stderr
     )
-    assert (
-        folder_bytes(storage / "subjects") == before
-        and not (storage / ".subjects.partial").exists()
-    )
+    assert folder_bytes(storage / "subjects") == before
+    # what was read is kept for a run that allows the rejected rows, and for no other
+    assert (storage / ".subjects.partial").exists() == ("--max-rejects" in done.stderr)
 
 
 def test_rejected_rows_are_kept_with_their_reasons_and_up_to_the_limit_the_rest_is_converted(
@@ -338,6 +359,8 @@ def test_rejected_rows_are_kept_with_their_reasons_and_up_to_the_limit_the_rest_
         ("38", "its patient is not in patients"),
         ("39", "wrong number of fields"),
     ]
+    # what was read is kept, for a run that allows them
+    assert (tmp_path / "storage/.subjects.partial/parts/labevents.done.json").exists()
     assert (
         run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--max-rejects", "2").returncode == 0
     )
