@@ -284,9 +284,10 @@ def _flows(rows: Mapping[str, RowCounts], nested: Collection[NestedBucket]) -> d
 
 
 def _keep_rejects(rejected: Mapping[str, int], folder: Path, store: Path, most: int) -> None:
-    """Keep the rejected rows, in `folder`. Raises UserError when they are more than `most`.
+    """Keep the rejected rows, in `folder`. Raises GoesOn when they are more than `most`.
 
-    `rejected` maps each table to its number of them. If they are too many, they go to `store`.
+    `rejected` maps each table to its number of them. If they are too many, they go to `store`, and
+    a run that allows them reads no table again.
     """
     total = sum(rejected.values())
     for old in (folder / "rejects", store / "rejects"):
@@ -301,7 +302,7 @@ def _keep_rejects(rejected: Mapping[str, int], folder: Path, store: Path, most: 
         worst = max(rejected, key=lambda name: rejected[name])
         reasons = partition.reasons(place / f"{worst}.csv").most_common(3)
         why = ", or ".join(reason for reason, _ in reasons)
-        raise UserError(
+        raise GoesOn(
             f"{total:,} rows cannot be read or belong to no patient "
             f"({rejected[worst]:,} of them in {worst}: {why}): {place} lists them with their "
             f"reasons; fix the download or allow them with --max-rejects {total}"
