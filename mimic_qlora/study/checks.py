@@ -70,8 +70,8 @@ def _check_replaced(file: StudyFile, store: Path) -> None:
     Step 1 looks again, under its lock.
     """
     place = storage.linked_place(store / "subjects")
-    source = (manifests.read(place) or {}).get("source", {})
-    unfinished = (storage.interrupted_run(place) or {}).get("settings", {}).get("folder")
+    source = replacement.part(manifests.read(place) or {}, "source")
+    unfinished = replacement.part(storage.interrupted_run(place) or {}, "settings").get("folder")
     is_there = place.is_dir() and any(place.iterdir())
     if (is_there and source.get("kind") != replacement.SYNTHETIC) or (
         unfinished and Path(unfinished).name != replacement.SYNTHETIC

@@ -29,7 +29,7 @@ def recognised(paths: Mapping[str, Path], settings: Found, found: Found) -> dict
 
     `settings` are those of this run as the manifest holds them.
     """
-    recorded, before = _part(found, "inputs"), _part(found, "settings")
+    recorded, before = part(found, "inputs"), part(found, "settings")
 
     def is_there(name: str) -> bool:
         key = "subjects_file" if name == "subjects_file" else "folder"
@@ -47,7 +47,7 @@ def check_synthetic(store: Path) -> None:
     A folder whose manifest cannot be read counts as real.
     """
     found, place = earlier(store), storage.linked_place(store / "subjects")
-    source = _part(found, "source")
+    source = part(found, "source")
     whose = f"the patients of {source['folder']}" if source.get("folder") else "patients"
     if place.is_dir() and any(place.iterdir()) and source.get("kind") != SYNTHETIC:
         raise _refusal(
@@ -71,14 +71,14 @@ def check(
     It reads `inputs` in `folder` and keeps the patients `chosen()`; `found` is the manifest of
     those in the storage folder. Where it cannot be read, their split tells who they are.
     """
-    place, source = storage.linked_place(store / "subjects"), _part(found, "source")
+    place, source = storage.linked_place(store / "subjects"), part(found, "source")
     _check_unfinished(place, folder, inputs)
     if source.get("kind") == SYNTHETIC:
         return
     whose = f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
     if not source:
         whose = f"{place} holds patients, though its manifest cannot be read"
-    elif source.get("folder") != str(folder) and not _same_tables(_part(found, "inputs"), inputs):
+    elif source.get("folder") != str(folder) and not _same_tables(part(found, "inputs"), inputs):
         raise _refusal(f"{whose}, which those of {folder} would replace", source.get("folder"))
     try:
         lost = len(split_file.read(store).keys() - set(chosen()))
@@ -94,10 +94,10 @@ def check(
 def _check_unfinished(place: Path, folder: Path, inputs: Mapping[str, FileIdentity]) -> None:
     """Raise UserError if a run would drop an unfinished conversion of another real folder."""
     unfinished = storage.interrupted_run(place) or {}
-    before = _part(unfinished, "settings").get("folder")
+    before = part(unfinished, "settings").get("folder")
     if not before or before == str(folder) or Path(before).name == SYNTHETIC:
         return
-    if not _same_tables(_part(unfinished, "inputs"), inputs):
+    if not _same_tables(part(unfinished, "inputs"), inputs):
         raise _refusal(
             f"{storage.partial_of(place)} holds an unfinished conversion of {before}, which this "
             f"run of {folder} would drop",
@@ -127,6 +127,7 @@ def _refusal(what: str, folder: str | None) -> UserError:
     )
 
 
-def _part(found: Found, key: str) -> dict[str, Any]:
-    part = found.get(key)
-    return part if isinstance(part, dict) else {}
+def part(found: Found, key: str) -> dict[str, Any]:
+    """Return a part of a manifest, empty where it has none or is damaged."""
+    value = found.get(key)
+    return value if isinstance(value, dict) else {}
