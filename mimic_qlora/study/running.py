@@ -123,11 +123,11 @@ def _copy(source: IO[bytes], log: IO[bytes]) -> None:
 
 def _copy_pieces(source: IO[bytes], log: IO[bytes]) -> None:
     while piece := os.read(source.fileno(), 1 << 16):
-        log.write(piece)
-        log.flush()
         try:
+            log.write(piece)
+            log.flush()
             sys.stdout.buffer.write(piece)
             sys.stdout.flush()
-        except BrokenPipeError:  # nobody reads any more: the step shall notice too
+        except OSError:  # nobody reads any more, or a disk is full: the step shall notice too
             source.close()
             return

@@ -110,6 +110,17 @@ def test_a_signal_ends_the_step_first_and_keeps_its_exit_code(root, number, log,
         assert (root / "log").read_text() in out
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_log_that_cannot_be_written_ends_the_step_and_leaves_it_not_waiting(root, tmp_path):
+    (root / "log").symlink_to("/dev/full")
+    # more than a pipe holds
+    (root / "train_qlora.py").write_text("for n in range(50_000): print('a step', flush=True)")
+    words = [sys.executable, "-c", RUN, root, tmp_path / "there", "log"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode and "BrokenPipeError" in done.stderr  # of the stand-in
+    assert "Exception in thread" not in done.stderr
+
+
 EARLY = """
 import os, signal
 os.kill(os.getpid(), signal.SIGINT)
@@ -143,10 +154,11 @@ def test_a_dry_run_checks_and_makes_nothing(tmp_path):
     assert "python train_qlora.py" in done.stdout and not (tmp_path / "storage").exists()
 
 
-def test_real_patients_are_not_replaced_by_the_demo(tmp_path):
+@pytest.mark.parametrize("source", [{"kind": "mimic"}, ["damaged"], None])
+def test_real_patients_are_not_replaced_by_the_demo(tmp_path, source):
     subjects = tmp_path / "storage" / "subjects"
     subjects.mkdir(parents=True)
-    write_json(subjects / "manifest.json", {"source": {"kind": "mimic"}})
+    write_json(subjects / "manifest.json", {"source": source})
     done = run_all(tmp_path / "storage", "demo.yaml")
     assert done.returncode == 2 and "holds real patients" in done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1
