@@ -121,16 +121,18 @@ def run(answerer: Answerer, lines: list[Line]) -> int:
     entries: list[transcript.Entry] = []
     # so many lines at a time that questions of similar length can share a batch
     size = 4 * answerer.batch_size
-    with bar(answerer, len(lines)) as shown:
-        for start in range(0, len(lines), size):
-            part = lines[start : start + size]
-            answered, errors = _answer_part(answerer, part, shown)
-            entries += answered.values()
-            for number, _ in part:
-                reply = errors[number] if number in errors else answered[number].as_dict()
-                print(json.dumps({"line": number, **reply}), flush=True)
-    if entries:
-        print(f"Saved {transcript.save(answerer.session.store, entries)}", file=sys.stderr)
+    try:
+        with bar(answerer, len(lines)) as shown:
+            for start in range(0, len(lines), size):
+                part = lines[start : start + size]
+                answered, errors = _answer_part(answerer, part, shown)
+                entries += answered.values()
+                for number, _ in part:
+                    reply = errors[number] if number in errors else answered[number].as_dict()
+                    print(json.dumps({"line": number, **reply}), flush=True)
+    finally:  # Ctrl-C or a reader that has gone costs no answer that was given
+        if entries:
+            print(f"Saved {transcript.save(answerer.session.store, entries)}", file=sys.stderr)
     failed = len(lines) - len(entries)
     if failed:
         print(f"{failed} of {len(lines)} lines could not be answered", file=sys.stderr)

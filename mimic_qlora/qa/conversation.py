@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 from mimic_qlora.display import text as terminal
 from mimic_qlora.llm import generation
@@ -281,4 +282,12 @@ def remember_lines(talk: Conversation) -> None:
         path.touch(mode=0o600)
         readline.read_history_file(path)
         readline.set_history_length(500)
-        atexit.register(readline.write_history_file, path)
+        atexit.register(_keep_lines, path)
+
+
+def _keep_lines(path: Path) -> None:
+    """Write the history of lines; a full disk is no reason to end in a traceback."""
+    import readline
+
+    with contextlib.suppress(OSError):
+        readline.write_history_file(path)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mimic_qlora.chart import columns, context, facts, prediction_times, prompt
 from mimic_qlora.display import text as terminal
+from mimic_qlora.mimic import cells
 from mimic_qlora.qa import session
 from mimic_qlora.qa.session import Session, Turn
 from mimic_qlora.step.errors import UserError
@@ -35,7 +36,7 @@ def parse_time(text: object) -> datetime:
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo:
+    if moment is None or moment.tzinfo or not cells.FIRST <= moment <= cells.LAST:
         raise UserError(f"'{text}' is not a date: give one like 2150-03-01 or 2150-03-01T18:00")
     return moment
 

@@ -371,6 +371,24 @@ def test_a_batch_answers_each_line_in_order_and_says_which_it_could_not(ask, tmp
     assert ask("--batch", path)[0] == 0
 
 
+def test_answers_of_a_batch_that_is_stopped_are_kept(ask, tmp_path, monkeypatch):
+    line = json.dumps({"subject_id": IDS[3], "question": QUESTION})
+    path, generate, calls = tmp_path / "questions.jsonl", session.generate, []
+    path.write_text("\n".join([line] * 5))
+
+    def stopped(*args):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return generate(*args)
+
+    monkeypatch.setattr(session, "generate", stopped)
+    code, out, err = ask("--batch", path, "--batch-size", 1, "--arm", "base")
+    assert code == 130 and out.count("\n") == 4
+    (kept,) = (ask.store / "qa").glob("*.jsonl")
+    assert f"Saved {kept}" in err and len(kept.read_text().splitlines()) == 4
+
+
 def test_a_batch_may_come_from_standard_input(ask, monkeypatch):
     line = json.dumps({"subject_id": IDS[3], "question": QUESTION})
     given = io.TextIOWrapper(io.BytesIO(f"{line}\n".encode()))
@@ -508,6 +526,8 @@ def test_the_check_fails_for_a_record_that_is_gone(ask, monkeypatch):
         (("--check", "3", "--subject-id", "7"), "leave them out with --batch and --check"),
         (once("--as-of", "yesterday"), "'yesterday' is not a date"),
         (once("--as-of", "2150-02-30"), "'2150-02-30' is not a date"),
+        (once("--as-of", "0001-01-01"), "'0001-01-01' is not a date"),
+        (once("--as-of", "9999-12-31"), "'9999-12-31' is not a date"),
         (
             once("--arm", "adapter", "--run", "other"),
             "give --run default or seed.1 or seed.2, or run `python train_qlora.py --run",
