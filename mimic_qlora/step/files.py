@@ -50,18 +50,26 @@ def resolved_path(text: str) -> Path:
 def private_folder(path: Path) -> Path:
     """Return a folder for patient data that its owner alone can read, made if it is missing.
 
+    The user's own link to a folder of theirs, on another disk, stays, and that folder's mode too.
     Raises UserError if another user of a shared host has put a link or a folder in its place.
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+    is_link = stat.S_ISLNK(status.st_mode) and _is_own(status) and path.is_dir()
+    there = path.stat() if is_link else status
+    if not stat.S_ISDIR(there.st_mode) or not _is_own(there):
         raise UserError(
-            f"{path} is a link, a file, or another user's folder: "
+            f"{path} is another user's link or folder, or no folder: "
             "find out who put it there and remove it"
         )
-    path.chmod(0o700)
+    if not is_link:
+        path.chmod(0o700)
     return path
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return not hasattr(os, "getuid") or status.st_uid == os.getuid()
 
 
 def private_file(folder: Path, prefix: str, suffix: str) -> Path:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -82,11 +83,18 @@ def test_json_keeps_its_form_and_private_files_have_names_of_their_own(tmp_path)
     assert len(made) == 3 and {stat.S_IMODE(p.stat().st_mode) for p in made} == {0o600}
 
 
-def test_a_link_in_the_place_of_a_private_folder_is_refused(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="is a link"):
-        files.private_folder(tmp_path / "link")
+def test_only_the_users_own_link_may_stand_in_the_place_of_a_private_folder(tmp_path, monkeypatch):
+    there, link = tmp_path / "elsewhere", tmp_path / "link"
+    link.symlink_to(there)
+    with pytest.raises(UserError, match="no folder"):  # it leads nowhere
+        files.private_folder(link)
+    there.mkdir(mode=0o750)
+    assert files.private_file(files.private_folder(link), "a-", ".txt").parent == link
+    assert link.is_symlink() and stat.S_IMODE(there.stat().st_mode) == 0o750
+    monkeypatch.setattr(os, "getuid", lambda: there.stat().st_uid + 1)
+    for path in (link, there):
+        with pytest.raises(UserError, match="another user's link or folder"):
+            files.private_folder(path)
 
 
 @pytest.mark.parametrize(
