@@ -61,6 +61,7 @@ def train_one(job: Job) -> None:
     ):
         storage.recover(run.place)
         stop_if_up_to_date(run)
+        say_replaced(run)
         samples = read_samples(run)
         data.describe(samples, run.tokenizer)
         if job.preview:
@@ -112,6 +113,16 @@ def stop_if_up_to_date(run: Run) -> None:
             if manifests.is_same_run(draft_of(run.work), run.manifest):
                 shutil.rmtree(run.work)
         raise
+
+
+def say_replaced(run: Run) -> None:
+    """Say which adapter this run will take the place of, while there is time to choose another."""
+    found = manifests.read(run.place)
+    if found and not manifests.is_same_run(found, run.manifest):
+        print(
+            f"note: {run.place} holds an adapter of other {_changed(found, run.manifest)}, which "
+            "this run replaces at its end: to keep it, stop and choose another --run"
+        )
 
 
 def train_along(run: Run) -> None:
@@ -188,11 +199,9 @@ def open_work(work: Path, manifest: dict[str, Any], force: bool) -> None:
     if other and abandoned:
         shutil.rmtree(work, ignore_errors=True)
     elif other:
-        old, new = _settings(before), _settings(manifest)
-        changed = ", ".join(k for k in new if new[k] != old.get(k)) or "software version"
         raise UserError(
-            f"{work} holds an unfinished run with other settings ({changed}): go on with the same, "
-            "choose another --run, or give --force to drop it"
+            f"{work} holds an unfinished run with other {_changed(before, manifest)}: go on with "
+            "the same, choose another --run, or give --force to drop it"
         )
     work.mkdir(mode=0o700, exist_ok=True)
     files.write_json(work / "draft.json", manifest)
@@ -200,3 +209,13 @@ def open_work(work: Path, manifest: dict[str, Any], force: bool) -> None:
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest["settings"], "prompts": manifest["inputs"]["prompts"]}
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Word which settings of two runs differ."""
+    try:
+        old, new = _settings(before), _settings(now)
+        names = [name for name in new if new[name] != old.get(name)]
+    except (KeyError, TypeError, AttributeError):  # a manifest that is damaged
+        names = []
+    return f"settings ({', '.join(names) or 'software version'})"

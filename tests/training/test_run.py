@@ -20,6 +20,7 @@ from mimic_qlora.training import (
     callbacks,
     hardware,
 )
+from mimic_qlora.training import run as train_run
 
 
 def test_a_run_lowers_the_validation_loss(finished):
@@ -116,6 +117,21 @@ def test_an_adapter_that_is_up_to_date_is_not_trained_again(finished, tiny, monk
     assert "is up to date (--force redoes it)" in shown and folder_bytes(finished.folder) == before
     # the next steps, with what they need to find this adapter
     assert f"./run.sh 50 --storage {finished.store} --model {tiny}" in shown
+
+
+def test_an_adapter_of_other_settings_is_named_before_it_is_replaced(
+    finished, tiny, monkeypatch, capsys
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    options = ["--storage", finished.store, "--model", tiny, *OPTIONS, "--epochs", 5]
+    monkeypatch.setattr(sys, "argv", ["train_qlora.py", *map(str, options)])
+    monkeypatch.setattr(train_run, "read_samples", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_qlora.main()
+    shown = capsys.readouterr().out
+    assert f"{finished.folder} holds an adapter of other settings (epochs)" in shown
 
 
 def test_every_supervised_token_weighs_the_same_however_a_step_is_cut_up(train):
