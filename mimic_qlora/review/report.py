@@ -4,7 +4,6 @@ Only this module unblinds.
 """
 
 import itertools
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -18,7 +17,7 @@ from mimic_qlora.review.assignment import Task
 from mimic_qlora.review.items import Item
 from mimic_qlora.review.marks import CRITERIA, SIDES, Mark
 from mimic_qlora.review.store import Store
-from mimic_qlora.step import files
+from mimic_qlora.step import files, terminal
 from mimic_qlora.validation import findings, statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.statistics import Difference
@@ -245,20 +244,21 @@ def write(store: Store, items: Mapping[int, Item], folder: Path) -> str:
 
 
 def text(found: Summary) -> str:
-    """Return the report for a terminal of 100 columns."""
+    """Return the report in lines that fit the terminal."""
     lines = [f"Answered: {_answered(found) or 'nobody has begun'}"]
     if not found["items"]:
         return "\n".join([*lines, "Nothing is answered yet, so there is nothing to compare."])
     adjusted = {name: d["p_holm"] for name, d in found["differences"].items()}
+    room = terminal.width()
     return "\n".join(
         [
             *lines,
             "",
             findings.table(_differences(found), adjusted, METRICS),
             "",
-            *(textwrap.fill(sentence, 100) for sentence in sentences(found)),
+            *(terminal.fitted(sentence, room) for sentence in sentences(found)),
             text_tables.text_table(agreements(found), AGREEMENT),
-            textwrap.fill(MEASURES, 100),
+            terminal.fitted(MEASURES, room),
         ]
     )
 
