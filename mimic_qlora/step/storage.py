@@ -41,6 +41,7 @@ COMMANDS = {
     "adapters": "python train_qlora.py",
     "qa": "python qa_by_subject.py",
     "validation": "cd run_files && ./run.sh",
+    "exports": "python run_files/export_adapter.py",
 }
 
 

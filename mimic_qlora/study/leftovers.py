@@ -49,7 +49,7 @@ def _results() -> list[Leftover]:
 def _dead(store: Path) -> list[Leftover]:
     """Return the partial folders that no run writes any more."""
     found = []
-    for parent in (store, store / "adapters"):
+    for parent in (store, store / "adapters", store / "exports"):
         for path in sorted(parent.glob(".*")):
             name, _, end = path.name[1:].rpartition(".")
             if end in ("partial", "training") and not running_now.holder(parent / name):
@@ -78,7 +78,7 @@ def remove(one: Leftover) -> None:
     """Remove a leftover. Raises UserError if a run has begun to write it, or if it cannot be."""
     parent, name = one.path.parent, one.path.name[1:].rpartition(".")[0]
     if one.kind == _DEAD and parent.name != "validation":
-        step = f"adapters/{name}" if parent.name == "adapters" else name
+        step = f"{parent.name}/{name}" if parent.name in ("adapters", "exports") else name
         with storage.locked(parent / name, step):
             _remove(one.path)
     else:

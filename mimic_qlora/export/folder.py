@@ -1,0 +1,73 @@
+"""The folder of a merged model: what other programs load, and what readers must know."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimic_qlora.export import merging
+from mimic_qlora.llm import chat, finding, tokenizer_files
+from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.subjects.manifest import SubjectsManifest, data_line
+from mimic_qlora.training import adapter_folder
+from mimic_qlora.training.data import BaseModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SHARD = "5GB"  # largest file of weights
+
+
+def export(
+    store: Path, subjects: SubjectsManifest, run: str, base: Path, force: bool = False
+) -> Path:
+    """Write `exports/<run>/`: the base in a folder and an adapter of step 5 as one model.
+
+    Raises UserError for an adapter of another base, and UpToDate when the folder is there.
+    """
+    adapter = storage.verified_manifest(store, f"adapters/{run}")
+    tokenizer = chat.load_tokenizer(base)
+    model = BaseModel(
+        finding.model_name(base), finding.fingerprint(base), chat.template_sha256(tokenizer)
+    )
+    step, settings = f"exports/{run}", {"base_model": asdict(model), "weights": "bfloat16"}
+    inputs = {f"adapters/{run}": adapter["id"]}
+    files.private_folder(store / "exports")
+    with storage.step_output(store, step, settings, inputs, force) as out:
+        merged = merging.merge(base, store / "adapters" / run, tokenizer)
+        out.facts["divergence_nats_per_token"] = merged.divergence
+        write(out.path, merged.model, tokenizer)
+        text = card(run, model, merged.divergence, data_line(subjects["source"], False))
+        (out.path / "README.md").write_text(text, encoding="utf-8")
+        print(
+            f"Merged and base with adapter side by side differ by {merged.divergence:.4f} nats a "
+            f"token on {len(merging.CHECKED)} prompts (rounding; up to {merging.TOLERANCE} passes)"
+        )
+    return store / step
+
+
+def write(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Write weights as safetensors, config, tokenizer and chat template."""
+    model.save_pretrained(folder, max_shard_size=SHARD)
+    tokenizer_files.save(tokenizer, folder)
+    for path in folder.iterdir():
+        path.chmod(files.PRIVATE)
+
+
+def card(run: str, base: BaseModel, divergence: float, data: str) -> str:
+    """Return the card of a merged model, in Markdown. It names no patient."""
+    lines = [
+        f"# {base.name} with the adapter {run}, merged",
+        "",
+        f"The 4-bit NF4 weights that the adapter was trained beside, unpacked, with the adapter "
+        f"added, in bfloat16. Base: weights {base.fingerprint}, chat template "
+        f"{base.template_sha256[:16]}. {data}.",
+        "",
+        f"Mean divergence from base and adapter side by side: {divergence:.4f} nats a token, which "
+        "is rounding. Added to the unquantised checkpoint, the same adapter gives another model.",
+        "",
+        "Not for patients, not a medical device.",
+        "",
+        adapter_folder.TERMS,
+    ]
+    lines += [line for one in manifests.study_sentences() for line in ("", one)]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,58 @@
+"""Merge an adapter of step 5 into its base: one model for programs that load no adapter.
+
+    python run_files/export_adapter.py --run default --model meta-llama/Meta-Llama-3-8B-Instruct
+
+Leaves `exports/<run>/` in the storage folder: weights in bfloat16, tokenizer, chat template and a
+card. The adapter is added to the 4-bit values that it was trained beside, and the result is
+compared with base and adapter side by side before it is kept. Needs memory for the whole model: two
+bytes a weight, 16 GB for 8B. docs/other_programs.md has the commands of vLLM, llama.cpp and Ollama.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from mimic_qlora.step import command_line, storage
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line.Parser(__doc__)
+    parser.add_argument(
+        "--run",
+        type=command_line.folder_name,
+        default="default",
+        help="adapter of step 5 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model",
+        help="its base: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
+    )
+    command_line.add_device(parser)
+    command_line.add_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Merge, check and write."""
+    args = arguments()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    store = storage.open_storage(args.storage)
+    storage.verified_manifest(store, f"adapters/{args.run}")  # before torch takes its seconds
+
+    from mimic_qlora.export import folder
+    from mimic_qlora.llm import finding
+    from mimic_qlora.subjects.manifest import data_line, subjects_manifest
+
+    subjects = subjects_manifest(store)
+    base = finding.model_path(args.model, store)
+    print(f"{data_line(subjects['source'])}\n{finding.describe(base)}", flush=True)
+    written: Path = folder.export(store, subjects, args.run, base, args.force)
+    print(
+        f"\nWrote {written}\nIt is derived from the patients' data as the adapter is, and stays "
+        "where that may be; docs/other_programs.md has the commands that load it"
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

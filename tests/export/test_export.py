@@ -1,0 +1,91 @@
+"""A merged model answers as base and adapter do side by side, which the naive merges do not."""
+
+import json
+import shutil
+import stat
+import warnings
+
+import pytest
+
+from helpers.scripts import run_here
+from mimic_qlora.export import merging
+from mimic_qlora.llm import chat, loading
+
+SCRIPT = "run_files/export_adapter.py"
+TURNS = [{"role": "user", "content": "My head hurts since this morning. What helps?"}]
+
+
+@pytest.fixture(scope="module")
+def exported(tuned_store, tmp_path_factory):
+    """A storage folder after the export of an adapter, and what the script said."""
+    store = tmp_path_factory.mktemp("exported") / "storage"
+    shutil.copytree(tuned_store.path, store)
+    options = ("--run", "seed.1", "--model", tuned_store.model)
+    done = run_here(SCRIPT, *options, storage=store)
+    assert done.returncode == 0, done.stderr
+    return store, done.stdout, options
+
+
+def test_merged_logits_are_those_of_base_and_adapter_and_naive_ones_are_not(tuned_store, exported):
+    import torch
+    import transformers
+
+    store, _, _ = exported
+    tokenizer = chat.load_tokenizer(tuned_store.model)
+    rows = [chat.chat_ids(tokenizer, TURNS, add_generation_prompt=True)]
+    adapter = store / "adapters" / "seed.1"
+
+    def predicted(model):
+        return merging.log_probabilities(model, rows)
+
+    def differs(model):
+        return merging.divergence(side_by_side, predicted(model))
+
+    four_bit = loading.load_adapter(loading.load_base(tuned_store.model), adapter)
+    side_by_side = predicted(four_bit)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(
+        store / "exports" / "seed.1", dtype=torch.bfloat16
+    )
+    dense = loading.load_base(tuned_store.model, four_bit=False, dtype=torch.bfloat16)
+    into_checkpoint = loading.load_adapter(dense, adapter)
+    merging.add(into_checkpoint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft says itself that it rounds
+        packed_again = four_bit.merge_and_unload()
+    assert differs(merged) < merging.TOLERANCE
+    assert differs(into_checkpoint.unload()) > merging.TOLERANCE
+    assert differs(packed_again) > merging.TOLERANCE
+
+
+def test_the_folder_is_private_whole_and_names_what_it_is(tuned_store, exported):
+    store, said, options = exported
+    folder = store / "exports" / "seed.1"
+    assert "nats a token" in said and str(folder) in said
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dtype"] == "bfloat16" and "quantization_config" not in config
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert list(manifest["inputs"]) == ["adapters/seed.1"]
+    assert 0 <= manifest["divergence_nats_per_token"] < merging.TOLERANCE
+    card = (folder / "README.md").read_text()
+    assert "PhysioNet" in card and "rounding" in card
+    again = run_here(SCRIPT, *options, storage=store)
+    assert again.returncode == 0 and "up to date" in again.stdout
+
+
+def test_a_merge_that_changes_the_model_is_refused_and_leaves_nothing(
+    tuned_store, tmp_path, monkeypatch
+):
+    store = tmp_path / "storage"
+    shutil.copytree(tuned_store.path, store)
+    monkeypatch.setattr(merging, "add", lambda model: None)  # the adapter is lost
+    done = run_here(SCRIPT, "--model", tuned_store.model, storage=store)
+    assert done.returncode == 2 and "nats a token, more than" in done.stderr
+    assert [path.name for path in (store / "exports").iterdir()] == [".default.lock"]
+
+
+def test_a_run_that_is_not_there_is_told_before_anything_is_loaded(tuned_store, tmp_path):
+    store = tmp_path / "storage"
+    shutil.copytree(tuned_store.path, store)
+    done = run_here(SCRIPT, "--run", "other", storage=store)
+    assert done.returncode == 2 and "train_qlora.py" in done.stderr
