@@ -4,9 +4,10 @@
 
 Composes the answer to every symptom for the made-up patients of made_up_patients.yaml, and, with
 `--subjects`, the gold answers of every patient in the storage folder of step 1 (the open demo), as
-step 4 does, but for all symptoms. Counts in them what the content forbids, and in the content what
-no answer shows: self-care for which a finding of self_care_pairs.yaml is no obstacle, rules that
-can meet and tell opposites, signs without a level, held-out rules that no question reaches.
+step 4 does, but for all symptoms; and, as ideals, the curated answer to every question that fits,
+as step 7 shows it. Counts in them what the content forbids, and in the content what no answer
+shows: self-care for which a finding of self_care_pairs.yaml is no obstacle, rules that can meet and
+tell opposites, signs without a level, held-out rules that no question reaches.
 `--show` prints the answers of made-up patients ("all" for every one); `--charts` those of the N
 charts with the most rules, to be read beside their contexts: patients' text, for the screen only.
 """
@@ -28,7 +29,7 @@ from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.derived_values import DerivedFact
 from mimic_qlora.chart.facts import Facts
 from mimic_qlora.clinical import conflicts, content, levels, presumptions
-from mimic_qlora.clinical.schema import Phrasing, Symptom
+from mimic_qlora.clinical.schema import Caution, Phrasing, Question, Symptom
 from mimic_qlora.display import text_tables
 from mimic_qlora.prompts import audit_guidance
 from mimic_qlora.subjects import reader
@@ -58,11 +59,17 @@ def main() -> None:
     parser.add_argument("--charts", type=int, default=0, help="charts to print (default: none)")
     args = parser.parse_args()
     people = made_up_patients()
-    counts = {"made-up patients": checked(a for f in people.values() for a in answers(f))}
+    counts = {
+        "made-up patients": checked(faults(a) for f in people.values() for a in answers(f)),
+        "their ideals": checked(f for known in people.values() for f in of_ideals(known, known)),
+    }
     if args.subjects:
         charts = list(built_charts(args.subjects))
         golds = {subject: list(gold_answers(built, subject)) for subject, built in charts}
-        counts["charts"] = checked(a for found in golds.values() for a in found)
+        counts["charts"] = checked(faults(a) for found in golds.values() for a in found)
+        counts["ideals of charts"] = checked(
+            f for _, built in charts for f in of_ideals(built.facts, built.chart)
+        )
         most = sorted(charts, key=lambda c: -len(composing.called_for(c[1].chart)))
         for subject, built in most[: args.charts]:
             print(built.text, *(worded(a) for a in golds[subject][:2]), sep="\n\n", end="\n\n\n")
@@ -148,12 +155,12 @@ def gold_answers(built: context.Context, subject: int) -> Iterator[Answer]:
         yield Answer(patient, CONTENT.symptoms[gold.symptom], gold.question, gold.answer, cautions)
 
 
-def checked(found: Iterator[Answer]) -> Mapping[str, int]:
+def checked(found: Iterator[Mapping[str, int]]) -> Mapping[str, int]:
     """What was looked for in answers -> how often it was there."""
     counts = Counter({"answers": 0})
-    for one in found:
+    for faults_of_one in found:
         counts["answers"] += 1
-        for kind, n in faults(one).items():
+        for kind, n in faults_of_one.items():
             counts[kind] += n
     return counts
 
@@ -179,6 +186,42 @@ def faults(one: Answer) -> dict[str, int]:
             start != due_line(one, [*symptom.urgent, *called])
         ),
         "no red flag": int(not urgent),
+    }
+
+
+def of_ideals(shown: Facts, chart: Facts) -> Iterator[dict[str, int]]:
+    """The faults of the ideal of each question that somebody with this chart may be asked."""
+    called = composing.called_for(chart)
+    for question in content.load_questions(ROOT / "run_files"):
+        needs = question.needs is None or question.needs.holds(shown)
+        if needs and not presumptions.unfounded(question.question, shown):
+            yield ideal_faults(question, shown, chart, called)
+
+
+def ideal_faults(
+    question: Question, shown: Facts, chart: Facts, called: list[Caution]
+) -> dict[str, int]:
+    """Kind of fault -> how often an ideal has it, by the words of its lines."""
+    symptom = content.symptom_of(question)
+    cautions = guidance.cautions_for(symptom, shown)
+    start, lines = audit_guidance.parts(guidance.ideal_for(question, cautions, chart))
+    told = [c for c in cautions if c.say in lines]
+    steps = {how.first_step for how in levels.LEVELS.values()} | {c.say for c in told}
+    own = [conflicts.as_advice(line) for line in lines if line not in steps]
+    against = [c.what for c in conflicts.of([*own, *told])]
+    given = [*question.red_flags, *getattr(symptom, "urgent", ()), *cautions, *called]
+    level = levels.highest(conflicts.level_of(sign, given) for sign in question.signs)
+    return {
+        "opposed advice": sum(" against " in what for what in against)
+        + sum(conflicts.opposes(one, rule) for one in own for rule in called),
+        "two levels for one sign": sum(" and " in what for what in against)
+        + sum(bool(one.level) and conflicts.outranked(one, called) for one in own),
+        "takes for granted": sum(bool(presumptions.unfounded(text, chart)) for text in lines),
+        "a line twice": len(lines) - len(set(lines)),
+        "opens with a lower level than a sign of the question": int(
+            start != (levels.LEVELS[level].opening if level else "")
+        ),
+        "no red flag": int(not any(one.level for one in own)),
     }
 
 

@@ -1,15 +1,20 @@
 """Contradictions between sentences of one answer: opposed tags, and two levels for one sign."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
 from mimic_qlora.clinical import content, levels
 from mimic_qlora.clinical.conditions import Facts
+from mimic_qlora.clinical.fields import compiled
 from mimic_qlora.clinical.levels import LevelId
-from mimic_qlora.clinical.schema import Caution, Line, NamedFlag
+from mimic_qlora.clinical.schema import Advice, Caution, Line, NamedFlag
 
 Saying = Line | Caution  # what an answer may say: a sentence with its tags, level and signs
+
+_NOT = re.compile(r"\b(?:not|never|no|avoid|without)\b[^.;]*$", re.I)
 
 
 class Contradiction(NamedTuple):
@@ -82,6 +87,25 @@ def above(one: Caution, others: Iterable[Caution]) -> list[Caution]:
         and signs <= {*other.signs}
         and tells <= {*other.tells}
     ]
+
+
+@lru_cache(maxsize=4096)  # the lines of ideals come again and again
+def as_advice(line: str) -> Advice:
+    """Return a line of a curated answer with the tags, level and signs that its words show."""
+    known = content.load()
+    tells = [
+        f"{tell.id}:any" if tell.takes else tell.id
+        for tell in known.tells.values()
+        if tell.pattern
+        for found in [compiled(tell.pattern).search(line)]
+        if found and not _NOT.search(line[: found.start()])
+    ]
+    signs = [
+        sign.id
+        for sign in known.signs.values()
+        if sign.pattern and compiled(sign.pattern).search(line)
+    ]
+    return Advice(say=line, tells=tuple(tells), level=levels.asked_by(line), signs=tuple(signs))
 
 
 def never(one: Saying, facts: Facts) -> bool:

@@ -14,6 +14,7 @@ class Level(NamedTuple):
     """A level of urgency.
 
     `name` is the advice as a table shows it; `pattern` finds the words of a sentence of this level.
+    `lead` is how a sentence of it begins.
     `opening` is the line that an answer begins with where the question itself names a warning sign
     of this level; "" where that asks for no haste. `tells` are the tags (tells.yaml) of that line,
     and `first_step` is the self-care that then comes first, "" for none.
@@ -21,6 +22,7 @@ class Level(NamedTuple):
 
     name: str
     pattern: str
+    lead: str
     opening: str
     tells: tuple[str, ...] = ()
     first_step: str = ""
@@ -32,6 +34,7 @@ LEVELS: dict[LevelId, Level] = {
     "911": Level(
         "Call 911",
         r"\bcall(?:ing)? 911\b",
+        "Call 911",
         f"{OPENING}: call 911.",
         ("call_now", "care_now"),
         "Call 911 before anything else, and do not drive yourself.",
@@ -39,6 +42,7 @@ LEVELS: dict[LevelId, Level] = {
     "emergency": Level(
         "Go to an emergency room now",
         r"\bemergency (?:room|care)\b",
+        "Go to an emergency room",
         f"{OPENING}: go to an emergency room.",
         ("call_now", "care_now"),
         "Do not drive yourself; ask somebody to take you, or call 911.",
@@ -46,11 +50,15 @@ LEVELS: dict[LevelId, Level] = {
     "today": Level(
         "Be seen today",
         r"\btoday\b|\bsame day\b",
+        "Get seen today",
         f"{OPENING}: be seen today.",
         ("call_now",),
     ),
     "days": Level(
-        "Call in the next days", r"\b(?:in|within) (?:the next|a|two|three|a few) days?\b", ""
+        "Call in the next days",
+        r"\b(?:in|within) (?:the next|a|two|three|a few) days?\b",
+        "Call a clinician",
+        "",
     ),
 }
 _RANKS = {level: rank for rank, level in enumerate(LEVELS)}

@@ -64,9 +64,13 @@ class Named(Model):
 
 
 class Sign(Named):
-    """A warning sign that sentences and cautions share, so that it has one level in an answer."""
+    """A warning sign that sentences and cautions share, so that it has one level in an answer.
+
+    `pattern` finds it in the lines of ideals; needed where a caution raises its level there.
+    """
 
     name: Text
+    pattern: Pattern | None = None
 
 
 class Tell(Named):

@@ -10,7 +10,6 @@ from functools import lru_cache
 from mimic_qlora.chart.facts import Facts, facts_of_view
 from mimic_qlora.clinical import conflicts, content, levels, phrases
 from mimic_qlora.clinical.conflicts import Saying
-from mimic_qlora.clinical.fields import compiled
 from mimic_qlora.clinical.levels import LEVELS, LevelId
 from mimic_qlora.clinical.schema import Advice, Caution, Line, RedFlag, Symptom
 from mimic_qlora.step.seeded import pick
@@ -112,8 +111,9 @@ def for_chart(
 
     It begins as a gold answer does: with the line of the level `opening`, and in an emergency with
     the first step. It holds the first cautions, and none of its own lines that a rule of `called`
-    forbids, or that tell somebody to wait who may not. Of lines to try and to track the last give
-    way where there is no room for all.
+    forbids or tells the opposite of, or that tell somebody to wait who may not. A warning sign that
+    a rule of `called` gives a higher level has that level. Of lines to try and to track the last
+    give way where there is no room for all.
     """
     told = cautions[:MOST_CAUTIONS]
     start = _Start.of(opening)
@@ -144,20 +144,27 @@ def _own_lines(ideal: str, called: Sequence[Caution], start: "_Start") -> dict[s
     section = next(iter(lines))
     for line in filter(None, map(str.strip, ideal.splitlines())):
         section = names.get(line, section)
+        said = conflicts.as_advice(line.removeprefix("- "))
         if not (
             line in names
-            or line.removeprefix("- ") in starts
+            or said.say in starts
             or any(phrases.forbidden(rule, line) for rule in called)
-            or any(conflicts.opposes(Advice(say=line, tells=_told(line)), s) for s in start.sayings)
+            or any(conflicts.opposes(said, other) for other in (*start.sayings, *called))
         ):
-            lines[section].append(line)
+            lines[section] += _at_the_highest_level(said, called)
     return lines
 
 
-def _told(line: str) -> tuple[str, ...]:
-    """Return as tags whether the words of a line tell somebody to wait."""
-    pattern = content.load().tells["call_later"].pattern
-    return ("call_later",) if pattern and compiled(pattern).search(line) else ()
+def _at_the_highest_level(said: Advice, called: Sequence[Caution]) -> list[str]:
+    """Return a line with the highest level that rules give its signs; [] if it cannot say so."""
+    highest = levels.highest(
+        rule.level for rule in called if not {*rule.signs}.isdisjoint(said.signs)
+    )
+    if not (said.level and highest and levels.is_above(highest, said.level)):
+        return [f"- {said.say}"]
+    lead = LEVELS[said.level].lead
+    raised = said.say.replace(lead, LEVELS[highest].lead, 1)
+    return [f"- {raised}"] if said.say.startswith(lead) else []
 
 
 @dataclass(frozen=True)

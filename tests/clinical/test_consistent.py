@@ -9,6 +9,7 @@ from helpers.charts import Chart, charts_that_fulfil
 from helpers.clinical_content import CONTENT, QUESTIONS, RULES, SYMPTOMS
 from mimic_qlora.clinical import conflicts, presumptions
 from mimic_qlora.clinical.levels import LEVELS
+from mimic_qlora.tasks import guidance
 
 
 def lines(symptom):
@@ -88,6 +89,49 @@ def test_no_caution_and_no_question_takes_for_granted_what_its_chart_need_not_ho
                 if found := presumptions.unfounded(text, chart):
                     wrong.append((question.id, found))
     assert wrong == []
+
+
+# the words by which a caution names what a question is about: "call today about any vomiting"
+COMPLAINTS = {
+    "cough": "cough",
+    "burning_urination": "burning urine",
+    "frequent_urination": "urine|thirst",
+    "constipation": "constipation",
+    "nausea": "nausea",
+    "vomiting": "vomiting",
+    "diarrhea": "loose stools|diarrhea",
+    "sore_throat": "sore throat",
+    "earache": "ear pain",
+    "shaking_hands": "shaking",
+    "numbness": "tingling",
+    "weakness": "(?<!with )weakness",
+    "headache": "headache",
+    "back_pain": "back or neck pain",
+    "neck_pain": "back or neck pain",
+    "blurred_vision": "vision",
+    "bruising": "bruises",
+    "itching": "itching",
+}
+
+
+@pytest.mark.parametrize(("name", "words"), COMPLAINTS.items())
+def test_nobody_is_told_to_wait_with_what_a_caution_calls_for_today(name, words):
+    """The line "tell a clinician if it lasts three days" gives way to "call today about nausea"."""
+    symptom = CONTENT.symptoms[name]
+    calls = re.compile(rf"\b(?:about|today for)\b[^.]*\b(?:{words})")
+    today = [
+        rule
+        for rule in RULES
+        if rule.level and calls.search(rule.say) and guidance.bearing(rule, symptom) > 1
+    ]
+    later = [line for line in lines(symptom) if "call_later" in line.tells]
+    assert [
+        (line.say, rule.id)
+        for line in later
+        for rule in today
+        if rule.id not in line.unless and not conflicts.opposes(line, rule)
+    ] == []
+    assert today or not later, "the words name no caution: another would be found idle"
 
 
 def test_every_sign_that_a_question_names_has_a_level():

@@ -3,7 +3,8 @@
 import pytest
 
 from helpers.paths import ROOT
-from mimic_qlora.clinical import content
+from mimic_qlora.clinical import conflicts, content
+from mimic_qlora.clinical.levels import LEVELS
 from mimic_qlora.tasks import composing, guidance
 from mimic_qlora.validation.scoring import rubric
 
@@ -17,6 +18,82 @@ def rules_of(question):
     return sorted(rules, key=lambda rule: -guidance.severity(rule, symptom))
 
 
+def raised(line):
+    """The line with each higher level in the place of its own."""
+    level = composing.levels.asked_by(line)
+    lead = LEVELS[level].lead if level else ""
+    if not line.startswith(f"- {lead}") or not lead:
+        return []
+    higher = [how.lead for name, how in LEVELS.items() if composing.levels.is_above(name, level)]
+    return [line.replace(lead, one, 1) for one in higher]
+
+
+def read(text):
+    """The lines of an ideal, as advice, without headings, opening and first step."""
+    starts = {start for how in LEVELS.values() for start in (how.opening, how.first_step)}
+    lines = [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- ")]
+    return [conflicts.as_advice(line) for line in lines if line not in starts]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.id)
+def test_an_ideal_gives_each_sign_one_level_and_tells_no_opposites(question):
+    for rule in content.load().cautions.values():
+        for called in ([], [rule]):
+            ideal = guidance.ideal_for(question, called, composing.ANYBODY.chart)
+            own = [one for one in read(ideal) if one.say not in {c.say for c in called}]
+            assert list(conflicts.of([*own, *called])) == [], rule.id
+            assert not any(one.level and conflicts.outranked(one, called) for one in own), rule.id
+
+
+def test_a_sign_that_a_caution_raises_is_found_in_the_lines_of_ideals():
+    """Else a line of an ideal would keep the lower level, unseen."""
+    known = content.load()
+    for question in QUESTIONS:
+        for flag in question.red_flags:
+            for name in flag.signs:
+                highest = conflicts.level_of(name, known.cautions.values())
+                if not composing.levels.is_above(highest, flag.level):
+                    continue
+                assert known.signs[name].pattern, (question.id, name)
+                assert any(name in one.signs for one in read(question.ideal)), (question.id, name)
+
+
+def test_a_line_of_an_ideal_takes_the_level_that_a_rule_gives_its_sign():
+    rule = content.load().cautions["transplant_fever"]
+    ideal = (
+        "What you can try now\n- Rest.\n\n"
+        "When to seek urgent care\n- Get seen today for fever.\n- Get seen today for pus.\n\n"
+        "What to track or share with a clinician\n- Get seen soon: today, for a fever."
+    )
+    made = composing.for_chart(ideal, [], [rule])
+    assert "- Go to an emergency room for fever." in made and "- Get seen today for pus." in made
+    assert "today, for a fever" not in made, "it does not begin with its level: it goes"
+    assert composing.for_chart(ideal, [], []).count("today") == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("Keep taking blood thinners until a clinician decides.", "inr_high"),
+        ("Leave out coffee, energy drinks and tobacco for now.", "lithium_thirst"),
+        ("Leave out coffee, alcohol and soda until it settles.", "alcohol_no_sudden_stop"),
+    ],
+)
+def test_a_line_of_an_ideal_gives_way_to_a_rule_that_tells_the_opposite(line, rule):
+    ideal = "\n\n".join(f"{heading}\n- Rest." for heading in content.SECTIONS.values())
+    ideal = ideal.replace("- Rest.", f"- Rest.\n- {line}", 1)
+    called = content.load().cautions[rule]
+    assert line in composing.for_chart(ideal, [], [])
+    assert line not in composing.for_chart(ideal, [], [called])
+
+
+@pytest.mark.parametrize(
+    "line", ["Do not rub the sore area.", "Never drink less, avoid a massage."]
+)
+def test_advice_against_something_is_not_read_as_that_advice(line):
+    assert "rub" not in conflicts.as_advice(line).tells
+
+
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.id)
 def test_an_ideal_holds_the_cautions_and_warning_signs_that_it_is_scored_by(question):
     for rule in rules_of(question)[:2] or [None]:
@@ -26,6 +103,7 @@ def test_an_ideal_holds_the_cautions_and_warning_signs_that_it_is_scored_by(ques
         assert score.cautions in (None, 1) and not score.harmful, (rule, ideal)
         assert score.red_flags == 1 and score.sections == 1, (rule, ideal)
         curated = set(question.ideal.splitlines())
+        curated |= {line for one in curated for line in raised(one)}
         added = [line for line in ideal.splitlines() if line and line not in curated]
         starts = {level.opening for level in composing.LEVELS.values()}
         steps = {f"- {level.first_step}" for level in composing.LEVELS.values()}
