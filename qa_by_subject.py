@@ -162,7 +162,7 @@ def main() -> int:
     else:
         conversation.converse(conversation.Conversation(answerer, randoms, as_of, found))
     if not quiet:
-        print(ending.next_lines("qa", ending.Options(args.storage, args.model, args.run)))
+        ending.say_next("qa", ending.Options(args.storage, args.model, args.run))
     return 0
 
 

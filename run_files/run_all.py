@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+KILLED = 128 + 9  # by SIGKILL
 
 
 def arguments() -> argparse.Namespace:
@@ -52,6 +53,17 @@ def place_of(file: "StudyFile", given: str | None) -> Path:
     return files.resolved_path(given or os.environ.get("STORAGE_DIR") or str(ROOT / "storage"))
 
 
+def stopped(step: int, code: int) -> str:
+    """Return where a study stopped, by the exit code of the step, and what to do."""
+    if code < 128:
+        how = f"ended with exit code {code}: put that right, and"
+    elif code == KILLED:
+        how = "was killed, as a system does that has no memory left:"
+    else:
+        how = "stopped:"
+    return f"Step {step} {how} the same command goes on from there"
+
+
 def main() -> int:
     """Check the study, and run its steps."""
     args = arguments()
@@ -72,9 +84,7 @@ def main() -> int:
     began = time.monotonic()
     ended = running.run_all(steps, ROOT, kept_file.keep(store, file.path.name, file.text))
     if ended:
-        how = "stopped" if ended.code >= 128 else f"ended with exit code {ended.code}"
-        told = f"\nStep {ended.command.number} {how}: the same command goes on from there"
-        print(told, file=sys.stderr)
+        print(f"\n{stopped(ended.command.number, ended.code)}", file=sys.stderr)
         return ended.code
     seconds = time.monotonic() - began
     print(f"\nAll seven steps took {seconds:.0f} s; what they left is in {store}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimic_qlora.step import ssh, storage, terminal
+from mimic_qlora.step import manifests, ssh, storage, terminal
 from mimic_qlora.step.errors import UpToDate, UserError
 
 # step -> what comes after it
@@ -70,6 +70,12 @@ def next_lines(step: str, options: Options, others: Sequence[str] = ()) -> str:
     return "\n".join(["Next:", *map(terminal.pasteable, commands)])
 
 
+def say_next(step: str, options: Options, others: Sequence[str] = ()) -> None:
+    """Print the lines that name the commands after a step; a study runs them itself."""
+    if manifests.study_used() is None:
+        print(next_lines(step, options, others))
+
+
 def seen(page: Path) -> str:
     """Return how to look at a page or picture; over SSH with the line that fetches it."""
     lines = [f"Open {page} in a browser"]
@@ -97,4 +103,4 @@ def told(
         print(message)
     if page and (folder / page).is_file():
         print(seen(folder / page))
-    print(next_lines(step.split("/")[0], options, others))
+    say_next(step.split("/")[0], options, others)

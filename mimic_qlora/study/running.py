@@ -63,6 +63,7 @@ def _run(command: Command, root: Path, variables: Mapping[str, str]) -> int:
     """
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(open(command.log, "ab")) if command.log else None
+        stack.enter_context(_left_to_the_step())
         with _held_back():
             process = subprocess.Popen(
                 _words(command),
@@ -73,10 +74,24 @@ def _run(command: Command, root: Path, variables: Mapping[str, str]) -> int:
         with _passed_on(process):
             if log and process.stdout:
                 _copy(process.stdout, log)
-            while True:
-                with contextlib.suppress(KeyboardInterrupt):
-                    code = process.wait()
-                    return code if code >= 0 else 128 - code
+            code = process.wait()
+            return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _left_to_the_step() -> Iterator[None]:
+    """Let Ctrl-C do nothing in this process, while a step has it too and ends by it.
+
+    Raised here it could come between the end of the step and the reading of its exit code. Then
+    0 would be read, and the next step would begin. An ignored signal, as under nohup, stays so.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -92,8 +107,7 @@ def _held_back() -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(KeyboardInterrupt):  # the step has it too, and ends by it
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -110,23 +124,22 @@ def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def _copy(source: IO[bytes], log: IO[bytes]) -> None:
-    """Copy what a process prints to standard output and to a file, as it comes, to its end.
+    """Copy what a process prints to standard output and to a file, line by line, to its end.
 
-    A thread does, which no signal interrupts: between reading and writing it would lose a piece.
+    On a terminal a line is folded, which the process, whose output is no terminal, leaves to this.
+    A thread copies, which no signal interrupts: between reading and writing it would lose a line.
     """
-    thread = threading.Thread(target=_copy_pieces, args=(source, log), daemon=True)
+    thread = threading.Thread(target=_copy_lines, args=(source, log), daemon=True)
     thread.start()
-    while thread.is_alive():
-        with contextlib.suppress(KeyboardInterrupt):
-            thread.join()
+    thread.join()
 
 
-def _copy_pieces(source: IO[bytes], log: IO[bytes]) -> None:
-    while piece := os.read(source.fileno(), 1 << 16):
+def _copy_lines(source: IO[bytes], log: IO[bytes]) -> None:
+    for line in source:
         try:
-            log.write(piece)
+            log.write(line)
             log.flush()
-            sys.stdout.buffer.write(piece)
+            sys.stdout.write(line.decode(sys.stdout.encoding, "replace"))
             sys.stdout.flush()
         except OSError:  # nobody reads any more, or a disk is full: the step shall notice too
             source.close()

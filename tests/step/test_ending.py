@@ -2,7 +2,7 @@
 
 import pytest
 
-from mimic_qlora.step import ending, errors, ssh
+from mimic_qlora.step import ending, errors, manifests, ssh
 
 REMOTE = ("SSH_CONNECTION", "SSH_TTY", *ssh.SUBMITTED_FROM)
 
@@ -44,6 +44,14 @@ def test_a_step_that_is_up_to_date_names_the_next_one_too(tmp_path, capsys):
     assert capsys.readouterr().out == (
         "summary is up to date\nNext: python feature_select_xgb_columns.py\n"
     )
+
+
+def test_a_step_of_a_study_names_no_next_one(tmp_path, capsys, monkeypatch):
+    (tmp_path / "study.yaml").touch()
+    monkeypatch.setenv(manifests.STUDY, str(tmp_path / "study.yaml"))
+    with ending.told("summary", tmp_path, ending.Options()):
+        pass
+    assert "Wrote" in (said := capsys.readouterr().out) and "Next" not in said
 
 
 def test_a_step_that_fails_names_nothing(tmp_path, capsys):

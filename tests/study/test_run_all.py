@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from helpers.paths import ROOT
-from helpers.scripts import run_here
+from helpers.scripts import load_script, run_here
 from mimic_qlora.step.files import write_json
 from mimic_qlora.step.storage import COMMANDS
 from mimic_qlora.study import running
@@ -121,6 +122,39 @@ def test_a_log_that_cannot_be_written_ends_the_step_and_leaves_it_not_waiting(ro
     assert "Exception in thread" not in done.stderr
 
 
+def test_ctrl_c_as_a_step_ends_does_not_lose_its_exit_code(root, monkeypatch):
+    """On a busy machine both come at once; a lost code was read as 0, and the next step began."""
+    wait = os.waitpid
+
+    def interrupted(process, flags):
+        found = wait(process, flags)
+        if found[0]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    steps = [Command(1, "subjects", ("130",)), Command(2, "summary", ("3",))]
+    ended = running.run_all(steps, root, {})
+    assert (ended.command.number, ended.code) == (1, 130)
+
+
+def test_lines_are_copied_whole_so_that_a_terminal_folds_them(root, monkeypatch):
+    (root / "train_qlora.py").write_text(
+        "import sys\nfor text in ('one ', 'line\\n'):\n    print(text, end='', flush=True)\n"
+    )
+    copied = []
+    stdout = SimpleNamespace(encoding="utf-8", write=copied.append, flush=lambda: None)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    running.run_all([Command(5, "adapters", (), root / "log")], root, {})
+    assert "one line\n" in copied and (root / "log").read_text() == "one line\n"
+
+
+@pytest.mark.parametrize(("code", "word"), [(2, "put that right"), (137, "memory"), (130, "")])
+def test_where_a_study_stopped_is_told_with_what_to_do(code, word):
+    said = load_script(ROOT / "run_files" / "run_all.py").stopped(4, code)
+    assert said.startswith("Step 4 ") and word in said and said.endswith("goes on from there")
+
+
 EARLY = """
 import os, signal
 os.kill(os.getpid(), signal.SIGINT)
@@ -167,6 +201,8 @@ def test_real_patients_are_not_replaced_by_the_demo(tmp_path, source):
 WRONG = {
     "mimic": ("data: {from: nowhere}", "line 1, data.from: "),
     "subjects": ("data: {from: MIMIC, subjects_file: x}", "data.subjects_file: there is no file"),
+    "made up": ("data: {from: MIMIC, synthetic_patients: 60}", "synthetic_patients: needs data"),
+    "judge": ("data: {from: synthetic}\nvalidation: {judge: ./x}", "line 2, validation.judge: "),
     "demo": ("data: {from: synthetic, fetch_demo: true}", "data.fetch_demo: needs a folder"),
     "model": ("data: {from: synthetic}\nmodel: ./no/model", "line 2, model: "),
     "recipe": ("data: {from: synthetic}\ntraining: {recipe: x}", "training.recipe: there is no"),
