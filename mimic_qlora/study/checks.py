@@ -16,6 +16,7 @@ from mimic_qlora.study.study_file import EMBEDDED, StudyFile
 from mimic_qlora.subjects import replacement
 from mimic_qlora.training import recipes
 from mimic_qlora.validation import plan as plans
+from mimic_qlora.validation.judge import judge as judging
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ def _check_variables(file: StudyFile) -> None:
         ("data", "subjects_file"): study.data.subjects_file,
         ("training", "recipe"): study.training.recipe,
         ("validation", "plan"): study.validation.plan,
+        ("validation", "judge"): study.validation.judge,
     }
     for place, path in paths.items():
         for name in re.findall(r"\$\{?(\w+)", path or ""):
@@ -51,17 +53,23 @@ def _check_variables(file: StudyFile) -> None:
 
 def _check_data(file: StudyFile, store: Path) -> None:
     data = file.study.data
+    if data.subjects_file and not file.near(data.subjects_file).is_file():
+        there = file.near(data.subjects_file)
+        raise file.mistake(f"there is no file {there}", "data", "subjects_file")
     if data.is_synthetic:
         if data.fetch_demo:
             raise file.mistake("needs a folder in data.from", "data", "fetch_demo")
         _check_replaced(file, store)
         return
+    if data.synthetic_patients:
+        raise file.mistake("needs data.from: synthetic", "data", "synthetic_patients")
     folder = commands.mimic_of(file)
-    if not data.fetch_demo or folder.exists():
-        _as_field(file, ("data", "from"), tables.find, folder, data.multiline or [])
-    if data.subjects_file and not file.near(data.subjects_file).is_file():
-        there = file.near(data.subjects_file)
-        raise file.mistake(f"there is no file {there}", "data", "subjects_file")
+    if data.fetch_demo and not folder.exists():
+        return
+    if not folder.is_dir():
+        what = "give the one that holds hosp/ and icu/ of MIMIC-IV, or synthetic"
+        raise file.mistake(f"there is no folder {folder}: {what}", "data", "from")
+    _as_field(file, ("data", "from"), tables.find, folder, data.multiline or [])
 
 
 def _check_replaced(file: StudyFile, store: Path) -> None:
@@ -85,6 +93,9 @@ def _check_replaced(file: StudyFile, store: Path) -> None:
 def _check_model(file: StudyFile, store: Path) -> None:
     if file.study.model != EMBEDDED:
         _as_field(file, ("model",), finding.model_path, commands.model_of(file), store)
+    judge = commands.judge_of(file)
+    if judge not in (None, judging.BASE, judging.EMBEDDED):
+        _as_field(file, ("validation", "judge"), finding.model_path, judge, store)
 
 
 def _check_recipe(file: StudyFile, folder: Path) -> None:

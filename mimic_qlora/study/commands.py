@@ -72,7 +72,16 @@ def of(file: StudyFile, store: Path) -> list[Command]:
 
 def model_of(file: StudyFile) -> str:
     """Return the model as the scripts take it: a folder by its path, else the name of the hub."""
-    name = file.study.model
+    return _folder(file, file.study.model)
+
+
+def judge_of(file: StudyFile) -> str | None:
+    """Return the judge of step 7 as the scripts take it; None without one."""
+    name = file.study.validation.judge
+    return None if name is None else _folder(file, name)
+
+
+def _folder(file: StudyFile, name: str) -> str:
     near = file.near(name)
     return str(near.resolve()) if near.is_dir() else name
 
@@ -106,15 +115,16 @@ def _validation(
     file: StudyFile, store: Path, runs: tuple[str, ...], model: tuple[str, ...]
 ) -> Iterator[tuple[str, ...]]:
     """Yield the options of each run of step 7: on validation patients, then by the plan."""
-    validation = file.study.validation
+    validation, judge = file.study.validation, judge_of(file)
+    instead = {"judge": judge} if judge else {}
     if validation.n is not None or not validation.plan:
         trials = () if validation.n is None else (str(validation.n),)
-        yield (*trials, *options(validation), *runs, *model)
+        yield (*trials, *options(validation, instead), *runs, *model)
     if plan := plan_of(file):
         if not is_frozen(plan, store):
             yield ("--freeze", str(plan))
         by_plan = {"arms": None, "max_new_tokens": None, "seed": None}
-        yield ("--final", *options(validation.model_copy(update=by_plan)), *model)
+        yield ("--final", *options(validation.model_copy(update=by_plan), instead), *model)
 
 
 def is_frozen(plan: Path, store: Path) -> bool:

@@ -25,6 +25,10 @@ SYNTHETIC = "synthetic"
 EMBEDDED = "embedded"
 TASKS = ("guidance", "chart_qa", "diagnoses")
 QUESTION = "I have had a bad headache since this morning. What should I do?"
+_REASONS = {  # what YAML says of common mistakes -> the same in words
+    "mapping values are not allowed here": "a colon in a text without quotes, or a line too far in",
+    "found character '\\t' that cannot start any token": "a tab: indent by blanks",
+}
 Path_ = tuple[str | int, ...]  # keys from the top of the file to a value
 
 
@@ -125,9 +129,9 @@ class Training(_Section):
 class Asking(_Section):
     """Step 6: one question about one patient, asked of the first adapter."""
 
-    subject_id: v.Name = "random"
+    subject_id: v.PatientName = "random"
     question: v.Text = QUESTION
-    as_of: v.Text | None = None
+    as_of: v.Time | None = None
     arm: Annotated[str, v.one_of(("base", "adapter", "both"))] | None = None
     max_new_tokens: v.PositiveInt | None = None
     seed: v.Seed | None = None
@@ -151,7 +155,7 @@ class Validation(_Section):
     twins: v.Count | None = None
     records: v.YesNo = True
     seed: v.Seed | None = None
-    jump: v.Text | None = None
+    jump: v.Host | None = None
     device: v.Device | None = None
 
 
@@ -230,7 +234,10 @@ def read(path: Path) -> StudyFile:
         raise _not_yaml(path, error) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # bytes that are no text, too many brackets
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: this is not UTF-8 text: save it as that") from None
+    except (ValueError, RecursionError) as error:  # too many brackets, a loop
         reason = str(error).splitlines()[0][:80]
         raise UserError(f"{path} is not valid YAML ({reason}): fix it there") from None
     if not isinstance(content, dict):
@@ -239,7 +246,10 @@ def read(path: Path) -> StudyFile:
             "examples"
         )
     if (empty := _empty(content)) is not None:
-        raise mistake(path, lines, empty, "has no value: give one, or take the line out")
+        what = "has no value: give one, or take the line out"
+        if len(empty) == 1 and _section(str(empty[0])) is not Study:
+            what = "has nothing under it: indent its settings there, or take the line out"
+        raise mistake(path, lines, empty, what)
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
@@ -251,6 +261,7 @@ def _not_yaml(path: Path, error: yaml.YAMLError) -> UserError:
     mark = getattr(error, "problem_mark", None)
     line = f", line {mark.line + 1}" if mark else ""
     reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+    reason = _REASONS.get(reason, reason)
     return UserError(f"{path}{line}: this is not valid YAML ({reason}): fix it there")
 
 
@@ -264,6 +275,8 @@ def _lines(path: Path, node: yaml.Node | None, place: Path_ = ()) -> "list[tuple
         for key, value in node.value:
             line, name = key.start_mark.line + 1, str(key.value)
             here = (*place, name)
+            if not key.tag.endswith(":str"):
+                raise mistake(path, {here: line}, here, "is no setting: their names are words")
             if name in seen:
                 raise mistake(path, {here: line}, here, f"is there twice (line {seen[name]} too)")
             seen[name] = line

@@ -1,12 +1,14 @@
 """Values of a study file, read as the scripts read the same ones from their command lines."""
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator
 
-from mimic_qlora.step import command_line
+from mimic_qlora.step import command_line, ssh
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import settings as training
 
 T = TypeVar("T")
@@ -53,7 +55,7 @@ def list_of(kind: PlainValidator) -> PlainValidator:
 
 def shown(value: Any) -> str:
     """Return a value of a file as a sentence can hold it."""
-    if value is None:
+    if value in (None, "", [], {}):
         return "nothing"
     return f"a {_name(value)}" if isinstance(value, (dict, list)) else str(value)
 
@@ -66,6 +68,22 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"must be a text, not {shown(value)}: put it between quotes")
     return value
+
+
+def _patient(value: Any) -> str:
+    if not re.fullmatch(r"random|[0-9]{1,18}", str(value)):
+        raise ValueError(f"must be a number such as 10014729, or random, not {shown(value)}")
+    return str(value)
+
+
+def _time(value: Any) -> str:
+    from mimic_qlora.qa import patient  # half a second, which few files need
+
+    try:
+        patient.parse_time(_text(value))
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return str(value)
 
 
 def _checkpointing(value: Any) -> str:
@@ -98,7 +116,9 @@ Rate = Annotated[float, read_as(command_line.rate)]
 SEED = read_as(command_line.seed)
 Seed = Annotated[int, SEED]
 Checkpointing = Annotated[str, PlainValidator(_checkpointing)]
-Name = Annotated[str, read_as(str)]
+PatientName = Annotated[str, PlainValidator(_patient)]
+Time = Annotated[str, PlainValidator(_time)]
+Host = Annotated[str, read_as(ssh.jump_host)]
 Hours = Annotated[float, read_as(command_line.number(0.1, 10_000))]
 FolderName = Annotated[str, read_as(command_line.folder_name)]
 Device = Annotated[str, one_of(("auto", "cpu"))]

@@ -108,12 +108,14 @@ def test_without_a_plan_no_command_opens_the_test_patients(tmp_path):
     assert not [one for one in _of(file, tmp_path) if "--final" in one.options]
 
 
-def test_recipe_model_and_data_of_the_file_s_folder_go_by_their_whole_path(tmp_path):
+def test_recipe_and_models_of_the_file_s_folder_go_by_their_whole_path(tmp_path):
     (tmp_path / "own.yaml").touch()
     (tmp_path / "llama").mkdir()
-    file = read(tmp_path, "model: llama\ntraining: {recipe: own.yaml}\n")
-    said = typed(file)[4]
+    (tmp_path / "other").mkdir()
+    text = "model: llama\ntraining: {recipe: own.yaml}\nvalidation: {n: 2, judge: other}\n"
+    *_, said, _, last = typed(read(tmp_path, text))
     assert f"--recipe {tmp_path}/own.yaml" in said and f"--model {tmp_path}/llama" in said
+    assert f"--judge {tmp_path}/other" in last
     assert "--recipe cpu" in typed(read(tmp_path, "training: {recipe: cpu}\n"))[4]
 
 

@@ -13,7 +13,10 @@ DATA = "data:\n  from: synthetic\n"
 # what is wrong -> text, line, field and a word of the sentence
 WRONG = {
     "no YAML": (DATA + "prompts: [\n", 4, "", "not valid YAML"),
-    "a tab": (DATA + "prompts:\n\ttasks: [guidance]\n", 4, "", "not valid YAML"),
+    "a tab": (DATA + "prompts:\n\ttasks: [guidance]\n", 4, "", "a tab: indent by blanks"),
+    "too far in": (DATA + "prompts:\n  seed: 1\n   max_total: 3\n", 5, "", "a line too far in"),
+    "not indented": ("data:\nfrom: synthetic\n", 1, "data", "indent its settings"),
+    "a number as a name": (DATA + "1: 2\n", 3, "1", "names are words"),
     "a tag": ("data: !!python/object:os.system x\n", 1, "", "not valid YAML"),
     "two documents": (DATA + "---\na: 1\n", 3, "", "not valid YAML"),
     "a list": ("- data\n", None, "", "is not a study"),
@@ -24,7 +27,7 @@ WRONG = {
     "an unknown field": (DATA + "training:\n  zzz: 1\n", 4, "training.zzz", "recipe, run"),
     "twice": (DATA + "model: a\nmodel: b\n", 4, "model", "twice (line 3 too)"),
     "empty": (DATA + "training:\n  lr:\n", 4, "training.lr", "has no value"),
-    "an empty section": (DATA + "training:\n", 3, "training", "has no value"),
+    "an empty section": (DATA + "training:\n", 3, "training", "has nothing under it"),
     "a value for a section": (DATA + "training: 3\n", 3, "training", "a group of settings"),
     "a number": (DATA + "  sample: 1.5\n", 3, "data.sample", "a share above 0"),
     "a word": (DATA + "training:\n  lr: fast\n", 4, "training.lr", "a number from"),
@@ -33,6 +36,10 @@ WRONG = {
     "no yes": (DATA + "  verify: maybe\n", 3, "data.verify", "must be true or false"),
     "a choice": (DATA + "prompts:\n  tasks: [x]\n", 4, "prompts.tasks", "one of guidance"),
     "no list": (DATA + "training:\n  seeds: 3\n", 4, "training.seeds", "must be a list"),
+    "an empty list": (DATA + "training:\n  seeds: []\n", 4, "training.seeds", "not nothing"),
+    "no patient": (DATA + "asking:\n  subject_id: Jim\n", 4, "asking.subject_id", "or random"),
+    "no time": (DATA + "asking:\n  as_of: soon\n", 4, "asking.as_of", "is not a date"),
+    "no host": (DATA + "validation:\n  jump: a b\n", 4, "validation.jump", "must be a host"),
     "a seed twice": (DATA + "training:\n  seeds: [1, 1]\n", 4, "training.seeds", "twice"),
     "both": (DATA + "training:\n  seed: 1\n  seeds: [2]\n", 3, "training", "both seed and seeds"),
     "a loop": ("data: &a\n  from: *a\n", None, "", "is not valid YAML"),
@@ -67,8 +74,8 @@ def test_the_first_mistake_of_the_file_is_told(tmp_path):
 
 
 def test_a_file_that_is_no_text_is_one_sentence(tmp_path):
-    (tmp_path / "study.yaml").write_bytes(b"\xff\xfe\x00data")
-    with pytest.raises(UserError, match="study.yaml"):
+    (tmp_path / "study.yaml").write_bytes(b"data:\n  from: Z\xfcrich")
+    with pytest.raises(UserError, match=r"study\.yaml, line 2: this is not UTF-8 text"):
         study_file.read(tmp_path / "study.yaml")
 
 
