@@ -93,7 +93,9 @@ def main() -> int:
     if args.audit:
         from mimic_qlora.prompts import audit
 
-        return audit.report(audit.of_storage(store))
+        found = audit.of_storage(store)
+        audit.keep(store, found)
+        return audit.report(found)
     features = storage.verified_manifest(store, "features")
 
     from mimic_qlora.llm import finding

@@ -23,7 +23,9 @@ from mimic_qlora.clinical.codes import phenotypes_of
 from mimic_qlora.prompts import audit_cells, audit_chart, audit_guidance, record_files
 from mimic_qlora.prompts.audit_chart import Support
 from mimic_qlora.prompts.record_files import PromptRecord
-from mimic_qlora.step.storage import verified_manifest
+from mimic_qlora.step import manifests
+from mimic_qlora.step.files import read_json, write_json
+from mimic_qlora.step.storage import linked_place, verified_manifest
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import subjects_manifest
 
@@ -38,6 +40,7 @@ CHECKS = {
     "split": "patients in two splits, or not in the one of step 1",
     "held_out": "held-out symptoms, caution rules or sentences in a record",
 }
+FILE = "audit.json"  # in the step's folder, which a new run of the step replaces
 NOT_SAID = "The record does not say"
 NOTHING = ("none on record", "none coded", NOT_SAID[0].lower() + NOT_SAID[1:], "unknown")
 WAS = re.compile(r"(?:, | \()was ([^)]*)\)")
@@ -55,6 +58,17 @@ class Audit(NamedTuple):
 
     counts: dict[str, int]
     faults: dict[str, list[str]]
+    content_id: str  # of the records
+
+    @property
+    def n_faults(self) -> int:
+        """Return the number of faults of all checks."""
+        return sum(map(len, self.faults.values()))
+
+    @property
+    def in_words(self) -> str:
+        """Return what was checked: "492 records, 23,656 statements"."""
+        return ", ".join(f"{n:,} {what}" for what, n in self.counts.items())
 
 
 def of_storage(store: Path) -> Audit:
@@ -63,7 +77,7 @@ def of_storage(store: Path) -> Audit:
     Raises UserError when `prompts/` is missing, cannot be read, or was made from an older
     `subjects/`.
     """
-    verified_manifest(store, "prompts")
+    content_id = verified_manifest(store, "prompts")["id"]
     split, labs, folder = reader.split_of(store), _lab_names(store), store / "prompts"
     dropped = frozenset(ContextSettings.read(store).dropped_columns)
     types = subjects_manifest(store)["columns"]
@@ -96,7 +110,7 @@ def of_storage(store: Path) -> Audit:
             for check, where in wrong:
                 faults[check].append(f"{name}.jsonl line {number}, {where}")
     counts["patients"] = len(places)
-    return Audit(dict(counts), faults)
+    return Audit(dict(counts), faults, content_id)
 
 
 def of_record(record: PromptRecord, chart: audit_chart.Chart) -> tuple[int, list[Fault]]:
@@ -306,10 +320,29 @@ def _lab_names(store: Path) -> dict[int, str]:
 
 def report(found: Audit) -> int:
     """Print the audit as a table; the exit code: 0 when there is no fault, else 1."""
-    print("\nAudited: " + ", ".join(f"{n:,} {what}" for what, n in found.counts.items()))
+    print(f"\nAudited: {found.in_words}")
     for check, what in CHECKS.items():
         print(f"  {len(found.faults[check]):>8,}  {what}")
     for check, places in found.faults.items():
         for place in places[:5]:
             print(f"fault ({check}): {place}")
-    return int(any(found.faults.values()))
+    return int(found.n_faults > 0)
+
+
+def keep(store: Path, found: Audit) -> None:
+    """Write the result of an audit beside the records, in place of that of an earlier one."""
+    write_json(linked_place(store / "prompts") / FILE, found._asdict())
+
+
+def kept(store: Path) -> Audit | None:
+    """Return the last audit of the records that are there now; None where there was none."""
+    place = linked_place(store / "prompts")
+    try:
+        raw = read_json(place / FILE)
+        counts = {str(what): int(n) for what, n in raw["counts"].items()}
+        faults = {str(check): list(where) for check, where in raw["faults"].items()}
+        found = Audit(counts, faults, raw["content_id"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or edited
+        return None
+    manifest = manifests.read(place) or {}
+    return found if found.content_id == manifest.get("id") else None

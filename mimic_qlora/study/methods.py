@@ -10,6 +10,7 @@ from typing import Any
 
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import embedded
+from mimic_qlora.prompts import audit
 from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import runs
@@ -106,7 +107,18 @@ def _prompts(store: Path) -> str:
         f"Records ask for {tasks}: {sum(splits.values()):,} ({parts}), at most "
         f"{settings['pairs_per_subject']} of a task per patient, each at one time and with what "
         f"the chart held at it, within {settings['token_budget']} tokens. Gold answers were "
-        f"composed from content files written from public guidance, of which {content.reviewed()}."
+        f"composed from content files written from public guidance, of which {content.reviewed()}. "
+        + _audited(store)
+    )
+
+
+def _audited(store: Path) -> str:
+    found = audit.kept(store)
+    if found is None:
+        return f"[`{storage.COMMANDS['prompts']} --audit` has not been run]"
+    return (
+        f"Each statement was held against the chart by other code than wrote it "
+        f"({found.in_words}): {found.n_faults:,} faults."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from mimic_qlora.display import text_tables
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text import size
+from mimic_qlora.prompts import audit
 from mimic_qlora.step import manifests, storage, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import leftovers, next_step, runs, state
@@ -43,6 +44,7 @@ class Overview:
     free: int
     data: DataFacts
     steps: Sequence[StepState]
+    audited: audit.Audit | None  # the last audit of the records that are there
     runs: Sequence[TrainedRun]
     ledger: Opened
     leftovers: Sequence[Leftover]
@@ -52,7 +54,8 @@ class Overview:
     def as_json(self) -> dict[str, Any]:
         """Return it for programs, with the size of each step's folder."""
         return asdict(self) | {
-            "leftovers": [{**asdict(one), "path": str(one.path)} for one in self.leftovers]
+            "leftovers": [{**asdict(one), "path": str(one.path)} for one in self.leftovers],
+            "audited": self.audited and {**self.audited.counts, "faults": self.audited.n_faults},
         }
 
 
@@ -67,6 +70,7 @@ def of_storage(store: Path, given: str | None, root: Path, writable: bool) -> Ov
         free=shutil.disk_usage(store).free,
         data=_data(store),
         steps=states,
+        audited=audit.kept(store),
         runs=runs.of_storage(store),
         ledger=runs.opened(store),
         leftovers=leftovers.of_storage(store),
@@ -112,6 +116,7 @@ def lines(found: Overview) -> list[str]:
     whys = [one.why for one in found.steps if one.why and one.number < 6]
     for why in dict.fromkeys(whys):
         told.append(f"{', '.join(one.step for one in found.steps if one.why == why)}: {why}")
+    told += _audited(found)
     if found.runs:
         told.append(text_tables.text_table([_trained(one) for one in found.runs], "Adapters"))
     told += ["", *_ledger(found.ledger)]
@@ -150,6 +155,16 @@ def _step(one: StepState) -> Row:
         "size": size(one.bytes) if one.bytes else "",
         "what": one.why if one.number > 5 else "",
     }
+
+
+def _audited(found: Overview) -> list[str]:
+    """Return the line that says whether the records were held against the chart."""
+    if found.audited:
+        n = found.audited.n_faults
+        return [f"Audit of prompts: {found.audited.in_words}, {n:,} fault{'s' * (n != 1)}"]
+    if any(one.step == "prompts" and one.holds_for_later for one in found.steps):
+        return [f"Audit of prompts: none yet (`{storage.COMMANDS['prompts']} --audit`)"]
+    return []
 
 
 def _trained(one: TrainedRun) -> Row:

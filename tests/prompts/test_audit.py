@@ -229,7 +229,12 @@ def test_synthetic_charts_with_bedside_vitals_pass_the_audit(
     texts = [one["messages"][1]["content"] for one in read_jsonl(store / "prompts/train.jsonl")]
     assert any("heart rate" in text and "temperature" in text for text in texts)
     assert "left out: no coded stay" in capsys.readouterr().out
+    assert audit.kept(store) is None
     assert run_here("--audit", store=store) == 0
+    kept = audit.kept(store)
+    assert kept == audit.of_storage(store) and kept.counts["statements"] > 100
+    (store / "prompts" / audit.FILE).write_text('{"counts": 3}')
+    assert audit.kept(store) is None
 
 
 @pytest.mark.parametrize(

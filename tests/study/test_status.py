@@ -16,7 +16,7 @@ from helpers.paths import ROOT
 from helpers.scripts import run_here
 from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
-from mimic_qlora.prompts import records
+from mimic_qlora.prompts import audit, records
 from mimic_qlora.step import storage
 from mimic_qlora.study import leftovers, overview, running_now
 from mimic_qlora.validation import delivery, ledger
@@ -99,6 +99,20 @@ def test_what_is_done_is_told_with_losses_and_the_next_command(whole):
     (run,) = said.runs
     assert (run["seed"], run["loss"], run["recipe"], run["steps"]) == (7, 1.5, "cpu", 33)
     assert "3.00 1.50" in said.text
+
+
+def test_the_audit_is_that_of_the_records_that_are_there(whole):
+    said = look(whole)
+    assert said.audited is None and "Audit of prompts: none yet" in said.text
+    content_id = storage.verified_manifest(whole, "prompts")["id"]
+    faults = {"gold": ["train.jsonl line 3, guidance"]}
+    audit.keep(whole, audit.Audit({"records": 5}, faults, content_id))
+    said = look(whole)
+    assert said.audited == {"records": 5, "faults": 1}
+    assert "Audit of prompts: 5 records, 1 fault" in said.text
+    write(whole, "features", "other")
+    write(whole, "prompts", "other")
+    assert look(whole).audited is None
 
 
 def test_a_further_look_is_at_the_newest_adapter_and_its_other_seeds(whole):
