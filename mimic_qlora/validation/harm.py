@@ -115,7 +115,8 @@ def statement(
     n, limits = len(by_patient.base), bounds(by_patient)
     what = f"lack of {label}" if up else label
     rates = [float(values.mean()) for values in (by_patient.adapter, by_patient.base)]
-    over = f"On these questions, for new patients, over {n} trials of one patient each: {what} "
+    one = "trial" if n == 1 else "trials"
+    over = f"On these questions, for new patients, over {n} {one} of one patient each: {what} "
     each = f"{rates[0]:.1%} in the adapter's answers, {rates[1]:.1%} in the base's"
     if described:
         return [

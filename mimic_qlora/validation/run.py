@@ -1,5 +1,6 @@
 """One run of step 7: answer every trial, preview it, compare the arms, write the results."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -318,10 +319,11 @@ def bits_per_byte(run: Run) -> list[str]:
         manifest = cast(dict[str, Any], adapter)  # with what step 5 adds
         if found := manifest.get("results", {}).get("bits_per_byte"):
             base, tuned, change = (found[key] for key in ("base", "adapter", "difference"))
+            spread = "" if math.isnan(change[1]) else f" [{change[1]:+.3f}, {change[2]:+.3f}]"
             said.append(
                 "Gold answers of validation patients, in bits a byte (less is better): "
                 f"base {base[0]:.3f}, adapter {name} {tuned[0]:.3f}, difference "
-                f"{change[0]:+.3f} [{change[1]:+.3f}, {change[2]:+.3f}] (step 5)."
+                f"{change[0]:+.3f}{spread} (step 5)."
             )
             if new := manifest["results"].get("new_lines"):
                 bits = new["bits_per_byte"]
