@@ -12,7 +12,6 @@ patients. An interrupted run goes on from its last checkpoint with the same comm
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ HELP = {
     "run": "name of the run and of its folder; torchrun, which has a --run-path, takes only "
     "--run-name (default: %(default)s)",
     "check": "say what is missing for training, and train nothing",
+    "save-base": "write the 4-bit base as a folder for other programs, and train nothing",
     "epochs": "passes over the training prompts",
     "max-steps": "stop after so many optimizer steps, whatever --epochs says",
     "lr": "peak learning rate: 5%% warm-up, then cosine",
@@ -69,6 +69,7 @@ def arguments() -> argparse.Namespace:
     add("recipe")
     add("run", "--run-name", type=command_line.folder_name, default="default")
     add("check", action="store_true")
+    add("save-base", action="store_true")
     add("epochs", type=positive_number)
     add("max-steps", type=positive_int)
     add("lr", type=command_line.number(*settings.LEARNING_RATES))
@@ -134,17 +135,15 @@ def read_job(args: argparse.Namespace) -> settings.Job:
     )
 
 
-def one_for_each(seeds: Sequence[int], job: settings.Job) -> Iterator[settings.Job]:
-    """Yield the job with each seed, under a run's name of its own."""
-    for seed in seeds:
-        own = dataclasses.replace(job.settings, seed=seed)
-        yield dataclasses.replace(job, settings=own, run=f"{job.run}-seed{seed}")
-
-
 def main() -> int | None:
     """Train one adapter, or one for each of --seeds; with --check return an exit code."""
     args = arguments()
     prepare_environment()
+    if args.save_base:
+        from mimic_qlora.export import base_folder
+
+        base_folder.save(args.storage, args.model, args.force)
+        return None
     if not args.check:  # before torch takes its seconds to load
         storage.verified_manifest(storage.open_storage(args.storage), "prompts")
     job = read_job(args)
@@ -155,7 +154,7 @@ def main() -> int | None:
 
     from mimic_qlora.training.run import train_one
 
-    jobs = list(one_for_each(args.seeds, job)) if args.seeds else [job]
+    jobs = job.of_seeds(args.seeds) if args.seeds else [job]
     for one in jobs:
         train_one(one)
     if len(jobs) > 1:

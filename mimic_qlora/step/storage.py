@@ -42,6 +42,7 @@ COMMANDS = {
     "qa": "python qa_by_subject.py",
     "validation": "cd run_files && ./run.sh",
     "exports": "python run_files/export_adapter.py",
+    "models": "python train_qlora.py --save-base",
 }
 
 

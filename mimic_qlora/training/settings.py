@@ -1,6 +1,7 @@
 """The settings of a training run, and the job that they belong to."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 COMPUTE = ("auto", "bf16", "fp16", "fp32")
@@ -49,6 +50,13 @@ class Job:
     save_minutes: float = 10.0  # between checkpoints, at most
     force: bool = False
     preview: bool = False  # print a real sample
+
+    def of_seeds(self, seeds: Sequence[int]) -> "list[Job]":
+        """Return the job with each seed, under a run's name of its own."""
+        return [
+            replace(self, settings=replace(self.settings, seed=seed), run=f"{self.run}-seed{seed}")
+            for seed in seeds
+        ]
 
 
 def is_checkpointing(text: str) -> bool:

@@ -1,0 +1,66 @@
+"""The base as adapters are trained beside it, as a folder: 4-bit weights that other programs load.
+
+lm-evaluation-harness and others have no way of their own to load a checkpoint in 4 bits with
+transformers 5; a folder that is in 4 bits already they load like any other.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from mimic_qlora.llm import chat, finding, loading, tokenizer_files
+from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.training.data import BaseModel
+
+
+def place(store: Path, model: Path) -> Path:
+    """Return where the 4-bit folder of a model lies in a storage folder."""
+    return store / "models" / f"{Path(finding.model_name(model)).name}-nf4"
+
+
+def save(argument: str | None, name: str | None, force: bool = False) -> None:
+    """Write the 4-bit folder of a model into the storage folder, and say how it is used.
+
+    `argument` is the argument --storage, `name` that of --model. Raises UserError when the model
+    is missing or damaged.
+    """
+    store = storage.open_storage(argument, create=True)
+    path = finding.model_path(name, store)
+    print(finding.describe(path), flush=True)
+    tokenizer = chat.load_tokenizer(path)
+    base = BaseModel(
+        finding.model_name(path), finding.fingerprint(path), chat.template_sha256(tokenizer)
+    )
+    folder = place(store, path)
+    files.private_folder(folder.parent)
+    step = folder.relative_to(store).as_posix()
+    settings = {"base_model": asdict(base), "weights": "nf4, double quantisation"}
+    with storage.step_output(store, step, settings, {}, force) as out:
+        loading.load_base(path).save_pretrained(out.path)
+        tokenizer_files.save(tokenizer, out.path)
+        (out.path / "README.md").write_text(card(base), encoding="utf-8")
+        for written in out.path.iterdir():
+            written.chmod(files.PRIVATE)
+    print(
+        f"\nWrote {folder}\nAn adapter beside it is the model that was trained: "
+        "docs/other_programs.md has the commands"
+    )
+
+
+def card(base: BaseModel) -> str:
+    """Return the card of the 4-bit base, in Markdown."""
+    lines = [
+        f"# {base.name} in 4 bits, as adapters are trained beside it",
+        "",
+        "Quantised (NF4, double quantisation, by bitsandbytes), for benchmarks and other programs: "
+        "peft, TRL and lm-evaluation-harness load this folder like any model, and an adapter of "
+        "step 5 beside it is the model that was trained. It holds no patient's data.",
+        "",
+        f"Made from: weights {base.fingerprint}, chat template {base.template_sha256[:16]}. Beside "
+        "the unquantised checkpoint the adapter is another model (docs/other_programs.md).",
+        "",
+        "Its licence is that of the checkpoint.",
+        "",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in manifests.versions().items()),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""The 4-bit base as a folder: other programs load from it what the adapter was trained beside."""
+
+import stat
+
+import pytest
+
+from helpers.scripts import run_here
+from mimic_qlora.export import merging
+from mimic_qlora.llm import chat, loading
+
+
+@pytest.fixture(scope="module")
+def saved(tuned_store, tmp_path_factory):
+    """The 4-bit folder of the tiny model, and the storage folder that it lies in."""
+    store = tmp_path_factory.mktemp("saved") / "storage"
+    done = run_here("train_qlora.py", "--save-base", "--model", tuned_store.model, storage=store)
+    assert done.returncode == 0, done.stderr
+    folder = store / "models" / "tiny-nf4"
+    assert str(folder) in done.stdout
+    return folder, store
+
+
+def test_peft_loads_from_it_the_model_that_was_trained_bit_for_bit(tuned_store, saved):
+    import peft
+    import transformers
+
+    adapter = tuned_store.path / "adapters" / "default"
+    tokenizer = chat.load_tokenizer(tuned_store.model)
+    rows = [chat.chat_ids(tokenizer, [{"role": "user", "content": "My knee hurts."}])]
+    ours = loading.load_adapter(loading.load_base(tuned_store.model), adapter)
+    folder, _ = saved
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert base.is_loaded_in_4bit
+    loading.guard_linear4bit(base)
+    theirs = peft.PeftModel.from_pretrained(base, adapter)
+    expected = merging.log_probabilities(ours, rows)
+    assert expected[0].equal(merging.log_probabilities(theirs, rows)[0])
+    loaded = transformers.AutoTokenizer.from_pretrained(folder)
+    assert loaded.chat_template == tokenizer.chat_template
+
+
+def test_it_is_private_says_what_it_is_and_is_written_once(tuned_store, saved):
+    folder, store = saved
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    card = (folder / "README.md").read_text()
+    assert "NF4" in card and "for benchmarks" in card
+    options = ("--save-base", "--model", tuned_store.model)
+    again = run_here("train_qlora.py", *options, storage=store)
+    assert again.returncode == 0 and "up to date" in again.stdout
