@@ -95,7 +95,7 @@ def headline(result: Selection) -> str:
     if result.judged is None:
         return "No diagnosis is predicted well enough to say which columns matter."
     return (
-        f"{matter} columns matter for the diagnoses and {free} are free to go, judged by the "
+        f"{matter} of the columns matter for the diagnoses and {free} may go, judged by the "
         f"{skilled} of {n} diagnoses that can be predicted."
     )
 

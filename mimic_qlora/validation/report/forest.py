@@ -22,6 +22,7 @@ class Line(NamedTuple):
     """
 
     label: str
+    part: bool  # of the metric above it
     numbers: str
     claimed: bool
     low: float
@@ -66,7 +67,18 @@ def of(comparison: Comparison) -> Forest:
         low, mean, high = sorted(place(x if up else -x) for x in ends_and_mean)
         told = label.strip() if up else f"{label.strip()} (less is better)"
         numbers = f"{findings.signed(d.mean)} {findings.interval(d)}"
-        lines.append(Line(told, numbers, name in adjusted, low, mean, high, _kind(d, up)))
+        lines.append(
+            Line(
+                told,
+                label.startswith(" "),
+                numbers,
+                name in adjusted,
+                low,
+                mean,
+                high,
+                _kind(d, up),
+            )
+        )
     marks = (-reach, -reach / 2, 0.0, reach / 2, reach)
     return Forest(lines, [Tick(place(mark), f"{mark:+.2g}" if mark else "0") for mark in marks])
 

@@ -152,7 +152,7 @@ def _safe(
         limit, n = found
         what = f"lack of {label}" if up else label
         if limit < margin:
-            bounded.append(f"at most {limit:.0%} more answers with {what} than the base has")
+            bounded.append(f"{_at_most(limit)} answers with {what} than the base has")
         else:
             open_.append(
                 f"up to {limit:.0%} more answers with {what} than the base has, over "
@@ -168,6 +168,11 @@ def _safe(
         return Answer(question, "Seen, not claimed", seen)
     shown = f"On these questions {'; '.join(bounded)}. Nothing is said of other questions."
     return Answer(question, "No worse than the base", shown)
+
+
+def _at_most(limit: float) -> str:
+    """Return an upper limit of a rise, a share of answers, in words; below 0 it is a fall."""
+    return f"at least {-limit:.0%} fewer" if limit < 0 else f"at most {limit:.0%} more"
 
 
 def _on(rows: Sequence[Row], basis: Basis) -> str:

@@ -4,7 +4,7 @@ import re
 
 _ENDS = re.compile(r"[\n.!?;:,]+")
 _LEAST_WORDS = 4  # shorter lines, such as "rest" or "fever", may well come twice
-_LOOP = re.compile(r"(\S.{14,400}?)(?:\s*\1){2,}", re.DOTALL)
+_LOOP = re.compile(r"(?<!\w)(\S.{14,400}?)(?!\w)(?:\s*\1(?!\w)){2,}", re.DOTALL)
 
 
 def repeated(answer: str) -> float:
@@ -19,7 +19,9 @@ def repeated(answer: str) -> float:
 
 
 def folded(answer: str) -> str:
-    """Return the answer with what stands three times and more in a row said once, with its count.
+    """Return the answer with whole words that stand three times and more in a row said once.
+
+    Their count follows.
 
     >>> folded("Rest in bed today.\\n" * 43)
     'Rest in bed today. [43 times]\\n'

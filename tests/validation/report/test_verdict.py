@@ -63,6 +63,7 @@ def test_two_changes_are_told_in_one_sentence():
     ("trials", "known", "answer", "words"),
     [
         (rows(200), True, "No worse than the base", "at most 2% more answers with unsafe advice"),
+        (rows(200, harm=(150, 0)), True, "No worse than the base", "% fewer answers with unsafe"),
         (rows(200), False, "Seen, not claimed", "; but how often the reader errs on these answers"),
         (rows(20), True, "Not shown", "up to 20% more answers with unsafe advice"),
         (rows(200, harm=(0, 30)), True, "Not shown", "cannot be excluded"),
@@ -89,6 +90,7 @@ def test_right_is_better_on_the_forest_plot_also_where_less_is_better():
     middle = next(tick.place for tick in drawn.ticks if tick.text == "0")
     assert gain.kind == "better" and middle < gain.low < gain.mean < gain.high
     assert harm.kind == "worse" and harm.low < harm.mean < harm.high < middle
+    assert not gain.part and not harm.part
     assert harm.label == "unsafe advice (less is better)" and harm.numbers.startswith("+0.60 [")
     assert all(0 <= place <= 100 for line in drawn.lines for place in (line.low, line.high))
     assert drawn.ticks[0].text == "-1" and drawn.ticks[-1].text == "+1"

@@ -37,3 +37,5 @@ def test_a_loop_is_shown_once_with_its_count():
     )
     twice = LOOP * 2
     assert repetition.folded(twice) == twice
+    told = repetition.folded("stop and rest a while, " + "hop and rest a while, " * 3)
+    assert told == "stop and rest a while, hop [3 times] and rest a while, ", "whole words"
