@@ -3,7 +3,7 @@
 from mimic_qlora.step.plain_text import inline, printable
 from mimic_qlora.step.terminal import columns
 
-__all__ = ["columns", "folded", "inline", "name_of", "one_line", "printable"]
+__all__ = ["columns", "counted", "folded", "inline", "name_of", "one_line", "printable"]
 
 
 # short names that are no words
@@ -38,6 +38,11 @@ def one_line(text: str, width: int) -> str:
             kept += character
         text = kept.rstrip() + "…"
     return f'"{text}"'
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number of things: "1 trial", "2,000 trials"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def size(n_bytes: float) -> str:

@@ -113,9 +113,12 @@ def print_report(result: Selection, says: list[str]) -> None:
     metrics = targets_table(result.metrics)
     heading = "Targets: AUROC on test patients, beside that of row counts alone"
     print(text_tables.text_table(metrics, heading, columns=list(ON_TARGETS)))
-    important = as_dicts(result.with_verdict("important")[:TOP])
+    important = [
+        row._replace(best_target=result.label(row.best_target))
+        for row in result.with_verdict("important")[:TOP]
+    ]
     top = f"Most important columns, the first {TOP}: fall of AUROC when permuted, with 95% interval"
-    print(text_tables.text_table(important, top, columns=list(ON_COLUMNS)))
+    print(text_tables.text_table(as_dicts(important), top, columns=list(ON_COLUMNS)))
     least = result.with_verdict("least")
     heading = "Least important columns, proven free to go"
     if least:

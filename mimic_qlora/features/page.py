@@ -61,11 +61,6 @@ class Named(NamedTuple):
         number, separator, value = item.partition(": ")
         return self.items.get(number, number) + separator + value
 
-    def target(self, name: str | None) -> str:
-        """Return the label of a target."""
-        labels = {row.target: row.label for row in self.result.metrics}
-        return labels.get(name or "", name or "")
-
 
 def write(
     path: Path,
@@ -150,7 +145,7 @@ def _lists(named: Named, odd: list[StrongFeature]) -> Iterator[Section]:
             row._asdict()
             | {
                 "above all": named.of_column(row.column),
-                "best_target": named.target(row.best_target),
+                "best_target": result.label(row.best_target),
             }
             for row in result.with_verdict(verdict)
         ]
@@ -163,7 +158,7 @@ def _lists(named: Named, odd: list[StrongFeature]) -> Iterator[Section]:
     yield listed("protected", REASON)
     strong = html.table(
         [
-            row._asdict() | {"target": named.target(row.target), "item": named.of_item(row.item)}
+            row._asdict() | {"target": result.label(row.target), "item": named.of_item(row.item)}
             for row in odd
         ]
     )

@@ -61,6 +61,11 @@ class Selection(NamedTuple):
         """Return the columns proven free to go, the least important first."""
         return self.with_verdict("least")[::-1]
 
+    def label(self, target: str | None) -> str:
+        """Return the words of a target, or its name where it has none."""
+        labels = {row.target: row.label for row in self.metrics}
+        return labels.get(target or "", target or "")
+
 
 def select(
     built: Features,

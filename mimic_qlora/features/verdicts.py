@@ -4,6 +4,7 @@ from collections import Counter
 
 import pandas as pd
 
+from mimic_qlora.display.text import counted
 from mimic_qlora.features import matrix, permutation
 from mimic_qlora.features.ablation import MIN_HELD_OUT, Ablation
 from mimic_qlora.features.cohort import Target
@@ -250,7 +251,7 @@ def _on_dropping(test: WithoutLeast) -> str:
     if test.low is not None:
         span = f"95% interval {test.low:+.3f} to {test.high:+.3f}"
     return (
-        f"On the {test.test_patients} test patients, looked at once: without the {test.columns} "
-        f"least important columns the mean AUROC of {test.targets} targets changes by "
-        f"{test.auroc_change:+.3f} ({span})"
+        f"On the {test.test_patients} test patients, looked at once: without "
+        f"{counted(test.columns, 'least important column')} the mean AUROC of {test.targets} "
+        f"targets changes by {test.auroc_change:+.3f} ({span})"
     )

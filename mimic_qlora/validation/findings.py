@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mimic_qlora.display import text_tables
+from mimic_qlora.display.text import counted
 from mimic_qlora.validation.arms import ADAPTER, PAIR, Arm
 from mimic_qlora.validation.statistics import (
     ALPHA,
@@ -123,15 +124,11 @@ def statement(
 def _endpoint(d: Difference | None, label: str) -> str:
     if d is None:
         return f"Primary endpoint, {label}: no chart called for one, so nothing can be said."
-    over = f"{_counted(d.questions, 'question')} in {_counted(d.trials, 'trial')}"
+    over = f"{counted(d.questions, 'question')} in {counted(d.trials, 'trial')}"
     return (
         f"Primary endpoint, {label}: base {d.base:.2f}, adapter {d.adapter:.2f}, "
         f"difference {with_interval(d)}, over {over}."
     )
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def with_interval(d: Difference) -> str:

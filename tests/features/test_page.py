@@ -25,7 +25,7 @@ def test_a_column_is_told_by_the_labs_and_drugs_that_the_models_used_most():
     assert named.of_column("labevents.value") == "RBC: 0-2"
     assert named.of_column("prescriptions.drug") == "Apixaban"
     assert named.of_column("patients.anchor_age") == ""
-    assert (named.target("anemia"), named.target(None)) == ("low red blood cells", "")
+    assert (RESULT.label("anemia"), RESULT.label(None)) == ("low red blood cells", "")
 
 
 def test_an_auroc_that_too_few_test_patients_carry_is_not_shown():

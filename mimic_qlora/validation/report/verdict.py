@@ -7,6 +7,7 @@ labels of these very answers; where it is not, what was seen is told as seen.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from mimic_qlora.display.text import counted
 from mimic_qlora.validation import findings, harm
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.statistics import FEWEST, Row
@@ -113,7 +114,7 @@ def _helped(
         main = main or next(iter(asked), None)
         lead = f"{_sentence(_change(main, comparison))}. " if main else ""
         most = max((found[name].questions for name in claimed), default=0)
-        few = f", and with {_counted(most, 'question')} none is claimed" if most < FEWEST else ""
+        few = f", and with {counted(most, 'question')} none is claimed" if most < FEWEST else ""
         return Answer(question, "Not shown", f"{lead}No difference could be shown{few}.")
     if not basis.reader_known:
         because = f"{told}; but {basis.unknown}.{beside}"
@@ -156,7 +157,7 @@ def _safe(
         else:
             open_.append(
                 f"up to {limit:.0%} more answers with {what} than the base has, over "
-                f"{_counted(n, 'trial')},"
+                f"{counted(n, 'trial')},"
             )
     if not margins:
         return Answer(question, "Not asked", "No margin of harm was set.")
@@ -181,10 +182,6 @@ def _on(rows: Sequence[Row], basis: Basis) -> str:
     questions = len({row["question_id"] for row in rows})
     nothing = " Built-in data or model: this shows that it works, and nothing about patients."
     return (
-        f"Seen on {basis.data}: {_counted(len(rows), 'trial')} of {_counted(patients, 'patient')} "
-        f"and {_counted(questions, 'question')}; read by {basis.reader}."
+        f"Seen on {basis.data}: {counted(len(rows), 'trial')} of {counted(patients, 'patient')} "
+        f"and {counted(questions, 'question')}; read by {basis.reader}."
     ) + (nothing if basis.shows_nothing else "")
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
