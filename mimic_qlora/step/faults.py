@@ -7,6 +7,7 @@ the chain of causes and in the messages. The sentence names the disk, file or li
 import errno
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,11 @@ def sentence(error: BaseException) -> str | None:
         return (
             "another process of this run has ended, or did not answer in time: see the error of "
             "the first that ended, then run the same command again"
+        )
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mimic_qlora"):
+        return (
+            f"{sys.executable} lacks the package {error.name}: activate the environment that has "
+            "it (`source .venv/bin/activate`), or `pip install -r requirements.txt`"
         )
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         return "no folder for temporary files can be written: give one with TMPDIR"

@@ -1,6 +1,7 @@
 """The true cause of a fault of the machine: which disk, which limit, which file."""
 
 import errno
+import importlib
 import os
 import shutil
 import subprocess
@@ -199,6 +200,14 @@ def test_only_a_damaged_parquet_file_is_called_damaged(message, says):
     kind = "InvalidInputException" if "magic" in message else "IOException"
     said = faults.sentence(error_of("_duckdb", kind, message))
     assert says in said and ("damaged" in said) == (says == "is damaged")
+
+
+def test_a_python_without_the_packages_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)  # as where it is not installed
+    with pytest.raises(ModuleNotFoundError) as raised:
+        importlib.import_module("tqdm")
+    said = faults.sentence(raised.value)
+    assert said.startswith(f"{sys.executable} lacks the package tqdm: activate")
 
 
 def test_an_error_of_a_cause_counts():
