@@ -14,7 +14,7 @@ from mimic_qlora.llm import embedded
 from mimic_qlora.step import ending, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
-from mimic_qlora.study.state import DONE, RUNNING, StepState
+from mimic_qlora.study.state import DONE, RUNNING, STOPPED, StepState
 from mimic_qlora.study.study_file import TASKS, Data, Features, Prompts, Summary, Training
 from mimic_qlora.training import recipes
 from mimic_qlora.training.settings import TrainSettings
@@ -49,12 +49,12 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
     """
     if any(state.state == RUNNING for state in states):
         return ""
-    trained = any(s.step.startswith("adapters/") and s.state == DONE for s in states)
+    begun = any(s.step.startswith("adapters/") and s.state in (DONE, STOPPED) for s in states)
     to_do = (
         state
         for state in states
-        # with an adapter at hand, what later steps take as it is may stay
-        if state.is_to_do and state.step != "qa" and not (trained and state.holds_for_later)
+        # with an adapter at hand, or a checkpoint, what later steps take as it is may stay
+        if state.is_to_do and state.step != "qa" and not (begun and state.holds_for_later)
     )
     state = next(to_do, StepState("validation", ""))
     step = state.step.split("/")[0]

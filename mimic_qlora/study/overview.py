@@ -132,7 +132,7 @@ def lines(found: Overview) -> list[str]:
 def _head(found: Overview) -> list[str]:
     free = f"{size(found.free)} free on its disk"
     if found.free < _FULL:
-        free = f"its disk is FULL: {free}"
+        free = f"its disk is FULL: {size(found.free)} free"
     told = [f"Storage: {found.storage}, {size(found.bytes)}; {free}"]
     if not found.writable:
         told.append("It is read-only for you: no step can write there")
@@ -201,7 +201,10 @@ def _times(n: int) -> str:
 def _next(found: Overview) -> list[str]:
     if not found.next:
         return ["Next: wait for the step that runs"]
-    return ["Next:", terminal.pasteable(found.next)]
+    before = ", when there is room" if found.free < _FULL else ""
+    if found.studies and any(one.is_to_do for one in found.steps):
+        before += ", or the same run_all.py command, which goes on"
+    return [f"Next{before}:", terminal.pasteable(found.next)]
 
 
 # ---------------------------------------------------------------- cleaning

@@ -17,7 +17,7 @@ from helpers.scripts import run_here
 from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.prompts import audit, records
-from mimic_qlora.step import storage
+from mimic_qlora.step import manifests, storage
 from mimic_qlora.study import leftovers, overview, running_now
 from mimic_qlora.validation import delivery, ledger
 
@@ -186,14 +186,19 @@ def test_a_step_that_runs_is_told_with_its_process(whole):
     assert "process 71 on the host node3 writes it anew" in look(whole).text
 
 
-def test_a_run_that_stopped_is_told_and_goes_on_with_its_own_settings(whole):
+def test_a_run_that_stopped_is_told_and_goes_on_with_its_own_settings(whole, monkeypatch):
     work = whole / "adapters" / ".default.training"
     (whole / "adapters" / "default").rename(work)
     (work / "manifest.json").rename(work / "draft.json")
     (work / "checkpoint-12").mkdir()
     said = look(whole)
     assert said.states["adapters/default"] == "stopped" and "after step 12" in said.text
-    assert said.next == "python train_qlora.py --recipe cpu --seed 7 --model meta/L"
+    command = "python train_qlora.py --recipe cpu --seed 7 --model meta/L"
+    assert said.next == command
+    with monkeypatch.context() as changed:
+        changed.setattr(content, "content_sha256", lambda: "other")
+        said = look(whole)
+    assert said.states["prompts"] == "stale" and said.next == command  # its checkpoint would go
     (whole / ".subjects.partial").mkdir()
     shutil.rmtree(whole / "subjects")
     assert look(whole).states["subjects"] == "stopped"
@@ -221,7 +226,16 @@ def test_damaged_files_and_manifests_are_told(whole):
 def test_a_full_disk_is_told(whole, monkeypatch):
     full = SimpleNamespace(total=1, used=1, free=7000)
     monkeypatch.setattr(overview.shutil, "disk_usage", lambda path: full)
-    assert "its disk is FULL: 7.0 kB free" in look(whole).text
+    said = look(whole).text
+    assert "its disk is FULL: 7.0 kB free Data" in said and "Next, when there is room:" in said
+
+
+def test_a_study_that_is_not_done_may_go_on_by_its_own_command(whole, monkeypatch, tmp_path):
+    (tmp_path / f"mine-{'0' * manifests.STUDY_HASH}.yaml").write_text("data: {from: synthetic}")
+    monkeypatch.setenv(manifests.STUDY, str(next(tmp_path.glob("mine-*"))))
+    write(whole, "summary", "other")
+    said = look(whole).text
+    assert "Study: mine.yaml" in said and "or the same run_all.py command, which goes on:" in said
 
 
 def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
