@@ -14,7 +14,7 @@ from mimic_qlora.study import running_now
 from mimic_qlora.study.state import folder_bytes
 from mimic_qlora.validation import delivery
 
-_RESULTS, _DEAD = "results of step 7 in /tmp", "folders of runs that ended before their time"
+_RESULTS, _DEAD = "copies of results of step 7", "folders of runs that ended before their time"
 _MODELS = "copies of the embedded model (made again when needed)"
 _LEAST_AGE = 600  # seconds; a run that goes on may be about to write it
 
@@ -56,7 +56,8 @@ def _dead(store: Path) -> list[Leftover]:
                 note = "what it has done so far; the same command would go on from it"
                 found += _leftovers(_DEAD, [path], note)
     partial = sorted((store / "validation").glob(".*.partial"))
-    return found + [one for one in _leftovers(_DEAD, partial) if one.age > _LEAST_AGE]
+    note = "half a report; the answers are kept, and the same command makes it anew"
+    return found + [one for one in _leftovers(_DEAD, partial, note) if one.age > _LEAST_AGE]
 
 
 def _leftovers(kind: str, paths: list[Path], note: str = "") -> list[Leftover]:

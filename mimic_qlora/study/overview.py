@@ -1,5 +1,6 @@
 """All that status.py tells of a storage folder, as data and as lines for a terminal."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -215,12 +216,15 @@ def clean(found: Sequence[Leftover], ask: Callable[[str], bool]) -> str:
     removed, freed, faults = 0, 0, []
     for kind in dict.fromkeys(one.kind for one in found):
         of_kind = [one for one in found if one.kind == kind]
+        parent = Path(os.path.commonpath([one.path.parent for one in of_kind]))
+        names = {one: str(one.path.relative_to(parent)) for one in of_kind}
         rows: list[Row] = [
-            {"folder": str(o.path), "size": size(o.bytes), "age": age(o.age), "lost": o.note}
-            for o in of_kind
+            {"folder": names[one], "size": size(one.bytes), "age": age(one.age)} for one in of_kind
         ]
-        shown = [{k: v for k, v in row.items() if v or k != "lost"} for row in rows]
-        print(text_tables.text_table(shown, f"\n{kind.capitalize()}"))
+        print(text_tables.text_table(rows, f"\n{kind[0].upper()}{kind[1:]}, in {parent}"))
+        for note in dict.fromkeys(one.note for one in of_kind if one.note):
+            lost = ", ".join(names[one] for one in of_kind if one.note == note)
+            print(f"Lost with {lost}: {note}")
         total = sum(one.bytes for one in of_kind)
         what = "it" if len(of_kind) == 1 else f"these {len(of_kind)}"
         if not ask(f"Remove {what} ({size(total)})? [y/N] "):

@@ -256,7 +256,7 @@ def test_no_folder_is_one_sentence(tmp_path):
     assert "there is no storage folder" in done.stderr and not (tmp_path / "nowhere").exists()
 
 
-def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path):
+def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path, capsys):
     old = tmp_path / "tmp" / "mimic_qlora_old"
     young = tmp_path / "tmp" / "mimic_qlora_young"
     for folder in (old, young, whole / "models" / "SmolLM2-135M-Instruct"):
@@ -278,6 +278,11 @@ def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path):
         "Removed 2 of 2"
     )
     assert sorted(path.name for path in whole.glob(".*.partial")) == []
+    left = [
+        leftovers.Leftover("a kind", tmp_path / (note or "x"), 1, 0, note) for note in ("", "lost")
+    ]
+    overview.clean(left, lambda question: False)
+    assert "Lost with lost: lost" in capsys.readouterr().out
 
 
 def test_clean_does_not_take_what_a_run_has_begun_to_write(whole):
