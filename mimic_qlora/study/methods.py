@@ -74,7 +74,11 @@ def _flow(store: Path) -> str:
     try:
         with open(store / "summary" / "flow.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        left = [f"{r['left_out']} with {r['because']}" for r in rows if r["left_out"] not in "0"]
+        left = [
+            f"{'some' if r['left_out'] == 'hidden' else r['left_out']} with {r['because']}"
+            for r in rows
+            if r["left_out"] not in "0"
+        ]
         return f"Left out: {', '.join(left)}; {rows[-1]['n']} remained. " if left else ""
     except (OSError, KeyError, IndexError, csv.Error):
         return ""
@@ -129,11 +133,12 @@ def _training(store: Path) -> str:
         return _missing("adapters")
     first = trained[0]
     s, base = first["settings"], first["settings"]["base_model"]["name"]
+    until = f"{s['max_steps']:,} steps" if s.get("max_steps") else f"epochs {s['epochs']:g}"
     said = [
         f"{base} was held in 4 bits (NF4, double quantisation); LoRA matrices of rank {s['rank']} "
         f"(alpha {s['alpha']:g}, dropout {s['dropout']:g}) on all linear layers were trained on "
-        f"the answers' tokens: peak learning rate {s['lr']:g} (5% warm-up, then cosine), epochs "
-        f"{s['epochs']:g}, {s['accumulate']} packed rows of {s['batch_tokens']:,} tokens a step, "
+        f"the answers' tokens: peak learning rate {s['lr']:g} (5% warm-up, then cosine), {until}, "
+        f"{s['accumulate']} packed rows of {s['batch_tokens']:,} tokens a step, "
         f"optimizer {s['optimizer']}."
     ]
     for one in trained:

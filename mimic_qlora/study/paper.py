@@ -102,8 +102,9 @@ def latex(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def escaped(cell: str) -> str:
-    """Return a text that LaTeX sets as it stands."""
-    return re.sub(r"[\\~^&%$#_{}<>]", lambda found: _LATEX[found[0]], cell)
+    """Return a text that LaTeX sets as it stands, and a range with the dash of one."""
+    told = re.sub(r"[\\~^&%$#_{}<>]", lambda found: _LATEX[found[0]], cell)
+    return re.sub(r"(?<=\d)-(?=\d)", "--", told)
 
 
 def draw(of: forest.Forest) -> "Figure":

@@ -14,6 +14,7 @@ from mimic_qlora.validation.statistics import Difference
 TABLE = [
     {"characteristic": "Patients", "overall": "241", "train": "194"},
     {"characteristic": "  F & M_1 {x}", "overall": "138 (57%)", "train": "<10"},
+    {"characteristic": "Non-live days", "overall": "3.3 [2.3-4.6]", "train": "hidden"},
 ]
 SOURCE = {"kind": "mimic", "version": "MIMIC-IV 2.2", "patients": 1000, "folder": "/x"}
 
@@ -31,6 +32,7 @@ def store(tmp_path) -> Path:
     with storage.step_output(store, "summary", {}, ids) as out:
         csv_files.write(out.path / "table1.csv", TABLE)
         stages = [{"patients": "in", "n": 9, "left_out": "<10", "because": "no stay"}]
+        stages += [{"patients": "then", "n": 8, "left_out": "hidden", "because": "no code"}]
         stages += [{"patients": "left", "n": 8, "left_out": "", "because": ""}]
         csv_files.write(out.path / "flow.csv", stages)
     made = store / "validation" / "20260101-000000-a"
@@ -70,6 +72,7 @@ def test_the_files_of_a_paper_are_written_and_drawn_the_same_twice(store, tmp_pa
     ]
     table = (tmp_path / "paper" / "table1.tex").read_text()
     assert r"\quad F \& M\_1 \{x\} & 138 (57\%) & $<$10 \\" in table
+    assert r"Non-live days & 3.3 [2.3--4.6] & hidden \\" in table
     assert (tmp_path / "paper" / "forest.pdf").read_bytes().startswith(b"%PDF")
     drawn = (tmp_path / "paper" / "forest.svg").read_bytes()
     assert b"<svg" in drawn
@@ -88,7 +91,10 @@ def test_the_plot_has_the_metrics_with_an_interval_and_right_is_better(store):
 def test_methods_tell_what_manifests_know_and_leave_the_rest_open(store):
     said = " ".join(status(store, "--methods").stdout.split())
     assert "We used MIMIC-IV 2.2: 1,000 patients, a 0.1 sample by seed 5" in said
-    assert "800 to train, 100 to validation" in said and "Left out: <10 with no stay; 8" in said
+    assert (
+        "800 to train, 100 to validation" in said
+        and "Left out: <10 with no stay, some with no code; 8" in said
+    )
     assert "[`python train_qlora.py` has not been run]" in said
     assert "2 trials" in said and "of 2 validation patients and 1 questions" in said
     assert "without a plan" in said and "[Human labels" in said
