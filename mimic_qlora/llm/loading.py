@@ -71,6 +71,7 @@ def load_base(
             f"{remedy(path)}"
         )
     guard_linear4bit(model)
+    guard_head(model)
     if four_bit and not gpu:
         let_file_go(model)
     # generate() takes what a caller leaves open from the model's own settings, so a checkpoint's
@@ -129,6 +130,16 @@ def guard_linear4bit(model: "PreTrainedModel") -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def guard_head(model: "PreTrainedModel") -> None:
+    """Keep PyTorch from copying the head's weights for each row of a batch.
+
+    It does so on a CPU in bfloat16 where the last tokens of a longer batch are a view of it.
+    """
+    model.get_output_embeddings().register_forward_pre_hook(
+        lambda head, inputs: (inputs[0].contiguous(),)
+    )
 
 
 def let_file_go(model: "PreTrainedModel") -> None:

@@ -177,3 +177,14 @@ def test_what_all_rows_begin_with_is_computed_once_an_arm(with_adapter):
     seen.remove()
     assert read[:2] == [(2, shared), (4, longest - shared)]
     assert shared > longest / 2, "else it would show little"
+
+
+def test_the_head_is_given_no_view_of_a_batch(with_adapter):
+    model, tokenizer = with_adapter
+    whole = []
+    seen = model.get_output_embeddings().register_forward_pre_hook(
+        lambda head, inputs: whole.append(inputs[0].is_contiguous())
+    )
+    generation.generate(model, tokenizer, [TALK] * 2, ["base", "adapter"], 2)
+    seen.remove()
+    assert whole and all(whole)
