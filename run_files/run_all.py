@@ -84,7 +84,8 @@ def main() -> int:
     began = time.monotonic()
     ended = running.run_all(steps, ROOT, kept_file.keep(store, file.path.name, file.text))
     if ended:
-        print(f"\n{stopped(ended.command.number, ended.code)}", file=sys.stderr)
+        told = terminal.fitted(stopped(ended.command.number, ended.code), terminal.width())
+        print(f"\n{told}", file=sys.stderr)
         return ended.code
     seconds = time.monotonic() - began
     print(f"\nAll seven steps took {seconds:.0f} s; what they left is in {store}")

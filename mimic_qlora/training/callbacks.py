@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TrainerCallback: Any = quiet_transformers().TrainerCallback
 
+TOGETHER = 2.0  # seconds within which signals are one request
 UNHEARD = 13  # SIGPIPE's number, which Windows lacks: nobody reads the output any more
 
 
@@ -40,10 +41,11 @@ class Pace(TrainerCallback):
         self.patience = patience
         self.saved = time.time()
         self.signal = 0  # number of the one that came
+        self.asked = 0.0  # when it came
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT, SIGTERM and SIGHUP, unless ignored; a second one stops at once."""
+        """Take SIGINT, SIGTERM and SIGHUP, unless ignored; a later second one stops at once."""
         numbers = [
             getattr(signal, name)
             for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -62,8 +64,11 @@ class Pace(TrainerCallback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
+            # run_all.py passes on what a lost terminal or a scheduler has sent to all processes
+            if time.monotonic() - self.asked < TOGETHER:
+                return
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal, self.asked = number, time.monotonic()
         for place in (1, 2):  # not print(), which may be what the signal interrupted
             with contextlib.suppress(OSError):
                 os.write(

@@ -90,6 +90,8 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tiny, undisturbed, tm
     run = start(store, tiny, *LENGTH, event=hold)
     hold.wait(run)
     os.kill(run.pid, number)
+    if number == signal.SIGHUP:  # a lost terminal, of which run_all.py tells its step once more
+        os.kill(run.pid, signal.SIGTERM)
     run.join()
     said = log.read_text()
     assert run.exitcode == 128 + number, "".join(said)
