@@ -100,6 +100,7 @@ COMPLAINTS = {
     "nausea": "nausea",
     "vomiting": "vomiting",
     "diarrhea": "loose stools|diarrhea",
+    "belly_pain": "belly pain",
     "sore_throat": "sore throat",
     "earache": "ear pain",
     "shaking_hands": "shaking",
