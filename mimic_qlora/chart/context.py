@@ -11,6 +11,7 @@ from mimic_qlora.chart.facts import Facts
 from mimic_qlora.chart.rows import Record
 from mimic_qlora.chart.sections import Item, Sections
 from mimic_qlora.chart.visibility import visible
+from mimic_qlora.chart.wording import clean
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
@@ -117,7 +118,8 @@ def build(
 def lab_labels(storage: Path) -> dict[int, str]:
     """Return itemid -> name of the lab.
 
-    Names have the fluid where it is not blood, and "blood gas" where there is another method.
+    Names have the fluid where it is not blood, and "blood gas" where there is another method. One
+    without a character that can be seen is none.
     """
     names, fluids, categories = [
         reader.labels(storage, "d_labitems", value=c) for c in ("label", "fluid", "category")
@@ -133,4 +135,4 @@ def lab_labels(storage: Path) -> dict[int, str]:
         others = len(methods[name, fluids.get(item)]) > 1
         return f"{name} (blood gas)" if categories.get(item) == "Blood Gas" and others else name
 
-    return {item: label(item) for item, name in names.items() if name}
+    return {item: label(item) for item, name in names.items() if name and clean(name)}

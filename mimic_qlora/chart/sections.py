@@ -201,8 +201,8 @@ def _conditions(view: Record, as_of: datetime, known: Facts) -> list[Item]:
             and facts.tells_of_patient(row["icd_code"], row["icd_version"])
             and not ALLERGY.match(row["long_title"])
         ):
-            title = clean(row["long_title"])
-            titled.setdefault(title, Item(title, rows, title))
+            if title := clean(row["long_title"]):
+                titled.setdefault(title, Item(title, rows, title))
     read_by_rules = content.read_by_rules().phenotypes
     first = sorted(named, key=lambda phenotype: phenotype not in read_by_rules)
     return [*(named[name] for name in first), *titled.values()] or [Item(NOT_CODED)]
@@ -213,7 +213,7 @@ def _home_medicines(view: Record) -> list[Item]:
     rows = [row for row in view.get("medrecon", ()) if row.get("name")]
     newest = max((row["charttime"] for row in rows), default=None)
     found = {clean(row["name"]): row for row in rows if row["charttime"] == newest}
-    items = [Item(name, (("medrecon", row),), name) for name, row in found.items()]
+    items = [Item(name, (("medrecon", row),), name) for name, row in found.items() if name]
     return items or [Item(NOT_SAID)]
 
 
@@ -373,7 +373,8 @@ def _procedures(view: Record, as_of: datetime) -> list[Item]:
     for title, row in sorted(newest.items(), key=lambda one: not is_read(one[1])):
         name, when = clean(title), row["chartdate"]
         words = f"{name} ({ago(when, as_of)})"
-        items.append(Item(words, (("procedures_icd", row),), name, when=when))
+        if name:
+            items.append(Item(words, (("procedures_icd", row),), name, when=when))
     return items or [Item(NONE)]
 
 

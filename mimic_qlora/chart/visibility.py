@@ -30,8 +30,8 @@ NEVER = datetime.max
 class Ends(NamedTuple):
     """The times that stand in other tables, by the ids that lead to them."""
 
-    discharge: dict[int, datetime]  # hadm_id -> end of the stay, not before its beginning
-    entered: dict[int, datetime]  # pharmacy_id -> when the pharmacy entered the order
+    discharge: dict[int | None, datetime]  # hadm_id -> end of the stay, not before its beginning
+    entered: dict[int | None, datetime]  # pharmacy_id -> when the pharmacy entered the order
 
 
 @cache
@@ -58,8 +58,11 @@ def visible(record: Record, as_of: datetime, dropped: frozenset[str] = frozenset
         },
         {
             p["pharmacy_id"]: p["entertime"]
-            for p in record.get("pharmacy", ())
-            if "entertime" in p and "pharmacy_id" in p
+            # of an id that stands twice the last time counts
+            for p in sorted(
+                (p for p in record.get("pharmacy", ()) if {"entertime", "pharmacy_id"} <= p.keys()),
+                key=lambda p: p["entertime"],
+            )
         },
     )
     view: Record = {"subject_id": record["subject_id"]}
@@ -116,10 +119,10 @@ def _time(term: str, ends: Ends) -> TimeOf:
     if term == "always":
         return lambda row: datetime.min
     if term == "discharge":
-        return lambda row: ends.discharge.get(row.get("hadm_id", -1), NEVER)
+        return lambda row: ends.discharge.get(row.get("hadm_id"), NEVER)
     if term == "entered":
         return lambda row: (
-            ends.entered.get(row.get("pharmacy_id", -1)) or row["starttime"] + timedelta(days=1)
+            ends.entered.get(row.get("pharmacy_id")) or row["starttime"] + timedelta(days=1)
         )
     if day:
         return lambda row: (

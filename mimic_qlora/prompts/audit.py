@@ -307,6 +307,8 @@ def _lab_names(store: Path) -> dict[int, str]:
     )
     found = {}
     for item, name in names.items():
+        if not name or not audit_chart.plain(name):  # nothing that can be seen
+            continue
         fluid = fluids.get(item) or "Blood"
         others = {
             categories.get(i)

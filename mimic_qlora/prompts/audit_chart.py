@@ -81,7 +81,8 @@ class Chart(NamedTuple):
             begin = time_of(row, "starttime")
             number = row.get("pharmacy_id", "")
             orders = [p for p in self.all("pharmacy") if p.get("pharmacy_id") == number]
-            entered = next((time_of(p, "entertime") for p in orders if "entertime" in p), None)
+            times = [time for p in orders if (time := time_of(p, "entertime"))]
+            entered = max(times, default=None)
             return [begin, entered or (begin and begin + timedelta(days=1))]
         names = {
             "admissions": ["admittime"],

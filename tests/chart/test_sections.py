@@ -3,6 +3,8 @@
 import re
 from datetime import timedelta
 
+import pytest
+
 from helpers.small_chart import built, chart, day
 from mimic_qlora.chart import context
 from mimic_qlora.clinical import codes, content
@@ -70,6 +72,23 @@ def test_home_medicines_come_from_the_newest_emergency_visit_alone():
     assert "- Medicines taken at home: warfarin\n" in text and "insulin" not in text
     assert "blood pressure 120/70, 5 days ago; heart rate 99/min, 5 days ago" in text
     assert "- Medicines taken at home: the record does not say" in built(chart(), "2150-01-07").text
+
+
+@pytest.mark.parametrize("title", ["\u200b", "\x07 \u202e", "\ufeff"])
+def test_a_name_of_which_nothing_can_be_shown_is_none(title):
+    coded = {"hadm_id": 10, "icd_code": "L989", "icd_version": 10, "long_title": title}
+    done = {"hadm_id": 10, "icd_code": "0016070", "icd_version": 10, "long_title": title}
+    text = built(
+        chart(
+            diagnoses_icd_labeled=[coded],
+            procedures_icd_labeled=[done | {"chartdate": day("2150-01-02")}],
+            medrecon=[{"charttime": day("2150-01-02"), "name": title}],
+        ),
+        "2150-01-07",
+    ).text
+    assert "- Known conditions: none coded\n" in text
+    assert "- Past procedures: none on record\n" in text
+    assert "- Medicines taken at home: the record does not say\n" in text
 
 
 def test_a_range_without_room_is_not_told():

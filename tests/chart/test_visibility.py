@@ -31,6 +31,17 @@ def test_an_order_is_known_when_the_pharmacy_has_entered_it_or_else_a_day_after_
     assert drugs("2150-01-02 23:59", pharmacy=[{"pharmacy_id": 1}]) == []
 
 
+def test_the_last_time_of_an_id_that_stands_twice_counts_and_no_id_has_none():
+    def drugs(as_of, *entered):
+        pharmacy = [{"pharmacy_id": one, "entertime": day(time)} for one, time in entered]
+        view = visibility.visible(chart(pharmacy=pharmacy), day(as_of))
+        return [row["drug"] for row in view["prescriptions"]]
+
+    twice = [(1, "2150-01-02 12:00"), (1, "2150-01-02 09:00")]
+    assert drugs("2150-01-02 11:59", *twice) == [] and drugs("2150-01-02 12:00", *twice)
+    assert drugs("2150-01-02 23:59", (-1, "2150-01-01")) == []  # some write -1 for none
+
+
 def test_no_time_in_a_view_lies_ahead_and_outcomes_are_masked():
     view = visibility.visible(chart(), day("2150-01-15"))
     assert [sorted(stay) for stay in view["admissions"]][1] == ["admittime", "hadm_id"]

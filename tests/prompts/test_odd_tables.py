@@ -237,6 +237,12 @@ def test_lab_names_do_with_the_columns_that_are_there(tmp_path, tiny_mimic, colu
     assert names == ({} if column in ("itemid", "label") else {50912: "Creatinine"})
 
 
+def test_a_lab_of_whose_name_nothing_can_be_shown_goes_by_its_number(tmp_path, tiny_mimic):
+    lines = ["50912,\u200b,Blood,Chemistry", "50971,\u202e \x07,Blood,Chemistry"]
+    write_table(tiny_mimic, "d_labitems", "itemid,label,fluid,category", lines)
+    assert context.lab_labels(convert(tiny_mimic, tmp_path / "storage")) == {}
+
+
 FORMS = [
     ("admissions", "admittime", "03/01/2150 10:00"),
     ("admissions", "dischtime", "2150-03-01 10:00:00-05:00"),
