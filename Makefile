@@ -37,7 +37,7 @@ bench: .venv/installed-dev  ## run every benchmark, one after the other
 	  echo "=== $$script"; $(BIN)/python "$$script" || failed=1; \
 	done; exit $$failed
 
-soak: .venv/installed-dev  ## run the long tests
+soak: .venv/installed-dev .venv/lm_eval/installed  ## run the long tests
 	@$(BIN)/python -m pytest -m soak
 
 clean:  ## remove .venv and caches (never the storage folder)
@@ -57,6 +57,17 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-d
 	@if command -v chromedriver >/dev/null && test -f .venv/axe/package/axe.min.js; then touch $@; \
 	else echo "The browser tests will be skipped: they need chromium, chromium-driver, npm and the" \
 	  "internet"; fi
+
+# lm-evaluation-harness in an environment of its own over this one, whose packages it finds by a
+# path file. Where it cannot be had, its test is skipped with a word.
+LM_EVAL := lm_eval==0.4.13
+.venv/lm_eval/installed: .venv/installed-dev
+	@{ $(BIN)/python -m venv .venv/lm_eval && own=.venv/lm_eval/bin/python && \
+	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' > \
+	    "$$($$own -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/parent.pth" && \
+	  $$own -m pip install --quiet --disable-pip-version-check $(LM_EVAL) \
+	    -c requirements-pinned.txt && touch $@; } || \
+	  echo "The test of lm-evaluation-harness will be skipped: $(LM_EVAL) cannot be installed"
 
 .venv/installed: pyproject.toml requirements.txt requirements-pinned.txt requirements-embedded.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \

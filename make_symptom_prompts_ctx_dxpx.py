@@ -15,7 +15,8 @@ from pathlib import Path
 
 from mimic_qlora.step import command_line, ending, errors, storage
 
-SYSTEM_PROMPT = Path(__file__).parent / "run_files" / "system_prompt.txt"
+RUN_FILES = Path(__file__).parent / "run_files"
+SYSTEM_PROMPT = RUN_FILES / "system_prompt.txt"
 TASKS = ("guidance", "chart_qa", "diagnoses")
 
 
@@ -81,6 +82,17 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_tasks(store: Path, model: Path) -> None:
+    """Write the validation records as tasks of lm-evaluation-harness, unless they are there."""
+    from mimic_qlora.clinical import content
+    from mimic_qlora.llm import chat
+    from mimic_qlora.prompts.harness import task_files
+
+    knowledge = content.load_knowledge(RUN_FILES)
+    if folder := task_files.write(store, "validation", chat.load_tokenizer(model), knowledge):
+        print(f"The validation records as tasks of lm-evaluation-harness: {folder}")
+
+
 def main() -> int:
     """Make the records, or audit those of an earlier run; return 1 if the audit found a fault."""
     args = arguments()
@@ -126,8 +138,10 @@ def main() -> int:
                 out.facts["counts"] = asdict(counts)
                 preview.print_counts(counts)
         except errors.UpToDate:
+            write_tasks(store, path)
             preview.print_records(store / "prompts", args.preview, TASKS)
             raise
+        write_tasks(store, path)
         preview.print_records(store / "prompts", args.preview, TASKS)
     return 0
 

@@ -152,6 +152,22 @@ def draw(
     return drawn, apart
 
 
+def open_tests(opened: "Session", sha256: str, adapters: dict[str, str]) -> str:
+    """Enter in the ledger that the test patients are opened, and return what it says of that.
+
+    From then on their records are there as tasks of lm-evaluation-harness too.
+    """
+    from mimic_qlora.clinical import content
+    from mimic_qlora.prompts.harness import task_files
+    from mimic_qlora.validation import ledger
+
+    opening = ledger.opening(opened.store, sha256, adapters)
+    knowledge = content.load_knowledge(HERE)
+    if folder := task_files.write(opened.store, "test", opened.tokenizer, knowledge):
+        print(f"The test records as tasks of lm-evaluation-harness: {folder}")
+    return opening
+
+
 def main() -> int:
     args = arguments()
     store = storage.open_storage(args.storage)
@@ -184,7 +200,7 @@ def main() -> int:
     session.check_room(opened, [ask.messages for ask in asks], settings.max_new_tokens)
 
     identity, sha256 = session.identity(opened, settings.runs), settings.plan_sha256
-    opening = ledger.opening(store, sha256, identity["adapters"]) if sha256 else ""
+    opening = open_tests(opened, sha256, identity["adapters"]) if sha256 else ""
     this = setting.Run(opened, settings, chosen, questions, opening, judge)
     load = cache(lambda: session.load_arms(opened, settings.runs))
     machine = run.Machine(

@@ -41,6 +41,8 @@ COMMANDS = {
     "adapters": "python train_qlora.py",
     "qa": "python qa_by_subject.py",
     "validation": "cd run_files && ./run.sh",
+    "lm_eval": "python make_symptom_prompts_ctx_dxpx.py",
+    "lm_eval_test": "cd run_files && ./run.sh --final",
     "exports": "python run_files/export_adapter.py",
     "models": "python train_qlora.py --save-base",
 }

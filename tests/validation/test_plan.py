@@ -21,6 +21,7 @@ def test_test_patients_are_opened_by_a_frozen_plan_alone_and_it_is_written_down(
     assert code == 0 and sha256 in out
     code, _, err = run_validate("7", "--final")
     assert code == 2 and "the frozen plan says n 5, not 7" in err
+    assert not (store / "lm_eval_test").exists()
     for _ in range(2):  # going on, or once more the same, opens nothing new
         code, out, err = run_validate("--final", "--no-knowledge")
         assert code == 0 and "not opened under another plan" in out, err
@@ -28,6 +29,7 @@ def test_test_patients_are_opened_by_a_frozen_plan_alone_and_it_is_written_down(
     assert {row["plan_sha256"] for row in rows} == {sha256} and len(rows) == 5
     assert "Primary endpoint, cautions never trained on" in " ".join(out.split())
     assert [entry["event"] for entry in ledger.ledger(store)] == ["frozen", "opened"]
+    assert (store / "lm_eval_test" / "manifest.json").is_file()
 
     run_validate("--freeze", write_plan(store, n=6))
     _, out, _ = run_validate("--final", "--no-knowledge")

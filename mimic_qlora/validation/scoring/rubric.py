@@ -32,10 +32,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from mimic_qlora.clinical import content, phrases
+from mimic_qlora.clinical import content
 from mimic_qlora.clinical.levels import OPENING
 from mimic_qlora.clinical.schema import Caution, Knowledge, Question, Symptom
-from mimic_qlora.tasks import composing, guidance, holding_out
+from mimic_qlora.tasks import composing, guidance, holding_out, knowledge
 from mimic_qlora.tasks.composing import MOST_CAUTIONS
 from mimic_qlora.validation.scoring import patterns as answer_words
 from mimic_qlora.validation.scoring import readings, repetition
@@ -266,9 +266,7 @@ def faults(score: Score) -> list[str]:
 
 def key_points(prompt: Knowledge, answer: str) -> float:
     """Return the share of a knowledge prompt's key points that the answer makes."""
-    text = phrases.affirmed(answer)
-    made = [re.search(p.pattern, text, re.IGNORECASE) is not None for p in prompt.key_points]
-    return sum(made) / len(made)
+    return knowledge.score([point.pattern for point in prompt.key_points], answer)
 
 
 def sections(answer: str, opens: bool = False) -> float:

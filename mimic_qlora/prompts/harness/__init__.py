@@ -1,0 +1,1 @@
+"""Held-out records as tasks of lm-evaluation-harness, for people who compare models with it."""
