@@ -108,6 +108,51 @@ def paired(
     )
 
 
+def of_right_or_wrong(base: Sequence[float], adapter: Sequence[float]) -> Difference:
+    """Return the Difference of two arms over independent documents, each 0 or 1; at least one.
+
+    The interval is the score interval of a paired difference (Tango, 1998), which keeps its
+    coverage where few documents differ; p is that of McNemar's exact test.
+    """
+    from scipy import stats
+
+    n = len(base)
+    gained = sum(b == 0 and a == 1 for b, a in zip(base, adapter, strict=True))
+    lost = sum(b == 1 and a == 0 for b, a in zip(base, adapter, strict=True))
+    low, high = score_interval(gained, lost, n)
+    differ = gained + lost
+    p = float(stats.binomtest(gained, differ).pvalue) if differ else 1.0
+    before, after = sum(base) / n, sum(adapter) / n
+    return Difference(before, after, (gained - lost) / n, low, high, None, p, n, n, n)
+
+
+def score_interval(gained: int, lost: int, n: int, level: float = 1 - ALPHA) -> tuple[float, float]:
+    """Return the score interval of (gained - lost) / n (Tango, Statistics in Medicine 17, 1998).
+
+    Of n pairs, `gained` went from 0 to 1 and `lost` from 1 to 0.
+    """
+    from scipy import optimize, stats
+
+    z = float(stats.norm.ppf((1 + level) / 2))
+    mean = (gained - lost) / n
+
+    def beyond(true: float) -> float:
+        """Return by how much the score statistic of a difference exceeds the critical value."""
+        b = -gained - lost + (2 * n - gained + lost) * true
+        c = -lost * true * (1 - true)
+        losing = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
+        variance = n * (2 * losing + true * (1 - true))
+        away = abs(gained - lost - n * true)
+        return away - z * math.sqrt(max(0.0, variance))
+
+    ends = []
+    for end in (-1.0, 1.0):
+        inside = mean + math.copysign(1e-12, end)
+        reached = abs(inside) < 1 and beyond(end) > 0 > beyond(inside)
+        ends.append(float(optimize.brentq(beyond, inside, end)) if reached else end)
+    return ends[0], ends[1]
+
+
 def _groups(names: list[str]) -> Groups:
     return np.unique(names, return_inverse=True)[1]
 

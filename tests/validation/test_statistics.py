@@ -230,3 +230,42 @@ def test_intervals_of_shares_stay_within_what_is_possible():
     assert (found.low, found.high) == (pytest.approx(2 / 3 - 1.434, abs=1e-2), 1)
     cosines = statistics.paired([-1, 0.5, 0.9], [1, 1, 0], "abc")
     assert cosines.high > 1
+
+
+def test_the_score_interval_is_the_published_one():
+    """Airway hyper-responsiveness before and after a transplant (Fagerland and others, 2014)."""
+    low, high = statistics.score_interval(1, 7, 21)
+    assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
+    assert statistics.score_interval(7, 1, 21) == pytest.approx((-high, -low))
+
+
+def test_the_score_interval_ends_where_its_statistic_is_critical_and_is_never_empty():
+    from scipy import optimize
+
+    gained, lost, n = 12, 30, 400
+
+    def statistic(true: float) -> float:
+        """By a likelihood that is maximised over the share that was lost, numerically."""
+
+        def unlikely(share: float) -> float:
+            both = 1 - 2 * share - true
+            parts = ((gained, share + true), (lost, share), (n - gained - lost, both))
+            return -sum(k * np.log(max(p, 1e-300)) for k, p in parts)
+
+        bounds = (max(0.0, -true) + 1e-12, (1 - true) / 2 - 1e-12)
+        best = optimize.minimize_scalar(unlikely, bounds=bounds, method="bounded").x
+        return (gained - lost - n * true) / np.sqrt(n * (2 * best + true - true**2))
+
+    low, high = statistics.score_interval(gained, lost, n)
+    assert statistic(low) == pytest.approx(1.96, abs=1e-3)
+    assert statistic(high) == pytest.approx(-1.96, abs=1e-3)
+    assert statistics.score_interval(0, 0, 100) == pytest.approx((-0.037, 0.037), abs=1e-3)
+    assert statistics.score_interval(0, 5, 5)[0] == -1
+
+
+def test_right_or_wrong_documents_are_compared_by_those_that_differ():
+    base, adapter = [1, 1, 1, 0, 0, 1, 1, 1], [0, 0, 0, 1, 0, 1, 1, 1]
+    d = statistics.of_right_or_wrong(base, adapter)
+    assert (d.base, d.adapter, d.mean, d.trials) == (0.75, 0.5, -0.25, 8)
+    assert d.p == pytest.approx(0.625)  # 1 of 4, two-sided
+    assert statistics.of_right_or_wrong([1, 0], [1, 0]).p == 1

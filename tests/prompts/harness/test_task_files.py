@@ -12,6 +12,7 @@ import yaml
 
 from helpers.paths import ROOT
 from helpers.prompt_records import prompt_record, read_jsonl
+from helpers.scripts import run_here
 from helpers.storage_folders import written_otherwise
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import chat
@@ -135,3 +136,7 @@ def test_lm_evaluation_harness_runs_them_offline_for_base_and_adapter(store, tun
         assert done.returncode == 0, done.stderr
     samples = {path.name for path in (tmp_path / "adapter").rglob("samples_*.jsonl")}
     assert len(samples) == 4
+    folders = (tmp_path / "base", tmp_path / "adapter")
+    done = run_here("run_files/compare_samples.py", *folders, storage=store)
+    assert done.returncode == 0, done.stderr
+    assert "mimic_guidance" in done.stdout and "arms differ" not in done.stdout

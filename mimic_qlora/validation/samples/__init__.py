@@ -1,0 +1,1 @@
+"""Compare two runs of lm-evaluation-harness document by document."""
