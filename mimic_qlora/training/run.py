@@ -69,6 +69,7 @@ def train_one(job: Job) -> None:
         started = time.time()
         open_work(run.work, run.manifest, job.force)
         hardware.wait_for_all()
+        print("Loading the model", flush=True)
         trained = train(run, samples)
         results = adapter_folder.results(trained.state, samples, run.work)
         put_in_place(run, trained, results, started)
