@@ -42,10 +42,14 @@ def by_entry(changes: Iterable[Change]) -> dict[str, list[Change]]:
     return found
 
 
-def severity(key: str, entry: Entry, changed: Mapping[str, list[Change]]) -> tuple[int, int]:
-    """Return how much it matters to read an entry: by its changes, then by the entry itself.
+def severity(key: str, entry: Entry, changed: Mapping[str, list[Change]]) -> tuple[int, int, int]:
+    """Return how much it matters to read an entry: by its worst changes, whether one of them asks
+    something, and by the entry itself.
 
-    Both run from 0 to 3. A caution matters as much as leaving it out harms where it matters most.
+    The first and the last run from 0 to 3. A caution matters as much as leaving it out harms where
+    it matters most.
     """
     own = max(entry.severities.values()) if isinstance(entry, Caution) else 0
-    return max((change.severity for change in changed.get(key, ())), default=0), own
+    worst = max((change.severity for change in changed.get(key, ())), default=0)
+    asks = any(change.ask for change in changed.get(key, ()) if change.severity == worst)
+    return worst, int(asks), own

@@ -266,9 +266,19 @@ def _lines(entry: Entry, field: str, value: Any) -> list[str]:
         return _asked(entry.asks)
     if isinstance(entry, Caution) and field == "section":
         return [schema.SECTIONS[entry.section]]
-    if field in ("symptoms", "tags", "signs", "tells"):
+    if field == "signs":
+        return ["; ".join(content.load().signs[sign].name for sign in value)]
+    if field == "tells":
+        return ["; ".join(map(_meaning, value))]
+    if field in ("symptoms", "tags"):
         return [", ".join(map(terminal.name_of, value))]
     return [_line(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _meaning(tag: str) -> str:
+    """Return in words what a tag tells somebody to do, with its class of drugs."""
+    kind, _, drugs = tag.partition(":")
+    return content.load().tells[kind].means + (f" ({terminal.name_of(drugs)})" if drugs else "")
 
 
 def _asked(asks: schema.Asks) -> list[str]:

@@ -66,6 +66,27 @@ def test_the_most_serious_entries_come_first(site):
     assert "Entry 2 of" in second
 
 
+def test_of_what_is_as_serious_what_is_to_settle_comes_first(site):
+    path = clinical.DATA / "changes.yaml"
+    settled = CHANGES.replace(
+        "symptoms/foot_pain, cautions/poor_circulation_feet", "cautions/inr_high"
+    )
+    asked = CHANGES.split("\n- entries")[1].replace("symptoms/foot_pain, ", "")
+    path.write_text(settled.split("\n  ask:")[0] + "\n- entries" + asked + "\n")
+    page = content_pages.overview(site, "anna").body.decode()
+    links = re.findall(r'href="/content/([a-z_/]+)"', page)
+    assert links[1:3] == ["cautions/poor_circulation_feet", "cautions/inr_high"]
+
+
+def test_signs_and_tags_are_told_in_words_and_an_ideal_is_told_from_general_advice(site):
+    said = text_of(content_pages.entry("cautions", "inr_high", site, "anna"))
+    assert "bleeding that does not stop; blood in the urine" in said
+    assert "ask before the next dose (Oral anticoagulant)" in said
+    listed = text_of(content_pages.overview(site, "anna"))
+    assert "Cough Ideal. A word was British." in listed
+    assert "Foot pain General advice. Feet were raised" in listed
+
+
 def test_a_mistake_in_the_changes_is_one_sentence(site):
     path = clinical.DATA / "changes.yaml"
     path.write_text(CHANGES.replace("severity: 1", "severity: 5"))
