@@ -58,7 +58,8 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add(
         "--run",
         type=command_line.folder_names,
-        help="adapter of step 5, or several of different seeds: a,b,c (default: default)",
+        help="adapter of step 5, or several: a,b,c; seeds of one recipe are pooled, recipes "
+        "stand side by side (default: default)",
     )
     add(
         "--model",
@@ -133,7 +134,7 @@ def draw(
 ) -> "tuple[list[Trial], list[Trial]]":
     """Return the trials and what is asked apart from them, and print how many there are."""
     from mimic_qlora.clinical import content
-    from mimic_qlora.validation import power, trials
+    from mimic_qlora.validation import power, side_by_side, trials
     from mimic_qlora.validation.twins import drawing
 
     n, split, seed = settings.n, settings.split, settings.seed
@@ -141,7 +142,8 @@ def draw(
     fewer = f" ({n:,} were asked for: these are all pairs there are)" if len(drawn) < n else ""
     print(f"Trials: {len(drawn)} pairs of a {split} patient and a question{fewer}, seed {seed}")
     of_population = sum(trial.of_population for trial in drawn)
-    runs, assumed = len(settings.runs), settings.assumed
+    recipes = side_by_side.differ_in(opened.store, settings.runs)
+    runs, assumed = 1 if recipes else len(settings.runs), settings.assumed
     print(power.in_one_line(power.assumed(questions, of_population, runs, assumed)))
     apart = trials.without_patient(content.load_knowledge(HERE)) if args.knowledge else []
     apart += trials.of_records(opened, n, split, seed) if args.records else []
@@ -155,12 +157,14 @@ def draw(
 def open_tests(opened: "Session", sha256: str, adapters: dict[str, str]) -> str:
     """Enter in the ledger that the test patients are opened, and return what it says of that.
 
-    From then on their records are there as tasks of lm-evaluation-harness too.
+    From then on their records are there as tasks of lm-evaluation-harness too. Raises UserError for
+    adapters of several recipes.
     """
     from mimic_qlora.clinical import content
     from mimic_qlora.prompts.harness import task_files
-    from mimic_qlora.validation import ledger
+    from mimic_qlora.validation import ledger, side_by_side
 
+    side_by_side.check_one_recipe(opened.store, list(adapters))
     opening = ledger.opening(opened.store, sha256, adapters)
     knowledge = content.load_knowledge(HERE)
     if folder := task_files.write(opened.store, "test", opened.tokenizer, knowledge):
@@ -177,6 +181,7 @@ def main() -> int:
     from mimic_qlora.validation import answer_cache, arms, asking, delivery, ledger, run
     from mimic_qlora.validation import plan as plans
     from mimic_qlora.validation import settings as setting
+    from mimic_qlora.validation import side_by_side as beside
     from mimic_qlora.validation.judge import judge as judging
 
     route = ssh.route(args.jump)
@@ -201,7 +206,8 @@ def main() -> int:
 
     identity, sha256 = session.identity(opened, settings.runs), settings.plan_sha256
     opening = open_tests(opened, sha256, identity["adapters"]) if sha256 else ""
-    this = setting.Run(opened, settings, chosen, questions, opening, judge)
+    differ = beside.differ_in(store, settings.runs)
+    this = setting.Run(opened, settings, chosen, questions, opening, judge, differ)
     load = cache(lambda: session.load_arms(opened, settings.runs))
     machine = run.Machine(
         load=load,

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from mimic_qlora.clinical.schema import Question
 from mimic_qlora.step import files, yaml_files
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.validation import arms, power
+from mimic_qlora.validation import arms, power, side_by_side
 from mimic_qlora.validation.ledger import enter, ledger
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.statistics import FEWEST_RUNS
@@ -138,6 +138,7 @@ def freeze(store: Path, path: Path, questions: Sequence[Question]) -> str:
     """
     plan = load(path)
     check_runs(path, plan)
+    side_by_side.check_one_recipe(store, plan.runs)
     check_power(path, plan, questions)
     folder = files.private_folder(store / "validation")
     data = path.read_bytes()

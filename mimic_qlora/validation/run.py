@@ -21,6 +21,7 @@ from mimic_qlora.validation import (
     harm,
     reading,
     results,
+    side_by_side,
     statistics,
     trial_results,
 )
@@ -34,6 +35,7 @@ from mimic_qlora.validation.report import page, verdict
 from mimic_qlora.validation.report.verdict import Verdict
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.settings import Run
+from mimic_qlora.validation.side_by_side import Versus
 from mimic_qlora.validation.trial_results import (
     APART,
     ApartResult,
@@ -233,13 +235,21 @@ def compare(run: Run, answered: Answered, of_all: Sequence[Row]) -> Comparison:
     return Comparison(found, statistics.holm(claimed), metrics)
 
 
+def beside(run: Run, answered: Answered) -> list[Versus]:
+    """Return the adapters of several runs held against the base and each other; none of one."""
+    if len(run.settings.runs) == 1:
+        return []
+    rows = _rows(answered.trials)
+    return side_by_side.compare(rows, run.settings.runs, run.arms, run.settings.claimed)
+
+
 def _rows(found: Sequence[Result]) -> list[Row]:
     return [result.row() for result in found]
 
 
 def pooled(run: Run, found: Sequence[Result]) -> Sequence[Row]:
-    """Return the rows of results, with the adapter's scores as means over all adapters."""
-    return trial_results.over_runs(_rows(found), run.arms)
+    """Return the rows of results, with the adapter's scores as means over all of one recipe."""
+    return trial_results.over_runs(_rows(found), PAIR if run.differ else run.arms)
 
 
 def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence[Row]) -> list[str]:
@@ -256,6 +266,7 @@ def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence
     shown_apart = ("rubric", "cautions_held_out")
     said += findings.against_arms(rows, run.arms, shown_apart, metrics)
     said += measure.statement(answered.twins)
+    said += side_by_side.statement(beside(run, answered), settings.runs, run.differ)
     said.append(_how_many(run, answered))
     if run.opened:
         said.append(run.opened)
@@ -299,7 +310,12 @@ def _how_many(run: Run, answered: Answered) -> str:
             "are for these: it takes three to show how far another training seed would differ. "
             "output.csv has each one's."
         )
-    if adapters >= statistics.FEWEST_RUNS:
+    if run.differ:
+        seeds = (
+            f"The adapter is {run.settings.runs[0]} alone: the runs differ in "
+            f"{', '.join(run.differ)}, so that no mean stands for them."
+        )
+    elif adapters >= statistics.FEWEST_RUNS:
         seeds = (
             f"The adapter's figures are means over {adapters} trained adapters, whose spread is in "
             "the intervals: they are for adapters of further training seeds. output.csv has each "
@@ -368,10 +384,17 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     concluded = conclude(run, answered.reader, comparison, of_all)
     said = notes(run, answered, comparison, of_all)
     comparison = comparison._replace(adjusted={})  # claims come with labels (labelling/claims.py)
-    for_file = [*concluded.lines(), "", findings.table(*comparison, terminal.WIDTH), "", *said]
+    versus = beside(run, answered)
+    tables = [
+        [findings.table(*comparison, width), *_table_of_runs(versus, width)]
+        for width in (terminal.WIDTH, None)
+    ]
+    for_file = [*concluded.lines(), "", *tables[0], "", *said]
     summary = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in for_file)
-    shown = [*said, "", *concluded.lines(), "", findings.table(*comparison)]
+    shown = [*said, "", *concluded.lines(), "", *tables[1]]
     rows = _rows(answered.trials)
+    if versus:
+        csv_files.write(folder / side_by_side.FILE, side_by_side.rows_of(versus))
     csv_files.write(folder / "output.csv", rows, first=trial_results.COLUMNS)
     parts: dict[str, Sequence[Result]] = {
         "knowledge.csv": answered.knowledge,
@@ -391,10 +414,22 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
         (folder / "study.yaml").write_text(under.text, encoding="utf-8")
     _write_labels(run, answered, drawn.of_lines(lines), folder)
     found = page.Content(
-        run, answered.trials, apart, answered.twins, comparison, concluded, said, answered.probed
+        run,
+        answered.trials,
+        apart,
+        answered.twins,
+        comparison,
+        concluded,
+        said,
+        answered.probed,
+        side_by_side.shown(versus, rubric.METRICS),
     )
     page.write(folder / "report.html", found)
     return "\n".join(terminal.fitted(line, terminal.width()) for line in shown)
+
+
+def _table_of_runs(versus: Sequence[Versus], width: int | None) -> list[str]:
+    return [side_by_side.table(versus, rubric.METRICS, width)] if versus else []
 
 
 def _write_labels(

@@ -134,7 +134,8 @@ class Run:
     """One run of step 7: the session, its settings, the arms that answer, the curated questions.
 
     `opened` is the ledger's sentence on the opening of the test patients, or on this look at
-    validation patients. `judge` reads the answers; without one the patterns do.
+    validation patients. `judge` reads the answers; without one the patterns do. `differ` are the
+    settings in which the adapters' recipes differ; where there are any, nothing is pooled.
     """
 
     session: Session
@@ -143,3 +144,4 @@ class Run:
     questions: Sequence[Question]
     opened: str = ""
     judge: Judge | None = None
+    differ: Sequence[str] = ()

@@ -16,7 +16,7 @@ from mimic_qlora.step import manifests, yaml_files
 from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.subjects.manifest import data_line
-from mimic_qlora.validation import statistics
+from mimic_qlora.validation import side_by_side, statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.report import figures, forest, trials
@@ -36,7 +36,7 @@ class Content(NamedTuple):
     """Everything that the page is made of.
 
     `notes` are the sentences of summary.txt under its table; `probed` are the milliseconds a token
-    of each arm that answers alone.
+    of each arm that answers alone, `beside` the rows of the table of several runs.
     """
 
     run: Run
@@ -47,6 +47,7 @@ class Content(NamedTuple):
     verdict: Verdict
     notes: Sequence[str]
     probed: Mapping[str, float]
+    beside: Sequence[Row] = ()
 
 
 def write(path: Path, of: Content) -> None:
@@ -77,6 +78,7 @@ def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> No
         trials=[trials.view(r, by_id[r.trial.question.id]) for r in of.trials],
         pair=PAIR,
         apart=apart_tables(of.apart, reviewed),
+        beside=html.table(of.beside, side_by_side.CHOSEN) if of.beside else "",
         twins=html.table(measure.table(of.twins), reviewed) if of.twins else "",
         checklist=html.table(
             checklist({**facts, "reviewed": reviewed}),
