@@ -164,7 +164,7 @@ def _audited(found: Overview) -> list[str]:
         n = found.audited.n_faults
         return [f"Audit of prompts: {found.audited.in_words}, {n:,} fault{'s' * (n != 1)}"]
     if any(one.step == "prompts" and one.holds_for_later for one in found.steps):
-        return [f"Audit of prompts: none yet (`{storage.COMMANDS['prompts']} --audit`)"]
+        return ["Audit of prompts: none yet (step 4 with --audit)"]
     return []
 
 
@@ -203,6 +203,7 @@ def _next(found: Overview) -> list[str]:
     if not found.next:
         return ["Next: wait for the step that runs"]
     before = ", when there is room" if found.free < _FULL else ""
+    before += "" if found.writable else ", where you can write"
     if found.studies and any(one.is_to_do for one in found.steps):
         before += ", or the same run_all.py command, which goes on"
     return [f"Next{before}:", terminal.pasteable(found.next)]

@@ -171,7 +171,8 @@ def test_a_read_only_folder_can_be_looked_at(whole, monkeypatch):
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
     before = sorted(whole.rglob("*"))
-    assert "It is read-only for you" in look(whole).text
+    said = look(whole).text
+    assert "It is read-only for you" in said and "Next, where you can write:" in said
     assert sorted(whole.rglob("*")) == before
 
 
