@@ -14,6 +14,7 @@ from mimic_qlora.step.errors import UserError
 DATE = r"(\d{4}-\d\d-\d\dT[\d.-]+)"
 RESULTS = re.compile(rf"results_{DATE}\.json")
 SAMPLES = re.compile(rf"samples_(.+)_{DATE}\.jsonl")
+UNKNOWN = "quantisation unknown"
 QUANTISED = ("load_in_4bit", "load_in_8bit")  # arguments by which older versions quantise
 
 
@@ -189,4 +190,6 @@ def _precision(model: str, dtype: str, arguments: Mapping[str, str]) -> str:
         quantised += [name for name in QUANTISED if own.get(name)]
         method = own.get("quant_method")
         quantised += [str(method)] if method and not quantised else []
+    if not quantised and not config.is_file():
+        return f"{kind}, {UNKNOWN}"  # the model is no folder here
     return f"{kind}, {', '.join(dict.fromkeys(quantised)) or 'not quantised'}"

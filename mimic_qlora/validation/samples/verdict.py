@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from mimic_qlora.display import text_tables
 from mimic_qlora.validation import findings, statistics
 from mimic_qlora.validation.samples.pairing import POOLED, Compared, Pairs
-from mimic_qlora.validation.samples.sample_files import Ran
+from mimic_qlora.validation.samples.sample_files import UNKNOWN, Ran
 
 
 def differences(base: Ran, adapter: Ran, pairs: Pairs) -> list[str]:
@@ -17,6 +17,11 @@ def differences(base: Ran, adapter: Ran, pairs: Pairs) -> list[str]:
         )
     elif adapter.adapter and base.model != adapter.model:
         found.append("The adapter stood beside another folder than that of the base.")
+    elif base.model != adapter.model and UNKNOWN in base.precision:
+        found.append(
+            "Whether the arms have the same precision cannot be seen: run this where the folders "
+            "of both models are found."
+        )
     found += [
         f"The arms differ in the {name}."
         for name, value in base.asked.items()
@@ -38,18 +43,23 @@ def table(found: Sequence[Compared], width: int | None = None) -> str:
         rows.append(
             {
                 "task": one.task,
-                "metric": one.metric if one.higher_is_better else f"{one.metric} (less is better)",
+                "metric": one.metric,
                 "n": f"{d.trials:,}",
                 "base": f"{d.base:.3f}",
                 "adapter": f"{d.adapter:.3f}",
                 "difference": f"{d.mean + 0.0:+.3f}",
                 "95% interval": _interval(one),
                 "p (Holm)": findings.p_value(adjusted.get(one.task)) if one.first else "",
-                "margin": "" if one.margin is None else f"{one.margin:.2f}",
-                "within": "" if one.margin is None else "yes" if one.passes else "not shown",
+                "within": _within(one),
             }
         )
     return text_tables.text_table(rows, width=width)
+
+
+def _within(one: Compared) -> str:
+    if one.margin is None:
+        return ""
+    return f"{one.margin:.2f}: {'yes' if one.passes else 'no'}"
 
 
 def _interval(one: Compared) -> str:

@@ -128,9 +128,14 @@ def test_precision_is_read_from_the_folder_of_the_model(tmp_path, folders):
     write_run(adapter, task, config={"model_args": {"pretrained": "meta/L", "peft": "a"}})
     differ = verdict.differences(sample_files.read(base), sample_files.read(adapter), _none())
     assert differ[0] == (
-        "The arms differ in precision: base bfloat16, load_in_4bit, adapter bfloat16, not "
-        "quantised."
+        "The arms differ in precision: base bfloat16, load_in_4bit, adapter bfloat16, "
+        "quantisation unknown."
     )
+    config = {"model_args": {"pretrained": "merged"}}
+    write_run(base, task, "gone")
+    write_run(adapter, task, config=config)
+    (unseen,) = verdict.differences(sample_files.read(base), sample_files.read(adapter), _none())
+    assert "the same precision cannot be seen" in unseen
 
 
 def _none() -> pairing.Pairs:
