@@ -37,12 +37,11 @@ def read(text):
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.id)
 def test_an_ideal_gives_each_sign_one_level_and_tells_no_opposites(question):
-    for rule in content.load().cautions.values():
-        for called in ([], [rule]):
-            ideal = guidance.ideal_for(question, called, composing.ANYBODY.chart)
-            own = [one for one in read(ideal) if one.say not in {c.say for c in called}]
-            assert list(conflicts.of([*own, *called])) == [], rule.id
-            assert not any(one.level and conflicts.outranked(one, called) for one in own), rule.id
+    for called in ([], *([rule] for rule in content.load().cautions.values())):
+        ideal = guidance.ideal_for(question, called, composing.ANYBODY.chart)
+        own = [one for one in read(ideal) if one.say not in {c.say for c in called}]
+        assert list(conflicts.of([*own, *called])) == [], called
+        assert not any(one.level and conflicts.outranked(one, called) for one in own), called
 
 
 def test_a_sign_that_a_caution_raises_is_found_in_the_lines_of_ideals():
