@@ -17,26 +17,30 @@ from mimic_qlora.validation import delivery, results
 SCRIPTS = ROOT / "run_files"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links and owners are those of POSIX")
+OF_ROOT = pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away"
+)
+
+
+@OF_ROOT
 @pytest.mark.parametrize("place", ["validation", "validation/answers"])
 def test_a_link_planted_where_answers_go_is_refused(run_validate, tmp_path, place):
     target, link = tmp_path / "of_the_attacker", run_validate.store / place
     target.mkdir()
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(target)
+    os.chown(link, 12345, -1, follow_symlinks=False)
     code, out, err = run_validate("2", "--no-knowledge")
-    assert code == 2 and f"{link} is a link" in err and not list(target.iterdir())
+    assert code == 2 and f"{link} is another user's link" in err and not list(target.iterdir())
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away"
-)
+@OF_ROOT
 def test_a_folder_of_another_user_is_refused(run_validate):
     place = run_validate.store / "validation"
     place.mkdir(mode=0o777)
     os.chown(place, 12345, -1)
     code, out, err = run_validate("2", "--no-knowledge")
-    assert code == 2 and "another user's folder" in err and not list(place.iterdir())
+    assert code == 2 and "another user's link or folder" in err and not list(place.iterdir())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
