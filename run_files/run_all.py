@@ -14,7 +14,6 @@ failed.
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,8 +83,7 @@ def main() -> int:
     began = time.monotonic()
     ended = running.run_all(steps, ROOT, kept_file.keep(store, file.path.name, file.text))
     if ended:
-        told = terminal.fitted(stopped(ended.command.number, ended.code), terminal.width())
-        print(f"\n{told}", file=sys.stderr)
+        terminal.say_aside(f"\n{stopped(ended.command.number, ended.code)}")
         return ended.code
     seconds = time.monotonic() - began
     print(f"\nAll seven steps took {seconds:.0f} s; what they left is in {store}")

@@ -16,14 +16,13 @@ reported.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimic_qlora.step import command_line, ssh, storage
+from mimic_qlora.step import command_line, ssh, storage, terminal
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -220,7 +219,7 @@ def main() -> int:
     with storage.locked(machine.path, "validation"):
         answered = run.answer_all(this, machine, asks)
     if not answered.trials:
-        print(f"\nStopped before a trial was answered: {GOES_ON}", file=sys.stderr)
+        terminal.say_aside(f"\nStopped before a trial was answered: {GOES_ON}")
         return 130
     if not settings.is_final:
         this = replace(this, opened=ledger.looked(store, identity["adapters"], settings.trials))
@@ -231,7 +230,7 @@ def main() -> int:
     print(f"\n{text}\n\n{delivery.farewell(folder, kept.place, route, HERE)}")
     if answered.stopped:
         told = answered.how_far(len(drawn), len(apart))
-        print(f"\nStopped after {told}, compared above: {GOES_ON}", file=sys.stderr)
+        terminal.say_aside(f"\nStopped after {told}, compared above: {GOES_ON}")
         return 130
     return 0
 

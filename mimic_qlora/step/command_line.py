@@ -211,10 +211,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
         streams.let_go(sys.stdout)
         if code is None:
-            print(
+            terminal.say_aside(
                 "error: stopped because the program that read the output has ended: "
-                "run the command without it",
-                file=sys.stderr,
+                "run the command without it"
             )
             code = 141
     except Exception as error:
@@ -230,10 +229,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def _say_error(sentence: str) -> None:
     """Print an error; a name of a file or column in it must not steer the terminal."""
-    text = f"error: {printable(sentence)}"
-    if terminal.is_terminal(sys.stderr):
-        text = terminal.fitted(text, terminal.width())
-    print(text, file=sys.stderr)
+    terminal.say_aside(f"error: {printable(sentence)}")
     streams.drop_unwritable()
 
 

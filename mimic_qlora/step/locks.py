@@ -9,12 +9,11 @@ import contextlib
 import errno
 import functools
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimic_qlora.step import files
+from mimic_qlora.step import files, terminal
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,8 +132,7 @@ def _busy(instead: Path, place: Path, command: str) -> str:
 @functools.cache
 def _say_soft(folder: Path) -> None:
     """Say, once for each folder, what stands in for a lock of the file system."""
-    print(
+    terminal.say_aside(
         f"note: the file system of {folder} has no locks (Lustre without `flock`, NFS without a "
-        "lock daemon): a file .<step>.lock.held that names host and process stands in for one",
-        file=sys.stderr,
+        "lock daemon): a file .<step>.lock.held that names host and process stands in for one"
     )

@@ -70,7 +70,7 @@ def fitted(text: str, room: int) -> str:
 
 
 def _folded(line: str, room: int) -> str:
-    if columns(line) <= room:
+    if columns(line) <= room or " " not in line.strip():  # such as a path that was folded before
         return line
     indent = re.match(" *", line)[0] + INDENT  # type: ignore[index]  # it always matches
     if room <= len(indent) + LEAST // 2:
@@ -85,6 +85,11 @@ def _folded(line: str, room: int) -> str:
         break_on_hyphens=False,
         replace_whitespace=False,
     )
+
+
+def say_aside(text: str) -> None:
+    """Print a text to standard error, folded where that is a terminal."""
+    print(fitted(text, width()) if is_terminal(sys.stderr) else text, file=sys.stderr)
 
 
 def pasteable(command: str) -> str:

@@ -1,7 +1,6 @@
 """Step 1 as a whole: read the tables, write records and typed tables, prove nothing is lost."""
 
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text_tables import text_table
 from mimic_qlora.mimic import releases, tables
 from mimic_qlora.mimic.tables import Columns, Source
-from mimic_qlora.step import files, limits, storage
+from mimic_qlora.step import files, limits, storage, terminal
 from mimic_qlora.step.errors import GoesOn, UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import (
@@ -171,7 +170,7 @@ def write_subjects(
 
             flags = quality.flags(out.path, temp=parts)
         except (KeyboardInterrupt, SystemExit):
-            print(f"\n{_how_far(parts)}; the same command goes on from there", file=sys.stderr)
+            terminal.say_aside(f"\n{_how_far(parts)}; the same command goes on from there")
             raise
         for name, path in paths.items():
             inputs[name] = files.summed(path, inputs[name])

@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -84,10 +83,9 @@ def copy_to_temporary(kept: Path) -> Path:
             raise
         reason = getattr(error, "strerror", None) or str(error)
     where = TEMPORARY or tempfile.gettempdir()
-    print(
+    terminal.say_aside(
         f"warning: {where} cannot take a copy of the results ({reason}): "
-        f"they are in {kept}, and nothing of them is in {where}",
-        file=sys.stderr,
+        f"they are in {kept}, and nothing of them is in {where}"
     )
     return kept
 

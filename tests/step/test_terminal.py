@@ -40,7 +40,20 @@ def test_what_is_no_terminal_gets_lines_as_they_are(monkeypatch):
 
 def test_a_path_is_never_broken(monkeypatch):
     path = "/a/" + "long-name/" * 20
-    assert f" {path}\n" in printed(f"Wrote {path} at last", monkeypatch, 60, Terminal())
+    shown = printed(f"Wrote {path} at last", monkeypatch, 60, Terminal())
+    assert f"\n  {path}\n" in shown
+    assert printed(f"  {path}", monkeypatch, 60, Terminal()) == f"  {path}\n"
+
+
+def test_what_is_said_aside_is_folded_on_a_terminal_alone(monkeypatch):
+    aside = io.StringIO()
+    monkeypatch.setattr("sys.stderr", aside)
+    terminal.say_aside(LINE)
+    assert aside.getvalue() == f"{LINE}\n"
+    monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(terminal, "width", lambda: 60)
+    terminal.say_aside(LINE)
+    assert max(map(len, aside.getvalue().splitlines()[1:])) <= 60
 
 
 @pytest.mark.parametrize(
