@@ -93,6 +93,21 @@ def write_tasks(store: Path, model: Path) -> None:
         print(f"The validation records as tasks of lm-evaluation-harness: {folder}")
 
 
+def audited(store: Path, system_prompt: str) -> int:
+    """Audit the records of an earlier run, and keep the result; return 1 if there is a fault."""
+    from mimic_qlora.prompts import audit, records
+
+    found = audit.of_storage(store)
+    audit.keep(store, found)
+    made_with = storage.verified_manifest(store, "prompts")["inputs"].get("clinical_content")
+    if made_with != records.content_sha256(system_prompt):
+        print(
+            "note: the clinical content has changed since these records were made, and guidance is "
+            "judged by what it is now: a fault may be of an older rule or sentence"
+        )
+    return audit.report(found)
+
+
 def main() -> int:
     """Make the records, or audit those of an earlier run; return 1 if the audit found a fault."""
     args = arguments()
@@ -102,12 +117,9 @@ def main() -> int:
     store = storage.open_storage(args.storage)
     subjects = subjects_manifest(store)
     print(data_line(subjects["source"]))
+    system_prompt = SYSTEM_PROMPT.read_text(encoding="utf-8").strip()
     if args.audit:
-        from mimic_qlora.prompts import audit
-
-        found = audit.of_storage(store)
-        audit.keep(store, found)
-        return audit.report(found)
+        return audited(store, system_prompt)
     features = storage.verified_manifest(store, "features")
 
     from mimic_qlora.llm import finding
@@ -123,7 +135,6 @@ def main() -> int:
         seed=args.seed,
         model=finding.model_name(path),
     )
-    system_prompt = SYSTEM_PROMPT.read_text(encoding="utf-8").strip()
     inputs = {
         "subjects": subjects["id"],
         "features": features["id"],

@@ -12,7 +12,7 @@ from helpers.storage_folders import step_three_stub, written_otherwise
 from mimic_qlora.chart import columns, context, visibility
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.mimic.synthetic import hospital
-from mimic_qlora.prompts import audit, audit_chart
+from mimic_qlora.prompts import audit, audit_chart, records
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.subjects import reader
 
@@ -219,7 +219,7 @@ def test_the_audit_finds_patients_in_two_splits(demo_prompts, tmp_path):
 
 
 def test_synthetic_charts_with_bedside_vitals_pass_the_audit(
-    tmp_path, embedded_model, run, run_here, capsys
+    tmp_path, embedded_model, run, run_here, capsys, monkeypatch
 ):
     hospital.write(tmp_path / "mimic", 60, seed=1, progress=False)
     store = tmp_path / "storage"
@@ -233,6 +233,11 @@ def test_synthetic_charts_with_bedside_vitals_pass_the_audit(
     assert run_here("--audit", store=store) == 0
     kept = audit.kept(store)
     assert kept == audit.of_storage(store) and kept.counts["statements"] > 100
+    assert "note:" not in capsys.readouterr().out
+    monkeypatch.setattr(audit, "of_storage", lambda store: kept)
+    monkeypatch.setattr(records, "content_sha256", lambda prompt: "other")
+    assert run_here("--audit", store=store) == 0
+    assert "note: the clinical content has changed" in capsys.readouterr().out
     (store / "prompts" / audit.FILE).write_text('{"counts": 3}')
     assert audit.kept(store) is None
 
