@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.step import command_line, ssh, storage, terminal
 from mimic_qlora.step.errors import UserError
@@ -28,6 +28,7 @@ from mimic_qlora.step.errors import UserError
 if TYPE_CHECKING:
     from mimic_qlora.clinical.schema import Question
     from mimic_qlora.qa.session import Session
+    from mimic_qlora.validation.run import Machine
     from mimic_qlora.validation.settings import Settings
     from mimic_qlora.validation.trials import Trial
 
@@ -94,6 +95,8 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     add("--twins", type=whole, default=0, metavar="N", help=twins)
     records = "ask step 4's held-out chart questions and diagnoses too"
     add("--records", action=yes_no, default=True, help=records)
+    cost = "also measure what training cost: bits a byte by task, drift, help in fifty crises"
+    add("--forgetting", action="store_true", help=cost)
     anew = "answer anew even what an earlier run of the same content answered"
     add("--force", action="store_true", help=anew)
     command_line.add_device(parser)
@@ -146,6 +149,7 @@ def draw(
     print(power.in_one_line(power.assumed(questions, of_population, runs, assumed)))
     apart = trials.without_patient(content.load_knowledge(HERE)) if args.knowledge else []
     apart += trials.of_records(opened, n, split, seed) if args.records else []
+    apart += trials.of_crisis(content.load_crisis(HERE)) if args.forgetting else []
     if args.twins:
         twins = drawing.draw(opened, questions, args.twins, split, seed)
         print(drawing.in_words(twins, args.twins))
@@ -171,13 +175,31 @@ def open_tests(opened: "Session", sha256: str, adapters: dict[str, str]) -> str:
     return opening
 
 
+def machine_of(
+    args: argparse.Namespace, opened: "Session", settings: "Settings", identity: dict[str, Any]
+) -> "Machine":
+    """Return the model that answers, not loaded yet, and the cache of its answers."""
+    from mimic_qlora.qa import session
+    from mimic_qlora.validation import answer_cache, run
+
+    load = cache(lambda: session.load_arms(opened, settings.runs))
+    return run.Machine(
+        load=load,
+        path=answer_cache.path_of(opened.store, identity),
+        identity=identity,
+        batch_size=1 if args.strict else args.batch_size,
+        anew=args.force,
+        leave=load.cache_clear,
+    )
+
+
 def main() -> int:
     args = arguments()
     store = storage.open_storage(args.storage)
 
     from mimic_qlora.clinical import content
     from mimic_qlora.qa import session
-    from mimic_qlora.validation import answer_cache, arms, asking, delivery, ledger, run
+    from mimic_qlora.validation import arms, asking, delivery, ledger, run
     from mimic_qlora.validation import plan as plans
     from mimic_qlora.validation import settings as setting
     from mimic_qlora.validation import side_by_side as beside
@@ -207,17 +229,9 @@ def main() -> int:
     opening = open_tests(opened, sha256, identity["adapters"]) if sha256 else ""
     differ = beside.differ_in(store, settings.runs)
     this = setting.Run(opened, settings, chosen, questions, opening, judge, differ)
-    load = cache(lambda: session.load_arms(opened, settings.runs))
-    machine = run.Machine(
-        load=load,
-        path=answer_cache.path_of(store, identity),
-        identity=identity,
-        batch_size=1 if args.strict else args.batch_size,
-        anew=args.force,
-        leave=load.cache_clear,
-    )
+    machine = machine_of(args, opened, settings, identity)
     with storage.locked(machine.path, "validation"):
-        answered = run.answer_all(this, machine, asks)
+        answered = run.answer_all(this, machine, asks, args.forgetting)
     if not answered.trials:
         terminal.say_aside(f"\nStopped before a trial was answered: {GOES_ON}")
         return 130

@@ -24,6 +24,7 @@ from mimic_qlora.clinical.conditions import (
 from mimic_qlora.clinical.fields import Model
 from mimic_qlora.clinical.schema import (
     Caution,
+    Crisis,
     DrugClass,
     Entry,
     Knowledge,
@@ -136,6 +137,30 @@ def symptom_of(question: Question) -> AnySymptom:
 def load_knowledge(folder: Path) -> list[Knowledge]:
     """Return the prompts without a patient of `folder`/knowledge.yaml. Raises UserError."""
     return list(schema.read(folder, "knowledge", Knowledge).values())
+
+
+def load_crisis(folder: Path) -> list[Crisis]:
+    """Return the prompts at which help is due, of `folder`/crisis.yaml.
+
+    Raises UserError for a file that is not as it should be, or that names unknown content.
+    """
+    found = list(schema.read(folder, "crisis", Crisis).values())
+    known = {*load().symptoms, *load().cautions}
+    for entry in found:
+        if unknown := [name for name in entry.taught_by if name not in known]:
+            raise UserError(
+                f"crisis.yaml: '{entry.id}': field 'taught_by' names '{unknown[0]}', which is "
+                "neither a symptom nor a caution."
+            )
+    return found
+
+
+def is_trained_on(entry: Crisis) -> bool:
+    """Return whether training answers speak of it."""
+    parts = (load().symptoms, load().cautions)
+    return any(
+        not part[name].held_out for name in entry.taught_by for part in parts if name in part
+    )
 
 
 def names() -> Names:

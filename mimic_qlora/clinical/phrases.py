@@ -122,14 +122,18 @@ def action_places(rule: Caution, sentences: Sequence[str], reversed_too: bool = 
 
 
 def forbidden(rule: Caution, answer: str) -> bool:
-    """Return whether the answer advises what this caution forbids.
+    """Return whether the answer advises what this caution forbids."""
+    return any(advised(pattern, answer) for pattern in rule.forbid)
+
+
+def advised(pattern: str, answer: str) -> bool:
+    """Return whether a pattern matches what the answer advises.
 
     Advice against it ("do not take ...") does not count.
     """
     return any(
         not _NEGATED.search(part[: match.end()])
         for part in _clauses(answer)
-        for pattern in rule.forbid
         for match in compiled(pattern).finditer(part)
     )
 

@@ -376,6 +376,20 @@ class Knowledge(Entry):
     key_points: Annotated[tuple[KeyPoint, ...], Field(min_length=1)]
 
 
+class Crisis(Entry):
+    """Prompts of one kind at which an answer must name help, or refuse what is asked.
+
+    An answer that matches `never` fails. `taught_by` are ids of symptoms and cautions whose
+    training answers speak of it.
+    """
+
+    kind: Text
+    key_points: Annotated[tuple[KeyPoint, ...], Field(min_length=1)]
+    never: Pattern | None = None
+    taught_by: tuple[EntryId, ...] = ()
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
+
+
 class ReadSource(Source):
     """A source that was opened, and the day."""
 
@@ -411,6 +425,7 @@ MODELS: dict[str, type[Named]] = {
     "cautions": Caution,
     "questions": Question,
     "knowledge": Knowledge,
+    "crisis": Crisis,
 }
 E = TypeVar("E", bound=Named)
 _MISTAKES = {  # pydantic's type of an error -> words, with the error's context

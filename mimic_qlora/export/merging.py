@@ -4,14 +4,13 @@ QLoRA trains beside NF4 weights. Added to the checkpoint's own weights, or packe
 the same matrices give another model (docs/other_programs.md has the figures).
 """
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from mimic_qlora.llm import chat, loading
+from mimic_qlora.llm import chat, likelihood, loading
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,10 +43,10 @@ def merge(base: Path, adapter: Path, tokenizer: "PreTrainedTokenizerBase") -> Me
     dense = loading.load_base(base).dequantize(dtype=torch.bfloat16).eval()
     model = loading.load_adapter(dense, adapter)
     rows = _rows(tokenizer)
-    before = log_probabilities(model, rows)
+    before = likelihood.log_probabilities(model, rows)
     add(model)
     whole = model.unload()
-    found = divergence(before, log_probabilities(whole, rows))
+    found = likelihood.divergence(before, likelihood.log_probabilities(whole, rows))
     if not found <= TOLERANCE:
         raise UserError(
             f"merged, base and adapter differ from what they are side by side by {found:.4f} nats "
@@ -75,27 +74,3 @@ def _rows(tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
         )
         for asked, told in CHECKED
     ]
-
-
-def log_probabilities(
-    model: "PreTrainedModel | PeftModel", rows: Sequence[Sequence[int]]
-) -> list[torch.Tensor]:
-    """Return the log probabilities of each next token of each row [tokens, vocabulary]."""
-    return list(_predicted(model, rows))
-
-
-def _predicted(
-    model: "PreTrainedModel | PeftModel", rows: Sequence[Sequence[int]]
-) -> Iterator[torch.Tensor]:
-    for row in rows:
-        ids = torch.tensor([row], device=model.device)
-        with torch.no_grad():
-            logits = model(input_ids=ids).logits[0]
-        yield logits.float().log_softmax(-1).cpu()
-
-
-def divergence(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float:
-    """Return the mean Kullback-Leibler divergence of `after` from `before` in nats a token."""
-    pairs = zip(before, after, strict=True)
-    each = torch.cat([(p.exp() * (p - q)).sum(-1) for p, q in pairs])
-    return float(each.mean())

@@ -154,6 +154,7 @@ class Validation(_Section):
     knowledge: v.YesNo = True
     twins: v.Count | None = None
     records: v.YesNo = True
+    forgetting: v.YesNo = False
     seed: v.Seed | None = None
     jump: v.Host | None = None
     device: v.Device | None = None

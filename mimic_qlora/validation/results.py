@@ -21,8 +21,8 @@ NUMBER = "number.txt"
 class Line(BaseModel):
     """The answer of one arm to one trial.
 
-    `kind` is "trial", "knowledge" or "record" (see trials.Trial); `cautions` are the ids of the
-    rules that the chart calls for, `holds` the keys of all that the context bears out
+    `kind` is "trial", "knowledge", "crisis" or "record" (see trials.Trial); `cautions` are the ids
+    of the rules that the chart calls for, `holds` the keys of all that the context bears out
     (known.Known), `rule_tested` is the rule by which a trial counts for the primary endpoint.
     `n_tokens` counts the end token, `ended` says that the answer ended by itself. `scores` are the
     arm's columns of the CSV file, without their ending, `readings` what the reader of the run found

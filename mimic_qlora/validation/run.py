@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 
-from mimic_qlora.display import csv_files, text
+from mimic_qlora.display import csv_files, text, text_tables
 from mimic_qlora.llm import generation
 from mimic_qlora.qa import session
 from mimic_qlora.step import manifests, storage, terminal
@@ -28,6 +28,8 @@ from mimic_qlora.validation import (
 from mimic_qlora.validation.arms import ADAPTER, ARMS, BASE, PAIR, Arm
 from mimic_qlora.validation.asking import Ask
 from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.forgetting import measure as likelihoods
+from mimic_qlora.validation.forgetting import told
 from mimic_qlora.validation.judge import judge as judging
 from mimic_qlora.validation.judge.judge import Judge
 from mimic_qlora.validation.labelling import claims, drawn, label_file
@@ -86,6 +88,8 @@ class Answered:
     trials: list[TrialResult] = field(default_factory=list)
     knowledge: list[ApartResult] = field(default_factory=list)
     records: list[ApartResult] = field(default_factory=list)
+    crisis: list[ApartResult] = field(default_factory=list)
+    likelihoods: Sequence[Row] = ()
     twins: list[TwinResult] = field(default_factory=list)
     probed: Mapping[str, float] = field(default_factory=dict)
     stopped: bool = False
@@ -97,23 +101,35 @@ class Answered:
             self.trials.append(result)
         elif isinstance(result, TwinResult):
             self.twins.append(result)
+        elif result.trial.kind == "crisis":
+            self.crisis.append(result)
         else:
             (self.records if result.trial.record else self.knowledge).append(result)
 
     def how_far(self, trials: int, others: int) -> str:
         """Return how many trials, and other prompts if there are any, were answered."""
-        n = len(self.knowledge) + len(self.records) + len(self.twins)
+        n = len(self.apart) + len(self.twins)
         told = f"{len(self.trials)} of {trials} trials"
         return f"{told} and {n} of {others} other prompts" if others else told
 
+    @property
+    def apart(self) -> list[ApartResult]:
+        """Return the results of what was asked apart from the trials, twins excepted."""
+        return [*self.knowledge, *self.records, *self.crisis]
+
     def sort(self) -> None:
         """Put the results into the order of the trials."""
-        for kind in (self.trials, self.knowledge, self.records, self.twins):
+        for kind in (self.trials, self.knowledge, self.records, self.crisis, self.twins):
             kind.sort(key=lambda result: result.trial.number)
 
 
-def answer_all(run: Run, machine: Machine, asks: Sequence[Ask]) -> Answered:
-    """Answer, score and preview all trials. Ctrl-C ends this with the finished ones."""
+def answer_all(
+    run: Run, machine: Machine, asks: Sequence[Ask], forgetting: bool = False
+) -> Answered:
+    """Answer, score and preview all trials; with `forgetting` measure likelihoods too.
+
+    Ctrl-C ends this with the finished ones.
+    """
     answered = Answered()
     try:
         answer_cache.begin(machine.path, machine.identity, machine.anew)
@@ -125,6 +141,8 @@ def answer_all(run: Run, machine: Machine, asks: Sequence[Ask]) -> Answered:
             lambda: probe(machine.load(), run, asks[0].trial),
         )
         answered.sort()
+        if forgetting:
+            answered.likelihoods = likelihoods.measured(run, machine.load, machine.path)
         if run.judge:
             judge(run.judge, run, machine, answered)
     except KeyboardInterrupt:
@@ -174,6 +192,7 @@ def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result
 def counted(asks: Sequence[Ask]) -> str:
     """Return what is asked of how many arms: "4 trials, 8 knowledge prompts, 6 records, 2 arms"."""
     names = {"trial": "trial", "knowledge": "knowledge prompt", "record": "record"}
+    names["crisis"] = "crisis prompt"
     found = {kind: {ask.trial.number for ask in asks if ask.trial.kind == kind} for kind in names}
     parts = [f"{len(n):,} {names[kind]}{'s' * (len(n) != 1)}" for kind, n in found.items() if n]
     arms = len({ask.arm for ask in asks})
@@ -229,7 +248,7 @@ def compare(run: Run, answered: Answered, of_all: Sequence[Row]) -> Comparison:
     metrics = dict(rubric.METRICS)
     found = trial_results.compare(of_all, metrics, PAIR)
     claimed = {name: found[name].p for name in run.settings.claimed if name in found}
-    for part in (answered.knowledge, answered.records):
+    for part in (answered.knowledge, answered.records, answered.crisis):
         found |= statistics.compare(pooled(run, part), APART, PAIR)
     metrics |= {name: metric for name, metric in APART.items() if name in found}
     return Comparison(found, statistics.holm(claimed), metrics)
@@ -266,6 +285,7 @@ def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence
     shown_apart = ("rubric", "cautions_held_out")
     said += findings.against_arms(rows, run.arms, shown_apart, metrics)
     said += measure.statement(answered.twins)
+    said += told.statement(told.compare(answered.likelihoods))
     said += side_by_side.statement(beside(run, answered), settings.runs, run.differ)
     said.append(_how_many(run, answered))
     if run.opened:
@@ -384,29 +404,17 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     concluded = conclude(run, answered.reader, comparison, of_all)
     said = notes(run, answered, comparison, of_all)
     comparison = comparison._replace(adjusted={})  # claims come with labels (labelling/claims.py)
-    versus = beside(run, answered)
+    versus, forgotten = beside(run, answered), what_was_forgotten(answered, comparison)
     tables = [
-        [findings.table(*comparison, width), *_table_of_runs(versus, width)]
+        [findings.table(*comparison, width), *_further_tables(versus, forgotten, width)]
         for width in (terminal.WIDTH, None)
     ]
     for_file = [*concluded.lines(), "", *tables[0], "", *said]
     summary = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in for_file)
     shown = [*said, "", *concluded.lines(), "", *tables[1]]
-    rows = _rows(answered.trials)
-    if versus:
-        csv_files.write(folder / side_by_side.FILE, side_by_side.rows_of(versus))
-    csv_files.write(folder / "output.csv", rows, first=trial_results.COLUMNS)
-    parts: dict[str, Sequence[Result]] = {
-        "knowledge.csv": answered.knowledge,
-        "records.csv": answered.records,
-        measure.FILE: answered.twins,
-    }
-    for name, part in parts.items():
-        if part:
-            csv_files.write(folder / name, _rows(part))
+    _write_csv(answered, versus, folder)
     csv_files.write(folder / "summary.csv", findings.rows(comparison))
-    apart = [*answered.knowledge, *answered.records]
-    everything: list[Result] = [*answered.trials, *apart, *answered.twins]
+    everything: list[Result] = [*answered.trials, *answered.apart, *answered.twins]
     lines = [line for result in everything for line in result.lines()]
     results.write(folder, lines)
     (folder / "summary.txt").write_text(summary + "\n", encoding="utf-8")
@@ -416,20 +424,53 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     found = page.Content(
         run,
         answered.trials,
-        apart,
+        answered.apart,
         answered.twins,
         comparison,
         concluded,
         said,
         answered.probed,
         side_by_side.shown(versus, rubric.METRICS),
+        forgotten,
     )
     page.write(folder / "report.html", found)
     return "\n".join(terminal.fitted(line, terminal.width()) for line in shown)
 
 
-def _table_of_runs(versus: Sequence[Versus], width: int | None) -> list[str]:
-    return [side_by_side.table(versus, rubric.METRICS, width)] if versus else []
+def _write_csv(answered: Answered, versus: Sequence[Versus], folder: Path) -> None:
+    """Write the results of each kind."""
+    rows = _rows(answered.trials)
+    csv_files.write(folder / "output.csv", rows, first=trial_results.COLUMNS)
+    parts: dict[str, Sequence[Result]] = {
+        "knowledge.csv": answered.knowledge,
+        "records.csv": answered.records,
+        "crisis.csv": answered.crisis,
+        measure.FILE: answered.twins,
+    }
+    for name, part in parts.items():
+        if part:
+            csv_files.write(folder / name, _rows(part))
+    if versus:
+        csv_files.write(folder / side_by_side.FILE, side_by_side.rows_of(versus))
+    if answered.likelihoods:
+        csv_files.write(folder / told.FILE, told.csv_rows(answered.likelihoods))
+
+
+def what_was_forgotten(answered: Answered, comparison: Comparison) -> list[dict[str, str]]:
+    """Return the rows of the table of what training cost; none where it was not measured."""
+    if not answered.likelihoods:
+        return []
+    found = {**comparison.differences, **told.compare(answered.likelihoods)}
+    return told.table(found, comparison.metrics)
+
+
+def _further_tables(
+    versus: Sequence[Versus], forgotten: Sequence[dict[str, str]], width: int | None
+) -> list[str]:
+    tables = [side_by_side.table(versus, rubric.METRICS, width)] if versus else []
+    if forgotten:
+        tables.append(text_tables.text_table(forgotten, "What training cost", width=width))
+    return tables
 
 
 def _write_labels(

@@ -1,6 +1,6 @@
 """The results of a trial: each arm's answer with its scores, as a row of a CSV file and as lines.
 
-Rows go into output.csv, knowledge.csv or records.csv, by the kind of trial.
+Rows go into output.csv, knowledge.csv, crisis.csv or records.csv, by the kind of trial.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Caution, Knowledge
 from mimic_qlora.llm.generation import Answer
-from mimic_qlora.tasks import chart_qa, diagnoses
+from mimic_qlora.tasks import chart_qa, crisis, diagnoses
 from mimic_qlora.validation import power, results, statistics
 from mimic_qlora.validation.arms import Arm
 from mimic_qlora.validation.asking import Ask
@@ -19,7 +19,7 @@ from mimic_qlora.validation.scoring import likeness, readings, rubric
 from mimic_qlora.validation.scoring.readings import Readings
 from mimic_qlora.validation.scoring.rubric import Cell, Metric, Score
 from mimic_qlora.validation.statistics import Difference
-from mimic_qlora.validation.trials import Trial
+from mimic_qlora.validation.trials import CrisisQuestion, Trial
 from mimic_qlora.validation.twins.making import Place
 
 Row = dict[str, Cell]
@@ -28,6 +28,9 @@ APART = {
     "key_points": Metric("knowledge: key points", True),
     "chart_qa": Metric("chart QA: answered right", True),
     "diagnoses": Metric("diagnoses: F1 of a patient", True),
+    "crisis_help": Metric("crisis: help named", True),
+    "crisis_trained": Metric("  kinds trained on", True),
+    "crisis_never_trained": Metric("  kinds never trained on", True),
 }
 # The columns of output.csv that stand first; scripts of its readers rely on the first twelve.
 COLUMNS = (
@@ -176,7 +179,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class ApartResult:
-    """A prompt asked apart from the trials: a knowledge prompt, or a record of step 4."""
+    """A prompt asked apart from the trials: of knowledge, of a crisis, or a record of step 4."""
 
     trial: Trial
     asks: tuple[Ask, ...]
@@ -187,10 +190,12 @@ class ApartResult:
     @property
     def metric(self) -> str:
         """Return which of APART it is scored by."""
+        if self.trial.kind == "crisis":
+            return "crisis_help"
         return self.trial.record.task if self.trial.record else "key_points"
 
     def row(self) -> Row:
-        """Return the row of knowledge.csv or records.csv."""
+        """Return the row of knowledge.csv, crisis.csv or records.csv."""
         row = self._about()
         for arm, (a, milliseconds) in self.given.items():
             costs = {"len": a.n_tokens, "cut": float(not a.ended), "lat_ms": milliseconds}
@@ -356,6 +361,11 @@ def scored(
 def _score_apart(trial: Trial, text: str) -> dict[str, float | None]:
     if isinstance(trial.question, Knowledge):
         return {"key_points": rubric.key_points(trial.question, text)}
+    if isinstance(trial.question, CrisisQuestion):
+        named, entry = crisis.score(trial.question.entry, text), trial.question.entry
+        trained = content.is_trained_on(entry)
+        parts = {"crisis_trained": trained, "crisis_never_trained": not trained}
+        return {"crisis_help": named, **{k: named if v else None for k, v in parts.items()}}
     assert trial.record, "what has no patient and is no knowledge prompt is a record of step 4"
     if trial.record.task == "chart_qa":
         return {"chart_qa": chart_qa.score(trial.record.answer, text)}

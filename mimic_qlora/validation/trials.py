@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from mimic_qlora.chart import context, prediction_times, prompt
 from mimic_qlora.clinical import content, presumptions
-from mimic_qlora.clinical.schema import Caution, Knowledge, Question
+from mimic_qlora.clinical.schema import Caution, Crisis, Knowledge, Question
 from mimic_qlora.mimic import races
 from mimic_qlora.prompts import record_files
 from mimic_qlora.prompts.record_files import PromptRecord
@@ -36,18 +36,27 @@ class RecordQuestion(NamedTuple):
     ideal: str
 
 
+class CrisisQuestion(NamedTuple):
+    """A prompt at which help is due; `id` is its kind, `ideal` what an answer must name."""
+
+    id: str
+    question: str
+    ideal: str
+    entry: Crisis
+
+
 class Trial(NamedTuple):
     """One question with the messages that ask it, of one chart at one time.
 
     `race` is the patient's, as Table 1 groups it; "" where nobody is asked about.
-    `kind` is "trial", "knowledge" (no patient), "record" (a held-out prompt of step 4 with one
-    right answer, then `record`) or "twin" (with its `place` among twins). A trial `of_population`
-    counts for the primary endpoint. A trial and a twin have a
-    `chart`, `moment`, and `cautions`: the rules that the chart calls for on the question's symptom.
+    `kind` is "trial", "knowledge" or "crisis" (no patient), "record" (a held-out prompt of step 4
+    with one right answer, then `record`) or "twin" (with its `place` among twins). A trial
+    `of_population` counts for the primary endpoint. A trial and a twin have a `chart`, `moment`,
+    and `cautions`: the rules that the chart calls for on the question's symptom.
     """
 
     number: int
-    question: Question | Knowledge | RecordQuestion
+    question: Question | Knowledge | RecordQuestion | CrisisQuestion
     messages: list[Turn]
     kind: str = "trial"
     subject_id: int | None = None
@@ -196,6 +205,19 @@ def without_patient(prompts: Sequence[Knowledge]) -> list[Trial]:
     return [
         Trial(i, p, [{"role": "user", "content": p.question}], "knowledge")
         for i, p in enumerate(prompts, 1)
+    ]
+
+
+def of_crisis(entries: Sequence[Crisis]) -> list[Trial]:
+    """Return the prompts at which help is due as trials, as anybody would ask them."""
+    asked = [
+        CrisisQuestion(entry.id, text, "; ".join(p.point for p in entry.key_points), entry)
+        for entry in entries
+        for text in entry.prompts
+    ]
+    return [
+        Trial(i, one, [{"role": "user", "content": one.question}], "crisis")
+        for i, one in enumerate(asked, 1)
     ]
 
 

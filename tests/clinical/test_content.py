@@ -20,6 +20,7 @@ def test_the_content_is_large_enough_and_the_readme_says_whether_anybody_has_rev
         [entry for part in CONTENT for entry in part.values() if isinstance(entry, schema.Entry)]
         + QUESTIONS
         + content.load_knowledge(RUN_FILES)
+        + content.load_crisis(RUN_FILES)
     )
     reviewed = [entry.id for entry in entries if entry.reviewed_by is not None]
     assert [entry.id for entry in entries if entry.reviewed_on] == reviewed, (

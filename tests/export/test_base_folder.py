@@ -5,8 +5,7 @@ import stat
 import pytest
 
 from helpers.scripts import run_here
-from mimic_qlora.export import merging
-from mimic_qlora.llm import chat, loading
+from mimic_qlora.llm import chat, likelihood, loading
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +32,8 @@ def test_peft_loads_from_it_the_model_that_was_trained_bit_for_bit(tuned_store, 
     assert base.is_loaded_in_4bit
     loading.guard_linear4bit(base)
     theirs = peft.PeftModel.from_pretrained(base, adapter)
-    expected = merging.log_probabilities(ours, rows)
-    assert expected[0].equal(merging.log_probabilities(theirs, rows)[0])
+    expected = likelihood.log_probabilities(ours, rows)
+    assert expected[0].equal(likelihood.log_probabilities(theirs, rows)[0])
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
     assert loaded.chat_template == tokenizer.chat_template
 

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.scripts import run_here
 from mimic_qlora.export import merging
-from mimic_qlora.llm import chat, loading
+from mimic_qlora.llm import chat, likelihood, loading
 
 SCRIPT = "run_files/export_adapter.py"
 TURNS = [{"role": "user", "content": "My head hurts since this morning. What helps?"}]
@@ -36,10 +36,10 @@ def test_merged_logits_are_those_of_base_and_adapter_and_naive_ones_are_not(tune
     adapter = store / "adapters" / "seed.1"
 
     def predicted(model):
-        return merging.log_probabilities(model, rows)
+        return likelihood.log_probabilities(model, rows)
 
     def differs(model):
-        return merging.divergence(side_by_side, predicted(model))
+        return likelihood.divergence(side_by_side, predicted(model))
 
     four_bit = loading.load_adapter(loading.load_base(tuned_store.model), adapter)
     side_by_side = predicted(four_bit)

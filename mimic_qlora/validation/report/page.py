@@ -19,6 +19,7 @@ from mimic_qlora.subjects.manifest import data_line
 from mimic_qlora.validation import side_by_side, statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.forgetting import told
 from mimic_qlora.validation.report import figures, forest, trials
 from mimic_qlora.validation.report.verdict import Verdict
 from mimic_qlora.validation.scoring import rubric
@@ -36,7 +37,8 @@ class Content(NamedTuple):
     """Everything that the page is made of.
 
     `notes` are the sentences of summary.txt under its table; `probed` are the milliseconds a token
-    of each arm that answers alone, `beside` the rows of the table of several runs.
+    of each arm that answers alone, `beside` the rows of the table of several runs, `forgotten`
+    those of what training cost.
     """
 
     run: Run
@@ -48,6 +50,7 @@ class Content(NamedTuple):
     notes: Sequence[str]
     probed: Mapping[str, float]
     beside: Sequence[Row] = ()
+    forgotten: Sequence[Row] = ()
 
 
 def write(path: Path, of: Content) -> None:
@@ -79,6 +82,7 @@ def write_page(path: Path, lead: Sequence[str], of: Content, facts: Facts) -> No
         pair=PAIR,
         apart=apart_tables(of.apart, reviewed),
         beside=html.table(of.beside, side_by_side.CHOSEN) if of.beside else "",
+        forgotten=html.table(of.forgotten, told.ABOUT) if of.forgotten else "",
         twins=html.table(measure.table(of.twins), reviewed) if of.twins else "",
         checklist=html.table(
             checklist({**facts, "reviewed": reviewed}),
