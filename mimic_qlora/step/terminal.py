@@ -101,10 +101,29 @@ def pasteable(command: str) -> str:
     for word in _words(command):
         if line and columns(f"{line} {word}") > room - len(INDENT):
             lines.append(line)
-            line = word
+            line = _cut(word, room - len(INDENT))
         else:
             line = f"{line} {word}" if line else word
     return f" \\\n{INDENT * 2}".join([INDENT + (lines + [line])[0], *(lines + [line])[1:]])
+
+
+def _cut(word: str, room: int) -> str:
+    """Return a quoted word that is too long in lines that a shell reads as one word.
+
+    What follows a line's end must begin at the very left, else it would be another word.
+    """
+    if columns(word) <= room or not re.fullmatch("'[^']*'", word):
+        return word
+    wrapper = textwrap.TextWrapper(
+        room - len("''"),
+        expand_tabs=False,
+        replace_whitespace=False,
+        drop_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    pieces = "'\\\n'".join(wrapper.wrap(word[1:-1]))
+    return f"'{pieces}'"
 
 
 def _words(command: str) -> list[str]:

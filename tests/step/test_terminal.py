@@ -2,6 +2,8 @@
 
 import io
 import shlex
+import shutil
+import subprocess
 
 import pytest
 
@@ -78,6 +80,18 @@ def test_a_long_command_is_pasted_as_one(monkeypatch):
     assert shlex.split(shown.replace("\\\n", "")) == shlex.split(command)
     monkeypatch.setattr(terminal, "width", lambda: 200)
     assert terminal.pasteable(command) == f"  {command}"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs a shell")
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_a_shell_reads_a_long_question_as_it_was_though_it_is_cut(monkeypatch, width):
+    monkeypatch.setattr(terminal, "_seen", io.StringIO)
+    monkeypatch.setattr(terminal, "width", lambda: width)
+    words = ["--question", f"I have {LINE}. What should  I do?", "--once", "--storage", "/a b"]
+    shown = terminal.pasteable(" ".join(["printf '%s|'", *map(shlex.quote, words)]))
+    assert max(map(len, shown.splitlines())) <= width
+    read = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
+    assert read.stdout.split("|")[:-1] == words
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
