@@ -74,7 +74,8 @@ def main() -> int:
     checks.check(file, store, ROOT)
     steps = commands.of(file, store)
     print(f"Study: {file.path.name}, SHA-256 {file.sha256}")
-    print("\n".join(expected.in_words(expected.of_study(file, store, ROOT))))
+    takes = expected.of_study(file, store, ROOT)
+    print("\n".join(expected.in_words(takes, expected.free_bytes(store))))
     if args.dry_run:
         for step in steps:
             print(f"step {step.number}:\n{terminal.pasteable(step.in_words)}")

@@ -5,6 +5,7 @@ commands). What runs on a GPU is computed from the model's shape, and time there
 """
 
 import gzip
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class Expected:
     disk: float  # bytes that stay
     gpu_bytes: float | None  # 0 without a GPU
     basis: str  # MEASURED, COMPUTED or UNKNOWN, of the time
+    at_work: float = 0  # bytes of disk at most while it works
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,8 @@ def _of_data(file: StudyFile, sizes: Sizes) -> Iterator[Expected]:
     """Yield what steps 1 to 4 take, none of which needs a GPU."""
     csv, share = sizes.csv / GB, sizes.share
     seconds = csv * SECONDS_A_GB * (READING + (1 - READING) * share)
-    yield Expected(
-        "subjects", 1, START["subjects"] + seconds, sizes.csv * share * LEFT_OF_CSV, 0, MEASURED
-    )
+    left, taken = (sizes.csv * share * of for of in (LEFT_OF_CSV, TAKEN_OF_CSV))
+    yield Expected("subjects", 1, START["subjects"] + seconds, left, 0, MEASURED, taken)
     yield Expected("summary", 2, START["summary"] + csv * share * SUMMARY_GB, 1e6, 0, MEASURED)
     features, default = file.study.features, FeatureSettings()
     fits = (features.seeds or default.seeds) * (features.n_targets or default.n_targets)
@@ -211,8 +212,14 @@ def _answering_bytes(config: Mapping[str, Any]) -> float:
     return cost.fixed_bytes(shape, 0) + ROWS * 1_300 * cached
 
 
-def in_words(found: Sequence[Expected]) -> list[str]:
-    """Return a table of what is expected, and what its figures rest on."""
+def free_bytes(store: Path) -> int:
+    """Return what is free on the disk of a storage folder, which need not be there yet."""
+    there = next(path for path in (store, *store.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def in_words(found: Sequence[Expected], free: float) -> list[str]:
+    """Return a table of what is expected, and what its figures rest on; `free` bytes of disk."""
     rows: list[Row] = [
         {
             "step": str(one.number),
@@ -226,10 +233,12 @@ def in_words(found: Sequence[Expected]) -> list[str]:
     ]
     known: list[float] = [one.seconds for one in found if one.seconds is not None]
     more = "" if len(known) == len(found) else ", and what is not known"
-    disk = size(sum([one.disk for one in found]))
+    disk, at_work = sum([one.disk for one in found]), max([one.at_work for one in found])
+    enough = "" if max(disk, at_work) < free else ": too little"
     told = [
         text_tables.text_table(rows, "Expected"),
-        f"In all {duration(sum(known))}{more}; {disk} stay on the disk. "
+        f"In all {duration(sum(known))}{more}; {size(disk)} stay on the disk, and step 1 takes up "
+        f"to {size(at_work)} while it works ({size(free)} are free{enough}). "
         "Measured: on two idle cores without a GPU (benchmarks/README.md); a busy or slower "
         "machine takes two to four times as long. Computed: from the model's shape, or by the "
         "slope of smaller data. A step that is up to date takes seconds.",

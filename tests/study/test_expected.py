@@ -68,8 +68,10 @@ def test_on_a_gpu_memory_and_training_are_computed_and_answers_are_not_known(tak
     assert adapters.basis == "computed, RTX 4090" and 14e9 < adapters.gpu_bytes < 24e9
     assert validation.seconds is None and validation.basis == "not known"
     assert 6e9 < validation.gpu_bytes < 10e9
-    said = " ".join(" ".join(expected.in_words([*found.values()])).split())
+    said = " ".join(" ".join(expected.in_words([*found.values()], 5e6)).split())
     assert "and what is not known" in said and "computed, RTX" in said
+    assert "takes up to 6.2 MB while it works (5.0 MB are free: too little)" in said
+    assert "too little" not in " ".join(expected.in_words([*found.values()], 1e12))
 
 
 def test_a_machine_with_the_driver_and_no_gpu_trains_on_its_cores(take, monkeypatch):
@@ -79,6 +81,10 @@ def test_a_machine_with_the_driver_and_no_gpu_trains_on_its_cores(take, monkeypa
         text = "data: {from: synthetic}\nmodel: llama\n"
         found = take(text if listed else "data: {from: synthetic}")["adapters"]
         assert found.basis == recipe
+
+
+def test_what_is_free_is_that_of_the_disk_of_a_folder_that_is_not_there(tmp_path):
+    assert expected.free_bytes(tmp_path / "a" / "b") > 0
 
 
 def test_times_are_told_in_the_unit_that_reads_well():
