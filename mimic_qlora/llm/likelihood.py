@@ -23,8 +23,10 @@ def answering(model: Model, who: str) -> Iterator[None]:
             yield
     else:
         model.set_adapter("default" if who == "adapter" else who)
-        yield
-        model.set_adapter("default")
+        try:
+            yield
+        finally:
+            model.set_adapter("default")
 
 
 @torch.no_grad()

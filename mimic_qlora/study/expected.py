@@ -47,6 +47,7 @@ MFU = 0.4  # of a GPU's peak, assumed
 PEAKS = {"gpu_24gb": ("RTX 4090", 165e12), "gpu_80gb": ("A100", 312e12)}  # operations a second
 SUPERVISED = 0.26  # share of the tokens
 ROWS = 16  # answers generated at once
+CRISES = 50  # prompts that --forgetting asks too
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def _answers(file: StudyFile, sizes: Sizes) -> Iterator[Expected]:
     trials = validation.n or (0 if validation.plan else 20)
     if plan := commands.plan_of(file):
         trials += plans.load(plan).n
+    trials += CRISES if validation.forgetting else 0
     arms = max(2, len(validation.arms or ())) - 1 + len(file.study.training.runs)
     tokens = trials * arms * (validation.max_new_tokens or 512)
     seconds = 20 + tokens * ANSWER_TOKEN
