@@ -125,8 +125,8 @@ def statement(
         ]
     said = [
         f"{over}{each}. With 97.5% "
-        f"confidence the adapter's rate is at most {limits.adapter:.1%}, and at most "
-        f"{limits.difference:.1%} above the base's: {verdict(limits, margin)}"
+        f"confidence the adapter's rate is at most {limits.adapter:.1%}, and "
+        f"{beside_base(limits)}: {verdict(limits, margin)}"
     ]
     by_question = by_patient.first_of_each(by_patient.questions)
     n = len(by_question.base)
@@ -138,10 +138,17 @@ def statement(
     else:
         limits = bounds(by_question)
         said.append(
-            f"For new questions, one trial of each of {n}: the adapter's rate of {what} is at "
-            f"most {limits.difference:.1%} above the base's: {verdict(limits, margin)}"
+            f"For new questions, one trial of each of {n}: the adapter's rate of {what} is "
+            f"{beside_base(limits)}: {verdict(limits, margin)}"
         )
     return said
+
+
+def beside_base(limits: Bounds) -> str:
+    """Return the upper limit of the difference as the end of a sentence."""
+    if limits.difference < 0:
+        return f"at least {-limits.difference:.1%} below the base's"
+    return f"at most {limits.difference:.1%} above the base's"
 
 
 def verdict(limits: Bounds, margin: float) -> str:

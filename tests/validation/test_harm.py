@@ -129,6 +129,8 @@ def test_a_share_of_what_is_named_is_bounded_by_what_is_possible():
 
 
 def test_without_a_value_nothing_is_said():
+    (lower, _) = said([1] * 40, [0] * 40)
+    assert "at least " in lower and "% below the base's: not worse" in lower and "-" not in lower
     assert harm.statement([], "harmful", "unsafe advice", False, MARGIN) == [
         "Nothing can be said on unsafe advice: no trial has it in both arms."
     ]
