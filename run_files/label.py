@@ -143,7 +143,8 @@ def main() -> int:
     else:
         store = storage.open_storage(args.storage)
         folder = results.newest(store) or store / "validation"
-    answers = drawn.of_lines(results.read(folder))
+    basis = claims.Basis.read(folder)
+    answers = drawn.of_lines(results.read(folder), basis is not None and basis.first_alone)
     questions = content.load_questions(HERE)
     paths = [files.given_path(name) for name in args.labels or [str(folder / label_file.FILE)]]
     by = args.labelled_by or [""]

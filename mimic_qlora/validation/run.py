@@ -420,7 +420,7 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     (folder / "summary.txt").write_text(summary + "\n", encoding="utf-8")
     if under := manifests.study_used():
         (folder / "study.yaml").write_text(under.text, encoding="utf-8")
-    _write_labels(run, answered, drawn.of_lines(lines), folder)
+    _write_labels(run, answered, drawn.of_lines(lines, bool(run.differ)), folder)
     found = page.Content(
         run,
         answered.trials,
@@ -489,4 +489,5 @@ def _write_labels(
         primary=run.settings.primary,
         claimed=run.settings.claimed,
         margins=dict(run.settings.margins),
+        first_alone=bool(run.differ),
     ).write(folder)

@@ -33,6 +33,7 @@ def test_seeds_of_one_recipe_are_pooled_and_shown_beside_each_other(run_validate
     }
     # all adapters give the same answers here
     assert {row["mean"] for row in rows if row["against"] == "default"} == {"0.0"}
+    assert len(read_csv(results(out) / "label_draw.csv")) == 4 * 6  # base and three adapters
     assert "Runs side by side" in (results(out) / "report.html").read_text(encoding="utf-8")
 
 
@@ -45,6 +46,7 @@ def test_recipes_are_not_pooled_and_never_reach_the_test_patients(run_validate):
     said = " ".join(out.split())
     assert code == 0, err
     assert "The adapter is default alone: the runs differ in lr" in said
+    assert len(read_csv(results(out) / "label_draw.csv")) == 2 * 6  # base and the first
     assert "only the one that a frozen plan names goes to the test patients" in said
     code, _, err = run_validate("--final", "--no-knowledge")
     assert code == 2 and "differ in lr" in err and not (store / "lm_eval_test").exists()

@@ -35,7 +35,8 @@ class Basis(BaseModel):
 
     `thresholds_sha256` is that of a judge's thresholds; `described` says why nothing that it read
     is claimed about, even with labels: empty where nothing speaks against it. `data` is the phrase
-    of the verdict for what was asked about, `shows_nothing` that data or model are built-in ones.
+    of the verdict for what was asked about, `shows_nothing` that data or model are built-in ones,
+    `first_alone` that the adapters are of several recipes, so that the first one is labelled alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,7 @@ class Basis(BaseModel):
     margins: dict[str, float]
     data: str = "the data of this run"
     shows_nothing: bool = False
+    first_alone: bool = False
 
     def write(self, folder: Path) -> None:
         """Write it into a folder of results."""

@@ -76,8 +76,11 @@ class Drawn(NamedTuple):
     twice: bool
 
 
-def of_lines(lines: Iterable[results.Line]) -> list[Answer]:
-    """Return the answers of results.jsonl that people label: of the base and of each adapter."""
+def of_lines(lines: Iterable[results.Line], first_alone: bool = False) -> list[Answer]:
+    """Return the answers of results.jsonl that people label: of the base and of each adapter.
+
+    With `first_alone` of the first adapter only: where recipes differ, no mean stands for them.
+    """
     return [
         Answer(
             line.trial,
@@ -93,7 +96,7 @@ def of_lines(lines: Iterable[results.Line]) -> list[Answer]:
             line.rule_tested,
         )
         for line in lines
-        if line.kind == "trial" and (line.is_of_pair or "@" in line.arm)
+        if line.kind == "trial" and (line.is_of_pair or "@" in line.arm and not first_alone)
     ]
 
 
