@@ -70,6 +70,11 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
             f"the path of the storage folder {path} is not text in this locale: "
             "set LC_ALL=C.UTF-8, or give another one with --storage"
         )
+    if "::" in str(path):  # datasets would write outside of it, and read one split for another
+        raise UserError(
+            f"the path of the storage folder {path} holds `::`, which stands for a chain of file "
+            "systems: give another one with --storage"
+        )
     if path.exists() and not path.is_dir():
         raise UserError(f"the storage folder {path} is a file: give another one with --storage")
     if not path.exists() and not create:

@@ -98,9 +98,16 @@ def test_facts_of_a_step_are_in_its_manifest_and_no_part_of_its_identity(tmp_pat
         pass
 
 
-def test_a_path_that_duckdb_cannot_open_is_refused_at_once(tmp_path):
-    with pytest.raises(UserError, match="is not text in this locale: set LC_ALL=C.UTF-8"):
-        storage.open_storage(f"{tmp_path}/caf\udce9", create=True)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("caf\udce9", "is not text in this locale: set LC_ALL=C.UTF-8"),  # for DuckDB
+        ("a::b/storage", "holds `::`, which stands for a chain of file systems"),  # for datasets
+    ],
+)
+def test_a_path_that_a_library_cannot_open_is_refused_at_once(tmp_path, name, says):
+    with pytest.raises(UserError, match=says):
+        storage.open_storage(f"{tmp_path}/{name}", create=True)
     assert not list(tmp_path.iterdir())
 
 
