@@ -20,7 +20,7 @@ def model_path(name: str | None, storage: Path) -> Path:
     """Return the local folder of a model, never fetching one.
 
     The name is that of the embedded model (or None), a folder, or a hub name in the local cache.
-    Raises UserError, with the command to run, when the model is missing or incomplete.
+    Raises UserError, with the command to run, when the model is missing, incomplete or quantised.
     """
     if name is None or name == EMBEDDED:
         own = embedded_path(storage)
@@ -45,6 +45,13 @@ def model_path(name: str | None, storage: Path) -> Path:
         )
     if missing := missing_files(path):
         raise UserError(f"model {name} in {path} lacks {', '.join(missing)}: {advice}")
+    if quantised := read_json(path / "config.json").get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise UserError(
+            f"model {name} in {path} is quantised already (by {method}), and QLoRA quantises whole "
+            "weights by itself: give a model with those, such as "
+            "meta-llama/Meta-Llama-3-8B-Instruct"
+        )
     return path
 
 

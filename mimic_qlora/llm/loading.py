@@ -1,6 +1,7 @@
 """Load a base model in 4-bit NF4 and put adapters beside it, from this machine alone."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,6 @@ def load_base(
     """
     transformers = quiet_transformers()
     import torch
-    from safetensors import SafetensorError
 
     if embedded.is_embedded(path):
         embedded.check_weights(path)
@@ -57,19 +57,17 @@ def load_base(
             f"the GPU has too little free memory for {model_name(path)}: free some, or use a "
             "larger one"
         ) from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # of many kinds, by what the files hold
         if faults.of_the_machine(error):
             raise
         refuse_own_code(path, error)
         reason = str(error).strip().split("\n")[0][:200]
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its config.json gives another shape than its weights have"
         raise UserError(
             f"the model in {path} cannot be loaded ({reason}): {remedy(path)}"
         ) from None
-    if absent := sorted(loaded["missing_keys"]):  # transformers fills these with random numbers
-        raise UserError(
-            f"the weights in {path} lack {len(absent):,} tensors, {absent[0]} among them: "
-            f"{remedy(path)}"
-        )
+    _check_whole(path, loaded)
     guard_linear4bit(model)
     guard_head(model)
     if four_bit and not gpu:
@@ -80,6 +78,27 @@ def load_base(
         eos_token_id=model.generation_config.eos_token_id
     )
     return model.eval()
+
+
+def _check_whole(path: Path, loaded: dict[str, Any]) -> None:
+    """Raise UserError unless config.json and weights of a model name the same tensors.
+
+    `loaded` is what `from_pretrained` tells; it fills a missing tensor with random numbers, and
+    leaves out layers that the config does not count.
+    """
+    if absent := sorted(loaded["missing_keys"]):
+        raise UserError(
+            f"the weights in {path} lack {len(absent):,} tensors, {absent[0]} among them: "
+            f"{remedy(path)}"
+        )
+    spare = sorted(
+        name for name in loaded["unexpected_keys"] if re.search(r"\.layers\.\d+\..*weight$", name)
+    )
+    if spare:
+        raise UserError(
+            f"the weights in {path} hold {len(spare):,} tensors that its config.json has no place "
+            f"for, {spare[0]} among them: {remedy(path)}"
+        )
 
 
 def _placement(four_bit: bool, dtype: "torch.dtype") -> dict[str, Any]:

@@ -92,6 +92,16 @@ def test_weights_that_transformers_does_not_load_do_not_count(tiny, tmp_path):
         finding.model_path(str(folder), tmp_path)
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8"])
+def test_a_model_that_is_quantised_already_is_refused(tiny, tmp_path, method):
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    quantised = config | {"quantization_config": {"quant_method": method, "bits": 4}}
+    (copy / "config.json").write_text(json.dumps(quantised))
+    with pytest.raises(UserError, match=f"is quantised already \\(by {method}\\)"):
+        finding.model_path(str(copy), tmp_path)
+
+
 def test_models_of_one_shape_have_different_fingerprints(tiny, tmp_path):
     assert finding.fingerprint(tiny) == finding.fingerprint(write_tiny_model(tmp_path / "same"))
     assert finding.fingerprint(tiny) != finding.fingerprint(

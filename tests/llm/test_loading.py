@@ -80,6 +80,25 @@ def test_a_model_without_all_its_tensors_is_refused(tiny, tmp_path):
         loading.load_base(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_hidden_layers": 1}, "hold 9 tensors that its config.json has no place for, model.l"),
+        ({"num_hidden_layers": 3}, "lack 9 tensors, model.layers.2.input_layernorm.weight"),
+        ({"hidden_size": 128}, "its config.json gives another shape than its weights have"),
+        ({"vocab_size": 100}, "its config.json gives another shape than its weights have"),
+        ({"eos_token_id": "x"}, "cannot be loaded .*eos_token_id"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(tiny, tmp_path, change, says):
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=says) as refused:
+        loading.load_base(copy, four_bit=False)
+    assert str(refused.value).endswith(f": fetch {copy} anew, or copy it again")
+
+
 def test_a_damaged_adapter_is_named_in_one_sentence(with_adapter, tiny, tmp_path):
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         with_adapter[0].save_pretrained(tmp_path)
