@@ -1,7 +1,7 @@
 """Measure likelihoods that tell what an adapter learnt and forgot, for base and adapters."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,22 +36,28 @@ class Asked(NamedTuple):
 
 
 def measured(run: Run, load: answer_cache.Load, path: Path) -> list[Row]:
-    """Return what each arm finds how likely, a row a record or prompt, from the cache at `path`."""
-    records = draw(run)
-    prompts = NEUTRAL.read_text(encoding="utf-8").splitlines()
+    """Return what each arm finds how likely, a row a record or prompt.
+
+    Each row is kept in the cache at `path` when it is there; `load` returns the model, and is not
+    called when all are.
+    """
     whose = arms_of(run)
-    key = files.digest(
-        [[a.record.messages, a.options] for a in records] + [prompts, [arm.name for arm in whose]]
-    )
-
-    def make() -> list[Row]:
-        model = load()
-        parts = [partial(of_record, run, model, whose, asked) for asked in records]
-        parts += [partial(of_neutral, run, model, whose, prompt) for prompt in prompts]
-        with tqdm(parts, "likelihoods", unit="prompt", disable=None, leave=False) as bar:
-            return [measure() for measure in bar]
-
-    rows: list[Row] = answer_cache.once(path, f"likelihoods {key}", make)
+    by = [[arm.name, arm.who] for arm in whose]
+    parts: list[tuple[str, Callable[[Model], Row]]] = []
+    for asked in draw(run):
+        key = files.digest(["likelihoods", asked.record.messages, asked.options, by])
+        parts.append((key, partial(of_record, run, whose, asked)))
+    for prompt in NEUTRAL.read_text(encoding="utf-8").splitlines():
+        key = files.digest(["drift", prompt, TOKENS, by])
+        parts.append((key, partial(of_neutral, run, whose, prompt)))
+    done = answer_cache.kept(path)
+    rows: list[Row] = []
+    with tqdm(parts, "likelihoods", unit="prompt", disable=None, leave=False) as bar:
+        for key, measure in bar:
+            entry = done.get(key)
+            if entry is None:
+                entry = answer_cache.add(path, {"key": key, "value": measure(load())})
+            rows.append(entry["value"])
     return rows
 
 
@@ -91,7 +97,7 @@ def options(record: PromptRecord, records: Sequence[PromptRecord], seed: int) ->
     return [record.answer, *order[: OPTIONS - 1]]
 
 
-def of_record(run: Run, model: Model, arms: Sequence[Arm], asked: Asked) -> Row:
+def of_record(run: Run, arms: Sequence[Arm], asked: Asked, model: Model) -> Row:
     """Return the bits a byte of a record's gold, and whether it is the likeliest of its options."""
     record, texts = asked
     n_bytes = [len(text.strip().encode()) for text in texts]
@@ -110,7 +116,7 @@ def of_record(run: Run, model: Model, arms: Sequence[Arm], asked: Asked) -> Row:
     return row
 
 
-def of_neutral(run: Run, model: Model, arms: Sequence[Arm], prompt: str) -> Row:
+def of_neutral(run: Run, arms: Sequence[Arm], prompt: str, model: Model) -> Row:
     """Return the drift of each arm from the base, on the base's answer to a neutral prompt."""
     tokenizer = run.session.tokenizer
     turns: list[Turn] = [{"role": "user", "content": prompt}]

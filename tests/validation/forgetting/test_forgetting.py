@@ -77,6 +77,11 @@ def test_each_arm_is_measured_on_every_task_and_kept(tuned_store, tmp_path, monk
         assert row["drift_base"] == 0 and row["drift_qlora"] > 0.001
         assert row["drift_qlora"] != row["drift_qlora@seed.1"]
     assert measure.measured(run, pytest.fail, path) == rows  # nothing is loaded again
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))  # it was stopped before the last
+    loaded: list[str] = []
+    assert measure.measured(run, lambda: loaded.append("once") or load(), path) == rows
+    assert loaded == ["once"]
     found = told.compare(rows)
     assert set(found) == {*told.MEASURED} and found["drift"].base == 0
     assert found["options"].trials == 2
