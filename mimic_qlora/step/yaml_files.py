@@ -1,8 +1,10 @@
-"""YAML that people write, read so that nothing in it is lost: a key stands once in a record.
+"""YAML that people write, read so that nothing in it is lost or taken for something else.
 
-PyYAML keeps the last of two equal keys and says nothing, which hides an entry.
+PyYAML keeps the last of two equal keys and says nothing, which hides an entry. It reads numbers by
+YAML 1.1, where 010 is 8 and 1:30 is 90.
 """
 
+import re
 from typing import Any
 
 import yaml
@@ -10,6 +12,11 @@ import yaml
 from mimic_qlora.step.errors import UserError
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where it was built
+_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
+
+
+class _Misread(yaml.MarkedYAMLError):
+    """A number that YAML takes for another one than a person does."""
 
 
 class _Twice(yaml.MarkedYAMLError):
@@ -31,15 +38,37 @@ class _Strict(_Loader):
         record: dict[Any, Any] = super().construct_mapping(node, deep)
         return record
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number. Raises _Misread where it is not written in decimal digits."""
+        if what := misread(node):
+            raise _Misread(problem=what, problem_mark=node.start_mark)
+        number: int = super().construct_yaml_int(node)
+        return number
+
+
+_Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_yaml_int)
+
+
+def misread(node: yaml.Node) -> str | None:
+    """Return what is wrong with a whole number that is not written in decimal digits, or None."""
+    if not node.tag.endswith(":int") or _DECIMAL.fullmatch(node.value):
+        return None
+    read_as = yaml.safe_load(node.value)
+    return f"is {read_as} to YAML, not {node.value}: write it in digits, with no 0 before them"
+
 
 def loads(text: str, file: str) -> Any:
     """Return what the YAML text of a file says.
 
-    Raises UserError, with `file`, line and key, where a key stands twice in one record, and
-    yaml.YAMLError where it is no YAML.
+    Raises UserError, with `file` and line, where a key stands twice in one record or a number is
+    misread, and yaml.YAMLError where it is no YAML.
     """
     try:
         return yaml.load(text, _Strict)
+    except _Misread as error:
+        assert error.problem_mark is not None, "it was raised with one"
+        line = error.problem_mark.line + 1
+        raise UserError(f"{file}, line {line}: a number {error.problem}") from None
     except _Twice as error:
         assert error.problem_mark is not None, "it was raised with one"
         raise UserError(

@@ -144,7 +144,7 @@ class Validation(_Section):
     With a plan and without `n` the validation patients are not looked at.
     """
 
-    n: v.PositiveInt | None = None
+    n: v.Trials | None = None
     plan: v.Text | None = None
     arms: Annotated[list[str], v.list_of(v.one_of((*ARMS, "all")))] | None = None
     judge: v.Text | None = None
@@ -267,7 +267,10 @@ def _not_yaml(path: Path, error: yaml.YAMLError) -> UserError:
 
 
 def _lines(path: Path, node: yaml.Node | None, place: Path_ = ()) -> "list[tuple[Path_, int]]":
-    """Return the line of each value, with its place. Raises UserError for a key that is doubled."""
+    """Return the line of each value, with its place.
+
+    Raises UserError for a key that is doubled, and for a number that YAML misreads.
+    """
     if node is None:
         return []
     found: list[tuple[Path_, int]] = [(place, node.start_mark.line + 1)] if place else []
@@ -285,6 +288,8 @@ def _lines(path: Path, node: yaml.Node | None, place: Path_ = ()) -> "list[tuple
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
             found += _lines(path, value, (*place, number))
+    elif what := yaml_files.misread(node):
+        raise mistake(path, dict(found), place, what)
     return found
 
 

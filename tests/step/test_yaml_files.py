@@ -1,4 +1,4 @@
-"""YAML with a key that stands twice: one sentence with the file, the line and the key."""
+"""YAML with a key twice or a number misread: one sentence with the file and the line."""
 
 import re
 
@@ -35,6 +35,18 @@ def test_a_key_that_stands_twice_is_told_with_file_line_and_key(text, key, line)
         yaml_files.loads(text, "some.yaml")
     assert f"some.yaml: the key '{key}' stands twice" in str(told.value)
     assert f"line {line})" in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("number", "read_as"), [("010", 8), ("0x1F", 31), ("1:30", 90)])
+def test_a_number_that_yaml_misreads_is_told_with_file_and_line(number, read_as):
+    with pytest.raises(UserError) as told:
+        yaml_files.loads(f"a: 1\nb: [2, {number}]\n", "some.yaml")
+    assert f"some.yaml, line 2: a number is {read_as} to YAML, not {number}" in str(told.value)
+
+
+def test_other_numbers_are_read_as_ever():
+    text = "[0, -7, +3, 1_000, 0.5, 08, '010', 2150-01-01]"
+    assert yaml_files.loads(text, "a.yaml")[:-1] == [0, -7, 3, 1000, 0.5, "08", "010"]
 
 
 @pytest.mark.parametrize(
