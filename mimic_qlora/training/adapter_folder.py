@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.clinical import content
+from mimic_qlora.display.text import counted
 from mimic_qlora.llm import tokenizer_files
 from mimic_qlora.step import durable, manifests
 from mimic_qlora.step.errors import UserError
@@ -142,9 +143,9 @@ def card(
         f"| difference | | {in_words(bits.difference)} |",
         "",
         f"{results.train_prompts:,} prompts for training, {results.validation_prompts:,} of "
-        f"{results.validation_patients:,} patients for validation, no patient in both. The "
-        "intervals take patients as the unit; the adapter kept is the one best on these patients, "
-        "which flatters it a little.",
+        f"{counted(results.validation_patients, 'patient')} for validation, no patient in both. "
+        "The intervals take patients as the unit; the adapter kept is the one best on these "
+        "patients, which flatters it a little.",
         "",
         *on_new_lines(results.new_lines),
         "",
@@ -185,7 +186,7 @@ def report(results: Results) -> None:
     print(
         f"Bits per byte of the answers: base {in_words(bits.base)}, adapter "
         f"{in_words(bits.adapter)}, difference {in_words(bits.difference)}; 95% intervals over "
-        f"{results.validation_patients} patients"
+        f"{counted(results.validation_patients, 'patient')}"
     )
     print(*on_new_lines(results.new_lines), sep="\n")
     if adapter >= base:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.chart.context_settings import ContextSettings
+from mimic_qlora.display.text import counted
 from mimic_qlora.llm import chat, embedded, finding
 from mimic_qlora.llm.offline import quiet_datasets
 from mimic_qlora.prompts import record_files
@@ -266,6 +267,7 @@ def describe(encoded: packing.Split, tokenizer: "PreTrainedTokenizerBase") -> No
         patients = len({sample.patient for sample in rows})
         tokens, supervised = sum(len(s.ids) for s in rows), sum(s.n_supervised for s in rows)
         print(
-            f"{split}: {len(rows):,} prompts of {patients:,} patients, {tokens:,} tokens, "
+            f"{split}: {counted(len(rows), 'prompt')} of {counted(patients, 'patient')}, "
+            f"{tokens:,} tokens, "
             f"{supervised:,} supervised"
         )

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import send_to_device
 from tqdm import tqdm
 
+from mimic_qlora.display.text import counted
 from mimic_qlora.llm.offline import quiet_transformers
 from mimic_qlora.step import durable, terminal
 from mimic_qlora.training import hardware, validation_loss
@@ -188,7 +189,7 @@ class PackedTrainer(Trainer):
         """Yield the packs of a validation, counted in a bar where standard error is a terminal."""
         who = "adapter" if self.state.global_step else "base model"
         patients = len({sample.patient for pack in packs for sample in pack})
-        what = f"validating the {who} on {patients} patients"
+        what = f"validating the {who} on {counted(patients, 'patient')}"
         off = not (hardware.is_main() and terminal.is_terminal(sys.stderr))
         bar = tqdm(
             total=len(packs), desc=what, unit="sequence", leave=False, disable=off, delay=0.1
