@@ -50,9 +50,11 @@ def resolved_path(text: str) -> Path:
 def private_folder(path: Path) -> Path:
     """Return a folder for patient data that its owner alone can read, made if it is missing.
 
-    The user's own link to a folder of theirs, on another disk, stays, and that folder's mode too.
-    Raises UserError if another user of a shared host has put a link or a folder in its place.
+    A folder that was there, or to which the user's own link leads, keeps its mode, unless all users
+    could write to it. Raises UserError if another user of a shared host has put a link or a folder
+    in its place.
     """
+    made = not os.path.lexists(path)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
     status = path.lstat()
@@ -63,7 +65,7 @@ def private_folder(path: Path) -> Path:
             f"{path} is another user's link or folder, or no folder: "
             "find out who put it there and remove it"
         )
-    if not is_link:
+    if made or there.st_mode & stat.S_IWOTH:
         path.chmod(0o700)
     return path
 

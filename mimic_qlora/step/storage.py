@@ -5,6 +5,7 @@ beside it keeps a second run of the step out.
 """
 
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
@@ -183,19 +184,37 @@ def recover(place: Path) -> None:
     old = _previous(place)
     if old.exists():
         if place.exists():
-            _remove(old)
+            _retire(old, place)
         else:
             old.rename(place)
 
 
 def replace_folder(temp: Path, place: Path) -> None:
-    """Put `temp` in the place of `place`. A kill leaves one whole folder (see `recover`)."""
+    """Put `temp` in the place of `place`. A kill leaves one whole folder (see `recover`).
+
+    A folder that no step wrote, by its name or by a link in its place, is kept beside it.
+    """
     old = _previous(place)
     recover(place)
     if place.exists():
         place.rename(old)
     temp.rename(place)
-    _remove(old)
+    _retire(old, place)
+
+
+def _retire(old: Path, place: Path) -> None:
+    """Remove the previous output of a step. What has no manifest may be somebody's work: it stays.
+
+    A user's own folder may have a step's name, or a link in the place of one may lead to it.
+    """
+    is_folder = old.is_dir() and not old.is_symlink()
+    if not is_folder or (old / NAME).is_file() or not any(old.iterdir()):
+        _remove(old)
+        return
+    names = (place.with_name(f"{place.name}.kept{n}") for n in itertools.count(1))
+    kept = next(path for path in names if not path.exists())
+    old.rename(kept)
+    print(f"note: {place} held files of which no step has a record: they are now in {kept}")
 
 
 def _remove(path: Path) -> None:

@@ -290,11 +290,11 @@ def _keep_rejects(rejected: Mapping[str, int], folder: Path, store: Path, most: 
     """
     total = sum(rejected.values())
     for old in (folder / "rejects", store / "rejects"):
-        shutil.rmtree(old, ignore_errors=True)
+        partition.remove_rejects(old)
     if not total:
         return
     place = folder / "rejects" if total <= most else store / "rejects"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     for path in (folder / "parts").glob("*.rejects.csv"):
         shutil.copyfile(path, place / path.name.replace(".rejects", ""))
     if total > most:

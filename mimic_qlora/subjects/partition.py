@@ -89,6 +89,17 @@ class Rejects:
         self.folded += folded
 
 
+def remove_rejects(folder: Path) -> None:
+    """Remove the files of an earlier run; others stay, as the folder may be the user's own."""
+    for path in folder.glob("*.csv"):
+        with open(path, "rb") as file:
+            is_ours = file.readline().strip() == ",".join(COLUMNS).encode()
+        if is_ours:
+            path.unlink()
+    with contextlib.suppress(OSError):  # it is not there, or not empty
+        folder.rmdir()
+
+
 def reasons(path: Path) -> Counter[str]:
     """Count the reasons in a file that `Rejects` wrote."""
     csv.field_size_limit(2**31 - 1)  # a rejected row may hold a long note

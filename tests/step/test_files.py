@@ -91,6 +91,9 @@ def test_only_the_users_own_link_may_stand_in_the_place_of_a_private_folder(tmp_
     there.mkdir(mode=0o750)
     assert files.private_file(files.private_folder(link), "a-", ".txt").parent == link
     assert link.is_symlink() and stat.S_IMODE(there.stat().st_mode) == 0o750
+    assert stat.S_IMODE(files.private_folder(there).stat().st_mode) == 0o750
+    there.chmod(0o777)
+    assert stat.S_IMODE(files.private_folder(there).stat().st_mode) == 0o700
     monkeypatch.setattr(os, "getuid", lambda: there.stat().st_uid + 1)
     for path in (link, there):
         with pytest.raises(UserError, match="another user's link or folder"):

@@ -185,6 +185,25 @@ def test_a_step_whose_folder_is_a_link_is_written_where_it_points_to(tmp_path):
     assert {name for name in left if not name.endswith(".lock")} == {"features"}
 
 
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_folder_that_no_step_wrote_is_kept_when_its_place_is_taken(tmp_path, capsys, linked):
+    """Somebody's own folder of that name, or one to which a link was made by mistake."""
+    there = tmp_path / ("thesis" if linked else "features")
+    for name in ("kept1", "kept2"):
+        there.mkdir()
+        (there / "chapter.tex").write_text(name)
+        if linked and name == "kept1":
+            (tmp_path / "features").symlink_to(there)
+        made(tmp_path)
+        kept = there.with_name(f"{there.name}.{name}")
+        assert (kept / "chapter.tex").read_text() == name and (there / "manifest.json").is_file()
+        assert f"{there} held files of which no step has a record" in capsys.readouterr().out
+        shutil.rmtree(there)
+    there.mkdir()
+    made(tmp_path)
+    assert capsys.readouterr().out == "" and not there.with_name(f"{there.name}.kept3").exists()
+
+
 def test_a_link_whose_folder_is_gone_gets_a_new_one(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "features").symlink_to(tmp_path / "disk" / "features")

@@ -13,7 +13,7 @@ import convert_to_jsonl
 from helpers.mimic_tables import rewrite, write_table
 from helpers.scripts import folder_bytes, run_script
 from mimic_qlora.mimic import tables
-from mimic_qlora.subjects import buckets, patients, reader
+from mimic_qlora.subjects import buckets, partition, patients, reader
 
 
 def lines(storage):
@@ -369,6 +369,15 @@ def test_rejected_rows_are_kept_with_their_reasons_and_up_to_the_limit_the_rest_
     ]
     assert rows["in"] == 38 and rows["rejected"] == 2 and rows["jsonl"] == 36
     assert not (tmp_path / "storage/rejects").exists()  # of the run that was refused
+
+
+def test_files_of_the_user_in_a_folder_of_rejects_stay(tmp_path):
+    own = {"mine.csv": "file,row,why\n1,2,3\n", "notes.txt": "file,row,reason,content\n"}
+    for name, text in {**own, "labevents.csv": "file,row,reason,content\r\na,1,b,c\r\n"}.items():
+        (tmp_path / name).write_text(text, newline="")
+    partition.remove_rejects(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == own
+    partition.remove_rejects(tmp_path / "nothing")
 
 
 def test_a_table_without_subject_id_follows_its_stays(run, tiny_mimic, tmp_path):
