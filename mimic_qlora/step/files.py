@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -79,6 +80,13 @@ def private_file(folder: Path, prefix: str, suffix: str) -> Path:
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=private_folder(folder))
     os.close(handle)
     return Path(name)
+
+
+def put_aside(path: Path, place: Path) -> Path:
+    """Rename what may be somebody's work to `place` with a number behind, and return that name."""
+    names = (place.with_name(f"{place.name}.kept{n}") for n in itertools.count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    return path.rename(kept)
 
 
 def is_folder_name(name: str) -> bool:

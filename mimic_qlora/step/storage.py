@@ -5,7 +5,6 @@ beside it keeps a second run of the step out.
 """
 
 import contextlib
-import itertools
 import os
 import shlex
 import shutil
@@ -18,7 +17,7 @@ from typing import Any, cast
 
 from mimic_qlora.step import faults, locks
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
-from mimic_qlora.step.files import read_json, resolved_path, write_json
+from mimic_qlora.step.files import put_aside, read_json, resolved_path, write_json
 from mimic_qlora.step.manifests import (
     NAME,
     RUN_ID,
@@ -211,9 +210,7 @@ def _retire(old: Path, place: Path) -> None:
     if not is_folder or (old / NAME).is_file() or not any(old.iterdir()):
         _remove(old)
         return
-    names = (place.with_name(f"{place.name}.kept{n}") for n in itertools.count(1))
-    kept = next(path for path in names if not path.exists())
-    old.rename(kept)
+    kept = put_aside(old, place)
     print(f"note: {place} held files of which no step has a record: they are now in {kept}")
 
 

@@ -35,14 +35,21 @@ def write(store: Path, folder: Path) -> list[Path]:
     comparison = _comparison(store)
     files.private_folder(folder)
     shutil.copyfile(store / "summary" / "table1.csv", folder / "table1.csv")
-    (folder / "table1.tex").write_text("\n".join(latex(rows)) + "\n", encoding="utf-8")
+    _write(folder / "table1.tex", "\n".join(latex(rows)) + "\n")
     drawn = draw(forest.of(comparison))
     for name in ("forest.svg", "forest.pdf"):
         date = {"Date": None} if name.endswith("svg") else {"CreationDate": None}
         drawn.savefig(folder / name, metadata=date)
-    (folder / "methods.txt").write_text(methods.text(store) + "\n", encoding="utf-8")
+    _write(folder / "methods.txt", methods.text(store) + "\n")
     names = ("table1.csv", "table1.tex", "forest.svg", "forest.pdf", "methods.txt")
     return [folder / name for name in names]
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text that people go on writing: another one in its place is kept beside it."""
+    if path.is_file() and path.read_bytes() != text.encode():
+        print(f"{path} was another text, which is kept as {files.put_aside(path, path).name}")
+    path.write_text(text, encoding="utf-8")
 
 
 def _table1(store: Path) -> list[list[str]]:

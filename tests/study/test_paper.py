@@ -80,6 +80,18 @@ def test_the_files_of_a_paper_are_written_and_drawn_the_same_twice(store, tmp_pa
     assert (tmp_path / "again" / "forest.svg").read_bytes() == drawn
 
 
+def test_a_text_that_somebody_has_changed_is_kept(store, tmp_path):
+    folder = tmp_path / "paper"
+    folder.mkdir(mode=0o750)
+    for n in (1, 2):
+        paper.write(store, folder)
+        (folder / "methods.txt").write_text(f"my version {n}")
+    said = status(store, "--paper", folder).stdout
+    assert "methods.txt was another text, which is kept as methods.txt.kept2" in said
+    kept = sorted(path.read_text() for path in folder.glob("*.kept*"))
+    assert kept == ["my version 1", "my version 2"] and folder.stat().st_mode & 0o777 == 0o750
+
+
 def test_the_plot_has_the_metrics_with_an_interval_and_right_is_better(store):
     axes = paper.draw(paper.forest.of(paper._comparison(store))).axes[0]
     names = [tick.get_text() for tick in axes.get_yticklabels()]
