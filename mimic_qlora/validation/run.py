@@ -89,7 +89,7 @@ class Answered:
     knowledge: list[ApartResult] = field(default_factory=list)
     records: list[ApartResult] = field(default_factory=list)
     crisis: list[ApartResult] = field(default_factory=list)
-    likelihoods: Sequence[Row] = ()
+    likelihoods: list[Row] = field(default_factory=list)
     twins: list[TwinResult] = field(default_factory=list)
     probed: Mapping[str, float] = field(default_factory=dict)
     stopped: bool = False
@@ -142,7 +142,8 @@ def answer_all(
         )
         answered.sort()
         if forgetting:
-            answered.likelihoods = likelihoods.measured(run, machine.load, machine.path)
+            for row in likelihoods.measured(run, machine.load, machine.path):
+                answered.likelihoods.append(row)
         if run.judge:
             judge(run.judge, run, machine, answered)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """Measure likelihoods that tell what an adapter learnt and forgot, for base and adapters."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +35,8 @@ class Asked(NamedTuple):
     options: list[str]
 
 
-def measured(run: Run, load: answer_cache.Load, path: Path) -> list[Row]:
-    """Return what each arm finds how likely, a row a record or prompt.
+def measured(run: Run, load: answer_cache.Load, path: Path) -> Iterator[Row]:
+    """Yield what each arm finds how likely, a row a record or prompt.
 
     Each row is kept in the cache at `path` when it is there; `load` returns the model, and is not
     called when all are.
@@ -51,14 +51,12 @@ def measured(run: Run, load: answer_cache.Load, path: Path) -> list[Row]:
         key = files.digest(["drift", prompt, TOKENS, by])
         parts.append((key, partial(of_neutral, run, whose, prompt)))
     done = answer_cache.kept(path)
-    rows: list[Row] = []
     with tqdm(parts, "likelihoods", unit="prompt", disable=None, leave=False) as bar:
         for key, measure in bar:
             entry = done.get(key)
             if entry is None:
                 entry = answer_cache.add(path, {"key": key, "value": measure(load())})
-            rows.append(entry["value"])
-    return rows
+            yield entry["value"]
 
 
 def arms_of(run: Run) -> list[Arm]:

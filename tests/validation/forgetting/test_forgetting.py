@@ -62,7 +62,7 @@ def test_each_arm_is_measured_on_every_task_and_kept(tuned_store, tmp_path, monk
 
     path = tmp_path / "cache.jsonl"
     answer_cache.begin(path, {}, anew=True)
-    rows = measure.measured(run, load, path)
+    rows = list(measure.measured(run, load, path))
     assert [row["task"] for row in rows] == ["guidance", *["chart_qa"] * 3, "diagnoses"] + [
         "neutral"
     ] * 2
@@ -76,11 +76,11 @@ def test_each_arm_is_measured_on_every_task_and_kept(tuned_store, tmp_path, monk
     for row in rows[-2:]:
         assert row["drift_base"] == 0 and row["drift_qlora"] > 0.001
         assert row["drift_qlora"] != row["drift_qlora@seed.1"]
-    assert measure.measured(run, pytest.fail, path) == rows  # nothing is loaded again
+    assert list(measure.measured(run, pytest.fail, path)) == rows  # nothing is loaded again
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))  # it was stopped before the last
     loaded: list[str] = []
-    assert measure.measured(run, lambda: loaded.append("once") or load(), path) == rows
+    assert list(measure.measured(run, lambda: loaded.append("once") or load(), path)) == rows
     assert loaded == ["once"]
     found = told.compare(rows)
     assert set(found) == {*told.MEASURED} and found["drift"].base == 0
@@ -126,5 +126,13 @@ def test_the_report_tells_what_training_cost_where_it_was_asked_for(run_validate
     assert len(read_csv(results(out) / "forgetting.csv")) == 9
     page = (results(out) / "report.html").read_text(encoding="utf-8")
     assert "What training cost" in page and "crisis: help named" in page
+
+    def interrupted(*_):
+        yield rows[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "measured", interrupted)
+    code, out, _ = run_validate("3", "--forgetting")
+    assert code == 130 and len(read_csv(results(out) / "forgetting.csv")) == 1
     code, out, _ = run_validate("3")
     assert "crisis" not in out and not (results(out) / "forgetting.csv").exists()
