@@ -127,12 +127,12 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
                    epoch(max(dischtime) - min(admittime)) / 86400 AS days_covered
             FROM {database.STAYS} GROUP BY 1),
         aged AS (
-            SELECT p.*, p.anchor_age + CASE
-                WHEN a.admittime IS NULL THEN 0 ELSE year(a.admittime) - p.anchor_year END AS years
+            SELECT p.*, p.anchor_age::HUGEINT + CASE WHEN a.admittime IS NULL THEN 0
+                ELSE year(a.admittime) - p.anchor_year::HUGEINT END AS years
             FROM patients p LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1)
         SELECT p.subject_id, s.split, trim(p.gender) AS gender, c.subject_id IS NOT NULL AS coded,
                CASE WHEN p.anchor_age BETWEEN 0 AND {_MOST_YEARS}
-                    AND p.years BETWEEN 0 AND {_MOST_YEARS} THEN p.years END AS age,
+                    AND p.years BETWEEN 0 AND {_MOST_YEARS} THEN p.years::BIGINT END AS age,
                trim(a.race) AS race, trim(a.insurance) AS insurance,
                trim(a.admission_type) AS admission_type, a.subject_id IS NOT NULL AS admitted,
                coalesce(t.stays, 0) AS stays, coalesce(t.died, 0) AS died, t.days_covered,

@@ -186,8 +186,9 @@ def test_cells_that_cannot_be_are_null_and_counted_and_stop_no_step(copied, tmp_
     assert not [cell for cell in odd if len(cell) > 7 and cell in told]
 
 
-AGES = ["twelve", "-5", "300", "", "nan", "1e2", "99999999999999999999", "-1", "121", "None"]
-YEARS = ["9999", "0", "", "2150.5"]
+LEAST, MOST = str(-(1 << 63)), str((1 << 63) - 1)  # with which arithmetic leaves 64 bits
+AGES = ["twelve", LEAST, "300", "", MOST, "1e2", "99999999999999999999", "-1", "121", "None"]
+YEARS = [LEAST, "0", "", MOST]
 
 
 def impossible_ages(header, rows):
