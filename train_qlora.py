@@ -5,7 +5,7 @@
 Leaves `adapters/<run>/` in the storage folder: the adapter in PEFT format with tokenizer and chat
 template, a card, the log and its curves. The base model is loaded in 4 bits (NF4, double
 quantisation) and stays as it is; only low-rank matrices beside its linear layers learn, from the
-assistant's tokens alone. The adapter kept is the one with the lowest loss on the validation
+assistant's tokens alone. The adapter kept is the one with the lowest loss on half of the validation
 patients. An interrupted run goes on from its last checkpoint with the same command.
 """
 
@@ -52,6 +52,7 @@ HELP = {
     "seeds": "train one adapter for each seed, such as 0,1,2, into RUN-seed0, RUN-seed1, ...",
     "limit": "use only the first N prompts of each split, for a trial",
     "save-minutes": "minutes between checkpoints at most (default: %(default)s)",
+    "canaries": "plant N made-up patients, for the audit alone; trains into RUN-canaries",
     "preview": "print a real sample (patient text!) with its supervised part marked",
 }
 
@@ -88,6 +89,7 @@ def arguments() -> argparse.Namespace:
     add("seed", type=command_line.seed, default=defaults.seed)
     add("seeds", type=command_line.seeds)
     add("limit", type=positive_int)
+    add("canaries", type=command_line.whole_number(20), default=0, metavar="N")
     add("save-minutes", type=command_line.number(0, command_line.MOST), default=10)
     add("preview", action="store_true")
     command_line.add_device(parser)
@@ -127,7 +129,7 @@ def read_job(args: argparse.Namespace) -> settings.Job:
         settings=recipes.complete(given, recipe, name),
         storage=args.storage,
         model=args.model or recipe.model,
-        run=args.run,
+        run=f"{args.run}-canaries" if args.canaries else args.run,
         recipe=name,
         save_minutes=args.save_minutes,
         force=args.force,

@@ -44,6 +44,8 @@ COMMANDS = {
     "lm_eval": "python make_symptom_prompts_ctx_dxpx.py",
     "lm_eval_test": "cd run_files && ./run.sh --final",
     "exports": "python run_files/export_adapter.py",
+    "canaries": "python train_qlora.py --canaries 200",
+    "privacy": "python run_files/audit_adapter.py",
     "models": "python train_qlora.py --save-base",
 }
 

@@ -16,6 +16,7 @@ from mimic_qlora.validation import delivery
 
 _RESULTS, _DEAD = "copies of results of step 7", "folders of runs that ended before their time"
 _MODELS = "copies of the embedded model (made again when needed)"
+_BY_RUN = ("adapters", "exports", "privacy")  # a folder for each run
 _LEAST_AGE = 600  # seconds; a run that goes on may be about to write it
 
 
@@ -49,7 +50,7 @@ def _results() -> list[Leftover]:
 def _dead(store: Path) -> list[Leftover]:
     """Return the partial folders that no run writes any more."""
     found = []
-    for parent in (store, store / "adapters", store / "exports"):
+    for parent in (store, *(store / name for name in _BY_RUN)):
         for path in sorted(parent.glob(".*")):
             name, _, end = path.name[1:].rpartition(".")
             if end in ("partial", "training") and not running_now.holder(parent / name):
@@ -79,7 +80,9 @@ def remove(one: Leftover) -> None:
     """Remove a leftover. Raises UserError if a run has begun to write it, or if it cannot be."""
     parent, name = one.path.parent, one.path.name[1:].rpartition(".")[0]
     if one.kind == _DEAD and parent.name != "validation":
-        step = f"{parent.name}/{name}" if parent.name in ("adapters", "exports") else name
+        step = (
+            f"{parent.name}/{name}" if parent.name in ("adapters", "exports", "privacy") else name
+        )
         with storage.locked(parent / name, step):
             _remove(one.path)
     else:

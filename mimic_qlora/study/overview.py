@@ -179,6 +179,7 @@ def _trained(one: TrainedRun) -> Row:
         "recipe": one.recipe,
         "looks": one.looks,
         "opened": one.openings,
+        "memorisation": one.memorisation.removesuffix(" for memorisation"),
         "model": one.model.rpartition("/")[2],
     }
 

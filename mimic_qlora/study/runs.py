@@ -1,12 +1,13 @@
 """The adapters of a storage folder, and what was asked of them: results, looks, openings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mimic_qlora.step import manifests
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation import ledger, results
 
 
@@ -24,6 +25,7 @@ class TrainedRun:
     bits_per_byte: float | None
     looks: int = 0  # at validation patients, with this adapter
     openings: int = 0  # of the test patients
+    memorisation: str = audited.NOT_AUDITED  # the verdict of its audit
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ def of_storage(store: Path) -> list[TrainedRun]:
     for place in sorted((store / "adapters").glob("[!.]*")):
         manifest = manifests.read(place)
         if manifest is not None:
-            found.append(_run(place.name, manifest, entries))
+            audit = audited.read(store, place.name)
+            verdict = audit.verdict if audit else audited.NOT_AUDITED
+            found.append(replace(_run(place.name, manifest, entries), memorisation=verdict))
     return found
 
 

@@ -17,6 +17,7 @@ from mimic_qlora.training import log_files, validation_loss
 from mimic_qlora.training.data import BaseModel
 from mimic_qlora.training.log_files import Setup
 from mimic_qlora.training.loop import SavedState
+from mimic_qlora.training.memorisation import audited, selection
 from mimic_qlora.training.packing import Split
 from mimic_qlora.training.validation_loss import BitsPerByte, Interval, NewLines
 
@@ -33,6 +34,7 @@ class Results:
     train_prompts: int
     validation_prompts: int
     validation_patients: int
+    selection_patients: int  # of these, by whose loss the checkpoint is chosen
     validation_loss_base: float
     validation_loss_adapter: float
     bits_per_byte: BitsPerByte
@@ -52,6 +54,7 @@ def results(state: SavedState, samples: Split, work: Path) -> Results:
         train_prompts=len(samples["train"]),
         validation_prompts=len(samples["validation"]),
         validation_patients=len(base),
+        selection_patients=len(selection.choosing(base)),
         validation_loss_base=losses[0],
         validation_loss_adapter=losses[best],
         bits_per_byte=validation_loss.bits_per_byte(base, adapter),
@@ -144,14 +147,16 @@ def card(
         "",
         f"{results.train_prompts:,} prompts for training, {results.validation_prompts:,} of "
         f"{counted(results.validation_patients, 'patient')} for validation, no patient in both. "
-        "The intervals take patients as the unit; the adapter kept is the one best on these "
-        "patients, which flatters it a little.",
+        "The intervals take patients as the unit; the adapter kept is the one best on "
+        f"{results.selection_patients:,} of these, which flatters it a little.",
         "",
         *on_new_lines(results.new_lines),
         "",
         "Intended use: research on language models with MIMIC-IV. Not for patients, not a medical "
         "device; its training answers were written from public guidance, of which "
         f"{content.reviewed()}.",
+        "",
+        *audited.in_card(),
         "",
         TERMS,
     ]

@@ -131,7 +131,9 @@ class Pace(TrainerCallback):
 
 def stopped_early(history: list[LogRow], patience: int) -> bool:
     """Return whether the last `patience` validations (0: never) all failed to beat the best."""
-    losses = [row["eval_loss"] for row in history if "eval_loss" in row]
+    losses = [
+        row.get("eval_selection_loss", row["eval_loss"]) for row in history if "eval_loss" in row
+    ]
     best = losses.index(min(losses)) if losses else 0
     return 0 < patience <= len(losses) - 1 - best
 

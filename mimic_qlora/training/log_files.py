@@ -16,6 +16,7 @@ class LogRow(TypedDict, total=False):
     epoch: float
     loss: float  # nats per supervised token, mean since the row before
     eval_loss: float  # nats per supervised token of the validation patients
+    eval_selection_loss: float  # of the half of them that chooses the checkpoint
     learning_rate: float
     grad_norm: float  # before clipping
     tokens_per_second: float  # of all samples in full

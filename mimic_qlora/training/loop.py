@@ -187,7 +187,7 @@ def arguments(
         fp16=dtype is torch.float16,
         use_cpu=not hardware.gpu(),
         eval_on_start=fresh,
-        metric_for_best_model="eval_loss",
+        metric_for_best_model="eval_selection_loss",
         greater_is_better=False,
         save_strategy="steps",
         save_steps=10**9,  # `Pace` decides

@@ -14,6 +14,7 @@ from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
 from mimic_qlora.training import adapter_folder, data, hardware, loop, packing
 from mimic_qlora.training.encoding import new_lines
+from mimic_qlora.training.memorisation import canaries
 from mimic_qlora.training.settings import Job
 
 if TYPE_CHECKING:
@@ -95,7 +96,13 @@ def open_run(job: Job) -> Run:
     base = data.check_model(store, model, tokenizer)
     settings = job.settings.identity() | {"base_model": asdict(base)}
     step = f"adapters/{job.run}"
-    identity = manifests.new_manifest(step, settings, {"prompts": prompts["id"]})
+    inputs = {"prompts": prompts["id"]}
+    if n := job.settings.canaries:
+        if hardware.is_main():
+            canaries.make(store, n, prompts["id"])
+        hardware.wait_for_all()
+        inputs["canaries"] = storage.verified_manifest(store, canaries.STEP)["id"]
+    identity = manifests.new_manifest(step, settings, inputs)
     manifest = {**identity, "base_model": asdict(base), "recipe": job.recipe}
     source = subjects["source"]
     place = storage.linked_place(store / step)
@@ -144,6 +151,13 @@ def read_samples(run: Run) -> packing.Split:
     samples = data.read_samples(
         data.Wanted(run.store, run.model, run.tokenizer, settings.max_length, settings.limit)
     )
+    if settings.canaries:
+        planted = canaries.read(run.store)
+        if hardware.is_main():
+            print(canaries.in_words(planted))
+        train = [*samples["train"], *canaries.samples(run.tokenizer, planted)]
+        samples = {**samples, "train": train}
+        data.check_lengths(samples, settings.max_length)
     return new_lines.mark(samples, run.tokenizer)
 
 

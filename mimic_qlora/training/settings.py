@@ -32,10 +32,14 @@ class TrainSettings:
     patience: int = 2  # validations without a lower loss before the run ends; 0: never
     seed: int = 42
     limit: int | None = None  # prompts of each split, from the first
+    canaries: int = 0  # made-up patients of an audit run, of whom half are put into training
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings as a manifest holds them, in this order."""
-        return asdict(self)
+        """Return the settings as a manifest holds them, in this order.
+
+        No canaries are left out, so that adapters of earlier versions stay what they are.
+        """
+        return {k: v for k, v in asdict(self).items() if k != "canaries" or v}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from mimic_qlora.llm.offline import quiet_transformers
 from mimic_qlora.step import durable, terminal
 from mimic_qlora.training import hardware, validation_loss
 from mimic_qlora.training.low_memory import CrossEntropy
+from mimic_qlora.training.memorisation import selection
 from mimic_qlora.training.packing import Batch, Pack, Sample, collate
 
 if TYPE_CHECKING:
@@ -141,14 +142,20 @@ class PackedTrainer(Trainer):
     ) -> dict[str, float]:
         """Return the mean loss over all supervised tokens of the validation patients.
 
-        The sums by patient go into a file (`validation_loss.write`).
+        Beside it stands that of the half of them by which a checkpoint is chosen. The sums by
+        patient go into a file (`validation_loss.write`).
         """
         started = time.time()
         losses = self._validation_losses()
         if self.is_world_process_zero():
             validation_loss.write(Path(self.args.output_dir), self.state.global_step, losses)
-        nats = sum(loss.nats for loss in losses.values())
-        metrics = {f"{metric_key_prefix}_loss": nats / sum(loss.tokens for loss in losses.values())}
+        chose = selection.choosing(losses)
+        metrics = {
+            f"{metric_key_prefix}_loss": validation_loss.mean(losses.values()),
+            f"{metric_key_prefix}_selection_loss": validation_loss.mean(
+                loss for patient, loss in losses.items() if patient in chose
+            ),
+        }
         self.clock += time.time() - started  # training speed is told without it
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

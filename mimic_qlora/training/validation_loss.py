@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +86,12 @@ def merged(parts: Sequence[Losses]) -> Losses:
     for patient, loss in (item for part in parts for item in part.items()):
         losses[patient] = losses.get(patient, NONE).plus(loss)
     return losses
+
+
+def mean(losses: Iterable[PatientLoss]) -> float:
+    """Return the mean loss in nats over all supervised tokens of patients."""
+    found = list(losses)
+    return sum(loss.nats for loss in found) / sum(loss.tokens for loss in found)
 
 
 def place(folder: Path, step: int) -> Path:

@@ -188,7 +188,7 @@ def test_a_run_that_no_longer_helps_ends_early_and_keeps_its_best_adapter(train,
     found = json.loads((folder / "manifest.json").read_text())["results"]
     rows = [r for r in csv.DictReader(open(folder / "log.csv")) if r["eval_loss"]]
     assert found["steps"] < found["planned_steps"] and "ended early" in capsys.readouterr().out
-    best = min(rows, key=lambda r: float(r["eval_loss"]))
+    best = min(rows, key=lambda r: float(r["eval_selection_loss"]))
     assert [r["step"] for r in rows].index(best["step"]) == len(rows) - 3
     assert found["best_step"] == int(best["step"])
 

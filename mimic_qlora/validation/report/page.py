@@ -16,6 +16,7 @@ from mimic_qlora.step import manifests, yaml_files
 from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.subjects.manifest import data_line
+from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation import side_by_side, statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.findings import Comparison
@@ -58,6 +59,8 @@ def write(path: Path, of: Content) -> None:
     facts = facts_of(of)
     lead = [f"Model: {facts['model']}; adapter: {facts['runs']}."]
     lead += [f"{sentence}." for sentence in manifests.study_sentences()]
+    store = of.run.session.store
+    lead += [f"{audited.sentence(store, run)}." for run in of.run.settings.runs]
     write_page(path, lead, of, facts)
 
 

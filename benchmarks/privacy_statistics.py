@@ -1,0 +1,149 @@
+"""Claim: the audit says "exceeded" of no leak, and "held" of a leak at the limit, in 5% at most.
+
+    python benchmarks/privacy_statistics.py [--simulations 2000]
+
+Simulates whole audits: scores of members and non-members by twelve attacks that share half of
+their noise, canaries' exposures, guesses of coins. Rows without a leak, rows with one exactly at
+the limit, and the smallest leak that so many patients show.
+"""
+
+import argparse
+import math
+
+import numpy as np
+from scipy import stats
+
+from mimic_qlora.display import text_tables
+from mimic_qlora.privacy import epsilon, exposure, rule, separation
+from mimic_qlora.privacy.rule import Criterion
+
+LIMITS = rule.Limits(auc=0.6, tpr=0.05, exposure=2.0)
+ATTACKS = 12
+SIZES = [(50, 10), (80, 30), (800, 100), (1000, 1000)]
+
+
+def shift_of(auc: float) -> float:
+    """Return by how many standard deviations members score higher."""
+    return math.sqrt(2) * float(stats.norm.ppf(auc))
+
+
+def scores(n: int, shift: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the scores of n patients [attacks, n]; the leak shows in the first attack alone."""
+    found = (rng.normal(size=n) + rng.normal(size=(ATTACKS, n))) / math.sqrt(2)
+    found[0] += shift
+    return found
+
+
+def criteria(name: str, found: separation.Separation) -> list[Criterion]:
+    """Return what the rule looks at of an attack."""
+    made = [Criterion(f"{name} auc", "auc", *found.auc, found.auc_p, 0.5, LIMITS.auc)]
+    if found.tpr is not None and found.tpr_p is not None:
+        made.append(Criterion(f"{name} tpr", "tpr", *found.tpr, found.tpr_p, 0.01, LIMITS.tpr))
+    return made
+
+
+def audits(n_in: int, n_out: int, auc: float, times: int, rng: np.random.Generator) -> dict:
+    """Simulate audits of one size and true AUC of the one attack that finds something."""
+    shift = shift_of(auc)
+    rate = float(stats.norm.sf(stats.norm.isf(separation.FPR) - shift))
+    said: list[str] = []
+    inside = inside_tpr = 0
+    for _ in range(times):
+        one, two = scores(n_in, shift, rng), scores(n_out, 0.0, rng)
+        found = separation.separations(one, two, int(rng.integers(1 << 30)))
+        every = [c for i, f in enumerate(found) for c in criteria(str(i), f)]
+        said.append(rule.decide(every).verdict)
+        first = found[0]
+        inside += first.auc.low <= auc <= first.auc.high
+        inside_tpr += first.tpr is not None and first.tpr.low <= rate <= first.tpr.high
+    return {
+        "members": n_in,
+        "non-members": n_out,
+        "true AUC": f"{auc:.2f}",
+        **{word: f"{said.count(word) / times:.1%}" for word in (rule.EXCEEDED, rule.HELD)},
+        "AUC in its interval": f"{inside / times:.1%}",
+        "TPR in its interval": f"{inside_tpr / times:.1%}" if n_out >= 1000 else "",
+    }
+
+
+def of_exposure(n: int, kind: str, times: int, rng: np.random.Generator) -> dict:
+    """Simulate the mean exposure of n canaries: none leaks, all a little, or a few wholly."""
+    limit, ranks = LIMITS.exposure, np.arange(1, exposure.CANDIDATES + 1)
+    bits = exposure.MOST - np.log2(ranks)
+    weights = {
+        "none": np.ones(len(ranks)),
+        "all a little": _tilted(bits, limit),
+        "a few wholly": np.where(ranks == 1, 0.0, 1.0),
+    }[kind]
+    weights = weights / weights.sum()
+    if kind == "a few wholly":
+        rest = float((weights * bits).sum())
+        share = (limit - rest) / (exposure.MOST - rest)
+        weights = (1 - share) * weights
+        weights[0] = share
+    truth = float((weights * bits).sum())
+    held = exceeded = inside = 0
+    for _ in range(times):
+        found = exposure.mean(rng.choice(bits, n, p=weights))
+        held += found.upper < limit
+        exceeded += found.p < 0.05
+        inside += found.low <= truth <= found.high
+    return {
+        "canaries": n,
+        "who leaks": kind,
+        "true mean": f"{truth:.2f}",
+        "called": f"{exceeded / times:.1%}",
+        "held": f"{held / times:.1%}",
+        "in its interval": f"{inside / times:.1%}",
+    }
+
+
+def _tilted(bits: np.ndarray, mean: float) -> np.ndarray:
+    """Return the weights, exponential in the bits, with this mean."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        weights = np.exp2(middle * bits)
+        low, high = (
+            (middle, high) if (weights * bits).sum() / weights.sum() < mean else (low, middle)
+        )
+    return np.exp2(low * bits)
+
+
+def of_epsilon(true: float, times: int, rng: np.random.Generator) -> dict:
+    """Simulate guesses of 200 coins, each right as often as epsilon allows at most."""
+    guesses = 2 * (200 // 3)
+    right = rng.binomial(guesses, 1 / (1 + math.exp(-true)), times)
+    found = {int(k): epsilon.at_least(200, guesses, int(k)) for k in np.unique(right)}
+    bounds = np.array([found[int(k)] for k in right])
+    return {
+        "true epsilon": true,
+        "bound above it": f"{(bounds > true + 1e-9).mean():.1%}",
+        "median bound": f"{np.median(bounds):.2f}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--simulations", type=int, default=2000)
+    parser.add_argument("--shuffles", type=int, default=1000, help="of each attack's p value")
+    parser.add_argument("--most", type=int, default=1000, help="leave out larger sides")
+    args = parser.parse_args()
+    separation.SHUFFLES, separation.DRAWS = args.shuffles, 200
+    rng, n = np.random.default_rng(0), args.simulations
+    rows = []
+    for n_in, n_out in SIZES:
+        if n_out <= args.most:
+            # the smallest of 12 p values counts twelvefold: 1,000 shuffles tell 0.001 at best
+            rows += [audits(n_in, n_out, auc, n, rng) for auc in (0.5, LIMITS.auc, 0.7, 0.8)]
+            print(text_tables.text_table(rows[-4:], "Audits"), flush=True)
+    kinds = ("none", "all a little", "a few wholly")
+    rows = [of_exposure(k, kind, n, rng) for k in (25, 50, 100, 200) for kind in kinds]
+    print(text_tables.text_table(rows, "Exposure"))
+    print(text_tables.text_table([of_epsilon(e, n, rng) for e in (0.0, 1.0, 3.0)], "Epsilon"))
+
+
+if __name__ == "__main__":
+    main()

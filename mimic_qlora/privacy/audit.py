@@ -1,0 +1,154 @@
+"""The audit of one adapter: read, attack, decide."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mimic_qlora.llm import loading
+from mimic_qlora.privacy import cohort, membership, people, planted, reading
+from mimic_qlora.privacy.cohort import MEMBER, OTHER, Cohort
+from mimic_qlora.privacy.limits import Frozen
+from mimic_qlora.privacy.membership import Table
+from mimic_qlora.privacy.planted import Planted
+from mimic_qlora.privacy.rule import CANNOT_TELL, HELD, Criterion, Decision, decide
+from mimic_qlora.privacy.separation import Separation
+from mimic_qlora.qa import session
+from mimic_qlora.step import files
+from mimic_qlora.training import packed_attention
+from mimic_qlora.training.memorisation.canaries import Canary
+from mimic_qlora.validation import answer_cache
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from mimic_qlora.qa.session import Session
+
+CHOSEN_BY_ALL = (
+    "this adapter's checkpoint was chosen by all validation patients, which hides leakage: train "
+    "again, so that half of them choose nothing"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of an audit, as its manifest holds them."""
+
+    most: int  # patients of a side
+    seed: int
+    min_cell: int
+    limits_sha256: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that an audit found of one adapter.
+
+    `apart` are the separations without near-duplicates, None where too few patients are left.
+    """
+
+    run: str
+    cohort: Cohort
+    table: Table
+    separations: dict[tuple[str, str], Separation]
+    apart: dict[tuple[str, str], Separation] | None
+    blind: Separation
+    criteria: Sequence[Criterion]
+    decision: Decision
+    tokens: int  # of the charts and answers that were scored, by one arm
+    planted: Planted | None = None  # what it has kept of canaries, where it is an audit run
+
+    @property
+    def worst(self) -> tuple[str, str]:
+        """The part and the attack that find most."""
+        return max(self.separations, key=lambda key: self.separations[key].auc.value)
+
+    def n(self, side: str) -> int:
+        """Return the number of patients of a side."""
+        return len(self.cohort.of(side))
+
+
+def load(opened: "Session", adapter: Path) -> "PeftModel":
+    """Load the base once, in 4 bits as in training, and the adapter beside it."""
+    from tqdm import tqdm
+
+    tqdm.write("Loading the model")
+    base = loading.unpacked(loading.load_base(opened.path))
+    packed_attention.use_packed(base)
+    return loading.load_adapter(base, adapter)
+
+
+def cache(opened: "Session", adapter: Path, name: str, anew: bool) -> Path:
+    """Return the file of the readings by this base, adapter, software and device."""
+    identity: dict[str, Any] = {**session.identity(opened, ()), "what": "readings"}
+    identity["adapters"] = {name: files.file_sha256(adapter / "adapter_model.safetensors")}
+    files.private_folder(opened.store / "privacy")
+    folder = files.private_folder(opened.store / "privacy" / ".readings")
+    path = folder / f"{files.digest(identity)}.jsonl"
+    answer_cache.begin(path, identity, anew)
+    return path
+
+
+class How(NamedTuple):
+    """How an adapter is audited; `anew` reads again what is cached."""
+
+    settings: Settings
+    frozen: Frozen
+    anew: bool
+    canaries: Sequence[Canary] = ()
+
+
+def of_adapter(opened: "Session", adapter: Path, run: str, compared: Cohort, how: How) -> Found:
+    """Audit the adapter in a folder on these patients, and on its canaries."""
+    path = cache(opened, adapter, run, how.anew)
+    once: Callable[[], Any] = functools.cache(lambda: load(opened, adapter))
+    readings = list(reading.of_patients(once, opened.tokenizer, compared.patients, path))
+    kept = None
+    if how.canaries:
+        values = planted.read(once, opened.tokenizer, how.canaries, path)
+        kept = planted.conclude(how.canaries, values)
+    who = people.read(opened.store, compared.patients)
+    of = membership.table(compared.patients, who, readings)
+    tokens = sum(part.n for found in readings for parts in found for part in parts.values())
+    return replace(conclude(run, compared, of, how, kept), tokens=tokens)
+
+
+def conclude(run: str, compared: Cohort, of: Table, how: How, kept: Planted | None) -> Found:
+    """Measure all attacks and apply the rule."""
+    seed, limits = how.settings.seed, how.frozen.limits
+    separations = membership.separations(of, seed=seed)
+    single = np.array([p.subject_id not in compared.doubles for p in of.patients])
+    few = min(int((of.side(side) & single).sum()) for side in (MEMBER, OTHER)) < cohort.FEWEST
+    blind = membership.blind(of, seed)
+    criteria = membership.criteria(separations, limits)
+    if kept is not None:
+        criteria += kept.criteria(limits)
+    return Found(
+        run=run,
+        cohort=compared,
+        table=of,
+        separations=separations,
+        apart=None if few else membership.separations(of, single, seed),
+        blind=blind,
+        criteria=criteria,
+        decision=decided(criteria, blind, compared),
+        tokens=0,
+        planted=kept,
+    )
+
+
+def decided(criteria: Sequence[Criterion], blind: Separation, compared: Cohort) -> Decision:
+    """Apply the rule, unless the sides differ without the model or leakage may be hidden."""
+    void = ""
+    if blind.auc.low > 0.5:
+        void = (
+            f"the sides differ without the model (blind baseline, AUC {blind.auc.value:.2f}), so "
+            "that the comparison shows nothing"
+        )
+    found = decide(criteria, void)
+    if found.verdict == HELD and compared.chosen_by_all:
+        return Decision(CANNOT_TELL, CHOSEN_BY_ALL, found.adjusted, found.worst)
+    return found

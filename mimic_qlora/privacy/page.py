@@ -1,0 +1,264 @@
+"""What an audit leaves: one page, one CSV, the lines of the adapter's card."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+
+from mimic_qlora.display import csv_files, html, plots
+from mimic_qlora.display.cells import Cell
+from mimic_qlora.display.html import Section
+from mimic_qlora.privacy import exposure, membership, planted
+from mimic_qlora.privacy.audit import Found, Settings
+from mimic_qlora.privacy.cohort import FEWEST, MEMBER, OTHER
+from mimic_qlora.privacy.controls import Controls
+from mimic_qlora.privacy.planted import Planted
+from mimic_qlora.privacy.rule import EXCEEDED
+from mimic_qlora.privacy.separation import FEWEST_FOR_TPR, Separation, auc
+from mimic_qlora.summary import disclosure
+from mimic_qlora.training.memorisation.audited import PAGE, Audited
+
+FIGURES = "figures.csv"
+QUOTE = (
+    "PhysioNet: “Any derived datasets or models should be treated as containing sensitive "
+    "information. If you wish to share these resources, they should be shared on PhysioNet under "
+    "the same agreement as the source data.” No result of an audit changes that."
+)
+BELOW = (
+    "This audit bounds what these attacks find from below; a better attack may find more. It says "
+    "nothing of what the base model itself holds, nor of people outside the data."
+)
+THREATS = (
+    "somebody has the adapter, the public base and a candidate's chart, and asks whether the "
+    "patient was trained on (membership)",
+)
+# the 8B model of the README, computed: 16 GFLOP a token forward, at 40% of an H100's peak
+EIGHT_B = 16e9 / (0.4 * 990e12)
+Row = dict[str, Cell]
+
+
+def lines(found: Found, settings: Settings) -> list[str]:
+    """Return the result in sentences, for the page and the terminal."""
+    one, other = found.n(MEMBER), found.n(OTHER)
+    decision = found.decision
+    part, attack = found.worst
+    area = found.separations[part, attack].auc
+    told = [
+        f"Memorisation: {decision.verdict}, since {decision.why}.",
+        f"{one:,} patients trained on against {other:,} never seen, who chose nothing; one "
+        "training seed.",
+        f"Strongest attack: {membership.name_of(part, attack)}, AUC {area.value:.3f} (95% "
+        f"{area.low:.3f} to {area.high:.3f}; 0.5 where nothing leaks).",
+    ]
+    if other < FEWEST_FOR_TPR:
+        told.append(
+            f"TPR at 1% FPR cannot be measured with {other:,} patients never seen (from "
+            f"{FEWEST_FOR_TPR:,} on)."
+        )
+    blind = found.blind.auc
+    told.append(
+        f"Blind baseline, without the model: AUC {blind.value:.3f} ({blind.low:.3f} to "
+        f"{blind.high:.3f}); it must not lie above 0.5."
+    )
+    if found.planted is not None:
+        kept = {s: exposure.mean(found.planted.exposures[s, 1]) for s in planted.SECRETS}
+        told += [
+            f"Canaries in one record, {what}: {kept[secret].mean:.2f} bits of {exposure.MOST:.2f} "
+            f"({kept[secret].low:.2f} to {kept[secret].high:.2f}; {exposure.NULL:.2f} where "
+            "nothing leaks)."
+            for secret, what in planted.SECRETS.items()
+        ]
+    return [*told, BELOW]
+
+
+def card_lines(found: Found, date: str) -> tuple[str, ...]:
+    """Return the four lines of an adapter's card."""
+    worst = found.decision.worst
+    return (
+        f"Memorisation: {found.decision.verdict} (audited {date}; limits are the authors' own).",
+        f"Patients: {found.n(MEMBER):,} trained on, {found.n(OTHER):,} never seen; one seed.",
+        f"Worst: {worst.name} {worst.value:.3f}, 95% {worst.low:.3f} to {worst.high:.3f}, upper "
+        f"bound {worst.upper:.3f}, limit {worst.limit:g}.",
+        "It bounds what these attacks find from below and permits nothing: PhysioNet's terms hold.",
+    )
+
+
+def write(
+    folder: Path, found: Found, settings: Settings, weights: str, control: Controls | None
+) -> Audited:
+    """Write page, CSV and summary into a folder."""
+    date = time.strftime("%Y-%m-%d")
+    figures = _figures(found)
+    csv_files.write(folder / FIGURES, [*figures, *_groups(found, settings.min_cell)])
+    sections = [
+        *_canaries(found.planted),
+        Section("What the rule looked at", [html.table(figures, _CAPTION)]),
+        Section("Near-duplicates", [html.paragraph(_doubles(found))]),
+        Section(
+            "By task, rarity and condition",
+            [html.table(_groups(found, settings.min_cell), "Described, not tested.")],
+        ),
+        Section("What is asked", [html.listed(THREATS), html.paragraph(BELOW)]),
+        Section("Controls", _controls(control, found.run)),
+        Section("What it cost", [html.paragraph(_cost(found))]),
+    ]
+    if found.decision.verdict == EXCEEDED:
+        sections.insert(1, Section("What to change", [html.listed(REMEDIES)]))
+    headline, *lead = lines(found, settings)
+    html.write_page(
+        folder / PAGE,
+        f"What the adapter {found.run} gives away",
+        [headline, *lead],
+        sections,
+        headline=QUOTE,
+    )
+    told = Audited(found.decision.verdict, date, weights, card_lines(found, date))
+    told.write(folder)
+    return told
+
+
+_CAPTION = (
+    "upper: one-sided 95% bound, to be under the limit; p: one-sided, membership shuffled, after "
+    "Holm over all lines"
+)
+REMEDIES = (
+    "fewer epochs (`--epochs`)",
+    "LoRA dropout of 0.05 to 0.1 (`--dropout`)",
+    "fewer records a patient (step 4's `--pairs-per-subject`)",
+    "a lower rank (`--rank`)",
+)
+
+
+def _figures(found: Found) -> list[Row]:
+    return [
+        {
+            "figure": one.name,
+            "value": round(one.value, 4),
+            "low": round(one.low, 4),
+            "high": round(one.high, 4),
+            "upper": round(one.upper, 4),
+            "limit": one.limit,
+            "no leak": one.no_leak,
+            "p": round(found.decision.adjusted[one.name], 4),
+        }
+        for one in found.criteria
+    ]
+
+
+def _doubles(found: Found) -> str:
+    n = sum(p.subject_id in found.cohort.doubles for p in found.table.patients)
+    part, attack = found.worst
+    with_all = found.separations[part, attack].auc
+    text = (
+        f"{membership.name_of(part, attack)}, AUC with all patients: {_interval(with_all)}. "
+        "The rule takes all."
+    )
+    if found.apart is None:
+        return f"{text} Without charts that are nearly another's, fewer than {FEWEST} a side stay."
+    told = "none was found" if not n else "taken out on both sides"
+    return f"{text} Near-duplicate charts, {told}: {_interval(found.apart[part, attack].auc)}."
+
+
+def _interval(of: "Separation | tuple[float, ...]") -> str:
+    value, low, high = of[0], of[1], of[2]
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _groups(found: Found, min_cell: int) -> list[Row]:
+    """Return the AUC within groups; where a count could tell of few patients, that it is hidden."""
+    groups = membership.groups(found.table, *found.worst)
+    counts = {(key, side): len(groups[key][side]) for key in groups for side in (0, 1)}
+    sums = [
+        [(key, side) for key in groups if key[0] == kind]
+        for kind in membership.EXHAUSTIVE
+        for side in (0, 1)
+    ]
+    hidden = disclosure.hidden_cells(counts, sums, min_cell)
+    rows: list[Row] = []
+    for key, sides in groups.items():
+        shown: list[Cell] = [hidden.get((key, side), len(sides[side])) for side in (0, 1)]
+        is_told = not any(isinstance(cell, str) for cell in shown) and all(map(len, sides))
+        rows.append(
+            {
+                "figure": ": ".join(key),
+                "value": round(auc(*sides), 3) if is_told else None,
+                "trained on": shown[0],
+                "never seen": shown[1],
+            }
+        )
+    return rows
+
+
+def _canaries(found: Planted | None) -> list[Section]:
+    """Return the section on canaries: exposure against records in training, and epsilon."""
+    if found is None:
+        return []
+    rows: list[Row] = []
+    for (secret, n), bits in found.exposures.items():
+        one = exposure.mean(bits)
+        rows.append(
+            {
+                "secret": planted.SECRETS[secret],
+                "records in training": n,
+                "canaries": one.n,
+                "exposure, bits": round(one.mean, 2),
+                "low": round(one.low, 2),
+                "high": round(one.high, 2),
+            }
+        )
+    told = [
+        f"Records of a canary: {dose}. Epsilon is at least {one.at_least:.2f} (delta "
+        f"{one.delta:g}): {one.correct} of {one.guesses} coins guessed right, the middle third "
+        f"left out. {one.canaries} canaries can show {one.most:.2f} at most."
+        for dose, one in found.epsilons.items()
+    ]
+    told += [
+        f"Ranks of canaries that were never put in, {planted.SECRETS[secret]}: Kolmogorov-Smirnov "
+        f"p {p:.2f} against all as likely (small: the ranking itself is not fair)."
+        for secret, p in found.uniform_p.items()
+    ]
+    caption = f"{exposure.NULL:.2f} bits where nothing leaks, {exposure.MOST:.2f} at most"
+    return [Section("Canaries", [_plot(rows), html.table(rows, caption), html.listed(told)])]
+
+
+def _plot(rows: Sequence[Row]) -> Markup:
+    """Return exposure against records in training, a line a secret."""
+    fig, axes = plots.figure(2.8, 5.6)
+    for what, colour, moved in zip(
+        planted.SECRETS.values(), (plots.BLUE, plots.ORANGE), (-0.05, 0.05), strict=True
+    ):
+        own = [[float(str(row[c])) for c in _DRAWN] for row in rows if row["secret"] == what]
+        bits, low, high = np.array(own).T
+        at = np.arange(len(own)) + moved
+        error = np.clip([bits - low, high - bits], 0, None)
+        axes.errorbar(at, bits, yerr=error, fmt="o-", color=colour, capsize=3, label=what)
+    axes.axhline(exposure.NULL, color=plots.GREY, linestyle=":", label="where nothing leaks")
+    axes.set_xticks(range(3), ["none", "1", "10"])
+    axes.set(xlabel="records of a canary in training", ylabel="exposure, bits")
+    axes.set_ylim(0, exposure.MOST)
+    axes.legend(frameon=False, fontsize=8)
+    return plots.image(fig, "Mean exposure of the secrets against records in training")
+
+
+_DRAWN = ("exposure, bits", "low", "high")
+
+
+def _controls(control: Controls | None, run: str) -> Sequence[Markup]:
+    if control is None:
+        return [
+            html.paragraph(
+                "Not run: `--controls` trains an adapter that must be found, and shuffles "
+                "membership."
+            )
+        ]
+    return [html.paragraph(line) for line in control.lines()]
+
+
+def _cost(found: Found) -> str:
+    seconds = 2 * found.tokens * EIGHT_B
+    return (
+        f"{found.tokens:,} tokens scored, by base and by adapter. Computed for an 8B model on an "
+        f"H100 at 40% of its peak: {seconds:.0f} s of forward passes; not measured."
+    )

@@ -1,0 +1,154 @@
+"""What an adapter has kept of the canaries: exposure of each secret, and a bound of epsilon."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from scipy import stats
+from tqdm import tqdm
+
+from mimic_qlora.llm import chat
+from mimic_qlora.privacy import epsilon, exposure, reading
+from mimic_qlora.privacy.epsilon import Epsilon
+from mimic_qlora.privacy.exposure import Exposure
+from mimic_qlora.privacy.rule import Criterion, Limits
+from mimic_qlora.privacy.separation import Floats
+from mimic_qlora.step import files
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.training import packing
+from mimic_qlora.training.memorisation import canaries
+from mimic_qlora.training.memorisation.canaries import DOSES, Canary
+from mimic_qlora.training.packing import Sample
+from mimic_qlora.validation import answer_cache
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+SECRETS = {"code": "the secret in the answer", "serial": "the secret in the chart alone"}
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """The exposures by secret and records in training (0, 1, 10), and epsilon by dose.
+
+    `uniform_p` tests that the ranks of canaries that were never put in are all as likely.
+    """
+
+    exposures: dict[tuple[str, int], Floats]
+    epsilons: dict[int, Epsilon]
+    uniform_p: dict[str, float]
+
+    def criteria(self, limits: Limits) -> list[Criterion]:
+        """Return what the rule looks at: the secrets of canaries that stood in one record."""
+        made = []
+        for secret, what in SECRETS.items():
+            one: Exposure = exposure.mean(self.exposures[secret, 1])
+            name = f"exposure of {what}, bits"
+            bounds = (one.mean, one.low, one.high, one.upper, one.p)
+            made.append(Criterion(name, "exposure", *bounds, exposure.NULL, limits.exposure))
+        return made
+
+
+def _ends(tokenizer: "PreTrainedTokenizerBase", before: str, value: str) -> tuple[Ids, list[Ids]]:
+    """Return the tokens that come before a secret, and those of each candidate.
+
+    Raises UserError for a tokenizer by which they hang on what stands far before.
+    """
+    tail = before[before.rindex(" ", 0, len(before) - 1) :]
+    short = chat.token_ids(tokenizer, [tail + other for other in canaries.SECRETS])
+    n_same = len(os.path.commonprefix(short))
+    ends = [tuple(ids[n_same:]) for ids in short]
+    whole = chat.token_ids(tokenizer, [before + value, before + canaries.SECRETS[0]])
+    own = ends[canaries.SECRETS.index(value)]
+    first = tuple(whole[0][: len(whole[0]) - len(own)])
+    if tuple(whole[0]) != first + own or tuple(whole[1]) != first + ends[0]:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path} joins a number with what stands before it, "
+            "so that no secret can be ranked: audit another model with --canaries"
+        )
+    return first, ends
+
+
+@torch.no_grad()
+def likelihoods(model: "PeftModel", first: Ids, ends: Sequence[Ids]) -> Floats:
+    """Return the log probability of each end after the first tokens, in one row."""
+    parents = sorted({end[:-1] for end in ends})
+    row = [Sample(list(first + parent), len(first) + len(parent)) for parent in parents]
+    places = reading.row_places(row)
+    nodes: dict[Ids, int] = {}
+    for parent, here in zip(parents, places, strict=True):
+        for n in range(len(parent) + 1):
+            nodes[parent[:n]] = here[len(first) + n - 1]
+    where = next(model.parameters()).device
+    batch: Any = send_to_device(packing.collate(row), where)
+    kept = sorted(set(nodes.values()))
+    logits = model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        logits_to_keep=torch.tensor(kept, device=where),
+        layout=batch["layout"],
+        use_cache=False,
+    ).logits.squeeze(0)
+    likely = logits.float().log_softmax(-1)
+    at = {node: kept.index(place) for node, place in nodes.items()}
+    totals = np.zeros(len(ends))
+    for n in range(max(map(len, ends))):
+        which = [i for i, end in enumerate(ends) if len(end) > n]
+        rows = torch.tensor([at[ends[i][:n]] for i in which], device=where)
+        tokens = torch.tensor([ends[i][n] for i in which], device=where)
+        totals[which] += likely[rows, tokens].double().cpu().numpy()
+    return totals
+
+
+def _gains(
+    model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", canary: Canary, secret: str
+) -> Floats:
+    """Return by how much the adapter finds each candidate likelier; the true one comes first."""
+    before, value = canaries.text_before(tokenizer, canary, secret)
+    first, ends = _ends(tokenizer, before, value)
+    adapter = likelihoods(model, first, ends)
+    with model.disable_adapter():
+        gains = adapter - likelihoods(model, first, ends)
+    true = canaries.SECRETS.index(value)
+    return np.concatenate([gains[true : true + 1], np.delete(gains, true)])
+
+
+def read(
+    load: Callable[[], Any],
+    tokenizer: "PreTrainedTokenizerBase",
+    found: Sequence[Canary],
+    path: Path,
+) -> dict[str, Floats]:
+    """Return the exposure and the gain of each canary's secrets [canaries, 2], from the cache."""
+    done = answer_cache.kept(path)
+    made: dict[str, list[list[float]]] = {secret: [] for secret in SECRETS}
+    for canary in tqdm(found, "canaries", unit="canary", leave=False, disable=None):
+        for secret in SECRETS:
+            key = files.digest([canary.messages, secret])
+            if key not in done:
+                gains = _gains(load(), tokenizer, canary, secret)
+                bits = float(exposure.exposures(gains[None])[0])
+                done[key] = answer_cache.add(path, {"key": key, "value": [bits, gains[0]]})
+            made[secret].append(done[key]["value"])
+    return {secret: np.array(values) for secret, values in made.items()}
+
+
+def conclude(found: Sequence[Canary], values: dict[str, Floats]) -> Planted:
+    """Sort the exposures by records in training, and bound epsilon for each dose."""
+    is_in = np.array([canary.is_in for canary in found])
+    dose = np.array([canary.dose for canary in found])
+    n_records = np.where(is_in, dose, 0)
+    exposures = {
+        (secret, n): values[secret][n_records == n, 0] for secret in SECRETS for n in (0, *DOSES)
+    }
+    epsilons = {n: epsilon.bound(values["code"][dose == n, 1], is_in[dose == n]) for n in DOSES}
+    ranks = {secret: 2 ** -exposures[secret, 0] for secret in SECRETS}
+    uniform = {secret: float(stats.kstest(r, "uniform").pvalue) for secret, r in ranks.items()}
+    return Planted(exposures, epsilons, uniform)

@@ -1,0 +1,68 @@
+"""What is told of an adapter's memorisation audit: in its card, in step 7's report, by status.
+
+The audit itself is `mimic_qlora/privacy`, which stands above the steps that tell of it.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mimic_qlora.step import files
+
+NOT_AUDITED = "not audited for memorisation"
+PAGE, SUMMARY = "audit.html", "summary.json"
+BEGIN, END = "<!-- memorisation -->", "<!-- end of memorisation -->"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The result of an audit; `weights` is the SHA-256 of the adapter that was audited."""
+
+    verdict: str
+    date: str
+    weights: str
+    lines: tuple[str, ...]  # of the card
+
+    def write(self, folder: Path) -> None:
+        """Write it beside the page."""
+        files.write_json(folder / SUMMARY, asdict(self))
+
+
+def folder_of(store: Path, run: str) -> Path:
+    """Return the folder of a run's audit."""
+    return store / "privacy" / run
+
+
+def read(store: Path, run: str) -> Audited | None:
+    """Return the audit of an adapter; None where there is none of these weights."""
+    try:
+        raw: dict[str, Any] = files.read_json(folder_of(store, run) / SUMMARY)
+        found = Audited(raw["verdict"], raw["date"], raw["weights"], tuple(raw["lines"]))
+        weights = store / "adapters" / run / "adapter_model.safetensors"
+        return found if files.unchanged_sha256(weights) == found.weights else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def sentence(store: Path, run: str) -> str:
+    """Return what a report says of an adapter's audit."""
+    found = read(store, run)
+    if found is None:
+        return f"Adapter {run}: {NOT_AUDITED} (`python run_files/audit_adapter.py --run {run}`)"
+    page = folder_of(store, run) / PAGE
+    return f"Memorisation audit of adapter {run}, {found.date}: {found.verdict} ({page})"
+
+
+def in_card(lines: tuple[str, ...] = ()) -> list[str]:
+    """Return the lines of a card on the audit, or that there was none."""
+    return [BEGIN, *(lines or (f"Memorisation: {NOT_AUDITED}.",)), END]
+
+
+def tell_card(card: Path, lines: tuple[str, ...]) -> None:
+    """Put the audit's lines into an adapter's card, in the place of those before."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    told = "\n".join(in_card(lines))
+    found = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    new = found.sub(lambda _: told, text, count=1) if found.search(text) else f"{text}\n{told}\n"
+    files.atomic_write(card, new)

@@ -1,0 +1,112 @@
+"""Audit an adapter of step 5: what does it give away about the patients it was trained on?
+
+    python run_files/audit_adapter.py --run default --model meta-llama/Meta-Llama-3-8B-Instruct
+
+Compares patients that it was trained on with validation patients that chose nothing, by six
+attacks, on answers and on charts. Leaves `privacy/<run>/` in the storage folder: a page and a CSV.
+The verdict is held, exceeded, or cannot tell, by limits frozen before (run_files/audit.yaml); it
+goes into the adapter's card and the ledger. It permits nothing: PhysioNet asks that models made
+from its data are shared there alone (docs/memorisation.md). A run that was stopped goes on with the
+same command.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from mimic_qlora.step import command_line, ending, errors, files, storage, terminal
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line.Parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--run",
+        type=command_line.folder_name,
+        default="default",
+        help="adapter of step 5 (default: %(default)s)",
+    )
+    add(
+        "--model",
+        help="its base: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
+    )
+    whole = command_line.whole_number
+    add(
+        "--patients",
+        type=whole(10),
+        default=2000,
+        help="patients of each side at most (default: %(default)s)",
+    )
+    add("--seed", type=command_line.seed, default=0, help="draws them (default: %(default)s)")
+    add(
+        "--min-cell",
+        type=whole(1, 1000),
+        default=10,
+        help="groups of fewer patients are hidden (default: %(default)s)",
+    )
+    add(
+        "--controls",
+        action="store_true",
+        help="also train an adapter that must be found, 20 epochs on 50 patients, and shuffle "
+        "membership",
+    )
+    add("--freeze", metavar="FILE", help="freeze other limits than audit.yaml's, and end")
+    command_line.add_device(parser)
+    command_line.add_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Read, attack, decide, write."""
+    args = arguments()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    store = storage.open_storage(args.storage)
+    if args.freeze:
+        from mimic_qlora.privacy import limits
+
+        print(f"Frozen: {limits.freeze(store, Path(args.freeze))}")
+        return
+    adapter = storage.verified_manifest(store, f"adapters/{args.run}")  # before torch loads
+
+    from mimic_qlora.privacy import audit, cohort, controls, limits, page
+    from mimic_qlora.qa import session
+    from mimic_qlora.training.memorisation import audited, canaries
+    from mimic_qlora.validation import ledger
+
+    frozen = limits.frozen(store)
+    settings = audit.Settings(args.patients, args.seed, args.min_cell, frozen.sha256)
+    opened = session.load(store, args.model)
+    print(session.first_lines(opened), flush=True)
+    compared = cohort.find(opened, adapter, settings.most, settings.seed)
+    step, control = f"privacy/{args.run}", None
+    place = store / "adapters" / args.run
+    weights = files.file_sha256(place / "adapter_model.safetensors")
+    planted = canaries.read(store) if adapter["settings"].get("canaries") else []
+    inputs = {f"adapters/{args.run}": adapter["id"]}
+    asked = {**vars(settings), "controls": args.controls}
+    try:
+        with storage.step_output(store, step, asked, inputs, args.force) as out:
+            how = audit.How(settings, frozen, args.force, planted)
+            found = audit.of_adapter(opened, place, args.run, compared, how)
+            if args.controls:
+                control = controls.run(opened, found, adapter, settings, frozen)
+            told = page.write(out.path, found, settings, weights, control)
+            ledger.enter(
+                store,
+                "audited",
+                plan_sha256="",
+                limits_sha256=frozen.sha256,
+                adapters={args.run: weights},
+                verdict=told.verdict,
+            )
+            audited.tell_card(place / "README.md", told.lines)
+        said = [page.QUOTE, *page.lines(found, settings), *(control.lines() if control else [])]
+        print("\n".join(["", *(terminal.fitted(line, terminal.width()) for line in said)]))
+    except errors.UpToDate as message:
+        print(message)
+    print(f"\n{ending.seen(store / step / audited.PAGE)}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,171 @@
+import csv
+import json
+import shutil
+
+import pytest
+
+from helpers import audited_store
+from helpers.audited_store import IDS, SPLIT
+from helpers.shared import made_once
+from mimic_qlora.privacy import page, separation
+from mimic_qlora.step import manifests
+from mimic_qlora.training.memorisation import audited, canaries, selection
+from mimic_qlora.validation import answer_cache, ledger
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    return made_once(tmp_path_factory, "audited", audited_store.write)
+
+
+@pytest.fixture
+def store(whole, tmp_path):
+    shutil.copytree(whole / "storage", tmp_path / "storage", symlinks=True)
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def audit(run, whole, store):
+    return lambda *options: run("run_files/audit_adapter.py", "--model", whole / "tiny", *options)
+
+
+def figures(store, run="default"):
+    with open(store / "privacy" / run / page.FIGURES, encoding="utf-8") as file:
+        return {row["figure"]: row for row in csv.DictReader(file)}
+
+
+def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_found(audit, store):
+    done = audit("--controls")
+    assert done.returncode == 0, done.stderr
+    quote, verdict = done.stdout.index(page.QUOTE[:40]), done.stdout.index("Memorisation: cannot")
+    assert quote < verdict
+    told = " ".join(done.stdout.split())
+    assert "32 patients trained on against 14 never seen" in told
+    assert "An adapter trained 20 epochs on 32 patients is found" in told
+    assert "Controls passed" in told
+    assert "TPR at 1% FPR cannot be measured with 14 patients" in told
+    assert "safe to" not in told
+    found = figures(store)
+    assert float(found["loss, answers: AUC"]["upper"]) > 0.5
+    shown = {found[f"sex: {name}"]["never seen"] for name in ("female", "not female")}
+    assert shown <= {"<10", "hidden"}  # one of 14 less the other would tell
+    html = (store / "privacy/default/audit.html").read_text(encoding="utf-8")
+    assert html.index("PhysioNet") < html.index("Memorisation: cannot tell")
+    assert not any(str(s) in html + json.dumps(found) for s in IDS)
+    modes = {path.stat().st_mode & 0o777 for path in (store / "privacy").rglob("*.*")}
+    assert modes <= {0o600, 0o700, 0o400}
+    last = ledger.ledger(store)[-1]
+    assert (last["event"], last["verdict"]) == ("audited", "cannot tell")
+
+
+def test_card_status_and_report_tell_of_it_until_the_adapter_changes(audit, store, run):
+    card = store / "adapters/default/README.md"
+    assert audited.sentence(store, "default").startswith(f"Adapter default: {audited.NOT_AUDITED}")
+    assert audit().returncode == 0
+    text = card.read_text(encoding="utf-8")
+    between = text.split(audited.BEGIN)[1].split(audited.END)[0].strip().splitlines()
+    assert len(between) == 4 and between[0].startswith("Memorisation: cannot tell")
+    assert "audit.html" in audited.sentence(store, "default")
+    assert "cannot tell" in run("run_files/status.py").stdout
+    assert audit("--force").returncode == 0
+    assert card.read_text(encoding="utf-8").count(audited.BEGIN) == 1
+    weights = store / "adapters/default/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert audited.read(store, "default") is None
+
+
+def test_what_was_read_before_a_kill_is_not_read_again(audit, store, monkeypatch):
+    add, kept = answer_cache.add, []
+
+    def killed(path, entry):
+        if len(kept) == 5:
+            raise KeyboardInterrupt
+        kept.append(entry["key"])
+        return add(path, entry)
+
+    monkeypatch.setattr(answer_cache, "add", killed)
+    stopped = audit()
+    assert stopped.returncode == 130 and "Traceback" not in stopped.stderr
+    assert not (store / "privacy/default").exists()
+    later = []
+    monkeypatch.setattr(answer_cache, "add", lambda p, e: later.append(e["key"]) or add(p, e))
+    assert audit().returncode == 0
+    assert later and not {*kept} & {*later}
+    later.clear()
+    assert "up to date" in audit().stdout and not later
+
+
+def test_limits_that_were_edited_are_refused_and_others_can_be_frozen(audit, store, tmp_path):
+    assert audit().returncode == 0
+    frozen = store / "privacy/limits.yaml"
+    frozen.chmod(0o600)
+    frozen.write_text(frozen.read_text().replace("auc: 0.60", "auc: 0.90"))
+    refused = audit("--force")
+    assert refused.returncode == 2 and "was edited after it was frozen" in refused.stderr
+    assert audit("--freeze", frozen).returncode == 0
+    done = audit("--force")
+    assert done.returncode == 0 and "Memorisation: held" in done.stdout
+    (tmp_path / "wrong.yaml").write_text("auc: 0.4\n")
+    refused = audit("--freeze", tmp_path / "wrong.yaml")
+    assert refused.returncode == 2 and "the field 'auc'" in refused.stderr
+
+
+def test_prompts_that_changed_since_and_few_patients_are_one_sentence(audit, store):
+    manifest = manifests.read(store / "prompts")
+    changed = {**manifest, "id": "other"}
+    (store / "prompts/manifest.json").write_text(json.dumps(changed))
+    refused = audit()
+    assert refused.returncode == 2 and "was made from an older prompts" in refused.stderr
+    (store / "prompts/manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(store / "prompts")
+    refused = audit()
+    assert refused.returncode == 2 and refused.stderr.count("\n") <= 2, refused.stderr
+    assert "prompts is missing" in refused.stderr
+
+
+def test_fewer_than_ten_patients_are_refused(audit, store):
+    adapter = store / "adapters/default/manifest.json"
+    manifest = json.loads(adapter.read_text())
+    manifest["settings"]["limit"] = 9
+    adapter.write_text(json.dumps(manifest))
+    refused = audit()
+    assert refused.returncode == 2
+    assert "9 patients for the side 'trained on'" in refused.stderr
+
+
+def test_canaries_are_trained_into_a_run_of_their_own_and_found_there(audit, store, whole, run):
+    """Their charts are short here; that of the generator is in test_canaries.py."""
+    options = "--epochs 4 --batch-tokens 600 --accumulate 1 --lr 0.01 --compute fp32"
+    done = run(
+        "train_qlora.py",
+        *("--model", whole / "tiny", "--canaries", 20, "--run", "a", "--validations", 1),
+        *options.split(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20 made-up patients, 7 of them put into training" in done.stdout
+    assert not (store / "adapters/a").exists()
+    done = audit("--run", "a-canaries")
+    assert done.returncode == 0, done.stderr
+    found = figures(store, "a-canaries")
+    answer = found["exposure of the secret in the answer, bits"]
+    assert float(answer["upper"]) > 1.44 and answer["limit"] == "2.0"
+    html = (store / "privacy/a-canaries/audit.html").read_text(encoding="utf-8")
+    assert "Epsilon is at least" in html and "records in training" in html
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(separation, "SHUFFLES", 1000)
+    monkeypatch.setattr(
+        canaries,
+        "_charts",
+        lambda folder, n, settings: (f"Patient context\n- Age: {20 + i}" for i in range(n)),
+    )
+
+
+def test_half_of_the_validation_patients_choose_and_the_others_are_not_seen():
+    held_out = [s for s in IDS if SPLIT[s] == "validation"]
+    chose = selection.choosing(held_out)
+    assert len(chose) == 14 and chose < {*held_out}
+    assert selection.choosing(reversed(held_out)) == chose
+    assert len(selection.choosing(held_out[:3])) == 2

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from mimic_qlora.privacy import separation
+
+
+def drawn(n, m, shift=0.0, attacks=1, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(shift, 1, (attacks, n)), rng.normal(0, 1, (attacks, m))
+
+
+@pytest.mark.parametrize("digits", [0, 1, 8])
+def test_auc_is_that_of_scikit_learn_with_ties_too(digits):
+    members, others = (side[0].round(digits) for side in drawn(30, 20, 0.5))
+    truth = [1] * 30 + [0] * 20
+    expected = roc_auc_score(truth, np.concatenate([members, others]))
+    assert separation.auc(members, others) == pytest.approx(expected)
+
+
+def test_tpr_is_measured_where_at_most_one_percent_of_the_others_lie_above():
+    others = np.arange(1000.0)
+    assert separation.tpr(np.array([988.5, 989.0, 989.5, 2000.0]), others) == 0.5
+    assert separation.tpr(np.full(4, 990.0), np.full(1000, 990.0)) == 0  # ties are not told apart
+
+
+def test_fewer_than_a_thousand_non_members_have_no_tpr():
+    found = separation.separations(*drawn(20, 999))[0]
+    assert found.tpr is None and found.tpr_p is None
+    found = separation.separations(*drawn(20, 1000, shift=3))[0]
+    assert found.tpr.value > 0.5 and found.tpr_p < 0.01
+
+
+def test_p_is_that_of_the_rank_sum_test(monkeypatch):
+    monkeypatch.setattr(separation, "SHUFFLES", 4000)
+    members, others = drawn(30, 20, 0.4, attacks=3)
+    found = separation.separations(members, others)
+    for one, a, b in zip(found, members, others, strict=True):
+        expected = stats.mannwhitneyu(a, b, alternative="greater").pvalue
+        assert one.auc_p == pytest.approx(expected, abs=0.025)
+
+
+def test_intervals_hold_the_truth_and_the_bound_lies_within():
+    rng, inside, times = np.random.default_rng(0), 0, 200
+    for _ in range(times):
+        members, others = rng.normal(0.3582, 1, 60), rng.normal(0, 1, 40)  # AUC 0.6
+        found = separation._Sorted.of(members, others)
+        areas, _ = separation._resampled(found, False, rng)
+        one = separation.around(separation.auc(members, others), areas, 40, 1e-4)
+        assert one.low < one.value < one.upper < one.high
+        inside += one.low <= 0.6 <= one.high
+    assert 0.91 <= inside / times <= 0.99
+
+
+def test_the_same_scores_give_the_same_figures():
+    sides = drawn(20, 10)
+    assert separation.separations(*sides) == separation.separations(*sides)
