@@ -4,6 +4,7 @@ A secret is ranked among others that could have stood in its place, by how much 
 adapter makes it than the base does. Where nothing was learned every rank is as likely.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -50,10 +51,8 @@ def mean(bits: Floats, seed: int = 0) -> Exposure:
     is corrected for skewness (Johnson, 1978). For the upper bound one more secret is added, fully
     exposed, so that a leak of which the sample holds hardly any is not taken for none.
     """
-    rng = np.random.default_rng(seed)
     n, value = len(bits), float(bits.mean())
-    drawn = MOST - np.log2(rng.integers(1, CANDIDATES + 1, (SHUFFLES, n)))
-    p = (int((drawn.mean(1) >= value - 1e-9).sum()) + 1) / (SHUFFLES + 1)
+    p = (int((_means(n, seed) >= value - 1e-9).sum()) + 1) / (SHUFFLES + 1)
     tail = (1 - LEVEL) / 2
     return Exposure(
         value,
@@ -63,6 +62,14 @@ def mean(bits: Floats, seed: int = 0) -> Exposure:
         p,
         n,
     )
+
+
+@functools.cache
+def _means(n: int, seed: int) -> Floats:
+    """Return mean exposures of n secrets whose ranks are all as likely."""
+    rng = np.random.default_rng(seed)
+    drawn: Floats = MOST - np.log2(rng.integers(1, CANDIDATES + 1, (SHUFFLES, n)))
+    return np.asarray(drawn.mean(1))
 
 
 def _quantile(bits: Floats, level: float) -> float:

@@ -33,7 +33,8 @@ def load(path: Path) -> Limits:
         first = error.errors()[0]
         field = first["loc"][0] if first["loc"] else "file"
         raise UserError(
-            f"{path}: the field '{field}' is not as in {TEMPLATE}: {first['msg']}"
+            f"{path}: the field '{field}' is not as in {TEMPLATE} ({first['msg']}): start from "
+            f"that, and freeze it with `{COMMAND}`"
         ) from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
