@@ -12,6 +12,7 @@ from mimic_qlora.qa.session import Chart, Session
 from mimic_qlora.step import seeded
 from mimic_qlora.subjects import reader
 from mimic_qlora.tasks import composing, guidance
+from mimic_qlora.validation.scoring import readings
 from mimic_qlora.validation.trials import Trial
 from mimic_qlora.validation.twins import making
 from mimic_qlora.validation.twins.making import AS_IT_IS, UNRELATED, WITHOUT, Place
@@ -81,7 +82,13 @@ def _of_patient(
         if twin is None or beside is None:
             continue
         shown = [chart.context, twin.context, beside.context]
-        fit = [q for q in questions if _bears(rule, q, chart.context) and _may_ask(q, shown)]
+        fit = [
+            question
+            for question in questions
+            if _bears(rule, question, chart.context)
+            and _may_ask(question, shown)
+            and [_is_heard(rule, question, one) for one in shown] == [True, False, True]
+        ]
         if fit:
             question = min(fit, key=lambda q: (used[q.id], q.id))
             changes = ("", twin.change, beside.change)
@@ -102,6 +109,16 @@ def _bears(rule: Caution, question: Question, shown: Context) -> bool:
     if guidance.bearing(rule, symptom) < 1 or (rule.held_out and not symptom.held_out):
         return False
     return rule in guidance.cautions_for(symptom, shown.facts)[: composing.MOST_CAUTIONS]
+
+
+def _is_heard(rule: Caution, question: Question, shown: Context) -> bool:
+    """Return whether the ideal answer for a chart is heard to say a rule.
+
+    What another rule that a twin calls for says, or the ideal to anybody, may be heard as this one.
+    """
+    cautions = guidance.cautions_for(content.symptom_of(question), shown.facts)
+    ideal = guidance.ideal_for(question, cautions, shown.facts)
+    return bool(readings.read(question, [rule], ideal).acted)
 
 
 def _may_ask(question: Question, shown: Sequence[Context]) -> bool:

@@ -5,10 +5,11 @@ from datetime import datetime
 import pytest
 
 from helpers.prompt_records import context_settings, count_words
+from helpers.step7 import QUESTIONS
 from mimic_qlora.chart import context
 from mimic_qlora.clinical import content
 from mimic_qlora.tasks import composing
-from mimic_qlora.validation.twins import making
+from mimic_qlora.validation.twins import drawing, making
 
 AS_OF = datetime(2150, 3, 20)
 RULES = content.load().cautions
@@ -144,3 +145,15 @@ def test_what_implies_a_finding_is_an_entry_of_the_content():
     }
     named = {key for found, more in making._implied().items() for key in (found, *more)}
     assert named <= known
+
+
+def test_a_rule_that_the_ideal_of_a_twin_is_heard_to_say_is_told_from_one_that_it_is_not():
+    """Who must not stop drinking suddenly either is heard to say the rule on calming medicines."""
+    rule = RULES["benzodiazepine_no_sudden_stop"]
+    asked = next(q for q in QUESTIONS if "three hours a night" in q.question)
+
+    def heard(**chart):
+        return drawing._is_heard(rule, asked, build(record(**chart)))
+
+    assert heard(codes=("M109",), drugs=("Diazepam",)) and not heard(codes=("M109",))
+    assert heard(codes=("F1020",))
