@@ -301,8 +301,8 @@ def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence
     said += bits_per_byte(run)
     if not settings.is_final:
         said.append(
-            "Step 5 chose its checkpoint by the loss on these patients; --final asks the test "
-            "patients."
+            "Step 5 chose its checkpoint by the loss on half of the validation patients; --final "
+            "asks the test patients."
         )
     if "rel_to_ideal" not in found:
         said.append(
