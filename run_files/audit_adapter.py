@@ -21,16 +21,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line.Parser(__doc__)
     add = parser.add_argument
-    add(
-        "--run",
-        type=command_line.folder_name,
-        default="default",
-        help="adapter of step 5 (default: %(default)s)",
-    )
-    add(
-        "--model",
-        help="its base: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
-    )
+    command_line.add_adapter(parser)
     whole = command_line.whole_number
     add(
         "--patients",

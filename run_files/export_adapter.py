@@ -18,16 +18,7 @@ from mimic_qlora.step import command_line, storage
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line.Parser(__doc__)
-    parser.add_argument(
-        "--run",
-        type=command_line.folder_name,
-        default="default",
-        help="adapter of step 5 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--model",
-        help="its base: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
-    )
+    command_line.add_adapter(parser)
     command_line.add_device(parser)
     command_line.add_arguments(parser)
     return parser.parse_args()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
 from scipy import stats
 from tqdm import tqdm
 
@@ -20,7 +19,6 @@ from mimic_qlora.privacy.rule import Criterion, Limits
 from mimic_qlora.privacy.separation import Floats
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.training import packing
 from mimic_qlora.training.memorisation import canaries
 from mimic_qlora.training.memorisation.canaries import DOSES, Canary
 from mimic_qlora.training.packing import Sample
@@ -86,16 +84,9 @@ def likelihoods(model: "PeftModel", first: Ids, ends: Sequence[Ids]) -> Floats:
     for parent, here in zip(parents, places, strict=True):
         for n in range(len(parent) + 1):
             nodes[parent[:n]] = here[len(first) + n - 1]
-    where = next(model.parameters()).device
-    batch: Any = send_to_device(packing.collate(row), where)
     kept = sorted(set(nodes.values()))
-    logits = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        logits_to_keep=torch.tensor(kept, device=where),
-        layout=batch["layout"],
-        use_cache=False,
-    ).logits.squeeze(0)
+    logits = reading.logits_at(model, row, kept)
+    where = logits.device
     likely = logits.float().log_softmax(-1)
     at = {node: kept.index(place) for node, place in nodes.items()}
     totals = np.zeros(len(ends))

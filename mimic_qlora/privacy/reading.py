@@ -106,6 +106,20 @@ def row_places(row: Sequence[Sample]) -> list[list[int]]:
     return places
 
 
+def logits_at(model: "PeftModel", row: Sequence[Sample], places: Sequence[int]) -> torch.Tensor:
+    """Return the logits at some places of the row that `collate` makes [places, vocabulary]."""
+    where = next(model.parameters()).device
+    batch: Any = send_to_device(packing.collate(list(row)), where)
+    logits: torch.Tensor = model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        logits_to_keep=torch.tensor(places, device=where),
+        layout=batch["layout"],
+        use_cache=False,
+    ).logits
+    return logits.squeeze(0)
+
+
 @torch.no_grad()
 def predicted(
     model: "PeftModel", row: Sequence[Sample], wanted: Sequence[Sequence[int]]
@@ -115,15 +129,8 @@ def predicted(
     asked = [[here[j - 1] for j in own] for here, own in zip(places, wanted, strict=True)]
     kept = sorted({place for own in asked for place in own})
     rows = {place: number for number, place in enumerate(kept)}
-    where = next(model.parameters()).device
-    batch: Any = send_to_device(packing.collate(list(row)), where)
-    logits = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        logits_to_keep=torch.tensor(kept, device=where),
-        layout=batch["layout"],
-        use_cache=False,
-    ).logits.squeeze(0)
+    logits = logits_at(model, row, kept)
+    where = logits.device
     found = []
     for sample, own, at in zip(row, wanted, asked, strict=True):
         targets = torch.tensor([sample.ids[j] for j in own], device=where)

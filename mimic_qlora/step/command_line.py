@@ -50,6 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:
         )
 
 
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add --run and --model: an adapter of step 5, and the base that it stands beside."""
+    parser.add_argument(
+        "--run",
+        type=folder_name,
+        default="default",
+        help="adapter of step 5 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model",
+        help="its base: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, for steps that use a GPU where there is one."""
     parser.add_argument(
