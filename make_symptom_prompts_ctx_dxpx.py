@@ -3,10 +3,10 @@
     python make_symptom_prompts_ctx_dxpx.py --model meta-llama/Meta-Llama-3-8B-Instruct
 
 Leaves `prompts/` in the storage folder: chat records for training, validation and test as JSONL, a
-card, and context.json with the settings that steps 5 to 7 share. There are three tasks: guidance on
-a symptom, questions about the chart, the diagnoses of a stay. Each record names the rows that its
-gold answer rests on. A prompt has a time and shows only what the chart held at it, without the
-columns that step 3 found least important.
+card, and context.json with the settings that steps 5 to 7 share. There are four tasks: guidance on
+a symptom, questions about the chart, the diagnoses of a stay and, where asked for, the urgency of
+an emergency visit. Each record names the rows that its gold answer rests on. A prompt has a time
+and shows only what the chart held at it, without the columns that step 3 found least important.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from mimic_qlora.step import command_line, ending, errors, storage
 
 RUN_FILES = Path(__file__).parent / "run_files"
 SYSTEM_PROMPT = RUN_FILES / "system_prompt.txt"
-TASKS = ("guidance", "chart_qa", "diagnoses")
+TASKS = ("guidance", "chart_qa", "diagnoses", "urgency")
+USUAL = list(TASKS[:3])  # urgency needs tables that not every release has
 
 
 def arguments() -> argparse.Namespace:
@@ -33,9 +34,9 @@ def arguments() -> argparse.Namespace:
         "--tasks",
         nargs="+",
         choices=TASKS,
-        default=list(TASKS),
+        default=USUAL,
         metavar="TASK",
-        help=f"any of {', '.join(TASKS)} (default: all three)",
+        help=f"any of {', '.join(TASKS)} (default: the first three)",
     )
     add(
         "--pairs-per-subject",

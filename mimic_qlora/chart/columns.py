@@ -64,6 +64,8 @@ WANTED = {
         "dbp",
     ),
     "medrecon": ("stay_id", "charttime", "name"),
+    "edstays": ("stay_id", "hadm_id", "intime"),
+    "triage": ("stay_id", "chiefcomplaint"),
 }
 # Of a big table, only these values of a column are ever read.
 ONLY = {"chartevents": {"itemid": sorted(VITALS)}}
@@ -97,6 +99,7 @@ CITED = {
         "dbp",
     ),
     "medrecon": ("stay_id", "charttime", "name"),
+    "edstays": ("stay_id", "intime"),
 }
 
 

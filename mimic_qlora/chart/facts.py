@@ -92,7 +92,7 @@ def facts_of_view(view: Record, as_of: datetime) -> Facts:
     person = view["patients"][0] if view["patients"] else {}
     history = lab_history(view, as_of)
     procedures = view["procedures_icd_labeled"]
-    age, sex = _age(person, as_of), person.get("gender")
+    age, sex = age_at(person, as_of), person.get("gender")
     return Facts(
         phenotypes=_phenotypes(view, as_of),
         drug_classes=_drug_classes(orders_of_stay(view, last_stay(view))),
@@ -208,7 +208,7 @@ def classes_of(order: Row) -> frozenset[str]:
     return codes.drug_classes_of(order["drug"], order.get("route"), *dose)
 
 
-def _age(person: Row, as_of: datetime) -> int | None:
+def age_at(person: Row, as_of: datetime) -> int | None:
     """Return the age in years: MIMIC-IV gives it in one shifted year, and 91 for all above 89.
 
     None where a cell is missing or the age cannot be one.

@@ -12,9 +12,9 @@ HOME = ("HOME", "HOME HEALTH CARE")
 
 
 class Moment(NamedTuple):
-    """A prediction time, and the stay that came before it or that is on."""
+    """A prediction time, and the stay that came before it or that is on; None for no such stay."""
 
-    hadm_id: int
+    hadm_id: int | None
     as_of: datetime
 
 

@@ -23,6 +23,7 @@ WITH = {
     "procedures_icd": ["hadm_id", "icd_code", "icd_version", "chartdate"],
     "labevents": ["itemid", "charttime"],
     "chartevents": ["itemid", "charttime"],
+    "edstays": ["stay_id", "intime"],
 }
 
 
@@ -40,7 +41,7 @@ def _rows(name: str, rows: Any, columns: Mapping[str, Mapping[str, str]]) -> Any
     found = [row for row in found if all(c in row for c in WITH.get(table, []))]
     if table == "admissions":
         return _once(found, "hadm_id", "admittime", "dischtime")
-    if table == "icustays":
+    if table in ("icustays", "edstays"):
         return _once(found, "stay_id", "intime", "outtime")
     return found
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from mimic_qlora.prompts.records import Groups, PromptMaker
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import data_line, subjects_manifest
+from mimic_qlora.tasks.urgency import visits
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ def make_prompts(
     tokenizer = chat.load_tokenizer(model)
     shared = ContextSettings(
         system_prompt=system_prompt,
-        system_prompts=records.system_prompts(system_prompt),
+        system_prompts={
+            task: text
+            for task, text in records.system_prompts(system_prompt).items()
+            if task != "urgency" or task in settings.tasks  # it is asked only where it was chosen
+        },
         token_budget=settings.token_budget,
         landmark_hours=settings.landmark_hours,
         dropped_columns=columns_file.least_important(store),
@@ -65,6 +70,7 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
     """
     s = settings
     found = cohort.find(store, s.tasks, s.pairs_per_subject, s.seed, s.landmark_hours)
+    maker = replace(maker, visits=found.visits)
     slots = cohort.chosen(found.slots, s.max_total, s.seed)
     split = reader.split_of(store)
     _check_splits({split[subject_id] for subject_id in slots}, s.max_total)
@@ -83,6 +89,9 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
             yield from prompts.records
 
     counts = dataset.write(folder, made())
+    if found.visits:
+        asked = {one.subject_id for many in slots.values() for one in many if one.task == "urgency"}
+        visits.write(folder, [found.visits[who] for who in sorted(asked)], found.flow)
     _check_splits(counts.splits.keys(), s.max_total)
     n_slots = sum(map(len, slots.values()))
     return Counts(

@@ -24,6 +24,11 @@ TASKS = {
         "Codes\n  are made for billing, and their order is no rank of truth; MIMIC-IV has no "
         "present-on-admission\n  flag; codes of external causes and of histories are left out."
     ),
+    "urgency": (
+        "how urgent an emergency visit was, asked at arrival with the chart before it and the "
+        "complaint;\n  the level is told from what followed (docs/urgency.md), the care received "
+        "and not the care\n  needed; urgency.csv has each visit, urgency_flow.csv who was left out."
+    ),
 }
 TABLES = {
     "splits": "split",

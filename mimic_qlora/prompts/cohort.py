@@ -1,6 +1,7 @@
 """The cohort: which patients are asked what and when."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,9 +9,11 @@ from mimic_qlora.chart import columns, prediction_times
 from mimic_qlora.chart.prediction_times import Moment
 from mimic_qlora.step import seeded
 from mimic_qlora.subjects import reader
+from mimic_qlora.tasks.urgency import cohort as urgency
+from mimic_qlora.tasks.urgency.visits import Count, Visit
 
 # Each task with its share when --max-total allows fewer records than there are.
-SHARES = {"guidance": 2, "chart_qa": 1, "diagnoses": 1}
+SHARES = {"guidance": 2, "chart_qa": 1, "diagnoses": 1, "urgency": 2}
 WHO_AND_WHEN = {
     "patients": ("dod", "anchor_year_group"),
     "admissions": columns.WANTED["admissions"],
@@ -36,6 +39,8 @@ class Cohort(NamedTuple):
     counts: dict[str, int]  # reason -> patients
     year_groups: dict[int, str]  # subject_id -> anchor_year_group, "" where there is none
     latest: str  # the anchor_year_group that is held out in time; "" when there are not two
+    visits: dict[int, Visit] = {}  # of the urgency task, by subject_id
+    flow: Sequence[Count] = ()  # of the urgency task: how its visits were found
 
     def temporal_split(self, subject_id: int) -> str:
         """Return the split by time: "test" for the patients of the latest years."""
@@ -47,7 +52,8 @@ def find(store: Path, tasks: list[str], per_subject: int, seed: int, hours: floa
     """Walk through all patients and find who can be asked what and when.
 
     Guidance stands after a live discharge to home; diagnoses at the landmarks of the newest coded
-    stays; chart questions where guidance stands, else at the newest landmark.
+    stays; chart questions where guidance stands, else at the newest landmark. Urgency is asked at
+    the arrival of one emergency visit, with or without a coded stay.
     """
     reasons = {
         "guidance": "no live discharge to home that a question could follow",
@@ -74,7 +80,7 @@ def find(store: Path, tasks: list[str], per_subject: int, seed: int, hours: floa
         left_out.update(task for task, moments in when.items() if not moments)
         for task in tasks:
             slots[task] += [
-                Slot(task, subject_id, n, moment) for n, moment in enumerate(when[task])
+                Slot(task, subject_id, n, moment) for n, moment in enumerate(when.get(task, []))
             ]
     counts = {CODED: n_coded, NO_STAY: n_not_coded}
     if n_coded:
@@ -83,8 +89,13 @@ def find(store: Path, tasks: list[str], per_subject: int, seed: int, hours: floa
             for task, reason in reasons.items()
             if task in tasks
         }
+    visits, flow = urgency.find(store, seed) if "urgency" in tasks else urgency.Cohort({}, [])
+    for subject_id, visit in visits.items():
+        slots["urgency"].append(Slot("urgency", subject_id, 0, Moment(None, visit.arrival)))
+        groups[subject_id] = visit.year_group
     years = sorted({group for group in groups.values() if group})
-    return Cohort(slots, counts, groups, years[-1] if len(years) > 1 else "")
+    latest = years[-1] if len(years) > 1 else ""
+    return Cohort(slots, counts, groups, latest, visits, flow)
 
 
 def chosen(slots: dict[str, list[Slot]], most: int | None, seed: int) -> dict[int, list[Slot]]:

@@ -116,7 +116,10 @@ def age_group(age: int | None) -> str:
 
 def _compared(record: PromptRecord) -> tuple[str, str]:
     """Return what near-duplicates must share, and the context that is compared."""
-    return f"{record.task} {record.symptom or record.question}", record.context
+    asked = record.symptom or record.question
+    if record.task == "urgency":  # two patients with one complaint and no chart are two visits
+        asked = f"{record.subject_id} {asked}"
+    return f"{record.task} {asked}", record.context
 
 
 def write(folder: Path, records: Iterable[tuple[PromptRecord, Person]]) -> FileCounts:

@@ -28,9 +28,9 @@ class PromptRecord:
     """A patient at one time, a question and a gold answer, in the order of the JSON fields."""
 
     messages: list[Message]  # system, user (context and question), assistant (gold answer)
-    task: str  # "guidance", "chart_qa" or "diagnoses"
+    task: str  # "guidance", "chart_qa", "diagnoses" or "urgency"
     subject_id: int
-    hadm_id: int  # the stay before `as_of`, or the one that is on
+    hadm_id: int | None  # the stay before `as_of`, or the one that is on; None for urgency
     as_of: datetime  # prediction time: the context shows what was known then
     symptom: str | None  # id of the symptom that guidance is asked about
     kind: str | None  # of a chart question

@@ -1,8 +1,8 @@
 """The records of one patient, and all that shapes a record beside data and settings."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,9 @@ from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.subjects import reader
 from mimic_qlora.tasks import chart_qa, diagnoses, guidance
 from mimic_qlora.tasks.gold import Gold
+from mimic_qlora.tasks.urgency import label
+from mimic_qlora.tasks.urgency import task as urgency
+from mimic_qlora.tasks.urgency.visits import Visit
 
 
 class Groups(NamedTuple):
@@ -42,6 +45,7 @@ class PromptMaker:
     settings: ContextSettings
     labels: dict[int, str]  # itemid -> name of the lab
     count_tokens: Callable[[str], int]
+    visits: Mapping[int, Visit] = field(default_factory=dict)  # of the urgency task, by subject_id
 
     def build(self, record: Record, moment: Moment) -> context.Context:
         """Return the patient's context at one time."""
@@ -58,6 +62,9 @@ class PromptMaker:
             return guidance.golds(built.facts, built.chart, len(slots), key, learned)
         if task == "chart_qa":
             return chart_qa.golds(built, len(slots), f"{key}:chart_qa")
+        if task == "urgency":
+            return urgency.golds(record, built, self.visits[subject_id])
+        assert moment.hadm_id is not None, "a landmark is of a stay"
         return diagnoses.golds(record, moment.hadm_id, built.chart, f"{key}:{moment.hadm_id}")
 
     def prompts(self, record: Record, slots: list[Slot], groups: Groups) -> PatientPrompts:
@@ -68,8 +75,11 @@ class PromptMaker:
         contexts: dict[Moment, context.Context] = {}
         made = []
         for (task, moment), here in asked.items():
-            if moment not in contexts:
-                contexts[moment] = self.build(record, moment)
+            if moment not in contexts:  # only visits have moments without a stay
+                chart = record
+                if task == "urgency":
+                    chart = urgency.before_arrival(record, self.visits[here[0].subject_id].stay_id)
+                contexts[moment] = self.build(chart, moment)
             built = contexts[moment]
             person = Person(built.chart.age, built.chart.sex)
             for gold in self.golds(record, here, built, groups.split):
@@ -100,13 +110,20 @@ def system_prompts(guidance_prompt: str) -> dict[str, str]:
         "guidance": guidance_prompt,
         "chart_qa": chart_qa.SYSTEM_PROMPT,
         "diagnoses": diagnoses.SYSTEM_PROMPT,
+        "urgency": urgency.SYSTEM_PROMPT,
     }
 
 
 def content_sha256(guidance_prompt: str) -> str:
-    """Hash clinical content, visibility table and prompts: what shapes a record beside data."""
+    """Hash clinical content, visibility, label and prompts: what shapes a record beside data."""
     digest = hashlib.sha256(content.content_sha256().encode())
-    digest.update((Path(visibility.__file__).parent / "visibility.csv").read_bytes())
+    own = Path(label.__file__).parent
+    for path in (
+        Path(visibility.__file__).parent / "visibility.csv",
+        own / "label.yaml",
+        own / "cohort.yaml",
+    ):
+        digest.update(path.read_bytes())
     for text in (
         *system_prompts(guidance_prompt).values(),
         *diagnoses.QUESTIONS,

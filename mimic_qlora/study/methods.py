@@ -20,6 +20,7 @@ _TASKS = {
     "guidance": "guidance on a symptom",
     "chart_qa": "questions about the chart",
     "diagnoses": "the diagnoses of a stay",
+    "urgency": "the urgency of an emergency visit",
 }
 
 

@@ -15,7 +15,7 @@ from mimic_qlora.step import ending, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
 from mimic_qlora.study.state import DONE, RUNNING, STOPPED, StepState
-from mimic_qlora.study.study_file import TASKS, Data, Features, Prompts, Summary, Training
+from mimic_qlora.study.study_file import USUAL_TASKS, Data, Features, Prompts, Summary, Training
 from mimic_qlora.training import recipes
 from mimic_qlora.training.settings import TrainSettings
 
@@ -31,7 +31,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "summary": {"min_cell": 10},
     "features": asdict(FeatureSettings()),
     "prompts": {
-        "tasks": list(TASKS),
+        "tasks": list(USUAL_TASKS),
         "pairs_per_subject": 2,
         "token_budget": 700,
         "landmark_hours": 24,

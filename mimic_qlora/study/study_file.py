@@ -23,7 +23,8 @@ from mimic_qlora.validation.arms import ARMS
 
 SYNTHETIC = "synthetic"
 EMBEDDED = "embedded"
-TASKS = ("guidance", "chart_qa", "diagnoses")
+TASKS = ("guidance", "chart_qa", "diagnoses", "urgency")
+USUAL_TASKS = TASKS[:3]  # of step 4 where none are named
 QUESTION = "I have had a bad headache since this morning. What should I do?"
 _REASONS = {  # what YAML says of common mistakes -> the same in words
     "mapping values are not allowed here": "a colon in a text without quotes, or a line too far in",

@@ -34,10 +34,12 @@ NEEDED = {
     "procedures_icd_labeled": ("hadm_id", "icd_code", "icd_version", "chartdate"),
     "labevents": ("itemid", "charttime"),
     "chartevents": ("itemid", "charttime"),
+    "edstays": ("stay_id", "intime"),
 }
 ONCE = {  # table -> its id, beginning and end; of several rows the earliest counts
     "admissions": ("hadm_id", "admittime", "dischtime"),
     "icustays": ("stay_id", "intime", "outtime"),
+    "edstays": ("stay_id", "intime", "outtime"),
 }
 # texts that are told or cited as they are, and never compared with a list of words
 WORDINGS = ("drug", "name", "long_title", "value", "result_value")

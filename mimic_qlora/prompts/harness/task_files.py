@@ -54,11 +54,12 @@ def write(
 def documents(
     store: Path, split: str, tokenizer: "PreTrainedTokenizerBase"
 ) -> dict[str, list[Document]]:
-    """Return the documents of each task of step 4."""
+    """Return the documents of each task of step 4 that the harness can score."""
     tasks: dict[str, list[Document]] = {name: [] for name in MAKERS}
     for record in record_files.read(record_files.path_of(store, split)):
-        of_task = MAKERS[record.task](record, tokenizer)
-        tasks[record.task].append(_asked(record, tokenizer) | of_task)
+        if record.task in MAKERS:  # urgency is judged by probabilities, in step 7
+            of_task = MAKERS[record.task](record, tokenizer)
+            tasks[record.task].append(_asked(record, tokenizer) | of_task)
     return tasks
 
 
