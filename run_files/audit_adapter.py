@@ -12,7 +12,10 @@ same command.
 
 import argparse
 import os
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
 from mimic_qlora.step import command_line, ending, errors, files, storage, terminal
 

@@ -13,6 +13,10 @@ Exit codes: 0 done, 2 something to put right.
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
 from mimic_qlora.step import command_line, files, terminal
 

@@ -10,7 +10,10 @@ bytes a weight, 16 GB for 8B. docs/other_programs.md has the commands of vLLM, l
 
 import argparse
 import os
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
 from mimic_qlora.step import command_line, storage
 

@@ -24,6 +24,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
+
 from mimic_qlora.step import command_line, files, storage
 from mimic_qlora.step.errors import UserError
 

@@ -11,9 +11,12 @@ is the only thing that tells which model wrote what; --export writes approvals i
 import difflib
 import os
 import re
+import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
 from mimic_qlora.step import command_line, files, storage
 

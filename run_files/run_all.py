@@ -14,9 +14,12 @@ failed.
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
 from mimic_qlora.step import command_line, files, storage, terminal
 

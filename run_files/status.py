@@ -19,6 +19,8 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
+
 from mimic_qlora.step import command_line, files, storage, terminal
 from mimic_qlora.step.errors import UserError
 

@@ -16,11 +16,14 @@ reported.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
 from mimic_qlora.step import command_line, ssh, storage, terminal
 from mimic_qlora.step.errors import UserError

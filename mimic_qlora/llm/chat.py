@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers, refuse_own_code
+from mimic_qlora.llm.offline import FROM_HERE, check_kind, quiet_transformers, refuse_own_code
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ WORDS_REMEMBERED = 1 << 16  # about 10 MB
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a chat model; it pads on the left, never with an end token.
 
-    Raises UserError when the files are damaged or there is no chat template, as in base models.
+    Raises UserError when the files are damaged, the model is of a kind that transformers does not
+    know, or there is no chat template, as in base models.
     """
     transformers = quiet_transformers()
+    check_kind(path)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **FROM_HERE)
     except Exception as error:  # the Rust tokenizers raise a bare Exception

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 
 # Patient text passes through these libraries: no hub, no telemetry, no kernels fetched at run time.
@@ -36,6 +37,34 @@ def refuse_own_code(path: Path, error: Exception) -> None:
             f"{path} comes with code of its own, which is never run here: use a model that "
             "transformers itself knows, such as meta-llama/Meta-Llama-3-8B-Instruct"
         ) from None
+
+
+def check_kind(path: Path) -> None:
+    """Raise UserError unless transformers knows a model's config.json, as one that writes text.
+
+    It reads the config for a tokenizer too, whose fault it then seems to be, or for the weights
+    alone, which is after all prompts are encoded.
+    """
+    transformers = quiet_transformers()
+    use = "use a model such as meta-llama/Meta-Llama-3-8B-Instruct"
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, **FROM_HERE)
+    except Exception as error:  # of many kinds, by what stands in it
+        if faults.of_the_machine(error):
+            raise
+        refuse_own_code(path, error)
+        reason = " ".join(str(error).split())[:200]
+        if "does not recognize this architecture" in reason:
+            version = transformers.__version__
+            reason = f"transformers {version} does not know this model_type: update it, or {use}"
+        else:
+            reason = f"{reason}: fetch or copy the model anew"
+        raise UserError(f"{path / 'config.json'} cannot be used: {reason}") from None
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{path / 'config.json'} is of a model that does not go on with a text "
+            f"({config.model_type}): {use}"
+        )
 
 
 def cut_off() -> None:

@@ -36,7 +36,7 @@ def load(path: Path) -> Limits:
             f"{path}: the field '{field}' is not as in {TEMPLATE} ({first['msg']}): start from "
             f"that, and freeze it with `{COMMAND}`"
         ) from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} cannot be read as limits ({type(error).__name__}): start from {TEMPLATE}"
         ) from None

@@ -43,7 +43,7 @@ def edit(text: str, reviews: Mapping[str, Review]) -> str:
     """
     wanted = yaml_files.loads(text, "the file")
     entries = {entry["id"]: entry for entry in wanted}
-    root = yaml.compose(text, yaml.SafeLoader)
+    root = yaml_files.compose(text, "the file")
     assert root is not None, "the file holds entries"
     nodes = {_scalar(node, "id").value: node for node in root.value}
     spans = []

@@ -229,7 +229,7 @@ def read(path: Path) -> StudyFile:
     """
     try:
         text = path.read_bytes().decode()
-        root = yaml.compose(text, yaml.SafeLoader)
+        root = yaml_files.compose(text, str(path))
         lines = dict(_lines(path, root))
         content = yaml_files.loads(text, str(path))
     except yaml.YAMLError as error:
@@ -239,9 +239,6 @@ def read(path: Path) -> StudyFile:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: this is not UTF-8 text: save it as that") from None
-    except (ValueError, RecursionError) as error:  # too many brackets, a loop
-        reason = str(error).splitlines()[0][:80]
-        raise UserError(f"{path} is not valid YAML ({reason}): fix it there") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{path} is not a study: write settings such as 'data: {{from: synthetic}}', as in the "

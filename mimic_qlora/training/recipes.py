@@ -98,7 +98,7 @@ def read_recipe(name: str, folder: Path) -> Recipe:
         )
     try:
         content = yaml_files.loads(path.read_text(encoding="utf-8"), str(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({reason}): fix it there") from None
     if not isinstance(content, dict):

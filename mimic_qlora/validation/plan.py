@@ -103,8 +103,7 @@ def load(path: Path) -> ValidationPlan:
         raise UserError(
             f"{path}: the field '{place[0]}' is not as in {TEMPLATE}{within}: {reason}"
         ) from None
-    # lists in lists in lists, a number of 5,000 digits
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} cannot be read as a plan ({type(error).__name__}): start from {TEMPLATE}"
         ) from None

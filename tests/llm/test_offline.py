@@ -106,6 +106,27 @@ def test_a_tokenizer_that_needs_its_own_code_is_refused_in_one_sentence(tmp_path
         loading.load_base(model)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"model_type": "llama9"}, "does not know this model_type: update it, or use a model"),
+        ({"model_type": 7}, "does not know this model_type: update it, or use a model"),
+        ({"model_type": "t5"}, r"model that does not go on with a text \(t5\): use a model"),
+        ({"model_type": None}, "Unrecognized model .*`model_type` key .*: fetch or copy"),
+        ({"hidden_size": "64"}, "field 'hidden_size'.*: fetch or copy the model anew"),
+        ({"num_attention_heads": 0}, "modulo by zero: fetch or copy the model anew"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_not_taken_for_a_damaged_tokenizer(tmp_path, wrong, says):
+    model = write_tiny_model(tmp_path / "model")
+    path = model / "config.json"
+    config = {k: v for k, v in (json.loads(path.read_text()) | wrong).items() if v is not None}
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json (cannot be used: |is of ).*" + says) as told:
+        chat.load_tokenizer(model)
+    assert "tokenizer" not in str(told.value) and "\n" not in str(told.value)
+
+
 def test_every_model_is_opened_from_here_and_without_its_code():
     """PEFT's class runs no code of a folder, and knows no such option."""
     openers = {"from_pretrained", "SentenceTransformer", "from_config", "pipeline"}

@@ -194,3 +194,18 @@ print([name for name in ("numpy", "pyarrow", "pydantic", "torch", "yaml") if nam
         [sys.executable, "-c", load, *scripts], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout == "[]\n" and len(scripts) > 9, done.stderr
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "run_files").glob("*.py")))
+def test_a_script_beside_run_sh_finds_its_library_without_an_environment(script, tmp_path):
+    path = ROOT / "run_files" / script
+    bare = {"env": {"STORAGE_DIR": str(tmp_path)}, "capture_output": True, "text": True}
+    helped = subprocess.run([sys.executable, "-S", path, "--help"], **bare)  # no site-packages
+    assert helped.returncode == 0 and helped.stderr == "" and "--help" in helped.stdout
+
+
+def test_what_a_python_lacks_is_a_sentence_in_the_scripts_beside_run_sh_too(tmp_path):
+    bare = {"env": {"STORAGE_DIR": str(tmp_path)}, "capture_output": True, "text": True}
+    ended = subprocess.run([sys.executable, "-S", ROOT / "run_files" / "status.py"], **bare)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"error: {sys.executable} lacks the package ")

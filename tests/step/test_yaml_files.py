@@ -1,6 +1,7 @@
-"""YAML with a key twice or a number misread: one sentence with the file and the line."""
+"""YAML that would be misread, or read for ever: one sentence with the file and the line."""
 
 import re
+import time
 
 import pytest
 
@@ -49,6 +50,56 @@ def test_other_numbers_are_read_as_ever():
     assert yaml_files.loads(text, "a.yaml")[:-1] == [0, -7, 3, 1000, 0.5, "08", "010"]
 
 
+REPEATED = "\n".join(
+    ["a0: &a0 [x, y]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+)
+MERGED = "\n".join(
+    ["a0: &a0 {k: x}"]
+    + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 10)]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (REPEATED, r"line 6: aliases \(such as \*a4\) stand for more than 100,000 values"),
+        (MERGED, r"line 6: aliases \(such as \*a4\) stand for more than 100,000 values"),
+        ("a: &a [1, *a]", r"line 1: aliases \(such as \*a\) stand for more than"),
+        ("a:\n- " + "[" * 200_000, "line 2: more than 100 lists or records stand in one another"),
+        ("- " * 200, "line 1: more than 100 lists or records stand in one another"),
+    ],
+    ids=["aliases", "merges", "loop", "brackets", "dashes"],
+)
+@pytest.mark.parametrize("read", [yaml_files.loads, yaml_files.compose])
+def test_what_would_take_all_time_or_memory_is_refused_at_once(read, text, says):
+    before = time.process_time()
+    with pytest.raises(UserError, match="some.yaml, " + says):
+        read(text, "some.yaml")
+    assert time.process_time() - before < 2
+
+
+def test_aliases_that_stand_for_little_are_read():
+    text = "a: &a [1, 2, &b 3]\nb: [*a, *b, *a]\n" + "c: " + "[" * 90 + "]" * 90
+    assert yaml_files.loads(text, "a.yaml")["b"] == [[1, 2, 3], 3, [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("2150-02-30", "a value cannot be read: day is out of range for month"),
+        ("2150-01-01 25:00:00", "a value cannot be read: hour must be in 0..23"),
+        ("!!bool perhaps", "a value cannot be read: 'perhaps'"),
+        ("!!timestamp x", "a value cannot be read: "),
+        ("9" * 5000, "a number has more than 100 digits"),
+        ("0x" + "f" * 5000, "a number has more than 100 digits"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_file_and_line(value, says):
+    with pytest.raises(UserError) as told:
+        yaml_files.loads(f"a: 1\nb: [2, {value}]\n", "some.yaml")
+    assert str(told.value).startswith(f"some.yaml, line 2: {says}") and len(str(told.value)) < 200
+
+
 @pytest.mark.parametrize(
     "read",
     [
@@ -69,6 +120,8 @@ def test_the_library_reads_yaml_in_no_other_way():
     found = {
         path.name
         for path in library
-        if re.search(r"\byaml\.(?:safe_|full_|unsafe_)?load", path.read_text(encoding="utf-8"))
+        if re.search(
+            r"\byaml\.(?:safe_|full_|unsafe_)?(?:load|compose)", path.read_text(encoding="utf-8")
+        )
     }
     assert found == {"yaml_files.py"}
