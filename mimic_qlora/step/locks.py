@@ -24,15 +24,16 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 
 
 @contextlib.contextmanager
-def hold(place: Path, command: str) -> Iterator[None]:
+def hold(place: Path, command: str, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of `place`, which `command` writes: `.<name>.lock` beside it.
 
-    Raises UserError if another run holds it, or if the lock file cannot be used.
+    Raises UserError if another run still holds it after `wait` seconds, or if the lock file cannot
+    be used.
     """
     path = place.with_name(f".{place.name}.lock")
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        lock = _acquired(path, place, command)
+        lock = _acquired(path, place, command, wait)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
             raise
@@ -61,7 +62,7 @@ def are_there(path: Path) -> bool:
     return True
 
 
-def _acquired(path: Path, place: Path, command: str) -> "BaseFileLock":
+def _acquired(path: Path, place: Path, command: str, wait: float) -> "BaseFileLock":
     """Return the lock, held: the system's, else a file. Raises UserError if another run holds it.
 
     Another machine may see no locks where this one has them, so that a file of its counts too.
@@ -71,8 +72,8 @@ def _acquired(path: Path, place: Path, command: str) -> "BaseFileLock":
     instead = path.with_name(f"{path.name}.held")
     for file in (path, instead):
         _check(file)
-    soft = SoftFileLock(instead, timeout=0, mode=files.PRIVATE)
-    lock: BaseFileLock = FileLock(path, timeout=0, mode=files.PRIVATE, fallback_to_soft=False)
+    soft = SoftFileLock(instead, timeout=wait, mode=files.PRIVATE)
+    lock: BaseFileLock = FileLock(path, timeout=wait, mode=files.PRIVATE, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ _RESULTS, _DEAD = "copies of results of step 7", "folders of runs that ended bef
 _MODELS = "copies of the embedded model (made again when needed)"
 _BY_RUN = ("adapters", "exports", "privacy")  # a folder for each run
 _LEAST_AGE = 600  # seconds; a run that goes on may be about to write it
+_OF_KILLED = (".training-prompts.", ".canaries.")  # begin the names of folders of single commands
+_LONGEST = 3600  # seconds that such a folder may be in use
+_COPYING = 60  # seconds between two files of one copy at most
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,22 @@ def _results() -> list[Leftover]:
     return [
         one
         for one in _leftovers(_RESULTS, sorted(temporary.glob("mimic_qlora_*")))
-        if one.age > _LEAST_AGE
+        if one.age > _LEAST_AGE and _is_copy(one.path)
     ]
+
+
+def _is_copy(folder: Path) -> bool:
+    """Tell whether a folder holds a copy of results, into which nobody has written since.
+
+    A user may have given such a name to a folder, or have filled label.csv in a copy.
+    """
+    try:
+        status = {path.name: path.lstat() for path in folder.iterdir()}
+    except OSError:
+        return False
+    written = [one.st_mtime for one in status.values()]
+    is_flat = all(stat.S_ISREG(one.st_mode) for one in status.values())
+    return is_flat and "output.csv" in status and max(written) - min(written) < _COPYING
 
 
 def _dead(store: Path) -> list[Leftover]:
@@ -56,6 +74,9 @@ def _dead(store: Path) -> list[Leftover]:
             if end in ("partial", "training") and not running_now.holder(parent / name):
                 note = "what it has done so far; the same command would go on from it"
                 found += _leftovers(_DEAD, [path], note)
+    for name in _OF_KILLED:
+        old = _leftovers(_DEAD, sorted(store.glob(f"{name}*")), "nothing: it is made again")
+        found += [one for one in old if one.age > _LONGEST]
     partial = sorted((store / "validation").glob(".*.partial"))
     note = "half a report; the answers are kept, and the same command makes it anew"
     return found + [one for one in _leftovers(_DEAD, partial, note) if one.age > _LEAST_AGE]

@@ -1,8 +1,9 @@
 """The files of a paper: Table 1 as CSV and LaTeX, the forest plot as SVG and PDF, the methods."""
 
 import csv
+import io
+import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,22 +35,26 @@ def write(store: Path, folder: Path) -> list[Path]:
     rows = _table1(store)
     comparison = _comparison(store)
     files.private_folder(folder)
-    shutil.copyfile(store / "summary" / "table1.csv", folder / "table1.csv")
-    _write(folder / "table1.tex", "\n".join(latex(rows)) + "\n")
+    contents = {
+        "table1.csv": (store / "summary" / "table1.csv").read_bytes(),
+        "table1.tex": ("\n".join(latex(rows)) + "\n").encode(),
+    }
     drawn = draw(forest.of(comparison))
-    for name in ("forest.svg", "forest.pdf"):
-        date = {"Date": None} if name.endswith("svg") else {"CreationDate": None}
-        drawn.savefig(folder / name, metadata=date)
-    _write(folder / "methods.txt", methods.text(store) + "\n")
-    names = ("table1.csv", "table1.tex", "forest.svg", "forest.pdf", "methods.txt")
-    return [folder / name for name in names]
+    for name, date in {"forest.svg": "Date", "forest.pdf": "CreationDate"}.items():
+        image = io.BytesIO()
+        drawn.savefig(image, format=name.rpartition(".")[2], metadata={date: None})
+        contents[name] = image.getvalue()
+    contents["methods.txt"] = (methods.text(store) + "\n").encode()
+    for name, content in contents.items():
+        _write(folder / name, content)
+    return [folder / name for name in contents]
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a text that people go on writing: another one in its place is kept beside it."""
-    if path.is_file() and path.read_bytes() != text.encode():
-        print(f"{path} was another text, which is kept as {files.put_aside(path, path).name}")
-    path.write_text(text, encoding="utf-8")
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that people go on with: another one in its place is kept beside it."""
+    if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
+        print(f"{path} was another one, which is kept as {files.put_aside(path, path).name}")
+    path.write_bytes(content)
 
 
 def _table1(store: Path) -> list[list[str]]:

@@ -6,6 +6,7 @@ storage folder, the number of lines and the hash of the last: no line can be cha
 unseen.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mimic_qlora.step import files
+from mimic_qlora.step import files, locks
 from mimic_qlora.step.errors import UserError
 
 HEAD = ".ledger-head.json"
+WAIT = 60.0  # seconds that a run waits for another one's line
 Entry = dict[str, Any]  # see _Line
 
 
@@ -71,10 +73,21 @@ def ledger(store: Path) -> list[Entry]:
     return entries
 
 
+def _alone(store: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the ledger, for which runs of other adapters wait: each writes a line in a moment."""
+    files.private_folder(store / "validation")
+    return locks.hold(path_of(store), "cd run_files && ./run.sh", wait=WAIT)
+
+
 def enter(store: Path, event: str, **facts: object) -> None:
     """Add a line to the ledger. Raises UserError when it was edited."""
+    with _alone(store):
+        _enter(store, event, **facts)
+
+
+def _enter(store: Path, event: str, **facts: object) -> None:
+    """Add a line to the ledger, which this process holds."""
     ledger(store)
-    files.private_folder(store / "validation")
     path, lines = path_of(store), _lines(path_of(store), _head(store))
     before = _sha256(*lines[-1:])
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -99,10 +112,11 @@ def opening(store: Path, sha256: str, adapters: Mapping[str, str]) -> str:
     Returns a sentence for the results that says how often they were opened before. The same plan
     with the same adapters, resumed or done again, opens nothing new.
     """
-    before = [e for e in ledger(store) if e["event"] == "opened"]
     this: Entry = {"plan_sha256": sha256, "adapters": dict(adapters)}
-    if not any(e.items() >= this.items() for e in before):
-        enter(store, "opened", **this)
+    with _alone(store):
+        before = [e for e in ledger(store) if e["event"] == "opened"]
+        if not any(e.items() >= this.items() for e in before):
+            _enter(store, "opened", **this)
     others = [e for e in before if not e.items() >= this.items()]
     plan = f"Test patients, by the plan {sha256[:12]} frozen before"
     if not others:
@@ -119,12 +133,13 @@ def looked(store: Path, adapters: Mapping[str, str], trials: Mapping[str, object
 
     Returns a sentence that says the how manieth look it is. The same once more shows nothing new.
     """
-    before = [e for e in ledger(store) if e["event"] == "looked"]
     this: Entry = {"plan_sha256": "", "adapters": dict(adapters), "trials": dict(trials)}
-    place = next((n for n, e in enumerate(before, 1) if e.items() >= this.items()), None)
-    if place is None:
-        enter(store, "looked", **this)
-        place = len(before) + 1
+    with _alone(store):
+        before = [e for e in ledger(store) if e["event"] == "looked"]
+        place = next((n for n, e in enumerate(before, 1) if e.items() >= this.items()), None)
+        if place is None:
+            _enter(store, "looked", **this)
+            place = len(before) + 1
     return (
         f"No frozen plan: look {place} at validation patients (ledger). What is chosen after "
         "several looks is fitted to them."

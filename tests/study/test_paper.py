@@ -80,6 +80,20 @@ def test_the_files_of_a_paper_are_written_and_drawn_the_same_twice(store, tmp_pa
     assert (tmp_path / "again" / "forest.svg").read_bytes() == drawn
 
 
+def test_other_files_of_these_names_are_kept(store, tmp_path, capsys):
+    folder, names = tmp_path / "paper", ("table1.csv", "table1.tex", "forest.svg", "forest.pdf")
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text(f"my {name}")
+    paper.write(store, folder)
+    said = capsys.readouterr().out
+    for name in names:
+        assert f"{name} was another one, which is kept as {name}.kept1" in said
+        assert (folder / f"{name}.kept1").read_text() == f"my {name}"
+    paper.write(store, folder)
+    assert len(list(folder.glob("*.kept*"))) == len(names), "what is the same is not kept again"
+
+
 def test_a_text_that_somebody_has_changed_is_kept(store, tmp_path):
     folder = tmp_path / "paper"
     folder.mkdir(mode=0o750)
@@ -87,7 +101,7 @@ def test_a_text_that_somebody_has_changed_is_kept(store, tmp_path):
         paper.write(store, folder)
         (folder / "methods.txt").write_text(f"my version {n}")
     said = status(store, "--paper", folder).stdout
-    assert "methods.txt was another text, which is kept as methods.txt.kept2" in said
+    assert "methods.txt was another one, which is kept as methods.txt.kept2" in said
     kept = sorted(path.read_text() for path in folder.glob("*.kept*"))
     assert kept == ["my version 1", "my version 2"] and folder.stat().st_mode & 0o777 == 0o750
 

@@ -268,6 +268,15 @@ def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path, capsy
     partial.mkdir()
     running.mkdir()
     (tmp_path / "tmp" / "mimic_qlora_link").symlink_to(whole)
+    own = tmp_path / "tmp" / "mimic_qlora_storage"  # a user's own folders may have such names
+    (own / "subjects").mkdir(parents=True)
+    filled = tmp_path / "tmp" / "mimic_qlora_filled"
+    filled.mkdir()
+    for name, seconds in (("output.csv", 90_000), ("label.csv", 80_000)):
+        (filled / name).write_text("x")
+        os.utime(filled / name, (0, time.time() - seconds))
+    for folder in (own, filled):
+        os.utime(folder, (0, time.time() - 90_000))
     with storage.locked(whole / "features", "features"):
         found = leftovers.of_storage(whole)
     names = {one.path.name for one in found}
@@ -284,6 +293,18 @@ def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path, capsy
     ]
     overview.clean(left, lambda question: False)
     assert "Lost with lost: lost" in capsys.readouterr().out
+
+
+def test_clean_lists_what_a_killed_training_has_left(whole):
+    for name in (".training-prompts.abc", ".canaries.abc"):
+        (whole / name).mkdir()
+    assert not [one for one in leftovers.of_storage(whole) if "abc" in one.path.name]
+    for name in (".training-prompts.abc", ".canaries.abc"):
+        os.utime(whole / name, (0, time.time() - 4000))
+    found = [one for one in leftovers.of_storage(whole) if "abc" in one.path.name]
+    assert len(found) == 2
+    overview.clean(found, lambda question: True)
+    assert not list(whole.glob(".*.abc"))
 
 
 def test_clean_does_not_take_what_a_run_has_begun_to_write(whole):

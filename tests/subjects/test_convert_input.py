@@ -492,6 +492,13 @@ def test_a_first_line_that_is_no_header_reaches_no_message(
     assert LEAK not in said and "Secret" not in said
 
 
+def test_a_compressed_file_that_lacks_its_ending_is_told_so(tiny_mimic):
+    path = tiny_mimic / "hosp/labevents.csv.gz"
+    path.rename(path.with_suffix(""))
+    with pytest.raises(UserError, match="labevents.csv .*it is compressed, and its name lacks .gz"):
+        tables.find(tiny_mimic)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

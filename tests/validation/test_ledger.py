@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent import futures
 
 import pytest
 
@@ -28,6 +29,16 @@ def test_an_undisturbed_ledger_says_what_was_opened_before(store):
     sha256 = plan.frozen(store).sha256
     assert "1 in the ledger" in ledger.opening(store, sha256, {"default": "b"})
     assert "2 in the ledger" in ledger.opening(store, sha256, {"default": "c"})
+
+
+def test_runs_at_one_time_leave_a_whole_ledger(store):
+    runs = [f"adapter {n}" for n in range(6)]
+    with futures.ThreadPoolExecutor(len(runs)) as pool:
+        told = list(pool.map(lambda run: ledger.looked(store, {"default": run}, {"n": 1}), runs))
+    assert len(ledger.ledger(store)) == 3 + len(runs)
+    assert {sentence.split(" at ")[0] for sentence in told} == {
+        f"No frozen plan: look {n + 1}" for n in range(len(runs))
+    }
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])

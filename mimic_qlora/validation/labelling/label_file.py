@@ -37,6 +37,7 @@ CRITERIA = (*LISTED, *ASKED)
 TO_READ = ("key", "two_labellers", "chart", "question", "warning_signs", "cautions", "answer")
 COLUMNS = (*TO_READ, *CRITERIA, "labelled_by", "note")
 
+LONGEST = 10  # digits of no number of a list
 Row = dict[str, str]  # of label.csv
 
 
@@ -185,14 +186,16 @@ def _label(cells: Mapping[str, str], where: str) -> Label:
 def _numbers(cell: str, where: str) -> frozenset[int]:
     numbers = cell.replace(",", " ").replace(";", " ").split()
     none = cell.casefold() in ("-", "–", "—", "no", "none")
-    if not none and not all(n.isdecimal() for n in numbers):
-        raise UserError(f"{where} is '{cell}': give numbers, like 1 3, or leave it empty for none")
+    if not none and not all(n.isdecimal() and len(n) < LONGEST for n in numbers):
+        raise UserError(
+            f"{where} is '{cell[:40]}': give numbers, like 1 3, or leave it empty for none"
+        )
     return frozenset(int(n) for n in numbers if n.isdecimal())
 
 
 def _yes(cell: str, where: str) -> bool:
     if cell.casefold() not in ("", "y", "yes", "true", "1", "n", "no", "false", "0"):
-        raise UserError(f"{where} is '{cell}': give yes or no")
+        raise UserError(f"{where} is '{cell[:40]}': give yes or no")
     return cell.casefold() in ("y", "yes", "true", "1")
 
 

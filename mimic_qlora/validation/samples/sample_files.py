@@ -83,9 +83,10 @@ def read(folder: Path) -> Ran:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = files.read_json(path)
-        if isinstance(found, dict) and isinstance(found["config"], dict):
+        parts = [found["config"], found.get("n-shot", {}), found.get("higher_is_better", {})]
+        if all(isinstance(part, dict) for part in parts):
             return found
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     raise UserError(
         f"{path} cannot be read as results of lm-evaluation-harness: run it again, or give another "
@@ -103,9 +104,12 @@ def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> dict[str, Task]
                 row = json.loads(line)
                 names = row["metrics"]
                 samples = by_filter.setdefault(str(row["filter"]), {})
-                samples[str(row["doc_id"])] = _sample(row)
+                document = str(row["doc_id"])
+                if document in samples:
+                    raise UserError(f"{path} holds the document {document} twice: run it again")
+                samples[document] = _sample(row)
         better = results["higher_is_better"][name]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{path} cannot be read as samples of lm-evaluation-harness: run it again"
         ) from None
@@ -136,13 +140,16 @@ def score(value: Any) -> float | None:
     """Return a metric of one document as a number; None where its value stands for no score.
 
     A pair is a log-likelihood in nats with a number of bytes or words: bits for each of these.
+    Raises ValueError for a number that is not finite.
     """
     if isinstance(value, bool | int | float):
+        if not math.isfinite(value):
+            raise ValueError("a score is no number")
         return float(value)
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
         nats, size = value
         if all(isinstance(x, int | float) for x in value) and size > 0:
-            return -float(nats) / math.log(2) / float(size)
+            return score(-float(nats) / math.log(2) / float(size))
     return None
 
 

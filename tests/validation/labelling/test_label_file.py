@@ -135,6 +135,13 @@ def test_a_key_that_a_spreadsheet_changed_is_that_rows_fault(tmp_path, key, says
     assert len(found) == 7 and len(faults) == 1 and says in faults[0]
 
 
+@pytest.mark.parametrize("cell", ["9" * 5000, "1 " + "1" * 20, "1.0", "²"])
+def test_a_number_that_no_list_has_is_that_rows_fault(tmp_path, cell):
+    found, faults = one_filled(tmp_path / "label.csv", named=cell)
+    assert len(found) == 7 and len(faults) == 1
+    assert "give numbers, like 1 3" in faults[0] and len(faults[0]) < 200
+
+
 def test_an_answer_that_is_labelled_twice_otherwise_is_named(tmp_path):
     path = tmp_path / "label.csv"
     one_filled(path)

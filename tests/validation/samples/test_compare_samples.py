@@ -154,6 +154,37 @@ def test_the_newest_run_counts_and_what_stands_alone_is_told(folders):
     assert all(a.scores["acc"] == 1 for rows in pairs.tasks.values() for a, _ in rows)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text + text.split("\n")[0] + "\n", "holds the document 0 twice"),
+        (lambda text: text.replace("1.0", "NaN", 1), "cannot be read as samples"),
+        (lambda text: text.replace("1.0", "[-Infinity, 3]", 1), "cannot be read as samples"),
+        (lambda text: "[" * 5000 + text, "cannot be read as samples"),
+    ],
+    ids=["twice", "no number", "infinite", "nested"],
+)
+def test_no_document_is_lost_or_counted_without_a_score(folders, change, says):
+    base, _ = folders
+    write_run(base, {"medqa": ("acc", public(4), right(4, 0))})
+    (samples,) = (base / "__model__").glob("samples_*")
+    samples.write_text(change(samples.read_text()))
+    with pytest.raises(UserError, match=says):
+        sample_files.read(base)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n-shot": None}, {"n-shot": ["medqa"]}, {"higher_is_better": 1}, {"config": None}]
+)
+def test_results_of_another_shape_are_one_sentence(folders, changes):
+    base, _ = folders
+    place = write_run(base, {"medqa": ("acc", public(4), right(4, 0))}) / "__model__"
+    (results,) = place.glob("results_*")
+    results.write_text(json.dumps(json.loads(results.read_text()) | changes))
+    with pytest.raises(UserError, match="cannot be read as results"):
+        sample_files.read(base)
+
+
 def test_what_cannot_be_read_is_one_sentence(folders, tmp_path):
     base, adapter = folders
     done = run_here(SCRIPT, tmp_path, tmp_path, storage=tmp_path)
