@@ -35,7 +35,8 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     know, or there is no chat template, as in base models.
     """
     transformers = quiet_transformers()
-    check_kind(path)
+    if (path / "config.json").is_file():  # an adapter's folder has none
+        check_kind(path)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **FROM_HERE)
     except Exception as error:  # the Rust tokenizers raise a bare Exception

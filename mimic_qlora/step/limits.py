@@ -149,7 +149,7 @@ def cores() -> int:
 
 def _variable(name: str) -> int | None:
     text = os.environ.get(name, "")
-    return int(text) if text.isascii() and text.isdecimal() else None
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 # ---------------------------------------------------------------- memory
@@ -187,7 +187,7 @@ def _scheduled_memory() -> list[int]:
     }
     found = []
     for name, count in counts.items():
-        given = re.fullmatch(r"([1-9]\d*)([KMGT]?)B?", os.environ.get(name, ""), re.ASCII)
+        given = re.fullmatch(r"([1-9]\d{0,17})([KMGT]?)B?", os.environ.get(name, ""), re.ASCII)
         if given:  # 0 stands for all of the node's
             found.append(int(given[1]) * _UNITS[given[2]] * count)
     return found
