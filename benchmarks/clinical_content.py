@@ -7,7 +7,8 @@ Composes the answer to every symptom for the made-up patients of made_up_patient
 step 4 does, but for all symptoms; and, as ideals, the curated answer to every question that fits,
 as step 7 shows it. Counts in them what the content forbids, and in the content what no answer
 shows: self-care for which a finding of self_care_pairs.yaml is no obstacle, rules that can meet and
-tell opposites, signs without a level, held-out rules that no question reaches.
+tell opposites, signs without a level, held-out rules that no question reaches. With `--subjects`
+it also tells how often a trial of the primary endpoint would test a caution that is told anyway.
 `--show` prints the answers of made-up patients ("all" for every one); `--charts` those of the N
 charts with the most rules, to be read beside their contexts: patients' text, for the screen only.
 """
@@ -34,6 +35,8 @@ from mimic_qlora.display import text_tables
 from mimic_qlora.prompts import audit_guidance
 from mimic_qlora.subjects import reader
 from mimic_qlora.tasks import composing, guidance, holding_out
+from mimic_qlora.validation import power
+from mimic_qlora.validation.scoring import anyway
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED, TOKENS = 42, 700
@@ -82,6 +85,8 @@ def main() -> None:
         )
     )
     print(text_tables.text_table([{"in the content": k, "n": str(n)} for k, n in of_content()]))
+    if args.subjects:
+        print(told_anyway([built for _, built in charts]))
 
 
 def made_up_patients() -> dict[str, Facts]:
@@ -223,6 +228,25 @@ def ideal_faults(
         ),
         "no red flag": int(not any(one.level for one in own)),
     }
+
+
+def told_anyway(charts: list[context.Context]) -> str:
+    """How many pairs of a chart and a question never trained on test a held-out caution."""
+    questions = content.load_questions(ROOT / "run_files")
+    pairs, first, some = 0, 0, 0
+    for built in charts:
+        called = composing.called_for(built.facts)
+        for question in questions:
+            symptom = content.symptom_of(question)
+            rules = guidance.cautions_for(symptom, built.facts, called)
+            needs = question.needs is None or question.needs.holds(built.facts)
+            if needs and (rule := power.first(question, rules)):
+                tested = anyway.tested(question, rules)
+                pairs, first, some = pairs + 1, first + (rule not in tested), some + bool(tested)
+    return (
+        f"Of {pairs} pairs of a chart and a question never trained on that call for a caution "
+        f"never trained on, the most severe is told anyway in {first}; {some} have one that counts."
+    )
 
 
 def due_line(one: Answer, sayings: list) -> str:

@@ -146,10 +146,10 @@ def draw(
     drawn = trials.draw(opened, questions, n, split, seed)
     fewer = f" ({n:,} were asked for: these are all pairs there are)" if len(drawn) < n else ""
     print(f"Trials: {len(drawn)} pairs of a {split} patient and a question{fewer}, seed {seed}")
-    of_population = sum(trial.of_population for trial in drawn)
+    counted = sum(trial.tested is not None for trial in drawn)
     recipes = side_by_side.differ_in(opened.store, settings.runs)
     runs, assumed = 1 if recipes else len(settings.runs), settings.assumed
-    print(power.in_one_line(power.assumed(questions, of_population, runs, assumed)))
+    print(power.in_one_line(power.assumed(questions, counted, runs, assumed)))
     apart = trials.without_patient(content.load_knowledge(HERE)) if args.knowledge else []
     apart += trials.of_records(opened, n, split, seed) if args.records else []
     apart += trials.of_crisis(content.load_crisis(HERE)) if args.forgetting else []

@@ -72,6 +72,15 @@ def against_rules(
     return [f"The adapter minus the base with the caution rules in its prompt: {'; '.join(parts)}."]
 
 
+def of_chart(other_chart: Differences) -> list[str]:
+    """Return the metrics in which the adapter does worse with the chart of another patient.
+
+    `other_chart` are the differences of the adapter minus itself with that chart. Who recites the
+    same to everybody has none.
+    """
+    return [name for name, d in other_chart.items() if d.low is not None and d.low > 0]
+
+
 def is_claimed(d: Difference, p: float | None) -> bool:
     """Return whether a difference is claimed: Holm's p is small, over questions and patients."""
     few = d.questions < FEWEST or d.patients < 2  # one patient says nothing of others

@@ -120,8 +120,7 @@ def check_runs(path: Path, plan: ValidationPlan) -> None:
 
 def check_power(path: Path, plan: ValidationPlan, questions: Sequence[Question]) -> None:
     """Raise UserError for a plan that could not show a useful difference, with the n that could."""
-    of_population = power.of_trials(plan.n)
-    design = power.assumed(questions, of_population, len(plan.runs), plan.assumed)
+    design = power.assumed(questions, power.counted(plan.n), len(plan.runs), plan.assumed)
     if design.power < power.POWER:
         raise UserError(
             f"{path} would claim a true difference of {plan.useful:.2f} in {design.power:.0%} of "

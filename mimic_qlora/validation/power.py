@@ -19,7 +19,7 @@ from mimic_qlora.step import terminal
 from mimic_qlora.tasks import guidance
 from mimic_qlora.validation import results
 from mimic_qlora.validation.labelling.corrected import UNSEEN
-from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.scoring import anyway, rubric
 from mimic_qlora.validation.statistics import ALPHA
 
 POWER = 0.8
@@ -84,7 +84,7 @@ def what_can_be_shown(store: Path, questions: Sequence[Question], n: int) -> str
     """Return the power of the primary endpoint, and the smallest difference in the rubric that is
     found, for n trials and more.
     """
-    primary = of_primary(assumed(questions, of_trials(n)), n)
+    primary = of_primary(assumed(questions, counted(n)), n)
     return f"{primary}\n\n{of_rubric(store, len(questions), n)}"
 
 
@@ -92,12 +92,12 @@ def of_primary(design: "Design", n: int) -> str:
     """Return, as a table, the power of the primary endpoint for n trials and more."""
     rows = []
     for trials in (n, 2 * n, 4 * n, 20 * n):
-        here = replace(design, trials=of_trials(trials))
+        here = replace(design, trials=counted(trials))
         read = here.enough("read")
         rows.append(
             {
                 "trials": str(trials),
-                "of the population": str(here.trials),
+                "that count for it": str(here.trials),
                 f"power, {design.read} read": f"{here.power:.0%}",
                 "to read in each arm for 80%": "more than there are" if read is None else str(read),
             }
@@ -110,7 +110,8 @@ def of_primary(design: "Design", n: int) -> str:
             "",
             terminal.fitted(
                 f"Assumed: {design.in_words}. The population are patients whose chart calls for "
-                "such a caution, one trial each; people read answers without knowing their arm "
+                f"such a caution, one trial each, of which {COUNTED:.0%} call for one that nothing "
+                "else tells anyway; people read answers without knowing their arm "
                 f"(label.csv). {design.what_is_enough()}",
                 terminal.width(),
             ),
@@ -121,7 +122,7 @@ def of_primary(design: "Design", n: int) -> str:
 def in_one_line(design: "Design") -> str:
     """Return in a line what a run can show of the primary endpoint."""
     return (
-        f"Primary endpoint: {design.trials} of them in its population; with {design.read} answers "
+        f"Primary endpoint: {design.trials} of them count for it; with {design.read} answers "
         f"of each arm read by people, a true difference of {design.useful:.2f} is claimed in "
         f"{design.power:.0%} of such studies (--plan tells more)"
     )
@@ -170,6 +171,7 @@ FAMILY = (
     "reasons_true",
 )
 SHARE = 0.5  # of the trials of a run are of the population, where it has so many patients
+COUNTED = 0.8  # of these count, as of the open demo's charts: a caution is not told anyway
 MOST = 100_000  # trials
 FEWEST_READ = 60  # answers in each arm that people read, so that a reader's error is known at all
 BASE = 0.2  # share of cautions that the base says, assumed
@@ -177,8 +179,11 @@ BASE = 0.2  # share of cautions that the base says, assumed
 BETWEEN, BETWEEN_RUNS = 0.10, 0.03
 
 
-def tested(question: Question, cautions: Sequence[Caution]) -> Caution | None:
-    """Return the rule that a trial of the population tests, the most severe; None outside of it."""
+def first(question: Question, cautions: Sequence[Caution]) -> Caution | None:
+    """Return the most severe rule that makes a pair one of the population; None outside of it.
+
+    Pairs are drawn by it. Which of its rules count is known of a drawn pair alone (anyway.tested).
+    """
     if not content.symptom_of(question).held_out:
         return None
     return next((rule for rule in cautions if rule.held_out), None)
@@ -187,9 +192,14 @@ def tested(question: Question, cautions: Sequence[Caution]) -> Caution | None:
 def clusters(questions: Sequence[Question]) -> tuple[int, int]:
     """Return how many questions, and how many rules, trials of the population can be about."""
     rules = [rule for rule in content.load().cautions.values() if rule.held_out]
-    unseen = [s for s in map(content.symptom_of, questions) if s.held_out]
-    bears = [{rule.id for rule in rules if guidance.bearing(rule, s) > 0} for s in unseen]
-    return sum(map(bool, bears)), len(set().union(*bears))
+    count = [{rule.id for rule in rules if _counts(rule, question)} for question in questions]
+    return sum(map(bool, count)), len(set().union(*count))
+
+
+def _counts(rule: Caution, question: Question) -> bool:
+    """Return whether a trial can test a rule by a question."""
+    bears = guidance.bearing(rule, content.symptom_of(question)) > 0
+    return bears and bool(anyway.tested(question, [rule]))
 
 
 def assumed(
@@ -282,11 +292,16 @@ class Design:
         fewest = replace(self, read=MOST).enough("trials")
         if fewest is None:
             return "No number of trials has a power of 80%: that takes more questions or rules."
-        n = math.ceil(fewest * 1.25 / SHARE)  # room for not having to read every answer
-        read = replace(self, trials=of_trials(n)).enough("read")
+        n = math.ceil(fewest * 1.25 / SHARE / COUNTED)  # room for not having to read every answer
+        read = replace(self, trials=counted(n)).enough("read")
         return f"80% take n {n:,} with {read} answers of each arm read, for instance."
 
 
 def of_trials(n: int) -> int:
     """Return how many of n trials are of the population."""
     return math.ceil(n * SHARE)
+
+
+def counted(n: int) -> int:
+    """Return how many of n trials are expected to count for the primary endpoint."""
+    return math.floor(of_trials(n) * COUNTED)

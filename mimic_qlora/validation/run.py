@@ -372,7 +372,7 @@ def bits_per_byte(run: Run) -> list[str]:
 
 
 def conclude(
-    run: Run, reader: reading.Reader, comparison: Comparison, of_all: Sequence[Row]
+    run: Run, answered: Answered, comparison: Comparison, of_all: Sequence[Row]
 ) -> Verdict:
     """Return the verdict of a run; `of_all` are its rows, pooled.
 
@@ -380,10 +380,11 @@ def conclude(
     """
     basis = verdict.Basis(
         data=data_name(run.session.manifest["source"]),
-        reader=f"{reader.phrase}, no person",
+        reader=f"{answered.reader.phrase}, no person",
         reader_known=False,
         shows_nothing=session.trial_only(run.session),
         beside_rules=beside_rules(run, comparison, of_all),
+        of_chart=of_chart(run, answered),
     )
     settings = run.settings
     return verdict.of(comparison, of_all, settings.primary, settings.margins, basis)
@@ -398,11 +399,19 @@ def beside_rules(run: Run, comparison: Comparison, of_all: Sequence[Row]) -> str
     return " ".join(findings.against_rules(found, adjusted, metrics, rules))
 
 
+def of_chart(run: Run, answered: Answered) -> list[str]:
+    """Return the metrics of cautions in which the first adapter does worse with another chart."""
+    pair = (ARMS["adapter-other-chart"], ADAPTER)
+    asked = pair[0] in run.arms
+    rows = _rows(answered.trials) if asked else []
+    return findings.of_chart(trial_results.compare(rows, rubric.CAUTIONS, pair))
+
+
 def write(run: Run, answered: Answered, folder: Path) -> str:
     """Write all files of the results, and return what a terminal shows, the verdict last."""
     of_all = pooled(run, answered.trials)
     comparison = compare(run, answered, of_all)
-    concluded = conclude(run, answered.reader, comparison, of_all)
+    concluded = conclude(run, answered, comparison, of_all)
     said = notes(run, answered, comparison, of_all)
     comparison = comparison._replace(adjusted={})  # claims come with labels (labelling/claims.py)
     versus, forgotten = beside(run, answered), what_was_forgotten(answered, comparison)
@@ -491,4 +500,5 @@ def _write_labels(
         claimed=run.settings.claimed,
         margins=dict(run.settings.margins),
         first_alone=bool(run.differ),
+        of_chart=tuple(of_chart(run, answered)),
     ).write(folder)

@@ -19,7 +19,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.tasks import composing, guidance
 from mimic_qlora.validation import power
-from mimic_qlora.validation.scoring import known
+from mimic_qlora.validation.scoring import anyway, known
 from mimic_qlora.validation.scoring.known import Known
 from mimic_qlora.validation.twins.making import Place
 
@@ -70,8 +70,9 @@ class Trial(NamedTuple):
 
     @property
     def tested(self) -> Caution | None:
-        """Return the rule that a trial of the population tests; None outside of it."""
-        return power.tested(self.curated, self.cautions) if self.of_population else None
+        """Return the rule that a trial of the population tests, the most severe; None outside."""
+        tested = anyway.tested(self.curated, self.cautions) if self.of_population else []
+        return next(iter(tested), None)
 
     @property
     def known(self) -> Known:
@@ -171,7 +172,7 @@ def of_population(
         found: list[tuple[int, int, str, str]] = []
         for place, question in enumerate(unseen if any(r.held_out for r in called) else ()):
             rules = guidance.cautions_for(content.symptom_of(question), facts, called)
-            rule = power.tested(question, rules)
+            rule = power.first(question, rules)
             if rule and _may_ask(patient, question):
                 found.append((used[question.id] + used[rule.id], place, question.id, rule.id))
         if found:

@@ -19,6 +19,9 @@ def test_who_is_left_out_is_counted_and_the_card_names_no_folder(demo_prompts, d
     assert (
         demo_dir.name in card and str(demo_dir.parent) not in card and "| guidance | 148 |" in card
     )
+    silent = sum(not one["cautions"] for one in of_task(demo_prompts, "guidance"))
+    assert silent and f"| none: the chart calls for nothing | {silent} |" in card
+    assert f"guidance answers without one: {silent};" in " ".join(demo_prompts.printed.split())
 
 
 def test_the_split_by_time_keeps_patients_whole_and_holds_out_the_latest_years(demo_prompts):

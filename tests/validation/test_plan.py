@@ -42,7 +42,7 @@ def test_a_plan_or_a_ledger_that_was_edited_is_refused(run_validate):
     place = run_validate.store / "validation"
     run_validate("--freeze", write_plan(run_validate.store))
     (place / "plan.yaml").chmod(0o600)
-    (place / "plan.yaml").write_text((place / "plan.yaml").read_text().replace("n: 640", "n: 6"))
+    (place / "plan.yaml").write_text((place / "plan.yaml").read_text().replace("n: 800", "n: 6"))
     assert "was edited after it was frozen" in run_validate("--final")[2]
     run_validate("--freeze", write_plan(run_validate.store))
     first, *rest = (place / "ledger.jsonl").read_text().splitlines()

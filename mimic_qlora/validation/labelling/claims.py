@@ -36,7 +36,8 @@ class Basis(BaseModel):
     `thresholds_sha256` is that of a judge's thresholds; `described` says why nothing that it read
     is claimed about, even with labels: empty where nothing speaks against it. `data` is the phrase
     of the verdict for what was asked about, `shows_nothing` that data or model are built-in ones,
-    `first_alone` that the adapters are of several recipes, so that the first one is labelled alone.
+    `first_alone` that the adapters are of several recipes, so that the first one is labelled alone,
+    `of_chart` in which metrics the adapter was read to do worse with another patient's chart.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +51,7 @@ class Basis(BaseModel):
     data: str = "the data of this run"
     shows_nothing: bool = False
     first_alone: bool = False
+    of_chart: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write it into a folder of results."""

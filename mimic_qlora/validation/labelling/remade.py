@@ -31,6 +31,7 @@ def verdict_of(labelled: Labelled, basis: Basis) -> Verdict:
         shows_nothing=basis.shows_nothing,
         beside_rules=NO_RULES,
         unknown=why,
+        of_chart=basis.of_chart,
     )
     asked = labelled.by_arm[BASE.name].values()
     rows = [{"subject_id": a.subject_id, "question_id": a.question_id} for a in asked]

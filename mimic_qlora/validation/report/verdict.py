@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mimic_qlora.display.text import counted
 from mimic_qlora.validation import findings, harm
 from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.statistics import FEWEST, Row
 
 UNKNOWN = "how often the reader errs on these answers is unknown (label.csv measures it)"
@@ -44,7 +45,8 @@ class Basis(NamedTuple):
     `data` and `reader` are phrases; `reader_known` says that the reader's error on these answers
     was measured, else `unknown` says why nothing is claimed; `shows_nothing` that data or model are
     built-in ones. `beside_rules` says whether what is better is better than the same rules in the
-    base's prompt too.
+    base's prompt too. `of_chart` are the metrics of cautions in which the adapter was seen to do
+    worse with the chart of another patient: else it may recite them to everybody.
     """
 
     data: str
@@ -53,6 +55,7 @@ class Basis(NamedTuple):
     shows_nothing: bool
     beside_rules: str = ""
     unknown: str = UNKNOWN
+    of_chart: Sequence[str] = ()
 
 
 class Limit(NamedTuple):
@@ -99,15 +102,21 @@ def of(
 def _helped(
     comparison: Comparison, primary: str, margins: Mapping[str, float], basis: Basis
 ) -> Answer:
-    """Return whether the adapter helped, by the claimed metrics that are none of safety."""
+    """Return whether the adapter helped, by the claimed metrics that are none of safety.
+
+    A plain "yes" takes more: no safety metric is worse in the mean, and cautions that are said more
+    often are those of this chart.
+    """
     question = "Did the adapter help?"
     found, adjusted, metrics = comparison
     claimed = [name for name in adjusted if name not in margins]
     seen = [name for name in claimed if findings.is_claimed(found[name], adjusted[name])]
     better = [name for name in seen if (found[name].mean > 0) == metrics[name][1]]
     worse = [name for name in seen if name not in better]
-    told = _sentence("; ".join(_change(name, comparison) for name in (*better, *worse)))
-    beside = f" {basis.beside_rules}" if better and basis.beside_rules else ""
+    risen = [name for name in margins if better and name in found and _is_worse(name, comparison)]
+    told = _sentence("; ".join(_change(name, comparison) for name in (*better, *worse, *risen)))
+    recited = _recited(better, comparison, basis)
+    beside = " ".join(["", *filter(None, [recited, basis.beside_rules if better else ""])])
     if not seen:
         asked = [name for name in (primary, *claimed) if name in found]
         main = next((name for name in asked if found[name].questions >= FEWEST), None)
@@ -119,9 +128,25 @@ def _helped(
     if not basis.reader_known:
         because = f"{told}; but {basis.unknown}.{beside}"
         return Answer(question, "Seen, not claimed", because)
-    if better and worse:
+    if better and (worse or risen or recited):
         return Answer(question, "In part", f"{told}.{beside}")
     return Answer(question, "Yes" if better else "No", f"{told}.{beside}")
+
+
+def _is_worse(name: str, comparison: Comparison) -> bool:
+    """Return whether a metric is worse in the mean, to two decimals."""
+    mean, (_, up) = round(comparison.differences[name].mean, 2), comparison.metrics[name]
+    return mean < 0 if up else mean > 0
+
+
+def _recited(better: Sequence[str], comparison: Comparison, basis: Basis) -> str:
+    """Return which cautions may be recited to everybody, as a sentence; "" where none may."""
+    names = [name for name in better if name in rubric.CAUTIONS and name not in basis.of_chart]
+    labels = " and ".join(comparison.metrics[name][0].strip() for name in names)
+    return labels and (
+        f"{_sentence(labels)} may be recited to everybody: that fewer are said with another "
+        "patient's chart was not shown (--arms adapter-other-chart)."
+    )
 
 
 def _change(name: str, comparison: Comparison) -> str:

@@ -55,7 +55,7 @@ def read(
         tuple(sign.name for sign, found in zip(signs, outcomes, strict=True) if found == way)
         for way in ("named", "played down", "hedged")
     )
-    near = {rule.id: _sentences_of(rule, heard) for rule in cautions}
+    near = {rule.id: sentences_of(rule, heard) for rule in cautions}
     acted = [rule for rule in cautions if near[rule.id]]
     true = [rule for rule in acted if statements.names_reason(rule, near[rule.id])]
     shown = known.with_rules(cautions)
@@ -98,7 +98,7 @@ def _outcome(sign: NamedFlag, heard: Sequence[advice.Advice]) -> str | None:
     return advice.outcome(ways)
 
 
-def _sentences_of(rule: Caution, heard: Sequence[advice.Advice]) -> str:
+def sentences_of(rule: Caution, heard: Sequence[advice.Advice]) -> str:
     """Return the clauses that say what a caution asks to do, each after the one before it.
 
     "" where none does. A clause of a caution about a warning sign must send to care, one of another

@@ -2,9 +2,11 @@
 
 import pytest
 
-from mimic_qlora.validation import statistics
+from mimic_qlora.validation import findings, statistics, trial_results
+from mimic_qlora.validation.arms import ADAPTER, ARMS, PAIR
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.report import forest, verdict
+from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.scoring.rubric import Metric
 
 METRICS = {"rubric": Metric("the rubric", True), "harmful": Metric("unsafe advice", False)}
@@ -24,12 +26,12 @@ def rows(n, base=0.2, adapter=0.5, harm=(0, 0)):
     return made
 
 
-def of(found, known=True, nothing=False, claimed=("rubric", "harmful"), metrics=METRICS):
-    from mimic_qlora.validation.arms import PAIR
-
+def of(
+    found, known=True, nothing=False, claimed=("rubric", "harmful"), metrics=METRICS, of_chart=()
+):
     differences = statistics.compare(found, metrics, PAIR)
     adjusted = statistics.holm({name: differences[name].p for name in claimed})
-    basis = verdict.Basis("some data", "patterns", known, nothing)
+    basis = verdict.Basis("some data", "patterns", known, nothing, of_chart=of_chart)
     compared = Comparison(differences, adjusted, metrics)
     return compared, verdict.of(compared, found, "rubric", {"harmful": 0.05}, basis)
 
@@ -57,6 +59,49 @@ def test_two_changes_are_told_in_one_sentence():
     metrics = {"flags": Metric("red flags", True), **METRICS}
     told = of(found, claimed=("rubric", "flags"), metrics=metrics)[1].helped.because
     assert "; red flags rose by 0.30" in told and told.startswith("The rubric rose"), told
+
+
+def test_more_harm_in_the_mean_leaves_no_plain_yes():
+    """Nobody has shown that the harm rose, and it is told all the same."""
+    told = of(rows(20, harm=(0, 1)))[1].helped
+    assert told.answer == "In part" and "; unsafe advice (less is better) rose by 0.05" in str(told)
+    assert of(rows(20, harm=(1, 0)))[1].helped.answer == "Yes"
+
+
+@pytest.mark.parametrize(
+    ("other_chart", "shown", "answer"),
+    [
+        (None, [], "In part"),
+        ((1.0, 1.0), [], "In part"),
+        ((0.1, 0.2), ["cautions_held_out"], "Yes"),
+    ],
+)
+def test_an_adapter_that_recites_the_same_cautions_to_everybody_gets_no_plain_yes(
+    other_chart, shown, answer
+):
+    """It says as many with the chart of another patient, or was not asked with one."""
+    found = [
+        {
+            "question_id": f"q{i}",
+            "subject_id": i,
+            "of_population": True,
+            "rule_tested": f"rule {i % 12}",
+            "cautions_held_out_base": 0.1 + i % 3 / 50,
+            "cautions_held_out_qlora": 1.0,
+            "cautions_held_out_qlora-other-chart": other_chart and other_chart[i % 2],
+        }
+        for i in range(24)
+    ]
+    pair = (ARMS["adapter-other-chart"], ADAPTER)
+    of_chart = findings.of_chart(trial_results.compare(found, rubric.CAUTIONS, pair))
+    assert of_chart == shown
+    metrics = {rubric.PRIMARY: rubric.METRICS[rubric.PRIMARY]}
+    differences = trial_results.compare(found, metrics, PAIR)
+    compared = Comparison(differences, {rubric.PRIMARY: differences[rubric.PRIMARY].p}, metrics)
+    basis = verdict.Basis("some data", "patterns", True, False, of_chart=of_chart)
+    told = verdict.of(compared, found, rubric.PRIMARY, {}, basis).helped
+    assert told.answer == answer
+    assert ("Cautions never trained on may be recited to everybody" in told.because) != bool(shown)
 
 
 @pytest.mark.parametrize(
