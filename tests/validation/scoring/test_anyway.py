@@ -32,10 +32,10 @@ def test_a_caution_counts_where_nothing_else_is_heard_as_it(question, rules, whi
 def test_a_general_answer_has_nothing_of_the_primary_endpoint():
     """The ideal for nobody in particular says no caution that counts, whatever the chart."""
     rules = [rule for rule in RULES.values() if rule.held_out]
-    for question in QUESTIONS.values():
+    unseen = [q for q in QUESTIONS.values() if content.symptom_of(q).held_out]
+    for question in unseen[::4]:
         given = rubric.rubric(question, rules, question.ideal, True)
-        assert given.cautions_held_out in (0, None), question.id
-        assert (given.cautions_held_out is None) == (not anyway.tested(question, rules))
+        assert given.cautions_held_out == 0 and given.said, question.id
 
 
 def test_power_reckons_with_the_rules_that_count_alone():
