@@ -20,6 +20,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from mimic_qlora.processes import environment, launch, meeting
 from mimic_qlora.step import command_line, ending, storage
 from mimic_qlora.step.errors import UserError
 
@@ -36,6 +37,11 @@ def arguments() -> argparse.Namespace:
         raise UserError("--once needs --subject-id (a number or random) and --question")
     if not args.once and (args.format == "json" or (args.question and not args.check)):
         raise UserError("--question and --format json go with --once")
+    shared = args.batch not in (None, "-")
+    if not shared and (args.processes or environment.place().n > 1):
+        raise UserError(
+            "several processes share --batch with a file alone: start one for anything else"
+        )
     if (args.batch or args.check is not None) and (args.subject_id or args.as_of):
         raise UserError(
             "--subject-id and --as-of are for one patient: leave them out with --batch and --check"
@@ -78,56 +84,41 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    whole = command_line.positive_int
-    add(
-        "--arm",
-        choices=("base", "adapter", "both"),
-        help="who answers (default: both when there is an adapter, else base)",
-    )
-    add(
-        "--run",
-        type=command_line.folder_name,
-        default="default",
-        help="which adapter of step 5 (default: %(default)s)",
-    )
-    add(
-        "--model",
-        help="base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
-    )
-    add(
-        "--format",
-        choices=("text", "json"),
-        default="text",
-        help="of the answer to --once (default: %(default)s)",
-    )
-    add(
-        "--max-new-tokens",
-        type=whole,
-        default=512,
-        help="budget of an answer in tokens (default: %(default)s)",
-    )
-    add(
-        "--batch-size",
-        type=whole,
-        default=16,
-        help="answers generated at once by --batch, --check (default: %(default)s)",
-    )
+    add, whole = parser.add_argument, command_line.positive_int
+    who = "who answers (default: both when there is an adapter, else base)"
+    add("--arm", choices=("base", "adapter", "both"), help=who)
+    command_line.add_adapter(parser)
+    form = "of the answer to --once (default: %(default)s)"
+    add("--format", choices=("text", "json"), default="text", help=form)
+    budget = "budget of an answer in tokens (default: %(default)s)"
+    add("--max-new-tokens", type=whole, default=512, help=budget)
+    at_once = "answers generated at once by --batch, --check (default: %(default)s)"
+    add("--batch-size", type=whole, default=16, help=at_once)
     add("--seed", type=int, default=0, help="picks random patients (default: %(default)s)")
     command_line.add_device(parser)
+    command_line.add_processes(parser)
 
 
 def main() -> int:
     args = arguments()
+    store = storage.open_storage(args.storage)
+    if launch.wanted(args.processes):
+        return launch.start(args.processes)
+    with meeting.joined(store) as team:
+        return answer(args, store, team)
+
+
+def answer(args: argparse.Namespace, store: Path, team: meeting.Team) -> int:
+    """Open the data, load the model, and answer in the way that was asked for."""
     # the only thing on stdout is the JSON, whatever a library prints
     quiet = args.format == "json" or args.batch
-    store = storage.open_storage(args.storage)
     with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
         storage.verified_manifest(store, "prompts")
 
         from mimic_qlora.clinical import content
         from mimic_qlora.qa import batch, check, conversation, patient, session
 
+        environment.take_gpu()
         lines = batch.read_lines(args.batch) if args.batch else []
         as_of = patient.parse_time(args.as_of) if args.as_of else None
         there = session.has_adapter(store, args.run)
@@ -155,7 +146,9 @@ def main() -> int:
         question = args.question or content.load_questions(QUESTIONS)[0].question
         return 0 if check.run(answerer, checked, question, args.check) else 1
     if args.batch:
-        return 1 if batch.run(answerer, lines) else 0
+        with batch.journal(answerer, lines, team) as journal:
+            failed = batch.run(answerer, lines, journal)
+        return 1 if failed and team.is_first else 0
     if args.once and found:
         asked = batch.Question(found, args.question.strip())
         batch.answer_one(answerer, asked, as_json=args.format == "json")

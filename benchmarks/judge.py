@@ -28,6 +28,7 @@ from scorer import ROOT, TRY, rules_for, whole
 from mimic_qlora.clinical import content
 from mimic_qlora.display import text_tables
 from mimic_qlora.llm import finding
+from mimic_qlora.processes.entries import Journal
 from mimic_qlora.step import command_line, files, storage
 from mimic_qlora.validation.judge import criteria, judge, thresholds
 from mimic_qlora.validation.judge.criteria import Case
@@ -214,7 +215,7 @@ def main() -> int:
     items = items[:: max(1, len(items) // args.most)][: args.most] if args.most else items
     chosen = judge.choose(args.judge, store, None)
     cases = [item.case for item in items]
-    read = judge.read(chosen, cases, args.batch_size, judge.cache_of(chosen, store))
+    read = judge.read(chosen, cases, args.batch_size, Journal(judge.cache_of(chosen, store)))
     fits, rows = fit(items, read)
     print(text_tables.text_table(rows, f"{chosen.name}: {len(items)} answers"))
     if args.most:

@@ -18,25 +18,28 @@ reported.
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
+from mimic_qlora.processes import environment, launch, meeting
+from mimic_qlora.processes.meeting import GOES_ON
 from mimic_qlora.step import command_line, ssh, storage, terminal
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
     from mimic_qlora.clinical.schema import Question
+    from mimic_qlora.processes.meeting import Team
     from mimic_qlora.qa.session import Session
-    from mimic_qlora.validation.run import Machine
-    from mimic_qlora.validation.settings import Settings
+    from mimic_qlora.validation.run import Answered, Machine
+    from mimic_qlora.validation.settings import Run, Settings
     from mimic_qlora.validation.trials import Trial
 
 HERE = Path(__file__).resolve().parent
-GOES_ON = "the same command goes on from here"
 
 
 def arguments() -> argparse.Namespace:
@@ -103,6 +106,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     anew = "answer anew even what an earlier run of the same content answered"
     add("--force", action="store_true", help=anew)
     command_line.add_device(parser)
+    command_line.add_processes(parser)
     login = "login host on the way to this machine, for the scp line (ssh's ProxyJump)"
     add("--jump", metavar="HOST", type=ssh.jump_host, help=login)
 
@@ -179,16 +183,18 @@ def open_tests(opened: "Session", sha256: str, adapters: dict[str, str]) -> str:
 
 
 def machine_of(
-    args: argparse.Namespace, opened: "Session", settings: "Settings", identity: dict[str, Any]
+    args: argparse.Namespace, opened: "Session", settings: "Settings", team: "Team"
 ) -> "Machine":
     """Return the model that answers, not loaded yet, and the cache of its answers."""
+    from mimic_qlora.processes.entries import Journal
     from mimic_qlora.qa import session
     from mimic_qlora.validation import answer_cache, run
 
     load = cache(lambda: session.load_arms(opened, settings.runs))
+    identity = session.identity(opened, settings.runs)
     return run.Machine(
         load=load,
-        path=answer_cache.path_of(opened.store, identity),
+        journal=Journal(answer_cache.path_of(opened.store, identity), team),
         identity=identity,
         batch_size=1 if args.strict else args.batch_size,
         anew=args.force,
@@ -199,23 +205,38 @@ def machine_of(
 def main() -> int:
     args = arguments()
     store = storage.open_storage(args.storage)
+    if launch.wanted(args.processes):
+        return launch.start(args.processes)
+    with meeting.joined(store) as team:
+        if args.freeze or args.plan:
+            return settle_first(args, store) if team.is_first else 0
+        return validate(args, store, team)
 
+
+def settle_first(args: argparse.Namespace, store: Path) -> int:
+    """Freeze a plan, or say what n trials can show."""
+    from mimic_qlora.clinical import content
+    from mimic_qlora.validation import settings
+
+    questions = content.load_questions(HERE)
+    n = args.n or settings.DEFAULT_N
+    print(freeze(store, args.freeze, questions) if args.freeze else plan(store, questions, n))
+    return 0
+
+
+def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
+    """Ask, answer, compare and deliver; of several processes the first one does all but answer."""
     from mimic_qlora.clinical import content
     from mimic_qlora.qa import session
-    from mimic_qlora.validation import arms, asking, delivery, ledger, run
+    from mimic_qlora.validation import arms, asking, ledger, run
     from mimic_qlora.validation import plan as plans
     from mimic_qlora.validation import settings as setting
     from mimic_qlora.validation import side_by_side as beside
     from mimic_qlora.validation.judge import judge as judging
 
+    environment.take_gpu()
     route = ssh.route(args.jump)
     questions = content.load_questions(HERE)
-    if args.freeze:
-        print(freeze(store, args.freeze, questions))
-        return 0
-    if args.plan:
-        print(plan(store, questions, args.n or setting.DEFAULT_N))
-        return 0
     asked = setting.Asked(args.n, args.seed, args.run, args.arms, args.max_new_tokens)
     settings = setting.settle(asked, plans.frozen(store) if args.final else None)
     session.check_runs(store, settings.runs)
@@ -223,33 +244,45 @@ def main() -> int:
     judge = judging.choose(args.judge, store, opened.path) if args.judge else None
     ledger.ledger(store)  # a damaged one is refused now, not after the answers
     print(session.first_lines(opened))
+    if alone := environment.alone():
+        print(alone)
     drawn, apart = draw(args, opened, settings, questions)
     chosen = arms.chosen(settings.arms, settings.runs)
     asks = asking.asks([*drawn, *apart], chosen, opened)
     session.check_room(opened, [ask.messages for ask in asks], settings.max_new_tokens)
 
-    identity, sha256 = session.identity(opened, settings.runs), settings.plan_sha256
-    opening = open_tests(opened, sha256, identity["adapters"]) if sha256 else ""
+    machine, sha256 = machine_of(args, opened, settings, team), settings.plan_sha256
+    adapters, opening = machine.identity["adapters"], ""
+    if sha256 and team.is_first:
+        opening = open_tests(opened, sha256, adapters)
     differ = beside.differ_in(store, settings.runs)
     this = setting.Run(opened, settings, chosen, questions, opening, judge, differ)
-    machine = machine_of(args, opened, settings, identity)
-    with storage.locked(machine.path, "validation"):
+    with storage.locked(machine.journal.path, "validation") if team.is_first else nullcontext():
         answered = run.answer_all(this, machine, asks, args.forgetting)
+    if not team.is_first:
+        return 0
     if not answered.trials:
         terminal.say_aside(f"\nStopped before a trial was answered: {GOES_ON}")
         return 130
     if not settings.is_final:
-        this = replace(this, opened=ledger.looked(store, identity["adapters"], settings.trials))
-
-    with delivery.kept_results(store / "validation") as kept:
-        text = run.write(this, answered, kept.partial)
-    folder = delivery.copy_to_temporary(kept.place)
-    print(f"\n{text}\n\n{delivery.farewell(folder, kept.place, route, HERE)}")
+        this = replace(this, opened=ledger.looked(store, adapters, settings.trials))
+    deliver(this, answered, route)
     if answered.stopped:
         told = answered.how_far(len(drawn), len(apart))
         terminal.say_aside(f"\nStopped after {told}, compared above: {GOES_ON}")
         return 130
     return 0
+
+
+def deliver(this: "Run", answered: "Answered", route: ssh.Route) -> None:
+    """Write the results, copy them to /tmp, and print what was found and where it lies."""
+    from mimic_qlora.validation import delivery, run
+
+    results = this.session.store / "validation"
+    with delivery.kept_results(results) as kept:
+        text = run.write(this, answered, kept.partial)
+    folder = delivery.copy_to_temporary(kept.place)
+    print(f"\n{text}\n\n{delivery.farewell(folder, kept.place, route, HERE)}")
 
 
 if __name__ == "__main__":

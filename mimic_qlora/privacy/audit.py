@@ -16,11 +16,11 @@ from mimic_qlora.privacy.membership import Table
 from mimic_qlora.privacy.planted import Planted
 from mimic_qlora.privacy.rule import CANNOT_TELL, HELD, Criterion, Decision, decide
 from mimic_qlora.privacy.separation import Separation
+from mimic_qlora.processes import entries
 from mimic_qlora.qa import session
 from mimic_qlora.step import files
 from mimic_qlora.training import packed_attention
 from mimic_qlora.training.memorisation.canaries import Canary
-from mimic_qlora.validation import answer_cache
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -88,7 +88,7 @@ def cache(opened: "Session", adapter: Path, name: str, anew: bool) -> Path:
     files.private_folder(opened.store / "privacy")
     folder = files.private_folder(opened.store / "privacy" / ".readings")
     path = folder / f"{files.digest(identity)}.jsonl"
-    answer_cache.begin(path, identity, anew)
+    entries.begin(path, identity, anew)
     return path
 
 

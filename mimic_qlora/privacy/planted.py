@@ -17,12 +17,12 @@ from mimic_qlora.privacy.epsilon import Epsilon
 from mimic_qlora.privacy.exposure import Exposure
 from mimic_qlora.privacy.rule import Criterion, Limits
 from mimic_qlora.privacy.separation import Floats
+from mimic_qlora.processes import entries
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training.memorisation import canaries
 from mimic_qlora.training.memorisation.canaries import DOSES, Canary
 from mimic_qlora.training.packing import Sample
-from mimic_qlora.validation import answer_cache
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -118,7 +118,7 @@ def read(
     path: Path,
 ) -> dict[str, Floats]:
     """Return the exposure and the gain of each canary's secrets [canaries, 2], from the cache."""
-    done = answer_cache.kept(path)
+    done = entries.kept(path)
     made: dict[str, list[list[float]]] = {secret: [] for secret in SECRETS}
     for canary in tqdm(found, "canaries", unit="canary", leave=False, disable=None):
         for secret in SECRETS:
@@ -126,7 +126,7 @@ def read(
             if key not in done:
                 gains = _gains(load(), tokenizer, canary, secret)
                 bits = float(exposure.exposures(gains[None])[0])
-                done[key] = answer_cache.add(path, {"key": key, "value": [bits, gains[0]]})
+                done[key] = entries.add(path, {"key": key, "value": [bits, gains[0]]})
             made[secret].append(done[key]["value"])
     return {secret: np.array(values) for secret, values in made.items()}
 

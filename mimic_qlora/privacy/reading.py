@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mimic_qlora.llm import chat
 from mimic_qlora.privacy.cohort import Patient
+from mimic_qlora.processes import entries
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
@@ -190,7 +191,7 @@ def of_patients(
 
     `load` returns the model; it is not called when all is cached. A run that was killed goes on.
     """
-    done = answer_cache.kept(path)
+    done = entries.kept(path)
     for patient in tqdm(patients, "reading", unit="patient", leave=False, disable=None):
         records = [marked(tokenizer, record) for record in patient.records]
         found: dict[tuple[int, ...], Readings] = {}
@@ -199,7 +200,7 @@ def of_patients(
             if key not in done:
                 made = read_row(load(), row)
                 value = [{k: asdict(v) for k, v in one.items()} for one in made]
-                done[key] = answer_cache.add(path, {"key": key, "value": value})
+                done[key] = entries.add(path, {"key": key, "value": value})
             for one, parts in zip(row, done[key]["value"], strict=True):
                 found[tuple(one.sample.ids)] = {k: Reading(**v) for k, v in parts.items()}
         yield [found[tuple(one.sample.ids)] for one in records]

@@ -3,7 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +14,13 @@ from tqdm import tqdm
 
 from mimic_qlora.display import text as terminal
 from mimic_qlora.llm import generation
+from mimic_qlora.processes import entries
+from mimic_qlora.processes.entries import Journal, Work
+from mimic_qlora.processes.meeting import Team
 from mimic_qlora.qa import patient, session, transcript
 from mimic_qlora.qa.patient import Patient
-from mimic_qlora.qa.session import Answerer
-from mimic_qlora.step import plain_text
+from mimic_qlora.qa.session import Answerer, Turn
+from mimic_qlora.step import files, plain_text, storage
 from mimic_qlora.step.errors import UserError
 
 
@@ -114,37 +120,139 @@ def parse(answerer: Answerer, line: str) -> Question:
     return question
 
 
-def run(answerer: Answerer, lines: list[Line]) -> int:
+@contextmanager
+def journal(answerer: Answerer, lines: list[Line], team: Team) -> Iterator[Journal]:
+    """Yield the journal of these lines and of who answers them; it is gone when all are answered.
+
+    Raises UserError where another run answers the same, or a process of this one something else.
+    """
+    identity = session.identity(answerer.session, [answerer.run] if answerer.has_adapter else [])
+    asked = [answerer.arms, answerer.max_new_tokens, answerer.batch_size, lines]
+    folder = files.private_folder(files.private_folder(answerer.session.store / "qa") / ".answers")
+    path = folder / f"{files.digest([identity, asked])}.jsonl"
+    with storage.locked(path, "qa") if team.is_first else nullcontext():
+        if team.is_first:
+            entries.begin(path, identity, anew=False)
+        team.meet(
+            {
+                "kind of GPU": identity.pop("device"),
+                "version of the software": files.digest(identity.pop("versions")),
+                "model or adapter": files.digest(identity),
+                "file of questions, or set of arguments": files.digest(asked),
+            }
+        )
+        try:
+            yield Journal(path, team)
+            team.meet({})  # all have read what the others made
+        finally:
+            if team.is_first:
+                entries.gather(path)
+        if team.is_first:
+            path.unlink()
+            with suppress(OSError):  # Windows removes no open file
+                path.with_name(f".{path.name}.lock").unlink()
+
+
+@dataclass
+class _Part:
+    """Lines that are answered together, the questions in them, and what is known of them so far.
+
+    `talks` has a conversation for each question and arm, `answers` those of their places.
+    """
+
+    lines: list[Line]
+    questions: dict[int, Question]  # by line number, as the errors
+    errors: dict[int, dict[str, str]]
+    talks: list[list[Turn]]
+    answers: dict[int, generation.Answer] = field(default_factory=dict)
+
+    @property
+    def is_answered(self) -> bool:
+        """Tell whether all of it is answered."""
+        return len(self.answers) == len(self.talks)
+
+
+def run(answerer: Answerer, lines: list[Line], journal: Journal) -> int:
     """Print an answer to each line, in the same order, and keep a transcript. Returns how many
     lines failed.
+
+    Several processes share the batches; the first one prints. A run that was stopped goes on from
+    the answers in the journal.
     """
-    entries: list[transcript.Entry] = []
-    # so many lines at a time that questions of similar length can share a batch
-    size = 4 * answerer.batch_size
+    given: list[transcript.Entry] = []
+    is_first = journal.team.is_first
     try:
         with bar(answerer, len(lines)) as shown:
-            for start in range(0, len(lines), size):
-                part = lines[start : start + size]
-                answered, errors = _answer_part(answerer, part, shown)
-                entries += answered.values()
-                for number, _ in part:
-                    reply = errors[number] if number in errors else answered[number].as_dict()
+            for part in _answered(answerer, lines, journal, shown):
+                replies = _replies(answerer, part)
+                given += replies.values()
+                for number, _ in part.lines if is_first else ():
+                    reply = part.errors.get(number) or replies[number].as_dict()
                     print(json.dumps({"line": number, **reply}), flush=True)
     finally:  # Ctrl-C or a reader that has gone costs no answer that was given
-        if entries:
-            print(f"Saved {transcript.save(answerer.session.store, entries)}", file=sys.stderr)
-    failed = len(lines) - len(entries)
+        if given and is_first:
+            print(f"Saved {transcript.save(answerer.session.store, given)}", file=sys.stderr)
+    failed = len(lines) - len(given)
     if failed:
         print(f"{failed} of {len(lines)} lines could not be answered", file=sys.stderr)
     return failed
 
 
-def _answer_part(
-    answerer: Answerer, lines: list[Line], shown: tqdm
-) -> tuple[dict[int, transcript.Entry], dict[int, dict[str, str]]]:
-    """Return the entries of the lines that could be answered, and {"error": ...} of the others, by
-    line number.
+def _answered(
+    answerer: Answerer, lines: list[Line], journal: Journal, shown: tqdm
+) -> Iterator[_Part]:
+    """Yield the parts in their order, each when all its batches are answered."""
+    begun: dict[int, _Part] = {}
+    following = 0
+    for done in entries.each(_works(answerer, lines, begun, shown), journal):
+        place, rows = done.of
+        given = (generation.Answer(*answer) for answer in done.entries[0]["answers"])
+        begun[place].answers |= zip(rows, given, strict=True)
+        shown.update(len(rows))
+        while following in begun and begun[following].is_answered:
+            yield begun.pop(following)
+            following += 1
+    yield from begun.values()
+
+
+def _works(
+    answerer: Answerer, lines: list[Line], begun: dict[int, _Part], shown: tqdm
+) -> Iterator[Work[tuple[int, list[int]]]]:
+    """Yield the batches of all lines: the place of their part, which is begun, and their rows.
+
+    So many lines make a part that questions of similar length can share a batch.
     """
+    size = 4 * answerer.batch_size
+    for start in range(0, len(lines), size):
+        part = _parsed(answerer, lines[start : start + size])
+        place = start // size
+        begun[place] = part
+        shown.update(len(part.errors) * len(answerer.arms))
+        prompts = generation.prompt_ids(answerer.session.tokenizer, part.talks)
+        who = [*answerer.arms] * len(part.questions)
+        for rows in generation.batches(prompts, answerer.batch_size):
+            batch = [prompts[row] for row in rows], [who[row] for row in rows]
+            key = files.digest([start, *batch])
+            yield Work((place, rows), [key], partial(_made, answerer, key, *batch))
+
+
+def _made(
+    answerer: Answerer, key: str, prompts: list[list[int]], who: list[str]
+) -> list[entries.Entry]:
+    """Answer a batch of prompts, given as token ids, and return its entry."""
+    given, _ = generation.answer(
+        answerer.model,
+        answerer.session.tokenizer,
+        prompts,
+        who,
+        answerer.max_new_tokens,
+        answerer.batch_size,
+    )
+    return [{"key": key, "answers": given}]
+
+
+def _parsed(answerer: Answerer, lines: list[Line]) -> _Part:
+    """Return lines as a part with no answer yet; a line that is no question has {"error": ...}."""
     questions: dict[int, Question] = {}
     errors: dict[int, dict[str, str]] = {}
     for number, line in lines:
@@ -152,10 +260,19 @@ def _answer_part(
             questions[number] = parse(answerer, line)
         except UserError as error:
             errors[number] = {"error": str(error)}
-    shown.update(len(errors) * len(answerer.arms))
-    given = answer(answerer, [*questions.values()], shown.update) if questions else []
-    answered = {
-        number: transcript.entry(answerer, asked.patient, asked.text, transcript.replies(answers))
-        for (number, asked), answers in zip(questions.items(), given, strict=True)
-    }
-    return answered, errors
+    talks = [
+        question.patient.turns(answerer.session, question.text)
+        for question in questions.values()
+        for _ in answerer.arms
+    ]
+    return _Part(lines, questions, errors, talks)
+
+
+def _replies(answerer: Answerer, part: _Part) -> dict[int, transcript.Entry]:
+    """Return the entries of the lines of a part that could be answered, by line number."""
+    found = {}
+    answers = (part.answers[place] for place in range(len(part.talks)))
+    for number, asked in part.questions.items():
+        given = transcript.replies({arm: next(answers) for arm in answerer.arms})
+        found[number] = transcript.entry(answerer, asked.patient, asked.text, given)
+    return found

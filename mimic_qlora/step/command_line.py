@@ -74,6 +74,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add `--processes`, for what several processes of a host can share."""
+    parser.add_argument(
+        "--processes",
+        type=whole_number(1, 1024),
+        metavar="N",
+        help="share the answers among N processes of this host, one on each GPU (several hosts: "
+        "docs/scaling_out.md)",
+    )
+
+
 def device(text: str) -> str:
     """Read auto or cpu; cpu hides the GPUs at once, since torch looks but once, at its import."""
     if text not in ("auto", "cpu"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from mimic_qlora.processes import launch
 from mimic_qlora.study.commands import Command
 
 _OF_THE_USER = ("MIMIC_DIR", "STORAGE_DIR")  # the study file says these
@@ -64,7 +65,7 @@ def _run(command: Command, root: Path, variables: Mapping[str, str]) -> int:
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(open(command.log, "ab")) if command.log else None
         stack.enter_context(_left_to_the_step())
-        with _held_back():
+        with launch.held_back():
             process = subprocess.Popen(
                 _words(command),
                 cwd=root / command.folder,
@@ -92,22 +93,6 @@ def _left_to_the_step() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _held_back() -> Iterator[None]:
-    """Let a process begin with Ctrl-C held back, until it can say where it stopped.
-
-    While Python starts it ends in a traceback; `command_line.run` lets it through.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

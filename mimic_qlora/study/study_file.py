@@ -157,6 +157,7 @@ class Validation(_Section):
     records: v.YesNo = True
     forgetting: v.YesNo = False
     seed: v.Seed | None = None
+    processes: v.PositiveInt | None = None
     jump: v.Host | None = None
     device: v.Device | None = None
 

@@ -1,7 +1,6 @@
 """The machine that trains: its name, speed, memory and number types."""
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from mimic_qlora.llm import loading
+from mimic_qlora.processes import environment
 from mimic_qlora.step import held_memory, limits
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import inline
@@ -46,12 +46,12 @@ PEAK_TFLOPS = {
 
 def is_main() -> bool:
     """Return whether this process writes: it is alone or `accelerate launch`'s first."""
-    return os.environ.get("RANK", "0") == "0"
+    return environment.place().rank == 0
 
 
 def n_processes() -> int:
     """Return the number of processes of the run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return environment.place().n
 
 
 def gpu() -> bool:
@@ -192,34 +192,6 @@ def check_sharding(recipe: str) -> None:
             "FSDP shards a model over several GPUs and PyTorch sees none here: run it on a machine "
             "with GPUs, or without recipes/fsdp_accelerate.yaml and with another --recipe"
         )
-
-
-def alone() -> str | None:
-    """Return a sentence where `accelerate launch` started one process though more were asked for.
-
-    It then sets the port at which processes meet, but neither their number nor a rank. A port may
-    come from the user's shell, so the launcher's own command line goes before it.
-    """
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if not launched or "WORLD_SIZE" in os.environ or asked_for() == 1:
-        return None
-    return (
-        "`accelerate launch` was asked for several processes and started this one alone: it trains "
-        "with one. Give it --multi_gpu before --num_processes for one on each GPU"
-    )
-
-
-def asked_for() -> int | None:
-    """Return the --num_processes on the command line that started this process, if it is there."""
-    import psutil
-
-    try:
-        parent = psutil.Process().parent()
-        command = " ".join(parent.cmdline()) if parent else ""
-    except psutil.Error:  # gone, or another user's
-        return None
-    named = re.search(r"--num[-_]processes[ =](\d+)", command)
-    return int(named[1]) if named else None
 
 
 def wait_for_all() -> None:

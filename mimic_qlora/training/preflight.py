@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding
+from mimic_qlora.processes import environment
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import subjects_manifest
@@ -124,7 +125,7 @@ def describe_device(job: Job) -> None:
     hardware.check_sharding(job.recipe)
     dtype = hardware.dtype(job.settings.compute)
     print(f"         {hardware.name()} computing in {dtype}, recipe {job.recipe}")
-    if alone := hardware.alone():
+    if alone := environment.alone():
         print(f"         {alone}")
 
 

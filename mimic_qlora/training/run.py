@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mimic_qlora.llm import chat, finding
+from mimic_qlora.processes import environment, meeting
 from mimic_qlora.step import durable, ending, errors, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.manifests import Manifest
@@ -52,6 +53,7 @@ def train_one(job: Job) -> None:
     fix.
     """
     run = open_run(job)
+    agree(run)
     if not hardware.is_main():
         train_along(run)
         return
@@ -87,7 +89,7 @@ def open_run(job: Job) -> Run:
         print(data_line(subjects["source"]))
         print(finding.describe(model))
         print(f"Recipe: {job.recipe}")
-        if alone := hardware.alone():
+        if alone := environment.alone():
             print(alone)
     if (without_gpu := hardware.check_driver()) and hardware.is_main():
         print(without_gpu)
@@ -107,6 +109,22 @@ def open_run(job: Job) -> Run:
     source = subjects["source"]
     place = storage.linked_place(store / step)
     return Run(job, store, place, model, tokenizer, base, source, manifest)
+
+
+def agree(run: Run) -> None:
+    """Let the processes of a run agree on what they train, before they wait for each other.
+
+    Processes with another rate of learning would train apart without a word. Raises UserError.
+    """
+    with meeting.joined(run.store) as team:
+        team.meet(
+            {
+                "version of the software": files.digest(manifests.versions()),
+                "model": run.base.fingerprint,
+                "set of prompts": files.digest(run.manifest["inputs"]),
+                "set of arguments": files.digest([asdict(run.job.settings), run.job.run]),
+            }
+        )
 
 
 def stop_if_up_to_date(run: Run) -> None:

@@ -5,21 +5,21 @@ the run, and one that was not finished is done again whole. A batch is known by 
 prompts, arms or budgets make another batch.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimic_qlora.llm import generation
+from mimic_qlora.processes import entries
+from mimic_qlora.processes.entries import Entry, Journal
 from mimic_qlora.step import files
 from mimic_qlora.validation.asking import Ask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Entry = dict[str, Any]  # a line of the cache; all but the first have a "key"
 Load = Callable[[], "PreTrainedModel"]
 
 
@@ -45,61 +45,13 @@ def path_of(store: Path, identity: dict[str, Any], kind: str = "answers") -> Pat
     return folder / f"{files.digest(identity)}.jsonl"
 
 
-def begin(path: Path, identity: dict[str, Any], anew: bool) -> None:
-    """Create the cache if it is missing, or `anew`; its first line holds the identity."""
-    if anew or not path.exists():
-        path.write_text(json.dumps({"by": identity}) + "\n", encoding="utf-8")
-
-
-def kept(path: Path) -> dict[str | None, Entry]:
-    """Return the entries by their key.
-
-    Cuts off what comes from the first line on that a killed run left unfinished, or that is not as
-    it was written.
-    """
-    found: dict[str | None, Entry] = {}
-    whole = 0
-    with open(path, "rb+") as file:
-        for line in file:
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except (ValueError, RecursionError):
-                entry = None
-            if not isinstance(entry, dict) or not _is_sound(entry):
-                break
-            whole += len(line)
-            found[entry.get("key")] = entry
-        file.truncate(whole)
-    return found
-
-
-def _is_sound(entry: Entry) -> bool:
-    """Take the sum from an entry and compare it; earlier versions wrote none."""
-    expected = entry.pop("sum", None)
-    return expected is None or expected == files.digest(entry)
-
-
-def add(path: Path, entry: Entry) -> Entry:
-    """Append an entry with its sum, on the disk when this returns, and return it."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({**entry, "sum": files.digest(entry)}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return entry
-
-
-def once(path: Path, key: str, make: Callable[[], Any]) -> Any:
-    """Return what `make` returns, or returned when this key was cached; it must fit into JSON."""
-    return (kept(path).get(key) or add(path, {"key": key, "value": make()}))["value"]
-
-
 def answers(
     load: Load,
     tokenizer: "PreTrainedTokenizerBase",
     asks: Sequence[Ask],
     max_new_tokens: int,
     batch_size: int,
-    path: Path,
+    journal: Journal,
 ) -> Iterator[Batch]:
     """Yield the asks in batches with their answers.
 
@@ -107,24 +59,37 @@ def answers(
     a run that leaves out a kind (--no-knowledge) has the batches of the others. A batch size that
     was too large for the memory is cached too, so that a resumed run has the batches of one
     that was never stopped. `load` returns the model; it is not called when all is in the cache.
+    Several processes share the batches, which are those of one.
     """
-    done = kept(path)
     prompts = generation.prompt_ids(tokenizer, [ask.messages for ask in asks])
     fits = batch_size
-    for rows in _batches(asks, prompts, batch_size):
+
+    def make(rows: list[int], key: str) -> list[Entry]:
         batch, who = [prompts[i] for i in rows], [asks[i].arm.who for i in rows]
-        key = files.digest([batch, who, max_new_tokens])
-        if key in done:
-            entry = done[key]
-            fits = min(fits, entry["fits"])
-        else:
-            model, started = load(), time.perf_counter()
-            given, fits = generation.answer(model, tokenizer, batch, who, max_new_tokens, fits)
-            milliseconds = round((time.perf_counter() - started) * 1000 / len(rows), 1)
-            entry = {"key": key, "fits": fits, "milliseconds": milliseconds, "answers": given}
-            add(path, entry)
+        model, started = load(), time.perf_counter()
+        given, now_fit = generation.answer(model, tokenizer, batch, who, max_new_tokens, fits)
+        milliseconds = round((time.perf_counter() - started) * 1000 / len(rows), 1)
+        return [{"key": key, "fits": now_fit, "milliseconds": milliseconds, "answers": given}]
+
+    works = []
+    for rows in _batches(asks, prompts, batch_size):
+        key = key_of([prompts[i] for i in rows], [asks[i].arm.who for i in rows], max_new_tokens)
+        works.append(entries.Work(rows, [key], partial(make, rows, key)))
+    if idle := entries.idle(works, journal):
+        print(
+            f"note: {idle} of {journal.team.n} processes have nothing to answer, as there are "
+            f"fewer batches than processes: a smaller --batch-size makes more of them"
+        )
+    for done in entries.each(works, journal):
+        (entry,) = done.entries
+        fits = min(fits, entry["fits"])
         given = [generation.Answer(*answer) for answer in entry["answers"]]
-        yield Batch([asks[i] for i in rows], given, entry["milliseconds"], key in done)
+        yield Batch([asks[i] for i in done.of], given, entry["milliseconds"], done.from_before)
+
+
+def key_of(prompts: list[list[int]], who: list[str], max_new_tokens: int) -> str:
+    """Return the key of a batch: prompts as token ids, and who answers each."""
+    return files.digest([prompts, who, max_new_tokens])
 
 
 def _batches(asks: Sequence[Ask], prompts: list[list[int]], size: int) -> Iterator[list[int]]:

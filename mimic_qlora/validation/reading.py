@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from mimic_qlora.processes.entries import Journal
 from mimic_qlora.validation.arms import PAIR, Arm
 from mimic_qlora.validation.judge import as_readings, criteria, judge
 from mimic_qlora.validation.judge.judge import Judge
@@ -71,11 +71,11 @@ def cases(results: Sequence[Judged]) -> list[criteria.Case]:
 
 
 def judged(
-    results: Sequence[Judged], by: Judge, batch_size: int, path: Path, anew: bool
+    results: Sequence[Judged], by: Judge, batch_size: int, journal: Journal, anew: bool
 ) -> Iterator[Judged]:
     """Yield the results as a judge reads them; what the patterns found stays beside it."""
     everything = cases(results)
-    read = iter(zip(everything, judge.read(by, everything, batch_size, path, anew), strict=True))
+    read = iter(zip(everything, judge.read(by, everything, batch_size, journal, anew), strict=True))
     for result in results:
         found: dict[Arm, Readings] = {}
         for arm in result.given:

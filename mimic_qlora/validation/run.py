@@ -1,5 +1,6 @@
 """One run of step 7: answer every trial, preview it, compare the arms, write the results."""
 
+import contextlib
 import math
 import sys
 import time
@@ -12,8 +13,10 @@ from tqdm import tqdm
 
 from mimic_qlora.display import csv_files, text, text_tables
 from mimic_qlora.llm import generation
+from mimic_qlora.processes import entries
+from mimic_qlora.processes.entries import Journal
 from mimic_qlora.qa import session
-from mimic_qlora.step import manifests, storage, terminal
+from mimic_qlora.step import files, manifests, storage, terminal
 from mimic_qlora.subjects.manifest import data_name
 from mimic_qlora.validation import (
     answer_cache,
@@ -70,7 +73,7 @@ class Machine:
     """
 
     load: answer_cache.Load
-    path: Path
+    journal: Journal
     identity: dict[str, Any]
     batch_size: int
     anew: bool = False
@@ -130,27 +133,55 @@ def answer_all(
 
     Ctrl-C ends this with the finished ones.
     """
-    answered = Answered()
+    answered, (path, team) = Answered(), machine.journal
     try:
-        answer_cache.begin(machine.path, machine.identity, machine.anew)
+        begin(run, machine, asks, forgetting)
         for result in finished(run, machine, asks):
             answered.add(result)
-        answered.probed = answer_cache.once(
-            machine.path,
-            f"probe of {run.settings.arms}",
-            lambda: probe(machine.load(), run, asks[0].trial),
-        )
+        if team.is_first:
+            answered.probed = entries.once(
+                path,
+                f"probe of {run.settings.arms}",
+                lambda: probe(machine.load(), run, asks[0].trial),
+            )
         answered.sort()
         if forgetting:
-            for row in likelihoods.measured(run, machine.load, machine.path):
+            for row in likelihoods.measured(run, machine.load, machine.journal):
                 answered.likelihoods.append(row)
         if run.judge:
             judge(run.judge, run, machine, answered)
+        team.meet({})  # all have read what the others made
     except KeyboardInterrupt:
+        if not team.is_first:
+            raise
         answered.stopped = True
-    answered.sort()
-    answered.trials = trial_results.with_likeness(answered.trials)
+    if team.is_first:
+        entries.gather(path)
+        answered.sort()
+        answered.trials = trial_results.with_likeness(answered.trials)
     return answered
+
+
+def begin(run: Run, machine: Machine, asks: Sequence[Ask], forgetting: bool) -> None:
+    """Open the cache of answers, and let the processes of a run agree on what they do.
+
+    Raises UserError for one that differs from the first.
+    """
+    identity, team = dict(machine.identity), machine.journal.team
+    if team.is_first:
+        entries.begin(machine.journal.path, identity, machine.anew)
+    asked = [[ask.arm.name, ask.arm.who, ask.messages] for ask in asks]
+    judged_by = run.judge.identity if run.judge else None
+    team.meet(
+        {
+            "kind of GPU": identity.pop("device"),
+            "version of the software": files.digest(identity.pop("versions")),
+            "model or adapter": files.digest(identity),
+            "set of arguments": files.digest(
+                [asked, run.settings, machine.batch_size, forgetting, judged_by]
+            ),
+        }
+    )
 
 
 def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result]:
@@ -172,7 +203,7 @@ def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result
             asks,
             run.settings.max_new_tokens,
             machine.batch_size,
-            machine.path,
+            machine.journal,
         ):
             from_cache += len(batch.asks) if batch.from_cache else 0
             for ask, answer in zip(batch.asks, batch.answers, strict=True):
@@ -204,10 +235,14 @@ def judge(by: Judge, run: Run, machine: Machine, answered: Answered) -> None:
     """Let the judge read all answers about patients, once those who answered have left."""
     machine.leave()
     store = run.session.store
-    path = judging.cache_of(by, store)
+    path, team = judging.cache_of(by, store), machine.journal.team
     everything: list[reading.Judged] = [*answered.trials, *answered.twins]
-    with storage.locked(path, "validation"):
-        found = [*reading.judged(everything, by, machine.batch_size, path, machine.anew)]
+    with storage.locked(path, "validation") if team.is_first else contextlib.nullcontext():
+        journal = Journal(path, team)
+        found = [*reading.judged(everything, by, machine.batch_size, journal, machine.anew)]
+        team.meet({})  # all have read what the others made
+        if team.is_first:
+            entries.gather(path)
     answered.trials = [result for result in found if isinstance(result, TrialResult)]
     answered.twins = [result for result in found if isinstance(result, TwinResult)]
     answered.reader = reading.Reader(by)

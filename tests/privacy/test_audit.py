@@ -8,9 +8,10 @@ from helpers import audited_store
 from helpers.audited_store import IDS, SPLIT
 from helpers.shared import made_once
 from mimic_qlora.privacy import page, separation
+from mimic_qlora.processes import entries
 from mimic_qlora.step import manifests
 from mimic_qlora.training.memorisation import audited, canaries, selection
-from mimic_qlora.validation import answer_cache, ledger
+from mimic_qlora.validation import ledger
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +76,7 @@ def test_card_status_and_report_tell_of_it_until_the_adapter_changes(audit, stor
 
 
 def test_what_was_read_before_a_kill_is_not_read_again(audit, store, monkeypatch):
-    add, kept = answer_cache.add, []
+    add, kept = entries.add, []
 
     def killed(path, entry):
         if len(kept) == 5:
@@ -83,12 +84,12 @@ def test_what_was_read_before_a_kill_is_not_read_again(audit, store, monkeypatch
         kept.append(entry["key"])
         return add(path, entry)
 
-    monkeypatch.setattr(answer_cache, "add", killed)
+    monkeypatch.setattr(entries, "add", killed)
     stopped = audit()
     assert stopped.returncode == 130 and "Traceback" not in stopped.stderr
     assert not (store / "privacy/default").exists()
     later = []
-    monkeypatch.setattr(answer_cache, "add", lambda p, e: later.append(e["key"]) or add(p, e))
+    monkeypatch.setattr(entries, "add", lambda p, e: later.append(e["key"]) or add(p, e))
     assert audit().returncode == 0
     assert later and not {*kept} & {*later}
     later.clear()

@@ -371,22 +371,29 @@ def test_a_batch_answers_each_line_in_order_and_says_which_it_could_not(ask, tmp
     assert ask("--batch", path)[0] == 0
 
 
-def test_answers_of_a_batch_that_is_stopped_are_kept(ask, tmp_path, monkeypatch):
+def test_a_batch_that_is_stopped_keeps_its_answers_and_goes_on_from_them(
+    ask, tmp_path, monkeypatch
+):
     line = json.dumps({"subject_id": IDS[3], "question": QUESTION})
-    path, generate, calls = tmp_path / "questions.jsonl", session.generate, []
+    path, answer, calls = tmp_path / "questions.jsonl", generation.answer, []
     path.write_text("\n".join([line] * 5))
 
     def stopped(*args):
-        if calls:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         calls.append(args)
-        return generate(*args)
+        return answer(*args)
 
-    monkeypatch.setattr(session, "generate", stopped)
-    code, out, err = ask("--batch", path, "--batch-size", 1, "--arm", "base")
+    monkeypatch.setattr(generation, "answer", stopped)
+    options = ("--batch", path, "--batch-size", 1, "--arm", "base")
+    code, out, err = ask(*options)
     assert code == 130 and out.count("\n") == 4
     (kept,) = (ask.store / "qa").glob("*.jsonl")
     assert f"Saved {kept}" in err and len(kept.read_text().splitlines()) == 4
+    calls.clear()
+    code, whole, err = ask(*options)
+    assert code == 0 and whole.startswith(out) and whole.count("\n") == 5 and len(calls) == 1
+    assert not [*(ask.store / "qa" / ".answers").iterdir()]
 
 
 def test_a_batch_may_come_from_standard_input(ask, monkeypatch):

@@ -131,7 +131,8 @@ training: {recipe: cpu, run: a, seeds: [0, 1], epochs: 1, max_steps: 3, lr: 1e-4
 asking: {subject_id: 10000032, question: "-What?", as_of: "2150-01-01", arm: both,
   max_new_tokens: 9, seed: 1}
 validation: {n: 3, arms: [base, adapter], judge: base, max_new_tokens: 9, batch_size: 2,
-  strict: true, knowledge: false, twins: 1, records: false, seed: 3, jump: login}
+  strict: true, knowledge: false, twins: 1, records: false, seed: 3, processes: 2,
+  jump: login}
 """
 
 

@@ -1,10 +1,9 @@
 """Number types and drivers of machines that are made up."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
+from helpers.launched import launched
 from mimic_qlora.step import limits
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import (
@@ -74,49 +73,14 @@ def test_a_product_is_measured_whatever_the_size_of_its_weight(weight):
     assert hardware.matmul_flops(torch.float32, weight) > 0
 
 
-@pytest.mark.parametrize(
-    ("variables", "alone"),
-    [
-        ({}, False),
-        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),
-        ({"MASTER_PORT": "29500"}, False),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}, True),
-        (
-            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500", "WORLD_SIZE": "2"},
-            False,
-        ),
-    ],
-)
-def test_a_process_that_accelerate_started_alone_knows_it(monkeypatch, variables, alone):
-    for name in ("ACCELERATE_MIXED_PRECISION", "MASTER_PORT", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert (hardware.alone() is not None) == alone
-    monkeypatch.setattr(hardware, "asked_for", lambda: 1)  # with a port of the user's own
-    assert hardware.alone() is None
-
-
-@pytest.mark.parametrize(
-    ("options", "number"),
-    [(["--num_processes", "2"], 2), (["--num-processes=4", "x.py"], 4), (["x.py"], None)],
-)
-def test_the_launchers_command_line_names_the_processes(monkeypatch, options, number):
-    launcher = SimpleNamespace(cmdline=lambda: ["accelerate", "launch", *options])
-    monkeypatch.setattr("psutil.Process.parent", lambda self: launcher)
-    assert hardware.asked_for() == number
-    monkeypatch.setattr("psutil.Process.parent", lambda self: None)
-    assert hardware.asked_for() is None
-
-
 def test_of_several_processes_one_says_that_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("RANK", "1")
+    launched(monkeypatch, rank=1)
     with pytest.raises(SystemExit) as ended:
         hardware.check_sharding("fsdp")
     # a failure of this one would let the launcher stop the first before it has said a word
     assert not ended.value.code
-    monkeypatch.setenv("RANK", "0")
+    launched(monkeypatch, rank=0)
     with pytest.raises(UserError):
         hardware.check_sharding("recipes/fsdp.yaml")
     hardware.check_sharding("multi_gpu")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.launched import launched
 from helpers.training_runs import PATIENTS, record, write_prompts
 from mimic_qlora.llm import loading
 from mimic_qlora.step.errors import UserError
@@ -59,7 +60,7 @@ def test_check_asks_for_more_memory_the_more_layers_are_kept(train, capsys):
 
 
 def test_of_several_processes_the_first_checks_for_all(train, store, monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
+    launched(monkeypatch, rank=1)
     (store / "prompts" / "train.jsonl").unlink()
     assert train.check() == 0, "a failure would let the launcher stop the first process"
     assert not capsys.readouterr().out
@@ -99,11 +100,11 @@ def test_one_process_where_several_were_asked_for_says_so(train, monkeypatch, ca
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("MASTER_PORT", "29500")
     assert train.check() == 0
-    assert "it trains with one" in " ".join(capsys.readouterr().out.split())
+    assert "it goes on with one" in " ".join(capsys.readouterr().out.split())
     train("--max-steps", 1)
-    assert "it trains with one" in capsys.readouterr().out
+    assert "it goes on with one" in capsys.readouterr().out
     monkeypatch.delenv("MASTER_PORT")
-    assert train.check() == 0 and "trains with one" not in capsys.readouterr().out
+    assert train.check() == 0 and "goes on with one" not in capsys.readouterr().out
 
 
 def storage_model(store) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.launched import variables
 from helpers.ports import free_port
 from helpers.training_runs import Hold, KillAfter, adapter_bytes, start, warm, write_store
 from mimic_qlora.training import callbacks
@@ -159,42 +160,80 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_intact(
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_two_processes_equal_one_with_the_same_global_batch(tiny, tmp_path):
-    """Over gloo, as `accelerate launch --cpu` starts them.
+def several(store: Path, tiny, n: int, *options) -> list:
+    """Start n processes of a run over gloo, as `accelerate launch` starts them on n hosts."""
+    port = free_port()
+    return [
+        start(
+            store,
+            tiny,
+            *options,
+            environment=variables(rank, n, port) | {"ACCELERATE_USE_CPU": "true"},
+            output=Path(f"{store}.{rank}.log"),
+        )
+        for rank in range(n)
+    ]
 
-    Sums are added in another order, so they are not equal to the last bit.
-    """
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_several_processes_equal_one_with_the_same_global_batch(tiny, tmp_path, n):
+    """Sums are added in another order, so they are not equal to the last bit."""
     import torch
     from safetensors.torch import load
 
     options = ["--epochs", "3", "--dropout", "0", "--batch-tokens", "200", "--seed", "7"]
-    one = write_store(tmp_path / "one", tiny)
-    runs = [start(one, tiny, *options, "--accumulate", "2")]
-    two = write_store(tmp_path / "two", tiny)
-    port = str(free_port())
-    for rank in ("0", "1"):
-        where = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            "MASTER_PORT": port,
-        }
-        where |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
-        log = tmp_path / f"rank{rank}.log"
-        runs.append(start(two, tiny, *options, "--accumulate", "1", environment=where, output=log))
+    one, more = (write_store(tmp_path / name, tiny) for name in ("one", "more"))
+    runs = [start(one, tiny, *options, "--accumulate", n)]
+    runs += several(more, tiny, n, *options, "--accumulate", 1)
     for run in runs:
         run.join()
     logs = [path.read_text() for path in tmp_path.glob("*.log")]
-    assert [run.exitcode for run in runs] == [0, 0, 0], "\n".join(logs)
+    assert [run.exitcode for run in runs] == [0] * (n + 1), "\n".join(logs)
     # AdamW forgives gradients of another scale, the log does not
-    for name in ("loss", "grad_norm"):
+    for name, within in (("loss", 1e-4), ("eval_loss", 1e-4), ("grad_norm", 1e-3)):
         rows = [
-            list(csv.DictReader(open(s / "adapters" / "default" / "log.csv"))) for s in (one, two)
+            list(csv.DictReader(open(s / "adapters" / "default" / "log.csv"))) for s in (one, more)
         ]
         values = [[float(row[name]) for row in found if row[name]] for found in rows]
-        assert values[0] == pytest.approx(values[1], rel=1e-3)
-    ours, theirs = load(adapter_bytes(one)), load(adapter_bytes(two))
+        assert values[0] and values[0] == pytest.approx(values[1], rel=within)
+    ours, theirs = load(adapter_bytes(one)), load(adapter_bytes(more))
     assert all(weight.any() for weight in ours.values())
     for name in ours:
         torch.testing.assert_close(theirs[name], ours[name], rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_and_the_same_command_goes_on(tiny, tmp_path, lost):
+    """No launcher tells the other one; gloo notices that the connection is closed."""
+    store = write_store(tmp_path / "storage", tiny)
+    options = ["--epochs", "3", "--batch-tokens", "200", "--save-minutes", "0"]
+    runs = several(store, tiny, 2, *options)
+    while not checkpoints(store):
+        assert all(run.is_alive() for run in runs), "a run ended before it was to be disturbed"
+        time.sleep(0.05)
+    runs[lost].kill()
+    for run in runs:
+        run.join()
+    said = Path(f"{store}.{1 - lost}.log").read_text()
+    assert runs[1 - lost].exitcode == 2 and "Traceback" not in said, said
+    assert "another process of this run has ended" in said
+    again = several(store, tiny, 2, *options)
+    for run in again:
+        run.join()
+    assert [run.exitcode for run in again] == [0, 0], Path(f"{store}.0.log").read_text()
+    assert "Going on from step" in Path(f"{store}.0.log").read_text()
+
+
+def test_processes_with_other_arguments_are_refused_before_they_train(tiny, tmp_path):
+    store = write_store(tmp_path / "storage", tiny)
+    port, runs = free_port(), []
+    for rank, rate in enumerate(("0.01", "0.02")):
+        where = variables(rank, 2, port) | {"ACCELERATE_USE_CPU": "true"}
+        output = tmp_path / f"{rank}.log"
+        runs.append(start(store, tiny, "--lr", rate, environment=where, output=output))
+    for run in runs:
+        run.join()
+    said = (tmp_path / "0.log").read_text()
+    assert runs[0].exitcode == 2 and said.count("error: ") == 1, said
+    assert "has another set of arguments than the first" in said
+    assert runs[1].exitcode == 0 and not (tmp_path / "1.log").read_text()

@@ -13,9 +13,10 @@ import pytest
 from helpers.paths import ROOT
 from helpers.step7 import answer, journal_size, results, same_answers
 from mimic_qlora.llm import generation, loading
+from mimic_qlora.processes import entries
 from mimic_qlora.qa import session
 from mimic_qlora.step import files
-from mimic_qlora.validation import answer_cache, run
+from mimic_qlora.validation import run
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_answers(run_validate, monkeypatch):
@@ -108,12 +109,12 @@ FLIPPED = b'{"key": "b", "value": 9, "sum": "0123456789abcdef"}\n'
 )
 def test_an_odd_line_of_the_cache_costs_the_answers_after_it_alone(tmp_path, odd):
     path = tmp_path / "answers.jsonl"
-    answer_cache.begin(path, {}, anew=True)
-    answer_cache.once(path, "a", lambda: 1)
+    entries.begin(path, {}, anew=True)
+    entries.once(path, "a", lambda: 1)
     with open(path, "ab") as file:
         file.write(odd)
-    assert answer_cache.once(path, "a", lambda: 2) == 1
-    assert answer_cache.once(path, "b", lambda: 3) == answer_cache.once(path, "b", lambda: 4) == 3
+    assert entries.once(path, "a", lambda: 2) == 1
+    assert entries.once(path, "b", lambda: 3) == entries.once(path, "b", lambda: 4) == 3
 
 
 def test_answers_of_adapters_given_in_another_order_are_kept_apart(tuned_store):

@@ -11,10 +11,12 @@ from tqdm import tqdm
 from mimic_qlora.llm import generation, likelihood
 from mimic_qlora.llm.chat import Turn
 from mimic_qlora.llm.generation import Model
+from mimic_qlora.processes import entries
+from mimic_qlora.processes.entries import Entry, Journal, Work
 from mimic_qlora.prompts import record_files
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import files, seeded
-from mimic_qlora.validation import answer_cache
+from mimic_qlora.validation.answer_cache import Load
 from mimic_qlora.validation.arms import Arm, Prompt
 from mimic_qlora.validation.settings import Run
 
@@ -35,11 +37,11 @@ class Asked(NamedTuple):
     options: list[str]
 
 
-def measured(run: Run, load: answer_cache.Load, path: Path) -> Iterator[Row]:
+def measured(run: Run, load: Load, journal: Journal) -> Iterator[Row]:
     """Yield what each arm finds how likely, a row a record or prompt.
 
-    Each row is kept in the cache at `path` when it is there; `load` returns the model, and is not
-    called when all are.
+    Each row is kept in the cache when it is there; `load` returns the model, and is not called when
+    all are.
     """
     whose = arms_of(run)
     by = [[arm.name, arm.who] for arm in whose]
@@ -50,13 +52,15 @@ def measured(run: Run, load: answer_cache.Load, path: Path) -> Iterator[Row]:
     for prompt in NEUTRAL.read_text(encoding="utf-8").splitlines():
         key = files.digest(["drift", prompt, TOKENS, by])
         parts.append((key, partial(of_neutral, run, whose, prompt)))
-    done = answer_cache.kept(path)
-    with tqdm(parts, "likelihoods", unit="prompt", disable=None, leave=False) as bar:
-        for key, measure in bar:
-            entry = done.get(key)
-            if entry is None:
-                entry = answer_cache.add(path, {"key": key, "value": measure(load())})
-            yield entry["value"]
+
+    def make(place: int) -> list[Entry]:
+        key, measure = parts[place]
+        return [{"key": key, "value": measure(load())}]
+
+    works = [Work(place, [key], partial(make, place)) for place, (key, _) in enumerate(parts)]
+    made = entries.in_order(entries.each(works, journal))
+    for done in tqdm(made, "likelihoods", len(works), False, unit="prompt", disable=None):
+        yield done.entries[0]["value"]
 
 
 def arms_of(run: Run) -> list[Arm]:

@@ -4,11 +4,14 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.llm import chat, embedded, finding, generation, loading
-from mimic_qlora.step import manifests
+from mimic_qlora.processes import entries
+from mimic_qlora.processes.entries import Entry, Journal, Work
+from mimic_qlora.step import files, manifests
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import answer_cache
 from mimic_qlora.validation.judge import criteria, probabilities, thresholds
@@ -102,31 +105,41 @@ def cache_of(judge: Judge, store: Path) -> Path:
 
 
 def read(
-    judge: Judge, cases: Sequence[Case], batch_size: int, path: Path, anew: bool = False
+    judge: Judge, cases: Sequence[Case], batch_size: int, journal: Journal, anew: bool = False
 ) -> list[list[float]]:
     """Return the probability that each statement on each case is true, as criteria.of lists them.
 
-    Each distinct case is read once; what an earlier run read is taken from the cache at `path`,
-    and each batch is on the disk before the next. The order of the cases changes nothing. `anew`
-    empties the cache first.
+    Each distinct case is read once; what an earlier run read is taken from the cache, and each
+    batch is on the disk before the next. The order of the cases changes nothing. `anew` empties the
+    cache first. Several processes share the batches.
     """
     from tqdm import tqdm
 
-    answer_cache.begin(path, dict(judge.identity), anew)
-    known = answer_cache.kept(path)
+    path, team = journal
+    if team.is_first:
+        entries.begin(path, dict(judge.identity), anew)
+    team.meet({"judge": files.digest(judge.identity)})
+    known = entries.known_to(journal)
     asked = {criteria.key_of(case): case for case in cases}
     new = sorted(key for key in asked if key not in known)
     tokenizer, model = chat.load_tokenizer(judge.path), functools.cache(lambda: load(judge))
+    fits = batch_size
+
+    def make(keys: list[str]) -> list[Entry]:
+        nonlocal fits
+        talks = [criteria.conversations(asked[key]) for key in keys]
+        groups = [probabilities.prompts(tokenizer, one) for one in talks]
+        _check_room(judge, groups)
+        found, fits = probabilities.of_yes(model(), tokenizer, groups, fits)
+        return [{"key": key, "of_yes": of} for key, of in zip(keys, found, strict=True)]
+
+    batches = generation.batches([_length(asked[key]) for key in new], batch_size)
+    parts = [[new[row] for row in rows] for rows in batches]
+    works = [Work(keys, keys, partial(make, keys)) for keys in parts]
     with tqdm(total=len(new), desc="answers judged", disable=None, leave=False) as bar:
-        for rows in generation.batches([_length(asked[key]) for key in new], batch_size):
-            keys = [new[row] for row in rows]
-            talks = [criteria.conversations(asked[key]) for key in keys]
-            groups = [probabilities.prompts(tokenizer, one) for one in talks]
-            _check_room(judge, groups)
-            found, batch_size = probabilities.of_yes(model(), tokenizer, groups, batch_size)
-            for key, of_yes in zip(keys, found, strict=True):
-                known[key] = answer_cache.add(path, {"key": key, "of_yes": of_yes})
-            bar.update(len(keys))
+        for done in entries.each(works, journal):
+            known |= {entry["key"]: entry for entry in done.entries}
+            bar.update(len(done.of))
     return [criteria.averaged(known[criteria.key_of(case)]["of_yes"]) for case in cases]
 
 

@@ -9,8 +9,9 @@ from helpers.prompt_records import prompt_record
 from helpers.step7 import read_csv, results
 from helpers.storage_folders import written_otherwise
 from mimic_qlora.llm import chat, loading
+from mimic_qlora.processes import entries
 from mimic_qlora.prompts.record_files import PromptRecord
-from mimic_qlora.validation import answer_cache, arms
+from mimic_qlora.validation import arms
 from mimic_qlora.validation.forgetting import measure, told
 
 RUNS = ("default", "seed.1")
@@ -61,8 +62,9 @@ def test_each_arm_is_measured_on_every_task_and_kept(tuned_store, tmp_path, monk
         return model
 
     path = tmp_path / "cache.jsonl"
-    answer_cache.begin(path, {}, anew=True)
-    rows = list(measure.measured(run, load, path))
+    entries.begin(path, {}, anew=True)
+    journal = entries.Journal(path)
+    rows = list(measure.measured(run, load, journal))
     assert [row["task"] for row in rows] == ["guidance", *["chart_qa"] * 3, "diagnoses"] + [
         "neutral"
     ] * 2
@@ -76,11 +78,11 @@ def test_each_arm_is_measured_on_every_task_and_kept(tuned_store, tmp_path, monk
     for row in rows[-2:]:
         assert row["drift_base"] == 0 and row["drift_qlora"] > 0.001
         assert row["drift_qlora"] != row["drift_qlora@seed.1"]
-    assert list(measure.measured(run, pytest.fail, path)) == rows  # nothing is loaded again
+    assert list(measure.measured(run, pytest.fail, journal)) == rows  # nothing is loaded again
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))  # it was stopped before the last
     loaded: list[str] = []
-    assert list(measure.measured(run, lambda: loaded.append("once") or load(), path)) == rows
+    assert list(measure.measured(run, lambda: loaded.append("once") or load(), journal)) == rows
     assert loaded == ["once"]
     found = told.compare(rows)
     assert set(found) == {*told.MEASURED} and found["drift"].base == 0

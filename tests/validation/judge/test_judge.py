@@ -7,6 +7,7 @@ import pytest
 from helpers.step7 import QUESTIONS
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.llm import embedded, loading
+from mimic_qlora.processes.entries import Journal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation.judge import criteria, judge, probabilities, thresholds
 
@@ -94,7 +95,7 @@ def read(models, tmp_path, monkeypatch):
     monkeypatch.setattr(probabilities, "of_yes", of_yes)
 
     def read(cases, batch_size=2, **options):
-        return judge.read(chosen, cases, batch_size, path, **options)
+        return judge.read(chosen, cases, batch_size, Journal(path), **options)
 
     read.batches, read.stop_at, read.path = batches, stop_at, path
     return read
@@ -129,6 +130,6 @@ def test_the_order_of_answers_changes_nothing(read):
 
 def test_the_whole_way_with_a_real_model(models, tmp_path):
     chosen = judge.choose(str(models[1]), tmp_path, models[0])
-    found = judge.read(chosen, cases(2), 4, judge.cache_of(chosen, tmp_path))
+    found = judge.read(chosen, cases(2), 4, Journal(judge.cache_of(chosen, tmp_path)))
     assert all(0 <= p <= 1 for one in found for p in one)
     assert len({round(p, 4) for one in found for p in one}) > 2

@@ -1,0 +1,1 @@
+"""Several processes of one run: who they are, how they start, meet and share work."""
