@@ -198,6 +198,7 @@ def machine_of(
         identity=identity,
         batch_size=1 if args.strict else args.batch_size,
         anew=args.force,
+        again=team.n > 1 and identity["device"] != "cpu",
         leave=load.cache_clear,
     )
 

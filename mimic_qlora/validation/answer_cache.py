@@ -26,13 +26,15 @@ Load = Callable[[], "PreTrainedModel"]
 class Batch(NamedTuple):
     """Asks that were answered together, the answers, and each one's share of the time.
 
-    `from_cache` says that an earlier run had answered them.
+    `from_cache` says that an earlier run had answered them, `by` which process.
     """
 
     asks: list[Ask]
     answers: list[generation.Answer]
     milliseconds: float
     from_cache: bool
+    key: str
+    by: int = 0
 
 
 def path_of(store: Path, identity: dict[str, Any], kind: str = "answers") -> Path:
@@ -62,14 +64,16 @@ def answers(
     Several processes share the batches, which are those of one.
     """
     prompts = generation.prompt_ids(tokenizer, [ask.messages for ask in asks])
-    fits = batch_size
+    fits, by = batch_size, journal.team.rank
 
     def make(rows: list[int], key: str) -> list[Entry]:
         batch, who = [prompts[i] for i in rows], [asks[i].arm.who for i in rows]
         model, started = load(), time.perf_counter()
         given, now_fit = generation.answer(model, tokenizer, batch, who, max_new_tokens, fits)
         milliseconds = round((time.perf_counter() - started) * 1000 / len(rows), 1)
-        return [{"key": key, "fits": now_fit, "milliseconds": milliseconds, "answers": given}]
+        return [
+            {"key": key, "fits": now_fit, "milliseconds": milliseconds, "answers": given, "by": by}
+        ]
 
     works = []
     for rows in _batches(asks, prompts, batch_size):
@@ -84,7 +88,40 @@ def answers(
         (entry,) = done.entries
         fits = min(fits, entry["fits"])
         given = [generation.Answer(*answer) for answer in entry["answers"]]
-        yield Batch([asks[i] for i in done.of], given, entry["milliseconds"], done.from_before)
+        yield Batch(
+            [asks[i] for i in done.of],
+            given,
+            entry["milliseconds"],
+            done.from_before,
+            entry["key"],
+            entry.get("by", 0),
+        )
+
+
+def again(
+    load: Load,
+    tokenizer: "PreTrainedTokenizerBase",
+    batches: Sequence[Batch],
+    max_new_tokens: int,
+    batch_size: int,
+    journal: Journal,
+) -> Iterator[tuple[Batch, list[generation.Answer]]]:
+    """Yield for each process a batch of another one, with the answers that it gives itself."""
+    planned = sorted(batches, key=lambda batch: batch.key)
+    works = []
+
+    def make(batch: Batch, key: str) -> list[Entry]:
+        prompts = generation.prompt_ids(tokenizer, [ask.messages for ask in batch.asks])
+        who = [ask.arm.who for ask in batch.asks]
+        given, _ = generation.answer(load(), tokenizer, prompts, who, max_new_tokens, batch_size)
+        return [{"key": key, "answers": given}]
+
+    for rank in range(journal.team.n):
+        for batch in [other for other in planned if other.by != rank][:1]:
+            key = files.digest(["again", rank, batch.key])
+            works.append(entries.Work(batch, [key], partial(make, batch, key)))
+    for done in entries.each(works, journal):
+        yield done.of, [generation.Answer(*answer) for answer in done.entries[0]["answers"]]
 
 
 def key_of(prompts: list[list[int]], who: list[str], max_new_tokens: int) -> str:

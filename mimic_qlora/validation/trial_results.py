@@ -358,6 +358,12 @@ def scored(
     return {arm: score(found[arm], a.text, a.ended) for arm, (a, _) in given.items()}
 
 
+def scores_of(ask: Ask, answer: Answer) -> object:
+    """Return what one arm's answer alone is scored, by patterns; equal answers have equal ones."""
+    result = of([ask], {ask.arm: Given(answer, 0.0)}, Provenance("", None))
+    return result.found if isinstance(result, TwinResult) else result.scores
+
+
 def _score_apart(trial: Trial, text: str) -> dict[str, float | None]:
     if isinstance(trial.question, Knowledge):
         return {"key_points": rubric.key_points(trial.question, text)}

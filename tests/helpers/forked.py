@@ -13,6 +13,7 @@ from helpers.paths import ROOT
 from helpers.scripts import load_script
 from mimic_qlora.llm import generation, loading
 from mimic_qlora.processes import meeting
+from mimic_qlora.qa import session
 from mimic_qlora.step import command_line
 from mimic_qlora.validation.scoring import likeness
 
@@ -42,6 +43,9 @@ def run_main(script: str, arguments: list, output: str, environment: dict, kill:
     loading.compute_dtype = lambda: torch.float32
     # stands in for the embedder, which takes seconds
     likeness.cosines = lambda pairs: [0.5] * len(pairs)
+    if device := os.environ.get("MADE_UP_DEVICE"):
+        identity = session.identity
+        session.identity = lambda *args: {**identity(*args), "device": device}
     answer, answered = generation.answer, []
 
     def counted(*args):
@@ -55,7 +59,12 @@ def run_main(script: str, arguments: list, output: str, environment: dict, kill:
 
 
 def start(
-    script: str, arguments: Sequence[object], log: Path, n: int = 1, kill: Kill = NOBODY
+    script: str,
+    arguments: Sequence[object],
+    log: Path,
+    n: int = 1,
+    kill: Kill = NOBODY,
+    **variables: str,
 ) -> list:
     """Start a script as n processes, as the launchers of n hosts do; their output goes to log.0 ...
 
@@ -68,7 +77,8 @@ def start(
         own = launched.variables(rank, n) | {"LOCAL_RANK": "0"} if n > 1 else {}
         texts, output = [str(a) for a in arguments], f"{log}.{rank}"
         process = context.Process(
-            target=run_main, args=(script, texts, output, {**own, "COLUMNS": "100"}, kill)
+            target=run_main,
+            args=(script, texts, output, {**own, "COLUMNS": "100", **variables}, kill),
         )
         process.start()
         started.append(process)
