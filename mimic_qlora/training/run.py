@@ -117,6 +117,8 @@ def agree(run: Run) -> None:
     Processes with another rate of learning would train apart without a word. Raises UserError.
     """
     with meeting.joined(run.store) as team:
+        if hardware.gpu():
+            environment.take_gpu()
         team.meet(
             {
                 "version of the software": files.digest(manifests.versions()),
