@@ -202,13 +202,13 @@ def test_several_processes_equal_one_with_the_same_global_batch(tiny, tmp_path, 
         torch.testing.assert_close(theirs[name], ours[name], rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_process_that_is_killed_ends_the_other_and_the_same_command_goes_on(tiny, tmp_path, lost):
     """No launcher tells the other one; gloo notices that the connection is closed."""
     store = write_store(tmp_path / "storage", tiny)
     options = ["--epochs", "3", "--batch-tokens", "200", "--save-minutes", "0"]
     runs = several(store, tiny, 2, *options)
-    while not checkpoints(store):
+    while len(checkpoints(store)) < 2:  # the first of them is whole
         assert all(run.is_alive() for run in runs), "a run ended before it was to be disturbed"
         time.sleep(0.05)
     runs[lost].kill()
