@@ -50,6 +50,11 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
         default=400,
         help="patients of the built-in data (default: %(default)s)",
     )
+    add(
+        "--synthetic-emergency",
+        action="store_true",
+        help="give the built-in data an emergency department too: ed/ and radiology",
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -119,7 +124,9 @@ def main() -> None:
             "No --mimic-dir given: using the built-in synthetic MIMIC-IV "
             f"with {args.synthetic_patients} patients"
         )
-        folder = hospital.in_storage(store, args.synthetic_patients, args.seed)
+        folder = hospital.in_storage(
+            store, args.synthetic_patients, args.seed, args.synthetic_emergency
+        )
     if args.fetch_demo:
         download.fetch_demo(folder)
     if args.verify_checksums:

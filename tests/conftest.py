@@ -76,6 +76,14 @@ def demo_prompts(demo_storage, embedded_model, tmp_path_factory) -> SimpleNamesp
     return SimpleNamespace(store=store, records=records, printed=printed, model=embedded_model)
 
 
+@pytest.fixture(scope="session")
+def emergency_store(tmp_path_factory) -> Path:
+    """Steps 1 and 4 of a synthetic hospital with an emergency department: read it only."""
+    from helpers import emergency_store  # imports the steps, for which most tests wait
+
+    return made_once(tmp_path_factory, "emergency", emergency_store.write) / "storage"
+
+
 @pytest.fixture
 def run(tmp_path):
     """run("convert_to_jsonl.py", "--force"): `run_here` with a storage folder of the test."""

@@ -1,6 +1,6 @@
 """The patient's context: the chart at a time in words, within a token budget, for steps 4 to 7."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +62,7 @@ def shorten(parts: Sections, budget: int, count_tokens: Callable[[str], int]) ->
     long.
     """
     shown = {name: items[: QUOTA.get(name)] for name, items in parts.items() if items}
-    while (tokens := count_tokens(text := _text(parts, shown))) > budget:
+    while (tokens := count_tokens(text := text_of(shown, _cuts(parts, shown)))) > budget:
         longest = max(QUOTA, key=lambda name: _lengths(shown.get(name, ())))
         if not any(_lengths(shown.get(longest, ()))):
             raise UserError(
@@ -70,22 +70,27 @@ def shorten(parts: Sections, budget: int, count_tokens: Callable[[str], int]) ->
                 f"its shortest form has {tokens} tokens"
             )
         shown[longest] = shown[longest][:-1]
-    cuts = {
+    return Shortened(text, _cuts(parts, shown), shown)
+
+
+def text_of(shown: Sections, cuts: Mapping[str, int]) -> str:
+    """Return sections as the text of a context, with how many items of each were cut."""
+    lines = ["Patient context"]
+    for name, items in shown.items():
+        words = [item.words for item in items]
+        if name in cuts:
+            words.append(f"and {cuts[name]} more")
+        lines.append(f"- {name}: {'; '.join(words)}")
+    return "\n".join(lines)
+
+
+def _cuts(parts: Sections, shown: Sections) -> dict[str, int]:
+    """Return how many items of each section are not shown, where there are any."""
+    return {
         name: len(parts[name]) - len(items)
         for name, items in shown.items()
         if len(parts[name]) > len(items)
     }
-    return Shortened(text, cuts, shown)
-
-
-def _text(parts: Sections, shown: Sections) -> str:
-    lines = ["Patient context"]
-    for name, items in shown.items():
-        words = [item.words for item in items]
-        if len(parts[name]) > len(items):
-            words.append(f"and {len(parts[name]) - len(items)} more")
-        lines.append(f"- {name}: {'; '.join(words)}")
-    return "\n".join(lines)
 
 
 def _lengths(items: Sequence[Item]) -> tuple[int, int]:

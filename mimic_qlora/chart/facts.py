@@ -1,7 +1,7 @@
 """The facts of a chart that contexts and caution rules rest on."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import compress
 from typing import NamedTuple, Protocol
@@ -46,7 +46,7 @@ class Facts:
     """The facts of a chart at a time that caution rules match on, with the rows that they rest on.
 
     Phenotypes count as long as phenotypes.yaml says. Drug classes are those ordered during the last
-    stay.
+    stay; those of home are what the newest emergency visit was told.
     """
 
     phenotypes: dict[str, Row]  # id -> row of diagnoses_icd
@@ -59,6 +59,7 @@ class Facts:
     person: Row  # row of patients, {} where there is none
     age: int | None  # years
     sex: str | None  # "F" or "M"
+    home_drug_classes: dict[str, Row] = field(default_factory=dict)  # id -> row of medrecon
 
 
 def stays(record: Record) -> list[Row]:
@@ -85,6 +86,13 @@ def orders_of_stay(view: Record, stay: Row) -> list[Row]:
         and row.get("drug")
         and row.get("stoptime", row["starttime"]) >= row["starttime"]
     ]
+
+
+def told_at_home(view: Record) -> list[Row]:
+    """Return the medicines that the newest emergency visit was told of: rows of medrecon."""
+    rows = [row for row in view.get("medrecon", ()) if row.get("name")]
+    newest = max((row["charttime"] for row in rows), default=None)
+    return [row for row in rows if row["charttime"] == newest]
 
 
 def facts_of_view(view: Record, as_of: datetime) -> Facts:
@@ -116,6 +124,7 @@ def facts_of_view(view: Record, as_of: datetime) -> Facts:
         person=person,
         age=age,
         sex=sex,
+        home_drug_classes=_home_drug_classes(told_at_home(view)),
     )
 
 
@@ -147,6 +156,7 @@ def as_shown(known: Facts, shown: Mapping[str, Sequence[HasEvidence]]) -> Facts:
         known,
         phenotypes={i: row for i, row in known.phenotypes.items() if told(i, row)},
         drug_classes=_drug_classes(rows.get("prescriptions", ())),
+        home_drug_classes=_home_drug_classes(rows.get("medrecon", ())),
         labs={
             item: fact if id(known.lab_history[item][0]) in labs else fact._replace(value=None)
             for item, fact in known.labs.items()
@@ -198,6 +208,15 @@ def _drug_classes(orders: Iterable[Row]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for row in orders:
         for name in classes_of(row):
+            found.setdefault(name, row)
+    return found
+
+
+def _home_drug_classes(told: Iterable[Row]) -> dict[str, Row]:
+    """Return drug class -> the first of these medicines that is of the class."""
+    found: dict[str, Row] = {}
+    for row in told:
+        for name in codes.home_drug_classes_of(row["name"]):
             found.setdefault(name, row)
     return found
 

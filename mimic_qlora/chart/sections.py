@@ -209,10 +209,16 @@ def _conditions(view: Record, as_of: datetime, known: Facts) -> list[Item]:
 
 
 def _home_medicines(view: Record) -> list[Item]:
-    """Return the medicines told in the newest emergency visit of MIMIC-IV-ED."""
-    rows = [row for row in view.get("medrecon", ()) if row.get("name")]
-    newest = max((row["charttime"] for row in rows), default=None)
-    found = {clean(row["name"]): row for row in rows if row["charttime"] == newest}
+    """Return the medicines told in the newest emergency visit of MIMIC-IV-ED.
+
+    Those of a class that a rule reads come first, since no answer can name a reason that was cut.
+    """
+    read_by_rules = content.read_by_rules().home_drug_classes
+    rows = sorted(
+        facts.told_at_home(view),
+        key=lambda row: read_by_rules.isdisjoint(codes.home_drug_classes_of(row["name"])),
+    )
+    found = {clean(row["name"]): row for row in rows}
     items = [Item(name, (("medrecon", row),), name) for name, row in found.items() if name]
     return items or [Item(NOT_SAID)]
 

@@ -118,6 +118,23 @@ def drug_classes_of(
     )
 
 
+@lru_cache(maxsize=200_000)
+def home_drug_classes_of(name: str) -> frozenset[str]:
+    """Return the ids of the drug classes of a medicine that was told as taken at home.
+
+    Nobody says by which route it is taken, nor always its dose: a class that lists routes counts by
+    its names, and none that needs a least dose of the ingredient named does.
+    """
+    name = name.lower()
+    return frozenset(
+        i
+        for i, entry in load().drugs.items()
+        if names_ingredient(entry, name)
+        and not (entry.exclude and _any_word(entry.exclude).search(name))
+        and _is_enough(entry, name, None, None)
+    )
+
+
 def names_ingredient(entry: DrugClass, drug: str) -> bool:
     """Return whether a drug names an ingredient of a class, as a whole word."""
     return _any_word(entry.ingredients).search(drug.lower()) is not None

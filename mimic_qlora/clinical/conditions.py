@@ -27,6 +27,11 @@ class Facts(Protocol):
         ...
 
     @property
+    def home_drug_classes(self) -> Collection[str]:
+        """The ids of the drug classes that the newest emergency visit was told of."""
+        ...
+
+    @property
     def labs(self) -> Mapping[int, tuple[float | None, str | None, int]]:
         """The latest result by itemid: value, unit and age in days."""
         ...
@@ -225,6 +230,19 @@ class HasDrug(_Condition):
         return f"an order for {names.drugs[self.drug_class]}"
 
 
+class HasHomeDrug(_Condition):
+    """A drug of this class (id) was told as taken at home, at the newest emergency visit."""
+
+    kind = "home_drug_class"
+    home_drug_class: Text
+
+    def holds(self, facts: Facts) -> bool:
+        return self.home_drug_class in facts.home_drug_classes
+
+    def in_words(self, names: Names) -> str:
+        return f"{names.drugs[self.home_drug_class]} among the medicines taken at home"
+
+
 class HasLab(_Condition):
     """The newest result of these lab items is recent, in this unit and beyond the bound."""
 
@@ -324,13 +342,14 @@ def _kind(value: object) -> str | None:
     return str(next(iter(value))) if isinstance(value, dict) and len(value) == 1 else None
 
 
-Leaf = HasPhenotype | HasDrug | HasLab | HasDerived | HasAge | HasSex | HadProcedure
+Leaf = HasPhenotype | HasDrug | HasHomeDrug | HasLab | HasDerived | HasAge | HasSex | HadProcedure
 Condition = Annotated[
     Annotated[AnyOf, Tag("any")]
     | Annotated[AllOf, Tag("all")]
     | Annotated[NoneOf, Tag("none")]
     | Annotated[HasPhenotype, Tag("phenotype")]
     | Annotated[HasDrug, Tag("drug_class")]
+    | Annotated[HasHomeDrug, Tag("home_drug_class")]
     | Annotated[HasLab, Tag("lab")]
     | Annotated[HasDerived, Tag("derived")]
     | Annotated[HasAge, Tag("age")]

@@ -16,6 +16,7 @@ from mimic_qlora.clinical.conditions import (
     HadProcedure,
     HasDerived,
     HasDrug,
+    HasHomeDrug,
     HasLab,
     HasPhenotype,
     Names,
@@ -71,6 +72,7 @@ class ReadByRules(NamedTuple):
 
     phenotypes: frozenset[str]
     drug_classes: frozenset[str]
+    home_drug_classes: frozenset[str]
     labs: frozenset[int]
     procedures: frozenset[str]
 
@@ -194,6 +196,7 @@ def read_by_rules() -> ReadByRules:
     return ReadByRules(
         frozenset(leaf.phenotype for leaf in found if isinstance(leaf, HasPhenotype)),
         frozenset(leaf.drug_class for leaf in found if isinstance(leaf, HasDrug)),
+        frozenset(leaf.home_drug_class for leaf in found if isinstance(leaf, HasHomeDrug)),
         frozenset(item for leaf in found if isinstance(leaf, HasLab) for item in leaf.lab.itemid)
         | frozenset(item for value in values for item in derived.MEANINGS[value].items),
         frozenset(leaf.procedure.group for leaf in found if isinstance(leaf, HadProcedure)),

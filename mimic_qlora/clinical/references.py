@@ -7,6 +7,7 @@ from mimic_qlora.clinical.conditions import (
     Condition,
     HadProcedure,
     HasDrug,
+    HasHomeDrug,
     HasPhenotype,
     leaves,
 )
@@ -108,6 +109,8 @@ def _check_condition(where: str, condition: Condition | None, content: "Content"
             _check_names(where, leaf.kind, [leaf.phenotype], content.phenotypes)
         if isinstance(leaf, HasDrug):
             _check_names(where, leaf.kind, [leaf.drug_class], content.drugs)
+        if isinstance(leaf, HasHomeDrug):
+            _check_names(where, leaf.kind, [leaf.home_drug_class], content.drugs)
         if isinstance(leaf, HadProcedure):
             _check_names(where, leaf.kind, [leaf.procedure.group], content.procedures)
 

@@ -17,6 +17,8 @@ from mimic_qlora.step.storage import locked
 from mimic_qlora.step.version import VERSION
 
 DEMO_URL = "https://physionet.org/files/mimic-iv-demo/2.2/"
+ED_DEMO_URL = "https://physionet.org/files/mimic-iv-ed-demo/2.2/"
+ED = "ed"  # the folder of its tables
 SUMS = "SHA256SUMS.txt"
 ATTEMPTS = 5
 TIMEOUT = 60  # seconds without a byte
@@ -27,26 +29,35 @@ class _Broken(Exception):
     """Raised with the reason when a download has failed that may succeed at another attempt."""
 
 
-def fetch_demo(folder: Path, base_url: str = DEMO_URL, wait: float = 1.0) -> Path:
-    """Download the open 100-patient demo into `folder`, by its SHA256SUMS.txt; return `folder`.
+def fetch_demo(folder: Path) -> Path:
+    """Download the open 100-patient demo and that of MIMIC-IV-ED into `folder`; return `folder`."""
+    fetch(folder, DEMO_URL)
+    return fetch(folder, ED_DEMO_URL, under=ED)
 
-    A file is `<name>.part` until it is whole and its sum is right; after a break it goes on where
-    it was. Files that are there and right are not downloaded again: a second call needs no network.
-    `wait` is the pause in seconds before the first new attempt; each further one is twice as long.
-    Raises UserError when network, server or disk fail, or a sum stays wrong.
+
+def fetch(folder: Path, base_url: str, under: str = "", wait: float = 1.0) -> Path:
+    """Download a release into `folder`, by its SHA256SUMS.txt; return `folder`.
+
+    Of a release that comes to another one, only the tables in the folder `under` are taken, and its
+    list is kept there. A file is `<name>.part` until it is whole and its sum is right; after a
+    break it goes on where it was. Files that are there and right are not downloaded again: a second
+    call needs no network. `wait` is the pause in seconds before the first new attempt; each further
+    one is twice as long. Raises UserError when network, server or disk fail, or a sum stays wrong.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder to download the demo into")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sums = folder / under / SUMS
+    sums.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     base_url = base_url.rstrip("/") + "/"
     with locked(folder, "subjects"):
-        if not (folder / SUMS).exists():
-            _fetch(base_url + SUMS, folder / SUMS, None, wait)
-        for name, expected in read_sums(folder / SUMS).items():
+        if not sums.exists():
+            _fetch(base_url + SUMS, sums, None, wait)
+        for name, expected in read_sums(sums).items():
             path = folder / name
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists() or file_sha256(path) != expected:
-                _fetch(base_url + urllib.parse.quote(name), path, expected, wait)
+            if not under or name.startswith(f"{under}/"):
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not path.exists() or file_sha256(path) != expected:
+                    _fetch(base_url + urllib.parse.quote(name), path, expected, wait)
     return folder
 
 
@@ -86,6 +97,9 @@ def verify_checksums(mimic_dir: Path) -> list[str]:
             "download it from PhysioNet, where it lies beside the tables"
         )
     sums = read_sums(mimic_dir / SUMS)
+    if (mimic_dir / ED / SUMS).exists():
+        of_ed = read_sums(mimic_dir / ED / SUMS)
+        sums |= {name: sum_ for name, sum_ in of_ed.items() if name.startswith(f"{ED}/")}
     places = {
         name: next(
             (p for p in (mimic_dir / name, mimic_dir / Path(name).name) if p.is_file()), None

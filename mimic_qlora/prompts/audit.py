@@ -13,14 +13,20 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from mimic_qlora.chart import columns, visibility
+from mimic_qlora.chart import columns, context, visibility
 from mimic_qlora.chart.columns import Citation
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.facts import facts_of_view
 from mimic_qlora.chart.rows import Record
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.clinical.codes import phenotypes_of
-from mimic_qlora.prompts import audit_cells, audit_chart, audit_guidance, record_files
+from mimic_qlora.prompts import (
+    audit_cells,
+    audit_chart,
+    audit_guidance,
+    record_files,
+    truncation,
+)
 from mimic_qlora.prompts.audit_chart import Support
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import manifests
@@ -28,6 +34,7 @@ from mimic_qlora.step.files import read_json, write_json
 from mimic_qlora.step.storage import linked_place, verified_manifest
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import subjects_manifest
+from mimic_qlora.tasks.urgency import task as urgency
 
 CHECKS = {
     "ahead": "statements of the context not yet known at as_of",
@@ -37,6 +44,7 @@ CHECKS = {
     "opposed": "gold answers that tell two opposites, or give a warning sign two levels",
     "opening": "gold answers that do not begin with the level of the sign that the question names",
     "target": "records whose target is in the context",
+    "truncated": "prompts that change when what was not known at as_of is deleted or replaced",
     "split": "patients in two splits, or not in the one of step 1",
     "held_out": "held-out symptoms, caution rules or sentences in a record",
 }
@@ -80,7 +88,7 @@ def of_storage(store: Path) -> Audit:
     content_id = verified_manifest(store, "prompts")["id"]
     split, labs, folder = reader.split_of(store), _lab_names(store), store / "prompts"
     dropped = frozenset(ContextSettings.read(store).dropped_columns)
-    types = subjects_manifest(store)["columns"]
+    types, labels = subjects_manifest(store)["columns"], context.lab_labels(store)
     faults: dict[str, list[str]] = {name: [] for name in CHECKS}
     splits_of: dict[int, set[str]] = {}
     places: dict[int, list[tuple[str, int, int]]] = {}
@@ -100,9 +108,12 @@ def of_storage(store: Path) -> Audit:
         typed: Record = {}
         for name, number, offset in found:
             record = record_files.read_at(folder / record_files.file_name(name), offset)
-            n, wrong = of_record(record, audit_chart.Chart(rows, labs, record.as_of))
+            visit = urgency.stay_of(record.evidence) if record.task == "urgency" else None
+            n, wrong = of_record(record, audit_chart.Chart(rows, labs, record.as_of, visit))
+            typed = typed or reader.record(store, subject_id, columns.WANTED)
+            if truncation.changes(typed, record, dropped, labels):
+                wrong.append(Fault("truncated", record.task))
             if record.task == "guidance":
-                typed = typed or reader.record(store, subject_id, columns.WANTED)
                 view = visibility.visible(typed, record.as_of, dropped)
                 failed = audit_guidance.faults(record, facts_of_view(view, record.as_of))
                 wrong += [Fault(check, "guidance") for check in failed]
@@ -129,6 +140,7 @@ def of_record(record: PromptRecord, chart: audit_chart.Chart) -> tuple[int, list
         "guidance": _guidance_faults,
         "chart_qa": _chart_qa_faults,
         "diagnoses": _diagnoses_faults,
+        "urgency": _urgency_faults,
     }[record.task]
     return n, faults + [Fault(check, record.task) for check in gold(record, chart)]
 
@@ -251,6 +263,24 @@ def _diagnoses_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterato
         yield "gold"
 
 
+def _urgency_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:
+    cited = record.evidence[0]
+    rows = [row for row in chart.all("triage") if row.get("stay_id") == chart.visit]
+    said = [audit_chart.plain(row["chiefcomplaint"]) for row in rows if "chiefcomplaint" in row]
+    word, _, seen = record.answer.partition("\n")
+    level = next((name for name in urgency.WORDS if name == cited.reason), None)
+    due = urgency.WORDS.get(level) if level else None
+    named = seen.removeprefix(f"{urgency.SEEN}: ").split("; ")
+    shown = record.context.partition("- Known conditions: ")[2].partition("\n")[0]
+    if (
+        _found(cited, chart) is None
+        or record.question.splitlines()[0] not in [f"Complaint at arrival: {one}" for one in said]
+        or (due is not None and word != due)
+        or not all(name in shown or name == urgency.NOTHING for name in named)
+    ):
+        yield "gold"
+
+
 def _is_shown(cited: Citation, chart: audit_chart.Chart, text: str) -> bool:
     """Return whether the context tells of a cited row: its reader can know a caution's reason."""
     row = _found(cited, chart)
@@ -262,7 +292,7 @@ def _is_shown(cited: Citation, chart: audit_chart.Chart, text: str) -> bool:
         return any(catalogue[name].name in text for name in names)
     if cited.table == "procedures_icd":
         return "long_title" in row and audit_chart.procedure(row) in text
-    told = {"prescriptions": "drug", "labevents": "valuenum"}
+    told = {"prescriptions": "drug", "medrecon": "name", "labevents": "valuenum"}
     value = row.get(told.get(cited.table), "- Age: ")
     return (audit_chart.number(value) or audit_chart.plain(value)) in text
 

@@ -59,14 +59,21 @@ class Support(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """One patient's rows, the names of labs, and the time that statements are judged at."""
+    """One patient's rows, the names of labs, and the time that statements are judged at.
+
+    `visit` is the emergency visit that is asked about at arrival: nothing of it is known, nor of a
+    hospital stay that is on.
+    """
 
     rows: dict[str, Any]
     labs: dict[int, str]  # by itemid
     as_of: datetime
+    visit: int | None = None  # stay_id
 
     def known(self, table: str, row: Row) -> bool:
         """Return whether all times had come by which this row is known; a missing one has not."""
+        if self.visit is not None and self._is_of_visit(row):
+            return False
         return all(time is not None and time <= self.as_of for time in self._times(table, row))
 
     def _times(self, table: str, row: Row) -> list[datetime | None]:
@@ -94,6 +101,10 @@ class Chart(NamedTuple):
             "chartevents": ["charttime", "storetime"],
         }
         return [] if table == "patients" else [time_of(row, name) for name in names[table]]
+
+    def _is_of_visit(self, row: Row) -> bool:
+        stays = [a for a in self.all("admissions") if a["hadm_id"] == row.get("hadm_id")]
+        return row.get("stay_id") == self.visit or any(not self.ended(stay) for stay in stays)
 
     def all(self, table: str) -> list[Row]:
         """Return the rows of a table."""

@@ -43,6 +43,7 @@ class Data(_Section):
     source: v.Text = Field(alias="from")
     fetch_demo: v.YesNo = False  # download the open demo into that folder
     synthetic_patients: v.Patients | None = None
+    synthetic_emergency: v.YesNo = False
     sample: v.Share | None = None
     subjects_file: v.Text | None = None
     seed: v.Seed | None = None

@@ -268,6 +268,8 @@ def _rows(leaf: conditions.Leaf, known: Facts) -> list[TableRow]:
         return [("diagnoses_icd", known.phenotypes[leaf.phenotype])]
     if isinstance(leaf, conditions.HasDrug):
         return [("prescriptions", known.drug_classes[leaf.drug_class])]
+    if isinstance(leaf, conditions.HasHomeDrug):
+        return [("medrecon", known.home_drug_classes[leaf.home_drug_class])]
     if isinstance(leaf, conditions.HasLab):
         measured = [item for item in leaf.lab.itemid if item in known.labs]
         newest = min(measured, key=lambda item: known.labs[item].days_ago)

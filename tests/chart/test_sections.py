@@ -266,3 +266,10 @@ def test_codes_of_what_a_patient_lives_with_are_told_though_they_are_administrat
         named = [catalogue[i].name for i in codes.phenotypes_of_code(code, version)]
         assert title in said or set(named) & set(said), title
     assert not set(said) & set(not_told.values())
+
+
+def test_a_home_medicine_that_a_rule_reads_is_a_fact_of_what_is_shown():
+    told = [{"stay_id": 7, "charttime": day("2150-01-01 01:00"), "name": "warfarin [Coumadin]"}]
+    found = built(chart(medrecon=told), "2150-01-07")
+    assert found.facts.home_drug_classes["oral_anticoagulant"] == told[0]
+    assert "oral_anticoagulant" not in built(chart(), "2150-01-07").facts.home_drug_classes

@@ -108,3 +108,14 @@ def test_no_cell_that_is_written_when_something_ends_is_shown_before_it_ends():
             ["discharge"],
             ["never"],
         ), name
+
+
+def test_which_stay_a_visit_led_to_is_known_when_it_ends():
+    begin, end = day("2150-01-07 10:00"), day("2150-01-07 14:00")
+    row = {"hadm_id": 10, "intime": begin, "outtime": end}
+    visit = row | {"race": "WHITE", "arrival_transport": "AMBULANCE", "disposition": "ADMITTED"}
+    tables = {"edstays": [visit], "transfers": [row]}
+    view = visibility.visible(chart(**tables), begin)
+    assert view["edstays"] == view["transfers"] == [{"intime": begin}]
+    view = visibility.visible(chart(**tables), end)
+    assert view["edstays"] == [visit] and view["transfers"] == [row]

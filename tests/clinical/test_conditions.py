@@ -4,7 +4,7 @@ import pytest
 
 from helpers.charts import Chart
 from helpers.clinical_content import RULES
-from mimic_qlora.clinical import codes
+from mimic_qlora.clinical import codes, conditions, content
 
 
 def matched(**found):
@@ -96,3 +96,22 @@ def test_one_rule_speaks_where_two_would_say_the_same_or_the_opposite(found, cal
     rules = matched(**found)
     assert called is None or called in rules
     assert not_called not in rules
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("warfarin [Coumadin]", {"oral_anticoagulant"}),
+        ("Ibuprofen 600mg tablet", {"nsaid"}),
+        ("diclofenac gel", set()),
+        ("enoxaparin", set()),  # nobody says whether the dose treats or prevents
+    ],
+)
+def test_a_home_medicine_counts_by_its_name_where_no_dose_is_needed(name, classes):
+    found = codes.home_drug_classes_of(name)
+    assert found & {"oral_anticoagulant", "nsaid", "injected_anticoagulant"} == classes
+    if classes:
+        when = conditions.HasHomeDrug(home_drug_class=next(iter(classes)))
+        names = content.names()
+        assert "among the medicines taken at home" in when.in_words(names)
+        assert when.holds(Chart(home_drug_classes=found)) and not when.holds(Chart())

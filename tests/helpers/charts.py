@@ -15,6 +15,7 @@ class Chart:
 
     phenotypes: Collection[str] = ()
     drug_classes: Collection[str] = ()
+    home_drug_classes: Collection[str] = ()
     labs: Mapping[int, tuple] = field(default_factory=dict)
     derived: Mapping[str, tuple] = field(default_factory=dict)
     procedures: Sequence[tuple] = ()
@@ -55,6 +56,7 @@ def _chart(wanted: Sequence[Wanted]) -> Chart:
     return Chart(
         phenotypes={leaf.phenotype for leaf in present("phenotype")},
         drug_classes={leaf.drug_class for leaf in present("drug_class")},
+        home_drug_classes={leaf.home_drug_class for leaf in present("home_drug_class")},
         labs=_labs(kinds.get("lab", [])),
         derived=_derived(kinds.get("derived", [])),
         procedures=[((leaf.procedure.group,), 0) for leaf in present("procedure")],

@@ -64,7 +64,7 @@ def server(monkeypatch):
 
 
 def fetch(server, folder):
-    return download.fetch_demo(folder, server.url, wait=0)
+    return download.fetch(folder, server.url, wait=0)
 
 
 def here(folder):
@@ -79,6 +79,27 @@ def test_all_files_come_and_a_second_call_asks_for_nothing(server, tmp_path):
     fetch(server, folder)
     assert server.requests == []
     assert download.verify_checksums(folder) == []
+
+
+def test_the_demo_comes_with_the_emergency_tables_of_the_same_patients(
+    server, tmp_path, monkeypatch
+):
+    tables = {"ed/edstays.csv.gz": b"visits", "ed/triage.csv.gz": b"complaints"}
+    of_ed = {**tables, "README.txt": b"about MIMIC-IV-ED\n"}
+    sums = sums_of(of_ed)
+    server.files |= {f"later/{name}": data for name, data in of_ed.items()}
+    server.files[f"later/{download.SUMS}"] = sums
+    monkeypatch.setattr(download, "DEMO_URL", server.url)
+    monkeypatch.setattr(download, "ED_DEMO_URL", f"{server.url}later")
+    folder = download.fetch_demo(tmp_path / "demo")
+    whole = {name: data for name, data in server.files.items() if not name.startswith("later/")}
+    assert here(folder) == whole | tables | {f"ed/{download.SUMS}": sums}
+    server.requests.clear()
+    download.fetch_demo(folder)
+    assert server.requests == [] and download.verify_checksums(folder) == []
+    (folder / "ed/triage.csv.gz").write_bytes(b"changed")
+    with pytest.raises(UserError, match="ed/triage.csv.gz in .* download them again"):
+        download.verify_checksums(folder)
 
 
 @pytest.mark.parametrize(

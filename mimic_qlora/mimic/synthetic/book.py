@@ -23,18 +23,26 @@ class NoiseColumn(NamedTuple):
 class Book:
     """Rows of all tables as CSV lines, with the hospital's id counters, staff and noise streams."""
 
-    def __init__(self, words: Vocabulary, seed: int) -> None:
-        """Open the tables of hosp/ and icu/, and employ the staff."""
+    def __init__(self, words: Vocabulary, seed: int, emergency: bool = False) -> None:
+        """Open the tables of hosp/ and icu/, and employ the staff.
+
+        With `emergency` also those of ed/ and radiology. `watched` then holds the rows of one
+        patient, by table.
+        """
         self.words, self.seed = words, seed
         self.counters: dict[str, int] = {}
         self.tables = {
-            name: table for name, table in schema().items() if table.module in ("hosp", "icu")
+            name: table
+            for name, table in schema().items()
+            if table.module in ("hosp", "icu")
+            or (emergency and (table.module == "ed" or name == "radiology"))
         }
         self.position = {
             name: {column: i for i, column in enumerate(table.columns)}
             for name, table in self.tables.items()
         }
         self.lines: dict[str, list[str]] = {name: [] for name in self.tables}
+        self.watched: dict[str, list[dict[str, Any]]] | None = {} if emergency else None
         rng = Random(f"{seed}:staff")
         letters = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
         providers = {
@@ -62,6 +70,8 @@ class Book:
             cells[position[column]] = value
         for place, draw in self.noise[table]:
             cells[place] = draw(cells)
+        if self.watched is not None:
+            self.watched.setdefault(table, []).append(row)
         self.lines[table].append(",".join([_cell(value) for value in cells]))
 
     def _noise_column(self, one: Entry) -> NoiseColumn:

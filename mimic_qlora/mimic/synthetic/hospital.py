@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mimic_qlora.mimic.synthetic import times
 from mimic_qlora.mimic.synthetic.book import STRIDE, Book
+from mimic_qlora.mimic.synthetic.emergency import emergency as emergency_department
 from mimic_qlora.mimic.synthetic.labs import draw
 from mimic_qlora.mimic.synthetic.patient import LAST_DAY, Patient, new_patient
 from mimic_qlora.mimic.synthetic.stay import hospital_stay, move
@@ -27,14 +28,15 @@ from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UpToDate
 
 
-def in_storage(store: Path, n_patients: int, seed: int) -> Path:
+def in_storage(store: Path, n_patients: int, seed: int, emergency: bool = False) -> Path:
     """Return the folder of the built-in data, written unless it is there for these arguments."""
     settings = {"patients": n_patients, "seed": seed}
+    settings |= {"emergency": True} if emergency else {}
     with (
         contextlib.suppress(UpToDate),
         storage.step_output(store, "synthetic", settings, {}) as out,
     ):
-        write(out.path, n_patients, seed)
+        write(out.path, n_patients, seed, emergency=emergency)
     return store / "synthetic"
 
 
@@ -44,20 +46,28 @@ def write(
     seed: int = 0,
     progress: bool = True,
     uncoded_share: float = 0.39,
+    emergency: bool = False,
 ) -> None:
     """Write hosp/*.csv.gz, icu/*.csv.gz and planted_truths.json into `folder`.
 
     The same arguments give the same bytes. `uncoded_share` is the share of patients without a coded
-    stay; most of these are seen in clinics or the emergency department only.
+    stay; most of these are seen in clinics or the emergency department only. `emergency` adds ed/
+    and note/radiology.csv.gz and leaves all other tables as they are.
     """
     words = vocabulary()
-    book = Book(words, seed)
+    book = Book(words, seed, emergency)
+    levels: dict[int, str] = {}
     disable = None if progress else True
     for number in tqdm(range(n_patients), "synthetic patients", unit="patient", disable=disable):
         rng = Random(f"{seed}:{number}")
         coded = rng.random() >= uncoded_share
         subject_id = 10_000_000 + ((number + 1) * STRIDE + seed * 104_729) % 10_000_000
-        live_through(book, new_patient(words, rng, subject_id, coded), coded)
+        patient = new_patient(words, rng, subject_id, coded)
+        live_through(book, patient, coded)
+        if book.watched is not None:
+            written, book.watched = book.watched, {}
+            levels |= emergency_department(book, patient, Random(f"{seed}:{number}:ed"), written)
+            book.watched = {}
     for table, rows in words.dictionaries.items():
         for row in rows:
             book.add(table, **row)
@@ -66,7 +76,9 @@ def write(
             book.add(table, **{column: staff_id})
     book.save(folder)
     noise = [{key: one[key] for key in ("table", "column", "kind")} for one in words.noise]
-    truths = json.dumps({"signal": signals(words), "noise": noise}, indent=1)
+    planted: dict[str, Any] = {"signal": signals(words), "noise": noise}
+    planted |= {"urgency": levels} if emergency else {}
+    truths = json.dumps(planted, indent=1)
     (folder / "planted_truths.json").write_text(truths + "\n", encoding="utf-8")
 
 

@@ -42,6 +42,7 @@ class Vocabulary:
     noise: list[Entry]
     hospital: Entry
     icu: Entry
+    emergency: Entry
     drugs: dict[str, dict[str, str]]  # key -> row of drugs.csv
     labs: dict[str, Lab]
     panels: dict[str, list[Lab]]

@@ -123,7 +123,7 @@ def _others(record: Record, visit: Row) -> list[Row]:
 
 
 def _is_in(stay: Row, time: datetime) -> bool:
-    return "dischtime" in stay and bool(stay["admittime"] < time < stay["dischtime"])
+    return bool(stay["admittime"] < time < stay.get("dischtime", datetime.max))
 
 
 def _triage(record: Record, visit: Row) -> Row:
@@ -137,7 +137,7 @@ def _visit(record: Record, visit: Row, level: Level, split: Split) -> Visit:
     triage = _triage(record, visit)
     begun = [stay for stay in _others(record, visit) if stay["admittime"] < arrival]
     newest = max(begun, key=lambda stay: (stay["admittime"], stay["hadm_id"]), default={})
-    acuity = triage.get("acuity")
+    acuity = triage.get("acuity", 0)
     age = facts.age_at(person, arrival)
     assert age is not None, "a visit without an age is left out"
     return Visit(
@@ -147,7 +147,7 @@ def _visit(record: Record, visit: Row, level: Level, split: Split) -> Visit:
         arrival=arrival,
         primary=is_primary(record, visit),
         level=level,
-        acuity=acuity if acuity in range(1, 6) else None,
+        acuity=int(acuity) if acuity in range(1, 6) else None,
         age=min(age, 91),
         sex=person["gender"],
         race=visit.get("race", ""),

@@ -6,9 +6,11 @@ read before any reason.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from mimic_qlora.chart import columns
+from mimic_qlora.chart.columns import Citation
 from mimic_qlora.chart.context import Context
 from mimic_qlora.chart.rows import Record, Row
 from mimic_qlora.chart.wording import clean
@@ -43,17 +45,21 @@ MOST_SEEN = 3  # conditions that an answer names
 
 
 def before_arrival(record: Record, stay_id: int) -> Record:
-    """Return a record without the rows of a visit, nor of the hospital stay that it led to.
+    """Return a record without the rows of a visit, nor of a hospital stay that had not ended.
 
-    Some of these are stamped at arrival or, where clocks differ, before it.
+    Some of these are stamped at arrival or, where clocks differ, before it. The stay that the visit
+    led to is told by its end and not by its link, which is known later. Whoever is in hospital for
+    another reason is not in the cohort.
     """
-    visit = visit_row(record, stay_id)
-    hadm_id = visit.get("hadm_id")
+    arrival = visit_row(record, stay_id)["intime"]
+    open_stays = {
+        stay["hadm_id"]
+        for stay in record["admissions"]
+        if stay.get("dischtime", datetime.max) > arrival
+    }
 
     def is_of_visit(row: Row) -> bool:
-        return (
-            row.get("stay_id") == stay_id or hadm_id is not None and row.get("hadm_id") == hadm_id
-        )
+        return row.get("stay_id") == stay_id or row.get("hadm_id") in open_stays
 
     return {
         table: rows if table == "subject_id" else [row for row in rows if not is_of_visit(row)]
@@ -70,7 +76,19 @@ def visit_row(record: Record, stay_id: int) -> Row:
 def question(record: Record, stay_id: int) -> str:
     """Return the question: the complaint as the nurse wrote it, on one line."""
     complaint = next(r["chiefcomplaint"] for r in record["triage"] if r.get("stay_id") == stay_id)
-    return f"Complaint at arrival: {clean(complaint)}\nHow urgent is this visit?"
+    return asked(complaint)
+
+
+def asked(complaint: str | None) -> str:
+    """Return the question about a visit with this complaint; None where it is not to be told."""
+    told = "not told" if complaint is None else clean(complaint)
+    return f"Complaint at arrival: {told}\nHow urgent is this visit?"
+
+
+def stay_of(evidence: Sequence[Citation]) -> int:
+    """Return the stay_id of the visit that a record asks about."""
+    cells = dict(cell.split("=", 1) for cell in evidence[0].cells)
+    return int(cells["stay_id"])
 
 
 def golds(record: Record, built: Context, visit: Visit) -> list[Gold]:

@@ -1,7 +1,7 @@
 """The file `prompts/urgency.csv`: the visits of the urgency task and their levels.
 
 Its record, its check, and how it is written and read. `urgency_flow.csv` beside it has the counts
-of a flow diagram.
+of a flow diagram, `urgency_symptoms.csv` the complaints by symptom.
 """
 
 import csv
@@ -15,8 +15,9 @@ from mimic_qlora.display import csv_files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.storage import command_for
 from mimic_qlora.subjects.split_file import NAMES, SplitName
+from mimic_qlora.tasks.urgency import symptoms
 
-FILE, FLOW_FILE = "urgency.csv", "urgency_flow.csv"
+FILE, FLOW_FILE, SYMPTOMS_FILE = "urgency.csv", "urgency_flow.csv", "urgency_symptoms.csv"
 Level = Literal["A", "B", "C", "D", "D-returned", "LWBS", "ELOPED", "AMA"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -76,13 +77,18 @@ class Count(NamedTuple):
 
 
 def write(folder: Path, visits: Iterable[Visit], flow: Sequence[Count]) -> None:
-    """Write both files into step 4's folder, the visits ordered by subject_id."""
+    """Write the files into step 4's folder, the visits ordered by subject_id."""
+    visits = sorted(visits, key=lambda visit: visit.subject_id)
     rows = [
         {**asdict(visit), "arrival": str(visit.arrival), "primary": int(visit.primary)}
-        for visit in sorted(visits, key=lambda visit: visit.subject_id)
+        for visit in visits
     ]
     csv_files.write(folder / FILE, rows, COLUMNS)
     csv_files.write(folder / FLOW_FILE, [count._asdict() for count in flow], Count._fields)
+    covered = symptoms.coverage(visit.complaint for visit in visits)
+    csv_files.write(
+        folder / SYMPTOMS_FILE, [row._asdict() for row in covered], symptoms.Row._fields
+    )
 
 
 def read(store: Path) -> list[Visit]:

@@ -48,7 +48,7 @@ def of_context(shown: Context) -> Known:
     groups = {group for done in facts.procedures for group in done.groups}
     keys = {
         *(f"phenotypes/{name}" for name in facts.phenotypes),
-        *(f"drugs/{name}" for name in facts.drug_classes),
+        *(f"drugs/{name}" for name in (*facts.drug_classes, *facts.home_drug_classes)),
         *(f"procedures/{name}" for name in groups),
         *(f"cautions/{rule.id}" for rule in rules if rule.when.holds(facts)),
         *(f"reasons/{rule.id}" for rule in rules if _is_shown(rule.when, facts)),

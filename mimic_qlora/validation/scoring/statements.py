@@ -220,6 +220,8 @@ def keys_of(rule: Caution) -> Iterator[str]:
             yield f"phenotypes/{leaf.phenotype}"
         elif isinstance(leaf, conditions.HasDrug):
             yield f"drugs/{leaf.drug_class}"
+        elif isinstance(leaf, conditions.HasHomeDrug):
+            yield f"drugs/{leaf.home_drug_class}"
         elif isinstance(leaf, conditions.HadProcedure):
             yield f"procedures/{leaf.procedure.group}"
 
@@ -227,7 +229,8 @@ def keys_of(rule: Caution) -> Iterator[str]:
 def _keys(rule: Caution) -> set[str]:
     """Return the keys that bear out the reason of a rule: itself, and of alternatives each one."""
     parts = rule.when.parts if isinstance(rule.when, conditions.AnyOf) else (rule.when,)
-    single = all(isinstance(part, conditions.HasPhenotype | conditions.HasDrug) for part in parts)
+    lone = conditions.HasPhenotype | conditions.HasDrug | conditions.HasHomeDrug
+    single = all(isinstance(part, lone) for part in parts)
     alone = {*keys_of(rule)} if single else set()
     return {f"cautions/{rule.id}", f"reasons/{rule.id}"} | alone
 

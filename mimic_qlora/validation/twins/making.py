@@ -138,6 +138,8 @@ def _without(leaf: Leaf, record: Record, shown: Facts) -> Record:
         return _without_codes(record, leaf.phenotype)
     if isinstance(leaf, conditions.HasDrug):
         return _without_drug(record, leaf.drug_class)
+    if isinstance(leaf, conditions.HasHomeDrug):
+        return _without_drug(record, leaf.home_drug_class)
     if isinstance(leaf, conditions.HadProcedure):
         rows = record["procedures_icd_labeled"]
         kept = [r for r in rows if leaf.procedure.group not in _groups(r)]
