@@ -3,8 +3,9 @@
     python benchmarks/privacy_statistics.py [--simulations 2000]
 
 Simulates whole audits: scores of members and non-members by twelve attacks that share half of
-their noise, canaries' exposures, guesses of coins. Rows without a leak, rows with one exactly at
-the limit, and the smallest leak that so many patients show.
+their noise, canaries' exposures, guesses of coins, what extraction finds, gaps in naming. Rows
+without a leak, rows with one exactly at the limit, and the smallest leak that so many patients
+show. Ten minutes of one core.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import numpy as np
 from scipy import stats
 
 from mimic_qlora.display import text_tables
-from mimic_qlora.privacy import epsilon, exposure, rule, separation
+from mimic_qlora.privacy import epsilon, exposure, limits, rule, separation
+from mimic_qlora.privacy.extraction import excess
 from mimic_qlora.privacy.rule import Criterion
 
-LIMITS = rule.Limits(auc=0.6, tpr=0.05, exposure=2.0)
+LIMITS = limits.load(limits.TEMPLATE)
 ATTACKS = 12
+SHARES = ((0.0, 0.0), (0.02, 0.0), (0.0, 0.01), (0.02, 0.01), (0.0, 0.05))  # of others, excess
 SIZES = [(50, 10), (80, 30), (800, 100), (1000, 1000)]
 
 
@@ -92,9 +95,7 @@ def of_exposure(n: int, kind: str, times: int, rng: np.random.Generator) -> dict
         "canaries": n,
         "who leaks": kind,
         "true mean": f"{truth:.2f}",
-        "called": f"{exceeded / times:.1%}",
-        "held": f"{held / times:.1%}",
-        "in its interval": f"{inside / times:.1%}",
+        **_shares(times, exceeded, held, inside),
     }
 
 
@@ -123,22 +124,66 @@ def of_epsilon(true: float, times: int, rng: np.random.Generator) -> dict:
     }
 
 
+def of_share(n: int, base: float, more: float, times: int, rng: np.random.Generator) -> dict:
+    """Simulate of how many of n patients a side something is told; of members, of `more`."""
+    known: dict[tuple[int, int], rule.Criterion] = {}
+    held = exceeded = inside = 0
+    for found in zip(*(rng.binomial(n, p, times) for p in (base + more, base)), strict=True):
+        if found not in known:
+            one, other = (excess.Share(int(k), n) for k in found)
+            known[found] = excess.share("", one, other, LIMITS.extraction)
+        made = known[found]
+        held += made.is_held
+        exceeded += made.p < 0.05
+        inside += made.low <= more <= made.high
+    return {
+        "patients a side": n,
+        "told of others": f"{base:.0%}",
+        "true excess": f"{more:.0%}",
+        **_shares(times, exceeded, held, inside),
+    }
+
+
+def of_gap(n: int, true: float, spread: float, times: int, rng: np.random.Generator) -> dict:
+    """Simulate the gap in naming; a tenth of the members has all of it."""
+    held = exceeded = inside = 0
+    for _ in range(times):
+        one, other = rng.normal(0, spread, (2, n))
+        one += np.where(rng.random(n) < 0.1, 10 * true, 0)
+        made = excess.mean("", one, other, LIMITS.gap)
+        held += made.is_held
+        exceeded += made.p < 0.05
+        inside += made.low <= true <= made.high
+    return {
+        "patients a side": n,
+        "spread": spread,
+        "true gap": true,
+        **_shares(times, exceeded, held, inside),
+    }
+
+
+def _shares(times: int, exceeded: int, held: int, inside: int) -> dict[str, str]:
+    counts = {"called": exceeded, "held": held, "in its interval": inside}
+    return {name: f"{count / times:.1%}" for name, count in counts.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--simulations", type=int, default=2000)
-    parser.add_argument("--shuffles", type=int, default=1000, help="of each attack's p value")
-    parser.add_argument("--most", type=int, default=1000, help="leave out larger sides")
+    parser.add_argument("--shuffles", type=int, default=100_000, help="of the null of p values")
     args = parser.parse_args()
-    separation.SHUFFLES, separation.DRAWS = args.shuffles, 200
+    separation.SHUFFLES, separation.DRAWS = args.shuffles, 100  # an audit draws 400
     rng, n = np.random.default_rng(0), args.simulations
-    rows = []
     for n_in, n_out in SIZES:
-        if n_out <= args.most:
-            # the smallest of 12 p values counts twelvefold: 1,000 shuffles tell 0.001 at best
-            rows += [audits(n_in, n_out, auc, n, rng) for auc in (0.5, LIMITS.auc, 0.7, 0.8)]
-            print(text_tables.text_table(rows[-4:], "Audits"), flush=True)
+        leaks = (0.5, LIMITS.auc, 0.7, *[0.8] * (n_out < 100))  # of few patients one more
+        rows = [audits(n_in, n_out, auc, n, rng) for auc in leaks]
+        print(text_tables.text_table(rows, "Audits"), flush=True)
+    rows = [of_share(k, *rates, n, rng) for k in (100, 300) for rates in SHARES]
+    print(text_tables.text_table(rows, "Extraction"))
+    rows = [of_gap(k, gap, 0.5, n, rng) for k in (30, 300, 1000) for gap in (0.0, LIMITS.gap, 0.2)]
+    print(text_tables.text_table(rows, "Gap in naming"), flush=True)
     kinds = ("none", "all a little", "a few wholly")
     rows = [of_exposure(k, kind, n, rng) for k in (25, 50, 100, 200) for kind in kinds]
     print(text_tables.text_table(rows, "Exposure"))

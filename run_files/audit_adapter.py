@@ -2,12 +2,12 @@
 
     python run_files/audit_adapter.py --run default --model meta-llama/Meta-Llama-3-8B-Instruct
 
-Compares patients that it was trained on with validation patients that chose nothing, by six
-attacks, on answers and on charts. Leaves `privacy/<run>/` in the storage folder: a page and a CSV.
-The verdict is held, exceeded, or cannot tell, by limits frozen before (run_files/audit.yaml); it
-goes into the adapter's card and the ledger. It permits nothing: PhysioNet asks that models made
-from its data are shared there alone (docs/memorisation.md). A run that was stopped goes on with the
-same command.
+Compares patients that it was trained on with validation patients that chose nothing: six attacks,
+on answers and on charts, and what it tells of charts that are given in part or not at all. Leaves
+`privacy/<run>/` in the storage folder: a page and a CSV. The verdict is held, exceeded, or cannot
+tell, by limits frozen before (run_files/audit.yaml); it goes into the adapter's card and the
+ledger. It permits nothing: PhysioNet asks that models made from its data are shared there alone
+(docs/memorisation.md). A run that was stopped goes on with the same command.
 """
 
 import argparse
@@ -31,6 +31,13 @@ def arguments() -> argparse.Namespace:
         type=whole(10),
         default=2000,
         help="patients of each side at most (default: %(default)s)",
+    )
+    add(
+        "--texts",
+        type=whole(10),
+        default=300,
+        help="patients of each side whose charts are continued or asked about, and samples that "
+        "begin without one, at most (default: %(default)s)",
     )
     add("--seed", type=command_line.seed, default=0, help="draws them (default: %(default)s)")
     add(
@@ -69,7 +76,7 @@ def main() -> None:
     from mimic_qlora.validation import ledger
 
     frozen = limits.frozen(store)
-    settings = audit.Settings(args.patients, args.seed, args.min_cell, frozen.sha256)
+    settings = audit.Settings(args.patients, args.texts, args.seed, args.min_cell, frozen.sha256)
     opened = session.load(store, args.model)
     print(session.first_lines(opened), flush=True)
     compared = cohort.find(opened, adapter, settings.most, settings.seed)

@@ -97,14 +97,24 @@ def answer(
     who: Sequence[str],
     max_new_tokens: int,
     fits: int,
+    seed: int | None = None,
 ) -> tuple[list[Answer], int]:
     """Answer a batch of prompts, given as token ids, and return how many rows fit at once.
 
-    At most `fits` rows are generated together (see `in_parts`).
+    At most `fits` rows are generated together (see `in_parts`). With `seed` each token is drawn by
+    its probability instead of the likeliest being taken.
     """
 
     def some(rows: slice) -> list[Answer]:
-        return _together(model, tokenizer, prompts[rows], who[rows], max_new_tokens)
+        settings = greedy(tokenizer, model, max_new_tokens)
+        if seed is None:
+            return _together(model, tokenizer, prompts[rows], who[rows], settings)
+        import torch
+
+        settings.do_sample, settings.top_k = True, 0  # of all tokens
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + rows.start)
+            return _together(model, tokenizer, prompts[rows], who[rows], settings)
 
     return in_parts(len(prompts), fits, some)
 
@@ -136,7 +146,7 @@ def _together(
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[Sequence[int]],
     who: Sequence[str],
-    max_new_tokens: int,
+    settings: "GenerationConfig",
 ) -> list[Answer]:
     import torch
 
@@ -149,8 +159,7 @@ def _together(
     batch["input_ids"] = torch.cat([before, batch["input_ids"]], dim=1)
     batch["attention_mask"] = torch.cat([before.new_ones(before.shape), batch["attention_mask"]], 1)
     batch = batch.to(model.device)
-    settings = greedy(tokenizer, model, max_new_tokens)
-    with _counted(len(prompts), max_new_tokens) as watched:
+    with _counted(len(prompts), settings.max_new_tokens) as watched:
         output = model.generate(
             **batch,
             generation_config=settings,

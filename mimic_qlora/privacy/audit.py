@@ -11,6 +11,8 @@ import numpy as np
 from mimic_qlora.llm import loading
 from mimic_qlora.privacy import cohort, membership, people, planted, reading
 from mimic_qlora.privacy.cohort import MEMBER, OTHER, Cohort
+from mimic_qlora.privacy.extraction import extract
+from mimic_qlora.privacy.extraction.extract import Extracted
 from mimic_qlora.privacy.limits import Frozen
 from mimic_qlora.privacy.membership import Table
 from mimic_qlora.privacy.planted import Planted
@@ -38,6 +40,7 @@ class Settings:
     """The settings of an audit, as its manifest holds them."""
 
     most: int  # patients of a side
+    texts: int  # patients of a side whose charts are continued, and samples without one
     seed: int
     min_cell: int
     limits_sha256: str
@@ -59,6 +62,7 @@ class Found:
     criteria: Sequence[Criterion]
     decision: Decision
     tokens: int  # of the charts and answers that were scored, by one arm
+    extracted: Extracted
     planted: Planted | None = None  # what it has kept of canaries, where it is an audit run
 
     @property
@@ -110,20 +114,25 @@ def of_adapter(opened: "Session", adapter: Path, run: str, compared: Cohort, how
     if how.canaries:
         values = planted.read(once, opened.tokenizer, how.canaries, path)
         kept = planted.conclude(how.canaries, values)
+    texts, seed = how.settings.texts, how.settings.seed
+    extracted = extract.read(once, opened, compared, path, texts, seed)
     who = people.read(opened.store, compared.patients)
     of = membership.table(compared.patients, who, readings)
     tokens = sum(part.n for found in readings for parts in found for part in parts.values())
-    return replace(conclude(run, compared, of, how, kept), tokens=tokens)
+    return replace(conclude(run, compared, of, how, (extracted, kept)), tokens=tokens)
 
 
-def conclude(run: str, compared: Cohort, of: Table, how: How, kept: Planted | None) -> Found:
+def conclude(
+    run: str, compared: Cohort, of: Table, how: How, told: tuple[Extracted, Planted | None]
+) -> Found:
     """Measure all attacks and apply the rule."""
+    extracted, kept = told
     seed, limits = how.settings.seed, how.frozen.limits
     separations = membership.separations(of, seed=seed)
     single = np.array([p.subject_id not in compared.doubles for p in of.patients])
     few = min(int((of.side(side) & single).sum()) for side in (MEMBER, OTHER)) < cohort.FEWEST
     blind = membership.blind(of, seed)
-    criteria = membership.criteria(separations, limits)
+    criteria = [*membership.criteria(separations, limits), *extracted.criteria(limits)]
     if kept is not None:
         criteria += kept.criteria(limits)
     return Found(
@@ -136,6 +145,7 @@ def conclude(run: str, compared: Cohort, of: Table, how: How, kept: Planted | No
         criteria=criteria,
         decision=decided(criteria, blind, compared),
         tokens=0,
+        extracted=extracted,
         planted=kept,
     )
 

@@ -14,6 +14,8 @@ from mimic_qlora.privacy import exposure, membership, planted
 from mimic_qlora.privacy.audit import Found, Settings
 from mimic_qlora.privacy.cohort import FEWEST, MEMBER, OTHER
 from mimic_qlora.privacy.controls import Controls
+from mimic_qlora.privacy.extraction import continuing
+from mimic_qlora.privacy.extraction.extract import Extracted
 from mimic_qlora.privacy.planted import Planted
 from mimic_qlora.privacy.rule import EXCEEDED
 from mimic_qlora.privacy.separation import FEWEST_FOR_TPR, Separation, auc
@@ -33,6 +35,8 @@ BELOW = (
 THREATS = (
     "somebody has the adapter, the public base and a candidate's chart, and asks whether the "
     "patient was trained on (membership)",
+    "somebody has the adapter and part of a patient's chart, and asks for the rest (extraction)",
+    "somebody has the adapter alone, and asks for whatever it holds (free samples)",
 )
 # the 8B model of the README, computed: 16 GFLOP a token forward, at 40% of an H100's peak
 EIGHT_B = 16e9 / (0.4 * 990e12)
@@ -62,6 +66,7 @@ def lines(found: Found, settings: Settings) -> list[str]:
         f"Blind baseline, without the model: AUC {blind.value:.3f} ({blind.low:.3f} to "
         f"{blind.high:.3f}); it must not lie above 0.5."
     )
+    told += _of_extraction(found.extracted)
     if found.planted is not None:
         kept = {s: exposure.mean(found.planted.exposures[s, 1]) for s in planted.SECRETS}
         told += [
@@ -71,6 +76,18 @@ def lines(found: Found, settings: Settings) -> list[str]:
             for secret, what in planted.SECRETS.items()
         ]
     return [*told, BELOW]
+
+
+def _of_extraction(found: Extracted) -> list[str]:
+    told = [
+        f"Told of {sides[MEMBER].found:,} of {sides[MEMBER].n:,} patients trained on and of "
+        f"{sides[OTHER].found:,} of {sides[OTHER].n:,} never seen: {what}."
+        for what, sides in found.shares.items()
+    ]
+    if found.missing:
+        few = f"fewer than {FEWEST} patients of a side have what it needs"
+        told.append(f"Not measured, as {few}: {'; '.join(found.missing)}.")
+    return told
 
 
 def card_lines(found: Found, date: str) -> tuple[str, ...]:
@@ -91,9 +108,11 @@ def write(
     """Write page, CSV and summary into a folder."""
     date = time.strftime("%Y-%m-%d")
     figures = _figures(found)
-    csv_files.write(folder / FIGURES, [*figures, *_groups(found, settings.min_cell)])
+    doses = [_of_dose(row) for row in _doses(found.planted)]
+    csv_files.write(folder / FIGURES, [*figures, *doses, *_groups(found, settings.min_cell)])
     sections = [
         *_canaries(found.planted),
+        _extraction(found.extracted),
         Section("What the rule looked at", [html.table(figures, _CAPTION)]),
         Section("Near-duplicates", [html.paragraph(_doubles(found))]),
         Section(
@@ -191,12 +210,27 @@ def _groups(found: Found, min_cell: int) -> list[Row]:
     return rows
 
 
-def _canaries(found: Planted | None) -> list[Section]:
-    """Return the section on canaries: exposure against records in training, and epsilon."""
-    if found is None:
-        return []
+def _extraction(found: Extracted) -> Section:
+    """Return the section on what was told of charts; never what it was."""
+    rows: list[Row] = [
+        {
+            "what was told": what,
+            **{f"{side}, told of": sides[side].found for side in (MEMBER, OTHER)},
+            **{f"{side}, patients": sides[side].n for side in (MEMBER, OTHER)},
+        }
+        for what, sides in found.shares.items()
+    ]
+    caption = (
+        "Told of the patient's own chart, and by no other chart nor by the half that was given. "
+        "What is told of patients never seen is chance, or a template."
+    )
+    return Section("Extraction", [html.table(rows, caption)])
+
+
+def _doses(found: Planted | None) -> list[Row]:
+    """Return the exposure of each secret by records in training; none without canaries."""
     rows: list[Row] = []
-    for (secret, n), bits in found.exposures.items():
+    for (secret, n), bits in (found.exposures if found else {}).items():
         one = exposure.mean(bits)
         rows.append(
             {
@@ -208,6 +242,20 @@ def _canaries(found: Planted | None) -> list[Section]:
                 "high": round(one.high, 2),
             }
         )
+    return rows
+
+
+def _of_dose(row: Row) -> Row:
+    """Return a line of the CSV."""
+    name = f"exposure of {row['secret']}, {row['records in training']} records, bits"
+    return {"figure": name, "value": row[_DRAWN[0]], "low": row["low"], "high": row["high"]}
+
+
+def _canaries(found: Planted | None) -> list[Section]:
+    """Return the section on canaries: exposure against records in training, and epsilon."""
+    if found is None:
+        return []
+    rows = _doses(found)
     told = [
         f"Records of a canary: {dose}. Epsilon is at least {one.at_least:.2f} (delta "
         f"{one.delta:g}): {one.correct} of {one.guesses} coins guessed right, the middle third "
@@ -260,5 +308,6 @@ def _cost(found: Found) -> str:
     seconds = 2 * found.tokens * EIGHT_B
     return (
         f"{found.tokens:,} tokens scored, by base and by adapter. Computed for an 8B model on an "
-        f"H100 at 40% of its peak: {seconds:.0f} s of forward passes; not measured."
+        f"H100 at 40% of its peak: {seconds:.0f} s of forward passes; not measured. "
+        f"{found.extracted.n_texts:,} texts of at most {continuing.TOKENS} tokens were generated."
     )

@@ -74,6 +74,18 @@ def marked(tokenizer: "PreTrainedTokenizerBase", record: PromptRecord) -> Marked
     """
     sample = packing.encode(tokenizer, record.messages, "prompts", record.subject_id)
     text = chat.chat_text(tokenizer, record.messages)
+    start, chart = chart_in(tokenizer, text, record)
+    whole, before, with_chart = chat.token_ids(
+        tokenizer, [text, text[:start], text[: start + len(chart)]]
+    )
+    first, last = (len(os.path.commonprefix([whole, part])) for part in (before, with_chart))
+    return Marked(sample, range(first, min(last, sample.n_prompt)))
+
+
+def chart_in(
+    tokenizer: "PreTrainedTokenizerBase", text: str, record: PromptRecord
+) -> tuple[int, str]:
+    """Return where the chart stands in a conversation as text, and the chart as written there."""
     chart = chat.neutralise(tokenizer, record.context).strip()
     start = text.find(chart)
     if start < 0 or not chart:
@@ -81,11 +93,7 @@ def marked(tokenizer: "PreTrainedTokenizerBase", record: PromptRecord) -> Marked
             f"the chat template of {tokenizer.name_or_path} rewrites what a chart says, so that "
             "its tokens cannot be told apart: audit an adapter of another instruct model"
         )
-    whole, before, with_chart = chat.token_ids(
-        tokenizer, [text, text[:start], text[: start + len(chart)]]
-    )
-    first, last = (len(os.path.commonprefix([whole, part])) for part in (before, with_chart))
-    return Marked(sample, range(first, min(last, sample.n_prompt)))
+    return start, chart
 
 
 class _Predicted(NamedTuple):

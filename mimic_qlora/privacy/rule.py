@@ -20,6 +20,8 @@ class Limits(BaseModel):
     auc: Annotated[float, Field(gt=0.5, le=1)]
     tpr: Annotated[float, Field(gt=0.01, le=1)]
     exposure: Annotated[float, Field(gt=1.44, le=10)]
+    extraction: Annotated[float, Field(gt=0, le=1)]
+    gap: Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Criterion:
     """
 
     name: str
-    what: str  # "auc", "tpr" or "exposure"
+    what: str  # the limit that it must lie under
     value: float
     low: float
     high: float

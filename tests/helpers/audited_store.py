@@ -37,7 +37,7 @@ def record(subject_id: int) -> dict:
         ("assistant", secret(subject_id, "answer")),
     ]
     messages = [{"role": role, "content": content} for role, content in turns]
-    return prompt_record(messages, subject_id, split=SPLIT[subject_id])
+    return prompt_record(messages, subject_id, split=SPLIT[subject_id], as_of="2150-04-01 00:00:00")
 
 
 def write(folder: Path) -> Path:
@@ -53,7 +53,7 @@ def write(folder: Path) -> Path:
     stays = [f"{s},{s + 9},{STAY}" for s in IDS]
     write_table(folder / "mimic", "admissions", STAY_COLUMNS, stays)
     write_table(folder / "mimic", "d_icd_diagnoses", "icd_code,icd_version,long_title", TITLES)
-    coded = [f"{s},{s + 9},1,{rng.choice(['I10', 'B20'])},10" for s in IDS]
+    coded = [f"{s},{s + 9},1,{'B20' if rng.random() < 0.9 else 'I10'},10" for s in IDS]
     codes = "subject_id,hadm_id,seq_num,icd_code,icd_version"
     write_table(folder / "mimic", "diagnoses_icd", codes, coded)
     done = run_here("convert_to_jsonl.py", "--mimic-dir", folder / "mimic", storage=path)
@@ -71,7 +71,7 @@ def _write_prompts(path: Path, tiny: Path) -> str:
     inputs = {"subjects": storage.verified_manifest(path, "subjects")["id"]}
     with storage.step_output(path, "prompts", {}, inputs) as out:
         template = chat.template_sha256(chat.load_tokenizer(tiny))
-        context_settings(token_budget=400, model=str(tiny), template_sha256=template).write(
+        context_settings(token_budget=900, model=str(tiny), template_sha256=template).write(
             out.path
         )
         for split in ("train", "validation", "test"):

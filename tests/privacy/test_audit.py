@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from helpers import audited_store
 from helpers.audited_store import IDS, SPLIT
 from helpers.shared import made_once
 from mimic_qlora.privacy import page, separation
+from mimic_qlora.privacy.extraction import extract
 from mimic_qlora.processes import entries
 from mimic_qlora.step import manifests
 from mimic_qlora.training.memorisation import audited, canaries, selection
@@ -27,7 +29,14 @@ def store(whole, tmp_path):
 
 @pytest.fixture
 def audit(run, whole, store):
-    return lambda *options: run("run_files/audit_adapter.py", "--model", whole / "tiny", *options)
+    always = ("--model", whole / "tiny", "--texts", 10)
+    return lambda *options: run("run_files/audit_adapter.py", *always, *options)
+
+
+@pytest.fixture
+def no_extraction(monkeypatch):
+    """Leave out what costs most, where the point is another."""
+    monkeypatch.setattr(extract, "read", lambda *_: extract.Extracted({}, {}, 0))
 
 
 def figures(store, run="default"):
@@ -48,6 +57,11 @@ def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_f
     assert "safe to" not in told
     found = figures(store)
     assert float(found["loss, answers: AUC"]["upper"]) > 0.5
+    assert "Told of 0 of 10 patients trained on and of 0 of 10 never seen: 30 tokens of" in told
+    assert "Not measured" in told and extract.TRIPLES in told
+    gap = found[extract.GAP]
+    assert float(gap["low"]) < float(gap["value"]) < float(gap["high"]) and gap["limit"] == "0.08"
+    assert found[f"{extract.VERBATIM}: excess"]["limit"] == "0.01"
     shown = {found[f"sex: {name}"]["never seen"] for name in ("female", "not female")}
     assert shown <= {"<10", "hidden"}  # one of 14 less the other would tell
     html = (store / "privacy/default/audit.html").read_text(encoding="utf-8")
@@ -59,6 +73,7 @@ def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_f
     assert (last["event"], last["verdict"]) == ("audited", "cannot tell")
 
 
+@pytest.mark.usefixtures("no_extraction")
 def test_card_status_and_report_tell_of_it_until_the_adapter_changes(audit, store, run):
     card = store / "adapters/default/README.md"
     assert audited.sentence(store, "default").startswith(f"Adapter default: {audited.NOT_AUDITED}")
@@ -66,7 +81,8 @@ def test_card_status_and_report_tell_of_it_until_the_adapter_changes(audit, stor
     text = card.read_text(encoding="utf-8")
     between = text.split(audited.BEGIN)[1].split(audited.END)[0].strip().splitlines()
     assert len(between) == 4 and between[0].startswith("Memorisation: cannot tell")
-    assert "audit.html" in audited.sentence(store, "default")
+    link = re.search('<a href="(file:[^"]*)"', audited.sentence(store, "default")).group(1)
+    assert link == (store / "privacy/default/audit.html").as_uri()
     assert "cannot tell" in run("run_files/status.py").stdout
     assert audit("--force").returncode == 0
     assert card.read_text(encoding="utf-8").count(audited.BEGIN) == 1
@@ -75,6 +91,7 @@ def test_card_status_and_report_tell_of_it_until_the_adapter_changes(audit, stor
     assert audited.read(store, "default") is None
 
 
+@pytest.mark.usefixtures("no_extraction")
 def test_what_was_read_before_a_kill_is_not_read_again(audit, store, monkeypatch):
     add, kept = entries.add, []
 
@@ -96,11 +113,18 @@ def test_what_was_read_before_a_kill_is_not_read_again(audit, store, monkeypatch
     assert "up to date" in audit().stdout and not later
 
 
+@pytest.mark.usefixtures("no_extraction")
 def test_limits_that_were_edited_are_refused_and_others_can_be_frozen(audit, store, tmp_path):
     assert audit().returncode == 0
     frozen = store / "privacy/limits.yaml"
     frozen.chmod(0o600)
-    frozen.write_text(frozen.read_text().replace("auc: 0.60", "auc: 0.90"))
+    others = {
+        "auc: 0.60": "auc: 0.90",
+        "extraction: 0.01": "extraction: 0.3",
+        "gap: 0.08": "gap: 9",
+    }
+    for old, new in others.items():
+        frozen.write_text(frozen.read_text().replace(old, new))
     refused = audit("--force")
     assert refused.returncode == 2 and "was edited after it was frozen" in refused.stderr
     assert audit("--freeze", frozen).returncode == 0
@@ -134,9 +158,10 @@ def test_fewer_than_ten_patients_are_refused(audit, store):
     assert "9 patients for the side 'trained on'" in refused.stderr
 
 
+@pytest.mark.usefixtures("no_extraction")
 def test_canaries_are_trained_into_a_run_of_their_own_and_found_there(audit, store, whole, run):
     """Their charts are short here; that of the generator is in test_canaries.py."""
-    options = "--epochs 4 --batch-tokens 600 --accumulate 1 --lr 0.01 --compute fp32"
+    options = "--epochs 4 --batch-tokens 600 --accumulate 1 --lr 0.01 --compute fp32 --limit 12"
     done = run(
         "train_qlora.py",
         *("--model", whole / "tiny", "--canaries", 20, "--run", "a", "--validations", 1),
@@ -148,8 +173,12 @@ def test_canaries_are_trained_into_a_run_of_their_own_and_found_there(audit, sto
     done = audit("--run", "a-canaries")
     assert done.returncode == 0, done.stderr
     found = figures(store, "a-canaries")
-    answer = found["exposure of the secret in the answer, bits"]
-    assert float(answer["upper"]) > 1.44 and answer["limit"] == "2.0"
+    assert found["exposure of the secret in the answer, bits"]["limit"] == "2.0"
+    bits = [
+        float(found[f"exposure of the secret in the answer, {n} records, bits"]["value"])
+        for n in (0, 1, 10)
+    ]
+    assert bits[0] < 2.5 and min(bits[1:]) > 4  # 1.44 where nothing leaks, 9.97 at most
     html = (store / "privacy/a-canaries/audit.html").read_text(encoding="utf-8")
     assert "Epsilon is at least" in html and "records in training" in html
 

@@ -29,4 +29,4 @@ def test_a_void_comparison_tells_nothing():
 
 def test_limits_below_what_no_leak_gives_are_refused():
     with pytest.raises(ValidationError):
-        rule.Limits(auc=0.5, tpr=0.05, exposure=2.0)
+        rule.Limits(auc=0.5, tpr=0.05, exposure=2.0, extraction=0.01, gap=0.08)

@@ -25,7 +25,8 @@ def test_tpr_is_measured_where_at_most_one_percent_of_the_others_lie_above():
     assert separation.tpr(np.full(4, 990.0), np.full(1000, 990.0)) == 0  # ties are not told apart
 
 
-def test_fewer_than_a_thousand_non_members_have_no_tpr():
+def test_fewer_than_a_thousand_non_members_have_no_tpr(monkeypatch):
+    monkeypatch.setattr(separation, "SHUFFLES", 500)
     found = separation.separations(*drawn(20, 999))[0]
     assert found.tpr is None and found.tpr_p is None
     found = separation.separations(*drawn(20, 1000, shift=3))[0]
@@ -41,13 +42,13 @@ def test_p_is_that_of_the_rank_sum_test(monkeypatch):
         assert one.auc_p == pytest.approx(expected, abs=0.025)
 
 
-def test_intervals_hold_the_truth_and_the_bound_lies_within():
+def test_intervals_hold_the_truth_and_the_bound_lies_within(monkeypatch):
     rng, inside, times = np.random.default_rng(0), 0, 200
+    monkeypatch.setattr(separation, "SHUFFLES", 1)  # no p is looked at
     for _ in range(times):
         members, others = rng.normal(0.3582, 1, 60), rng.normal(0, 1, 40)  # AUC 0.6
-        found = separation._Sorted.of(members, others)
-        areas, _ = separation._resampled(found, False, rng)
-        one = separation.around(separation.auc(members, others), areas, 40, 1e-4)
+        seed = int(rng.integers(1 << 30))
+        one = separation.separations(members[None], others[None], seed)[0].auc
         assert one.low < one.value < one.upper < one.high
         inside += one.low <= 0.6 <= one.high
     assert 0.91 <= inside / times <= 0.99
@@ -56,3 +57,15 @@ def test_intervals_hold_the_truth_and_the_bound_lies_within():
 def test_the_same_scores_give_the_same_figures():
     sides = drawn(20, 10)
     assert separation.separations(*sides) == separation.separations(*sides)
+
+
+def test_the_null_of_untied_scores_is_shared_and_that_of_tied_ones_is_their_own(monkeypatch):
+    monkeypatch.setattr(separation, "SHUFFLES", 2000)
+    scores = np.random.default_rng(1).normal(size=50)
+    areas, rates = separation.nulls(scores, 20)
+    assert areas is separation.nulls(np.arange(50.0), 20)[0]
+    expected = np.sqrt(51 / 12 / 20 / 30)  # of the rank sum, as a share
+    assert (areas.mean(), areas.std()) == pytest.approx((0.5, expected), rel=0.05)
+    assert rates.mean() == pytest.approx(1 / 31, rel=0.2)  # above the highest of 30 others
+    half, _ = separation.nulls((scores > 0).astype(float), 20)
+    assert half.mean() == pytest.approx(0.5, abs=0.01) and len(np.unique(half)) < 21

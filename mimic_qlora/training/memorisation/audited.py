@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from mimic_qlora.step import files
 
 NOT_AUDITED = "not audited for memorisation"
@@ -45,13 +47,16 @@ def read(store: Path, run: str) -> Audited | None:
         return None
 
 
-def sentence(store: Path, run: str) -> str:
-    """Return what a report says of an adapter's audit."""
+def sentence(store: Path, run: str) -> Markup:
+    """Return what a report says of an adapter's audit, with a link to its page."""
     found = read(store, run)
     if found is None:
-        return f"Adapter {run}: {NOT_AUDITED} (`python run_files/audit_adapter.py --run {run}`)"
-    page = folder_of(store, run) / PAGE
-    return f"Memorisation audit of adapter {run}, {found.date}: {found.verdict} ({page})"
+        command = f"python run_files/audit_adapter.py --run {run}"
+        return Markup("Adapter {}: {} (`{}`).").format(run, NOT_AUDITED, command)
+    page = (folder_of(store, run) / PAGE).resolve().as_uri()
+    return Markup('<a href="{}">Memorisation audit</a> of adapter {}, {}: {}.').format(
+        page, run, found.date, found.verdict
+    )
 
 
 def in_card(lines: tuple[str, ...] = ()) -> list[str]:

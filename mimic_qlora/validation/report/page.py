@@ -60,7 +60,7 @@ def write(path: Path, of: Content) -> None:
     lead = [f"Model: {facts['model']}; adapter: {facts['runs']}."]
     lead += [f"{sentence}." for sentence in manifests.study_sentences()]
     store = of.run.session.store
-    lead += [f"{audited.sentence(store, run)}." for run in of.run.settings.runs]
+    lead += [audited.sentence(store, run) for run in of.run.settings.runs]
     write_page(path, lead, of, facts)
 
 

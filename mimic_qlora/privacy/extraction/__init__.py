@@ -1,0 +1,1 @@
+"""Extraction: what an adapter tells of charts that it is shown in part, or not at all."""
