@@ -85,6 +85,6 @@ LM_EVAL := lm_eval==0.4.13
 	@$(PIP) --no-deps -r requirements-embedded.txt
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-cluster.txt
 	@$(PIP) -r requirements-dev.txt -c requirements-pinned.txt
 	@touch $@

@@ -86,8 +86,9 @@ def arguments() -> argparse.Namespace:
     add(
         "--workers",
         type=command_line.positive_int,
-        help="processes that nest buckets side by side, within --memory (default: one a core)",
+        help="processes that work side by side, within --memory (default: one a core)",
     )
+    command_line.add_cluster(parser)
     add(
         "--max-rejects",
         type=command_line.whole_number(0, 10**12),
@@ -109,7 +110,12 @@ def main() -> None:
 
     from mimic_qlora.mimic import download, tables
     from mimic_qlora.subjects import conversion, replacement
+    from mimic_qlora.work import certificates, cluster
 
+    if args.make_certificates:
+        print(f"Wrote {certificates.make(args.make_certificates)}")
+        return
+    target = cluster.target(args.scheduler, args.scheduler_file, args.certificates)
     memory = conversion.memory_bytes(args.memory)
     store = storage.open_storage(args.storage, create=True)
     mimic_dir = args.fetch_demo or args.mimic_dir or os.environ.get("MIMIC_DIR")
@@ -147,6 +153,7 @@ def main() -> None:
         workers=args.workers,
         max_rejects=args.max_rejects,
         replace_patients=args.replace_patients,
+        cluster=target,
     )
     with ending.told("subjects", store, ending.Options(args.storage)):
         try:

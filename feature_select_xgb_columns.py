@@ -102,8 +102,10 @@ def main() -> None:
         storage.step_output(store, "features", recorded, depends, args.force) as out,
     ):
         con = database.connect(store, out.path / "cohort")
-        people = cohort.gather(con, settings.landmark_hours)
-        setup = [files.cohort_line(people, source, settings.landmark_hours)]
+        most = matrix.most_patients()
+        people = cohort.gather(con, settings.landmark_hours, most)
+        is_sample = len(people) == most
+        setup = [files.cohort_line(people, source, settings.landmark_hours, is_sample)]
         print(files.wrapped(setup))
         boosting.check_folds(people, settings.seeds)
         targets, passed_over = cohort.choose(con, people, settings.targets, settings.n_targets)

@@ -9,12 +9,15 @@ import pandas as pd
 
 from mimic_qlora.clinical import content
 from mimic_qlora.features.matrix import MIN_PATIENTS, in_split
+from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import database
 
 
-def gather(con: duckdb.DuckDBPyConnection, hours: float) -> pd.DataFrame:
+def gather(con: duckdb.DuckDBPyConnection, hours: float, most: int | None = None) -> pd.DataFrame:
     """Return the patients with a coded stay, ordered by subject_id; creates the table `cohort`.
+
+    If they are more than `most`, it holds so many, drawn by a hash of their subject_id.
 
     Columns: subject_id, hadm_id, icd_version, split, admittime, as_of. The index stay is the first
     coded one: codes of earlier stays would leak a chronic disease, and one stay per patient keeps
@@ -41,6 +44,13 @@ def gather(con: duckdb.DuckDBPyConnection, hours: float) -> pd.DataFrame:
     people = con.execute("SELECT * FROM cohort ORDER BY subject_id").df()
     if people.empty:
         raise UserError("no patient has a stay with coded diagnoses: there is nothing to predict")
+    if most is None or len(people) <= most:
+        return people
+    drawn = seeded.order(people["subject_id"].tolist(), "features", 0)[:most]
+    people = people[people["subject_id"].isin(drawn)].reset_index(drop=True)
+    con.register("drawn", people[["subject_id"]])
+    con.execute("DELETE FROM cohort WHERE subject_id NOT IN (SELECT subject_id FROM drawn)")
+    con.unregister("drawn")
     return people
 
 

@@ -64,9 +64,10 @@ def wrapped(lines: list[str]) -> str:
     return "\n".join(terminal.fitted(line, terminal.width()) for line in lines)
 
 
-def cohort_line(people: pd.DataFrame, source: Source, hours: float) -> str:
+def cohort_line(people: pd.DataFrame, source: Source, hours: float, drawn: bool = False) -> str:
     """Return one sentence on the cohort; source: the data of step 1; hours: to the prediction time.
 
+    drawn: it is a sample of those with a coded stay.
     Raises UserError when no train patient is left.
     """
     sizes = {name: int(in_split(people, name).sum()) for name in ("train", "validation", "test")}
@@ -74,8 +75,15 @@ def cohort_line(people: pd.DataFrame, source: Source, hours: float) -> str:
         raise UserError(
             "no train patient has a stay with coded diagnoses: convert more patients with step 1"
         )
+    if drawn:
+        who = (
+            f"{len(people):,} of {source['patients']:,} patients are a sample of those with a "
+            "coded stay, as many as half of this job's memory has room for"
+        )
+    else:
+        who = f"{len(people):,} of {source['patients']:,} patients have a coded stay"
     return (
-        f"Cohort: {len(people):,} of {source['patients']:,} patients have a coded stay "
+        f"Cohort: {who} "
         f"({', '.join(f'{name} {n:,}' for name, n in sizes.items())}); the others are left out, "
         f"not taken as healthy. Index stay: the first coded one. Features: what was known "
         f"{hours:g} hours after admission"

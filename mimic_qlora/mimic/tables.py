@@ -1,6 +1,7 @@
 """The tables of MIMIC-IV: their names, columns and types, and the reader of a folder of them."""
 
 import codecs
+import contextlib
 import csv
 import io
 import re
@@ -17,7 +18,8 @@ from isal import igzip, igzip_lib
 from pyarrow import csv as arrow_csv
 
 from mimic_qlora.mimic import second_reader
-from mimic_qlora.mimic.second_reader import LineCounter, LineCounts
+from mimic_qlora.mimic.pieces import Piece, Rows
+from mimic_qlora.mimic.second_reader import LineCounter, LineCounts, Readable
 from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import is_whole
@@ -46,13 +48,24 @@ class Table(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One table's file in a MIMIC-IV folder."""
+    """One table's file in a MIMIC-IV folder, or its files, in a folder named after it."""
 
-    path: Path
+    path: Path  # the first
     module: str
     columns: Columns  # as its own header has them; unknown columns are text
     drift: str  # "" or how the header differs from the schema
     texts: frozenset[str] = frozenset()  # the columns whose cells may span lines
+    folder: str = ""  # the name of the table's own folder, if it has one
+    more: tuple[Path, ...] = ()  # further files, in order
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files, in order."""
+        return (self.path, *self.more)
+
+    def key(self, path: Path) -> str:
+        """Return the name of one of its files within the MIMIC-IV folder."""
+        return "/".join(filter(None, [self.module, self.folder, path.name]))
 
 
 @cache
@@ -71,21 +84,26 @@ def schema() -> dict[str, Table]:
 def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
     """Return the tables in a MIMIC-IV folder: name -> Source.
 
-    The files lie in hosp/, icu/, ed/ and note/, or all in the folder itself. Cells may span lines
-    in the columns "table.column" of `texts`, of FREE_TEXT, and of note/.
+    The files lie in hosp/, icu/, ed/ and note/, or all in the folder itself. A table of MIMIC-IV
+    may be a folder of files there, named after it. Cells may span lines in the columns
+    "table.column" of `texts`, of FREE_TEXT, and of note/.
     Raises UserError when the folder, `patients` or `admissions` is missing. So it does for a table
     that is there twice, for a name that the record cannot take, and for an unreadable header.
     """
     found: dict[str, Source] = {}
     for folder in _parts(mimic_dir):
-        for path in csv_files(folder):
+        own = _table_folders(folder)
+        stored = [(path.name, path) for path in csv_files(folder) if path not in own]
+        # each where its file would stand
+        stored += [(f"{path.name.removesuffix('.csv')}.csv.gz", path) for path in own]
+        for _, path in sorted(stored):
             name = _table_name(path)
             if twin := _alike(name, found):
                 raise UserError(
                     f"table {name} is there twice, as {found[twin].path} and {path}: "
                     "remove, rename or move one"
                 )
-            found[name] = _source(name, path, folder)
+            found[name] = (_of_folder if path.is_dir() else _source)(name, path, folder)
     for name in REQUIRED:
         if name not in found:
             raise UserError(
@@ -142,6 +160,25 @@ def csv_files(folder: Path) -> list[Path]:
         if not path.name.endswith(endings):
             raise UserError(f"{path} must end in .csv or .csv.gz, in small letters: rename it")
     return paths
+
+
+def _table_folders(folder: Path) -> list[Path]:
+    """Return the folders of a table's files, ordered by name: `labevents/` or `labevents.csv/`."""
+    paths = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [path for path in paths if path.name.split(".csv")[0] in schema() and csv_files(path)]
+
+
+def _of_folder(name: str, place: Path, folder: Path) -> Source:
+    """Return the table in a folder of its own. Raises UserError where its files' headers differ."""
+    first, *more = csv_files(place)
+    source = _source(name, first, folder)
+    for path in more:
+        if _header(path) != list(source.columns):
+            raise UserError(
+                f"{path} has other columns than {first}, or another order: "
+                "all files of a table must have the same header"
+            )
+    return source._replace(folder=place.name, more=tuple(more))
 
 
 def _same(name: str) -> str:
@@ -279,22 +316,57 @@ def _uncompressed(stored: IO[bytes], path: Path) -> IO[bytes]:
     return cast(IO[bytes], igzip.open(stored, "rb"))
 
 
+class Seams(NamedTuple):
+    """The unpacked bytes by which a piece of a file overlaps its neighbours: see `pieces.Rows`."""
+
+    skipped: int = 0
+    beyond: int = 0
+
+
+class PieceCounts(NamedTuple):
+    """What a second reader has counted in a piece, and the seams of the piece."""
+
+    lines: LineCounts
+    seams: Seams
+
+
 def read(
     source: Source,
     on_ragged: Callable[[int, str], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-    on_end: Callable[[LineCounts], None] | None = None,
+    on_end: Callable[[PieceCounts], None] | None = None,
+    piece: Piece | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a table as batches of strings, in file order, as the file has them.
+    """Yield the rows of a table, or of one piece, as batches of strings, as the files have them.
 
-    Nothing between two commas is null; a quoted empty string stays an empty string. A row with too
-    few or too many fields is left out and passed to `on_ragged(row number, text)`; without it such
-    a row is an error. After each batch `on_bytes` gets the number of bytes of the file that have
-    been read. In the end `on_end` gets what a second reader has counted meanwhile. Raises UserError
-    when the file breaks off or is damaged, when a cell spans lines that must not (`Source.texts`),
-    and when the two readers found other numbers of rows.
+    They come in file order. Nothing between two commas is null; a quoted empty string stays an
+    empty string. A row with too few or too many fields is left out and passed to `on_ragged(row
+    number, text)`, numbered within its piece or file, behind a header; without it such a row is an
+    error. After each batch `on_bytes` gets the number of bytes of the file that have been read. At
+    the end of each piece or file `on_end` gets what a second reader has counted meanwhile. Raises
+    UserError when the file breaks off or is damaged, when a cell spans lines that must not
+    (`Source.texts`), and when the two readers found other numbers of rows.
     """
-    n_rows = 0
+    for one in [piece] if piece else map(Piece, source.files):
+        try:
+            yield from _read(source._replace(path=one.path), one, on_ragged, on_bytes, on_end)
+        except UserError:
+            if one.is_whole:
+                raise
+            # the numbers of its lines count from the cut
+            second_reader.count(one.path, source.columns, source.texts)
+            raise
+
+
+def _read(
+    source: Source,
+    piece: Piece,
+    on_ragged: Callable[[int, str], None] | None,
+    on_bytes: Callable[[int], None] | None,
+    on_end: Callable[[PieceCounts], None] | None,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of one piece: see `read`."""
+    n_rows, seams = 0, Seams()
 
     def skip(row: arrow_csv.InvalidRow) -> str:
         nonlocal n_rows
@@ -305,14 +377,20 @@ def read(
 
     counter = LineCounter(source.path, source.columns, source.texts)
     try:
-        with open(source.path, "rb") as stored, _uncompressed(stored, source.path) as file:
+        with open(source.path, "rb") as stored, contextlib.ExitStack() as opened:
+            if piece.is_whole:
+                file: Readable = opened.enter_context(_uncompressed(stored, source.path))
+            else:
+                file = Rows(stored, piece, source.columns)
             watched = second_reader.Watched(file, counter)
             for batch in _batches(source, watched, skip if on_ragged else None):
                 counter.check()
                 n_rows += batch.num_rows
                 yield batch
                 if on_bytes:
-                    on_bytes(stored.tell())
+                    on_bytes(stored.tell() - piece.start)
+            if isinstance(file, Rows):
+                seams = Seams(file.skipped, file.beyond)
     except EOFError:
         raise UserError(f"{source.path} breaks off before its end: download it again") from None
     except (pa.ArrowInvalid, OSError, GZIP_ERROR) as error:
@@ -326,7 +404,7 @@ def read(
             "check the download, and report this if it is as published"
         )
     if on_end:
-        on_end(counted)
+        on_end(PieceCounts(counted, seams))
 
 
 def _batches(

@@ -85,6 +85,19 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a Dask cluster (docs/scaling_out.md)."""
+    add = parser.add_argument
+    add("--scheduler", metavar="ADDRESS", help="Dask cluster that does the work: tls://host:8786")
+    add("--scheduler-file", metavar="FILE", help="the same, as `dask scheduler` wrote it")
+    add("--certificates", metavar="DIR", help="certificates of the cluster")
+    add(
+        "--make-certificates",
+        metavar="DIR",
+        help="write new certificates for a cluster into a folder, and end",
+    )
+
+
 def device(text: str) -> str:
     """Read auto or cpu; cpu hides the GPUs at once, since torch looks but once, at its import."""
     if text not in ("auto", "cpu"):

@@ -49,6 +49,9 @@ class Data(_Section):
     seed: v.Seed | None = None
     memory: v.PositiveNumber | None = None
     workers: v.PositiveInt | None = None
+    scheduler: v.Text | None = None  # of a Dask cluster
+    scheduler_file: v.Text | None = None
+    certificates: v.Text | None = None
     max_rejects: v.Rejects | None = None
     multiline: Annotated[list[str], v.list_of(v.TEXT)] | None = None
     verify: v.YesNo = False

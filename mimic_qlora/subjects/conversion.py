@@ -1,5 +1,6 @@
 """Step 1 as a whole: read the tables, write records and typed tables, prove nothing is lost."""
 
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -21,14 +22,19 @@ from mimic_qlora.subjects import (
     nesting,
     partition,
     patients,
+    rejects,
     replacement,
+    runs,
     split_file,
 )
 from mimic_qlora.subjects.dictionaries import DictionaryRows
 from mimic_qlora.subjects.manifest import data_line, subjects_manifest
 from mimic_qlora.subjects.nesting import NestedBucket
 from mimic_qlora.subjects.partition import RowCounts
+from mimic_qlora.subjects.runs import Run
 from mimic_qlora.subjects.split_file import Split
+from mimic_qlora.work.cluster import Cluster, Target
+from mimic_qlora.work.engine import Engine
 
 LEAST_MEMORY = 0.5  # GB
 # bytes of address space; where it runs out in Arrow's own threads, the process is aborted
@@ -55,6 +61,7 @@ class ConversionSettings:
     workers: int | None  # processes that nest side by side, None for one a core
     max_rejects: int  # rows that may be unreadable or belong to nobody
     replace_patients: bool = False  # real ones may give way to others
+    cluster: Target | None = None  # that does the work; None for this machine
 
     def in_manifest(self) -> dict[str, Any]:
         """Return the settings that shape the output, by the names of the manifest."""
@@ -130,12 +137,12 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
     for name, (table, effect) in DICTIONARIES.items():
         if name in missing and table in sources:
             print(f"  without {name}, {effect}")
-    read = {source.path for source in sources.values()}
+    read = {path for source in sources.values() for path in source.files}
     if outside := [path.name for path in tables.csv_files(folder) if path not in read]:
         print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")
     for source in sources.values():
         if source.drift:
-            print(f"  {source.path.name}: {source.drift}")
+            print(f"  {source.folder or source.path.name}: {source.drift}")
 
 
 def write_subjects(
@@ -146,7 +153,7 @@ def write_subjects(
     Raises UpToDate when the folder is there and `force` is not given. Raises UserError when a table
     cannot be read, rows are rejected, a file changes meanwhile, or real patients would be replaced.
     """
-    paths = {_key(source): source.path for source in sources.values()}
+    paths = {source.key(path): path for source in sources.values() for path in source.files}
     if settings.subjects_file:
         paths["subjects_file"] = _given_file(settings.subjects_file)
     earlier = replacement.earlier(store)
@@ -206,31 +213,57 @@ def convert(
     ids = {"subject_id", "hadm_id", "stay_id"}
     by_subject = {n: s for n, s in sources.items() if not ids.isdisjoint(s.columns)}
     check_space(by_subject, len(chosen) / len(everybody), folder)
-    bucket_bytes = buckets.bytes_per_bucket(settings.memory)
-    n_buckets = buckets.count(by_subject, len(everybody), len(chosen), bucket_bytes)
-    n_buckets = buckets.as_begun(folder / "parts", n_buckets)
-    plan = buckets.layout(everybody, chosen, n_buckets)
     no_subject = {
-        n: dictionaries.write(s, folder) for n, s in sources.items() if n not in by_subject
+        n: dictionaries.write(n, s, folder) for n, s in sources.items() if n not in by_subject
     }
-    rows = partition.partition_all(by_subject, plan, folder / "parts", settings.memory)
-    rejected = {name: counts.rejected for name, counts in (rows | no_subject).items()}
-    _keep_rejects(rejected, folder, store, settings.max_rejects)
-    if rows["admissions"].read == rejected["admissions"]:
-        raise UserError(
-            f"{sources['admissions'].path} has no rows that can be read, and every later step "
-            "needs hospital stays: check the download"
-        )
-
+    run = _begin(by_subject, everybody, chosen, folder, settings)
     columns = {name: partition.stored_columns(source) for name, source in by_subject.items()}
-    nested = nesting.nest_all(plan, columns, folder, settings.memory, settings.workers)
-    nesting.write_index(
-        [place for done in nested for place in done.index], folder / "index.parquet"
-    )
+    with _engine(settings, run) as engine:
+        rows, in_buckets = partition.partition_all(by_subject, run, engine)
+        rejected = {name: counts.rejected for name, counts in (rows | no_subject).items()}
+        _keep_rejects(rejected, folder, store, settings.max_rejects)
+        if rows["admissions"].read == rejected["admissions"]:
+            raise UserError(
+                f"{sources['admissions'].path} has no rows that can be read, and every later step "
+                "needs hospital stays: check the download"
+            )
+        in_buckets = partition.split_all(run, engine, columns, in_buckets)
+        nested = nesting.nest_all(run, engine, columns, in_buckets)
+    nesting.write_index(run)
     parts = [done.cells for done in nested] + [found.cells for found in no_subject.values()]
     cells = cell_report.summed(parts)
     cell_report.refuse_other_forms(cells, sources)
     return Converted(_flows(rows, nested), no_subject, cells, columns, split)
+
+
+def _begin(
+    sources: Mapping[str, Source],
+    everybody: Collection[int],
+    chosen: Collection[int],
+    folder: Path,
+    settings: ConversionSettings,
+) -> Run:
+    """Divide the patients into buckets, and keep them where all tasks of the run find them."""
+    bucket_bytes = buckets.bytes_per_bucket(settings.memory)
+    n_buckets = buckets.count(sources, len(everybody), len(chosen), bucket_bytes)
+    levels = buckets.as_begun(folder / "parts", n_buckets)
+    held_bytes = min(settings.memory // 12, buckets.HELD_BYTES)
+    run = Run(folder, secrets.token_hex(8), levels.buckets, levels.width, held_bytes)
+    owners = partition.stay_owners(sources)
+    runs.begin(run.parts, run, runs.layout(everybody, chosen, levels.buckets, owners))
+    return run
+
+
+def _engine(settings: ConversionSettings, run: Run) -> Engine:
+    """Return what does the work: a cluster, or as many processes as fit into the memory."""
+    each = buckets.MIB_PER_BUCKET * buckets.MEMORY_PER_BUCKET << 20
+    if settings.cluster:
+        needed = min(settings.memory, each + buckets.PROCESS_BYTES)
+        folders = (run.work, settings.folder)
+        return Cluster(settings.cluster, buckets.use_system_allocator, folders, needed)
+    fitting = (settings.memory - buckets.PROCESS_BYTES) // each
+    workers = max(1, min(settings.workers or limits.cores(), fitting, run.n_buckets))
+    return Engine(workers, buckets.use_system_allocator)
 
 
 def _say_empty_splits(split: Split) -> None:
@@ -290,16 +323,17 @@ def _keep_rejects(rejected: Mapping[str, int], folder: Path, store: Path, most: 
     """
     total = sum(rejected.values())
     for old in (folder / "rejects", store / "rejects"):
-        partition.remove_rejects(old)
+        rejects.remove_rejects(old)
     if not total:
         return
     place = folder / "rejects" if total <= most else store / "rejects"
     place.mkdir(exist_ok=True)
-    for path in (folder / "parts").glob("*.rejects.csv"):
-        shutil.copyfile(path, place / path.name.replace(".rejects", ""))
+    for name, n in rejected.items():
+        if n:
+            shutil.copyfile(folder / "parts" / f"{name}.{rejects.NAME}", place / f"{name}.csv")
     if total > most:
         worst = max(rejected, key=lambda name: rejected[name])
-        reasons = partition.reasons(place / f"{worst}.csv").most_common(3)
+        reasons = rejects.reasons(place / f"{worst}.csv").most_common(3)
         why = ", or ".join(reason for reason, _ in reasons)
         raise GoesOn(
             f"{total:,} rows cannot be read or belong to no patient "
@@ -334,10 +368,6 @@ def verify(store: Path, sources: Mapping[str, Source]) -> None:
     )
 
 
-def _key(source: Source) -> str:
-    return f"{source.module}/{source.path.name}"
-
-
 def _given_file(name: str) -> Path:
     path = files.given_path(name)
     if not path.is_file():
@@ -349,9 +379,9 @@ def _given_file(name: str) -> Path:
 
 def _how_far(parts: Path) -> str:
     """Word how much of an interrupted run is done."""
-    done = list(parts.glob("*.done.json"))
-    nested = sum(buckets.is_bucket_marker(path) for path in done)
-    return f"stopped with {len(done) - nested} tables read and {nested} buckets of patients nested"
+    read = len(list(parts.glob("read/*/*.done.json")))
+    nested = len(list(parts.glob("bucket-*.done.json")))
+    return f"stopped with {read} pieces of tables read and {nested} buckets of patients nested"
 
 
 def _check_unchanged(paths: Mapping[str, Path], inputs: Mapping[str, FileIdentity]) -> None:
@@ -364,12 +394,11 @@ def _check_unchanged(paths: Mapping[str, Path], inputs: Mapping[str, FileIdentit
 def _remove_parts(parts: Path) -> None:
     """Remove the intermediates; until now a run that is killed goes on from them.
 
-    The tables' markers go first, as the rows in buckets are gone: a run that is killed in between
+    The markers of rows in buckets go first, as the rows are gone: a run that is killed in between
     then makes the next one read the tables again.
     """
-    for marker in parts.glob("*.done.json"):
-        if not buckets.is_bucket_marker(marker):
-            marker.unlink()
+    for marker in parts.glob("*/*/*.done.json"):
+        marker.unlink()
     shutil.rmtree(parts)
 
 

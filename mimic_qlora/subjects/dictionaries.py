@@ -1,5 +1,6 @@
 """The tables that name no patient (d_icd_diagnoses, provider ...): kept whole and typed."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,9 +8,10 @@ import pyarrow as pa
 
 from mimic_qlora.mimic import cells, tables
 from mimic_qlora.mimic.cells import CellCounts
-from mimic_qlora.mimic.second_reader import LineCounts
-from mimic_qlora.subjects import parquet_files
-from mimic_qlora.subjects.partition import Rejects
+from mimic_qlora.mimic.pieces import Piece
+from mimic_qlora.mimic.tables import PieceCounts
+from mimic_qlora.subjects import parquet_files, rejects
+from mimic_qlora.subjects.rejects import Rejects
 
 
 class DictionaryRows(NamedTuple):
@@ -32,29 +34,33 @@ class DictionaryRows(NamedTuple):
         }
 
 
-def write(source: tables.Source, folder: Path) -> DictionaryRows:
+def write(name: str, source: tables.Source, folder: Path) -> DictionaryRows:
     """Write a table that names no patient into `folder`/dictionaries, whole and typed."""
-    name = source.path.name.split(".csv")[0]
-    n_kept, counts = 0, dict[str, CellCounts]()
-    counted: list[LineCounts] = []
+    n_kept, n_rejected, counts = 0, 0, dict[str, CellCounts]()
+    counted: list[PieceCounts] = []
     types = cells.arrow_types()
     schema = pa.schema([(column, types[kind]) for column, kind in source.columns.items()])
     place = folder / "dictionaries" / f"{name}.parquet"
-    with (
-        Rejects(folder / "parts" / f"{name}.rejects.csv", source.path.name) as rejects,
-        parquet_files.writer(place, schema, compression="zstd") as file,
-    ):
+    lists = [folder / "parts" / f"{name}-{n}.{rejects.NAME}" for n in range(len(source.files))]
+    with parquet_files.writer(place, schema, compression="zstd") as file:
+        for path, listed in zip(source.files, lists, strict=True):
+            listed.unlink(missing_ok=True)
+            with Rejects(listed, path.name) as rejected:
+                reject = functools.partial(_reject_ragged, rejected)
+                for batch in tables.read(source, reject, None, counted.append, Piece(path)):
+                    typed = cells.typed(source.columns, batch)
+                    file.write_table(typed.rows)
+                    n_kept += typed.rows.num_rows
+                    for column, found in typed.counts.items():
+                        key = f"{name}.{column}"
+                        counts[key] = counts.get(key, CellCounts()).plus(found)
+            n_rejected += rejected.count
+    parts = [rejects.PartOfFile(listed, 0) for listed in lists]
+    rejects.join(parts, folder / "parts" / f"{name}.{rejects.NAME}")
+    lines = sum(one.lines.lines for one in counted)
+    spanning = sum(one.lines.spanning for one in counted)
+    return DictionaryRows(n_kept + n_rejected, n_rejected, lines, spanning, counts)
 
-        def reject_ragged(row: int, text: str) -> None:
-            rejects.add(row, "wrong number of fields", text)
 
-        for batch in tables.read(source, reject_ragged, on_end=counted.append):
-            typed = cells.typed(source.columns, batch)
-            file.write_table(typed.rows)
-            n_kept += typed.rows.num_rows
-            for column, found in typed.counts.items():
-                key = f"{name}.{column}"
-                counts[key] = counts.get(key, CellCounts()).plus(found)
-    (lines,) = counted
-    n_read = n_kept + rejects.count
-    return DictionaryRows(n_read, rejects.count, lines.lines, lines.spanning, counts)
+def _reject_ragged(rejected: Rejects, row: int, text: str) -> None:
+    rejected.add(row, "wrong number of fields", text)

@@ -1,13 +1,8 @@
 """Step 1's second half: nest buckets of rows into one JSON record per patient, and typed tables."""
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,19 +16,12 @@ from tqdm import tqdm
 from mimic_qlora.mimic import cells
 from mimic_qlora.mimic.cells import CellCounts
 from mimic_qlora.mimic.tables import Columns
-from mimic_qlora.step import faults, limits
-from mimic_qlora.step.files import crc32
-from mimic_qlora.subjects import parquet_files
-from mimic_qlora.subjects.buckets import (
-    MEMORY_PER_BUCKET,
-    MIB_PER_BUCKET,
-    PROCESS_BYTES,
-    Layout,
-    damaged,
-    read_done,
-    use_system_allocator,
-    write_done,
-)
+from mimic_qlora.step.files import crc32, sync_entry
+from mimic_qlora.subjects import parquet_files, runs
+from mimic_qlora.subjects.buckets import damaged, read_done, write_done
+from mimic_qlora.subjects.partition import Rows
+from mimic_qlora.subjects.runs import Run
+from mimic_qlora.work.engine import Engine
 
 # the record also carries these tables with the title of each code, joined on (code, version)
 LABELED = {"diagnoses_icd": "d_icd_diagnoses", "procedures_icd": "d_icd_procedures"}
@@ -56,7 +44,6 @@ class Place(NamedTuple):
 class NestedBucket:
     """One bucket's output."""
 
-    index: list[Place]
     jsonl: dict[str, int]  # table -> rows in the records
     columnar: dict[str, int]  # table -> rows in the typed tables
     cells: dict[str, CellCounts]  # "<table>.<column>" -> how its cells fit the column's type
@@ -72,74 +59,59 @@ class NestedTable(NamedTuple):
 
 
 def nest_all(
-    plan: Layout, columns: Mapping[str, Columns], folder: Path, memory: int, workers: int | None
+    run: Run, engine: Engine, columns: Mapping[str, Columns], rows: Rows
 ) -> list[NestedBucket]:
     """Nest every bucket and return what each wrote, in order.
 
-    Several are nested side by side: at most `workers` (default: one a core of the job), within
-    `memory` bytes.
+    `rows` maps each table to its rows by bucket.
     """
-    fitting = (memory - PROCESS_BYTES) // (MIB_PER_BUCKET * MEMORY_PER_BUCKET << 20)
-    workers = max(1, min(workers or limits.cores(), fitting, plan.n_buckets))
-    numbers = range(plan.n_buckets)
-    patients = map(plan.subject_ids, numbers)
-    nest_one = partial(nest, columns=columns, folder=folder)
-    if workers == 1:
-        return list(_progress(map(nest_one, numbers, patients), plan.n_buckets))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        try:
-            return list(_progress(pool.map(nest_one, numbers, patients), plan.n_buckets))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _progress(done: Iterable[NestedBucket], total: int) -> Iterable[NestedBucket]:
-    return tqdm(done, desc="nesting patients", unit="bucket", total=total, disable=None)
-
-
-def _start_worker() -> None:
-    """Prepare a process that nests: it leaves Ctrl-C to its parent, and ends with it.
-
-    A worker that outlived its parent would write into the next run's files.
-    """
-    use_system_allocator()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
+    arguments = [
+        (bucket, run, columns, {name: n for name in columns if (n := rows[name].get(bucket, 0))})
+        for bucket in range(run.n_buckets)
+    ]
+    done = engine.completed(nest, arguments)
+    bar = tqdm(done, "nesting patients", len(arguments), unit="bucket", disable=None)
+    return [nested for _, nested in sorted(bar, key=itemgetter(0))]
 
 
 def nest(
-    bucket: int, subject_ids: Collection[int], columns: Mapping[str, Columns], folder: Path
+    bucket: int, run: Run, columns: Mapping[str, Columns], expected: Mapping[str, int]
 ) -> NestedBucket:
     """Write one bucket, unless its marker in `parts/` says that it is done; return what is written.
 
-    `columns` maps each table to its columns, in the order of the record.
+    `columns` maps each table to its columns, in the order of the record; `expected` the tables that
+    have rows in the bucket to how many they are.
     """
-    parts = folder / "parts"
-    marker = parts / f"bucket-{bucket:05d}.done.json"
+    marker = _marker(run.parts, bucket)
     if done := read_done(marker):
-        _check(done.get("sums", {}), folder)
-        places = [Place(*row) for row in done["index"]]
+        _check(done.get("sums", {}), run.folder)
         counts = {name: CellCounts(*found) for name, found in done.get("cells", {}).items()}
-        nested = NestedBucket(places, done["jsonl"], done["columnar"], counts)
+        nested = NestedBucket(done["jsonl"], done["columnar"], counts)
     else:
-        nested = _write_bucket(bucket, subject_ids, columns, folder)
-        written = [f"shards/part-{bucket:05d}.jsonl.gz"]
-        written += [f"tables/{name}/part-{bucket:05d}.parquet" for name in nested.columnar]
-        sums = {name: crc32(folder / name) for name in written}
-        write_done(marker, {**vars(nested), "sums": sums})
+        with run.new_folder() as work:
+            nested, index = _write_bucket(bucket, run, columns, expected, work)
+            sums = {}
+            for name in written(bucket, nested.columnar):
+                sums[name] = crc32(work / name)
+                (run.folder / name).parent.mkdir(exist_ok=True)
+                (work / name).replace(run.folder / name)
+            write_done(work / marker.name, {**vars(nested), "index": index, "sums": sums})
+            (work / marker.name).replace(marker)
+            sync_entry(run.parts)
     # only now: a run that is killed before the marker stands needs them again
-    for path in parts.glob(f"*-{bucket:05d}.arrow"):
-        path.unlink()
+    for path in run.files_of_bucket(bucket):
+        path.unlink(missing_ok=True)
     return nested
+
+
+def _marker(parts: Path, bucket: int) -> Path:
+    return parts / f"bucket-{bucket:05d}.done.json"
+
+
+def written(bucket: int, names: Iterable[str]) -> list[str]:
+    """Return the files of a bucket with rows of these tables, within the step's folder."""
+    shard = f"shards/part-{bucket:05d}.jsonl.gz"
+    return [shard, *(f"tables/{name}/part-{bucket:05d}.parquet" for name in names)]
 
 
 def _check(sums: Mapping[str, int], folder: Path) -> None:
@@ -153,15 +125,27 @@ def _check(sums: Mapping[str, int], folder: Path) -> None:
 
 
 def _write_bucket(
-    bucket: int, subject_ids: Collection[int], columns: Mapping[str, Columns], folder: Path
-) -> NestedBucket:
-    """Write a shard of records, ordered as `subject_ids`, and the same rows as typed tables."""
+    bucket: int,
+    run: Run,
+    columns: Mapping[str, Columns],
+    expected: Mapping[str, int],
+    work: Path,
+) -> tuple[NestedBucket, list[Place]]:
+    """Write a shard of records, ordered by patient, and the same rows as typed tables, to `work`.
+
+    Returns what was written, and where each patient is.
+    """
+    subject_ids = run.layout().subject_ids(bucket)
     pieces: dict[int, Json] = {s: [b'{"subject_id":%d' % s] for s in subject_ids}
-    nested = NestedBucket([], {}, {}, {})
+    nested, index = NestedBucket({}, {}, {}), list[Place]()
+    shard_name, *_ = written(bucket, ())
+    (work / shard_name).parent.mkdir()
     for name in columns:
-        for table, kinds, rows in _tables(name, columns[name], bucket, folder):
-            place = folder / "tables" / table
-            place.mkdir(exist_ok=True)
+        if name not in expected:
+            continue
+        for table, kinds, rows in _tables(name, columns[name], bucket, run, expected[name]):
+            place = work / "tables" / table
+            place.mkdir(parents=True)
             made = _nest_table(table, kinds, rows, place / f"part-{bucket:05d}.parquet")
             del rows
             for subject_id, piece in made.records:
@@ -169,31 +153,27 @@ def _write_bucket(
             nested.jsonl[table], nested.columnar[table] = made.n_jsonl, made.n_columnar
             if table == name:  # a labeled table has the same cells again
                 nested.cells.update({f"{name}.{c}": counts for c, counts in made.cells.items()})
-    with open(folder / "shards" / f"part-{bucket:05d}.jsonl.gz", "wb") as shard:
+    with open(work / shard_name, "wb") as shard:
         for subject_id, record in pieces.items():
             member = igzip.compress(b"".join([*record, b"}\n"]), GZIP_LEVEL, mtime=0)
-            nested.index.append(Place(subject_id, bucket, shard.tell(), len(member)))
+            index.append(Place(subject_id, bucket, shard.tell(), len(member)))
             shard.write(member)
-    return nested
+    return nested, index
 
 
 def _tables(
-    name: str, columns: Columns, bucket: int, folder: Path
+    name: str, columns: Columns, bucket: int, run: Run, expected: int
 ) -> Iterator[tuple[str, Columns, pa.Table]]:
     """Yield a table's rows of one bucket: its name, columns and rows, as strings.
 
-    A table of codes comes a second time, as `<table>_labeled`, with the title of each code.
+    A table of codes comes a second time, as `<table>_labeled`, with the title of each code. Raises
+    UserError when there are not as many rows as `expected`.
     """
-    path = folder / "parts" / f"{name}-{bucket:05d}.arrow"
-    if not path.exists():
-        return
-    try:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-            rows = stream.read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        if faults.of_the_machine(error):
-            raise
-        raise damaged(path) from None
+    batches = [one for path in run.files_of_bucket(bucket, name) for one in runs.batches(path)]
+    rows = pa.Table.from_batches(batches, pa.schema([(column, pa.string()) for column in columns]))
+    if rows.num_rows != expected:
+        raise damaged(run.parts / f"{name}-{bucket:05d}")
+    folder = run.folder
     yield name, columns, rows
     if name not in LABELED:
         return
@@ -302,7 +282,12 @@ def _escaped(values: pa.LargeStringArray) -> pa.LargeStringArray:
     return pc.replace_with_mask(values, special, pa.array(escaped, pa.large_string()))
 
 
-def write_index(index: list[Place], path: Path) -> None:
-    """Write the place of every patient's gzip member as a Parquet file."""
-    columns = [pa.array(values, pa.int64()) for values in zip(*index, strict=True)]
-    parquet_files.write(pa.table(columns, list(Place._fields)), path)
+def write_index(run: Run) -> None:
+    """Write the place of every patient's gzip member as a Parquet file, as the markers have it."""
+    found = (read_done(_marker(run.parts, bucket)) or {} for bucket in range(run.n_buckets))
+    tables = [
+        pa.table([pa.array(column, pa.int64()) for column in zip(*done["index"], strict=True)],
+                 list(Place._fields))
+        for done in found
+    ]  # fmt: skip
+    parquet_files.write(pa.concat_tables(tables).combine_chunks(), run.folder / "index.parquet")

@@ -1,45 +1,38 @@
-"""Step 1's first half: put the rows of every table into buckets of patients."""
+"""Step 1's first half: put the rows of every table into buckets of patients.
+
+A table is read piece by piece, each into a folder of files by coarse bucket. Where there are more
+buckets than files may be open at once, a coarse bucket is then split into its buckets.
+"""
 
 import contextlib
-import csv
 import functools
-import itertools
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from mimic_qlora.display import csv_files
-from mimic_qlora.mimic import tables
-from mimic_qlora.mimic.second_reader import LineCounts
-from mimic_qlora.mimic.tables import Columns, Source
-from mimic_qlora.subjects.buckets import (
-    HELD_BYTES,
-    NO_PATIENT,
-    NOT_CHOSEN,
-    Layout,
-    read_done,
-    write_done,
-)
+from mimic_qlora.mimic import pieces, tables
+from mimic_qlora.mimic.pieces import Piece
+from mimic_qlora.mimic.tables import Columns, PieceCounts, Seams, Source
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import buckets as bucket_sizes
+from mimic_qlora.subjects import rejects, runs
+from mimic_qlora.subjects.buckets import damaged, read_done, write_done
+from mimic_qlora.subjects.rejects import Rejects
+from mimic_qlora.subjects.runs import NO_PATIENT, NOT_CHOSEN, Owners, Run
+from mimic_qlora.work.engine import Engine
 
-_LINE_END = re.compile("\r\n|\r|\n")
 REJECTED = -3  # stands for the bucket of a row that is rejected
-COLUMNS = ("file", "row", "reason", "content")  # of a file of rejected rows
-REASON = COLUMNS.index("reason")
+PIECE_BYTES = 512 << 20  # of a file that may be cut: enough that no start of a task shows
+MOST_PIECES = 1000  # of all tables together, about: each has a file for each coarse bucket
 
-
-class Owners(NamedTuple):
-    """The patients to whom the ids of stays lead."""
-
-    ids: np.ndarray  # int64 [stays], sorted
-    subject_ids: np.ndarray  # int64 [stays]
+Rows = Mapping[str, Mapping[int, int]]  # table -> bucket -> rows
 
 
 class RowCounts(NamedTuple):
@@ -56,74 +49,29 @@ class RowCounts(NamedTuple):
     spanning: int  # cells that go on in further lines, by the second reader
 
 
-class Rejects:
-    """The rows of a table that cannot be kept, in a CSV file that exists only if there is one."""
+class ReadPiece(NamedTuple):
+    """What a piece of a table held: its rows by their fate, and those kept by coarse bucket."""
 
-    def __init__(self, path: Path, file_name: str) -> None:
-        """Take the place of the file, and the name of the table's own file."""
-        self.count = 0  # rows, each line of one that spans several
-        self.folded = 0  # lines behind the first of a row
-        self._path, self._file_name = path, file_name
-        self._file: TextIO | None = None
-
-    def __enter__(self) -> "Rejects":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def add(self, row_number: int, reason: str, text: str) -> None:
-        """Keep a row, safe for spreadsheets.
-
-        `row_number` is its place in the table's file, the header being 1. An empty line or a
-        further line of a row has no number of its own.
-        """
-        if self._file is None:
-            self._file = open(self._path, "w", newline="", encoding="utf-8")
-            csv.writer(self._file).writerow(COLUMNS)
-        cells = (self._file_name, row_number, reason, text)
-        csv.writer(self._file).writerow(map(csv_files.safe_cell, cells))
-        folded = len(_LINE_END.findall(text))
-        self.count += 1 + folded
-        self.folded += folded
-
-
-def remove_rejects(folder: Path) -> None:
-    """Remove the files of an earlier run; others stay, as the folder may be the user's own."""
-    for path in folder.glob("*.csv"):
-        with open(path, "rb") as file:
-            is_ours = file.readline().strip() == ",".join(COLUMNS).encode()
-        if is_ours:
-            path.unlink()
-    with contextlib.suppress(OSError):  # it is not there, or not empty
-        folder.rmdir()
-
-
-def reasons(path: Path) -> Counter[str]:
-    """Count the reasons in a file that `Rejects` wrote."""
-    csv.field_size_limit(2**31 - 1)  # a rejected row may hold a long note
-    with open(path, newline="", encoding="utf-8") as file:
-        return Counter(row[REASON] for row in itertools.islice(csv.reader(file), 1, None))
+    counts: RowCounts
+    rows: dict[int, int]
+    seams: Seams
 
 
 class BucketWriter:
-    """The rows of one table on their way into a file for each bucket, `<table>-<bucket>.arrow`.
+    """Rows on their way into a file for each bucket, `<bucket>.arrow` in a folder.
 
-    Rows are held back until they take about `held_bytes`, then sorted by bucket and written.
+    They are held back until they take about `held_bytes`, then sorted by bucket and written.
     """
 
-    def __init__(self, name: str, columns: Columns, parts: Path, held_bytes: int) -> None:
-        """Remove what an interrupted run has left of this table in `parts`."""
-        self._name, self._parts, self._held_bytes = name, parts, held_bytes
+    def __init__(self, columns: Collection[str], folder: Path, held_bytes: int) -> None:
+        """Take the columns of the rows and an empty folder."""
+        self.rows = Counter[int]()  # by bucket
+        self._folder, self._held_bytes = folder, held_bytes
         self._schema = pa.schema([(column, pa.string()) for column in columns])
         self._files = contextlib.ExitStack()
         self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
         self._held: list[tuple[pa.RecordBatch, np.ndarray]] = []
         self._n_held = 0  # bytes
-        # digits, so as to spare a table whose name begins like this one's
-        for leftover in parts.glob(f"{name}-{'[0-9]' * 5}.arrow"):
-            leftover.unlink()
 
     def __enter__(self) -> "BucketWriter":
         return self
@@ -163,70 +111,141 @@ class BucketWriter:
         starts = np.flatnonzero(np.diff(buckets, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(buckets)], strict=True):
             self._writer(int(buckets[start])).write_table(rows.slice(start, end - start))
+            self.rows[int(buckets[start])] += int(end - start)
         del rows
         pa.default_memory_pool().release_unused()
 
     def _writer(self, bucket: int) -> pa.ipc.RecordBatchStreamWriter:
         """Return the open file of a bucket."""
         if bucket not in self._writers:
-            path = self._parts / f"{self._name}-{bucket:05d}.arrow"
+            path = runs.bucket_file(self._folder, bucket)
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             stream = pa.ipc.new_stream(path, self._schema, options=options)
             self._writers[bucket] = self._files.enter_context(stream)
         return self._writers[bucket]
 
 
-def partition(
-    name: str,
-    source: Source,
-    plan: Layout,
-    owners: Mapping[str, Owners],
-    parts: Path,
-    held_bytes: int,
-    tell: Callable[[int, int], None],
-) -> RowCounts:
-    """Append every row of a table to the file of its bucket, in file order.
+class PieceJob(NamedTuple):
+    """One piece of a table to read: the `number`th, in the order of its rows."""
 
-    `owners` maps the id columns that lead to a patient in a table without subject_id. Rows that
-    cannot be placed go to `<table>.rejects.csv`. `tell(bytes, rows)` is called as the file is read.
+    table: str
+    number: int
+    source: Source
+    piece: Piece
+
+
+def read_piece(
+    job: PieceJob, run: Run, tell: Callable[[int, int], None] | None = None
+) -> ReadPiece:
+    """Put the rows of a piece into files by coarse bucket, in file order, unless that is done.
+
+    Rows that cannot be placed go to a file of rejects beside them. `tell(bytes, rows)` is called as
+    the piece is read; without it a note tells other processes. The folder of the piece appears when
+    it is whole.
     """
-    marker = parts / f"{name}.done.json"
-    done = read_done(marker)
-    if done and done.keys() >= {*IN_MANIFEST}:  # an earlier version counted less
-        return RowCounts(*(done[key] for key in IN_MANIFEST))
+    place = run.read_folder(job.table, job.number)
+    piece = [job.source.key(job.piece.path), job.piece.start, job.piece.end]
+    marker = f"{place.name}.done.json"
+    done = read_done(place / marker)
+    if done:
+        if done["piece"] != piece:
+            raise damaged(place / marker)
+        counts = RowCounts(*(done[key] for key in IN_MANIFEST))
+        return ReadPiece(counts, _by_bucket(done["rows"]), Seams(*done["seams"]))
+    with run.new_folder() as folder:
+        found = _read_piece(job, run, folder, tell or runs.Teller(folder))
+        content = {"piece": piece, "rows": found.rows, "seams": found.seams}
+        write_done(folder / marker, counts_in_manifest(found.counts) | content)
+        runs.publish(folder, place)
+    return found
+
+
+def _by_bucket(rows: Mapping[str, int]) -> dict[int, int]:
+    """Return the rows by bucket as JSON had them."""
+    return {int(bucket): n for bucket, n in rows.items()}
+
+
+def _split(
+    coarse: int,
+    run: Run,
+    columns: Mapping[str, Columns],
+    expected: Mapping[str, int],
+    folder: Path,
+) -> dict[str, dict[int, int]]:
+    """Split a coarse bucket into an empty folder, with a folder for each table in it."""
+    plan, rows = run.layout(), dict[str, dict[int, int]]()
+    for name in columns:
+        (folder / name).mkdir()
+        with BucketWriter(columns[name], folder / name, run.held_bytes) as writer:
+            for path in run.files_of(coarse, name):
+                for batch in runs.batches(path):
+                    writer.add(batch, plan.bucket_of(whole_numbers(batch["subject_id"])))
+        rows[name] = dict(writer.rows)
+        if sum(rows[name].values()) != expected[name]:
+            raise damaged(run.parts / f"{name}-{coarse:05d}")
+    return rows
+
+
+def _read_piece(
+    job: PieceJob, run: Run, folder: Path, tell: Callable[[int, int], None]
+) -> ReadPiece:
+    """Read a piece into an empty folder."""
+    source, plan = job.source, run.layout()
     columns = stored_columns(source)
     n_read = n_kept = n_unsampled = 0
-    counted: list[LineCounts] = []
-    ragged: list[int] = []  # places in the file, header = 1, of rows with another number of fields
+    counted: list[PieceCounts] = []
+    ragged: list[int] = []  # places in the piece, header = 1, of rows with another number of fields
     with (
-        Rejects(parts / f"{name}.rejects.csv", source.path.name) as rejects,
-        BucketWriter(name, columns, parts, held_bytes) as writer,
+        Rejects(folder / rejects.NAME, job.piece.path.name) as rejected,
+        BucketWriter(columns, folder, run.held_bytes) as writer,
     ):
 
         def reject_ragged(place: int, text: str) -> None:
             ragged.append(place)
-            rejects.add(place, "wrong number of fields", text)
+            rejected.add(place, "wrong number of fields", text)
 
         def tell_how_far(n_bytes: int) -> None:
             tell(n_bytes, n_read)
 
-        for batch in tables.read(source, reject_ragged, tell_how_far, counted.append):
-            batch, subject_ids = with_subject_ids(batch, columns, owners)
+        for batch in tables.read(source, reject_ragged, tell_how_far, counted.append, job.piece):
+            batch, subject_ids = with_subject_ids(batch, columns, plan.owners)
             buckets = plan.bucket_of(subject_ids)
             for reason, bad in _faults(batch, source, buckets):
                 for number in np.flatnonzero(bad & (buckets != REJECTED)):
                     place = _place(n_read + int(number), ragged)
-                    rejects.add(place, reason, _text_of_row(batch, int(number)))
+                    rejected.add(place, reason, _text_of_row(batch, int(number)))
                 buckets[bad] = REJECTED
             n_read += batch.num_rows
             n_kept += int((buckets >= 0).sum())
             n_unsampled += int((buckets == NOT_CHOSEN).sum())
-            writer.add(batch, buckets)
-    n_in = n_read + len(ragged) + rejects.folded
-    (lines,) = counted
-    counts = RowCounts(n_in, n_kept, n_unsampled, rejects.count, lines.lines, lines.spanning)
-    write_done(marker, counts_in_manifest(counts))
-    return counts
+            writer.add(batch, run.coarse_of(buckets))
+    n_in = n_read + len(ragged) + rejected.folded
+    ((lines, seams),) = counted
+    counts = RowCounts(n_in, n_kept, n_unsampled, rejected.count, lines.lines, lines.spanning)
+    return ReadPiece(counts, dict(writer.rows), seams)
+
+
+def split(
+    coarse: int, run: Run, columns: Mapping[str, Columns], expected: Mapping[str, int]
+) -> Rows:
+    """Put the rows of a coarse bucket into files by bucket; return how many of each table.
+
+    `expected` is how many rows of each table the pieces of the tables hold of it. Its files are
+    removed when the folder of the split ones is whole.
+    """
+    place = run.split_folder(coarse)
+    marker = f"{place.name}.done.json"
+    done = read_done(place / marker)
+    if done is None:
+        with run.new_folder() as folder:
+            rows = _split(coarse, run, columns, expected, folder)
+            write_done(folder / marker, {"rows": rows})
+            runs.publish(folder, place)
+    else:
+        rows = {name: _by_bucket(found) for name, found in done["rows"].items()}
+    for path in run.files_of(coarse):
+        path.unlink(missing_ok=True)
+    return rows
 
 
 # The names that manifests and markers have for the counts, in their order.
@@ -254,26 +273,108 @@ def _place(number: int, ragged: list[int]) -> int:
     return place
 
 
+def jobs(sources: Mapping[str, Source]) -> list[PieceJob]:
+    """Return the pieces of all tables, by table and in the order of their rows."""
+    total = sum(map(bucket_sizes.unpacked_bytes, sources.values()))
+    size = max(PIECE_BYTES, total // MOST_PIECES)
+    return [
+        PieceJob(name, number, source, piece)
+        for name, source in sources.items()
+        for number, piece in enumerate(
+            piece
+            for path in source.files
+            for piece in pieces.cut(path, bool(source.texts), size, size // bucket_sizes.GZIP_RATIO)
+        )
+    ]
+
+
 def partition_all(
-    sources: Mapping[str, Source], plan: Layout, parts: Path, memory: int
-) -> dict[str, RowCounts]:
-    """Put the rows of every table into buckets, within `memory` bytes; return table -> counts."""
-    owners = stay_owners(sources)
-    held_bytes = min(memory // 12, HELD_BYTES)
-    rows = {}
-    for name, source in sources.items():
-        size = source.path.stat().st_size
-        with tqdm(
-            total=size, desc=f"{name:<20}", unit="B", unit_scale=True, leave=False, disable=None
-        ) as bar:
-            tell = functools.partial(_show_progress, bar)
-            rows[name] = partition(name, source, plan, owners, parts, held_bytes, tell)
-    return rows
+    sources: Mapping[str, Source], run: Run, engine: Engine
+) -> tuple[dict[str, RowCounts], Rows]:
+    """Put the rows of every table into coarse buckets; return table -> counts, and their rows.
+
+    The largest pieces come first, so that none is left alone at the end.
+    """
+    found = _read_all(jobs(sources), run, engine)
+    counts: dict[str, RowCounts] = {}
+    rows: dict[str, Counter[int]] = {name: Counter() for name in sources}
+    for name in sources:
+        read = [(job, one) for job, one in found if job.table == name]
+        _check_seams(read)
+        headers = sum(job.piece.start > 0 for job, _ in read)  # that a cut has put before its piece
+        sums = map(sum, zip(*(one.counts for _, one in read), strict=True))
+        counts[name] = RowCounts(*sums)
+        counts[name] = counts[name]._replace(lines=counts[name].lines - headers)
+        for _, one in read:
+            rows[name].update(one.rows)
+        rejects.join(_rejected(read, run), run.parts / f"{name}.{rejects.NAME}")
+    return counts, rows
 
 
-def _show_progress(bar: tqdm, n_bytes: int, n_rows: int) -> None:
-    bar.set_postfix_str(f"{n_rows:,} rows", refresh=False)
-    bar.update(n_bytes - bar.n)
+def _read_all(
+    every: Sequence[PieceJob], run: Run, engine: Engine
+) -> list[tuple[PieceJob, ReadPiece]]:
+    """Read all pieces; return each with what it held, in the order of `every`."""
+    sizes = [bucket_sizes.unpacked_piece(job.piece) for job in every]
+    order = sorted(range(len(every)), key=lambda place: -sizes[place])
+    stored = [job.piece.stored_bytes() for job in every]
+    found: dict[int, ReadPiece] = {}
+    with tqdm(
+        total=sum(stored), desc="reading tables", unit="B", unit_scale=True, leave=False,
+        disable=None,
+    ) as bar:  # fmt: skip
+
+        def show(more: int = 0) -> None:
+            n_bytes = sum(stored[place] for place in found) + (more or run.bytes_read())
+            bar.update(max(0, n_bytes - bar.n))
+
+        def tell(n_bytes: int, n_rows: int) -> None:
+            bar.set_postfix_str(f"{n_rows:,} rows", refresh=False)
+            show(n_bytes)
+
+        read = functools.partial(read_piece, tell=tell) if engine.is_inline else read_piece
+        arguments = [(every[place], run) for place in order]
+        for number, one in engine.completed(read, arguments, show):
+            found[order[number]] = one
+            show()
+    return [(job, found[place]) for place, job in enumerate(every)]
+
+
+def _rejected(read: Sequence[tuple[PieceJob, ReadPiece]], run: Run) -> Iterator[rejects.PartOfFile]:
+    """Yield the rejected rows of a table's pieces, in order."""
+    before, path = 0, None
+    for job, one in read:
+        before = before if job.piece.path == path else 0
+        path = job.piece.path
+        place = run.read_folder(job.table, job.number) / rejects.NAME
+        yield rejects.PartOfFile(place, before)
+        before += one.counts.read
+
+
+def _check_seams(read: Sequence[tuple[PieceJob, ReadPiece]]) -> None:
+    """Raise UserError unless each byte of the files is in one piece: neighbours meet."""
+    ends = dict[Path, int]()
+    for job, one in read:
+        path, start, _ = job.piece
+        if (ends.get(path, 0) if start else 0) != one.seams.skipped:
+            raise UserError(f"{path} changed while it was read: run the same command again")
+        ends[path] = one.seams.beyond
+
+
+def split_all(run: Run, engine: Engine, columns: Mapping[str, Columns], rows: Rows) -> Rows:
+    """Split every coarse bucket, if they hold several buckets; return the rows by bucket."""
+    if run.width == 1:
+        return rows
+    arguments = [
+        (coarse, run, columns, {name: found.get(coarse, 0) for name, found in rows.items()})
+        for coarse in range(run.n_coarse)
+    ]
+    total: dict[str, dict[int, int]] = {name: {} for name in rows}
+    done = engine.completed(split, arguments)
+    for _, part in tqdm(done, "splitting buckets", len(arguments), unit="bucket", disable=None):
+        for name, found in part.items():
+            total[name].update(found)
+    return total
 
 
 def stay_owners(

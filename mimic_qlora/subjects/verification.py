@@ -6,6 +6,7 @@ from an empty string. The hashes of a table's rows in one part (bucket of patien
 both sides. Equal sums and counts mean equal cells but for a chance of 2^-64. Memory is bounded.
 """
 
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from mimic_qlora.mimic import cells, second_reader, tables
 from mimic_qlora.mimic.tables import Columns, Kind, Source
 from mimic_qlora.subjects import parquet_files, partition, sql
-from mimic_qlora.subjects.partition import Owners
+from mimic_qlora.subjects.runs import Owners
 
 BLOCK_BYTES = 16 << 20
 
@@ -131,7 +132,7 @@ def _csv_rows(source: Source) -> Iterator[pa.RecordBatch]:
     The cells are strings.
     """
     names = list(source.columns)
-    for rows in second_reader.rows(source.path):
+    for rows in itertools.chain.from_iterable(map(second_reader.rows, source.files)):
         whole = [row for row in rows if len(row) == len(names)]
         if whole:
             texts = [pa.array(column, pa.string()) for column in zip(*whole, strict=True)]

@@ -42,3 +42,15 @@ def test_patients_without_a_coded_stay_are_left_out_and_everybodys_disease_is_pa
         "only 0 train patients are without it" in passed[0]
         and "1 targets instead of 20" in passed[1]
     )
+
+
+def test_more_patients_than_memory_holds_are_sampled(tmp_path):
+    store = keep(tmp_path, hospital())
+    con = database.connect(store, tmp_path)
+    everybody = cohort.gather(con, 24)
+    con.execute("DROP TABLE cohort")
+    people = cohort.gather(con, 24, 120)
+    assert len(people) == 120 and people.subject_id.is_monotonic_increasing
+    assert set(people.subject_id) < set(everybody.subject_id)
+    chosen, _ = cohort.choose(con, people, "phenotypes", 3)
+    assert chosen and all(len(target.y) == 120 for target in chosen)

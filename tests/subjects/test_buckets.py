@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from helpers.paths import ROOT
-from mimic_qlora.mimic import tables
 from mimic_qlora.step import limits
 from mimic_qlora.step.errors import GoesOn, UserError
 from mimic_qlora.subjects import buckets, conversion
@@ -23,24 +22,42 @@ command_line.run(convert_to_jsonl.main)
 """
 
 
-@pytest.mark.parametrize(("files", "n"), [(4096, 900), (1024, 900), (600, 500), (256, 156)])
-def test_fewer_buckets_where_fewer_files_may_be_open(monkeypatch, files, n):
+@pytest.mark.parametrize(
+    ("files", "n", "width"),
+    [
+        (4096, 900, 1),
+        (4096, 901, 30),
+        (1024, 73_000, 270),
+        (256, 156, 1),
+        (256, 2000, 45),
+        (104, 13, 4),
+    ],
+)
+def test_where_few_files_may_be_open_buckets_come_in_two_levels(monkeypatch, files, n, width):
     monkeypatch.setattr(limits, "open_files", lambda: files)
-    assert buckets.count({}, 2_000_000, 2_000_000, GIB) == n
+    assert buckets.width(n) == width
+    assert width <= files - 100 and -(-n // width) <= files - 100
 
 
-def test_too_few_files_for_the_memory_are_a_sentence(monkeypatch, tiny_mimic):
+def test_a_bucket_stays_small_at_any_size(monkeypatch, tiny_mimic):
+    """A hundred MIMIC-IVs: no bucket of more than its bytes, or its patients."""
+    monkeypatch.setattr(buckets, "unpacked_bytes", lambda source: 10**12)
+    nine_tables = dict.fromkeys(range(9))
+    n = buckets.count(nine_tables, 36_000_000, 36_000_000, 128 << 20)
+    assert 9 * 10**12 / n <= 128 << 20 and 36_000_000 / n <= buckets.PATIENTS_PER_BUCKET
+
+
+def test_too_few_files_for_two_levels_are_a_sentence(monkeypatch):
     monkeypatch.setattr(limits, "open_files", lambda: 103)
-    sources = tables.find(tiny_mimic)
     with pytest.raises(UserError, match="`ulimit -n 1024` first, or more --memory"):
-        buckets.count(sources, 12, 12, 1)
+        buckets.width(12)
 
 
 def test_a_run_goes_on_with_the_number_that_it_began_with(monkeypatch, tmp_path):
     """Another limit today would send a patient's rows to another file."""
     monkeypatch.setattr(limits, "open_files", lambda: 600)
-    assert buckets.as_begun(tmp_path, 400) == 400
-    assert buckets.as_begun(tmp_path, 120) == 400
+    assert buckets.as_begun(tmp_path, 400) == (400, 1)
+    assert buckets.as_begun(tmp_path, 120) == (400, 1)
     monkeypatch.setattr(limits, "open_files", lambda: 256)
     with pytest.raises(GoesOn, match=f"`ulimit -n 1024` first, or remove {tmp_path.parent} "):
         buckets.as_begun(tmp_path, 120)
@@ -61,7 +78,7 @@ def test_a_bucket_for_each_patient_under_a_limit_of_files(tiny_mimic, tmp_path, 
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, preexec_fn=apply)
     assert done.returncode == 0, done.stderr
     shards = list((tmp_path / "storage/subjects/shards").iterdir())
-    assert len(shards) == (12 if soft else 6)
+    assert len(shards) == 12
 
 
 # ---------------------------------------------------------------- memory

@@ -13,7 +13,7 @@ import convert_to_jsonl
 from helpers.mimic_tables import rewrite, write_table
 from helpers.scripts import folder_bytes, run_script
 from mimic_qlora.mimic import tables
-from mimic_qlora.subjects import buckets, partition, patients, reader
+from mimic_qlora.subjects import buckets, patients, reader, rejects
 
 
 def lines(storage):
@@ -360,7 +360,9 @@ def test_rejected_rows_are_kept_with_their_reasons_and_up_to_the_limit_the_rest_
         ("39", "wrong number of fields"),
     ]
     # what was read is kept, for a run that allows them
-    assert (tmp_path / "storage/.subjects.partial/parts/labevents.done.json").exists()
+    assert (
+        tmp_path / "storage/.subjects.partial/parts/read/labevents-00000/labevents-00000.done.json"
+    ).exists()
     assert (
         run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--max-rejects", "2").returncode == 0
     )
@@ -375,9 +377,9 @@ def test_files_of_the_user_in_a_folder_of_rejects_stay(tmp_path):
     own = {"mine.csv": "file,row,why\n1,2,3\n", "notes.txt": "file,row,reason,content\n"}
     for name, text in {**own, "labevents.csv": "file,row,reason,content\r\na,1,b,c\r\n"}.items():
         (tmp_path / name).write_text(text, newline="")
-    partition.remove_rejects(tmp_path)
+    rejects.remove_rejects(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == own
-    partition.remove_rejects(tmp_path / "nothing")
+    rejects.remove_rejects(tmp_path / "nothing")
 
 
 def test_a_table_without_subject_id_follows_its_stays(run, tiny_mimic, tmp_path):

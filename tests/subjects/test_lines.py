@@ -11,7 +11,7 @@ import convert_to_jsonl
 from helpers.mimic_tables import write_table
 from mimic_qlora.mimic import tables
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import conversion, partition
+from mimic_qlora.subjects import conversion, runs
 
 
 @pytest.fixture
@@ -139,15 +139,15 @@ def test_columns_of_texts_may_be_named(convert, tiny_mimic):
 
 def test_counts_are_kept_of_a_table_that_was_read_before_a_kill(convert, tiny_mimic, monkeypatch):
     expected = rows_of(convert(), "labevents")
-    whole, read = partition.write_done, []
+    whole, read = runs.publish, []
 
-    def killed(marker, result):
-        whole(marker, result)
-        if marker.name == "labevents.done.json":
+    def killed(made, place):
+        whole(made, place)
+        if place.name.startswith("labevents"):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(partition, "write_done", killed)
+        context.setattr(runs, "publish", killed)
         convert("--force")
     reader = tables.read
     monkeypatch.setattr(

@@ -1,0 +1,90 @@
+"""Pieces of a file: together they are its rows, each once, wherever the cuts fall."""
+
+import gzip
+import io
+import random
+
+import pytest
+
+from helpers.block_gzip import packed
+from mimic_qlora.mimic import pieces, tables
+
+HEADER = b"subject_id,x\n"
+
+
+def rows_of(path, piece):
+    with open(path, "rb") as file:
+        rows = pieces.Rows(file, piece, ["subject_id", "x"])
+        found, draw = [], random.Random(1)
+        while data := rows.read(draw.randrange(1, 40)):
+            found.append(data)
+    return b"".join(found), rows
+
+
+def text(end, draw, n=40):
+    """Rows from one byte to some hundred long."""
+    lines = (b"%d,%s" % (i, b"x" * draw.choice([0, 1, 30, 300])) for i in range(n))
+    return HEADER + b"".join(line + end for line in lines)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CR LF", "CR"])
+@pytest.mark.parametrize("form", ["plain", "bgzip"])
+def test_pieces_hold_each_row_once_wherever_they_are_cut(tmp_path, end, form):
+    draw = random.Random(7)
+    for trial in range(8):
+        whole = text(end, draw)
+        whole = whole[: -draw.randrange(0, 2) or None]  # perhaps without the last end of a line
+        path = tmp_path / f"{trial}.csv{'.gz' * (form == 'bgzip')}"
+        stored = packed(whole, draw.randrange(1, 500)) if form == "bgzip" else whole
+        path.write_bytes(stored)
+        cuts = pieces.cut(path, False, step := draw.randrange(60, 900), step)
+        assert len(cuts) > 1 or step >= len(stored) or form == "bgzip"
+        joined, beyond = b"", 0
+        for piece in cuts:
+            data, rows = rows_of(path, piece)
+            joined += data if piece.start == 0 else data.removeprefix(HEADER)
+            assert rows.skipped == beyond
+            beyond = rows.beyond
+        assert joined == whole and beyond == 0
+
+
+def test_what_cannot_be_cut_is_one_piece(tmp_path):
+    lines = text(b"\n", random.Random(0), 400)
+    plain, stream = tmp_path / "a.csv", tmp_path / "b.csv.gz"
+    plain.write_bytes(lines)
+    stream.write_bytes(gzip.compress(lines))
+    assert pieces.cut(plain, True, 100, 10) == [pieces.Piece(plain)]
+    assert pieces.cut(stream, False, 100, 10) == [pieces.Piece(stream)]
+    assert len(pieces.cut(plain, False, 100, 10)) > 10
+
+
+def test_bytes_that_only_look_like_a_block_are_none(tmp_path):
+    """A cell may hold the head of a block; no other follows where it says."""
+    blocks, noise = packed(random.Random(0).randbytes(4000), 1 << 10), b"x" * 30
+    fake = blocks[:18] + noise * 100
+    stored = noise + fake + blocks
+    file, size = io.BytesIO(stored), len(stored)
+    assert pieces._block_behind(file, 0, size) == len(noise + fake)
+    assert pieces._block_behind(file, size - 5, size) is None
+
+
+def test_a_table_may_be_a_folder_of_files(tmp_path, tiny_mimic):
+    labs = tiny_mimic / "hosp/labevents.csv.gz"
+    header, *lines = gzip.decompress(labs.read_bytes()).splitlines(keepends=True)
+    labs.unlink()
+    folder = tiny_mimic / "hosp/labevents"
+    folder.mkdir()
+    (folder / "1.csv").write_bytes(b"".join([header, *lines[:20]]))
+    (folder / "2.csv.gz").write_bytes(gzip.compress(b"".join([header, *lines[20:]])))
+    source = tables.find(tiny_mimic)["labevents"]
+    assert [source.key(path) for path in source.files] == [
+        "hosp/labevents/1.csv",
+        "hosp/labevents/2.csv.gz",
+    ]
+    assert sum(batch.num_rows for batch in tables.read(source)) == 36
+    (folder / "3.csv").write_bytes(b"subject_id,value\n")
+    with pytest.raises(tables.UserError, match="3.csv has other columns than .*1.csv"):
+        tables.find(tiny_mimic)
+    labs.write_bytes(gzip.compress(header))
+    with pytest.raises(tables.UserError, match="table labevents is there twice"):
+        tables.find(tiny_mimic)

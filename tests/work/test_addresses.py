@@ -1,0 +1,76 @@
+"""Which cluster a command takes: encrypted, or on this machine alone; its certificates."""
+
+import json
+import stat
+
+import pytest
+
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.work import certificates, cluster, remote
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("tcp://10.1.2.3:8786", "is not encrypted"),
+        ("tcp://0.0.0.0:8786", "is not encrypted"),
+        ("tcp://scheduler:8786", "is not encrypted"),
+        ("tcp://[2001:db8::1]:8786", "is not encrypted"),
+        ("ws://127.0.0.1:8786", "must be an address such as tls://host:8786"),
+        ("inproc://127.0.0.1/1/2", "must be an address"),
+        ("127.0.0.1:8786", "must be an address"),
+        ("tls://host", "must be an address"),
+        ("tls://host:port", "must be an address"),
+        ("tls://10.1.2.3:8786", "takes certificates"),
+    ],
+)
+def test_a_scheduler_that_others_can_reach_is_refused(address, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        cluster.target(address, None, None)
+    file = tmp_path / "scheduler.json"
+    file.write_text(json.dumps({"address": address}))
+    with pytest.raises(UserError, match=words):
+        cluster.target(None, str(file), None)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tcp://[::1]:1", "tcp://localhost:1"])
+def test_a_scheduler_of_this_machine_needs_no_certificates(address):
+    assert cluster.target(address, None, None) == cluster.Target(address, None)
+    assert cluster.target(None, None, None) is None
+
+
+def test_a_file_of_a_scheduler_that_is_none_is_a_sentence(tmp_path):
+    file = tmp_path / "scheduler.json"
+    with pytest.raises(UserError, match="start `dask scheduler --scheduler-file"):
+        cluster.target(None, str(file), None)
+    for text in ("", "[]", '{"id": 1}'):
+        file.write_text(text)
+        with pytest.raises(UserError, match="is not what `dask scheduler"):
+            cluster.target(None, str(file), None)
+    with pytest.raises(UserError, match="name one cluster"):
+        cluster.target("tcp://127.0.0.1:1", str(file), None)
+
+
+def test_certificates_are_private_and_not_replaced(tmp_path):
+    pytest.importorskip("cryptography")
+    folder = certificates.make(str(tmp_path / "tls"))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    names = ("ca.pem", "node.pem", "node.key", "dask.yaml")
+    assert modes == dict.fromkeys(names, 0o600) and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    found = cluster.target("tls://10.1.2.3:8786", None, str(folder))
+    assert found.certificates == certificates.files_in(folder)
+    with pytest.raises(UserError, match="is there already"):
+        certificates.make(str(folder))
+    (folder / "node.key").chmod(0o640)
+    with pytest.raises(UserError, match="others can read .*node.key: run `chmod 600"):
+        cluster.target("tls://10.1.2.3:8786", None, str(folder))
+    (folder / "ca.pem").unlink()
+    with pytest.raises(UserError, match="there is no .*ca.pem"):
+        cluster.target("tls://10.1.2.3:8786", None, str(folder))
+
+
+def test_versions_that_differ_are_named():
+    own = remote.versions()
+    assert remote.difference(own, dict(own)) == ""
+    assert remote.difference(own, own | {"numpy": "1.0"}) == f"numpy 1.0 and not {own['numpy']}"
+    assert "orjson None and not" in remote.difference(own, {**own, "orjson": None})
