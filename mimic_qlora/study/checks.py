@@ -61,8 +61,9 @@ def _check_data(file: StudyFile, store: Path) -> None:
             raise file.mistake("needs a folder in data.from", "data", "fetch_demo")
         _check_replaced(file, store)
         return
-    if data.synthetic_patients:
-        raise file.mistake("needs data.from: synthetic", "data", "synthetic_patients")
+    for field in ("synthetic_patients", "synthetic_emergency"):
+        if getattr(data, field):
+            raise file.mistake("needs data.from: synthetic", "data", field)
     folder = commands.mimic_of(file)
     if data.fetch_demo and not folder.exists():
         return

@@ -202,6 +202,7 @@ WRONG = {
     "mimic": ("data: {from: nowhere}", "line 1, data.from: "),
     "subjects": ("data: {from: MIMIC, subjects_file: x}", "data.subjects_file: there is no file"),
     "made up": ("data: {from: MIMIC, synthetic_patients: 60}", "synthetic_patients: needs data"),
+    "made up visits": ("data: {from: MIMIC, synthetic_emergency: true}", "emergency: needs data"),
     "judge": ("data: {from: synthetic}\nvalidation: {judge: ./x}", "line 2, validation.judge: "),
     "demo": ("data: {from: synthetic, fetch_demo: true}", "data.fetch_demo: needs a folder"),
     "model": ("data: {from: synthetic}\nmodel: ./no/model", "line 2, model: "),
