@@ -3,6 +3,7 @@
     cd run_files && ./run.sh 50
     ./run.sh 50 --plan                 which difference 50 trials can show
     ./run.sh --freeze plan.yaml        settle what will be tested; then ./run.sh --final, once
+    ./run.sh 600 --tasks urgency       emergency visits, told from what happened after arrival
 
 Asks n distinct (patient, question) pairs. Every arm answers them, from one loaded copy of the 4-bit
 base. Apart from these it asks the knowledge prompts without a patient, and about n of step 4's
@@ -82,6 +83,13 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add("--freeze", metavar="PLAN", help="freeze this plan.yaml for --final, and end")
     add("--plan", action="store_true", help="say which difference n trials can show, and end")
     add("--seed", type=int, help="seed that draws the trials (default: 0)")
+    add(
+        "--tasks",
+        choices=("questions", "urgency"),
+        default="questions",
+        help="what is asked: curated questions, or step 4's urgency visits, told from what "
+        "happened after arrival (default: %(default)s)",
+    )
 
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:
@@ -203,6 +211,43 @@ def machine_of(
     )
 
 
+def ask_urgency(
+    args: argparse.Namespace,
+    opened: "Session",
+    settings: "Settings",
+    team: "Team",
+    route: ssh.Route,
+) -> int:
+    """Ask about urgency visits, and write what the answers show beside nurse and simple models."""
+    from mimic_qlora.validation import arms, delivery, ledger
+    from mimic_qlora.validation import settings as setting
+    from mimic_qlora.validation.urgency import report, run
+
+    if args.judge or args.twins or args.forgetting or args.arms:
+        raise UserError(
+            "--tasks urgency reads probabilities of base and adapters: leave out --judge, --twins, "
+            "--forgetting and --arms"
+        )
+    if team.n > 1:
+        raise UserError("--tasks urgency runs in one process: leave out --processes")
+    store, sha256 = opened.store, settings.plan_sha256
+    machine = machine_of(args, opened, settings, team)
+    adapters = machine.identity["adapters"]
+    opening = open_tests(opened, sha256, adapters) if sha256 else ""
+    this = setting.Run(opened, settings, arms.chosen("base", settings.runs), [], opening)
+    with storage.locked(machine.journal.path, "validation"):
+        found = run.find(this, machine)
+    if not settings.is_final:
+        looked = {**settings.trials, "tasks": args.tasks}
+        this = replace(this, opened=ledger.looked(store, adapters, looked))
+    with delivery.kept_results(store / "validation") as kept:
+        text = report.write(this, found, kept.partial)
+    folder = delivery.copy_to_temporary(kept.place)
+    page = folder / report.PAGE
+    print(f"\n{text}\n\n{delivery.fetching(folder, kept.place, route, page)}")
+    return 0
+
+
 def main() -> int:
     args = arguments()
     store = storage.open_storage(args.storage)
@@ -247,6 +292,8 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
     print(session.first_lines(opened))
     if alone := environment.alone():
         print(alone)
+    if args.tasks == "urgency":
+        return ask_urgency(args, opened, settings, team, route)
     drawn, apart = draw(args, opened, settings, questions)
     chosen = arms.chosen(settings.arms, settings.runs)
     asks = asking.asks([*drawn, *apart], chosen, opened)

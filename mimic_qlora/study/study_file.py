@@ -153,6 +153,7 @@ class Validation(_Section):
     plan: v.Text | None = None
     arms: Annotated[list[str], v.list_of(v.one_of((*ARMS, "all")))] | None = None
     judge: v.Text | None = None
+    tasks: Annotated[str, v.one_of(("questions", "urgency"))] | None = None
     max_new_tokens: v.PositiveInt | None = None
     batch_size: v.PositiveInt | None = None
     strict: v.YesNo = False

@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,21 +95,34 @@ def farewell(folder: Path, kept: Path, route: ssh.Route, scripts: Path) -> str:
 
     `scripts` is the folder of step 7's scripts.
     """
-    output = folder / "output.csv"
     store = shlex.quote(str(kept.parent.parent))
     review, label = (shlex.quote(str(scripts / name)) for name in ("review.py", "label.py"))
-    lines = [
-        f"Report: {folder / 'report.html'}",
-        f"Results: {folder} (copy: {kept})" if folder != kept else f"Results: {kept}",
-        f"sha256 of output.csv: {file_sha256(output)}",
-        "Fetch it, on your own machine:",
-        terminal.pasteable(route.scp(output)),
-        "or all of it, report.html too:",
-        terminal.pasteable(route.scp(folder, whole=True)),
+    next_ = [
         "Next: let people judge the answers, fill label.csv and measure the scorer by it, and wipe "
         "what you have fetched:",
         terminal.pasteable(f"python {review} --raters NAME --storage {store}"),
         terminal.pasteable(f"python {label} --results {shlex.quote(str(kept))}"),
+    ]
+    return fetching(folder, kept, route, folder / "report.html", next_)
+
+
+def fetching(
+    folder: Path, kept: Path, route: ssh.Route, page: Path, next_: Sequence[str] = ()
+) -> str:
+    """Return where the results and their page are, their hash, how to fetch and wipe them.
+
+    `next_` are lines that end with what to run next, before what wipes them.
+    """
+    output = folder / "output.csv"
+    lines = [
+        f"Report: {page}",
+        f"Results: {folder} (copy: {kept})" if folder != kept else f"Results: {kept}",
+        f"sha256 of output.csv: {file_sha256(output)}",
+        "Fetch it, on your own machine:",
+        terminal.pasteable(route.scp(output)),
+        f"or all of it, {page.name} too:",
+        terminal.pasteable(route.scp(folder, whole=True)),
+        *(next_ or ["Wipe what you have fetched:"]),
     ]
     if folder != kept:
         lines.append(terminal.pasteable(f"rm -r {shlex.quote(str(folder))}"))

@@ -111,6 +111,14 @@ def golds(record: Record, built: Context, visit: Visit) -> list[Gold]:
     ]
 
 
+def reasons(answer: str) -> list[str]:
+    """Return what an answer names as seen on record."""
+    lines = (line.partition(":") for line in answer.splitlines())
+    named = [text for head, _, text in lines if head.strip().casefold() == SEEN.casefold()]
+    said = [" ".join(part.split()).strip(" .") for text in named for part in text.split(";")]
+    return [part for part in said if part and part.casefold() != NOTHING]
+
+
 class Score(NamedTuple):
     """The level that an answer begins with, None for no such word, and whether it is right."""
 

@@ -1,0 +1,84 @@
+"""One urgency run of step 7: draw visits, ask all arms, measure, and say what may be claimed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mimic_qlora.features import auroc
+from mimic_qlora.processes import entries
+from mimic_qlora.qa import session
+from mimic_qlora.tasks.urgency import visits
+from mimic_qlora.validation.run import Machine
+from mimic_qlora.validation.settings import Run
+from mimic_qlora.validation.urgency import claims, gather, simple, tables
+from mimic_qlora.validation.urgency.asked import Part
+from mimic_qlora.validation.urgency.gather import Training
+from mimic_qlora.validation.urgency.report import Found
+from mimic_qlora.validation.urgency.study import PRIMARY, SECONDARY, Split, Visits
+from mimic_qlora.validation.urgency.tables import ADAPTER, BASE, Measured, Table
+
+VALIDATION, TEST = "validation", "test"
+
+
+def find(run: Run, machine: Machine) -> Found:
+    """Ask the visits of validation patients, of test patients too by the frozen plan, and measure.
+
+    Raises UserError where step 4 left no visits.
+    """
+    every = visits.read(run.session.store)
+    entries.begin(machine.journal.path, machine.identity, machine.anew)
+    training = gather.train(run.session, every, run.settings.seed)
+    names = (VALIDATION, TEST) if run.settings.is_final else (VALIDATION,)
+    splits = [gather.split(run, machine, every, name, training) for name in names]
+    asked = Visits(splits, run.settings.seed)
+    return conclude(run, asked, training, list(gather.reasons(run, machine, asked)))
+
+
+def chosen(first: Split, training: Training) -> str | None:
+    """Return the simple model with the larger AUROC on validation patients, None without any."""
+    positive = np.array([one.visit.level in PRIMARY for one in first.shown], dtype=bool)
+    models = training.models[PRIMARY]
+    if not models:
+        return None
+    areas = {name: auroc.auroc(positive, first.scores(PRIMARY, name, Part.ALL)) for name in models}
+    return simple.better({name: -1.0 if np.isnan(area) else area for name, area in areas.items()})
+
+
+def may_claim(run: Run) -> bool:
+    """Return whether what is shown is claimed: of test patients, with nothing built in."""
+    return run.settings.is_final and not session.trial_only(run.session)
+
+
+def conclude(
+    run: Run, asked: Visits, training: Training, reasons: Sequence[gather.Reasons]
+) -> Found:
+    """Measure everything, apply the order of the claims, and make the tables."""
+    best = chosen(asked.splits[0], training)
+    further = [arm.name for arm in gather.answering(run) if arm.is_further_run]
+    models = list(training.models[PRIMARY])
+    arms = [ADAPTER, BASE, *further, *models]
+    primary = tables.measure(asked, PRIMARY, [*arms, *training.earlier])
+    made: Sequence[claims.Claim] = ()
+    told: list[Table] = []
+    if primary:
+        shown = Measured(
+            primary.study, {k: v for k, v in primary.found.items() if k not in training.earlier}
+        )
+        told.append(tables.performance(shown, "performance", *tables.FIRST))
+        if best:
+            made = claims.in_order(primary.study, primary.found, ADAPTER, claims.order(best, BASE))
+            told.append(tables.claimed(made, may_claim(run)))
+    both = [arm for arm in arms if arm not in models or training.models[SECONDARY]]
+    if second := tables.measure(asked, SECONDARY, both):
+        told.append(tables.performance(second, "secondary", *tables.SECOND, exact=False))
+    told += [tables.undertriaged(asked, [ADAPTER, BASE]), tables.analyses(asked, best)]
+    calibration, calibrations = tables.calibrated(asked, [ADAPTER, BASE, *models])
+    told.append(calibration)
+    if controls := tables.controls(asked, [ADAPTER, *models]):
+        told.append(controls)
+    told.append(tables.swapped(asked, [ADAPTER, *models]))
+    if primary:
+        told.append(tables.by_group(asked, primary))
+        told.append(tables.over_time(asked, primary, [ADAPTER, BASE, *models, *training.earlier]))
+    kept = [table for table in told if table.rows]
+    return Found(asked, training, best, primary, made, may_claim(run), kept, calibrations, reasons)
