@@ -9,6 +9,8 @@ from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 
 HOME = ("HOME", "HOME HEALTH CARE")
+LEFT = "discharge_location"
+DAY = timedelta(days=1)
 
 
 class Moment(NamedTuple):
@@ -28,11 +30,7 @@ def after_discharge(record: Record, seed: int) -> list[Moment]:
     dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
     found = []
     for stay, following in zip(stays, [*stays[1:], None], strict=False):
-        if (
-            stay.get("discharge_location") not in HOME
-            or "deathtime" in stay
-            or not _has_ended(stay)
-        ):
+        if stay.get(LEFT) not in HOME or "deathtime" in stay or not _has_ended(stay):
             continue
         end = min(dod, following["admittime"] if following else datetime.max)
         days = min(14, (end - stay["dischtime"]).days)
@@ -68,13 +66,25 @@ def landmarks(record: Record, hours: float) -> list[Moment]:
 def latest(record: Record, seed: int) -> Moment:
     """Return the usual time to ask at: the newest for guidance, else a day after discharge.
 
-    Raises UserError for a patient without a stay that has ended.
+    A patient who never left hospital alive has the day before the end, within the last stay. Raises
+    UserError for a patient without a stay that has ended.
     """
     if found := after_discharge(record, seed):
         return found[-1]
-    if ended := [s for s in facts.stays(record) if _has_ended(s)]:
-        return Moment(ended[-1]["hadm_id"], ended[-1]["dischtime"] + timedelta(days=1))
-    raise UserError(
-        f"subject_id {record['subject_id']} has no hospital stay: "
-        "choose another or give a time with --as-of"
-    )
+    ended = [stay for stay in facts.stays(record) if _has_ended(stay)]
+    if not ended:
+        raise UserError(
+            f"subject_id {record['subject_id']} has no hospital stay: "
+            "choose another or give a time with --as-of"
+        )
+    days_after = [Moment(stay["hadm_id"], stay["dischtime"] + DAY) for stay in ended]
+    dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
+    alive = [
+        moment
+        for moment, stay in zip(days_after, ended, strict=True)
+        if moment.as_of <= dod and "deathtime" not in stay and stay.get(LEFT) != "DIED"
+    ]
+    if alive:
+        return alive[-1]
+    last = ended[-1]
+    return Moment(last["hadm_id"], max(last["admittime"], last["dischtime"] - DAY))

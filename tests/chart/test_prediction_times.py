@@ -17,6 +17,21 @@ def test_a_moment_follows_a_live_discharge_home_and_precedes_the_next_stay_and_d
         prediction_times.latest(chart(admissions=[]), seed=0)
 
 
+def test_nobody_is_asked_about_after_death():
+    nursing, died = chart()["admissions"]
+    nursing = {**nursing, "discharge_location": "SKILLED NURSING FACILITY"}
+    moment = prediction_times.latest(chart(admissions=[nursing, died]), seed=0)
+    assert tuple(moment) == (10, day("2150-01-06 12:00"))  # not the day after the death
+    within = (11, day("2150-01-19"))
+    assert tuple(prediction_times.latest(chart(admissions=[died]), seed=0)) == within
+    flagged = {**died, "dischtime": day("2150-01-11 18:00")}
+    del flagged["deathtime"]
+    moment = prediction_times.latest(chart(admissions=[flagged]), seed=0)
+    assert tuple(moment) == (11, day("2150-01-11 12:00"))
+    soon = chart(admissions=[nursing], patients=[{"dod": day("2150-01-06")}])
+    assert prediction_times.latest(soon, seed=0).as_of == day("2150-01-04 12:00")
+
+
 def test_a_landmark_counts_from_arrival_and_only_coded_stays_that_last_have_one():
     stays = [
         {
