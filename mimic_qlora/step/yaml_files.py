@@ -87,6 +87,11 @@ def _check_extent(text: str, file: str) -> None:
         assert event.start_mark is not None, "an event of a text has a place"
         where = f"{file}, line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
+            if sizes.get(event.anchor) == math.inf:
+                raise UserError(
+                    f"{where}: *{event.anchor} stands within what it stands for: write out what is "
+                    "needed"
+                )
             repeated += sizes.get(event.anchor, 0)
             values += sizes.get(event.anchor, 0)
             if repeated > _MOST_REPEATED:
@@ -116,7 +121,11 @@ def compose(text: str, file: str) -> yaml.Node | None:
 
     Raises UserError as `loads` does for what is nested or repeated too much, and yaml.YAMLError.
     """
-    _check_extent(text, file)
+    try:
+        _check_extent(text, file)
+    except yaml.YAMLError:
+        yaml.compose(text, yaml.SafeLoader)  # whose reasons say more than those of the C parser
+        raise
     node: yaml.Node | None = yaml.compose(text, _Loader)
     return node
 

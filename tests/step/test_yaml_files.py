@@ -64,7 +64,7 @@ MERGED = "\n".join(
     [
         (REPEATED, r"line 6: aliases \(such as \*a4\) stand for more than 100,000 values"),
         (MERGED, r"line 6: aliases \(such as \*a4\) stand for more than 100,000 values"),
-        ("a: &a [1, *a]", r"line 1: aliases \(such as \*a\) stand for more than"),
+        ("a: &a [1, *a]", r"line 1: \*a stands within what it stands for"),
         ("a:\n- " + "[" * 200_000, "line 2: more than 100 lists or records stand in one another"),
         ("- " * 200, "line 1: more than 100 lists or records stand in one another"),
     ],

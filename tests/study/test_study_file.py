@@ -45,7 +45,7 @@ WRONG = {
     "octal": (DATA + "prompts:\n  seed: 010\n", 4, "prompts.seed", "is 8 to YAML, not 010"),
     "minutes": (DATA + "training:\n  seeds: [1:30]\n", 4, "training.seeds[1]", "is 90 to YAML"),
     "too many": (DATA + "validation:\n  n: 99999999999\n", 4, "validation.n", "1 to 1,000,000"),
-    "a loop": ("data: &a\n  from: *a\n", None, "", "is not valid YAML"),
+    "a loop": ("data: &a\n  from: *a\n", 2, "", "*a stands within what it stands for"),
 }
 
 
