@@ -85,6 +85,7 @@ def test_a_table_may_be_a_folder_of_files(tmp_path, tiny_mimic):
     (folder / "3.csv").write_bytes(b"subject_id,value\n")
     with pytest.raises(tables.UserError, match="3.csv has other columns than .*1.csv"):
         tables.find(tiny_mimic)
+    (folder / "3.csv").unlink()
     labs.write_bytes(gzip.compress(header))
     with pytest.raises(tables.UserError, match="table labevents is there twice"):
         tables.find(tiny_mimic)

@@ -30,7 +30,7 @@ class Terminal(io.BytesIO):
 def test_the_preview_is_folded_at_words_on_a_terminal(demo_prompts, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     with contextlib.redirect_stdout(streams.Inert(Terminal(), "utf-8")) as stream:
-        preview.print_records(demo_prompts.store / "prompts", 3, step_4.TASKS)
+        preview.print_records(demo_prompts.store / "prompts", 3, step_4.USUAL)
         stream.flush()
         shown = stream.buffer.getvalue().decode()
     first = next(
@@ -46,6 +46,6 @@ def test_the_preview_is_folded_at_words_on_a_terminal(demo_prompts, monkeypatch)
         " ".join(turn["content"].split()) in " ".join(shown.split()) for turn in first["messages"]
     )
     told = re.findall(r"=== (\w+), subject_id (\d+)", shown)
-    assert {task for task, _ in told} == set(step_4.TASKS) and len(
+    assert {task for task, _ in told} == set(step_4.USUAL) and len(
         {subject_id for _, subject_id in told}
     ) == 3

@@ -37,7 +37,9 @@ def identity(subjects) -> str:
 @pytest.fixture
 def synthetic_is_small(monkeypatch):
     whole = hospital.write
-    monkeypatch.setattr(hospital, "write", lambda folder, n, seed: whole(folder, 10, seed, False))
+    monkeypatch.setattr(
+        hospital, "write", lambda folder, n, seed, **more: whole(folder, 10, seed, False)
+    )
 
 
 @pytest.mark.parametrize("force", [[], ["--force"], ["--sample", "0.5"]])

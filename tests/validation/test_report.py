@@ -69,7 +69,7 @@ def page(tmp_path_factory):
     (prompt,) = trials.without_patient(KNOWLEDGE[:1])
     rows = [r.row() for r in found]
     differences = statistics.compare(rows, rubric.METRICS, arms.PAIR)
-    adjusted = statistics.holm({name: differences[name].p for name in rubric.HEADLINE})
+    adjusted = statistics.holm({n: differences[n].p for n in rubric.HEADLINE if n in differences})
     compared = findings.Comparison(differences, adjusted, rubric.METRICS)
     notes = findings.statement(*compared, rubric.PRIMARY)
     basis = verdict.Basis("synthetic patients", "patterns", reader_known=False, shows_nothing=True)
