@@ -1,6 +1,10 @@
 """XGBoost models of many targets over one binned matrix, and their out-of-fold scores."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,6 +33,10 @@ PATIENCE = 10  # rounds without a lower validation loss
 BAG = 2  # models whose scores are averaged, with fewer patients than MANY
 MANY = 2000
 MIN_HELD = 5  # patients per fold
+# numbers in a matrix: in a smaller one a model's threads wait for each other more than they work
+SMALL = 20_000_000
+
+T = TypeVar("T")
 
 
 class Study(NamedTuple):
@@ -57,13 +65,14 @@ class Turn(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Train and validation patients as XGBoost bins them, once for all targets.
+    """Train and validation patients as XGBoost bins them, for one target after the other.
 
-    `validation` is None where there are no such patients.
+    `validation` is None where there are no such patients. `threads` is 0 for all cores.
     """
 
     train: xgboost.QuantileDMatrix
     validation: xgboost.QuantileDMatrix | None
+    threads: int
 
 
 def device(wanted: str = "auto") -> str:
@@ -83,13 +92,44 @@ def device(wanted: str = "auto") -> str:
     return "cuda" if usable else "cpu"
 
 
-def bins(matrix: np.ndarray, is_train: np.ndarray, is_validation: np.ndarray) -> Bins:
+def bins(
+    matrix: np.ndarray, is_train: np.ndarray, is_validation: np.ndarray, threads: int = 0
+) -> Bins:
     """Bin the patients of a float32 matrix [patients, features]; both masks are bool [patients]."""
-    limit = PARAMS["max_bin"]
-    train = xgboost.QuantileDMatrix(matrix[is_train], max_bin=limit)
+    options = {"max_bin": PARAMS["max_bin"], "nthread": threads}
+    train = xgboost.QuantileDMatrix(matrix[is_train], **options)
     if not is_validation.any():
-        return Bins(train, None)
-    return Bins(train, xgboost.QuantileDMatrix(matrix[is_validation], ref=train, max_bin=limit))
+        return Bins(train, None, threads)
+    validation = xgboost.QuantileDMatrix(matrix[is_validation], ref=train, **options)
+    return Bins(train, validation, threads)
+
+
+def each_target(
+    matrix: np.ndarray,
+    turn: Turn,
+    targets: list[Target],
+    device: str,
+    work: Callable[[Bins, Target], T],
+) -> Iterator[T]:
+    """Yield what `work` makes of a turn's bins and each target, in the order of the targets.
+
+    On a CPU a small matrix is binned once a core, and each core works on one target.
+    """
+    several = device == "cpu" and matrix.size < SMALL
+    at_once = min(limits.cores(), len(targets)) if several else 1
+    spare: SimpleQueue[Bins] = SimpleQueue()
+    for _ in range(at_once):
+        spare.put(bins(matrix, turn.fitted, turn.stopping, int(several)))
+
+    def one(target: Target) -> T:
+        binned = spare.get()
+        try:
+            return work(binned, target)
+        finally:
+            spare.put(binned)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        yield from pool.map(one, targets)
 
 
 def fit(
@@ -114,7 +154,7 @@ def fit(
             part.set_weight(target.who[mask].astype(float))
     stops = bool(target.who[is_validation].any())
     booster = xgboost.train(
-        {**PARAMS, "seed": seed, "device": device},
+        {**PARAMS, "seed": seed, "device": device, "nthread": binned.threads},
         binned.train,
         num_boost_round=ROUNDS if stops else ROUNDS // 4,
         evals=[(binned.validation, "validation")] if stops else [],
@@ -122,6 +162,22 @@ def fit(
         verbose_eval=False,
     )
     return booster[: booster.best_iteration + 1] if stops else booster
+
+
+def predictions(
+    turn: Turn,
+    seeds: Sequence[int],
+    device: str,
+    unseen: np.ndarray,
+    binned: Bins,
+    target: Target,
+) -> list[np.ndarray]:
+    """Return the scores that one model a seed gives to `unseen`, each float [patients].
+
+    The list is empty where there is no model.
+    """
+    models = (fit(binned, target, turn.fitted, turn.stopping, seed, device) for seed in seeds)
+    return [model.inplace_predict(unseen) for model in models if model is not None]
 
 
 def gains(booster: xgboost.Booster, n_features: int) -> np.ndarray:
@@ -189,15 +245,11 @@ def out_of_fold(study: Study, matrix: np.ndarray, targets: list[Target], what: s
     bag = BAG if len(people) < MANY else 1
     bar = tqdm(total=len(targets) * (fold.max() + 1), desc=what, unit="target", disable=None)
     for number, turn in enumerate(turns(people, fold)):
-        binned, unseen = bins(matrix, turn.fitted, turn.stopping), matrix[turn.held]
-        for t, target in enumerate(targets):
+        seeds = [number + 1000 * extra for extra in range(bag)]
+        predict = partial(predictions, turn, seeds, study.device, matrix[turn.held])
+        of_targets = each_target(matrix, turn, targets, study.device, predict)
+        for t, predicted in enumerate(of_targets):
             bar.update()
-            seeds = [number + 1000 * extra for extra in range(bag)]
-            models = (
-                fit(binned, target, turn.fitted, turn.stopping, seed, study.device)
-                for seed in seeds
-            )
-            predicted = [model.inplace_predict(unseen) for model in models if model is not None]
             if predicted:
                 scores[t, turn.held] = np.mean(predicted, axis=0)
     bar.close()
@@ -212,15 +264,15 @@ def test_scores(
     Models are fitted on train, stopped on validation and averaged over seeds. Arguments as in
     `out_of_fold`.
     """
-    fitted, stopping = in_split(study.people, "train"), in_split(study.people, "validation")
-    unseen = matrix[in_split(study.people, "test")]
+    turn = Turn(*(in_split(study.people, split) for split in ("train", "validation", "test")))
+    unseen = matrix[turn.held]
     scores = np.zeros((len(targets), len(unseen)))
     if not matrix.shape[1] or not len(unseen):
         return scores
-    binned = bins(matrix, fitted, stopping)
-    for t, target in enumerate(tqdm(targets, desc=what, unit="target", disable=None)):
-        for seed in range(seeds):
-            booster = fit(binned, target, fitted, stopping, seed, study.device)
-            if booster is not None:
-                scores[t] += booster.inplace_predict(unseen) / seeds
+    predict = partial(predictions, turn, range(seeds), study.device, unseen)
+    of_targets = each_target(matrix, turn, targets, study.device, predict)
+    bar = tqdm(of_targets, desc=what, unit="target", total=len(targets), disable=None)
+    for t, predicted in enumerate(bar):
+        for one in predicted:
+            scores[t] += one / seeds
     return scores

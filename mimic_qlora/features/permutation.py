@@ -4,6 +4,7 @@ Shadow features are permuted copies of all features: their importance is the nul
 (Boruta: Kursa and Rudnicki 2010).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -198,11 +199,44 @@ class Explored(NamedTuple):
     feature_gain: np.ndarray
 
 
+class Measured(NamedTuple):
+    """One model's total gain, float [2 * features], and its `Drops`."""
+
+    gain: np.ndarray
+    drops: np.ndarray
+    moves: np.ndarray
+
+
+def permuted_patients(turn: boosting.Turn) -> np.ndarray:
+    """Return the places of the patients held out on whom drops are measured."""
+    return np.flatnonzero(turn.held)[:MAX_PERMUTED]
+
+
+def measure(
+    study: Study, own: Units, targets: list[Target], turn: boosting.Turn, seed: int
+) -> Iterator[Measured | None]:
+    """Fit a model over all features and shadows per target; yield None where there is none."""
+    matrix, held = study.built.matrix, permuted_patients(turn)
+    parts = [in_split(study.people, "test"), turn.fitted, turn.stopping, turn.held]
+    copy = shadows(matrix, own, parts, np.random.default_rng(seed))
+    doubled = np.concatenate([matrix, copy], axis=1)
+
+    def of_one(binned: boosting.Bins, target: Target) -> Measured | None:
+        at_risk = held[target.who[held]]
+        booster = boosting.fit(binned, target, turn.fitted, turn.stopping, seed, study.device)
+        if booster is None or not len(at_risk):
+            return None
+        gain = boosting.gains(booster, doubled.shape[1])
+        sample = Sample(doubled[at_risk], own.rows[:, at_risk], target.y[at_risk])
+        return Measured(gain, *permutation_drops(booster, gain, own, sample, seed))
+
+    return boosting.each_target(doubled, turn, targets, study.device, of_one)
+
+
 def explore(study: Study, own: Units, targets: list[Target]) -> Explored:
     """Fit a model over all features and shadows per target and fold; measure gains and drops."""
-    matrix, people = study.built.matrix, study.people
-    n, n_units, n_columns = matrix.shape[1], len(own.features), len(own.columns)
-    turns = boosting.turns(people, study.fold)
+    n, n_units, n_columns = len(study.built.features), len(own.features), len(own.columns)
+    turns = boosting.turns(study.people, study.fold)
     drops = np.full((len(targets), len(turns), n_units), np.nan)
     shares = np.zeros((len(targets), len(turns), n_columns))
     feature_gain = np.zeros(n)
@@ -210,25 +244,18 @@ def explore(study: Study, own: Units, targets: list[Target]) -> Explored:
     moves = []
     bar = tqdm(total=len(targets) * len(turns), desc="importance", unit="model", disable=None)
     for seed, turn in enumerate(turns):
-        parts = [in_split(people, "test"), turn.fitted, turn.stopping, turn.held]
-        copy = shadows(matrix, own, parts, np.random.default_rng(seed))
-        doubled = np.concatenate([matrix, copy], axis=1)
-        binned = boosting.bins(doubled, turn.fitted, turn.stopping)
-        held = np.flatnonzero(turn.held)[:MAX_PERMUTED]
+        held = permuted_patients(turn)
         moved = np.zeros((n_units, len(held)), np.float32)
-        for t, target in enumerate(targets):
+        for t, measured in enumerate(measure(study, own, targets, turn, seed)):
             bar.update()
-            at_risk = np.flatnonzero(target.who[held])
-            booster = boosting.fit(binned, target, turn.fitted, turn.stopping, seed, study.device)
-            if booster is None or not len(at_risk):
+            if measured is None:
                 continue
-            gain, places = boosting.gains(booster, 2 * n), held[at_risk]
+            gain = measured.gain
             shares[t, seed] = np.bincount(own.groups, gain[:n], n_columns) / max(gain.sum(), 1e-12)
             feature_gain += gain[:n] / max(gain.sum(), 1e-12) / (len(targets) * len(turns))
-            sample = Sample(doubled[places], own.rows[:, places], target.y[places])
-            drops[t, seed], own_moves = permutation_drops(booster, gain, own, sample, seed)
-            moved[:, at_risk] += own_moves
-            variance[t] += (own_moves**2).sum(axis=1)
+            drops[t, seed] = measured.drops
+            moved[:, targets[t].who[held]] += measured.moves
+            variance[t] += (measured.moves**2).sum(axis=1)
         moves.append(moved / max(1, np.isfinite(drops[:, seed, 0]).sum()))
     bar.close()
     n_folds = np.maximum(1, np.isfinite(drops[:, :, 0]).sum(axis=1))

@@ -54,3 +54,20 @@ def test_a_gpu_that_is_hidden_or_not_listed_is_not_used(monkeypatch):
     assert boosting.device("auto") == "cpu"
     with pytest.raises(errors.UserError, match="CUDA_VISIBLE_DEVICES hides all"):
         boosting.device("cuda")
+
+
+def test_scores_are_the_same_on_any_number_of_cores(monkeypatch):
+    study, target = made_up(200, n_folds=2)
+    matrix = np.random.default_rng(1).normal(size=(200, 20)).astype(np.float32)
+    matrix[:, 0] += target.y
+    alone = target._replace(who=np.arange(200) % 3 > 0)
+    never = target._replace(y=np.zeros(200, bool))
+    targets = [target, never, alone, *[target._replace(y=np.roll(target.y, n)) for n in (1, 2)]]
+    scores = []
+    for cores, small in ((1, boosting.SMALL), (4, boosting.SMALL), (4, 0)):
+        monkeypatch.setattr(limits, "cores", lambda n=cores: n)
+        monkeypatch.setattr(boosting, "SMALL", small)  # 0: each model on all cores
+        scores.append(boosting.out_of_fold(study, matrix, targets, "all"))
+    assert np.array_equal(scores[0], scores[1], equal_nan=True)
+    assert np.allclose(scores[0], scores[2], equal_nan=True)
+    assert np.isnan(scores[0][1]).all() and np.nanstd(scores[0][0]) > 0.1
