@@ -26,13 +26,25 @@ def print_counts(counts: Counts) -> None:
     for title, rows in sections.items():
         print("\n".join([title, *(f"  {n:>8,}  {name}" for name, n in rows.items() if n)]))
     cut = ", ".join(f"{section} {n:,}" for section, n in counts.cut.items())
+    found = [
+        ("guidance", "symptoms", len(counts.symptoms)),
+        (
+            "guidance",
+            "caution rules that a chart called for",
+            len(counts.cautions.keys() - {NO_CAUTION}),
+        ),
+        ("guidance", "guidance answers without one", counts.cautions.get(NO_CAUTION, 0)),
+        ("chart_qa", "kinds of chart questions", len(counts.kinds)),
+    ]
+    of_tasks = [f"{what}: {n}" for task, what, n in found if counts.tasks.get(task)]
     for line in (
-        f"Symptoms: {len(counts.symptoms)}; "
-        f"caution rules that a chart called for: {len(counts.cautions.keys() - {NO_CAUTION})}; "
-        f"guidance answers without one: {counts.cautions.get(NO_CAUTION, 0)}; "
-        f"kinds of chart questions: {len(counts.kinds)}; "
-        f"near-duplicates left out: {counts.near_duplicates}; "
-        f"times at which the chart gave no gold answer: {counts.without_gold}",
+        "; ".join(
+            [
+                *of_tasks,
+                f"near-duplicates left out: {counts.near_duplicates}",
+                f"times at which the chart gave no gold answer: {counts.without_gold}",
+            ]
+        ).capitalize(),
         f"Contexts in which a section was cut to its quota or the budget: {cut or 'none'}",
     ):
         print(terminal.fitted(line, terminal.width()))

@@ -1,12 +1,14 @@
 """The preview on the terminal."""
 
 import contextlib
+import dataclasses
 import io
 import re
 
 import make_symptom_prompts_ctx_dxpx as step_4
 from helpers.prompt_records import answer_of, read_jsonl
 from mimic_qlora.prompts import preview
+from mimic_qlora.prompts.dataset import Counts
 from mimic_qlora.step import streams
 
 
@@ -49,3 +51,15 @@ def test_the_preview_is_folded_at_words_on_a_terminal(demo_prompts, monkeypatch)
     assert {task for task, _ in told} == set(step_4.USUAL) and len(
         {subject_id for _, subject_id in told}
     ) == 3
+
+
+def test_what_a_task_has_is_counted_where_the_task_was_asked_for(capsys):
+    none = {f.name: {} for f in dataclasses.fields(Counts)}
+    counts = Counts(**none | {"near_duplicates": 3, "without_gold": 1, "latest_years": ""})
+    for tasks, begins in (
+        ({"urgency": 2}, "Near-duplicates left out: 3; times at"),
+        ({"guidance": 2}, "Symptoms: 0; caution rules that a chart called for: 0; guidance"),
+        ({"urgency": 2, "chart_qa": 1}, "Kinds of chart questions: 0; near-duplicates"),
+    ):
+        preview.print_counts(dataclasses.replace(counts, tasks=tasks))
+        assert f"\n{begins}" in capsys.readouterr().out
