@@ -4,7 +4,9 @@ SHELL := bash
 PYTHON ?= python3
 STORAGE ?= storage
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# pip would compile on one core, and the tests of packages too; it took half of the installation
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x '[/\\]tests?[/\\]' .venv >/dev/null 2>&1 || true
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements-pinned.txt)
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 # processes that share the tests, a core each; pytest alone runs one after the other (-x, --pdb)
@@ -83,8 +85,10 @@ LM_EVAL := lm_eval==0.4.13
 	    "which may be larger"; fi
 	@$(PIP) -r requirements.txt -c requirements-pinned.txt
 	@$(PIP) --no-deps -r requirements-embedded.txt
+	@$(COMPILE)
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt requirements-cluster.txt
 	@$(PIP) -r requirements-dev.txt -c requirements-pinned.txt
+	@$(COMPILE)
 	@touch $@
