@@ -89,7 +89,7 @@ def arguments() -> argparse.Namespace:
     add("seed", type=command_line.seed, default=defaults.seed)
     add("seeds", type=command_line.seeds)
     add("limit", type=positive_int)
-    add("canaries", type=command_line.whole_number(20), default=0, metavar="N")
+    add("canaries", type=command_line.whole_number(20, 10_000), default=0, metavar="N")
     add("save-minutes", type=command_line.number(0, command_line.MOST), default=10)
     add("preview", action="store_true")
     command_line.add_device(parser)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ def model_path(name: str | None, storage: Path) -> Path:
         advice = "give a folder that holds the whole model"
     else:
         advice = (
-            f"fetch it on a machine with access: `hf download {name} --exclude 'original/*'` (for "
-            "a gated model accept its licence on huggingface.co and run `hf auth login` first)"
+            f"fetch it on a machine with access: `hf download {shlex.quote(name)} --exclude "
+            "'original/*'` (for a gated model accept its licence on huggingface.co and run "
+            "`hf auth login` first)"
         )
         if not name or name[0] in "/.~" or name.count("/") > 1:  # not a name that a hub can have
             advice = (
@@ -222,6 +224,23 @@ def _sampled(tensors: list[tuple[str, Path]]) -> str:
         with safe_open(file, framework="pt") as weights:
             digest.update(name.encode() + weights.get_slice(name)[:16].float().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def tensor_sizes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the size of each tensor of a model by its name, from the headers of its files.
+
+    Empty where not all of its weights are there yet. Raises UserError as `fingerprint` does.
+    """
+    from safetensors import safe_open
+
+    found: dict[str, tuple[int, ...]] = {}
+    if missing_weights(path):
+        return found
+    tensors = _tensors(path)
+    for file in sorted(set(tensors.values())):
+        with safe_open(file, framework="pt") as weights:
+            found |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}
+    return found
 
 
 def _tensors(path: Path) -> dict[str, Path]:

@@ -55,7 +55,7 @@ class Watched:
     """A file whose bytes a LineCounter counts as another reader takes them.
 
     Its last line ends with an end of a line: without one, Arrow takes an empty last cell behind a
-    quoted one for a quoted empty string.
+    quoted one for a quoted empty string, and a header alone for no line.
     """
 
     closed = False  # as Arrow asks
@@ -65,12 +65,19 @@ class Watched:
         self._last = b"\n"
 
     def read(self, size: int = -1) -> bytes:
-        """Read as the file does."""
+        """Read as the file does, fewer bytes than were asked for only at its end."""
+        data = more = self._read(size)
+        while more and (size < 0 or len(data) < size):
+            more = self._read(size - len(data) if size >= 0 else -1)
+            data += more
+        if not more and (data[-1:] or self._last) not in b"\r\n":
+            data += b"\n"
+        self._last = data[-1:] or self._last
+        return data
+
+    def _read(self, size: int) -> bytes:
         data = self._file.read(size)
         self._counter.add(data)
-        if not data and self._last not in b"\r\n":
-            data = b"\n"
-        self._last = data[-1:] or self._last
         return data
 
     def close(self) -> None:

@@ -38,6 +38,7 @@ LONGEST_NAME = 200  # bytes; files of the table add to its name, and systems all
 # what isal raises for damaged data; its stubs declare it as an object and not as a class
 GZIP_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 WHOLE = r"^(0|-?[1-9]\d{0,17})$"  # an id: an integer of the JSONL has no leading zero
+ABOVE_ZERO = "[1-9][0-9]{0,17}"  # the id of a patient or a stay
 
 
 class Table(NamedTuple):

@@ -19,6 +19,7 @@ from mimic_qlora.step import limits
 from mimic_qlora.step.errors import GoesOn, UserError
 
 POLL = 0.1  # seconds between looks at the processes
+FEW = 8  # processes that may be started whatever the cores, as of a host with so many GPUs
 PATIENCE = 60.0  # seconds that a process may take to end; the first one may write its report
 
 Started = Sequence["subprocess.Popen[bytes]"]
@@ -27,12 +28,17 @@ Started = Sequence["subprocess.Popen[bytes]"]
 def wanted(processes: int | None) -> bool:
     """Tell whether this process is to start others.
 
-    Raises UserError where a launcher has started several already.
+    Raises UserError where a launcher has started several already, and for more than have a core
+    each: every one loads the model.
     """
     if processes is None or meeting.BY_LAUNCHER in os.environ:
         return False
     if environment.place().n > 1:
         raise UserError("a launcher started this process: leave --processes out")
+    if processes > (most := max(FEW, limits.cores())):
+        raise UserError(
+            f"--processes {processes} is more than this job has cores: give {most} or fewer"
+        )
     return processes > 1
 
 

@@ -278,3 +278,19 @@ def up_to_date(place: Path, manifest: Manifest) -> dict[str, Any] | None:
     if "source" in found and "folder" in where:
         seen["source"] = found["source"] | {"folder": where["folder"]}
     return found | seen | study_facts()
+
+
+def adapters_on(store: Path, step: str) -> list[str]:
+    """Return the runs whose adapters rest on the present output of a step, at once or not."""
+    folders = sorted((store / "adapters").glob("[!.]*"))
+    return [folder.name for folder in folders if _rests(store, read(folder) or {}, step)]
+
+
+def _rests(store: Path, manifest: Mapping[str, Any], step: str) -> bool:
+    """Tell whether the output with a manifest was made from the present one of a step."""
+    inputs = manifest.get("inputs")
+    for name, recorded in inputs.items() if isinstance(inputs, dict) else ():
+        found = read(store / name) if isinstance(recorded, str) else None
+        if found and found.get("id") == recorded and (name == step or _rests(store, found, step)):
+            return True
+    return False

@@ -24,8 +24,10 @@ from mimic_qlora.step.manifests import (
     SCHEMA_VERSION,
     FinishedManifest,
     Manifest,
+    adapters_on,
     damaged_files,
     finish_manifest,
+    is_same_run,
     new_manifest,
     read,
     up_to_date,
@@ -255,6 +257,8 @@ def step_output(
         manifest = new_manifest(step, settings, inputs)
         if not force:
             stop_if_up_to_date(place, manifest)
+        if not is_same_run(read(place) or {}, manifest):
+            say_orphaned(storage, step)
         temp = partial_of(place)
         if not (resumable and (interrupted_run(place) or {}).get("id") == manifest["id"]):
             _remove(temp)
@@ -291,6 +295,20 @@ def stop_if_up_to_date(place: Path, manifest: Manifest) -> None:
     if found != read(place):
         write_json(place / NAME, found)
     raise UpToDate(f"{place} is up to date (--force redoes it)")
+
+
+def say_orphaned(storage: Path, step: str) -> None:
+    """Say which adapters rest on the output of a step that a run is about to replace."""
+    if not (found := adapters_on(storage, step)):
+        return
+    which = f"the adapter {found[0]} was"
+    if len(found) > 1:
+        which = f"the adapters {', '.join(found)} were"
+    print(
+        f"note: {which} trained on the {step} that this run replaces, and steps 6 and 7 refuse an "
+        "adapter beside others: to keep it in use, stop and give another --storage",
+        flush=True,
+    )
 
 
 def partial_of(place: Path) -> Path:

@@ -121,12 +121,16 @@ def _recipe(file: StudyFile) -> str:
 
 
 def _config(file: StudyFile, store: Path) -> Mapping[str, Any] | None:
+    """Return the model's config, None of the embedded one and where no cost can be computed."""
     if file.study.model == EMBEDDED:
         return None
     folder = finding.config_folder(commands.model_of(file), store)
     try:
-        return finding.read_json(folder / "config.json") if folder else None
-    except UserError:
+        config = finding.read_json(folder / "config.json") if folder else None
+        if config:
+            cost.shape(config)
+        return config
+    except (UserError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -6,6 +6,7 @@ buckets than files may be open at once, a coarse bucket is then split into its b
 
 import contextlib
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -392,7 +393,9 @@ def stay_owners(
             if name in sources
             for batch in read(sources[name])
             for row in batch.select(["subject_id", column]).to_pylist()
-            if (row["subject_id"] or "").isdecimal() and (row[column] or "").isdecimal()
+            if all(
+                re.fullmatch(tables.ABOVE_ZERO, row[name] or "") for name in (column, "subject_id")
+            )
         }
         if pairs:
             ids = sorted(pairs)
@@ -451,7 +454,7 @@ def whole_numbers(text: pa.Array) -> np.ndarray:
     """Return the cells as int64 [rows], 0 where one is null or no whole number above zero."""
     numbers = _plain_numbers(text)
     if numbers is None:
-        whole = pc.match_substring_regex(text, r"^[1-9]\d{0,17}$")
+        whole = pc.match_substring_regex(text, f"^{tables.ABOVE_ZERO}$")
         numbers = pc.fill_null(pc.cast(pc.if_else(whole, text, None), pa.int64()), 0).to_numpy()
     return numbers
 

@@ -18,7 +18,7 @@ def read(source: tables.Source) -> list[int]:
     Raises UserError when one is not a whole number or stands there twice.
     """
     ids = [value for batch in tables.read(source) for value in batch["subject_id"].to_pylist()]
-    bad = [i for i, value in enumerate(ids) if not re.fullmatch("[1-9][0-9]{0,17}", value or "")]
+    bad = [i for i, value in enumerate(ids) if not re.fullmatch(tables.ABOVE_ZERO, value or "")]
     if bad:
         raise UserError(
             f"{source.path} has {len(bad)} rows whose subject_id is not a whole number "

@@ -1,5 +1,6 @@
 """The patients whom a run of step 1 would replace: real ones are not replaced unasked."""
 
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def _same_tables(before: Mapping[str, Any], now: Mapping[str, FileIdentity]) -> 
 
 
 def _refusal(what: str, folder: str | None) -> UserError:
-    give = f"--mimic-dir {folder}" if folder else "--mimic-dir"
+    give = f"--mimic-dir {shlex.quote(folder)}" if folder else "--mimic-dir"
     return UserError(
         f"{what}: give {give} (or set MIMIC_DIR to it), another --storage, or --replace-patients "
         "if that is meant"

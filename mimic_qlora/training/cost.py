@@ -15,6 +15,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256
 # bytes that a process on a CPU holds for each byte of activations, measured: glibc keeps what was
 # freed between blocks in use (benchmarks/README.md)
 HEAP = 2.2
+EMBEDDINGS = "embed_tokens"
 
 
 class Shape(NamedTuple):
@@ -30,23 +31,50 @@ class Shape(NamedTuple):
     first: int = 0  # weights of the first layer's q, k and v, whose inputs need no gradient
 
 
+def sizes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return the sizes (outputs, inputs) of a layer's weights and the embeddings, by their names.
+
+    Raises KeyError for a config.json of another family, and ValueError for a size that cannot be.
+    """
+    d, f = _size(config, "hidden_size"), _size(config, "intermediate_size")
+    heads = _size(config, "num_attention_heads")
+    head_dim = _size(config, "head_dim", d // heads)
+    q, kv = heads * head_dim, _size(config, "num_key_value_heads", heads) * head_dim
+    return {
+        "q_proj": (q, d),
+        "k_proj": (kv, d),
+        "v_proj": (kv, d),
+        "o_proj": (d, q),
+        "gate_proj": (f, d),
+        "up_proj": (f, d),
+        "down_proj": (d, f),
+        EMBEDDINGS: (_size(config, "vocab_size"), d),
+    }
+
+
+def _size(config: dict[str, Any], name: str, default: int | None = None) -> int:
+    """Return a size of a config.json; the default stands for null and for none."""
+    value = config[name] if default is None else config.get(name)
+    value = default if value is None else value
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} is no whole number above zero")
+    return value
+
+
 def shape(config: dict[str, Any]) -> Shape:
-    """Return the shape in a config.json. Raises KeyError when it is of another family."""
-    d, f, n = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or d // heads
-    q, kv = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
-    linears = [(d, q), (d, kv), (d, kv), (q, d), (d, f), (d, f), (f, d)]
-    vocabulary = config["vocab_size"] * d
+    """Return the shape in a config.json. Raises KeyError and ValueError as `sizes` does."""
+    found, n = sizes(config), _size(config, "num_hidden_layers")
+    vocabulary, d = found.pop(EMBEDDINGS)
+    linears = found.values()
     return Shape(
         linear=n * sum(a * b for a, b in linears),
-        head=vocabulary,
-        embeddings=vocabulary * (1 if config.get("tie_word_embeddings") else 2),
+        head=vocabulary * d,
+        embeddings=vocabulary * d * (1 if config.get("tie_word_embeddings") else 2),
         lora_per_rank=n * sum(a + b for a, b in linears),
         layers=n,
         width=d,
-        ffn=f,
-        first=d * (q + 2 * kv),
+        ffn=found["up_proj"][0],
+        first=d * sum(found[name][0] for name in ("q_proj", "k_proj", "v_proj")),
     )
 
 

@@ -97,7 +97,7 @@ def find_store(job: Job) -> Path:
 def find_whole_model(name: str | None, store: Path) -> Path:
     """Return the folder of a model whose weights can be read, and are whole as far as known."""
     path = finding.model_path(name, store)
-    finding.fingerprint(path)
+    preparation.checked_shape(path)
     if embedded.is_embedded(path):
         embedded.check_weights(path, convert=True)
     return path

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,7 +41,7 @@ def load(
     training packs. Raises UserError when memory, disk or gradients do not allow training.
     """
     transformers.set_seed(settings.seed)
-    shape = shape_of(path)
+    shape = checked_shape(path)
     dtype = hardware.dtype(compute)
     check_memory(memory(shape, settings, dtype, packs))
     check_disk(shape, settings, work)
@@ -55,11 +56,34 @@ def shape_of(path: Path) -> cost.Shape:
     """Return the shape of the model in a folder. Raises UserError where config.json has none."""
     try:
         return cost.shape(finding.read_json(path / "config.json"))
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path / 'config.json'} does not give the shape of a model of the Llama family "
             f"({error}): {finding.remedy(path)}"
         ) from None
+
+
+def checked_shape(path: Path) -> cost.Shape:
+    """Return the shape of a model. Raises UserError where its weights have another, or none."""
+    found, config = shape_of(path), path / "config.json"
+    sizes = cost.sizes(finding.read_json(config))
+    tensors = {name: (*_of_layer(name), size) for name, size in finding.tensor_sizes(path).items()}
+    layers = 1 + max((layer for layer, *_ in tensors.values()), default=-1)
+    other = [name for name, (_, part, size) in tensors.items() if sizes.get(part, size) != size]
+    if other or layers not in (0, found.layers):
+        what = other[0] if other else f"{layers} layers"
+        raise UserError(
+            f"{config} gives another shape than the weights beside it have ({what}): "
+            f"{finding.remedy(path)}"
+        )
+    return found
+
+
+def _of_layer(tensor: str) -> tuple[int, str]:
+    """Return the layer of a tensor, -1 of none, and its name where models of the family have it."""
+    layer = re.search(r"\.layers\.(\d+)\.", tensor)
+    part = re.search(r"\b(?:self_attn|mlp|model)\.(\w+)\.weight$", tensor)
+    return int(layer[1]) if layer else -1, part[1] if part else ""
 
 
 def add_lora(model: "PreTrainedModel", settings: TrainSettings, name: str) -> "PeftModel":

@@ -1,6 +1,8 @@
 """The certificates of a cluster: who has them may give it work, and nobody else."""
 
 import datetime
+import json
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,11 +44,12 @@ def checked(folder: Path) -> Files:
     for path in found:
         if not path.is_file():
             raise UserError(
-                f"there is no {path}: `python convert_to_jsonl.py --make-certificates {folder}` "
-                "writes it"
+                f"there is no {path}: `python convert_to_jsonl.py --make-certificates "
+                f"{shlex.quote(str(folder))}` writes it"
             )
     if found.key.stat().st_mode & 0o077:
-        raise UserError(f"others can read {found.key}: run `chmod 600 {found.key}`")
+        command = f"chmod 600 {shlex.quote(str(found.key))}"
+        raise UserError(f"others can read {found.key}: run `{command}`")
     return found
 
 
@@ -88,5 +91,6 @@ def make(name: str) -> Path:
     texts = [certificate.public_bytes(serialization.Encoding.PEM) for certificate in signed]
     for path, text in zip(found, [*texts, key], strict=True):
         atomic_write(path, text)
-    atomic_write(folder / "dask.yaml", CONFIG.format(**found._asdict()))
+    quoted = {name: json.dumps(str(path)) for name, path in found._asdict().items()}
+    atomic_write(folder / "dask.yaml", CONFIG.format(**quoted))
     return folder

@@ -5,9 +5,10 @@ Dask; what else may happen (a host whose disk is full, a straggler, a scheduler 
 here, since a task may be given again at any time.
 """
 
+import asyncio
 import contextlib
-import json
 import logging
+import shlex
 import shutil
 import statistics
 import time
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 
 from mimic_qlora.step import faults, terminal
 from mimic_qlora.step.errors import GoesOn, UserError
-from mimic_qlora.step.files import given_path
+from mimic_qlora.step.files import given_path, read_json
 from mimic_qlora.work import certificates, remote
 from mimic_qlora.work.certificates import NEEDED
 from mimic_qlora.work.engine import Again, Engine, Given
@@ -65,10 +66,11 @@ def target(scheduler: str | None, scheduler_file: str | None, folder: str | None
 def _address_in(path: Path) -> str:
     """Return the address in the file that `dask scheduler --scheduler-file` has written."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+        return str(read_json(path)["address"])
     except FileNotFoundError:
         raise UserError(
-            f"there is no {path}: start `dask scheduler --scheduler-file {path}` first"
+            f"there is no {path}: start `dask scheduler --scheduler-file {shlex.quote(str(path))}` "
+            "first"
         ) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
@@ -129,7 +131,7 @@ class Cluster(Engine):
                 timeout=CONNECT_SECONDS,
                 set_as_default=False,
             )
-        except (OSError, TimeoutError, ValueError):
+        except (OSError, asyncio.TimeoutError, ValueError):
             raise GoesOn(
                 f"no scheduler answers at {self._target.address}, or not with these certificates: "
                 "start it (docs/scaling_out.md) and give the same command"
@@ -155,7 +157,10 @@ class Cluster(Engine):
 
     def _check(self) -> None:
         """Raise UserError when the cluster is open to others, or a worker cannot do the work."""
-        self._client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+        try:
+            self._client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+        except asyncio.TimeoutError:
+            raise _no_worker() from None
         pages = self._client.run_on_scheduler(remote.dashboard)
         if not remote.is_here(pages):
             raise _open_pages("the scheduler", pages)
@@ -273,10 +278,7 @@ class Cluster(Engine):
         if now - self._looked > 1:
             self._look()
         if now - self._seen > PATIENCE_SECONDS:
-            raise GoesOn(
-                f"no worker has been there for {PATIENCE_SECONDS:.0f} seconds: start some and give "
-                "the same command, which goes on from here"
-            )
+            raise _no_worker()
         if len(running) >= self._in_flight() or not self._seconds:  # nobody is idle
             return ()
         most = max(LATE_SECONDS, LATE_TIMES * statistics.median(self._seconds))
@@ -286,6 +288,13 @@ class Cluster(Engine):
 
 def _host(address: str) -> str:
     return urlsplit(address).hostname or address
+
+
+def _no_worker() -> GoesOn:
+    return GoesOn(
+        f"no worker has been there for {PATIENCE_SECONDS:.0f} seconds: start some and give the "
+        "same command, which goes on from here"
+    )
 
 
 def _other_versions(address: str, differing: str) -> GoesOn:

@@ -14,6 +14,8 @@ from mimic_qlora.step.errors import UserError
 def test_a_model_that_is_not_here_or_not_whole_is_named_with_its_remedy(tmp_path, tiny):
     with pytest.raises(UserError, match="hf download some/model"):
         finding.model_path("some/model", tmp_path)
+    with pytest.raises(UserError, match="hf download 'x; rm -rf ~' --exclude"):
+        finding.model_path("x; rm -rf ~", tmp_path)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_text("{}")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}

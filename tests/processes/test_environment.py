@@ -6,7 +6,7 @@ import pytest
 
 from helpers.launched import alone as nobodys
 from helpers.launched import launched, variables
-from mimic_qlora.processes import environment
+from mimic_qlora.processes import environment, launch
 from mimic_qlora.processes.environment import Place
 from mimic_qlora.step.errors import UserError
 
@@ -17,6 +17,16 @@ def test_the_place_is_that_of_the_launchers_variables(monkeypatch):
     launched(monkeypatch, rank=3, n=4)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert environment.place() == Place(3, 1, 4)
+
+
+def test_more_processes_than_cores_are_refused_before_any_begins(monkeypatch):
+    nobodys(monkeypatch)
+    monkeypatch.setattr("mimic_qlora.step.limits.cores", lambda: 2)
+    assert launch.wanted(2) and launch.wanted(launch.FEW) and not launch.wanted(1)
+    with pytest.raises(UserError, match=f"--processes 1024 .* give {launch.FEW} or fewer"):
+        launch.wanted(1024)
+    monkeypatch.setattr("mimic_qlora.step.limits.cores", lambda: 64)
+    assert launch.wanted(64)
 
 
 STRAYS = {

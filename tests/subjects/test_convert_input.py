@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 import convert_to_jsonl
-from helpers.mimic_tables import write_table
+from helpers.mimic_tables import rewrite, write_table
 from helpers.paths import ROOT
 from helpers.scripts import folder_bytes
 from mimic_qlora.mimic import releases, tables
@@ -513,3 +513,20 @@ def test_a_file_in_another_form_is_told_by_it(convert, tiny_mimic, change, says)
     path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
     with pytest.raises(UserError, match=f"labevents.csv.gz .*{says}"):
         convert("--mimic-dir", tiny_mimic)
+
+
+@pytest.mark.parametrize("odd", ["9" * 19, "1" * 5000, "٣", "020000007", "1e7", "-5", "2.0"])
+def test_an_odd_id_of_a_stay_leads_no_row_of_another_table_anywhere(convert, tiny_mimic, odd):
+    """In a table without subject_id the stay tells whose row it is."""
+
+    def change(header, rows):
+        place = header.index("hadm_id")
+        return [[*rows[0][:place], odd, *rows[0][place + 1 :]], *rows[1:]]
+
+    write_table(tiny_mimic, "extra", "hadm_id,x", [f"{odd},1", "20000007,2"])
+    rewrite(tiny_mimic / "hosp" / "admissions.csv.gz", change)
+    with pytest.raises(UserError, match=r"[12] rows cannot be read or belong to no patient"):
+        convert("--mimic-dir", tiny_mimic)
+    place = convert("--mimic-dir", tiny_mimic, "--max-rejects", 2)
+    rows = {r["subject_id"]: r["extra"] for r in records(place) if r.get("extra")}
+    assert [row["x"] for row in rows.pop(10000007)] == ["2"] and len(rows) <= 1

@@ -119,6 +119,14 @@ def test_lines_of_the_file_are_counted_beside_its_rows(convert, tiny_mimic, caps
     assert codes == ["d_icd_diagnoses", "4", "0", "3", "0", "3"]
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r", b"\r\n\n"], ids=repr)
+def test_a_table_of_a_header_alone_has_no_rows_whatever_ends_it(convert, tiny_mimic, end):
+    path = tiny_mimic / "hosp" / "prescriptions.csv.gz"
+    first = gzip.decompress(path.read_bytes()).split(b"\n")[0]
+    path.write_bytes(gzip.compress(first + end))
+    assert rows_of(convert("--verify"), "prescriptions")["in"] == 0
+
+
 def test_a_rejected_stretch_counts_all_its_lines(convert, tiny_mimic):
     notes = ['n1,10000000,"one\ntwo\nthree"', 'n2,99999999,,"of\nnobody"', "n3,10000000,,fine"]
     write_table(tiny_mimic, "discharge", "note_id,subject_id,hadm_id,text", notes, "note")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 
 import pytest
@@ -72,6 +73,15 @@ def others(folder, tiny_mimic):
     for name in ("patients", "admissions", "diagnoses_icd", "labevents", "prescriptions"):
         rewrite(other / "hosp" / f"{name}.csv.gz", change)
     return other
+
+
+def test_the_folder_to_give_can_be_pasted(convert, tiny_mimic, tmp_path):
+    odd = shutil.copytree(tiny_mimic, tmp_path / "it's mine; $HOME")
+    convert("--mimic-dir", odd)
+    with pytest.raises(UserError) as error:
+        convert()
+    given = str(error.value).partition("give ")[2].partition(" (or set")[0]
+    assert shlex.split(given) == ["--mimic-dir", str(odd)]
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])

@@ -12,6 +12,7 @@ from helpers.launched import launched
 from helpers.training_runs import PATIENTS, record, write_prompts
 from mimic_qlora.llm import loading
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.training import preparation
 from mimic_qlora.training.encoding import in_parallel
 
 
@@ -47,6 +48,35 @@ def test_check_prints_what_memory_training_needs_also_without_weights(
     config.write_text('{"model_type": "gpt2"}')
     assert train.check("--model", config.parent) == 2
     assert "does not give the shape of a model of the Llama family" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"intermediate_size": -1},
+        {"intermediate_size": 0},
+        {"intermediate_size": 10**9},
+        {"head_dim": 0},
+        {"head_dim": 3},
+        {"vocab_size": None},
+        {"vocab_size": 3},
+        {"num_hidden_layers": 0},
+        {"num_hidden_layers": 1},
+        {"num_hidden_layers": 10**9},
+        {"num_key_value_heads": 0},
+        {"hidden_size": 2.5},
+    ],
+    ids=str,
+)
+def test_a_shape_that_cannot_be_or_is_not_that_of_the_weights_is_refused(tiny, tmp_path, size):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    assert preparation.checked_shape(folder) == preparation.shape_of(tiny)
+    config = json.loads((tiny / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | size))
+    with pytest.raises(
+        UserError, match=r"model/config\.json (does not give|gives another) .*shape"
+    ):
+        preparation.checked_shape(folder)
 
 
 def test_check_asks_for_more_memory_the_more_layers_are_kept(train, capsys):

@@ -30,6 +30,12 @@ def test_a_run_lowers_the_validation_loss(finished):
     assert low < value < high < 0 and found["validation_patients"] == 4
 
 
+def test_a_run_has_a_name_for_torchrun_too(monkeypatch):
+    """Which takes `--run` for a beginning of its own --run-path."""
+    monkeypatch.setattr("sys.argv", ["train_qlora.py", "--run-name", "seed.1"])
+    assert train_qlora.arguments().run == "seed.1"
+
+
 def test_a_run_says_what_it_does_in_lines_of_100_columns(finished):
     said = finished.said
     assert "synthetic" in said and "validation loss of the base model" in said

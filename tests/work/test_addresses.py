@@ -1,9 +1,11 @@
 """Which cluster a command takes: encrypted, or on this machine alone; its certificates."""
 
 import json
+import shlex
 import stat
 
 import pytest
+import yaml
 
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.work import certificates, cluster, remote
@@ -43,7 +45,7 @@ def test_a_file_of_a_scheduler_that_is_none_is_a_sentence(tmp_path):
     file = tmp_path / "scheduler.json"
     with pytest.raises(UserError, match="start `dask scheduler --scheduler-file"):
         cluster.target(None, str(file), None)
-    for text in ("", "[]", '{"id": 1}'):
+    for text in ("", "[]", '{"id": 1}', "[" * 200_000):
         file.write_text(text)
         with pytest.raises(UserError, match="is not what `dask scheduler"):
             cluster.target(None, str(file), None)
@@ -67,6 +69,35 @@ def test_certificates_are_private_and_not_replaced(tmp_path):
     (folder / "ca.pem").unlink()
     with pytest.raises(UserError, match="there is no .*ca.pem"):
         cluster.target("tls://10.1.2.3:8786", None, str(folder))
+
+
+@pytest.mark.parametrize("name", ["tls: x", "a, b", "it's #1", "{x}"])
+def test_dask_reads_the_paths_of_certificates_whatever_their_folder_is_called(name, tmp_path):
+    pytest.importorskip("cryptography")
+    folder = certificates.make(str(tmp_path / name))
+    tls = yaml.safe_load((folder / "dask.yaml").read_text())["distributed"]["comm"]["tls"]
+    files = certificates.files_in(folder)
+    assert tls["ca-file"] == str(files.ca)
+    own = {"cert": str(files.cert), "key": str(files.key)}
+    assert [tls[part] for part in ("scheduler", "worker", "client")] == [own] * 3
+    files.key.chmod(0o644)
+    with pytest.raises(UserError) as error:
+        certificates.checked(folder)
+    command = str(error.value).split("`")[1]
+    assert shlex.split(command) == ["chmod", "600", str(files.key)]
+
+
+def test_a_scheduler_without_a_worker_is_a_sentence(monkeypatch, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as empty:
+        target = cluster.Target(empty.scheduler_address, None)
+        with (
+            pytest.raises(UserError, match="no worker has been there for 0 seconds: start some"),
+            cluster.Cluster(target, print, [tmp_path], 1),
+        ):
+            pytest.fail("it goes on")
 
 
 def test_versions_that_differ_are_named():

@@ -1,0 +1,57 @@
+"""A run that replaces what a trained adapter rests on says so first."""
+
+import pytest
+
+from mimic_qlora.step import errors, manifests, storage
+
+
+def write(store, step, settings=None, force=False, **inputs):
+    """Write an output of a step that names its settings; return the id of its content."""
+    with storage.step_output(store, step, settings or {}, inputs, force) as out:
+        (out.path / "file").write_text(f"{step} {settings}")
+    return storage.verified_manifest(store, step)["id"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Steps 1, 4 and 5, with two adapters on these prompts, and canaries of one of them."""
+    subjects = write(tmp_path, "subjects")
+    prompts = write(tmp_path, "prompts", subjects=subjects)
+    canaries = write(tmp_path, "canaries", {"n": 20}, prompts=prompts)
+    write(tmp_path, "adapters/one", prompts=prompts)
+    write(tmp_path, "adapters/two-canaries", prompts=prompts, canaries=canaries)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("step", "adapters"),
+    [
+        ("subjects", "the adapters one, two-canaries were trained on the subjects"),
+        ("prompts", "the adapters one, two-canaries were trained on the prompts"),
+        ("canaries", "the adapter two-canaries was trained on the canaries"),
+    ],
+)
+def test_the_adapters_that_rest_on_what_is_replaced_are_named_before_it_is(
+    store, step, adapters, capsys
+):
+    with pytest.raises(KeyboardInterrupt), storage.step_output(store, step, {"seed": 2}, {}):
+        said = capsys.readouterr().out
+        assert f"note: {adapters} that this run replaces" in said and "--storage" in said
+        raise KeyboardInterrupt
+    for run in ("one", "two-canaries"):
+        storage.verified_manifest(store, f"adapters/{run}")
+
+
+def test_nothing_is_said_where_no_adapter_is_lost(store, tmp_path_factory, capsys):
+    with pytest.raises(errors.UpToDate):
+        write(store, "prompts", subjects=storage.verified_manifest(store, "subjects")["id"])
+    write(store, "prompts", force=True, subjects=storage.verified_manifest(store, "subjects")["id"])
+    write(store, "features", {"seed": 2})
+    write(store, "adapters/one", {"lr": 2})
+    assert "note" not in capsys.readouterr().out
+    write(store, "prompts", {"seed": 2})
+    assert "note: the adapter two-canaries" in capsys.readouterr().out, "one was of no prompts"
+    write(store, "prompts", {"seed": 3})
+    assert "note" not in capsys.readouterr().out, "it rested on others already"
+    (store / "adapters" / "two-canaries" / "manifest.json").write_text("[]")
+    assert manifests.adapters_on(store, "canaries") == []
