@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mimic_qlora.llm import chat, finding, loading, tokenizer_files
 from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.training.data import BaseModel
 
 
@@ -21,7 +22,7 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     """Write the 4-bit folder of a model into the storage folder, and say how it is used.
 
     `argument` is the argument --storage, `name` that of --model. Raises UserError when the model
-    is missing or damaged.
+    is missing or damaged, and when another of its name would be replaced unasked.
     """
     store = storage.open_storage(argument, create=True)
     path = finding.model_path(name, store)
@@ -31,6 +32,8 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
         finding.model_name(path), finding.fingerprint(path), chat.template_sha256(tokenizer)
     )
     folder = place(store, path)
+    if not force:
+        _check_place(folder, base)
     files.private_folder(folder.parent)
     step = folder.relative_to(store).as_posix()
     settings = {"base_model": asdict(base), "weights": "nf4, double quantisation"}
@@ -44,6 +47,16 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
         f"\nWrote {folder}\nAn adapter beside it is the model that was trained: "
         "docs/other_programs.md has the commands"
     )
+
+
+def _check_place(folder: Path, base: BaseModel) -> None:
+    """Raise UserError when a folder holds the weights of another model of the same last name."""
+    found = (manifests.read(folder) or {}).get("settings", {}).get("base_model", {})
+    if found.get("fingerprint", base.fingerprint) != base.fingerprint:
+        raise UserError(
+            f"{folder} holds {found.get('name')} in 4 bits, another model than {base.name}: give "
+            "another --storage, or --force if this one shall take its place"
+        )
 
 
 def card(base: BaseModel) -> str:

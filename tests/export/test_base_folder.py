@@ -4,7 +4,8 @@ import stat
 
 import pytest
 
-from helpers.scripts import run_here
+from helpers.scripts import folder_bytes, run_here
+from helpers.tiny_model import write_tiny_model
 from mimic_qlora.llm import chat, likelihood, loading
 
 
@@ -46,3 +47,13 @@ def test_it_is_private_says_what_it_is_and_is_written_once(tuned_store, saved):
     options = ("--save-base", "--model", tuned_store.model)
     again = run_here("train_qlora.py", *options, storage=store)
     assert again.returncode == 0 and "up to date" in again.stdout
+
+
+def test_another_model_of_the_same_last_name_does_not_take_its_place(tuned_store, saved, tmp_path):
+    folder, store = saved
+    before = folder_bytes(folder)
+    other = write_tiny_model(tmp_path / "tiny", seed=1)
+    done = run_here("train_qlora.py", "--save-base", "--model", other, storage=store)
+    assert done.returncode == 2, done.stdout
+    assert str(tuned_store.model) in done.stderr and "--force" in done.stderr
+    assert folder_bytes(folder) == before
