@@ -6,6 +6,7 @@ lines under it, and sections of paragraphs, tables and plots. Everything is esca
 which the functions here and in `plots` return.
 """
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from mimic_qlora.step.files import atomic_write
 from mimic_qlora.step.plain_text import printable
 
 PAGES = Path(__file__).parent / "pages"
+COMMAND = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][a-z-]*)")  # an option may stand alone
 
 
 class Section(NamedTuple):
@@ -41,6 +43,7 @@ def environment(*folders: Path) -> jinja2.Environment:
         finalize=_inert,
     )
     templates.filters["name_of"] = text.name_of
+    templates.filters["with_commands"] = with_commands
     templates.globals["print_js"] = Markup((PAGES / "print.js").read_text(encoding="utf-8"))
     templates.globals["page_css"] = Markup((PAGES / "page.css").read_text(encoding="utf-8"))
     return templates
@@ -55,6 +58,22 @@ def render(template: str, folder: Path | None = None, **values: Any) -> Markup:
     """Return a template of `folder`, or a shared one, filled with the values."""
     folders = () if folder is None else (folder,)
     return Markup(environment(*folders).get_template(template).render(**values))
+
+
+def with_commands(line: str) -> Markup:
+    """Return a sentence of this project with its commands and options as code.
+
+    Markup is returned as it is.
+    """
+    if isinstance(line, Markup):
+        return line
+    result, end = Markup(""), 0
+    for match in COMMAND.finditer(line := printable(line)):
+        kind = "command" if match[1] else "option"
+        result += line[end : match.start()]
+        result += Markup('<code class="{}">{}</code>').format(kind, match[1] or match[2])
+        end = match.end()
+    return result + line[end:]
 
 
 def paragraph(line: str) -> Markup:

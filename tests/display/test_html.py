@@ -81,3 +81,12 @@ def test_nothing_in_any_place_of_a_page_turns_or_hides_text(tmp_path):
 )
 def test_acronyms_in_names_are_written_as_such(identifier, name):
     assert text.name_of(identifier) == name
+
+
+def test_commands_in_a_sentence_are_code_and_an_option_is_never_broken():
+    page = html.with_commands("not <asked> (--arms base-rules), see `run.sh 20 --arms x`; a -- b")
+    assert page == (
+        'not &lt;asked&gt; (<code class="option">--arms</code> base-rules), see '
+        '<code class="command">run.sh 20 --arms x</code>; a -- b'
+    )
+    assert html.with_commands(page) == page

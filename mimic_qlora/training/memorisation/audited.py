@@ -52,7 +52,7 @@ def sentence(store: Path, run: str) -> Markup:
     found = read(store, run)
     if found is None:
         command = f"python run_files/audit_adapter.py --run {run}"
-        return Markup("Adapter {}: {} (`{}`).").format(run, NOT_AUDITED, command)
+        return Markup("Adapter {}: {} (<code>{}</code>).").format(run, NOT_AUDITED, command)
     page = (folder_of(store, run) / PAGE).resolve().as_uri()
     return Markup('<a href="{}">Memorisation audit</a> of adapter {}, {}: {}.').format(
         page, run, found.date, found.verdict
