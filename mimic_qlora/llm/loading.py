@@ -174,8 +174,8 @@ def load_adapter(
     """Put a trained LoRA adapter beside a base's weights, under a name of its own.
 
     It is not merged, since 4-bit weights stay as they were in training. Raises UserError when the
-    folder holds no adapter as safetensors (a pickled one could run code), or the adapter was
-    trained on another base model.
+    folder holds no adapter as safetensors (a pickled one could run code), or not all of one, or the
+    adapter was trained on another base model.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -201,7 +201,26 @@ def load_adapter(
         raise UserError(
             f"the adapter in {folder} cannot be loaded ({reason}): {remedy(folder)}"
         ) from None
+    _check_tensors(model, folder, name)
     return model.eval()
+
+
+def _check_tensors(model: "PeftModel", folder: Path, name: str) -> None:
+    """Raise UserError unless an adapter's file has every matrix that stands beside the base.
+
+    peft leaves those that are missing at zero, so that the base would answer in the adapter's name.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+        absent = sorted(expected.keys() - weights.keys())
+    if absent:
+        raise UserError(
+            f"the adapter in {folder} lacks {len(absent):,} of {len(expected):,} matrices, "
+            f"{absent[0]} among them: {remedy(folder)}"
+        )
 
 
 def _check_adapter(folder: Path, base: Path) -> None:

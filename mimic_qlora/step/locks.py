@@ -77,6 +77,8 @@ def _acquired(path: Path, place: Path, command: str, wait: float) -> "BaseFileLo
     try:
         lock.acquire()
     except Timeout:
+        if not path.exists():  # filelock tries again where no file can be made
+            raise FileNotFoundError(errno.ENOENT, "no file can be made there", path) from None
         raise UserError(
             f"another run of `{command}` is writing {place}: wait for it or stop it"
         ) from None

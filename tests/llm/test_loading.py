@@ -64,6 +64,25 @@ def test_an_adapter_of_another_base_is_refused(with_adapter, tiny, tmp_path):
         generation.generate(base, chat.load_tokenizer(tiny), [TALK], ["adapter"], 4)
 
 
+@pytest.mark.parametrize("change", ["renamed", "left out"])
+def test_an_adapter_that_lacks_matrices_does_not_answer_as_its_base(
+    with_adapter, tiny, tmp_path, change
+):
+    """peft leaves them at zero, without a word."""
+    from safetensors.torch import load_file, save_file
+
+    with_adapter[0].save_pretrained(tmp_path)
+    loading.load_adapter(loading.load_base(tiny, four_bit=False), tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    if change == "renamed":
+        weights = {f"base_model.{name}": weight for name, weight in weights.items()}
+    else:
+        weights.popitem()
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=f"{tmp_path} lacks [0-9]+ of 28 matrices.*train it again"):
+        loading.load_adapter(loading.load_base(tiny, four_bit=False), tmp_path)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 

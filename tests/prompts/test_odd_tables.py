@@ -275,14 +275,24 @@ def test_a_column_in_another_form_is_refused_with_what_to_do(
     assert cell not in said
 
 
-@pytest.mark.parametrize("word", cells.NOTHING)
-def test_a_column_of_texts_for_nothing_is_no_other_form(tiny_mimic, tmp_path, word):
-    def spoil(header, rows):
-        for row in rows:
-            row[header.index("edregtime")] = word
-        return rows
+NOTHING_IN = {  # columns of numbers and times, each of which gets one of the words
+    "admissions": ("edregtime", "edouttime", "deathtime"),
+    "labevents": ("storetime", "valuenum", "ref_range_lower", "ref_range_upper"),
+    "patients": ("anchor_age", "anchor_year", "dod"),
+    "prescriptions": ("stoptime",),
+}
 
-    rewrite(tiny_mimic / "hosp/admissions.csv.gz", spoil)
+
+def test_columns_of_texts_for_nothing_are_no_other_form(tiny_mimic, tmp_path):
+    words = iter(cells.NOTHING)
+    for table, names in NOTHING_IN.items():
+
+        def spoil(header, rows, names=names):
+            filled = {header.index(name): next(words) for name in names}
+            return [[filled.get(n, cell) for n, cell in enumerate(row)] for row in rows]
+
+        rewrite(tiny_mimic / f"hosp/{table}.csv.gz", spoil)
+    assert not [*words], "a word stands in no column"
     convert(tiny_mimic, tmp_path / "storage")
 
 

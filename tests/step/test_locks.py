@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +110,12 @@ def test_another_error_of_a_lock_is_not_taken_for_another_run(tmp_path, monkeypa
         try_lock(tmp_path)
     assert os.strerror(number) in str(error.value) and ".features.lock" in str(error.value)
     assert "another run" not in str(error.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system without files here")
+def test_a_folder_that_takes_no_file_is_not_taken_for_another_run():
+    with pytest.raises(UserError, match=r"lock file /proc/.features.lock cannot be used"):
+        try_lock(Path("/proc"))
 
 
 def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
