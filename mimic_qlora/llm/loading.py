@@ -134,10 +134,10 @@ def unpacked(model: "PreTrainedModel") -> "PreTrainedModel":
     weights = [
         m.in_features * m.out_features for m in model.modules() if isinstance(m, torch.nn.Linear)
     ]
-    needed = 4 * sum(weights)  # bytes: two a weight, old and new
+    needed = 2 * model.dtype.itemsize * sum(weights)  # bytes: old and new
     if torch.cuda.is_available() or needed > limits.free_memory():
         return model
-    return model.dequantize(dtype=compute_dtype()).eval()
+    return model.dequantize(dtype=model.dtype).eval()
 
 
 def guard_linear4bit(model: "PreTrainedModel") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from mimic_qlora.llm import loading
 from mimic_qlora.privacy import cohort, membership, people, planted, reading
@@ -75,12 +76,17 @@ class Found:
         return len(self.cohort.of(side))
 
 
+def number_type() -> torch.dtype:
+    """Return what the model computes in: float32 on a CPU, where few are fast in bfloat16."""
+    return loading.compute_dtype() if torch.cuda.is_available() else torch.float32
+
+
 def load(opened: "Session", adapter: Path) -> "PeftModel":
     """Load the base once, in 4 bits as in training, and the adapter beside it."""
     from tqdm import tqdm
 
     tqdm.write("Loading the model")
-    base = loading.unpacked(loading.load_base(opened.path))
+    base = loading.unpacked(loading.load_base(opened.path, dtype=number_type()))
     packed_attention.use_packed(base)
     return loading.load_adapter(base, adapter)
 
@@ -88,6 +94,7 @@ def load(opened: "Session", adapter: Path) -> "PeftModel":
 def cache(opened: "Session", adapter: Path, name: str, anew: bool) -> Path:
     """Return the file of the readings by this base, adapter, software and device."""
     identity: dict[str, Any] = {**session.identity(opened, ()), "what": "readings"}
+    identity["number type"] = str(number_type())
     identity["adapters"] = {name: files.file_sha256(adapter / "adapter_model.safetensors")}
     files.private_folder(opened.store / "privacy")
     folder = files.private_folder(opened.store / "privacy" / ".readings")

@@ -109,7 +109,8 @@ def write(
     date = time.strftime("%Y-%m-%d")
     figures = _figures(found)
     doses = [_of_dose(row) for row in _doses(found.planted)]
-    csv_files.write(folder / FIGURES, [*figures, *doses, *_groups(found, settings.min_cell)])
+    groups = _groups(found, settings.min_cell)
+    csv_files.write(folder / FIGURES, [*figures, *doses, *_of_controls(control), *groups])
     sections = [
         *_canaries(found.planted),
         _extraction(found.extracted),
@@ -117,7 +118,7 @@ def write(
         Section("Near-duplicates", [html.paragraph(_doubles(found))]),
         Section(
             "By task, rarity and condition",
-            [html.table(_groups(found, settings.min_cell), "Described, not tested.")],
+            [html.table(groups, "Described, not tested.")],
         ),
         Section("What is asked", [html.listed(THREATS), html.paragraph(BELOW)]),
         Section("Controls", _controls(control, found.run)),
@@ -302,6 +303,24 @@ def _controls(control: Controls | None, run: str) -> Sequence[Markup]:
             )
         ]
     return [html.paragraph(line) for line in control.lines()]
+
+
+def _of_controls(control: Controls | None) -> list[Row]:
+    """Return the lines of the CSV on controls."""
+    if control is None:
+        return []
+    long = control.positive
+    area = long.separations[long.worst].auc
+    return [
+        {
+            "figure": f"control, trained long: {membership.name_of(*long.worst)}: AUC",
+            "value": round(area.value, 4),
+            "low": round(area.low, 4),
+            "high": round(area.high, 4),
+            "upper": round(area.upper, 4),
+        },
+        {"figure": "control, share of shuffles called at 5%", "value": control.called},
+    ]
 
 
 def _cost(found: Found) -> str:

@@ -15,7 +15,7 @@ HELD, EXCEEDED, CANNOT_TELL = "held", "exceeded", "cannot tell"
 class Limits(BaseModel):
     """The content of audit.yaml: below which each figure must lie for "held"."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     auc: Annotated[float, Field(gt=0.5, le=1)]
     tpr: Annotated[float, Field(gt=0.01, le=1)]

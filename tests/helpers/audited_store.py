@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,10 +18,34 @@ from helpers.tuned_store import STAY, STAY_COLUMNS
 from mimic_qlora.llm import chat, loading
 from mimic_qlora.step import storage
 
-IDS = [10000000 + 7 * i for i in range(64)]
-SPLIT = {s: "train" if i < 32 else "validation" if i < 60 else "test" for i, s in enumerate(IDS)}
 TITLES = ["I10,10,Essential hypertension", "B20,10,HIV disease"]
 TRAINING = {**asdict(SETTINGS), "batch_tokens": 900, "accumulate": 1, "rank": 16, "alpha": 32}
+
+
+def split_of(n_train: int) -> dict[int, str]:
+    """Return the split of each patient: 28 for validation and 4 for test beside those to train."""
+    splits = ["train"] * n_train + ["validation"] * 28 + ["test"] * 4
+    return {10000000 + 7 * i: split for i, split in enumerate(splits)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whose records are written, how many each, for which base model (None: a tiny one)."""
+
+    n_train: int = 32
+    n_records: int = 1
+    token_budget: int = 900
+    lr: float = SETTINGS.lr
+    base: Path | None = None
+
+    @property
+    def splits(self) -> dict[int, str]:
+        return split_of(self.n_train)
+
+
+SMALL = Plan()
+SPLIT = SMALL.splits
+IDS = list(SPLIT)
 
 
 def secret(subject_id: int, what: str) -> str:
@@ -29,60 +53,69 @@ def secret(subject_id: int, what: str) -> str:
     return "".join(random.Random(f"{what}{subject_id}").choices("abcdefghijklmnop", k=8))
 
 
-def record(subject_id: int) -> dict:
+def records(subject_id: int, plan: Plan) -> list[dict]:
+    """Return the records of a patient: one chart, and an answer of its own in each."""
     chart = f"Patient context\n- Note: {secret(subject_id, 'chart')}"
-    turns = [
-        ("system", "Help."),
-        ("user", f"{chart}\n\nQuestion\nWhat?"),
-        ("assistant", secret(subject_id, "answer")),
-    ]
-    messages = [{"role": role, "content": content} for role, content in turns]
-    return prompt_record(messages, subject_id, split=SPLIT[subject_id], as_of="2150-04-01 00:00:00")
+    made = []
+    for n in range(plan.n_records):
+        turns = [
+            ("system", "Help."),
+            ("user", f"{chart}\n\nQuestion\nWhat?{' And then?' * n}"),
+            ("assistant", secret(subject_id, "answer" + str(n or ""))),
+        ]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        split = plan.splits[subject_id]
+        made.append(prompt_record(messages, subject_id, split=split, as_of="2150-04-01 00:00:00"))
+    return made
 
 
-def write(folder: Path) -> Path:
-    """Write a storage folder, and the model "tiny" beside it; return the folder.
+def write(folder: Path, plan: Plan = SMALL) -> Path:
+    """Write a storage folder, and the model "tiny" beside it where there is no other; return it.
 
     Its adapter has learned nothing.
     """
-    path, tiny = folder / "storage", write_tiny_model(folder / "tiny")
+    path, base = folder / "storage", plan.base or write_tiny_model(folder / "tiny")
     columns = "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod"
-    rng = random.Random(0)
-    people = [f"{s},{rng.choice('FM')},{rng.randrange(20, 91)},2150,2011 - 2013," for s in IDS]
+    rng, ids = random.Random(0), list(plan.splits)
+    people = [f"{s},{rng.choice('FM')},{rng.randrange(20, 91)},2150,2011 - 2013," for s in ids]
     write_table(folder / "mimic", "patients", columns, people)
-    stays = [f"{s},{s + 9},{STAY}" for s in IDS]
+    stays = [f"{s},{s + 9},{STAY}" for s in ids]
     write_table(folder / "mimic", "admissions", STAY_COLUMNS, stays)
     write_table(folder / "mimic", "d_icd_diagnoses", "icd_code,icd_version,long_title", TITLES)
-    coded = [f"{s},{s + 9},1,{'B20' if rng.random() < 0.9 else 'I10'},10" for s in IDS]
+    coded = [f"{s},{s + 9},1,{'B20' if rng.random() < 0.9 else 'I10'},10" for s in ids]
     codes = "subject_id,hadm_id,seq_num,icd_code,icd_version"
     write_table(folder / "mimic", "diagnoses_icd", codes, coded)
     done = run_here("convert_to_jsonl.py", "--mimic-dir", folder / "mimic", storage=path)
     assert done.returncode == 0, done.stderr
-    rows = "".join(f"{s},{name}\n" for s, name in SPLIT.items())
+    rows = "".join(f"{s},{name}\n" for s, name in plan.splits.items())
     written_otherwise(path / "subjects" / "split.csv", f"subject_id,split\n{rows}")
-    prompts = _write_prompts(path, tiny)
-    with storage.step_output(path, "adapters/default", TRAINING, {"prompts": prompts}) as adapter:
-        _write_adapter(adapter.path, tiny)
+    prompts = _write_prompts(path, base, plan)
+    training = {**TRAINING, "lr": plan.lr}
+    with storage.step_output(path, "adapters/default", training, {"prompts": prompts}) as adapter:
+        _write_adapter(adapter.path, base)
         adapter.facts["results"] = {"selection_patients": 14}
     return path
 
 
-def _write_prompts(path: Path, tiny: Path) -> str:
+def _write_prompts(path: Path, base: Path, plan: Plan) -> str:
     inputs = {"subjects": storage.verified_manifest(path, "subjects")["id"]}
     with storage.step_output(path, "prompts", {}, inputs) as out:
-        template = chat.template_sha256(chat.load_tokenizer(tiny))
-        context_settings(token_budget=900, model=str(tiny), template_sha256=template).write(
-            out.path
-        )
+        template = chat.template_sha256(chat.load_tokenizer(base))
+        context_settings(
+            token_budget=plan.token_budget, model=str(base), template_sha256=template
+        ).write(out.path)
         for split in ("train", "validation", "test"):
-            lines = [json.dumps(record(s)) + "\n" for s, name in SPLIT.items() if name == split]
-            (out.path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            own = [
+                one for s, name in plan.splits.items() if name == split for one in records(s, plan)
+            ]
+            lines = "".join(json.dumps(one) + "\n" for one in own)
+            (out.path / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     return out.manifest["id"]
 
 
-def _write_adapter(folder: Path, tiny: Path) -> None:
+def _write_adapter(folder: Path, base: Path) -> None:
     lora = LoraConfig(r=4, target_modules="all-linear")
-    model = get_peft_model(loading.load_base(tiny, four_bit=False), lora)
+    model = get_peft_model(loading.load_base(base, four_bit=False), lora)
     torch.manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:

@@ -7,18 +7,33 @@ import pytest
 
 from helpers import audited_store
 from helpers.audited_store import IDS, SPLIT
+from helpers.scripts import run_here
 from helpers.shared import made_once
-from mimic_qlora.privacy import page, separation
+from mimic_qlora.privacy import limits, page, separation
 from mimic_qlora.privacy.extraction import extract
 from mimic_qlora.processes import entries
 from mimic_qlora.step import manifests
 from mimic_qlora.training.memorisation import audited, canaries, selection
 from mimic_qlora.validation import ledger
 
+AUDIT = "run_files/audit_adapter.py"
+
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
-    return made_once(tmp_path_factory, "audited", audited_store.write)
+    """A `storage` folder, the same after an audit with controls, and what that `told`."""
+
+    def make(folder):
+        audited_store.write(folder)
+        shutil.copytree(folder / "storage", folder / "after", symlinks=True)
+        options = ("--model", folder / "tiny", "--texts", 10, "--controls")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(separation, "SHUFFLES", 1000)
+            done = run_here(AUDIT, *options, storage=folder / "after")
+        assert done.returncode == 0, done.stderr
+        (folder / "told").write_text(done.stdout, encoding="utf-8")
+
+    return made_once(tmp_path_factory, "audited", make)
 
 
 @pytest.fixture
@@ -30,7 +45,7 @@ def store(whole, tmp_path):
 @pytest.fixture
 def audit(run, whole, store):
     always = ("--model", whole / "tiny", "--texts", 10)
-    return lambda *options: run("run_files/audit_adapter.py", *always, *options)
+    return lambda *options: run(AUDIT, *always, *options)
 
 
 @pytest.fixture
@@ -44,12 +59,10 @@ def figures(store, run="default"):
         return {row["figure"]: row for row in csv.DictReader(file)}
 
 
-def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_found(audit, store):
-    done = audit("--controls")
-    assert done.returncode == 0, done.stderr
-    quote, verdict = done.stdout.index(page.QUOTE[:40]), done.stdout.index("Memorisation: cannot")
-    assert quote < verdict
-    told = " ".join(done.stdout.split())
+def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_found(whole):
+    told, store = (whole / "told").read_text(encoding="utf-8"), whole / "after"
+    assert told.index(page.QUOTE[:40]) < told.index("Memorisation: cannot")
+    told = " ".join(told.split())
     assert "32 patients trained on against 14 never seen" in told
     assert "An adapter trained 20 epochs on 32 patients is found" in told
     assert "Controls passed" in told
@@ -59,6 +72,8 @@ def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_f
     assert float(found["loss, answers: AUC"]["upper"]) > 0.5
     assert "Told of 0 of 10 patients trained on and of 0 of 10 never seen: 30 tokens of" in told
     assert "Not measured" in told and extract.TRIPLES in told
+    (long,) = (row for figure, row in found.items() if figure.startswith("control, trained long"))
+    assert float(long["low"]) > 0.6
     gap = found[extract.GAP]
     assert float(gap["low"]) < float(gap["value"]) < float(gap["high"]) and gap["limit"] == "0.08"
     assert found[f"{extract.VERBATIM}: excess"]["limit"] == "0.01"
@@ -73,19 +88,31 @@ def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_f
     assert (last["event"], last["verdict"]) == ("audited", "cannot tell")
 
 
-@pytest.mark.usefixtures("no_extraction")
-def test_card_status_and_report_tell_of_it_until_the_adapter_changes(audit, store, run):
-    card = store / "adapters/default/README.md"
+@pytest.mark.soak
+def test_the_control_is_found_on_the_embedded_model(embedded_model, run, tmp_path):
+    plan = audited_store.Plan(n_train=50, token_budget=60, lr=2e-3, base=embedded_model)
+    audited_store.write(tmp_path, plan)
+    done = run(AUDIT, "--model", embedded_model, "--texts", 10, "--controls")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "An adapter trained 20 epochs on 50 patients is found" in told
+    assert "Controls passed" in told and "Memorisation: exceeded" not in told
+
+
+def test_card_status_and_report_tell_of_it_until_the_adapter_changes(whole, store, run):
     assert audited.sentence(store, "default").startswith(f"Adapter default: {audited.NOT_AUDITED}")
-    assert audit().returncode == 0
+    shutil.rmtree(store)
+    shutil.copytree(whole / "after", store, symlinks=True)
+    card = store / "adapters/default/README.md"
     text = card.read_text(encoding="utf-8")
     between = text.split(audited.BEGIN)[1].split(audited.END)[0].strip().splitlines()
     assert len(between) == 4 and between[0].startswith("Memorisation: cannot tell")
     link = re.search('<a href="(file:[^"]*)"', audited.sentence(store, "default")).group(1)
     assert link == (store / "privacy/default/audit.html").as_uri()
     assert "cannot tell" in run("run_files/status.py").stdout
-    assert audit("--force").returncode == 0
-    assert card.read_text(encoding="utf-8").count(audited.BEGIN) == 1
+    audited.tell_card(card, ("Audited again.",))
+    text = card.read_text(encoding="utf-8")
+    assert text.count(audited.BEGIN) == 1 and "cannot tell" not in text
     weights = store / "adapters/default/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
     assert audited.read(store, "default") is None
@@ -115,7 +142,7 @@ def test_what_was_read_before_a_kill_is_not_read_again(audit, store, monkeypatch
 
 @pytest.mark.usefixtures("no_extraction")
 def test_limits_that_were_edited_are_refused_and_others_can_be_frozen(audit, store, tmp_path):
-    assert audit().returncode == 0
+    assert audit("--freeze", limits.TEMPLATE).returncode == 0
     frozen = store / "privacy/limits.yaml"
     frozen.chmod(0o600)
     others = {
@@ -125,10 +152,10 @@ def test_limits_that_were_edited_are_refused_and_others_can_be_frozen(audit, sto
     }
     for old, new in others.items():
         frozen.write_text(frozen.read_text().replace(old, new))
-    refused = audit("--force")
+    refused = audit()
     assert refused.returncode == 2 and "was edited after it was frozen" in refused.stderr
     assert audit("--freeze", frozen).returncode == 0
-    done = audit("--force")
+    done = audit()
     assert done.returncode == 0 and "Memorisation: held" in done.stdout
     (tmp_path / "wrong.yaml").write_text("auc: 0.4\n")
     refused = audit("--freeze", tmp_path / "wrong.yaml")

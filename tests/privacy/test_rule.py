@@ -27,6 +27,9 @@ def test_a_void_comparison_tells_nothing():
     assert found.verdict == rule.CANNOT_TELL and found.why == "the sides differ in age"
 
 
-def test_limits_below_what_no_leak_gives_are_refused():
+@pytest.mark.parametrize("wrong", [{"auc": 0.5}, {"gap": float("inf")}, {"tpr": float("nan")}])
+def test_limits_that_no_leak_reaches_or_none_exceeds_are_refused(wrong):
+    right = {"auc": 0.6, "tpr": 0.05, "exposure": 2.0, "extraction": 0.01, "gap": 0.08}
+    assert rule.Limits(**right)
     with pytest.raises(ValidationError):
-        rule.Limits(auc=0.5, tpr=0.05, exposure=2.0, extraction=0.01, gap=0.08)
+        rule.Limits(**{**right, **wrong})

@@ -61,7 +61,7 @@ def sentence(store: Path, run: str) -> Markup:
 
 def in_card(lines: tuple[str, ...] = ()) -> list[str]:
     """Return the lines of a card on the audit, or that there was none."""
-    return [BEGIN, *(lines or (f"Memorisation: {NOT_AUDITED}.",)), END]
+    return [BEGIN, *(lines or (f"{NOT_AUDITED.capitalize()}.",)), END]
 
 
 def tell_card(card: Path, lines: tuple[str, ...]) -> None:
