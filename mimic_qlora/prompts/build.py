@@ -73,7 +73,7 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
     maker = replace(maker, visits=found.visits)
     slots = cohort.chosen(found.slots, s.max_total, s.seed)
     split = reader.split_of(store)
-    _check_splits({split[subject_id] for subject_id in slots}, s.max_total)
+    _check_splits({split[subject_id] for subject_id in slots}, s)
     cut = Counter[str]()
 
     def made() -> Iterator[tuple[PromptRecord, Person]]:
@@ -92,7 +92,7 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
     if found.visits:
         asked = {one.subject_id for many in slots.values() for one in many if one.task == "urgency"}
         visits.write(folder, [found.visits[who] for who in sorted(asked)], found.flow)
-    _check_splits(counts.splits.keys(), s.max_total)
+    _check_splits(counts.splits.keys(), s)
     n_slots = sum(map(len, slots.values()))
     return Counts(
         **asdict(counts),
@@ -103,13 +103,18 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
     )
 
 
-def _check_splits(found: Collection[str], max_total: int | None) -> None:
+def _check_splits(found: Collection[str], settings: PromptSettings) -> None:
     """Raise UserError unless both splits that step 5 needs are among those `found`."""
     for name, kind in (("train", "training"), ("validation", "validation")):
         if name not in found:
             why = f"no {name} patient has a coded stay that a question could be asked about"
+            if settings.tasks == ["urgency"]:
+                why = (
+                    f"no {name} patient has an emergency visit with a time, an age, a sex and a "
+                    "complaint that is not left out"
+                )
             remedy = "convert more patients with step 1 (--sample)"
-            if max_total is not None:
-                why = f"--max-total {max_total} leaves none of a {name} patient"
+            if settings.max_total is not None:
+                why = f"--max-total {settings.max_total} leaves none of a {name} patient"
                 remedy = "give a larger one"
             raise UserError(f"no {kind} prompt could be made: {why}; {remedy}")

@@ -10,10 +10,10 @@ import pytest
 from helpers import emergency_store as stores
 from helpers.prompt_records import SPLITS
 from mimic_qlora.chart import columns, visibility
-from mimic_qlora.prompts import audit, record_files, truncation
+from mimic_qlora.prompts import audit, build, record_files, truncation
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
-from mimic_qlora.tasks.urgency import cohort, label, task, visits
+from mimic_qlora.tasks.urgency import cohort, coverage, label, task, visits
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +234,36 @@ def test_without_a_table_the_task_refuses_in_a_sentence(emergency_store, monkeyp
     with pytest.raises(UserError, match=f"needs the table {table}, .*convert") as error:
         cohort.find(emergency_store, 42)
     assert "\n" not in str(error.value)
+
+
+def lacking(manifest, table, column):
+    """A manifest of step 1 whose table came without a column."""
+    columns = {name: kind for name, kind in manifest["columns"][table].items() if name != column}
+    return {**manifest, "columns": {**manifest["columns"], table: columns}}
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        *(("edstays", name) for name in ("hadm_id", "intime", "outtime", "disposition")),
+        *(("triage", name) for name in ("stay_id", "acuity", "chiefcomplaint")),
+        *(("pyxis", "name"), ("emar", "event_txt"), ("radiology", "charttime")),
+    ],
+)
+def test_a_column_without_which_all_levels_are_others_is_refused(
+    emergency_store, monkeypatch, table, column
+):
+    """MIMIC-IV-ED 1.0 had no disposition: nobody would have left without being seen."""
+    whole = coverage.subjects_manifest(emergency_store)
+    monkeypatch.setattr(coverage, "subjects_manifest", lambda _: lacking(whole, table, column))
+    with pytest.raises(UserError, match=f"needs the column {column} of {table}, .*convert"):
+        cohort.find(emergency_store, 42)
+
+
+def test_no_visit_to_ask_about_is_not_called_a_stay_without_codes():
+    settings = build.PromptSettings(["urgency"], 1, None, 700, 24, 42, "words")
+    with pytest.raises(UserError, match="no validation patient has an emergency visit with a time"):
+        build._check_splits(["train"], settings)
 
 
 def test_a_table_that_does_not_cover_a_year_is_refused(emergency_store, monkeypatch):

@@ -1,4 +1,4 @@
-"""Whether the tables that levels rest on are there, and cover each group of years.
+"""Whether what levels rest on is there, tables and columns, and covers each group of years.
 
 A table that is absent for some years makes a visit of these look as if nothing had been done.
 """
@@ -11,17 +11,27 @@ from pathlib import Path
 from mimic_qlora.chart.rows import Record, Row
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
+from mimic_qlora.subjects.manifest import subjects_manifest
 from mimic_qlora.tasks.urgency import label
 
 # A table covers a group of years where the share of its visits with a row is at least this part of
 # the share over all years. Fewer visits than LEAST tell nothing.
 PART, LEAST = 0.1, 20
+# Cells of a row may be empty; a column that is not there makes the level of all visits another one.
+NEEDED = {
+    **{table: columns for table, columns in label.WANTED.items() if table != "edstays"},
+    "edstays": tuple(name for name in label.WANTED["edstays"] if name != "race"),
+    "triage": ("stay_id", "acuity", "chiefcomplaint"),
+}
 JUDGED = ("labevents", "radiology", "pyxis", "emar")
 FOLLOWED = timedelta(days=8)  # after a patient's last arrival, beyond all hours of label.yaml
 
 
 def check_tables(store: Path, rules: label.Rules) -> None:
-    """Raise UserError unless every table that the task reads has rows."""
+    """Raise UserError unless every table that the task reads has rows, and the columns it needs.
+
+    Without a disposition nobody has left unseen, without a hadm_id nobody was admitted.
+    """
     level = label.tables(rules)
     for table in ("edstays", "triage", *level):
         if not reader.table_files(store, table):
@@ -29,6 +39,14 @@ def check_tables(store: Path, rules: label.Rules) -> None:
             raise UserError(
                 f"the urgency task needs the table {table}, which {store / 'subjects'} does not "
                 f"have ({why}): convert MIMIC-IV with its folders ed/ and note/ by step 1"
+            )
+    there = subjects_manifest(store)["columns"]
+    for table, columns in NEEDED.items():
+        if absent := [name for name in columns if name not in there.get(table, columns)]:
+            raise UserError(
+                f"the urgency task needs the column {absent[0]} of {table}, which "
+                f"{store / 'subjects'} does not have: convert MIMIC-IV-ED 2.2 by step 1, whose "
+                "tables have it"
             )
 
 
