@@ -7,6 +7,8 @@ transformers 5; a folder that is in 4 bits already they load like any other.
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from mimic_qlora.llm import chat, finding, loading, tokenizer_files
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
@@ -16,6 +18,11 @@ from mimic_qlora.training.data import BaseModel
 def place(store: Path, model: Path) -> Path:
     """Return where the 4-bit folder of a model lies in a storage folder."""
     return store / "models" / f"{Path(finding.model_name(model)).name}-nf4"
+
+
+def _number_type() -> torch.dtype:
+    """Return what the other parts are kept in; the machine that loads them may have a GPU."""
+    return loading.compute_dtype() if torch.cuda.is_available() else torch.bfloat16
 
 
 def save(argument: str | None, name: str | None, force: bool = False) -> None:
@@ -38,7 +45,7 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     step = folder.relative_to(store).as_posix()
     settings = {"base_model": asdict(base), "weights": "nf4, double quantisation"}
     with storage.step_output(store, step, settings, {}, force) as out:
-        loading.load_base(path).save_pretrained(out.path)
+        loading.load_base(path, dtype=_number_type()).save_pretrained(out.path)
         tokenizer_files.save(tokenizer, out.path)
         (out.path / "README.md").write_text(card(base), encoding="utf-8")
         for written in out.path.iterdir():

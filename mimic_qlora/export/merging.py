@@ -40,7 +40,8 @@ def merge(base: Path, adapter: Path, tokenizer: "PreTrainedTokenizerBase") -> Me
 
     Raises UserError when the merged model does not answer as base and adapter do.
     """
-    dense = loading.load_base(base).dequantize(dtype=torch.bfloat16).eval()
+    four_bit = loading.load_base(base, dtype=torch.bfloat16)
+    dense = four_bit.dequantize(dtype=torch.bfloat16).eval()
     model = loading.load_adapter(dense, adapter)
     rows = _rows(tokenizer)
     before = likelihood.log_probabilities(model, rows)

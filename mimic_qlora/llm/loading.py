@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 
 def compute_dtype() -> "torch.dtype":
-    """Return bfloat16, or float16 on a GPU without native bfloat16."""
+    """Return bfloat16; where the hardware has none, float16 on a GPU and float32 on a CPU.
+
+    A CPU without instructions for bfloat16 computes in it at a fifth of the speed.
+    """
     import torch
 
-    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    native = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return torch.bfloat16 if native else torch.float32
 
 
 def load_base(

@@ -183,6 +183,7 @@ def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
         "runs": list(runs),
         "adapters": {run: files.file_sha256(path) for run, path in weights.items()},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "computing": str(loading.compute_dtype()),
         "versions": manifests.versions(),
     }
 

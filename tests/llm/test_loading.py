@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.tiny_model import TALK
 from mimic_qlora.llm import chat, generation, loading
@@ -124,3 +125,18 @@ def test_a_damaged_adapter_is_named_in_one_sentence(with_adapter, tiny, tmp_path
         cut(tmp_path / file)
         with pytest.raises(UserError, match=f"{tmp_path}.*train it again"):
             loading.load_adapter(loading.load_base(tiny, four_bit=False), tmp_path)
+
+
+def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(monkeypatch):
+    """The capabilities of the processors are made up."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for found, expected in (
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx2": True}, torch.float32),
+        ({"architecture": "aarch64"}, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert loading.compute_dtype() is expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # PyTorch before 2.11
+    assert loading.compute_dtype() is torch.float32
