@@ -22,12 +22,14 @@ def saved(tuned_store, tmp_path_factory):
 
 def test_peft_loads_from_it_the_model_that_was_trained_bit_for_bit(tuned_store, saved):
     import peft
+    import torch
     import transformers
 
     adapter = tuned_store.path / "adapters" / "default"
     tokenizer = chat.load_tokenizer(tuned_store.model)
     rows = [chat.chat_ids(tokenizer, [{"role": "user", "content": "My knee hurts."}])]
-    ours = loading.load_adapter(loading.load_base(tuned_store.model), adapter)
+    base = loading.load_base(tuned_store.model, dtype=torch.bfloat16)
+    ours = loading.load_adapter(base, adapter)
     folder, _ = saved
     base = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert base.is_loaded_in_4bit

@@ -41,7 +41,8 @@ def test_merged_logits_are_those_of_base_and_adapter_and_naive_ones_are_not(tune
     def differs(model):
         return likelihood.divergence(side_by_side, predicted(model))
 
-    four_bit = loading.load_adapter(loading.load_base(tuned_store.model), adapter)
+    base = loading.load_base(tuned_store.model, dtype=torch.bfloat16)
+    four_bit = loading.load_adapter(base, adapter)
     side_by_side = predicted(four_bit)
     merged = transformers.AutoModelForCausalLM.from_pretrained(
         store / "exports" / "seed.1", dtype=torch.bfloat16
