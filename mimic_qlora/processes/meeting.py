@@ -171,7 +171,7 @@ class Team:
         A file that never changes was left by a run that was killed.
         """
         for other in self._others():
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 state = files.read_json(self._file(other))
                 sign = (state["nonce"], state["beat"])
                 if sign == self._baseline.setdefault(other, sign):
