@@ -1,10 +1,11 @@
 """What an adapter has kept of the canaries: exposure of each secret, and a bound of epsilon."""
 
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,61 +55,83 @@ class Planted:
         return made
 
 
-def _ends(tokenizer: "PreTrainedTokenizerBase", before: str, value: str) -> tuple[Ids, list[Ids]]:
-    """Return the tokens that come before a secret, and those of each candidate.
+class Asked(NamedTuple):
+    """The tokens that come before a secret, those of each candidate, and which one is true."""
+
+    first: Ids
+    ends: list[Ids]
+    true: int
+
+
+def ask(tokenizer: "PreTrainedTokenizerBase", canary: Canary, secret: str) -> Asked:
+    """Encode the candidates for a secret.
 
     Raises UserError for a tokenizer by which they hang on what stands far before.
     """
+    before, value = canaries.text_before(tokenizer, canary, secret)
     tail = before[before.rindex(" ", 0, len(before) - 1) :]
     short = chat.token_ids(tokenizer, [tail + other for other in canaries.SECRETS])
     n_same = len(os.path.commonprefix(short))
     ends = [tuple(ids[n_same:]) for ids in short]
     whole = chat.token_ids(tokenizer, [before + value, before + canaries.SECRETS[0]])
-    own = ends[canaries.SECRETS.index(value)]
-    first = tuple(whole[0][: len(whole[0]) - len(own)])
-    if tuple(whole[0]) != first + own or tuple(whole[1]) != first + ends[0]:
+    true = canaries.SECRETS.index(value)
+    first = tuple(whole[0][: len(whole[0]) - len(ends[true])])
+    if tuple(whole[0]) != first + ends[true] or tuple(whole[1]) != first + ends[0]:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} joins a number with what stands before it, "
             "so that no secret can be ranked: audit another model with --canaries"
         )
-    return first, ends
+    return Asked(first, ends, true)
 
 
 @torch.no_grad()
-def likelihoods(model: "PeftModel", first: Ids, ends: Sequence[Ids]) -> Floats:
-    """Return the log probability of each end after the first tokens, in one row."""
-    parents = sorted({end[:-1] for end in ends})
-    row = [Sample(list(first + parent), len(first) + len(parent)) for parent in parents]
-    places = reading.row_places(row)
-    nodes: dict[Ids, int] = {}
-    for parent, here in zip(parents, places, strict=True):
-        for n in range(len(parent) + 1):
-            nodes[parent[:n]] = here[len(first) + n - 1]
-    kept = sorted(set(nodes.values()))
-    logits = reading.logits_at(model, row, kept)
-    where = logits.device
-    likely = logits.float().log_softmax(-1)
-    at = {node: kept.index(place) for node, place in nodes.items()}
+def likelihoods(model: "PeftModel", asked: Sequence[Asked]) -> list[Floats]:
+    """Return the log probability of each candidate of each secret, all in one row."""
+    parents = [sorted({end[:-1] for end in one.ends}) for one in asked]
+    row = [
+        Sample(list(one.first + parent), len(one.first) + len(parent))
+        for one, own in zip(asked, parents, strict=True)
+        for parent in own
+    ]
+    places = iter(reading.row_places(row))
+    nodes = [
+        {
+            parent[:n]: here[len(one.first) + n - 1]
+            for parent, here in zip(own, itertools.islice(places, len(own)), strict=True)
+            for n in range(len(parent) + 1)
+        }
+        for one, own in zip(asked, parents, strict=True)
+    ]
+    kept = sorted({place for own in nodes for place in own.values()})
+    likely = reading.logits_at(model, row, kept).float().log_softmax(-1)
+    at = {place: number for number, place in enumerate(kept)}
+    return [
+        _totals(likely, one.ends, {ids: at[place] for ids, place in own.items()})
+        for one, own in zip(asked, nodes, strict=True)
+    ]
+
+
+def _totals(likely: torch.Tensor, ends: Sequence[Ids], at: Mapping[Ids, int]) -> Floats:
+    """Sum the log probabilities of each end; `at` is the place of what comes before a token."""
     totals = np.zeros(len(ends))
     for n in range(max(map(len, ends))):
         which = [i for i, end in enumerate(ends) if len(end) > n]
-        rows = torch.tensor([at[ends[i][:n]] for i in which], device=where)
-        tokens = torch.tensor([ends[i][n] for i in which], device=where)
+        rows = torch.tensor([at[ends[i][:n]] for i in which], device=likely.device)
+        tokens = torch.tensor([ends[i][n] for i in which], device=likely.device)
         totals[which] += likely[rows, tokens].double().cpu().numpy()
     return totals
 
 
-def _gains(
-    model: "PeftModel", tokenizer: "PreTrainedTokenizerBase", canary: Canary, secret: str
-) -> Floats:
+def _gains(model: "PeftModel", asked: Sequence[Asked]) -> list[Floats]:
     """Return by how much the adapter finds each candidate likelier; the true one comes first."""
-    before, value = canaries.text_before(tokenizer, canary, secret)
-    first, ends = _ends(tokenizer, before, value)
-    adapter = likelihoods(model, first, ends)
+    adapter = likelihoods(model, asked)
     with model.disable_adapter():
-        gains = adapter - likelihoods(model, first, ends)
-    true = canaries.SECRETS.index(value)
-    return np.concatenate([gains[true : true + 1], np.delete(gains, true)])
+        base = likelihoods(model, asked)
+    gains = [one - other for one, other in zip(adapter, base, strict=True)]
+    return [
+        np.concatenate([gain[[one.true]], np.delete(gain, one.true)])
+        for one, gain in zip(asked, gains, strict=True)
+    ]
 
 
 def read(
@@ -121,13 +144,13 @@ def read(
     done = entries.kept(path)
     made: dict[str, list[list[float]]] = {secret: [] for secret in SECRETS}
     for canary in tqdm(found, "canaries", unit="canary", leave=False, disable=None):
-        for secret in SECRETS:
-            key = files.digest([canary.messages, secret])
-            if key not in done:
-                gains = _gains(load(), tokenizer, canary, secret)
-                bits = float(exposure.exposures(gains[None])[0])
-                done[key] = entries.add(path, {"key": key, "value": [bits, gains[0]]})
-            made[secret].append(done[key]["value"])
+        key = files.digest([canary.messages, "canary"])
+        if key not in done:
+            gains = _gains(load(), [ask(tokenizer, canary, secret) for secret in SECRETS])
+            value = [[float(exposure.exposures(gain[None])[0]), gain[0]] for gain in gains]
+            done[key] = entries.add(path, {"key": key, "value": value})
+        for secret, pair in zip(SECRETS, done[key]["value"], strict=True):
+            made[secret].append(pair)
     return {secret: np.array(values) for secret, values in made.items()}
 
 

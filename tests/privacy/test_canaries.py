@@ -39,10 +39,9 @@ def test_coins_and_doses_are_half_and_half_and_drawn_by_hash():
 def test_candidates_are_as_likely_as_each_alone(tiny):
     model, tokenizer = packed_model(tiny).eval(), chat.load_tokenizer(tiny)
     one = canary(3)
-    for secret in planted.SECRETS:
-        before, value = canaries.text_before(tokenizer, one, secret)
-        first, ends = planted._ends(tokenizer, before, value)
-        found = planted.likelihoods(model, first, ends)
+    asked = [planted.ask(tokenizer, one, secret) for secret in planted.SECRETS]
+    both = planted.likelihoods(model, asked)
+    for secret, (first, ends, true), found in zip(planted.SECRETS, asked, both, strict=True):
         for place in (0, 57, 999):
             row = [planted.Sample(list(first + ends[place]), len(first))]
             alone = planted.reading.predicted(
@@ -50,6 +49,8 @@ def test_candidates_are_as_likely_as_each_alone(tiny):
             )[0]
             assert found[place] == pytest.approx(float(alone.log_probability.sum()), abs=1e-3)
         assert tokenizer.decode(list(ends[57])) == "057"
+        assert canaries.SECRETS[true] == getattr(one, secret)
+        before = tokenizer.decode(list(first))
         assert before.endswith(": " if secret == "serial" else "is ")
 
 
