@@ -20,7 +20,8 @@ CLAIMED, NOT_SHOWN, NOT_TESTED = "claimed", "not shown", "not tested"
 class Gain(NamedTuple):
     """The sensitivity of one arm minus that of another, with a 95% interval and p.
 
-    The interval is that of t on the spread of the bootstrap draws. p is two-sided: the larger one
+    The interval is that of t on the spread of the bootstrap draws. Where they have none, it is the
+    exact bound of how many of all visits may be found by one alone. p is two-sided: the larger one
     of that t and of McNemar's exact test, since t alone claims too often where few visits differ.
     """
 
@@ -52,7 +53,8 @@ def gain(study: Study, one: Performance, other: Performance) -> Gain:
     error = float(np.nanstd(drawn, ddof=1))
     freedom = max(1, len(np.unique(study.patient[here])) - 1)
     if error < 1e-12:
-        by_t, half = (1.0 if abs(value) < 1e-12 else 0.0), 0.0
+        by_t = 1.0 if abs(value) < 1e-12 else 0.0
+        half = 1 - (ALPHA / 2) ** (1 / max(1, int(here.sum())))  # Clopper and Pearson, 0 of n
     else:
         by_t = float(2 * stats.t.sf(abs(value) / error, freedom))
         half = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * error

@@ -92,11 +92,15 @@ def thresholds(scores: Floats, weights: Floats, specificity: Floats) -> Floats:
 
 
 def of_turn(study: Study, turn: Turn, scores: Floats, weights: Floats) -> Floats:
-    """Return the threshold of a turn in each draw, at the nurse's specificity there."""
+    """Return the threshold of a turn in each draw, at the nurse's specificity there.
+
+    It is infinite in a draw that has no visit to set it on.
+    """
     others = turn.fitted & ~study.positive
     mine = weights[:, others]
-    nurse = (mine * ~study.nurse[others]).sum(axis=1) / mine.sum(axis=1)
-    return thresholds(scores[others], mine, nurse)
+    weight = mine.sum(axis=1)
+    nurse = (mine * ~study.nurse[others]).sum(axis=1) / np.maximum(weight, 1e-12)
+    return np.where(weight > 0, thresholds(scores[others], mine, nurse), np.inf)
 
 
 def limits(study: Study, scores: Floats) -> Floats:

@@ -79,3 +79,17 @@ def test_a_few_visits_that_differ_are_no_claim_though_the_bootstrap_says_so():
 def test_the_interval_of_a_share_is_never_narrower_than_the_exact_one():
     low, high = claims.share(20, 20, np.ones(100))
     assert high == 1 and low == pytest.approx(stats.binomtest(20, 20).proportion_ci().low)
+
+
+def test_two_arms_that_never_differ_on_few_visits_are_not_told_to_be_equal():
+    """The bootstrap has no spread; of two visits, 84% may yet be found by one alone."""
+    positive = np.arange(15) < 2
+    turns = endpoint.cross_fitted(endpoint.folds(np.arange(15), positive, 0))
+    scores = np.linspace(1, 0, 15)
+    study = endpoint.Study(
+        np.arange(15), positive, positive, np.ones(15), positive.astype(int), turns
+    )
+    found = endpoint.measure(study, {"one": scores, "two": scores}, 0, 50)
+    by = claims.gain(study, found["one"], found["two"])
+    at_most = stats.binomtest(0, 2).proportion_ci().high
+    assert (by.value, by.p) == (0, 1) and (by.low, by.high) == pytest.approx((-at_most, at_most))

@@ -97,3 +97,10 @@ def test_nothing_is_measured_without_visits_to_set_a_threshold_on():
     assert endpoint.is_measurable(of)
     one = Study(of.patient, ~of.positive | True, of.nurse, of.weight, of.stratum, of.turns)
     assert not endpoint.is_measurable(one)
+
+
+def test_a_draw_without_a_visit_to_set_the_threshold_on_calls_none():
+    of, scores = study(20)
+    (turn, *_) = of.turns
+    none = np.where(turn.fitted & ~of.positive, 0.0, 1.0)
+    assert endpoint.of_turn(of, turn, scores, np.array([none, np.ones(20)]))[0] == np.inf
