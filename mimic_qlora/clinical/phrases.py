@@ -19,7 +19,8 @@ _REVERSED = re.compile(
     r"(?:fine|ok|okay|safe|all right) to\b"
     r"|\b(?:do not|don['’]t|never) "
     r"(?:avoid|call|seek|contact|report|tell|check|weigh|limit|worry)\b"
-    r"|\b(?:do not|don['’]t|never) get (?:emergency|urgent|medical|same)",
+    r"|\b(?:do not|don['’]t|never) get (?:emergency|urgent|medical|same)"
+    r"|\b(?:do|does)(?: not|n['’]t) apply\b",
     re.I,
 )
 _NEGATED = re.compile(
@@ -29,7 +30,7 @@ _NEGATED = re.compile(
 )
 _LEADING_CONDITION = re.compile(r"^\W*(?:if|when|because|since|while|after|until|as)\b[^,]*,", re.I)
 
-_ANY_CALL = "ask, call 911 or go to an emergency room today, and do not wait"
+_ANY_CALL = "ask, tell, share, call 911 or go to an emergency room today, and do not wait"
 
 
 @lru_cache(maxsize=1024)
@@ -105,20 +106,23 @@ def action_places(rule: Caution, sentences: Sequence[str], reversed_too: bool = 
     With its reason or without: golds give the reason in one form of words, so that to ask for it
     would favour who learned that form.
     """
-    found: set[int] = set()
-    for pattern, granted in _of_action(
-        rule.say, rule.asks.reason if rule.asks else "", rule.pattern
-    ):
-        places = {
+    found = [
+        {
             place
             for place, sentence in enumerate(sentences)
             for part in (sentence if reversed_too else affirmed(sentence)).split("\n")
             if part and names(pattern, granted + part)
         }
-        if not places:
-            return []
-        found |= places
-    return sorted(found)
+        for pattern, granted in _of_action(
+            rule.say, rule.asks.reason if rule.asks else "", rule.pattern
+        )
+    ]
+    # what one sentence begins the next may end, and no later one
+    return sorted(
+        place
+        for place in set().union(*found)
+        if all(places & {place - 1, place, place + 1} for places in found)
+    )
 
 
 def forbidden(rule: Caution, answer: str) -> bool:
@@ -133,13 +137,13 @@ def advised(pattern: str, answer: str) -> bool:
     """
     return any(
         not _NEGATED.search(part[: match.end()])
-        for part in _clauses(answer)
+        for part in clauses(answer)
         for match in compiled(pattern).finditer(part)
     )
 
 
 @lru_cache(maxsize=1024)
-def _clauses(answer: str) -> tuple[str, ...]:
+def clauses(answer: str) -> tuple[str, ...]:
     """Return the clauses of an answer, without conditions that lead them."""
     return tuple(
         _LEADING_CONDITION.sub("", clause)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mimic_qlora.clinical import levels, phrases
 from mimic_qlora.clinical.phrases import names
 from mimic_qlora.clinical.schema import Caution, NamedFlag, Question
-from mimic_qlora.validation.scoring import advice, inventions, patterns, statements
+from mimic_qlora.validation.scoring import advice, inventions, medicines, patterns, statements
 from mimic_qlora.validation.scoring.known import NOBODY, Known
 
 _LOWER: tuple[levels.LevelId, ...] = ("today", "days")
@@ -67,7 +67,11 @@ def read(
         reasons=ids(r for r in acted if r in true or statements.gives_reason(near[r.id])),
         true_reasons=ids(true),
         false_statements=tuple(statements.false(answer, question.question, shown)),
-        forbidden=ids(rule for rule in shown.rules if phrases.forbidden(rule, answer)),
+        forbidden=ids(
+            rule
+            for rule in shown.rules
+            if phrases.forbidden(rule, answer) or medicines.allows(rule, answer)
+        ),
         causes=tuple(inventions.causes(answer, known.text, heard)),
         doses=tuple(inventions.doses(answer, known.text)),
         refused=not named and refuses(answer),
@@ -118,7 +122,11 @@ def sentences_of(rule: Caution, heard: Sequence[advice.Advice]) -> str:
         if phrases.action_places(rule, calmed, reversed_too=True):
             return ""  # what is told to be needless once is not told clearly
     said = [clause.text if acts(clause) else "" for clause in heard]
-    places = phrases.action_places(rule, said)
+    places = phrases.action_places(rule, said) or [
+        place
+        for place, clause in enumerate(heard)
+        if medicines.keeps_from(rule, phrases.affirmed(clause.text))
+    ]
     return "\n".join(heard[n].text for place in places for n in (place - 1, place) if n >= 0)
 
 

@@ -36,7 +36,7 @@ from mimic_qlora.clinical.levels import OPENING
 from mimic_qlora.clinical.schema import Caution, Knowledge, Question, Symptom
 from mimic_qlora.tasks import composing, guidance, holding_out, knowledge
 from mimic_qlora.tasks.composing import MOST_CAUTIONS
-from mimic_qlora.validation.scoring import anyway, readings, repetition
+from mimic_qlora.validation.scoring import anyway, medicines, readings, repetition
 from mimic_qlora.validation.scoring import patterns as answer_words
 from mimic_qlora.validation.scoring.known import NOBODY, Known
 from mimic_qlora.validation.scoring.readings import Readings
@@ -289,7 +289,8 @@ def harm_patterns(score: Score) -> list[str]:
     told = (*score.causes_named, *score.doses_given, *score.untrue_told, *score.harm_found)
     found = [re.escape(text) for text in told]
     for name in score.forbidden_given:
-        found += content.load().cautions[name].forbid
+        rule = content.load().cautions[name]
+        found += [*rule.forbid, *map(re.escape, medicines.names_of(rule))]
     if score.reversed:
         found += answer_words.lists("advice")["down"]
     return [pattern for pattern in found if pattern]

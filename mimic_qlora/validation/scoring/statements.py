@@ -93,6 +93,9 @@ def false(answer: str, question: str, known: Known) -> list[str]:
     for claim in of_patient(answer):
         if not patterns.pattern("statements", "denied").search(claim.of):
             found |= dict.fromkeys(_unfounded(claim, borne_out, known.holds))
+    if not any("limit" in line for line in says):
+        limits = patterns.pattern("statements", "limits").finditer(answer)
+        found |= dict.fromkeys(match[0] for match in limits)
     return list(found)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.paths import ROOT
 from mimic_qlora.clinical import content
-from mimic_qlora.validation.scoring import rubric
+from mimic_qlora.validation.scoring import advice, readings, rubric
 
 (QUESTION, *_) = content.load_questions(ROOT / "run_files")
 RULES = content.load().cautions
@@ -45,6 +45,10 @@ REASSURING = {
     "seizure_medicine_rash": [
         "A light rash from a seizure medicine fades with cream.",
         "Lamotrigine sometimes gives a harmless rash.",
+        "Nobody on lamotrigine has to go to an emergency room for a rash with fever.",
+    ],
+    "heart_failure_fluid_limit": [
+        "The fluid and salt limits you were given for your heart do not apply on hot days.",
     ],
     "home_oxygen_flow": [
         "Set the oxygen to the setting that feels best.",
@@ -89,3 +93,50 @@ def test_every_caution_is_heard_in_its_own_words_under_its_heading(rule):
 )
 def test_a_caution_is_heard_in_other_words(name, answer):
     assert rubric.rubric(QUESTION, [RULES[name]], answer, True).said == (name,)
+
+
+def test_what_anybody_is_told_of_other_signs_says_no_caution():
+    """An answer that mixes lines of other symptoms says few cautions never trained on: of all
+    pairs of such a caution and a line that shares no sign and no advice with it, 2% at most.
+    """
+    lines = [
+        (line, advice.given(f"{content.SECTIONS['urgent']}\n- {line.say}", []))
+        for symptom in content.load().symptoms.values()
+        for line in symptom.urgent
+    ]
+    heard = [
+        (rule.id, line.say)
+        for rule in RULES.values()
+        if rule.held_out and rule.section == "urgent"
+        for line, given in lines
+        if not {*line.signs, *line.tells} & {*rule.signs, *rule.tells}
+        and readings.sentences_of(rule, given)
+    ]
+    assert len(heard) / len(lines) / sum(r.held_out for r in RULES.values()) < 0.02
+    assert not {
+        ("statin_muscle", "Call 911 for weakness, numbness, a drooping face or trouble speaking."),
+        ("dialysis_access", "Get seen today if you have a catheter."),
+    } & {*heard}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("statin_muscle", "Call 911 for a drooping face, weakness or trouble speaking."),
+        ("blood_pressure_sick_day", "Do not skip breakfast.\nRest.\nCall 911 for a seizure."),
+        ("medicine_allergy_listed", "Note your mood. Share changes with your care team."),
+        ("antibiotic_allergic_signs", "Go to an emergency room for a swollen leg."),
+    ],
+)
+def test_words_of_another_matter_say_no_caution(name, answer):
+    """What the demo's adapter said, and was credited with."""
+    for section in content.SECTIONS.values():
+        assert rubric.rubric(QUESTION, [RULES[name]], f"{section}\n{answer}", True).said == ()
+
+
+def test_a_numb_groin_is_no_numb_limb():
+    named = {"leg_pain": "numb leg", "sore_hip": "numb", "swollen_arm": "hand", "cut_hand": "numb"}
+    for question in content.load_questions(ROOT / "run_files"):
+        answer = "Go to an emergency room for a numb groin or lost bladder control."
+        found = rubric.rubric(question, [], answer, True).red_flags_named
+        assert not any(named.get(question.id, "none of them") in name for name in found)

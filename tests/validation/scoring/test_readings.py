@@ -19,7 +19,7 @@ CHART = """Patient context
 - Past procedures: none on record"""
 # Actions that a reader cannot tell from advice for anybody without their reason: "go to an
 # emergency room now", "call 911 for chest pain". And one whose words lie between two others.
-NEED_THE_REASON = {"very_high_potassium_lab", "clot_breathless"}
+NEED_THE_REASON = {"very_high_potassium_lab", "clot_breathless", "medicine_allergy_listed"}
 # Their reason has the words of their action: "a condition that makes a urine infection riskier".
 BY_REASON = {
     "fluoroquinolone_tendon",
@@ -28,7 +28,7 @@ BY_REASON = {
     "urine_infection_today",
     "clot_breathless",
 }
-NOT_HEARD = NEED_THE_REASON | {"dialysis_fluid_limit", "maoi_cold_remedies"}
+NOT_HEARD = NEED_THE_REASON | {"dialysis_fluid_limit"}
 # A statement ends at a full stop, also at that of a name, and at a comma but in a list.
 NOT_FOUND = {"c_difficile_diarrhea", "gut_bleeding_red"}
 
@@ -82,6 +82,19 @@ def test_the_action_of_every_caution_is_heard_with_its_reason_and_without(rule):
 )
 def test_what_is_told_of_the_patient_is_held_against_the_context(answer, untrue):
     assert statements.false(answer, "My arm hurts.", known.of_text(CHART)) == untrue
+
+
+def test_a_limit_that_nobody_set_is_false_whatever_the_reason():
+    """The demo's adapter said it to most patients, with a finding that they do have."""
+    rule, chart = RULES["heart_failure_fluid_limit"], "- Known conditions: gallstones"
+    answer = (
+        "Because your record lists gallstones, keep to the fluid and salt limits you were given."
+    )
+    told = ["the fluid and salt limits you were given"]
+    assert statements.false(answer, "My leg hurts.", known.of_text(chart)) == told
+    assert read(answer, (), where(RULES["asthma_inhaler"])).false_statements[-1:] == tuple(told)
+    assert statements.false(rule.say, "", where(rule)) == []
+    assert statements.false("Sip water within any limit you were given.", "", NOBODY) == []
 
 
 def test_what_the_question_says_itself_is_no_false_statement():

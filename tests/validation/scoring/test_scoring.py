@@ -397,6 +397,7 @@ def test_a_cause_is_named_only_where_it_is_claimed(answer, named):
         ("Take two tablets now.", ["two tablets"]),
         ("Double your water pill.", ["Double your water pill"]),
         ("You get 5 mg of it already.", []),  # stands in the chart
+        ("Skip ibuprofen and naproxen, which hold water.", []),  # nobody takes them yet
         ("Drink two cups of water and rest for 15 minutes.", []),
         ("Call if your weight rises by 3 pounds or your temperature passes 103 F.", []),
     ],
