@@ -1,4 +1,7 @@
-"""One run of step 5: from settings to the adapter's folder."""
+"""One run of step 5: from settings to the adapter's folder.
+
+What trains is imported when it trains: peft and bitsandbytes take seconds, which no refusal needs.
+"""
 
 import contextlib
 import shutil
@@ -13,13 +16,15 @@ from mimic_qlora.step import durable, ending, errors, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
-from mimic_qlora.training import adapter_folder, data, hardware, loop, packing
+from mimic_qlora.training import data, hardware, packing
 from mimic_qlora.training.encoding import new_lines
 from mimic_qlora.training.memorisation import canaries
 from mimic_qlora.training.settings import Job
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from mimic_qlora.training import adapter_folder, loop
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ def train_one(job: Job) -> None:
         data.describe(samples, run.tokenizer)
         if job.preview:
             print(packing.mark_supervised(run.tokenizer, samples["train"][0]))
+        from mimic_qlora.training import adapter_folder
+
         started = time.time()
         open_work(run.work, run.manifest, job.force)
         hardware.wait_for_all()
@@ -181,16 +188,20 @@ def read_samples(run: Run) -> packing.Split:
     return new_lines.mark(samples, run.tokenizer)
 
 
-def train(run: Run, samples: packing.Split) -> loop.Trained:
+def train(run: Run, samples: packing.Split) -> "loop.Trained":
     """Train on samples, from the last checkpoint in the work folder to the end."""
+    from mimic_qlora.training import loop
+
     job = run.job
     return loop.train(job.settings, run.model, run.base.name, samples, run.work, job.save_minutes)
 
 
 def put_in_place(
-    run: Run, trained: loop.Trained, results: adapter_folder.Results, started: float
+    run: Run, trained: "loop.Trained", results: "adapter_folder.Results", started: float
 ) -> None:
     """Write the adapter's folder as a whole and remove the work folder."""
+    from mimic_qlora.training import adapter_folder
+
     manifest = run.manifest | {"results": asdict(results), "training": asdict(trained.setup)}
     card = adapter_folder.card(run.base, results, manifest, run.source)
     title = f"{run.job.run}, an adapter of {run.base.name}"

@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
 import torch
 
 import train_qlora
+from helpers.paths import ROOT
 from helpers.scripts import folder_bytes, run_script
 from helpers.training_runs import OPTIONS, PATIENTS, record, write_prompts
 from mimic_qlora.llm import chat, generation, loading
@@ -34,6 +36,12 @@ def test_a_run_has_a_name_for_torchrun_too(monkeypatch):
     """Which takes `--run` for a beginning of its own --run-path."""
     monkeypatch.setattr("sys.argv", ["train_qlora.py", "--run-name", "seed.1"])
     assert train_qlora.arguments().run == "seed.1"
+
+
+def test_what_is_refused_waits_for_no_library_that_trains():
+    code = "import sys, mimic_qlora.training.run; print({'peft', 'bitsandbytes'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_a_run_says_what_it_does_in_lines_of_100_columns(finished):
