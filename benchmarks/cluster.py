@@ -1,48 +1,66 @@
-"""Step 1 on a Dask cluster of hosts made of network namespaces, against one process.
+"""Step 1 on a Dask cluster of hosts made of network namespaces, against one machine alone.
 
-    sudo -E python benchmarks/cluster.py DEMO --hosts 2 4 --kills 20 --cuts 5
+    sudo -E python benchmarks/cluster.py DEMO --copies 10 --hosts 2 4 8 --growth 1 10 100
 
-Each host has its own address and network; all share the disk. Buckets hold a few patients each, so
-that there are many tasks. Says so and ends where network namespaces are not allowed.
+First what Dask itself costs: idle, and a task that does nothing. Input: the open demo replicated
+(`replicate.py`); for growth, so many times ten of its patients, in buckets of 8 MB. Each cluster
+starts anew. Says so and ends where network namespaces are not allowed.
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
-import random
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
-import psutil
+import duckdb
+import pyarrow as pa
+import replicate
+from hosts import COMMAND, ROOT, Hosts, call, cpu_of, skip_where_not_allowed
 from measure import DEMO
 
-ROOT = Path(__file__).resolve().parent.parent
-DASK = Path(sys.executable).with_name("dask")
-BRIDGE, NETWORK = "mqbr0", "10.77.0"
+from mimic_qlora.mimic import tables
+
+SMALL = 8  # MB of a bucket, for growth
+PATIENTS = 10  # of growth x1
+IDLE_SECONDS, TASKS = 20, 200
+NOTHING = """
+import sys, time
+from pathlib import Path
+from mimic_qlora.work import cluster
+target = cluster.target(None, sys.argv[1], sys.argv[2])
+with cluster.Cluster(target, int, [Path(sys.argv[2])], 1 << 20) as found:
+    began = time.process_time()
+    list(found.completed(abs, [(i,) for i in range(int(sys.argv[3]))]))
+    print(time.process_time() - began)
+"""
 CONVERT = """
 import sys
 from mimic_qlora.step import command_line
-from mimic_qlora.subjects import buckets, partition
-buckets.PATIENTS_PER_BUCKET = {patients}
-partition.PIECE_BYTES = 4 << 20
+from mimic_qlora.subjects import buckets
+if small := {small}:
+    buckets.MIB_PER_BUCKET, buckets.MOST_COARSE = small, 64
+    buckets.HELD_BYTES = small << 20
 import convert_to_jsonl
 command_line.run(convert_to_jsonl.main)
 """
 
 
 class Used(NamedTuple):
+    """What a run has used."""
+
     wall_s: float
-    cpu_s: float
-    peak_mb: float  # of the largest process
+    cpu_s: float  # of the run, with the scheduler and the workers
+    start_s: float  # CPU seconds of the start of scheduler and workers
+    peak_mb: float  # resident memory of the largest worker, or of the process
+    sent: int  # bytes that hosts have sent
+    written: int  # bytes that went to files
 
 
 def main():
@@ -51,65 +69,162 @@ def main():
     )
     add = parser.add_argument
     add("demo", type=Path, nargs="?", default=DEMO, help="folder of the open 100-patient demo")
-    add("--hosts", type=int, nargs="+", default=[2], help="workers, a host each (default: 2)")
-    add("--patients", type=int, default=5, help="patients a bucket (default: 5)")
-    add("--kills", type=int, default=0, help="runs in which a worker is killed at a random moment")
-    add("--cuts", type=int, default=0, help="runs in which a worker's network is cut for a while")
-    add("--cut-seconds", type=float, default=5.0, help="for so long (default: 5)")
-    add("--seed", type=int, default=0)
+    add("--copies", type=int, default=10, help="size of the input, in demos (default: 10)")
+    add("--hosts", type=int, nargs="*", default=[2, 4, 8], help="workers, a host each")
+    add("--growth", type=int, nargs="*", default=[1, 10, 100], help="sizes in tens of patients")
+    add("--repeats", type=int, default=1, help="runs of each; the least CPU counts (default: 1)")
     args = parser.parse_args()
-    if os.geteuid() or command("ip", "netns", "add", "mq-try", check=False):
-        sys.exit("skipped: network namespaces are not allowed here")
-    command("ip", "netns", "del", "mq-try")
-    with tempfile.TemporaryDirectory(prefix="bench_cluster_") as work:
-        bench(Path(work), args)
+    skip_where_not_allowed()
+    with tempfile.TemporaryDirectory(prefix="bench_cluster_") as name:
+        work = Path(name)
+        call(sys.executable, ROOT / "convert_to_jsonl.py", "--make-certificates", work / "keys")
+        engine(work)
+        print(
+            "| input, rows | done by | wall s | CPU s | CPU us a row | more CPU | start, CPU s "
+            "| peak MB a worker | MB sent | bytes written a row | same bytes |"
+        )
+        print("| --- " * 11 + "|", flush=True)
+        if args.hosts:
+            compare(work, args)
+        if args.growth:
+            part = part_of(args.demo, work / "part")
+            replicate.CHARTEVENTS_PER_COPY //= 100 // PATIENTS  # the demo has 100
+            for size in args.growth:
+                grow(work, part, size)
 
 
-def bench(work: Path, args):
-    """Measure one process, then each cluster; then kill and cut."""
-    code = CONVERT.format(patients=args.patients)
-    convert = [sys.executable, "-c", code, "--mimic-dir", args.demo]
-    alone = work / "alone"
-    used = run([*convert, "--storage", alone, "--workers", "1"])
-    expected = sums(alone)
-    rows = json.loads((alone / "subjects/manifest.json").read_text())["rows"]
-    n_rows = sum(counts["in"] for counts in rows.values())
-    print(
-        "| hosts | wall s | CPU s | CPU us a row | more CPU | peak MB a process | MB sent | same |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    line("one process", used, used, n_rows, 0, True)
-    keys = work / "keys"
-    command(sys.executable, ROOT / "convert_to_jsonl.py", "--make-certificates", keys, cwd=ROOT)
-    draw = random.Random(args.seed)
+def engine(work: Path) -> None:
+    """Measure the CPU of scheduler, worker and command beside the work that they are given."""
+    with Hosts(work / "engine", work / "keys", 1) as hosts:
+
+        def used() -> list[float]:
+            return [cpu_of(process) for process in hosts.running.values()]
+
+        start = used()
+        time.sleep(IDLE_SECONDS)
+        idle = used()
+        words = [sys.executable, "-c", NOTHING, hosts.file, work / "keys", TASKS]
+        said, errors = hosts.start(COMMAND, *words, log=subprocess.PIPE).communicate()
+        if not said:
+            sys.exit(errors)
+        tasks = [after - before for after, before in zip(used(), idle, strict=True)]
+    shares = [f"{(b - a) / IDLE_SECONDS:.1%}" for a, b in zip(start, idle, strict=True)]
+    print("| | start, CPU s | idle, share of a core | CPU ms a task |")
+    print("| --- | --- | --- | --- |")
+    for name, *found in zip(("scheduler", "worker"), start, shares, tasks, strict=True):
+        print(f"| {name} | {found[0]:.1f} | {found[1]} | {1000 * found[2] / TASKS:.1f} |")
+    print(f"| command | | | {1000 * float(said) / TASKS:.1f} |\n", flush=True)
+
+
+def compare(work: Path, args) -> None:
+    """Measure one process, a pool of two, then each cluster, at the default sizes."""
+    mimic = replicated(args.demo, work / "large", args.copies)
+    convert = command(mimic, small=0)
+    name, store = f"demo x{args.copies}", work / "store"
+    alone = least(args.repeats, lambda: here(convert, store, 1))
+    expected, n_rows = sums(store), rows(store)
+    line(f"{name}, {n_rows:,}", "one process", alone, alone, n_rows, True)
+    pool = least(args.repeats, lambda: here(convert, store, 2))
+    line("", "two processes", pool, alone, n_rows, sums(store) == expected)
     for n in args.hosts:
-        with Hosts(work / f"hosts{n}", keys, n) as hosts:
-            options = ["--scheduler-file", hosts.file, "--certificates", keys]
-            hosts.run([*convert, "--storage", work / "warm", *options])
-            store = work / f"cluster{n}"
-            before, sent = hosts.cpu(), hosts.sent()
-            found = hosts.run([*convert, "--storage", store, *options])
-            found = found._replace(cpu_s=found.cpu_s + hosts.cpu() - before)
-            line(str(n), found, used, n_rows, hosts.sent() - sent, sums(store) == expected)
-            for number in range(args.kills + args.cuts):
-                shutil.rmtree(store)
-                is_kill = number < args.kills
-                after = draw.uniform(0, found.wall_s)
-                what, given = (hosts.kill, []) if is_kill else (hosts.cut, [args.cut_seconds])
-                timer = threading.Timer(after, what, given)
-                timer.start()
-                hosts.run([*convert, "--storage", store, *options])
-                timer.join()
-                same = "same bytes" if sums(store) == expected else "OTHER BYTES"
-                print(f"{'kill' if is_kill else 'cut'} after {after:.1f} s: {same}", flush=True)
-            shutil.rmtree(work / "warm")
+        used = least(args.repeats, lambda n=n: cluster(work, convert, store, n))
+        line("", f"{n} workers", used, alone, n_rows, sums(store) == expected)
+    for place in (mimic, store):
+        shutil.rmtree(place)
 
 
-def line(name, used, alone, n_rows, sent, same):
-    more = f"{used.cpu_s / alone.cpu_s - 1:+.0%}"
+def grow(work: Path, part: Path, size: int) -> None:
+    """Measure one process and two workers on a part of the demo replicated, in small buckets."""
+    mimic, store = replicated(part, work / f"grown{size}", size), work / "store"
+    convert = command(mimic, small=SMALL)
+    alone = here(convert, store, 1)
+    expected, n_rows = sums(store), rows(store)
+    line(f"{PATIENTS * size:,} patients, {n_rows:,}", "one process", alone, alone, n_rows, True)
+    used = cluster(work, convert, store, 2)
+    line("", "2 workers", used, alone, n_rows, sums(store) == expected)
+    for place in (mimic, store):
+        shutil.rmtree(place)
+
+
+def part_of(demo: Path, folder: Path) -> Path:
+    """Write the demo's first patients alone."""
+    listed = ", ".join(
+        f"'{one}'" for one in (demo / "demo_subject_id.csv").read_text().split()[1:][:PATIENTS]
+    )
+    with duckdb.connect() as con:
+        for name, source in tables.find(demo).items():
+            rows = pa.Table.from_batches(tables.read(source))
+            con.register("rows", rows)
+            chosen = f"where subject_id in ({listed})" if "subject_id" in source.columns else ""
+            path = folder / source.module / f"{name}.csv.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            con.execute(f"copy (from rows {chosen}) to '{path}' (format csv, compression gzip)")
+    return folder
+
+
+def command(mimic: Path, small: int) -> list:
+    return [sys.executable, "-c", CONVERT.format(small=small), "--mimic-dir", mimic]
+
+
+def replicated(demo: Path, folder: Path, copies: int) -> Path:
+    replicate.replicate(demo, folder, copies)
+    return folder
+
+
+def least(repeats: int, measured) -> Used:
+    """Return the run that has used least CPU."""
+    return min((measured() for _ in range(repeats)), key=lambda used: used.cpu_s)
+
+
+def here(convert: list, store: Path, workers: int) -> Used:
+    """Measure a run of this machine's own processes."""
+    shutil.rmtree(store, ignore_errors=True)
+    words = [*convert, "--storage", store, "--workers", workers]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            list(map(str, words)), stdout=said, stderr=said, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        return ended(process, said)
+
+
+def cluster(work: Path, convert: list, store: Path, n: int) -> Used:
+    """Measure a run on n workers that have just started."""
+    shutil.rmtree(store, ignore_errors=True)
+    with Hosts(work / f"hosts{n}", work / "keys", n) as hosts:
+        start, sent, files = hosts.cpu(), hosts.sent(), hosts.file_bytes()
+        words = [*convert, "--storage", store, *hosts.options]
+        with tempfile.TemporaryFile("w+") as said:
+            used = ended(hosts.start(COMMAND, *words, log=said), said)
+        found = used._replace(
+            cpu_s=used.cpu_s + hosts.cpu() - start,
+            start_s=start,
+            peak_mb=hosts.peak(),
+            sent=hosts.sent() - sent,
+            written=hosts.file_bytes().written - files.written,
+        )
+    shutil.rmtree(work / f"hosts{n}")
+    return found
+
+
+def ended(process: subprocess.Popen, said: IO[str]) -> Used:
+    """Wait for the command; its CPU, with that of its own processes. Ends if it fails."""
+    began = time.monotonic()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        said.seek(0)
+        sys.exit(f"step 1 failed: {said.read()}")
+    cpu = usage.ru_utime + usage.ru_stime
+    return Used(time.monotonic() - began, cpu, 0.0, usage.ru_maxrss / 1e3, 0, 0)
+
+
+def line(size: str, name: str, used: Used, alone: Used, n_rows: int, same: bool) -> None:
+    more = "" if used is alone else f"{used.cpu_s / alone.cpu_s - 1:+.0%}"
     print(
-        f"| {name} | {used.wall_s:.1f} | {used.cpu_s:.1f} | {1e6 * used.cpu_s / n_rows:.2f} "
-        f"| {more} | {used.peak_mb:.0f} | {sent / 1e6:.2f} | {'yes' if same else 'NO'} |",
+        f"| {size} | {name} | {used.wall_s:.1f} | {used.cpu_s:.1f} "
+        f"| {1e6 * used.cpu_s / n_rows:.2f} | {more} | {used.start_s:.1f} | {used.peak_mb:.0f} "
+        f"| {used.sent / 1e6:.2f} | {used.written / n_rows:.0f} | {'yes' if same else 'NO'} |",
         flush=True,
     )
 
@@ -124,125 +239,10 @@ def sums(store: Path) -> dict[str, str]:
     }
 
 
-def command(*words, check=True, **options) -> int:
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, **options)
-    if check and done.returncode:
-        sys.exit(f"{' '.join(map(str, words))}: {done.stderr}")
-    return done.returncode
-
-
-def run(words, prefix=(), **options) -> Used:
-    """Run the command; its CPU and the memory of its largest process. Ends if it fails."""
-    began = time.time()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [*map(str, prefix), *map(str, words)], capture_output=True, text=True, cwd=ROOT, **options
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        sys.exit(f"step 1 failed: {done.stderr}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Used(time.time() - began, cpu, after.ru_maxrss / 1e3)
-
-
-class Hosts:
-    """A scheduler and n workers, each in a network namespace behind a bridge."""
-
-    def __init__(self, folder: Path, keys: Path, n: int):
-        folder.mkdir()
-        self.folder, self.n, self.file = folder, n, folder / "scheduler.json"
-        self.environment = {**os.environ, "DASK_CONFIG": str(keys), "PYTHONPATH": str(ROOT)}
-        self.processes: dict[int, subprocess.Popen] = {}
-        self.ended_cpu, self.peak, self.done = 0.0, 0.0, threading.Event()
-
-    def __enter__(self):
-        command("ip", "link", "add", BRIDGE, "type", "bridge")
-        command("ip", "addr", "add", f"{NETWORK}.254/24", "dev", BRIDGE)
-        command("ip", "link", "set", BRIDGE, "up")
-        for host in range(self.n + 1):
-            name = f"mq{host}"
-            command("ip", "netns", "add", name)
-            command(
-                "ip", "link", "add", f"mqv{host}", "type", "veth", "peer", "eth0", "netns", name
-            )
-            command("ip", "link", "set", f"mqv{host}", "master", BRIDGE, "up")
-            inside = ("ip", "-n", name)
-            command(*inside, "addr", "add", f"{NETWORK}.{host + 1}/24", "dev", "eth0")
-            for device in ("lo", "eth0"):
-                command(*inside, "link", "set", device, "up")
-        self.start(0, "scheduler")
-        while not self.file.exists():
-            time.sleep(0.1)
-        for host in range(1, self.n + 1):
-            self.worker(host)
-        threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.done.set()
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
-        for host in range(self.n + 1):
-            command("ip", "netns", "del", f"mq{host}", check=False)
-        command("ip", "link", "del", BRIDGE, check=False)
-
-    def start(self, host: int, *words):
-        common = ["--scheduler-file", self.file, "--dashboard-address", "127.0.0.1:0"]
-        common += ["--host", f"{NETWORK}.{host + 1}"]
-        with open(self.folder / f"{host}.log", "a") as log:
-            self.processes[host] = subprocess.Popen(
-                ["ip", "netns", "exec", f"mq{host}", str(DASK), *words, *map(str, common)],
-                stdout=log, stderr=log, cwd=self.folder, env=self.environment,
-            )  # fmt: skip
-
-    def worker(self, host: int):
-        local = ["--local-directory", str(self.folder)]
-        self.start(host, "worker", "--nthreads", "1", "--no-nanny", *local)
-
-    def run(self, words) -> Used:
-        self.peak = 0.0
-        used = run(words, env=self.environment)
-        return used._replace(peak_mb=self.peak)
-
-    def kill(self):
-        """Kill a worker; another takes its place two seconds later."""
-        host = random.randrange(1, self.n + 1)
-        self.ended_cpu += cpu_of(self.processes[host])
-        self.processes[host].kill()
-        self.processes[host].wait()
-        time.sleep(2)
-        self.worker(host)
-
-    def cut(self, seconds: float):
-        """Cut a worker's network for a while."""
-        name = f"mqv{random.randrange(1, self.n + 1)}"
-        command("ip", "link", "set", name, "down")
-        time.sleep(seconds)
-        command("ip", "link", "set", name, "up")
-
-    def cpu(self) -> float:
-        return self.ended_cpu + sum(map(cpu_of, self.processes.values()))
-
-    def sent(self) -> int:
-        """Return the bytes that passed the bridge's ports."""
-        places = [
-            Path(f"/sys/class/net/mqv{host}/statistics/rx_bytes") for host in range(self.n + 1)
-        ]
-        return sum(int(place.read_text()) for place in places)
-
-    def _watch(self):
-        while not self.done.wait(0.2):
-            for process in list(self.processes.values()):
-                with contextlib.suppress(psutil.Error):
-                    held = psutil.Process(process.pid).memory_full_info().uss
-                    self.peak = max(self.peak, held / 1e6)
-
-
-def cpu_of(process) -> float:
-    with contextlib.suppress(psutil.Error):
-        return sum(psutil.Process(process.pid).cpu_times()[:2])
-    return 0.0
+def rows(store: Path) -> int:
+    """Return how many rows were read."""
+    found = json.loads((store / "subjects/manifest.json").read_text())["rows"]
+    return sum(counts["in"] for counts in found.values())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ come; the parts go into the file at the end, or at the beginning of the next run
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -191,6 +191,16 @@ def idle(works: Sequence[Work[T]], journal: Journal) -> int:
     before = known_to(journal)
     to_do = sum(not _are_in(work, before) for work in works)
     return max(0, journal.team.n - to_do) if to_do else 0
+
+
+def exchanged(made: Mapping[str, int], n: int) -> list[str]:
+    """Return for each of n processes the key of what another one has made, to be made once more.
+
+    `made` maps keys to processes. Returns none where one process has made all.
+    """
+    if len(set(made.values())) < 2:
+        return []
+    return [min(key for key, by in made.items() if by != rank) for rank in range(n)]
 
 
 def in_order(dones: Iterable[Done[int]]) -> Iterator[Done[int]]:

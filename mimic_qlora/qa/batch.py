@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,18 +173,49 @@ class _Part:
         return len(self.answers) == len(self.talks)
 
 
+class _Batch(NamedTuple):
+    """Prompts, as token ids, that are answered together, and who answers each."""
+
+    prompts: list[list[int]]
+    who: list[str]
+
+    def answered(self, answerer: Answerer) -> list[generation.Answer]:
+        """Return an answer to each prompt."""
+        given, _ = generation.answer(
+            answerer.model,
+            answerer.session.tokenizer,
+            self.prompts,
+            self.who,
+            answerer.max_new_tokens,
+            answerer.batch_size,
+        )
+        return given
+
+
+class _Sample(NamedTuple):
+    """A batch that a process has answered, by its key."""
+
+    key: str
+    batch: _Batch
+    answers: list[generation.Answer]
+
+
+Samples = dict[int, _Sample]  # by process
+
+
 def run(answerer: Answerer, lines: list[Line], journal: Journal) -> int:
     """Print an answer to each line, in the same order, and keep a transcript. Returns how many
     lines failed.
 
     Several processes share the batches; the first one prints. A run that was stopped goes on from
-    the answers in the journal.
+    the answers in the journal. On GPUs each process then answers a batch of another one.
     """
     given: list[transcript.Entry] = []
+    samples: Samples = {}
     is_first = journal.team.is_first
     try:
         with bar(answerer, len(lines)) as shown:
-            for part in _answered(answerer, lines, journal, shown):
+            for part in _answered(answerer, lines, journal, shown, samples):
                 replies = _replies(answerer, part)
                 given += replies.values()
                 for number, _ in part.lines if is_first else ():
@@ -192,6 +224,8 @@ def run(answerer: Answerer, lines: list[Line], journal: Journal) -> int:
     finally:  # Ctrl-C or a reader that has gone costs no answer that was given
         if given and is_first:
             print(f"Saved {transcript.save(answerer.session.store, given)}", file=sys.stderr)
+    if session.device() != "cpu" and (says := _repeated(answerer, samples, journal)) and is_first:
+        print(says, file=sys.stderr)
     failed = len(lines) - len(given)
     if failed:
         print(f"{failed} of {len(lines)} lines could not be answered", file=sys.stderr)
@@ -199,14 +233,21 @@ def run(answerer: Answerer, lines: list[Line], journal: Journal) -> int:
 
 
 def _answered(
-    answerer: Answerer, lines: list[Line], journal: Journal, shown: tqdm
+    answerer: Answerer, lines: list[Line], journal: Journal, shown: tqdm, samples: Samples
 ) -> Iterator[_Part]:
-    """Yield the parts in their order, each when all its batches are answered."""
+    """Yield the parts in their order, each when all its batches are answered.
+
+    `samples` takes a batch of each process.
+    """
     begun: dict[int, _Part] = {}
     following = 0
-    for done in entries.each(_works(answerer, lines, begun, shown), journal):
-        place, rows = done.of
-        given = (generation.Answer(*answer) for answer in done.entries[0]["answers"])
+    for done in entries.each(_works(answerer, lines, begun, shown, journal.team.rank), journal):
+        place, rows, batch = done.of
+        (entry,) = done.entries
+        given = [generation.Answer(*answer) for answer in entry["answers"]]
+        sample = _Sample(entry["key"], batch, given)
+        by = entry.get("by", 0)
+        samples[by] = min(samples.get(by, sample), sample, key=attrgetter("key"))
         begun[place].answers |= zip(rows, given, strict=True)
         shown.update(len(rows))
         while following in begun and begun[following].is_answered:
@@ -216,9 +257,9 @@ def _answered(
 
 
 def _works(
-    answerer: Answerer, lines: list[Line], begun: dict[int, _Part], shown: tqdm
-) -> Iterator[Work[tuple[int, list[int]]]]:
-    """Yield the batches of all lines: the place of their part, which is begun, and their rows.
+    answerer: Answerer, lines: list[Line], begun: dict[int, _Part], shown: tqdm, by: int
+) -> Iterator[Work[tuple[int, list[int], _Batch]]]:
+    """Yield the batches of all lines, with the place of their part, which is begun, and their rows.
 
     So many lines make a part that questions of similar length can share a batch.
     """
@@ -231,24 +272,36 @@ def _works(
         prompts = generation.prompt_ids(answerer.session.tokenizer, part.talks)
         who = [*answerer.arms] * len(part.questions)
         for rows in generation.batches(prompts, answerer.batch_size):
-            batch = [prompts[row] for row in rows], [who[row] for row in rows]
+            batch = _Batch([prompts[row] for row in rows], [who[row] for row in rows])
             key = files.digest([start, *batch])
-            yield Work((place, rows), [key], partial(_made, answerer, key, *batch))
+            yield Work((place, rows, batch), [key], partial(_made, answerer, key, batch, by))
 
 
-def _made(
-    answerer: Answerer, key: str, prompts: list[list[int]], who: list[str]
-) -> list[entries.Entry]:
-    """Answer a batch of prompts, given as token ids, and return its entry."""
-    given, _ = generation.answer(
-        answerer.model,
-        answerer.session.tokenizer,
-        prompts,
-        who,
-        answerer.max_new_tokens,
-        answerer.batch_size,
+def _made(answerer: Answerer, key: str, batch: _Batch, by: int) -> list[entries.Entry]:
+    """Answer a batch and return its entry."""
+    return [{"key": key, "answers": batch.answered(answerer), "by": by}]
+
+
+def _repeated(answerer: Answerer, samples: Samples, journal: Journal) -> str:
+    """Return a sentence on what each process answers to a batch of another one."""
+    planned = {sample.key: sample for sample in samples.values()}
+    made = {sample.key: by for by, sample in samples.items()}
+    works = []
+    for rank, of in enumerate(entries.exchanged(made, journal.team.n)):
+        key = files.digest(["again", rank, of])
+        make = partial(_made, answerer, key, planned[of].batch, rank)
+        works.append(Work(planned[of], [key], make))
+    differ = [
+        before != generation.Answer(*now)
+        for done in entries.each(works, journal)
+        for before, now in zip(done.of.answers, done.entries[0]["answers"], strict=True)
+    ]
+    if not differ:
+        return ""
+    return (
+        f"Another process answered {len(differ)} of the prompts once more: {sum(differ)} answers "
+        f"({sum(differ) / len(differ):.1%}) differ."
     )
-    return [{"key": key, "answers": given}]
 
 
 def _parsed(answerer: Answerer, lines: list[Line]) -> _Part:

@@ -173,8 +173,6 @@ def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
     """Return what answers are made by: base and adapters by their content, the software, the
     device.
     """
-    import torch
-
     weights = {run: session.store / "adapters" / run / "adapter_model.safetensors" for run in runs}
     return {
         "model": finding.model_name(session.path),
@@ -182,10 +180,17 @@ def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
         # a digest ignores the order of a dict, and the cache knows adapters by their place
         "runs": list(runs),
         "adapters": {run: files.file_sha256(path) for run, path in weights.items()},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device(),
         "computing": str(loading.compute_dtype()),
         "versions": manifests.versions(),
     }
+
+
+def device() -> str:
+    """Return the kind of GPU that answers, or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def generate(

@@ -107,8 +107,7 @@ def again(
     journal: Journal,
 ) -> Iterator[tuple[Batch, list[generation.Answer]]]:
     """Yield for each process a batch of another one, with the answers that it gives itself."""
-    planned = sorted(batches, key=lambda batch: batch.key)
-    works = []
+    planned, works = {batch.key: batch for batch in batches}, []
 
     def make(batch: Batch, key: str) -> list[Entry]:
         prompts = generation.prompt_ids(tokenizer, [ask.messages for ask in batch.asks])
@@ -116,10 +115,10 @@ def again(
         given, _ = generation.answer(load(), tokenizer, prompts, who, max_new_tokens, batch_size)
         return [{"key": key, "answers": given}]
 
-    for rank in range(journal.team.n):
-        for batch in [other for other in planned if other.by != rank][:1]:
-            key = files.digest(["again", rank, batch.key])
-            works.append(entries.Work(batch, [key], partial(make, batch, key)))
+    made = {batch.key: batch.by for batch in batches}
+    for rank, of in enumerate(entries.exchanged(made, journal.team.n)):
+        key = files.digest(["again", rank, of])
+        works.append(entries.Work(planned[of], [key], partial(make, planned[of], key)))
     for done in entries.each(works, journal):
         yield done.of, [generation.Answer(*answer) for answer in done.entries[0]["answers"]]
 

@@ -22,6 +22,13 @@ distributed:
       scheduler: {{cert: {cert}, key: {key}}}
       worker: {{cert: {cert}, key: {key}}}
       client: {{cert: {cert}, key: {key}}}
+  # a look at itself a hundred times a second costs a worker 4% of a core
+  admin:
+    tick: {{interval: 1s, limit: 30s, cycle: 5s}}
+    system-monitor: {{interval: 5s}}
+  worker:
+    profile: {{enabled: false}}
+    memory: {{monitor-interval: 1s}}
 """
 
 

@@ -29,7 +29,7 @@ from mimic_qlora.work.certificates import NEEDED
 from mimic_qlora.work.engine import Again, Engine, Given
 
 CONNECT_SECONDS = 20
-PATIENCE_SECONDS = 60.0  # without a worker, or without the scheduler
+PATIENCE_SECONDS = 60.0  # without a worker, its answer, the scheduler or its file
 LATE_SECONDS, LATE_TIMES = 30.0, 3.0  # a task is late after so long, and so many medians
 FULL_BYTES = 1 << 20  # a disk with less room is full
 
@@ -64,14 +64,20 @@ def target(scheduler: str | None, scheduler_file: str | None, folder: str | None
 
 
 def _address_in(path: Path) -> str:
-    """Return the address in the file that `dask scheduler --scheduler-file` has written."""
+    """Return the address in the file that `dask scheduler --scheduler-file` writes.
+
+    Waits for it a while, as a batch job starts the scheduler and the command together.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
     try:
+        while not (path.exists() and path.stat().st_size):
+            if time.monotonic() > until:
+                raise UserError(
+                    f"there is no {path}, or it is empty: start "
+                    f"`dask scheduler --scheduler-file {shlex.quote(str(path))}` first"
+                )
+            time.sleep(0.2)
         return str(read_json(path)["address"])
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no {path}: start `dask scheduler --scheduler-file {shlex.quote(str(path))}` "
-            "first"
-        ) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{path} is not what `dask scheduler --scheduler-file` writes: start it again"
@@ -159,7 +165,7 @@ class Cluster(Engine):
         """Raise UserError when the cluster is open to others, or a worker cannot do the work."""
         try:
             self._client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
-        except asyncio.TimeoutError:
+        except (TimeoutError, asyncio.TimeoutError):  # two kinds in Python 3.10
             raise _no_worker() from None
         pages = self._client.run_on_scheduler(remote.dashboard)
         if not remote.is_here(pages):
@@ -178,9 +184,32 @@ class Cluster(Engine):
                     f"{self._memory / 1e9:.1f} are needed: start it with more --memory-limit, or "
                     "give less --memory"
                 )
-        found = self._client.run(remote.about, self._folders, on_error="return")
-        for address, about in found.items():
-            self._check_worker(address, about)
+        found = self._client.sync(self._asked, list(info))
+        silent = [address for address, about in found.items() if about is None]
+        if len(silent) == len(found):
+            raise GoesOn(
+                f"none of {len(found)} workers answers within {PATIENCE_SECONDS:.0f} seconds: "
+                "start them again and give the same command"
+            )
+        for address in silent:
+            self._left_out.add(_host(address))
+            terminal.say_aside(f"note: {address} does not answer, and its host gets no work")
+        for address in found.keys() - silent:
+            self._check_worker(address, found[address])
+
+    async def _asked(self, workers: Sequence[str]) -> dict[str, Any]:
+        """Return what each worker says about itself, None for one that does not answer."""
+
+        async def ask(worker: str) -> Any:
+            about = self._client.run(
+                remote.about, self._folders, workers=[worker], on_error="return"
+            )
+            try:
+                return (await asyncio.wait_for(about, PATIENCE_SECONDS)).get(worker)
+            except (TimeoutError, asyncio.TimeoutError):
+                return None
+
+        return dict(zip(workers, await asyncio.gather(*map(ask, workers)), strict=True))
 
     def _check_worker(self, address: str, about: Any) -> None:
         """Raise UserError when a worker cannot do the work, or is open to others."""

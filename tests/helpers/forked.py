@@ -43,9 +43,8 @@ def run_main(script: str, arguments: list, output: str, environment: dict, kill:
     loading.compute_dtype = lambda: torch.float32
     # stands in for the embedder, which takes seconds
     likeness.cosines = lambda pairs: [0.5] * len(pairs)
-    if device := os.environ.get("MADE_UP_DEVICE"):
-        identity = session.identity
-        session.identity = lambda *args: {**identity(*args), "device": device}
+    if made_up := os.environ.get("MADE_UP_DEVICE"):
+        session.device = lambda: made_up
     answer, answered = generation.answer, []
 
     def counted(*args):

@@ -22,12 +22,12 @@ def ask(tuned_store, tmp_path):
     shutil.copytree(tuned_store.path, store)
     path = tmp_path / "questions.jsonl"
 
-    def ask(n: int = 1, kill: Kill = NOBODY, of: str = "questions.jsonl"):
+    def ask(n: int = 1, kill: Kill = NOBODY, **variables: str):
         path.write_text("\n".join(map(json.dumps, ASKED)), encoding="utf-8")
-        options = ["--batch", tmp_path / of, "--batch-size", 2, "--max-new-tokens", 20]
+        options = ["--batch", path, "--batch-size", 2, "--max-new-tokens", 20]
         where = ["--model", tuned_store.model, "--storage", store]
         log = tmp_path / "log"
-        exits = codes(start("qa_by_subject.py", [*options, *where], log, n, kill))
+        exits = codes(start("qa_by_subject.py", [*options, *where], log, n, kill, **variables))
         logs = [Path(f"{log}.{rank}").read_text() for rank in range(n)]
         return exits, logs, [line for line in logs[0].splitlines() if line.startswith("{")]
 
@@ -43,12 +43,13 @@ def transcripts(store: Path) -> list[int]:
 def test_processes_print_the_lines_of_one_and_go_on_after_a_kill(ask):
     exits, _, one = ask()
     assert exits == [1] and len(one) == 10 and "error" in one[3] and transcripts(ask.store) == [9]
-    exits, logs, _ = ask(n=2, kill=Kill(rank=1, batch=1))
+    exits, logs, _ = ask(n=2, kill=Kill(rank=1, batch=1), MADE_UP_DEVICE="a GPU")
     assert exits == [2, -9] and "Traceback" not in logs[0], logs
     assert logs[0].count("error: process 1 of 2 on ") == 1 and logs[1] == ""
     (kept,) = (ask.store / "qa" / ".answers").glob("*.jsonl")
-    exits, logs, two = ask(n=2)
+    exits, logs, two = ask(n=2, MADE_UP_DEVICE="a GPU")
     assert exits == [1, 0] and two == one and logs[1] == ""
+    assert "answered 4 of the prompts once more: 0 answers (0.0%) differ." in logs[0]
     assert logs[0].count("1 of 10 lines could not be answered") == 1 and not kept.exists()
     assert transcripts(ask.store)[-2:] == [9, 9]
 

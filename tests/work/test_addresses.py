@@ -3,6 +3,7 @@
 import json
 import shlex
 import stat
+import threading
 
 import pytest
 import yaml
@@ -41,11 +42,20 @@ def test_a_scheduler_of_this_machine_needs_no_certificates(address):
     assert cluster.target(None, None, None) is None
 
 
-def test_a_file_of_a_scheduler_that_is_none_is_a_sentence(tmp_path):
+def test_the_file_of_a_scheduler_that_has_just_been_started_is_waited_for(tmp_path):
+    file = tmp_path / "scheduler.json"
+    file.touch()
+    text = json.dumps({"address": "tcp://127.0.0.1:8786"})
+    threading.Timer(0.3, file.write_text, [text]).start()
+    assert cluster.target(None, str(file), None) == cluster.Target("tcp://127.0.0.1:8786", None)
+
+
+def test_a_file_of_a_scheduler_that_is_none_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.0)
     file = tmp_path / "scheduler.json"
     with pytest.raises(UserError, match="start `dask scheduler --scheduler-file"):
         cluster.target(None, str(file), None)
-    for text in ("", "[]", '{"id": 1}', "[" * 200_000):
+    for text in ("{", "[]", '{"id": 1}', "[" * 200_000):
         file.write_text(text)
         with pytest.raises(UserError, match="is not what `dask scheduler"):
             cluster.target(None, str(file), None)

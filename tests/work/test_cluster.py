@@ -5,41 +5,37 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.dask_cluster import dask_cluster
+from helpers.dask_cluster import Step1, dask_cluster, stop_forking
 from helpers.paths import ROOT
 from helpers.scripts import folder_bytes
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.work import certificates
 
 pytest.importorskip("distributed")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 TABLES = "patients admissions diagnoses_icd d_icd_diagnoses poe prescriptions".split()
-CONVERT = """
-import sys, time
-from mimic_qlora.step import command_line
-from mimic_qlora.subjects import buckets, partition, quality
-from mimic_qlora.work import cluster
-buckets.PATIENTS_PER_BUCKET, buckets.MOST_COARSE = 2, 4
-partition.PIECE_BYTES, partition.MOST_PIECES = 20_000, 10**6
-quality.flags = lambda *_, **__: []
-cluster.PATIENCE_SECONDS, cluster.LATE_SECONDS = {patience}, 3
-import convert_to_jsonl
-sys.argv[0] = "convert_to_jsonl.py"
-command_line.run(convert_to_jsonl.main)
-"""
+BUCKETS = 12  # of two patients each
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forking():
+    """Fork from a process that has imported what these tests need."""
+    stop_forking()
+    yield
+    stop_forking()
 
 
 @pytest.fixture(scope="module")
 def mimic(tmp_path_factory):
     """Some tables of a few synthetic patients, unpacked."""
     whole, folder = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("mimic")
-    hospital.write(whole, 24, seed=1, progress=False)
+    hospital.write(whole, 2 * BUCKETS, seed=1, progress=False)
     (folder / "hosp").mkdir()
     for name in TABLES:
         path = shutil.copy(whole / f"hosp/{name}.csv.gz", folder / "hosp")
@@ -47,25 +43,11 @@ def mimic(tmp_path_factory):
     return folder
 
 
-def start(mimic, storage, *options, patience=300):
-    """The command, in a process of its own."""
-    command = [sys.executable, "-c", CONVERT.format(patience=patience)]
-    options = ["--mimic-dir", mimic, "--storage", storage, *options]
-    return subprocess.Popen(
-        [*command, *map(str, options)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def alone(mimic, tmp_path_factory):
     """What one process writes."""
-    storage = tmp_path_factory.mktemp("alone")
-    done = start(mimic, storage, "--workers", "1")
-    assert done.wait(600) == 0, done.communicate()
+    storage = tmp_path_factory.mktemp("alone") / "s"
+    finished(Step1(mimic, storage, "--workers", "1"))
     return folder_bytes(storage / "subjects")
 
 
@@ -76,34 +58,34 @@ def tls(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     keys = certificates.make(str(folder / "keys"))
     with dask_cluster(folder / "cluster", keys) as cluster:
-        cluster.worker("127.0.0.1")
-        cluster.worker("127.0.0.2")
+        cluster.joined(cluster.worker("127.0.0.1"), cluster.worker("127.0.0.2"))
         yield cluster
 
 
 def finished(run):
-    printed, errors = run.communicate(timeout=900)
-    assert run.returncode == 0, errors
-    return printed + errors
+    code, printed = run.ended()
+    assert code == 0, printed
+    return printed
 
 
 def refused(run, words):
-    _, errors = run.communicate(timeout=900)
-    assert run.returncode == 2 and "Traceback" not in errors, errors
-    assert re.search(words, errors), errors
+    code, printed = run.ended()
+    assert code == 2 and "Traceback" not in printed, printed
+    (error,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert re.search(words, error), error
 
 
 def test_a_cluster_writes_the_bytes_of_one_process_and_tells_nothing_of_patients(
     mimic, alone, tls, tmp_path
 ):
-    finished(start(mimic, tmp_path, *tls.options))
-    found = folder_bytes(tmp_path / "subjects")
-    assert found == alone
-    modes = {path.stat().st_mode & 0o077 for path in (tmp_path / "subjects").rglob("*")}
-    assert modes == {0}
-    index = pq.read_table(tmp_path / "subjects/index.parquet")
+    finished(Step1(mimic, tmp_path / "s", *tls.options))
+    subjects = tmp_path / "s/subjects"
+    assert folder_bytes(subjects) == alone
+    assert {path.stat().st_mode & 0o077 for path in subjects.rglob("*")} == {0}
+    index = pq.read_table(subjects / "index.parquet")
     told = set(re.findall(r"\d{8}", tls.log()))
-    assert len(index) == 24 and not told & {str(s) for s in index["subject_id"].to_pylist()}
+    assert len(index) == 2 * BUCKETS
+    assert not told & {str(s) for s in index["subject_id"].to_pylist()}
     for one in tls.running:
         ends = [
             c.laddr.ip for c in psutil.Process(one.pid).net_connections() if c.status == "LISTEN"
@@ -114,42 +96,63 @@ def test_a_cluster_writes_the_bytes_of_one_process_and_tells_nothing_of_patients
 def test_without_its_certificates_a_scheduler_is_closed(mimic, tls, tmp_path):
     others = certificates.make(str(tmp_path / "others"))
     options = ["--scheduler-file", tls.file, "--certificates", others]
-    refused(start(mimic, tmp_path / "s", *options), "not with these certificates")
+    refused(Step1(mimic, tmp_path / "s", *options), "not with these certificates")
 
 
-def test_a_client_that_was_killed_goes_on_with_the_same_command(mimic, alone, tls, tmp_path):
-    """What it had given is still being done meanwhile, and harms nothing."""
+def test_a_command_that_was_killed_goes_on_beside_a_worker_that_is_silent(
+    mimic, alone, tls, tmp_path
+):
+    """What was given before is still being done, some of it later, and harms nothing."""
     tls.hold("nest")
-    first = start(mimic, tmp_path, *tls.options)
+    first = Step1(mimic, tmp_path / "s", *tls.options)
     tls.wait_for("nest", tls.running[1:3], first)
-    first.kill()
-    first.communicate()
-    assert not (tmp_path / "subjects").exists()
-    again = start(mimic, tmp_path, *tls.options)
+    first.process.kill()
+    first.ended()
+    assert not (tmp_path / "s/subjects").exists()
+    os.kill(tls.running[1].pid, signal.SIGSTOP)
+    again = Step1(mimic, tmp_path / "s", *tls.options, patience=10)
     tls.let_go("nest")
-    finished(again)
-    assert folder_bytes(tmp_path / "subjects") == alone
+    try:
+        assert "127.0.0.1" in finished(again).partition("does not answer")[0]
+    finally:
+        os.kill(tls.running[1].pid, signal.SIGCONT)
+    time.sleep(0.5)
+    assert folder_bytes(tmp_path / "s/subjects") == alone
+
+
+def test_a_straggler_is_not_waited_for_and_may_end_later(mimic, alone, tls, tmp_path):
+    """A worker stands still: another does its piece, and what it writes later harms nothing."""
+    tls.hold("nest")
+    run = Step1(mimic, tmp_path / "s", *tls.options)
+    tls.wait_for("nest", tls.running[1:3], run)
+    os.kill(tls.running[1].pid, signal.SIGSTOP)
+    tls.let_go("nest")
+    try:
+        finished(run)
+    finally:
+        os.kill(tls.running[1].pid, signal.SIGCONT)
+    time.sleep(0.5)
+    assert folder_bytes(tmp_path / "s/subjects") == alone
 
 
 def test_a_host_whose_disk_is_full_is_left_out(mimic, alone, tls, tmp_path):
     """A limit on the size of files stands for a full disk: the system refuses what is written."""
     bad = tls.worker("127.0.0.3", file_bytes=4000)
     tls.joined(bad)
-    said = finished(start(mimic, tmp_path, *tls.options))
+    said = finished(Step1(mimic, tmp_path / "s", *tls.options))
     bad.kill()
-    assert folder_bytes(tmp_path / "subjects") == alone
+    assert folder_bytes(tmp_path / "s/subjects") == alone
     assert "the host of tls://127.0.0.3" in said and "gets no more work" in said
 
 
-def test_another_version_of_this_software_is_a_sentence(mimic, tls, tmp_path):
-    shutil.copytree(ROOT / "mimic_qlora", tmp_path / "old/mimic_qlora")
-    with open(tmp_path / "old/mimic_qlora/subjects/nesting.py", "a") as file:
+def test_another_version_of_this_software_or_a_library_is_a_sentence(mimic, tls, tmp_path):
+    package = shutil.copytree(ROOT / "mimic_qlora", tmp_path / "old")
+    with open(package / "subjects/nesting.py", "a") as file:
         file.write("\n")
-    old = tls.worker("127.0.0.4", path=tmp_path / "old")
+    old = tls.worker("127.0.0.4", package=package, orjson="0.1")
     tls.joined(old)
-    refused(
-        start(mimic, tmp_path / "s", *tls.options), r"tls://127.0.0.4.* has mimic_qlora \w+ and"
-    )
+    words = r"tls://127.0.0.4.* has mimic_qlora \w+ and not \w+, orjson 0\.1 and not .*install"
+    refused(Step1(mimic, tmp_path / "s", *tls.options), words)
     old.kill()
 
 
@@ -158,7 +161,7 @@ def test_workers_and_scheduler_are_killed_in_the_middle(mimic, alone, tmp_path):
     with dask_cluster(tmp_path / "cluster") as cluster:
         workers = [cluster.worker() for _ in range(3)]
         cluster.hold("read")
-        run = start(mimic, tmp_path / "s", *cluster.options, patience=10)
+        run = Step1(mimic, tmp_path / "s", *cluster.options, patience=10)
         cluster.wait_for("read", workers, run)
         for one in workers[:2]:
             one.kill()
@@ -171,20 +174,25 @@ def test_workers_and_scheduler_are_killed_in_the_middle(mimic, alone, tmp_path):
         cluster.let_go("nest")
         cluster.scheduler()
         cluster.worker()
-        finished(start(mimic, tmp_path / "s", *cluster.options))
+        finished(Step1(mimic, tmp_path / "s", *cluster.options))
     assert folder_bytes(tmp_path / "s/subjects") == alone
 
 
-def test_a_straggler_is_not_waited_for_and_may_end_later(mimic, alone, tmp_path):
-    """A worker stands still: another does its piece, and what it writes later harms nothing."""
+def test_workers_that_die_at_one_piece_and_no_worker_at_all_are_sentences(mimic, alone, tmp_path):
     with dask_cluster(tmp_path / "cluster") as cluster:
-        workers = [cluster.worker(), cluster.worker()]
+        workers = [cluster.worker(dies_at=BUCKETS - 1) for _ in range(4)]
+        cluster.joined(*workers)
+        run = Step1(mimic, tmp_path / "s", *cluster.options)
+        refused(run, "several workers died at the same piece of work, .* memory")
+        run = Step1(mimic, tmp_path / "s", *cluster.options, patience=1)
+        refused(run, "no worker has been there for 1 second.* the same command")
+        cluster.joined(cluster.worker())
         cluster.hold("nest")
-        run = start(mimic, tmp_path / "s", *cluster.options)
-        cluster.wait_for("nest", workers, run)
-        os.kill(workers[0].pid, signal.SIGSTOP)
+        run = Step1(mimic, tmp_path / "s", *cluster.options, patience=10)
+        cluster.wait_for("nest", cluster.running[-1:], run)
+        cluster.running[-1].kill()
+        refused(run, "no worker has been there for 10 seconds.* the same command")
         cluster.let_go("nest")
-        finished(run)
-        os.kill(workers[0].pid, signal.SIGCONT)
-        time.sleep(0.5)
+        cluster.worker()
+        finished(Step1(mimic, tmp_path / "s", *cluster.options))
     assert folder_bytes(tmp_path / "s/subjects") == alone
