@@ -78,12 +78,12 @@ def with_commands(line: str) -> Markup:
 
 def paragraph(line: str) -> Markup:
     """Return one paragraph."""
-    return Markup("<p>{}</p>").format(printable(line))
+    return Markup("<p>{}</p>").format(with_commands(line))
 
 
 def listed(lines: Sequence[str], folded: str = "") -> Markup:
     """Return lines as a list; with `folded`, behind a line with this text that opens it."""
-    items = Markup("").join(Markup("<li>{}</li>").format(printable(line)) for line in lines)
+    items = Markup("").join(Markup("<li>{}</li>").format(with_commands(line)) for line in lines)
     if not folded:
         return Markup("<ul>{}</ul>").format(items)
     return Markup("<details><summary>{}</summary><ul>{}</ul></details>").format(folded, items)

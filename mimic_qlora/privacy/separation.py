@@ -133,8 +133,11 @@ def around(value: float, draws: Floats, n: int, least: float) -> Estimate:
     """Return a share with its interval: t on the logit of the bootstrap draws.
 
     On that scale a share near 0 or 1 has no bound beyond it. `n` is the smaller side, `least` the
-    distance to 0 and 1 that is kept.
+    distance to 0 and 1 that is kept. Where all draws are equal, as when the sides do not overlap,
+    the interval is that of Clopper and Pearson for a share of n.
     """
+    if np.ptp(draws) < 1e-9:
+        return _exact(value, n)
 
     def logit(p: Floats) -> Floats:
         kept = np.clip(p, least, 1 - least)
@@ -146,6 +149,16 @@ def around(value: float, draws: Floats, n: int, least: float) -> Estimate:
     at, error = float(logit(np.array(value))), float(logit(draws).std(ddof=1))
     two, one = (_quantile(level, n - 1) * error for level in ((1 + LEVEL) / 2, LEVEL))
     return Estimate(value, back(at - two), back(at + two), back(at + one))
+
+
+def _exact(share: float, n: int) -> Estimate:
+    k = share * n
+    low = float(stats.beta.ppf((1 - LEVEL) / 2, k, n - k + 1)) if k > 0 else 0.0
+    high, upper = (
+        float(stats.beta.ppf(level, k + 1, n - k)) if k < n else 1.0
+        for level in ((1 + LEVEL) / 2, LEVEL)
+    )
+    return Estimate(share, low, high, upper)
 
 
 @functools.lru_cache

@@ -69,3 +69,15 @@ def test_the_null_of_untied_scores_is_shared_and_that_of_tied_ones_is_their_own(
     assert rates.mean() == pytest.approx(1 / 31, rel=0.2)  # above the highest of 30 others
     half, _ = separation.nulls((scores > 0).astype(float), 20)
     assert half.mean() == pytest.approx(0.5, abs=0.01) and len(np.unique(half)) < 21
+
+
+def test_sides_that_do_not_overlap_have_the_interval_of_the_exact_binomial():
+    """No draw of the bootstrap differs there, which says nothing of so few patients."""
+    scores = np.arange(20.0)
+    (found,) = separation.separations([scores[10:]], [scores[:10]])
+    exact = stats.binomtest(10, 10).proportion_ci()
+    assert found.auc == pytest.approx((1, exact.low, 1, 1)) and 0.6 < exact.low < 0.7
+    (found,) = separation.separations([scores[:10]], [scores[10:]])
+    assert found.auc[:3] == pytest.approx((0, 0, 1 - exact.low)) and found.auc.upper < 0.3
+    (tied,) = separation.separations([np.ones(10)], [np.ones(10)])
+    assert tied.auc.low < 0.25 and tied.auc.high > 0.75 and tied.auc.value == 0.5
