@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,14 +50,12 @@ VARIANTS = {
 
 
 class Cost(NamedTuple):
-    wall_s: float
     cpu_s: float
     peak_mb: float  # resident, of the process itself
 
 
 def step(script: str, store: Path, options: str) -> Cost:
     """Run a script and return what the system says of its cost."""
-    began = time.time()
     command = [sys.executable, str(ROOT / script), *options.split(), "--storage", str(store)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -66,9 +63,7 @@ def step(script: str, store: Path, options: str) -> Cost:
     if process.returncode:
         sys.exit(f"{script} {options} ended with {process.returncode}")
     cpu = usage.ru_utime + usage.ru_stime
-    return Cost(
-        time.time() - began, cpu, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    )
+    return Cost(cpu, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
 
 
 def store_of(folder: Path, sizes: argparse.Namespace, is_single: bool) -> Path:

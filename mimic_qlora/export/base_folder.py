@@ -20,11 +20,6 @@ def place(store: Path, model: Path) -> Path:
     return store / "models" / f"{Path(finding.model_name(model)).name}-nf4"
 
 
-def _number_type() -> torch.dtype:
-    """Return what the other parts are kept in; the machine that loads them may have a GPU."""
-    return loading.compute_dtype() if torch.cuda.is_available() else torch.bfloat16
-
-
 def save(argument: str | None, name: str | None, force: bool = False) -> None:
     """Write the 4-bit folder of a model into the storage folder, and say how it is used.
 
@@ -45,7 +40,9 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     step = folder.relative_to(store).as_posix()
     settings = {"base_model": asdict(base), "weights": "nf4, double quantisation"}
     with storage.step_output(store, step, settings, {}, force) as out:
-        loading.load_base(path, dtype=_number_type()).save_pretrained(out.path)
+        # the machine that loads it may have a GPU where this one has none
+        dtype = loading.compute_dtype(on_cpu=torch.bfloat16)
+        loading.load_base(path, dtype=dtype).save_pretrained(out.path)
         tokenizer_files.save(tokenizer, out.path)
         (out.path / "README.md").write_text(card(base), encoding="utf-8")
         for written in out.path.iterdir():

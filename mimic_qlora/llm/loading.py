@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def compute_dtype() -> "torch.dtype":
+def compute_dtype(on_cpu: "torch.dtype | None" = None) -> "torch.dtype":
     """Return bfloat16; where the hardware has none, float16 on a GPU and float32 on a CPU.
 
-    A CPU without instructions for bfloat16 computes in it at a fifth of the speed.
+    A CPU without instructions for bfloat16 computes in it at a fifth of the speed. `on_cpu` is for
+    what does not follow the CPU.
     """
     import torch
 
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
+    if on_cpu is not None:
+        return on_cpu
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     native = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return torch.bfloat16 if native else torch.float32

@@ -76,9 +76,9 @@ class Found:
         return len(self.cohort.of(side))
 
 
-def number_type() -> torch.dtype:
+def _number_type() -> torch.dtype:
     """Return what the model computes in: float32 on a CPU, where few are fast in bfloat16."""
-    return loading.compute_dtype() if torch.cuda.is_available() else torch.float32
+    return loading.compute_dtype(on_cpu=torch.float32)
 
 
 def load(opened: "Session", adapter: Path) -> "PeftModel":
@@ -86,7 +86,7 @@ def load(opened: "Session", adapter: Path) -> "PeftModel":
     from tqdm import tqdm
 
     tqdm.write("Loading the model")
-    base = loading.unpacked(loading.load_base(opened.path, dtype=number_type()))
+    base = loading.unpacked(loading.load_base(opened.path, dtype=_number_type()))
     packed_attention.use_packed(base)
     return loading.load_adapter(base, adapter)
 
@@ -94,7 +94,7 @@ def load(opened: "Session", adapter: Path) -> "PeftModel":
 def cache(opened: "Session", adapter: Path, name: str, anew: bool) -> Path:
     """Return the file of the readings by this base, adapter, software and device."""
     identity: dict[str, Any] = {**session.identity(opened, ()), "what": "readings"}
-    identity["number type"] = str(number_type())
+    identity["computing"] = str(_number_type())
     identity["adapters"] = {name: files.file_sha256(adapter / "adapter_model.safetensors")}
     files.private_folder(opened.store / "privacy")
     folder = files.private_folder(opened.store / "privacy" / ".readings")

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from mimic_qlora.validation import harm
+
 FPR = 0.01
 FEWEST_FOR_TPR = 1000  # non-members: below, the threshold hangs on fewer than ten of them
 DRAWS = 400  # of the bootstrap, for a standard error
@@ -152,13 +154,10 @@ def around(value: float, draws: Floats, n: int, least: float) -> Estimate:
 
 
 def _exact(share: float, n: int) -> Estimate:
-    k = share * n
-    low = float(stats.beta.ppf((1 - LEVEL) / 2, k, n - k + 1)) if k > 0 else 0.0
-    high, upper = (
-        float(stats.beta.ppf(level, k + 1, n - k)) if k < n else 1.0
-        for level in ((1 + LEVEL) / 2, LEVEL)
+    k, tail = round(share * n), (1 - LEVEL) / 2
+    return Estimate(
+        share, harm.least(k, n, tail), harm.most(k, n, tail), harm.most(k, n, 1 - LEVEL)
     )
-    return Estimate(share, low, high, upper)
 
 
 @functools.lru_cache

@@ -393,9 +393,7 @@ def stay_owners(
             if name in sources
             for batch in read(sources[name])
             for row in batch.select(["subject_id", column]).to_pylist()
-            if all(
-                re.fullmatch(tables.ABOVE_ZERO, row[name] or "") for name in (column, "subject_id")
-            )
+            if all(re.fullmatch(tables.ABOVE_ZERO, cell or "") for cell in row.values())
         }
         if pairs:
             ids = sorted(pairs)

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mimic_qlora.display import html
 from mimic_qlora.step import files
 
 NOT_AUDITED = "not audited for memorisation"
@@ -51,8 +52,8 @@ def sentence(store: Path, run: str) -> Markup:
     """Return what a report says of an adapter's audit, with a link to its page."""
     found = read(store, run)
     if found is None:
-        command = f"python run_files/audit_adapter.py --run {run}"
-        return Markup("Adapter {}: {} (<code>{}</code>).").format(run, NOT_AUDITED, command)
+        command = f"`python run_files/audit_adapter.py --run {run}`"
+        return html.with_commands(f"Adapter {run}: {NOT_AUDITED} ({command}).")
     page = (folder_of(store, run) / PAGE).resolve().as_uri()
     return Markup('<a href="{}">Memorisation audit</a> of adapter {}, {}: {}.').format(
         page, run, found.date, found.verdict

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mimic_qlora.validation import harm
 from mimic_qlora.validation.statistics import ALPHA
 from mimic_qlora.validation.urgency.endpoint import NURSE, Performance, Study
 
@@ -54,7 +55,7 @@ def gain(study: Study, one: Performance, other: Performance) -> Gain:
     freedom = max(1, len(np.unique(study.patient[here])) - 1)
     if error < 1e-12:
         by_t = 1.0 if abs(value) < 1e-12 else 0.0
-        half = 1 - (ALPHA / 2) ** (1 / max(1, int(here.sum())))  # Clopper and Pearson, 0 of n
+        half = harm.most(0, max(1, int(here.sum())), ALPHA / 2)
     else:
         by_t = float(2 * stats.t.sf(abs(value) / error, freedom))
         half = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * error
