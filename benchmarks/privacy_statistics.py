@@ -25,7 +25,8 @@ LIMITS = limits.load(limits.TEMPLATE)
 ATTACKS = 12
 SHARES = ((0.0, 0.0), (0.02, 0.0), (0.0, 0.01), (0.02, 0.01), (0.0, 0.05))  # of others, excess
 SIZES = [(50, 10), (80, 30), (800, 100), (1000, 1000)]
-GAPS = [(30, 0.5), (300, 0.5), (1000, 0.5), (300, 0.1)]  # patients a side, spread in log-odds
+# patients a side, and the spread of their gains in log-odds
+GAPS = [(30, 0.5), (300, 0.5), (1000, 0.5), (30, 0.1), (300, 0.1)]
 
 
 def shift_of(auc: float) -> float:

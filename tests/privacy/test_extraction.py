@@ -123,14 +123,29 @@ def test_nothing_found_of_300_is_one_percent_at_most_and_an_excess_is_called():
     assert excess.share("", Share(2, 300), Share(12, 300), 0.01).p > 0.99
 
 
-def test_the_gap_is_welchs_t():
+def test_the_gap_is_welchs_t_where_nothing_is_skewed():
     rng = np.random.default_rng(0)
-    one, other = rng.normal(0.3, 1, 40), rng.normal(0, 2, 25)
+    one, other = rng.normal(0.3, 1, 20), rng.normal(0, 2, 15)
+    one, other = np.r_[one, 0.6 - one], np.r_[other, -other]
     found = excess.mean("", one, other, 0.08)
     expected = stats.ttest_ind(one, other, equal_var=False, alternative="greater")
     assert found.p == pytest.approx(expected.pvalue)
     both = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
     assert (found.low, found.high) == pytest.approx((both.low, both.high))
+
+
+def test_a_gap_that_few_patients_have_has_a_higher_bound_and_of_few_patients_none():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0, 0.1, 300), rng.normal(0, 0.1, 300)
+    assert excess.mean("", one, other, 0.08).is_held
+    few = excess.FEWEST_OF_A_TENTH - 1
+    assert not excess.mean("", one[:few], other[:few], 0.08).is_held
+    one[:20] += 0.8
+    found = excess.mean("", one, other, 0.08)
+    sides = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
+    assert found.high > sides.high + 0.002 and found.low > sides.low
+    for t in (-2.0, 0.5, 3.0):
+        assert excess._symmetric(excess._skewed(t, 0.2), 0.2) == pytest.approx(t)
 
 
 def test_the_gain_is_the_difference_in_log_odds_of_the_name(tiny, cache):
