@@ -84,6 +84,14 @@ def read(
     return claims.Labels(kept, by), [*faults, *beyond.values()]
 
 
+def check_different(paths: list[Path]) -> None:
+    """Raise UserError where one person's file is given twice: it would agree with itself."""
+    read: dict[bytes, Path] = {}
+    for path in filter(Path.is_file, paths):
+        if (same := read.setdefault(path.read_bytes(), path)) is not path:
+            raise UserError(f"{path} holds what {same} holds: each --labels is another person's")
+
+
 def agreement_of(
     answers: "list[Answer]",
     given: "list[Labels]",
@@ -148,11 +156,13 @@ def main() -> int:
     basis = claims.Basis.read(folder)
     answers = drawn.of_lines(results.read(folder), basis is not None and basis.first_alone)
     questions = content.load_questions(HERE)
+    drawn.check(folder, answers, questions)
     paths = [files.given_path(name) for name in args.labels or [str(folder / label_file.FILE)]]
     by = args.labelled_by or [""]
     by = by * len(paths) if len(by) == 1 else by
     if len(by) != len(paths):
         raise UserError("give --labelled-by once, or once for each --labels")
+    check_different(paths)
     given, faults = [], []
     for path, who in zip(paths, by, strict=True):
         labels, wrong = read(path, who, answers, questions)
@@ -162,7 +172,7 @@ def main() -> int:
         print(f"left out: {terminal.printable(fault)}", file=sys.stderr)
     if not any(one.by_key for one in given):
         raise UserError(f"{paths[0]} has no row that can be used")
-    strata = drawn.read(folder / drawn.FILE)
+    strata = drawn.read(folder / drawn.FILE, answers)
     labelled = claims.Labelled(answers, given, strata, questions) if strata else None
     agreed = agreement_of(answers, given, strata, questions)
     text = f"{agreed}\n\n{claims_of(folder, labelled)}"

@@ -113,7 +113,8 @@ def parse(answerer: Answerer, line: str) -> Question:
         )
     if not plain_text.is_whole(text):
         raise UserError("the question holds half of a character, \\ud800 to \\udfff")
-    as_of = patient.parse_time(asked["as_of"]) if asked.get("as_of") else None
+    given = asked.get("as_of")
+    as_of = None if given in (None, "") else patient.parse_time(given)
     found = patient.find(answerer.session, asked.get("subject_id"), as_of)
     question = Question(found, text.strip())
     turns = found.turns(answerer.session, question.text)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mimic_qlora.qa.session import Turn
 from mimic_qlora.step.errors import UserError
@@ -44,7 +44,7 @@ class Line(BaseModel):
     cautions: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
     rule_tested: str | None = None
-    messages: list[Turn]
+    messages: list[Turn] = Field(min_length=1)
     answer: str
     n_tokens: int | None = None
     ended: bool = True

@@ -348,6 +348,7 @@ def test_a_batch_answers_each_line_in_order_and_says_which_it_could_not(ask, tmp
         json.dumps({"subject_id": str(IDS[3]), "question": QUESTION, "as_of": "2150-03-02"}),
         json.dumps({"subject_id": IDS[3], "question": "x" * 3000}),
         json.dumps({"subject_id": IDS[3], "question": ["x"]}),
+        json.dumps({"subject_id": IDS[3], "question": QUESTION, "as_of": 0}),
         json.dumps({"subject_id": IDS[3], "question": QUESTION}),
     ]
     path = tmp_path / "questions.jsonl"
@@ -356,11 +357,12 @@ def test_a_batch_answers_each_line_in_order_and_says_which_it_could_not(ask, tmp
     replies = [json.loads(line) for line in out.splitlines()]
     assert (
         code == 1
-        and "5 of 7 lines could not be answered" not in err
-        and "4 of 7 lines could not be answered" in err
+        and "6 of 8 lines could not be answered" not in err
+        and "5 of 8 lines could not be answered" in err
     )
-    assert [reply["line"] for reply in replies] == [1, 2, 3, 5, 6, 7, 8] and out.isascii()
-    assert ["error" in reply for reply in replies] == [False, True, True, False, True, True, False]
+    assert [reply["line"] for reply in replies] == [1, 2, 3, 5, 6, 7, 8, 9] and out.isascii()
+    wrong = [reply["line"] for reply in replies if "error" in reply]
+    assert wrong == [2, 3, 6, 7, 8]
     assert (
         replies[3]["as_of"] == "2150-03-02 00:00:00"
         and "Known conditions: none coded" in replies[3]["context"]

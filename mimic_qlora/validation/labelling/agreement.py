@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Question
-from mimic_qlora.validation import findings, statistics
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.validation import findings, results, statistics
 from mimic_qlora.validation.arms import PAIR, Arm
 from mimic_qlora.validation.labelling.drawn import Answer
 from mimic_qlora.validation.labelling.label_file import ASKED, CRITERIA, LISTED, OF_SIGNS, Label
@@ -67,7 +68,13 @@ def found_by_reader(answer: Answer, question: Question) -> Readings:
     """Return what the reader of the run found in an answer; without it, what the patterns find."""
     if answer.readings is not None:
         kept: dict[str, Any] = {name: _frozen(value) for name, value in answer.readings.items()}
-        return Readings(**kept)
+        try:
+            return Readings(**kept)
+        except TypeError:
+            raise UserError(
+                f"{results.FILE} holds readings of another version: label it with that one, or "
+                "run step 7 again"
+            ) from None
     rules = [content.load().cautions[i] for i in answer.cautions]
     shown = known.of_text(answer.prompt, answer.cautions)
     return readings.read(question, rules, answer.text, shown)

@@ -18,6 +18,7 @@ from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.labelling import agreement, corrected
 from mimic_qlora.validation.labelling.drawn import Answer, Strata
 from mimic_qlora.validation.labelling.label_file import Label
+from mimic_qlora.validation.plan import Metric
 from mimic_qlora.validation.report.verdict import Limit
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.statistics import Difference, Floats
@@ -45,9 +46,9 @@ class Basis(BaseModel):
     reader: str
     thresholds_sha256: str | None = None
     described: str = ""
-    primary: str
-    claimed: tuple[str, ...]
-    margins: dict[str, float]
+    primary: Metric
+    claimed: tuple[Metric, ...]
+    margins: dict[Metric, float]
     data: str = "the data of this run"
     shows_nothing: bool = False
     first_alone: bool = False

@@ -13,10 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from mimic_qlora.clinical import content
+from mimic_qlora.clinical.schema import Question
 from mimic_qlora.display import csv_files
 from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import results
+from mimic_qlora.validation.arms import BASE
 
 FILE = "label_draw.csv"
 PER_ARM = 120  # answers of each arm, or all that there are
@@ -100,6 +103,25 @@ def of_lines(lines: Iterable[results.Line], first_alone: bool = False) -> list[A
     ]
 
 
+def check(folder: Path, answers: Sequence[Answer], questions: Sequence[Question]) -> None:
+    """Raise UserError for answers that no labels can compare.
+
+    One arm may have answered alone, or the content may lack what it had when they were asked.
+    """
+    if len({answer.arm for answer in answers}) < 2 or all(a.arm != BASE.name for a in answers):
+        raise UserError(
+            f"{folder / results.FILE} does not hold answers of base and adapter: labels compare "
+            "the two, so give results of both with --results"
+        )
+    known = {question.id for question in questions} | content.load().cautions.keys()
+    asked = {name for answer in answers for name in (answer.question_id, *answer.cautions)}
+    if gone := sorted(asked - known):
+        raise UserError(
+            f"{folder / results.FILE} was asked by content that has changed since: '{gone[0]}' is "
+            "no question or caution any more. Put it back, or run step 7 again"
+        )
+
+
 def draw(answers: Iterable[Answer], seed: int = 0, per_arm: int = PER_ARM) -> list[Drawn]:
     """Return up to `per_arm` answers of each arm: half of the population of the primary endpoint,
     and half of either flagged, where there are as many.
@@ -174,8 +196,11 @@ class Strata(NamedTuple):
         return there[:last].count(False)
 
 
-def read(path: Path) -> Strata | None:
-    """Return the strata; None without the file. Raises UserError for one that is damaged."""
+def read(path: Path, answers: Iterable[Answer]) -> Strata | None:
+    """Return the strata of all answers; None without the file.
+
+    Raises UserError for one that is damaged.
+    """
     if not path.is_file():
         return None
     try:
@@ -183,6 +208,9 @@ def read(path: Path) -> Strata | None:
             rows = list(csv.DictReader(file))
         strata = {row["key"]: row["stratum"] for row in rows}
         places = {row["key"]: int(row["place"]) for row in rows if row["place"]}
-        return Strata(strata, sorted(places, key=lambda key: places[key]))
+        return Strata(
+            {answer.key: strata[answer.key] for answer in answers},
+            sorted(places, key=lambda key: places[key]),
+        )
     except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(f"{path} cannot be read: keep it as step 7 left it") from None

@@ -96,12 +96,14 @@ def read(path: Path, columns: Sequence[str] = CRITERIA) -> Filled:
     """
     found: dict[str, Label] = {}
     faults = []
-    for number, cells in _rows(path, columns):
+    for number, cells, fault in _rows(path, columns):
         where = f"{path.name}, row {number}"
         filled = {column: cells[column].lstrip("'") for column in columns}
         if not any(filled.values()):
             continue
         try:
+            if fault:
+                raise UserError(f"{where} {fault}")
             key = _key(cells["key"], where)
             label = _label(filled, where)
             if found.setdefault(key, label) != label:
@@ -111,8 +113,9 @@ def read(path: Path, columns: Sequence[str] = CRITERIA) -> Filled:
     return Filled(found, faults)
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """Yield number and cells of each row of a spreadsheet's CSV file, counted as it counts them.
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row, str]]:
+    """Yield number and cells of each row of a spreadsheet's CSV file, counted as it counts them,
+    and what is wrong with the row as a whole, "" if nothing is.
 
     Excel writes UTF-8, UTF-16 ("Unicode text") or the code page of the system (ANSI), with commas,
     semicolons or tabs. Raises UserError where it is another kind of file.
@@ -125,10 +128,19 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{path.name} cannot be read as CSV ({error}): save it as CSV") from None
     if missing := [column for column in ("key", *columns) if column not in header]:
         raise UserError(f"{path.name} has no column '{missing[0]}': fill the file that step 7 left")
+    if repeated := [column for column in ("key", *columns) if header.count(column) > 1]:
+        raise UserError(f"{path.name} has the column '{repeated[0]}' twice: keep one of the two")
+    is_cut = not lines[-1].endswith(("\n", "\r"))
     for number, cells in enumerate(rows, 2 + skipped):
+        fault = ""
+        if len(cells) > len(header):  # a comma that stands in no quotes has shifted them
+            fault = "has more cells than the header: put a cell with a comma into quotes"
+        elif len(cells) < len(header) and is_cut and number == len(rows) + 1 + skipped:
+            fault = "is cut off, and the file ends there: save or copy it again"
         if any(cells):
             padded = [*cells, *[""] * len(header)]
-            yield number, dict(zip(header, (cell.strip() for cell in padded), strict=False))
+            row = dict(zip(header, (cell.strip() for cell in padded), strict=False))
+            yield number, row, fault
 
 
 def _table(lines: list[str]) -> tuple[list[str], list[list[str]]]:

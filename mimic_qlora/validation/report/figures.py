@@ -45,7 +45,7 @@ def remake(path: Path, verdict: Verdict, comparison: Comparison, notes: Sequence
 
     Return False, and leave the page as it is, where it is gone or of an earlier version.
     """
-    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    page = path.read_text("utf-8", "surrogateescape") if path.is_file() else ""
     parts = {
         "verdict": html.render("verdict.html", PAGES, verdict=verdict),
         "labelled": html.render(
@@ -63,5 +63,5 @@ def remake(path: Path, verdict: Verdict, comparison: Comparison, notes: Sequence
         if not (found and closed):
             return False
         page = f"{before}{start}{part}{end}{after}"
-    atomic_write(path, page)
+    atomic_write(path, page.encode("utf-8", "surrogateescape"))
     return True

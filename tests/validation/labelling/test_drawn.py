@@ -84,21 +84,23 @@ def test_the_draw_comes_back_from_its_file(tmp_path):
     everything = answers()
     found = drawn.draw(everything)
     drawn.write(tmp_path / drawn.FILE, everything, found)
-    strata = drawn.read(tmp_path / drawn.FILE)
+    strata = drawn.read(tmp_path / drawn.FILE, everything)
     assert strata.drawn == [one.answer.key for one in found]
     assert strata.of == {answer.key: answer.stratum for answer in everything}
     with open(tmp_path / drawn.FILE, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert not any("adapter" in str(row) for row in rows)
     assert {float(row["probability"]) for row in rows if row["place"]} == {1, 90 / 270}
-    assert drawn.read(tmp_path / "elsewhere.csv") is None
+    assert drawn.read(tmp_path / "elsewhere.csv", everything) is None
 
 
-@pytest.mark.parametrize("text", ["key\nk1\n", "key,stratum,place\nk1,other,first\n"])
+@pytest.mark.parametrize(
+    "text", ["key\nk1\n", "key,stratum,place\nk1,other,first\n", "key,stratum,place\n"]
+)
 def test_a_damaged_draw_is_one_sentence(tmp_path, text):
     (tmp_path / drawn.FILE).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="keep it as step 7 left it"):
-        drawn.read(tmp_path / drawn.FILE)
+        drawn.read(tmp_path / drawn.FILE, answers())
 
 
 def test_rows_that_were_passed_over_are_counted():

@@ -107,6 +107,34 @@ def test_a_stray_quote_takes_no_row_unseen(tmp_path, row):
         label_file.read(path)
 
 
+def test_cells_that_are_not_under_their_columns_are_that_rows_fault(tmp_path):
+    """A comma without quotes shifts the cells behind it; a file that is cut lacks them."""
+    path = tmp_path / "label.csv"
+    one_filled(path)
+    whole = path.read_text(encoding="utf-8")
+    text, found, rest = whole.rpartition(",1,,,,,no,")
+    assert found
+    path.write_text(f"{text},1,3,,,,,no,{rest}", encoding="utf-8")
+    labels, faults = label_file.read(path)
+    assert len(labels) == 7 and "row 9 has more cells than the header" in faults[0]
+    path.write_text(f"{text},1,,,", encoding="utf-8")
+    labels, faults = label_file.read(path)
+    assert len(labels) == 7 and "row 9 is cut off" in faults[0]
+    # Excel leaves out empty cells at the end of a row
+    path.write_text(whole.replace(",,,,A. Müller,\n", "\n"), encoding="utf-8")
+    labels, faults = label_file.read(path)
+    assert len(labels) == 8 and not faults
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "label.csv"
+    one_filled(path)
+    head, rest = path.read_text(encoding="utf-8").split(",note\n", 1)
+    path.write_text(f"{head},Cause\n{rest}", encoding="utf-8")
+    with pytest.raises(UserError, match="has the column 'cause' twice"):
+        label_file.read(path)
+
+
 def test_what_an_editor_makes_of_a_key_and_of_a_dash_is_read(tmp_path):
     rows = to_fill()
     found, faults = one_filled(

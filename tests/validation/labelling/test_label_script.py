@@ -127,6 +127,64 @@ def test_a_row_that_is_wrong_is_named_and_left_out(results):
     assert "Described, not claimed: nobody says who labelled" in some.stdout
 
 
+def base_alone(folder):
+    path = folder / "results.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(True)
+    path.write_text("".join(line for line in lines if '"base"' in line), encoding="utf-8")
+
+
+def other_content(folder):
+    path = folder / "results.jsonl"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"cautions": ["', '"cautions": ["former_'), encoding="utf-8")
+
+
+def other_reader(folder):
+    path = folder / "results.jsonl"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"answer":', '"readings": {"x": 1}, "answer":'), encoding="utf-8")
+
+
+def other_metric(folder):
+    path = folder / "reader.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("red_flags", "flags"), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (base_alone, "does not hold answers of base and adapter"),
+        (other_content, "'former_anticoagulant_no_nsaid' is no question or caution any more"),
+        (other_reader, "holds readings of another version"),
+        (other_metric, "reader.json cannot be read"),
+    ],
+)
+def test_results_that_no_labels_can_compare_are_one_sentence(results, damage, says):
+    label_file.write(results / "mine.csv", [well(row) for row in rows()])
+    damage(results)
+    done = label(results, "--labels", str(results / "mine.csv"))
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_copy_of_ones_own_file_is_no_second_person(results):
+    for name in ("anna", "copy"):
+        label_file.write(results / f"{name}.csv", [well(row) for row in rows()])
+    files = ("--labels", str(results / "anna.csv"), "--labels", str(results / "copy.csv"))
+    done = label(results, *files)
+    assert done.returncode == 2 and "each --labels is another person's" in done.stderr
+
+
+def test_what_an_editor_saved_otherwise_stays_below_the_verdict(results):
+    (results / "summary.txt").write_bytes(b"caf\xe9\n")
+    (results / "report.html").write_bytes(PAGE.encode() + b"caf\xe9\n")
+    label_file.write(results / "mine.csv", [well(row) for row in rows()])
+    done = label(results, "--labels", str(results / "mine.csv"))
+    assert done.returncode == 0, done.stderr
+    assert (results / "summary.txt").read_bytes().endswith(b"caf\xe9\n")
+    assert (results / "report.html").read_bytes().endswith(b"caf\xe9\n")
+
+
 def test_results_of_an_earlier_version_are_compared_and_claim_nothing(results):
     (results / drawn.FILE).unlink()
     label_file.write(results / "mine.csv", [well(row) for row in rows()])
