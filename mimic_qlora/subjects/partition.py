@@ -335,7 +335,8 @@ def _read_all(
 
         read = functools.partial(read_piece, tell=tell) if engine.is_inline else read_piece
         arguments = [(every[place], run) for place in order]
-        for number, one in engine.completed(read, arguments, show):
+        ordered = [sizes[place] for place in order]
+        for number, one in engine.completed(read, arguments, show, ordered):
             found[order[number]] = one
             show()
     return [(job, found[place]) for place, job in enumerate(every)]

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import shlex
 import shutil
-import statistics
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,7 +29,7 @@ from mimic_qlora.work.engine import Again, Engine, Given
 
 CONNECT_SECONDS = 20
 PATIENCE_SECONDS = 60.0  # without a worker, its answer, the scheduler or its file
-LATE_SECONDS, LATE_TIMES = 30.0, 3.0  # a task is late after so long, and so many medians
+LATE_SECONDS, LATE_TIMES = 30.0, 3.0  # a task is late after so long, and so many times its share
 FULL_BYTES = 1 << 20  # a disk with less room is full
 
 
@@ -113,7 +112,6 @@ class Cluster(Engine):
         self._left_out: set[str] = set()  # hosts with a fault of their own
         self._there: Mapping[str, int] = {}  # threads of each worker
         self._seen = self._looked = time.monotonic()
-        self._seconds: list[float] = []  # that tasks took
         self._ran: dict[Future[Any], Any] = {}  # Dask's own futures, which know the worker
 
     def __enter__(self) -> "Cluster":
@@ -265,7 +263,6 @@ class Cluster(Engine):
         if outcome.differing:
             raise _other_versions(outcome.worker, outcome.differing)
         if outcome.error is None:
-            self._seconds.append(time.monotonic() - given.since)
             return outcome.value
         if isinstance(outcome.error, UserError) or not faults.of_the_machine(outcome.error):
             raise outcome.error
@@ -301,18 +298,22 @@ class Cluster(Engine):
         if self._there:
             self._seen = self._looked
 
-    def _late(self, running: Sequence[Given]) -> Sequence[int]:
+    def _late(self, running: Sequence[Given], pace: float | None) -> Sequence[int]:
         """Return the last tasks that take too long. Raises GoesOn when no worker is there."""
         now = time.monotonic()
         if now - self._looked > 1:
             self._look()
         if now - self._seen > PATIENCE_SECONDS:
             raise _no_worker()
-        if len(running) >= self._in_flight() or not self._seconds:  # nobody is idle
+        if len(running) >= self._in_flight() or pace is None:  # nobody is idle
             return ()
-        most = max(LATE_SECONDS, LATE_TIMES * statistics.median(self._seconds))
         numbers = [given.number for given in running]
-        return [g.number for g in running if now - g.since > most and numbers.count(g.number) == 1]
+        return [
+            one.number
+            for one in running
+            if now - one.since > max(LATE_SECONDS, LATE_TIMES * pace * one.size)
+            and numbers.count(one.number) == 1
+        ]
 
 
 def _host(address: str) -> str:

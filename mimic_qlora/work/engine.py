@@ -27,6 +27,7 @@ class Given(NamedTuple):
 
     number: int
     since: float  # seconds, of the monotonic clock
+    size: float  # of its work, beside others
 
 
 class Inline(Executor):
@@ -73,17 +74,20 @@ class Engine:
         task: Callable[..., T],
         arguments: Sequence[tuple[Any, ...]],
         tick: Callable[[], None] = lambda: None,
+        sizes: Sequence[float] = (),
     ) -> Iterator[tuple[int, T]]:
         """Yield the number and the result of each task as it ends; `tick` is called meanwhile.
 
-        Tasks begin in the order of their arguments. An error of a task ends all.
+        Tasks begin in the order of their arguments. An error of a task ends all. `sizes` tells how
+        much work each is, where they differ, so that a large one is not taken to be late.
         """
         waiting = iter(range(len(arguments)))
         running: dict[Future[Any], Given] = {}
+        seconds = done = 0.0  # what tasks took that have ended, and their sizes
 
         def give(number: int) -> None:
-            future = self._submit(task, *arguments[number])
-            running[future] = Given(number, time.monotonic())
+            given = Given(number, time.monotonic(), sizes[number] if sizes else 1)
+            running[self._submit(task, *arguments[number])] = given
 
         while True:
             while len(running) < self._in_flight():
@@ -106,8 +110,9 @@ class Engine:
                 for twin in [one for one, other in running.items() if other.number == given.number]:
                     running.pop(twin)
                     twin.cancel()
+                seconds, done = seconds + time.monotonic() - given.since, done + given.size
                 yield given.number, result
-            for number in self._late(list(running.values())):
+            for number in self._late(list(running.values()), seconds / done if done else None):
                 give(number)
             tick()
 
@@ -122,10 +127,10 @@ class Engine:
         """Return the result of a task that has ended. Raises Again when it must be given again."""
         return future.result()
 
-    def _late(self, running: Sequence[Given]) -> Sequence[int]:
+    def _late(self, running: Sequence[Given], pace: float | None) -> Sequence[int]:
         """Return the tasks to give a second time, as they take too long; the first to end counts.
 
-        Raises GoesOn when nobody is there to do them.
+        `pace` is the seconds that others took by their size, None before one has ended. Raises GoesOn when nobody is there to do them.
         """
         return ()
 

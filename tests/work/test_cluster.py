@@ -16,6 +16,8 @@ from helpers.paths import ROOT
 from helpers.scripts import folder_bytes
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.work import certificates
+from mimic_qlora.work.cluster import Cluster, Target
+from mimic_qlora.work.engine import Engine, Given
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
@@ -133,6 +135,30 @@ def test_a_straggler_is_not_waited_for_and_may_end_later(mimic, alone, tls, tmp_
         os.kill(tls.running[1].pid, signal.SIGCONT)
     time.sleep(0.5)
     assert folder_bytes(tmp_path / "s/subjects") == alone
+
+
+def test_a_large_piece_is_late_only_beside_its_size(tmp_path):
+    """Else idle workers would read the largest table a second time."""
+    cluster = Cluster(Target("tcp://127.0.0.1:1", None), print, [tmp_path], 1)
+    cluster._there = {"tcp://127.0.0.1:2": 1, "tcp://127.0.0.1:3": 1}
+    since = time.monotonic() - 100
+    large, small = Given(0, since, 50.0), Given(1, since, 10.0)
+    assert cluster._late([large, small], None) == ()
+    assert cluster._late([large, small], 1.0) == [1]
+    assert cluster._late([large, small, small], 1.0) == [], "it was given twice already"
+
+
+def test_the_pace_is_that_of_all_work_that_is_done():
+    paces = []
+
+    class Watched(Engine):
+        def _late(self, running, pace):
+            paces.append(pace)
+            return ()
+
+    with Watched(1, print) as engine:
+        assert len([*engine.completed(time.sleep, [(0.1,), (0.1,)], sizes=[9, 1])]) == 2
+    assert paces[0] * 9 >= 0.1 and paces[1] * 10 >= 0.2
 
 
 def test_a_host_whose_disk_is_full_is_left_out(mimic, alone, tls, tmp_path):
