@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +41,8 @@ def run_main(script: str, arguments: list, output: str, environment: dict, kill:
         os.dup2(log.fileno(), number)
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
     sys.argv = [script, *arguments]
-    meeting.STALLED = 20.0
+    killed = Path(output).with_suffix(".killed")
+    threading.Thread(target=give_up_soon, args=(killed,), daemon=True).start()
     loading.compute_dtype = lambda on_cpu=None: torch.float32
     # stands in for the embedder, which takes seconds
     likeness.cosines = lambda pairs: [0.5] * len(pairs)
@@ -49,12 +52,20 @@ def run_main(script: str, arguments: list, output: str, environment: dict, kill:
 
     def counted(*args):
         if kill.rank == int(os.environ.get("RANK", 0)) and kill.batch == len(answered):
+            killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         answered.append(args)
         return answer(*args)
 
     generation.answer = counted
     command_line.run(load_script(ROOT / script).main)
+
+
+def give_up_soon(killed: Path) -> None:
+    """Wait no minute for a process that has been killed; one that is slow is waited for."""
+    while not killed.exists():
+        time.sleep(0.1)
+    meeting.STALLED = 2.0
 
 
 def start(
@@ -72,6 +83,7 @@ def start(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["peft", "bitsandbytes", "helpers.forked"])
     started = []
+    Path(f"{log}.killed").unlink(missing_ok=True)
     for rank in range(n):
         own = launched.variables(rank, n) | {"LOCAL_RANK": "0"} if n > 1 else {}
         texts, output = [str(a) for a in arguments], f"{log}.{rank}"
