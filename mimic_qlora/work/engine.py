@@ -130,7 +130,8 @@ class Engine:
     def _late(self, running: Sequence[Given], pace: float | None) -> Sequence[int]:
         """Return the tasks to give a second time, as they take too long; the first to end counts.
 
-        `pace` is the seconds that others took by their size, None before one has ended. Raises GoesOn when nobody is there to do them.
+        `pace` is the seconds that others took by their size, None before one has ended. Raises
+        GoesOn when nobody is there to do them.
         """
         return ()
 
