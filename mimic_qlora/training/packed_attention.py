@@ -7,11 +7,13 @@ elsewhere one call a sample.
 """
 
 import functools
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
 from mimic_qlora.training.packing import Layout
 
@@ -25,7 +27,7 @@ except ImportError:
     varlen_attn = None
 
 NAME = "packed"
-BLOCK = 192  # queries: larger blocks waste work above the diagonal, smaller ones are slow products
+BLOCK = 256  # queries: larger blocks waste work above the diagonal, smaller ones are slow products
 
 
 def packed_attention(
@@ -131,31 +133,77 @@ def in_one(
 def in_blocks(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    """Attend over one sample, `BLOCK` queries at a time; weights are recomputed in backward."""
-    return checkpoint(
-        block_products, query, key, value, scaling, use_reentrant=False, preserve_rng_state=False
-    )
+    """Attend over one sample by matrix products of some `BLOCK` queries at a time."""
+    return Blocks.apply(query, key, value, scaling)
 
 
-def block_products(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """Attend by matrix products: [1, heads, tokens, width] in and out.
+class Blocks(torch.autograd.Function):
+    """Attention of [1, heads, tokens, width] in and out, whose weights backward computes anew.
 
     The query heads that share a key head stand below each other in one product.
     """
-    queries = (query * scaling)[0].unflatten(0, (key.shape[1], -1))
-    key, value = key[0].transpose(1, 2), value[0]
-    future = torch.full((BLOCK, BLOCK), -torch.inf, dtype=query.dtype).triu(1)
-    parts, before = [], value.shape[1] - query.shape[2]
-    for start, block in zip(
-        range(before, value.shape[1], BLOCK), queries.split(BLOCK, dim=2), strict=True
-    ):
-        n = block.shape[2]
-        scores = block.flatten(1, 2) @ key[:, :, : start + n]
-        scores.unflatten(1, (-1, n))[..., start:] += future[:n, :n]
-        parts.append((scores.softmax(-1) @ value[:, : start + n]).unflatten(1, (-1, n)))
-    return torch.cat(parts, dim=2).flatten(0, 1).unsqueeze(0)
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Return for each query the values weighted by the softmax of its scaled products."""
+        queries = (query * scaling)[0].unflatten(0, (key.shape[1], -1))
+        ctx.save_for_backward(queries, key, value)
+        ctx.scaling = scaling
+        parts = []
+        for rows, seen in spans(queries, key):
+            weights = weights_of(queries[:, :, rows], key[0, :, :seen])
+            parts.append(apart(weights @ value[0, :, :seen], queries))
+        return torch.cat(parts, dim=2).flatten(0, 1).unsqueeze(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of query, key and value."""
+        queries, key, value = ctx.saved_tensors
+        gradients = gradient[0].unflatten(0, (key.shape[1], -1))
+        of_queries = torch.empty_like(queries)
+        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
+        for rows, seen in spans(queries, key):
+            keys, values = key[0, :, :seen], value[0, :, :seen]
+            block, given = queries[:, :, rows].flatten(1, 2), gradients[:, :, rows].flatten(1, 2)
+            weights = weights_of(queries[:, :, rows], keys)
+            of_scores = torch.ops.aten._softmax_backward_data(
+                given @ values.transpose(1, 2), weights, -1, weights.dtype
+            )
+            of_queries[:, :, rows] = apart(of_scores @ keys, queries)
+            of_key[0, :, :seen] += of_scores.transpose(1, 2) @ block
+            of_value[0, :, :seen] += weights.transpose(1, 2) @ given
+        return (of_queries * ctx.scaling).flatten(0, 1).unsqueeze(0), of_key, of_value, None
+
+
+def spans(queries: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, int]]:
+    """Yield the blocks of a sample's own queries, and how many keys the last of each sees."""
+    own, before = queries.shape[2], key.shape[2] - queries.shape[2]
+    size = math.ceil(
+        own / math.ceil(own / BLOCK)
+    )  # blocks of one size: no small product at the end
+    for start in range(0, own, size):
+        end = min(start + size, own)
+        yield slice(start, end), before + end
+
+
+def weights_of(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the weights [key heads, queries of all that share it, keys] of a block's queries.
+
+    Its last query stands at the last key.
+    """
+    n = queries.shape[2]
+    scores = queries.flatten(1, 2) @ keys.transpose(1, 2)
+    future = torch.full((n, n), -torch.inf, dtype=scores.dtype).triu_(1)
+    apart(scores, queries)[..., -n:] += future
+    return scores.softmax(-1)
+
+
+def apart(rows: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    """View the rows of a product with the query heads apart, as `queries` has them."""
+    return rows.unflatten(1, (queries.shape[1], -1))
 
 
 def use_packed(model: "PreTrainedModel | PeftModel") -> None:
