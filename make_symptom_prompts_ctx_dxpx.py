@@ -13,7 +13,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from mimic_qlora.step import command_line, ending, errors, storage
+from mimic_qlora.step import command_line, ending, errors, files, storage
 
 RUN_FILES = Path(__file__).parent / "run_files"
 SYSTEM_PROMPT = RUN_FILES / "system_prompt.txt"
@@ -118,7 +118,9 @@ def main() -> int:
     store = storage.open_storage(args.storage)
     subjects = subjects_manifest(store)
     print(data_line(subjects["source"]))
-    system_prompt = SYSTEM_PROMPT.read_text(encoding="utf-8").strip()
+    system_prompt = files.read_text(SYSTEM_PROMPT).strip()
+    if not system_prompt:
+        raise errors.UserError(f"{SYSTEM_PROMPT} is empty: put its text back")
     if args.audit:
         return audited(store, system_prompt)
     features = storage.verified_manifest(store, "features")

@@ -35,6 +35,7 @@ from mimic_qlora.clinical.fields import (
 from mimic_qlora.clinical.levels import LevelId
 from mimic_qlora.step import yaml_files
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import read_text
 
 SECTIONS = {
     "try": "What you can try now",
@@ -449,10 +450,10 @@ def raw(folder: Path, name: str) -> list[dict[str, Any]]:
     """
     path = Path(folder) / f"{name}.yaml"
     try:
-        entries = yaml_files.loads(path.read_text(encoding="utf-8"), path.name)
+        entries = yaml_files.loads(read_text(path), path.name)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(
             f"{path.name} is not valid YAML"

@@ -28,7 +28,7 @@ class Frozen(NamedTuple):
 def load(path: Path) -> Limits:
     """Read a file of limits. Raises UserError, in one sentence, that names what is wrong."""
     try:
-        return Limits.model_validate(yaml_files.loads(path.read_text("utf-8"), str(path)))
+        return Limits.model_validate(yaml_files.loads(files.read_text(path), str(path)))
     except ValidationError as error:
         first = error.errors()[0]
         field = first["loc"][0] if first["loc"] else "file"

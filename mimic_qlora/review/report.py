@@ -235,7 +235,7 @@ def write(store: Store, items: Mapping[int, Item], folder: Path) -> str:
     files.write_json(folder / "ratings_report.json", found)
     written, page = ["ratings.csv", "ratings_report.json"], folder / "report.html"
     if found["items"] and page.is_file():
-        files.rewrite(page, include(page.read_text(encoding="utf-8"), found))
+        files.rewrite(page, include(files.read_kept(page), found))
         written.append(page.name)
     return f"{text(found)}\n\nWritten: {', '.join(written)} in {folder}"
 

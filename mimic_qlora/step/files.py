@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.plain_text import in_utf8
 
 PRIVATE = 0o600  # the mode of a file that its owner alone can read and write
 
@@ -99,7 +100,8 @@ def atomic_write(
 ) -> None:
     """Write a file so that a kill at any moment leaves the old content or the new one.
 
-    `content` is text (written as UTF-8), bytes, or a function that writes to the open file.
+    `content` is text (written as UTF-8, with the bytes that `read_kept` found), bytes, or a
+    function that writes to the open file.
     The new content goes to `.<name>.new` beside the file, to the disk, and then takes its place.
     """
     temporary = path.with_name(f".{path.name}.new")
@@ -107,7 +109,7 @@ def atomic_write(
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             if isinstance(content, str):
-                file.write(content.encode())
+                file.write(content.encode("utf-8", "surrogateescape"))
             elif isinstance(content, bytes):
                 file.write(content)
             else:
@@ -132,6 +134,27 @@ def sync_entry(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that people write, with the line ends of Unix.
+
+    It is in UTF-8, or in the encoding that its byte order mark names. Raises UserError where it is
+    in another one, and OSError.
+    """
+    try:
+        text = in_utf8(path.read_bytes()).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_kept(path: Path) -> str:
+    """Return the text of a file of ours that `atomic_write` will write again; "" of none.
+
+    Somebody may have edited it in another encoding: such bytes come back as they were.
+    """
+    return path.read_text("utf-8", "surrogateescape") if path.is_file() else ""
 
 
 def rewrite(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from mimic_qlora.display import text_tables
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text import size
 from mimic_qlora.prompts import audit
-from mimic_qlora.step import manifests, storage, terminal
+from mimic_qlora.step import files, manifests, storage, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import leftovers, next_step, runs, state
 from mimic_qlora.study.leftovers import Leftover
@@ -62,7 +62,7 @@ class Overview:
 
 def of_storage(store: Path, given: str | None, root: Path, writable: bool) -> Overview:
     """Return what is in a storage folder. Nothing in it is changed."""
-    prompt = (root / "run_files" / "system_prompt.txt").read_text(encoding="utf-8").strip()
+    prompt = files.read_text(root / "run_files" / "system_prompt.txt").strip()
     states = state.of_storage(store, prompt)
     return Overview(
         storage=str(store),

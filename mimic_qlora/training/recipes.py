@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 
 from mimic_qlora.step import yaml_files
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import read_text
 from mimic_qlora.training.settings import (
     COMPUTE,
     LEARNING_RATES,
@@ -97,7 +98,7 @@ def read_recipe(name: str, folder: Path) -> Recipe:
             f"there is no recipe {name}: give one of {names}, or the path of a YAML file"
         )
     try:
-        content = yaml_files.loads(path.read_text(encoding="utf-8"), str(path))
+        content = yaml_files.loads(read_text(path), str(path))
     except (yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({reason}): fix it there") from None

@@ -89,7 +89,7 @@ class ValidationPlan(_Strict):
 def load(path: Path) -> ValidationPlan:
     """Read a plan. Raises UserError, in one sentence, that names the field that is wrong."""
     try:
-        return ValidationPlan.model_validate(yaml_files.loads(path.read_text("utf-8"), str(path)))
+        return ValidationPlan.model_validate(yaml_files.loads(files.read_text(path), str(path)))
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]

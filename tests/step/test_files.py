@@ -147,3 +147,21 @@ def test_a_home_that_nobody_has_is_a_name(monkeypatch):
     given = {"~": "/home/ada", "~/x": "/home/ada/x", "~nobody-of-this-name/x": None, "a~": None}
     for text, path in given.items():
         assert str(files.given_path(text)) == (path or text)
+
+
+def test_what_people_write_is_read_as_editors_save_it(tmp_path):
+    path = tmp_path / "prompt.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes("Très\r\nbien".encode(encoding))
+        assert files.read_text(path) == "Très\nbien"
+    path.write_bytes("Très bien".encode("cp1252"))
+    with pytest.raises(UserError, match=r"prompt.txt is not UTF-8 text: save it as UTF-8"):
+        files.read_text(path)
+
+
+def test_a_file_of_ours_that_an_editor_saved_otherwise_keeps_its_bytes(tmp_path):
+    path = tmp_path / "README.md"
+    assert files.read_kept(path) == ""
+    path.write_bytes("# An adapter, très bien\n".encode("cp1252"))
+    files.atomic_write(path, files.read_kept(path) + "It is audited: 5 µm.\n")
+    assert path.read_bytes() == b"# An adapter, tr\xe8s bien\nIt is audited: 5 \xc2\xb5m.\n"

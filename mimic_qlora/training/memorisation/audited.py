@@ -67,7 +67,7 @@ def in_card(lines: tuple[str, ...] = ()) -> list[str]:
 
 def tell_card(card: Path, lines: tuple[str, ...]) -> None:
     """Put the audit's lines into an adapter's card, in the place of those before."""
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = files.read_kept(card)
     told = "\n".join(in_card(lines))
     found = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     new = found.sub(lambda _: told, text, count=1) if found.search(text) else f"{text}\n{told}\n"

@@ -66,9 +66,6 @@ def write(folder: Path, labelled: Labelled, basis: Basis) -> list[str]:
 
 def _remake_summary(path: Path, lines: Sequence[str]) -> None:
     """Put lines above the summary as the run wrote it, in the place of those of earlier labels."""
-    # an editor may have saved it in another encoding: such bytes stay as they are
-    text = path.read_text("utf-8", "surrogateescape") if path.is_file() else ""
-    before, found, as_read = text.partition(f"{AS_READ}\n\n")
+    before, found, as_read = files.read_kept(path).partition(f"{AS_READ}\n\n")
     folded = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in lines)
-    whole = f"{folded}\n\n{AS_READ}\n\n{as_read if found else before}"
-    files.atomic_write(path, whole.encode("utf-8", "surrogateescape"))
+    files.atomic_write(path, f"{folded}\n\n{AS_READ}\n\n{as_read if found else before}")

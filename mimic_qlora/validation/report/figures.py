@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimic_qlora.display import html
-from mimic_qlora.step.files import atomic_write
+from mimic_qlora.step.files import atomic_write, read_kept
 from mimic_qlora.validation import findings
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.report import forest
@@ -45,7 +45,7 @@ def remake(path: Path, verdict: Verdict, comparison: Comparison, notes: Sequence
 
     Return False, and leave the page as it is, where it is gone or of an earlier version.
     """
-    page = path.read_text("utf-8", "surrogateescape") if path.is_file() else ""
+    page = read_kept(path)
     parts = {
         "verdict": html.render("verdict.html", PAGES, verdict=verdict),
         "labelled": html.render(
@@ -63,5 +63,5 @@ def remake(path: Path, verdict: Verdict, comparison: Comparison, notes: Sequence
         if not (found and closed):
             return False
         page = f"{before}{start}{part}{end}{after}"
-    atomic_write(path, page.encode("utf-8", "surrogateescape"))
+    atomic_write(path, page)
     return True
