@@ -105,6 +105,7 @@ def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
                     "remove, rename or move one"
                 )
             found[name] = (_of_folder if path.is_dir() else _source)(name, path, folder)
+    _check_unread(mimic_dir, found)
     for name in REQUIRED:
         if name not in found:
             raise UserError(
@@ -143,6 +144,20 @@ def _parts(mimic_dir: Path) -> list[Path]:
     return parts or [mimic_dir]
 
 
+def _check_unread(mimic_dir: Path, found: Collection[str]) -> None:
+    """Raise UserError for a table that stands there in no form that is read, such as `.csv.zst`.
+
+    Without a word it would count as absent. `.csv.gz.part` is a download that was not finished.
+    """
+    for path in sorted(path for folder in _parts(mimic_dir) for path in folder.iterdir()):
+        name = path.name.split(".")[0]
+        if name in schema() and name not in found:
+            raise UserError(
+                f"{path} is named like the table {name}, and only .csv, .csv.gz and folders of "
+                "them are read: unpack it or finish its download, or move it away"
+            )
+
+
 def _texts(name: str, source: Source, texts: Collection[str]) -> frozenset[str]:
     """Return the columns of a table whose cells may span lines."""
     is_note = source.module == "note"
@@ -160,6 +175,8 @@ def csv_files(folder: Path) -> list[Path]:
     for path in paths:
         if not path.name.endswith(endings):
             raise UserError(f"{path} must end in .csv or .csv.gz, in small letters: rename it")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is a pipe or device, and no file: save its content as one")
     return paths
 
 
@@ -171,7 +188,10 @@ def _table_folders(folder: Path) -> list[Path]:
 
 def _of_folder(name: str, place: Path, folder: Path) -> Source:
     """Return the table in a folder of its own. Raises UserError where its files' headers differ."""
-    first, *more = csv_files(place)
+    files = csv_files(place)
+    if not files:
+        raise UserError(f"{place} is a folder without a CSV file: remove or rename it")
+    first, *more = files
     source = _source(name, first, folder)
     for path in more:
         if _header(path) != list(source.columns):

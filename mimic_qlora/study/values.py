@@ -67,6 +67,8 @@ def _name(value: dict[Any, Any] | list[Any]) -> str:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"must be a text, not {shown(value)}: put it between quotes")
+    if "\0" in value:  # no path and no argument of a command holds one
+        raise ValueError("holds a NUL character: write it without")
     return value
 
 

@@ -1,6 +1,7 @@
 """Pieces of a file: together they are its rows, each once, wherever the cuts fall."""
 
 import gzip
+import os
 import io
 import random
 
@@ -89,3 +90,29 @@ def test_a_table_may_be_a_folder_of_files(tmp_path, tiny_mimic):
     labs.write_bytes(gzip.compress(header))
     with pytest.raises(tables.UserError, match="table labevents is there twice"):
         tables.find(tiny_mimic)
+
+
+@pytest.mark.parametrize("ending", [".csv.zst", ".csv.gz.part", ".txt.gz", ""])
+def test_a_table_in_a_form_that_is_not_read_is_not_absent(tiny_mimic, ending):
+    labs = tiny_mimic / "hosp/labevents.csv.gz"
+    other = labs.with_name(f"labevents{ending}")
+    labs.rename(other)
+    if not ending:  # a folder of other files
+        other.unlink()
+        other.mkdir()
+    with pytest.raises(tables.UserError, match=f"{other} is named like the table labevents"):
+        tables.find(tiny_mimic)
+    other.rename(labs.with_name("old_labs"))
+    assert "labevents" not in tables.find(tiny_mimic)
+
+
+def test_what_is_no_file_is_not_opened(tiny_mimic):
+    """Opening a pipe would wait for ever."""
+    (tiny_mimic / "hosp/extra.csv").mkdir()
+    with pytest.raises(tables.UserError, match="is a folder without a CSV file"):
+        tables.find(tiny_mimic)
+    (tiny_mimic / "hosp/extra.csv").rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tiny_mimic / "hosp/extra.csv")
+        with pytest.raises(tables.UserError, match="is a pipe or device"):
+            tables.find(tiny_mimic)

@@ -33,6 +33,7 @@ WRONG = {
     "a word": (DATA + "training:\n  lr: fast\n", 4, "training.lr", "a number from"),
     "a group": (DATA + "training:\n  lr: {a: 1}\n", 4, "training.lr", "must be one value"),
     "no text": (DATA + "asking:\n  question: no\n", 4, "asking.question", "between quotes"),
+    "a NUL": (DATA + 'asking:\n  question: "a\\0b"\n', 4, "asking.question", "holds a NUL"),
     "no yes": (DATA + "  verify: maybe\n", 3, "data.verify", "must be true or false"),
     "a choice": (DATA + "prompts:\n  tasks: [x]\n", 4, "prompts.tasks", "one of guidance"),
     "no list": (DATA + "training:\n  seeds: 3\n", 4, "training.seeds", "must be a list"),
