@@ -158,10 +158,21 @@ def end_token_ids(
         for token, i in known.items()
         if i is not None and tokenizer.convert_ids_to_tokens(i) == token
     }
-    declared = model.generation_config.eos_token_id if model is not None else None
-    ends.update([declared] if isinstance(declared, int) else declared or [])
+    ends.update(_declared_ends(model) if model is not None else [])
     ends.update([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
     return sorted(ends)
+
+
+def _declared_ends(model: "PreTrainedModel") -> list[int]:
+    """Return the end tokens of a model's generation_config.json. Raises UserError for others."""
+    declared = model.generation_config.eos_token_id
+    listed = [declared] if isinstance(declared, int) else declared or []
+    if not all(isinstance(i, int) for i in listed):
+        raise UserError(
+            f"{model.config.name_or_path}/generation_config.json names an end token "
+            "(eos_token_id) that is no number: fetch or copy the model anew"
+        )
+    return listed
 
 
 @functools.lru_cache(maxsize=4)

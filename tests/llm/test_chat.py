@@ -90,7 +90,11 @@ def test_the_pad_token_is_a_reserved_one_and_both_end_tokens_stop(tiny):
     assert chat.end_token_ids(tokenizer) == tokenizer.convert_tokens_to_ids(
         ["<|end_of_text|>", "<|eot_id|>"]
     )
-    assert loading.load_base(tiny).config.pad_token_id is None
+    model = loading.load_base(tiny)
+    assert model.config.pad_token_id is None
+    model.generation_config.eos_token_id = ["<|eot_id|>"]  # as somebody wrote it by hand
+    with pytest.raises(UserError, match=r"generation_config.json names an end token"):
+        chat.end_token_ids(tokenizer, model)
 
 
 @pytest.mark.parametrize(

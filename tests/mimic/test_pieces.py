@@ -1,8 +1,8 @@
 """Pieces of a file: together they are its rows, each once, wherever the cuts fall."""
 
 import gzip
-import os
 import io
+import os
 import random
 
 import pytest
