@@ -41,7 +41,16 @@ class Options:
             words += ["--model", _whole(self.model)]
         if self.run not in (None, "default") and step in TAKES_RUN:
             words += ["--run", str(self.run)]
+        if step == "validation" and _only_urgency(self.storage):
+            words += ["--tasks", "urgency"]
         return words
+
+
+def _only_urgency(folder: str | None) -> bool:
+    """Return whether step 4 wrote urgency visits and nothing else; step 7 has a way to ask them."""
+    found = manifests.read(_storage(folder) / "prompts") or {}
+    settings = found.get("settings")
+    return isinstance(settings, dict) and settings.get("tasks") == ["urgency"]
 
 
 def _whole(name: str) -> str:
@@ -50,10 +59,14 @@ def _whole(name: str) -> str:
     return str(path.resolve()) if path.is_dir() else name
 
 
+def _storage(folder: str | None) -> Path:
+    """Return the storage folder that is opened with --storage `folder`; None: without."""
+    return Path(folder or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
+
+
 def _is_default(folder: str) -> bool:
     """Return whether a storage folder is the one that is opened without --storage."""
-    default = Path(os.environ.get("STORAGE_DIR") or "storage").expanduser()
-    return Path(folder).expanduser().resolve() == default.resolve()
+    return _storage(folder) == _storage(None)
 
 
 def command(step: str, options: Options) -> str:

@@ -1,5 +1,7 @@
 """How a step ends: what it wrote, how to look at it, and the command of the next step."""
 
+import json
+
 import pytest
 
 from mimic_qlora.step import ending, errors, manifests, ssh
@@ -36,6 +38,18 @@ def test_what_is_the_default_is_not_repeated(monkeypatch, tmp_path):
         "--model",
         "owner/hub-name",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "asked"), [(["urgency"], True), (["guidance", "urgency"], False), (None, False)]
+)
+def test_an_adapter_trained_on_urgency_alone_is_asked_about_urgency(tmp_path, tasks, asked):
+    manifest = tmp_path / "prompts/manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"settings": {"tasks": tasks}}))
+    options = ending.Options(str(tmp_path))
+    assert ("--tasks urgency" in ending.command("validation", options)) is asked
+    assert "--tasks" not in ending.command("qa", options)
 
 
 def test_a_step_that_is_up_to_date_names_the_next_one_too(tmp_path, capsys):

@@ -37,7 +37,12 @@ def store(tmp_path) -> Path:
         csv_files.write(out.path / "flow.csv", stages)
     made = store / "validation" / "20260101-000000-a"
     made.mkdir(parents=True)
-    asked = {"question_id": "q", "messages": [], "answer": "a", "split": "validation"}
+    asked = {
+        "question_id": "q",
+        "messages": [{"role": "user", "content": "q"}],
+        "answer": "a",
+        "split": "validation",
+    }
     results.write(
         made,
         [
