@@ -13,9 +13,6 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 # what measures a claim; the others are what these use
 BENCHMARKS := $(shell grep -l "^def main" benchmarks/*.py)
-# two spinning OpenMP threads slow each other down tenfold on a busy machine
-OMP_WAIT_POLICY ?= PASSIVE
-export OMP_WAIT_POLICY
 
 .PHONY: help demo test lint bench soak clean
 

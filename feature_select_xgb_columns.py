@@ -11,7 +11,6 @@ plots, features.html.
 """
 
 import argparse
-import os
 from dataclasses import asdict
 
 from mimic_qlora.features.settings import FeatureSettings
@@ -76,8 +75,6 @@ def main() -> None:
     manifest = subjects_manifest(store)
     source = manifest["source"]
     print(data_line(source))
-    # Spinning OpenMP threads are ten times slower on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from mimic_qlora.features import (
         boosting,

@@ -110,8 +110,6 @@ def checkpointing(text: str) -> str:
 
 def prepare_environment() -> None:
     """Set what libraries read when they are imported."""
-    # spinning threads are ten times slower on a busy machine
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "CUDA_VISIBLE_DEVICES" not in os.environ and "LOCAL_RANK" not in os.environ:
         # the Trainer would split a batch over all GPUs, which 4 bits do not allow
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"

@@ -11,7 +11,6 @@ ledger. It permits nothing: PhysioNet asks that models made from its data are sh
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -61,7 +60,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Read, attack, decide, write."""
     args = arguments()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     store = storage.open_storage(args.storage)
     if args.freeze:
         from mimic_qlora.privacy import limits

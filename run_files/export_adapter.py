@@ -9,7 +9,6 @@ bytes a weight, 16 GB for 8B. docs/other_programs.md has the commands of vLLM, l
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -30,7 +29,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Merge, check and write."""
     args = arguments()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     store = storage.open_storage(args.storage)
     storage.verified_manifest(store, f"adapters/{args.run}")  # before torch takes its seconds
 

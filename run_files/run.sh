@@ -38,7 +38,5 @@ fi
 # The other steps ran in the folder above, so that is where their ./storage is; paths that are given
 # stay relative to this folder.
 export STORAGE_DIR="${STORAGE_DIR:-$root/storage}"
-# two spinning OpenMP threads slow each other down tenfold on a busy machine
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 # bash 3.2, which macOS has, takes an empty "$@" for unset
 exec "$python" "$here/validate.py" ${1+"$@"}

@@ -46,8 +46,13 @@ class Gpus(NamedTuple):
 
 
 def prepare() -> None:
-    """Raise the limit on open files, and keep thread pools to the cores of the job."""
+    """Raise the limit on open files, and keep thread pools to the cores of the job.
+
+    To be called before OpenMP is loaded, which reads its settings once.
+    """
     raise_open_files()
+    # two threads that spin while they wait slow each other down tenfold on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if cores() < affinity():  # OpenMP sees the affinity, but no quota and no scheduler
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 

@@ -256,6 +256,23 @@ def test_the_soft_limit_on_open_files_is_raised_as_far_as_it_goes():
     assert int(limited(code, NOFILE=256).stdout) == most
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp, which tells its settings")
+@pytest.mark.parametrize(
+    ("given", "wait"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_that_wait_do_not_spin_unless_the_user_asks_for_it(given, wait, monkeypatch):
+    code = "from mimic_qlora.step import limits; limits.prepare(); import sklearn.utils"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **given, "OMP_DISPLAY_ENV": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert f"OMP_WAIT_POLICY = '{wait}'" in told
+
+
 # ---------------------------------------------------------------- GPUs
 
 
