@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, files, storage
+from mimic_qlora.step import command_line, faults, files, storage
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def main() -> int:
     else:
         store = storage.open_storage(args.storage)
         folder = results.newest(store) or store / "validation"
+    faults.remember_folder(folder)
     basis = claims.Basis.read(folder)
     answers = drawn.of_lines(results.read(folder), basis is not None and basis.first_alone)
     questions = content.load_questions(HERE)
@@ -163,12 +164,12 @@ def main() -> int:
     if len(by) != len(paths):
         raise UserError("give --labelled-by once, or once for each --labels")
     check_different(paths)
-    given, faults = [], []
+    given, wrong_rows = [], []
     for path, who in zip(paths, by, strict=True):
         labels, wrong = read(path, who, answers, questions)
         given.append(labels)
-        faults += wrong
-    for fault in faults:
+        wrong_rows += wrong
+    for fault in wrong_rows:
         print(f"left out: {terminal.printable(fault)}", file=sys.stderr)
     if not any(one.by_key for one in given):
         raise UserError(f"{paths[0]} has no row that can be used")
@@ -178,7 +179,7 @@ def main() -> int:
     text = f"{agreed}\n\n{claims_of(folder, labelled)}"
     print(text)
     files.atomic_write(folder / KEPT, text + "\n")
-    return 1 if faults else 0
+    return 1 if wrong_rows else 0
 
 
 if __name__ == "__main__":

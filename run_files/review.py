@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, files, storage
+from mimic_qlora.step import command_line, faults, files, storage
 
 if TYPE_CHECKING:
     from mimic_qlora.review.items import Item
@@ -92,6 +92,7 @@ def main() -> None:
     found = review_items.Items({}, "")
     if folder.has_results:
         found = review_items.read(folder.path)
+    faults.remember_folder(folder.path)
     store = Store(folder.path)
     raters: list[str] = []
     if not (args.report or args.export):

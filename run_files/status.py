@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, files, storage, terminal
+from mimic_qlora.step import command_line, faults, files, storage, terminal
 from mimic_qlora.step.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,7 +94,9 @@ def main() -> int:
         print("\n".join(terminal.fitted(line, terminal.width()) for line in lines))
         return 0
     if args.paper:
-        print("\n".join(map(str, paper.write(store, files.resolved_path(args.paper)))))
+        place = files.resolved_path(args.paper)
+        faults.remember_folder(place)
+        print("\n".join(map(str, paper.write(store, place))))
         return 0
     of = overview.of_storage(store, args.storage, ROOT, os.access(store, os.W_OK))
     if args.json:

@@ -60,6 +60,8 @@ class Database:
         except sqlite3.DatabaseError as error:
             if faults.of_the_machine(error):
                 raise
+            if faults.has_no_room(self.path):  # SQLite may call that a disk I/O error
+                raise UserError(faults.full_disk(error)) from None
             left = self.path.with_name(f"{FILE}.lock")
             remedy = (
                 f"remove {left} if no review is running"

@@ -16,6 +16,7 @@ from mimic_qlora.step import limits, streams
 
 _LEAST_FREE = 1 << 20  # bytes; a disk with less is full
 _STORAGES: list[Path] = []  # storage folders that this process opened
+_FOLDERS: list[Path] = []  # other folders into which it writes
 
 # by kind: the system's numbers, and words of libraries that hide them
 _SIGNS: dict[str, tuple[set[int], str]] = {
@@ -56,6 +57,12 @@ def remember_storage(path: Path) -> None:
     """Note the storage folder of this process, whose disk may be the one that is full."""
     if path not in _STORAGES:
         _STORAGES.append(path)
+
+
+def remember_folder(path: Path) -> None:
+    """Note a folder that was named to this process, whose disk may be the one that is full."""
+    if path not in _FOLDERS:
+        _FOLDERS.append(path)
 
 
 def sentence(error: BaseException) -> str | None:
@@ -160,9 +167,9 @@ def full_disk(error: BaseException) -> str:
         return "standard output cannot be written: its disk is full, or its quota used up"
     temporary = _temporary()
     named = [path for path in _paths_in(error) if path.is_absolute()]
-    places = [*named, *_STORAGES, temporary, Path.cwd()]
+    places = [*named, *_STORAGES, *_FOLDERS, temporary, Path.cwd()]
     # a quota leaves a disk with room, so that a file that the error names counts at once
-    place = next(iter(named or filter(_has_no_room, places)), None)
+    place = next(iter(named or filter(has_no_room, places)), None)
     if place is None:
         listed = " or ".join(dict.fromkeys(map(str, places)))
         return f"a disk is full, or a quota used up: free some space in {listed}"
@@ -198,7 +205,7 @@ def _paths_in(error: BaseException) -> Iterator[Path]:
             yield Path(name)
 
 
-def _has_no_room(path: Path) -> bool:
+def has_no_room(path: Path) -> bool:
     """Tell whether the disk of a path has no room for a file."""
     try:
         found = os.statvfs(_there(path))

@@ -5,8 +5,8 @@ import fcntl
 
 import pytest
 
-from mimic_qlora.review.database import Database
-from mimic_qlora.step import locks
+from mimic_qlora.review.database import FILE, Database
+from mimic_qlora.step import faults, locks
 from mimic_qlora.step.errors import UserError
 
 
@@ -40,3 +40,11 @@ def test_a_lock_file_that_a_dead_review_left_is_named(tmp_path, no_locks, monkey
 def test_with_locks_nothing_changes(tmp_path):
     database = Database(tmp_path)
     assert locks.are_there(database.path) and "vfs" not in database._uri
+
+
+def test_a_full_disk_is_no_damage_of_the_ratings(tmp_path, monkeypatch):
+    """SQLite calls it a disk I/O error there; who moves the file away loses the ratings."""
+    (tmp_path / FILE).write_bytes(b"no database" * 100)
+    monkeypatch.setattr(faults, "has_no_room", lambda path: True)
+    with pytest.raises(UserError, match="disk (of .* )?is full, or (its|a) quota"):
+        Database(tmp_path)

@@ -107,6 +107,17 @@ def test_another_full_disk_is_named_by_its_file(tiny_disk, tmp_path):
     assert str(tiny_disk) in said and str(tmp_path) + " is full" not in said
 
 
+def test_the_disk_of_a_folder_that_was_named_is_looked_at(tiny_disk, tmp_path):
+    """SQLite names no file; neither the storage folder nor /tmp is full."""
+    body = (
+        f"from mimic_qlora.step import faults; p = Path({str(tiny_disk)!r})\n"
+        "    faults.remember_folder(p)\n"
+        f"    storage.open_storage({str(tmp_path)!r})\n"
+        "    import sqlite3; raise sqlite3.OperationalError('database or disk is full')"
+    )
+    assert f"the disk of {tiny_disk} is full" in one_sentence(leave(body))
+
+
 WRAPPED = {
     "Arrow": ("pyarrow.lib", "ArrowInvalid", "IOError: No space left on device"),
     "DuckDB": ("_duckdb", "IOException", "IO Error: could not write: No space left on device"),
