@@ -90,7 +90,7 @@ def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_f
 
 @pytest.mark.soak
 def test_the_control_is_found_on_the_embedded_model(embedded_model, run, tmp_path):
-    plan = audited_store.Plan(n_train=50, token_budget=60, lr=2e-3, base=embedded_model)
+    plan = audited_store.Plan(n_train=50, token_budget=120, lr=2e-3, base=embedded_model)
     audited_store.write(tmp_path, plan)
     done = run(AUDIT, "--model", embedded_model, "--texts", 10, "--controls")
     assert done.returncode == 0, done.stderr
