@@ -113,7 +113,7 @@ def write(
     csv_files.write(folder / FIGURES, [*figures, *doses, *_of_controls(control), *groups])
     sections = [
         *_canaries(found.planted),
-        _extraction(found.extracted),
+        *_extraction(found.extracted),
         Section("What the rule looked at", [html.table(figures, _CAPTION)]),
         Section("Near-duplicates", [html.paragraph(_doubles(found))]),
         Section(
@@ -211,8 +211,8 @@ def _groups(found: Found, min_cell: int) -> list[Row]:
     return rows
 
 
-def _extraction(found: Extracted) -> Section:
-    """Return the section on what was told of charts; never what it was."""
+def _extraction(found: Extracted) -> list[Section]:
+    """Return the section on what was told of charts, never what it was; none if not measured."""
     rows: list[Row] = [
         {
             "what was told": what,
@@ -225,7 +225,7 @@ def _extraction(found: Extracted) -> Section:
         "Told of the patient's own chart, and by no other chart nor by the half that was given. "
         "What is told of patients never seen is chance, or a template."
     )
-    return Section("Extraction", [html.table(rows, caption)])
+    return [Section("Extraction", [html.table(rows, caption)])] if rows else []
 
 
 def _doses(found: Planted | None) -> list[Row]:

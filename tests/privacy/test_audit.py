@@ -209,6 +209,7 @@ def test_canaries_are_trained_into_a_run_of_their_own_and_found_there(audit, sto
     assert bits[0] < 2.5 and min(bits[1:]) > 4  # 1.44 where nothing leaks, 9.97 at most
     html = (store / "privacy/a-canaries/audit.html").read_text(encoding="utf-8")
     assert "Epsilon is at least" in html and "records in training" in html
+    assert "Extraction" not in html
 
 
 @pytest.fixture(autouse=True)
