@@ -139,7 +139,7 @@ def verified_manifest(storage: Path, step: str) -> FinishedManifest:
         is_step = name.split("/")[0] in COMMANDS
         if is_step and recorded and verified_manifest(storage, name)["id"] != recorded:
             raise UserError(
-                f"{place} was made from an older {name}: run `{command_for(step)}` again"
+                f"{place} was made from an older version of {name}: run `{command_for(step)}` again"
             )
     return manifest
 

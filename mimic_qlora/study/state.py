@@ -154,7 +154,7 @@ def _older(inputs: Mapping[str, Any], before: Mapping[str, StepState]) -> str:
             if earlier.state in (DAMAGED, MISSING, STOPPED):
                 return f"rests on {name}, which is {earlier.state}"
             if earlier.id != recorded:
-                return f"made from an older {name}"
+                return f"made from an older version of {name}"
             if not earlier.holds_for_later and earlier.state != RUNNING:
                 return f"rests on {name}, which is stale"
     return ""

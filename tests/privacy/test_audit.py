@@ -168,7 +168,7 @@ def test_prompts_that_changed_since_and_few_patients_are_one_sentence(audit, sto
     changed = {**manifest, "id": "other"}
     (store / "prompts/manifest.json").write_text(json.dumps(changed))
     refused = audit()
-    assert refused.returncode == 2 and "was made from an older prompts" in refused.stderr
+    assert refused.returncode == 2 and "was made from an older version of prompts" in refused.stderr
     (store / "prompts/manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(store / "prompts")
     refused = audit()

@@ -140,7 +140,7 @@ def test_stale_by_content_names_the_older_step_and_its_own_settings(whole):
     write(whole, "features", "other")
     said = look(whole)
     assert said.states["prompts"] == said.states["adapters/default"] == "stale"
-    assert "prompts: made from an older features" in said.text
+    assert "prompts: made from an older version of features" in said.text
     assert "adapters/default: rests on prompts, which is stale" in said.text
     command = "python make_symptom_prompts_ctx_dxpx.py --tasks guidance --model meta/L"
     assert said.next == command

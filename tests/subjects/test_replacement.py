@@ -232,5 +232,5 @@ def test_an_adapter_stays_usable_when_its_tables_are_copied_and_converted_again(
     assert folder_bytes(convert("--mimic-dir", elsewhere, "--force")) == before
     storage.verified_manifest(store, "adapters/default")
     convert("--mimic-dir", elsewhere, "--seed", "7")  # another split is another content
-    with pytest.raises(UserError, match="made from an older subjects"):
+    with pytest.raises(UserError, match="made from an older version of subjects"):
         storage.verified_manifest(store, "adapters/default")
