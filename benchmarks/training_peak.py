@@ -143,7 +143,7 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- |", flush=True)
         for dtype, every in SETTINGS:
             given = (Path(name), args, getattr(torch, dtype), every)
-            child = multiprocessing.get_context("fork").Process(target=measure, args=given)
+            child = multiprocessing.get_context("spawn").Process(target=measure, args=given)
             child.start()
             child.join()
     print(f"{time.process_time() - began:.0f} s of CPU without the children")
