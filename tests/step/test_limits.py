@@ -258,19 +258,25 @@ def test_the_soft_limit_on_open_files_is_raised_as_far_as_it_goes():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp, which tells its settings")
 @pytest.mark.parametrize(
-    ("given", "wait"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+    ("given", "told"),
+    [
+        ({}, ["OMP_WAIT_POLICY = 'PASSIVE'", "GOMP_SPINCOUNT = '2000'"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["OMP_WAIT_POLICY = 'ACTIVE'"]),
+    ],
 )
-def test_threads_that_wait_do_not_spin_unless_the_user_asks_for_it(given, wait, monkeypatch):
+def test_threads_that_wait_hardly_spin_unless_the_user_asks_for_it(given, told, monkeypatch):
     code = "from mimic_qlora.step import limits; limits.prepare(); import sklearn.utils"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    told = subprocess.run(
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, **given, "OMP_DISPLAY_ENV": "true"},
+        env={**os.environ, **given, "OMP_DISPLAY_ENV": "verbose"},
         capture_output=True,
         text=True,
         check=True,
-    ).stderr
-    assert f"OMP_WAIT_POLICY = '{wait}'" in told
+    )
+    assert all(line in done.stderr for line in told)
+    assert ("'2000'" in done.stderr) is (not given)
 
 
 # ---------------------------------------------------------------- GPUs
