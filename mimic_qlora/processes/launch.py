@@ -88,7 +88,8 @@ def _watched(started: Started) -> int:
     """Return the exit code of the first process when it ends, or another one fails."""
     while started[0].poll() is None:
         for rank, process in enumerate(started):
-            if process.poll():
+            # where the first has ended meanwhile, it has said why, and the others ended after it
+            if process.poll() and started[0].poll() is None:
                 raise GoesOn(_fault(rank, process.returncode, len(started)))
         time.sleep(POLL)
     code = started[0].returncode

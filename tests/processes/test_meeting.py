@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers import launched, squares
+from mimic_qlora.processes import launch
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
 N = 9
@@ -100,6 +101,19 @@ def test_what_stops_one_process_is_said_once_by_the_first(start, how, says):
     code, out, err = ended(start(0.0, "--processes", 3, "--how", how, "--rank", 1))
     assert (code, out) == (2, "one line\n") and err.count("\n") == 1
     assert err.startswith("error: process 1 of 3 on ") and says in err
+
+
+def test_the_first_that_ends_between_two_looks_has_said_why():
+    """Processes are made up: no real ones end at this moment each time."""
+
+    class Ending:
+        def __init__(self, *codes):
+            self.codes, self.returncode = iter(codes), codes[-1]
+
+        def poll(self):
+            return next(self.codes, self.returncode)
+
+    assert launch._watched([Ending(None, 2), Ending(None, None, 2)]) == 2
 
 
 def test_a_fault_of_the_software_in_one_process_keeps_its_traceback(start):

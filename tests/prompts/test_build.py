@@ -184,6 +184,6 @@ def test_missing_and_stale_steps_are_named(run_here, run, tiny_mimic, tmp_path, 
     with pytest.raises(UserError, match="run `python make_symptom_prompts_ctx_dxpx.py`"):
         run_here("--audit", store=store)
     run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--seed", "7")
-    with pytest.raises(UserError, match="older subjects"):
+    with pytest.raises(UserError, match="older version of subjects"):
         run_here("--model", embedded_model, store=store)
     assert not (store / "prompts").exists()
