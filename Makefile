@@ -31,6 +31,8 @@ lint: .venv/installed-dev  ## check style, the floors that imports must keep, an
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m mypy
 
+# the steps see to this themselves (`limits.prepare`)
+bench: export OMP_WAIT_POLICY ?= PASSIVE
 bench: .venv/installed-dev  ## run every benchmark, one after the other
 	@failed=0; for script in $(BENCHMARKS); do \
 	  echo "=== $$script"; $(BIN)/python "$$script" || failed=1; \

@@ -197,7 +197,7 @@ def export(run_files: Path, decisions: Sequence[Decision]) -> dict[Path, Change]
 
 
 def _change(path: Path, reviews: Mapping[str, Review]) -> Change:
-    before = path.read_text(encoding="utf-8")
+    before = files.read_text(path)
     return Change(before, yaml_edit.edit(before, reviews))
 
 
