@@ -15,6 +15,7 @@ import pytest
 
 from helpers.paths import ROOT
 from mimic_qlora.step import command_line
+from mimic_qlora.step.files import file_sha256
 
 OF_THE_USER = ("MIMIC_DIR", "STORAGE_DIR")  # variables that stand in for arguments
 
@@ -90,10 +91,13 @@ def run_here(
     return subprocess.CompletedProcess(command, end.value.code, *texts)
 
 
-def folder_bytes(folder: Path) -> dict[Path, bytes]:
-    """Return every file of a step's output but the manifest, which holds times."""
+def folder_bytes(folder: Path) -> dict[str, str]:
+    """Return every file of a step's output but the manifest, which holds times: its length and sum.
+
+    So a comparison that fails names the files that differ, and prints no megabytes.
+    """
     return {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
+        path.relative_to(folder).as_posix(): f"{path.stat().st_size} bytes, {file_sha256(path)}"
+        for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
