@@ -114,7 +114,7 @@ def results_folder(args: Arguments) -> Folder:
         return Folder(files.resolved_path(args.results), True)
     # where step 7 leaves its results, as in run.sh
     os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))
-    store = storage.open_storage(args.storage, create=True)
+    store = storage.open_storage(args.storage, create=not (args.report or args.export))
     from mimic_qlora.review.database import FILE
     from mimic_qlora.validation import results
 

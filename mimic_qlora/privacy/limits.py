@@ -51,23 +51,31 @@ def freeze(store: Path, path: Path) -> str:
     load(path)
     data = path.read_bytes()
     files.private_folder(store / "privacy")
-    files.atomic_write(_place(store), data, mode=0o400)
     sha256 = hashlib.sha256(data).hexdigest()
+    # first: limits without their line would look edited
     enter(store, EVENT, plan_sha256="", limits_sha256=sha256)
+    files.atomic_write(_place(store), data, mode=0o400)
     return sha256
 
 
 def frozen(store: Path) -> Frozen:
     """Return the frozen limits; before the first audit those of audit.yaml are frozen.
 
-    Raises UserError when they were edited since.
+    Raises UserError when they are not those that were frozen last.
     """
-    if not _place(store).is_file():
+    place, known = _place(store), _known(store)
+    if not place.is_file() and {*known} <= {files.file_sha256(TEMPLATE)}:
         freeze(store, TEMPLATE)
-    sha256 = files.file_sha256(_place(store))
-    known = [entry["limits_sha256"] for entry in ledger(store) if entry["event"] == EVENT]
-    if sha256 not in known:
+        known = _known(store)
+    sha256 = files.file_sha256(place) if place.is_file() else None
+    if sha256 not in known[-1:]:
         raise UserError(
-            f"{_place(store)} was edited after it was frozen: freeze it anew with `{COMMAND}`"
+            f"{place} does not hold the limits that were frozen last (it was edited or removed, "
+            f"or their freezing was stopped): freeze them anew with `{COMMAND}`"
         )
     return Frozen(load(_place(store)), sha256, len(set(known)))
+
+
+def _known(store: Path) -> list[str]:
+    """Return the SHA-256 of the limits that were frozen, the last ones last."""
+    return [entry["limits_sha256"] for entry in ledger(store) if entry["event"] == EVENT]

@@ -4,13 +4,14 @@ While a run writes, its output is in `.<step>.partial`; at the end that folder i
 beside it keeps a second run of the step out.
 """
 
+import atexit
 import contextlib
 import os
 import shlex
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -64,7 +65,8 @@ class StepOutput:
 def open_storage(argument: str | None = None, create: bool = False) -> Path:
     """Return the storage folder. One that is made is readable by its owner alone.
 
-    A folder that was there keeps its mode; what the steps put into it is private all the same.
+    A folder that was there keeps its mode; what the steps put into it is private all the same. One
+    that is made goes at the end of the process if nothing was put into it: the command was refused.
     Raises UserError if it is missing and not to be made, is another user's, or cannot be written,
     or if every user can write to it: they could replace what the steps leave.
     """
@@ -87,8 +89,10 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
             f"run `{COMMANDS['subjects']}` first or give --storage"
         )
     if not path.exists():
+        new = [one for one in (path, *path.parents) if not one.exists()]
         with contextlib.suppress(FileExistsError):  # another step was quicker
             path.mkdir(mode=0o700, parents=True)
+        atexit.register(_remove_empty, new)
     check_owner(path)
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(
@@ -96,6 +100,13 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
         )
     faults.remember_storage(path)
     return path
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that are empty, each before the one around it."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def check_owner(path: Path) -> None:
@@ -262,8 +273,7 @@ def step_output(
         temp = partial_of(place)
         if not (resumable and (interrupted_run(place) or {}).get("id") == manifest["id"]):
             _remove(temp)
-            temp.mkdir(mode=0o700)
-            write_json(temp / RUN_ID, manifest)
+            _begin(temp, manifest)
         started = time.time()
         output = StepOutput(temp, manifest)
         try:
@@ -282,6 +292,16 @@ def step_output(
             if full:  # which disk it was can be seen until now alone
                 raise UserError(full) from error
             raise
+
+
+def _begin(temp: Path, manifest: Manifest) -> None:
+    """Make the folder of a run that begins; nothing of it stays where its disk is full."""
+    temp.mkdir(mode=0o700)
+    try:
+        write_json(temp / RUN_ID, manifest)
+    except BaseException:
+        _remove(temp)
+        raise
 
 
 def stop_if_up_to_date(place: Path, manifest: Manifest) -> None:

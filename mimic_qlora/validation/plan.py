@@ -140,10 +140,9 @@ def freeze(store: Path, path: Path, questions: Sequence[Question]) -> str:
     check_power(path, plan, questions)
     folder = files.private_folder(store / "validation")
     data = path.read_bytes()
-    frozen_plan = folder / "plan.yaml"
-    files.atomic_write(frozen_plan, data, mode=0o400)
     sha256 = hashlib.sha256(data).hexdigest()
-    enter(store, "frozen", plan_sha256=sha256)
+    enter(store, "frozen", plan_sha256=sha256)  # first: a plan without its line would look edited
+    files.atomic_write(folder / "plan.yaml", data, mode=0o400)
     return sha256
 
 
@@ -155,7 +154,7 @@ class Frozen(NamedTuple):
 
 
 def frozen(store: Path) -> Frozen:
-    """Return the frozen plan. Raises UserError when there is none, or when it was edited since."""
+    """Return the frozen plan. Raises UserError when there is none, or when it is not the last."""
     path = store / "validation" / "plan.yaml"
     if not path.is_file():
         raise UserError(
@@ -163,9 +162,10 @@ def frozen(store: Path) -> Frozen:
             f"edit a copy of {TEMPLATE} and run `./run.sh --freeze copy.yaml`"
         )
     sha256 = files.file_sha256(path)
-    known = {entry["plan_sha256"] for entry in ledger(store) if entry["event"] == "frozen"}
-    if sha256 not in known:
+    lines = [entry["plan_sha256"] for entry in ledger(store) if entry["event"] == "frozen"]
+    if sha256 not in lines[-1:]:
         raise UserError(
-            f"{path} was edited after it was frozen: freeze it anew with `./run.sh --freeze FILE`"
+            f"{path} is not the plan that was frozen last (it was edited, or its freezing was "
+            "stopped): freeze it anew with `./run.sh --freeze FILE`"
         )
     return Frozen(load(path), sha256)

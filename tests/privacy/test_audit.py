@@ -12,7 +12,7 @@ from helpers.shared import made_once
 from mimic_qlora.privacy import limits, page, separation
 from mimic_qlora.privacy.extraction import extract
 from mimic_qlora.processes import entries
-from mimic_qlora.step import manifests
+from mimic_qlora.step import errors, manifests
 from mimic_qlora.training.memorisation import audited, canaries, selection
 from mimic_qlora.validation import ledger
 
@@ -154,13 +154,36 @@ def test_limits_that_were_edited_are_refused_and_others_can_be_frozen(audit, sto
     for old, new in others.items():
         frozen.write_text(frozen.read_text().replace(old, new))
     refused = audit()
-    assert refused.returncode == 2 and "was edited after it was frozen" in refused.stderr
+    assert refused.returncode == 2 and "not hold the limits that were frozen last" in refused.stderr
     assert audit("--freeze", frozen).returncode == 0
     done = audit()
     assert done.returncode == 0 and "Memorisation: held" in done.stdout
     (tmp_path / "wrong.yaml").write_text("auc: 0.4\n")
     refused = audit("--freeze", tmp_path / "wrong.yaml")
     assert refused.returncode == 2 and "the field 'auc'" in refused.stderr
+
+
+def test_a_kill_while_limits_are_frozen_leaves_none_that_look_edited(tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def freeze_and_die(file):
+        with monkeypatch.context() as patch:
+            patch.setattr(limits.files, "atomic_write", killed)
+            with pytest.raises(KeyboardInterrupt):
+                limits.freeze(tmp_path, file)
+
+    freeze_and_die(limits.TEMPLATE)
+    assert limits.frozen(tmp_path).times == 1
+    (tmp_path / "own.yaml").write_text(limits.TEMPLATE.read_text() + "# mine\n")
+    freeze_and_die(tmp_path / "own.yaml")
+    with pytest.raises(errors.UserError, match="or their freezing was stopped"):
+        limits.frozen(tmp_path)
+    (tmp_path / "privacy/limits.yaml").unlink()
+    with pytest.raises(errors.UserError, match="not hold the limits that were frozen last"):
+        limits.frozen(tmp_path)
+    limits.freeze(tmp_path, tmp_path / "own.yaml")
+    assert limits.frozen(tmp_path).times == 2
 
 
 def test_prompts_that_changed_since_and_few_patients_are_one_sentence(audit, store):

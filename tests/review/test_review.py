@@ -316,6 +316,8 @@ def test_newer_results_do_not_hide_that_earlier_ones_have_been_rated(tmp_path, r
 
 def test_without_results_the_ideals_can_be_reviewed_alone(tmp_path, run):
     shutil.rmtree(tmp_path / "storage", ignore_errors=True)
+    assert "there is no storage folder" in run("run_files/review.py", "--export").stderr
+    (tmp_path / "storage").mkdir()
     done = run("run_files/review.py", "--export")
     assert (
         done.returncode == 0

@@ -192,6 +192,20 @@ def test_an_approval_is_of_the_words_that_were_read(copy, store):
     assert not content_review.current(copy, store.decisions.all())[key].approved
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_file_that_an_editor_saved_otherwise_takes_approvals(copy, store, encoding):
+    path = copy / "questions.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    decide(store, copy, "anna", "questions/cough", "approve")
+    write(content_review.export(copy, store.decisions.all()))
+    after = path.read_bytes().decode("utf-8")
+    (entry,) = [e for e in clinical.load_questions(copy) if e.id == "cough"]
+    assert entry.reviewed_by == "Anna, MD" and "\ufeff" not in after and "\r" not in after
+    gone = [line for line in text.splitlines() if line not in after.splitlines()]
+    assert all("reviewed_" in line for line in gone)
+
+
 def test_a_rejection_outweighs_an_approval_and_takes_a_name_out_of_the_file(copy, store):
     key = "cautions/anticoagulant_no_nsaid"
     decide(store, copy, "anna", key, "approve")

@@ -1,5 +1,6 @@
 """The storage folder: outputs are whole, checked before they are read, and written by one run."""
 
+import errno
 import os
 import socket
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import ROOT
+from helpers.scripts import run_script
 from mimic_qlora.step import errors, storage
 from mimic_qlora.step.errors import UserError
 
@@ -48,6 +50,20 @@ def test_a_file_that_was_edited_is_refused_whatever_its_size(tmp_path):
     (tmp_path / "features" / "columns_least.csv").write_text("labevents.valuenum")
     with pytest.raises(UserError, match="columns_least.csv is missing or was changed"):
         storage.verified_manifest(tmp_path, "features")
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_disk_that_is_full_as_a_run_begins_keeps_nothing_of_it(tmp_path, monkeypatch, resumable):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(storage, "write_json", full)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        storage.step_output(tmp_path, "features", {}, {}, resumable=resumable),
+    ):
+        pass
+    assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
@@ -123,6 +139,20 @@ def test_a_folder_that_is_made_is_private_and_one_that_was_there_keeps_its_mode(
         for create in (True, False):
             storage.open_storage(str(tmp_path / "a" / "b"), create=create)
         assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == mode
+
+
+REFUSED = {
+    "no tables": ("convert_to_jsonl.py", "--mimic-dir", "/nowhere"),
+    "no model": ("train_qlora.py", "--save-base", "--model", "/nowhere"),
+    "nothing rated": ("run_files/review.py", "--report"),
+}
+
+
+@pytest.mark.parametrize("command", REFUSED.values(), ids=REFUSED)
+def test_a_first_command_that_is_refused_leaves_no_folder(tmp_path, command):
+    done = run_script(*command, storage=tmp_path / "a" / "b")
+    assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702, 0o757])

@@ -43,7 +43,7 @@ def test_a_plan_or_a_ledger_that_was_edited_is_refused(run_validate):
     run_validate("--freeze", write_plan(run_validate.store))
     (place / "plan.yaml").chmod(0o600)
     (place / "plan.yaml").write_text((place / "plan.yaml").read_text().replace("n: 800", "n: 6"))
-    assert "was edited after it was frozen" in run_validate("--final")[2]
+    assert "is not the plan that was frozen last" in run_validate("--final")[2]
     run_validate("--freeze", write_plan(run_validate.store))
     first, *rest = (place / "ledger.jsonl").read_text().splitlines()
     (place / "ledger.jsonl").write_text(
@@ -52,6 +52,26 @@ def test_a_plan_or_a_ledger_that_was_edited_is_refused(run_validate):
     assert "ledger.jsonl was edited at line 2" in run_validate("--final")[2]
     _, out, err = run_validate("3")
     assert "ledger.jsonl was edited at line 2" in err and "Answering" not in out
+
+
+def test_a_kill_while_a_plan_is_frozen_leaves_none_that_looks_edited(run_validate, monkeypatch):
+    """The ledger has its line first; an earlier plan is no longer the one that was frozen last."""
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def freeze_and_die():
+        with monkeypatch.context() as patch:
+            patch.setattr(plans.files, "atomic_write", killed)
+            assert run_validate("--freeze", write_plan(run_validate.store, n=5))[0] == 130
+
+    freeze_and_die()
+    assert "needs a plan made before" in run_validate("--final")[2]
+    run_validate("--freeze", write_plan(run_validate.store, n=6))
+    freeze_and_die()
+    assert "or its freezing was stopped): freeze it anew" in run_validate("--final")[2]
+    run_validate("--freeze", write_plan(run_validate.store, n=5))
+    assert run_validate("--final", "--no-knowledge")[0] == 0
 
 
 def test_each_look_at_validation_patients_is_counted_and_the_same_again_is_not_new(run_validate):
