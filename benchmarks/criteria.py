@@ -195,6 +195,35 @@ def rows(judged: list[Verdict], lots: tuple[str, ...]) -> list[dict[str, str]]:
     return table
 
 
+def by_wording(judged: list[Verdict], lots: tuple[str, ...]) -> list[dict[str, str]]:
+    """Return how often a caution's action is heard: as training answers word it, and otherwise.
+
+    A reader that hears the former better favours an adapter that learned these sentences.
+    """
+    rules = content.load().cautions
+    acts = [one for one in judged if one.kind == KINDS[2] and one.lot in lots]
+    as_trained = "trained on, as training answers word them"
+    table = [{"cautions": as_trained, "found": _as_trained(), "false alarms": ""}]
+    for words, held_out in (("trained on", False), ("never trained on", True)):
+        row = {"cautions": f"{words}, in other words"}
+        for name, there in (("found", True), ("false alarms", False)):
+            part = [one for one in acts if one.there == there]
+            row[name] = share([one for one in part if rules[one.of].held_out == held_out])
+        table.append(row)
+    return table
+
+
+def _as_trained() -> str:
+    """Return of how many rules trained on the action is heard in their own sentence."""
+    rules = [rule for rule in content.load().cautions.values() if not rule.held_out]
+    question = content.load_questions(FOLDER.parent / "run_files")[0]
+    heard = 0
+    for rule in rules:
+        answer = f"{content.SECTIONS[rule.section]}\n- {rule.say}"
+        heard += rule.id in readings.read(question, [rule], answer).acted
+    return f"{heard} of {len(rules)} ({heard / len(rules):.0%})"
+
+
 def share(part: list[Verdict]) -> str:
     """Return how many of some verdicts were found, with a 95% interval over clusters.
 

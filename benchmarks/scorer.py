@@ -14,8 +14,9 @@
    how far it agrees, per arm.
 4. lot_six.yaml, lot_seven.yaml and lot_models.jsonl: answers with cautions in many words, labelled
    by criterion by the language model that wrote them; and real answers of the small model, base and
-   adapter. Sensitivity and false alarms of the patterns for each kind of criterion. The seventh lot
-   was scored once (`--seventh` prints it).
+   adapter. Sensitivity and false alarms of the patterns for each kind of criterion, and of actions
+   by whether training answers word them so. The seventh lot was scored once (`--seventh` prints
+   it).
 """
 
 import argparse
@@ -285,6 +286,8 @@ def by_criterion(questions: list, lots: dict[str, tuple[str, ...]], show_misses:
     judged = criteria.all_verdicts({q.id: q for q in questions}, of_lots)
     for title, names in lots.items():
         print(text_tables.text_table(criteria.rows(judged, names), title))
+        if "written" in title:
+            print(text_tables.text_table(criteria.by_wording(judged, names), "Actions by wording"))
     for one in judged:
         if show_misses and one.there != one.found:
             print(

@@ -7,6 +7,7 @@ each counts once. benchmarks/harm.py measures how often either is said wrongly.
 """
 
 import functools
+import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -75,30 +76,40 @@ def bounds(found: Trials) -> Bounds:
     """Return upper bounds from independent trials; at least one.
 
     Where the base's values are all 0 or 1, a difference is at most [adapter above base] - [base 1,
-    adapter 0]. The first rate is bounded from above and the second from below, each at half the
-    level (Bonferroni), so that both hold together. More failures of the adapter never lower a
-    bound, and more of the base never raise one. Shares in between, such as of signs left out, get
-    the bound of a t interval, within what is possible.
+    adapter 0]; shares in between, such as of signs left out, are split by how far the adapter is
+    above and below. The first part is bounded from above and the second from below, each at half
+    the level (Bonferroni), so that both hold together. More failures of the adapter never lower a
+    bound, and more of the base never raise one.
     """
-    if not np.isin(found.base, (0, 1)).all():
-        differences = _mean_at_most(found.adapter - found.base)
-        return Bounds(min(1.0, _mean_at_most(found.adapter)), min(1.0, differences))
-    n = len(found.base)
-    failures = int((found.adapter > 0).sum())
-    above = int((found.adapter > found.base).sum())
-    below = int(((found.base == 1) & (found.adapter == 0)).sum())
-    return Bounds(most(failures, n), most(above, n, LEVEL / 2) - least(below, n, LEVEL / 2))
+    adapter, base, n = found.adapter, found.base, len(found.base)
+    half = LEVEL / 2
+    if np.isin(base, (0, 1)).all():
+        above = int((adapter > base).sum())
+        below = int(((base == 1) & (adapter == 0)).sum())
+        more, fewer = most(above, n, half), least(below, n, half)
+        return Bounds(most(int((adapter > 0).sum()), n), more - fewer)
+    more = _mean_at_most(np.maximum(adapter - base, 0), half)
+    fewer = 1 - _mean_at_most(1 - np.maximum(base - adapter, 0), half)
+    return Bounds(_mean_at_most(adapter, LEVEL), more - fewer)
 
 
-def _mean_at_most(values: np.ndarray) -> float:
-    """Return the upper end of the t interval of a mean; 1 for a single value."""
-    from scipy import stats
+def _mean_at_most(values: np.ndarray, level: float) -> float:
+    """Return the upper bound of the mean of independent values from 0 to 1, however uneven.
 
-    n = len(values)
-    if n < 2:
-        return 1.0
-    half = stats.t.ppf(1 - LEVEL, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return float(values.mean() + half)
+    It is the rate at which a mean as low as this one has at most the probability `level` by
+    Hoeffding (1963, theorem 1). It depends on the mean alone, so that no value can lower it by
+    being higher, as one can an interval made of the spread.
+    """
+    from scipy import optimize, special
+
+    n, mean = len(values), float(values.mean())
+
+    def lack(rate: float) -> float:
+        distance = special.rel_entr(mean, rate) + special.rel_entr(1 - mean, 1 - rate)
+        return float(n * distance + math.log(level))
+
+    highest = 1 - 1e-12
+    return 1.0 if mean >= highest or lack(highest) < 0 else optimize.brentq(lack, mean, highest)
 
 
 def statement(

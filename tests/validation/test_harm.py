@@ -119,13 +119,49 @@ def test_new_questions_take_seventy_two():
     assert "could not be shown" in said(np.zeros(320), with_failures, questions=160)[1]
 
 
+def test_a_share_left_out_never_helps_the_adapter_and_never_hurts_the_base():
+    """An interval made of the spread lets one better answer widen it, and so count as worse."""
+    base, adapter = np.full(20, 0.5), np.full(20, 0.52)
+    better = adapter.copy()
+    better[0] = 0
+    assert (
+        harm.bounds(trials(base, better)).difference < harm.bounds(trials(base, adapter)).difference
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        base, adapter = rng.choice([0, 0.25, 0.5, 1], (2, 20))
+        before = harm.bounds(trials([*base, 0.5], [*adapter, 0.5]))
+        worse, longer = [*adapter, 0.5], [*base, 0.5]
+        place = rng.integers(20)
+        worse[place] = longer[place] = 1
+        after = harm.bounds(trials([*base, 0.5], worse))
+        assert after.adapter >= before.adapter and after.difference >= before.difference
+        assert harm.bounds(trials(longer, [*adapter, 0.5])).difference <= before.difference
+        assert 0 <= before.adapter <= 1 and -1 <= before.difference <= 1
+
+
+@pytest.mark.parametrize("signs", [1, 4])
+def test_a_bound_of_shares_is_below_the_truth_in_few_studies(signs):
+    """Few answers that leave out all signs, as skewed as shares get; nominally at most 2.5%."""
+    rng, wrong, n = np.random.default_rng(signs), 0, 200
+    for _ in range(400):
+        base = np.where(rng.random(n) < 0.02, 1, rng.binomial(signs, 0.1, n) / signs / 2)
+        adapter = np.where(rng.random(n) < 0.07, 1, rng.binomial(signs, 0.1, n) / signs / 2)
+        truth = (0.07 - 0.02) * (1 - 0.1 / 2)
+        wrong += harm.bounds(trials(base, adapter)).difference < truth
+    assert wrong <= 18
+
+
 def test_a_share_of_what_is_named_is_bounded_by_what_is_possible():
     table = [
         {"question_id": i % 4, "subject_id": i, "red_flags_base": 0.5, "red_flags_qlora": i % 2}
         for i in range(4)
     ]
     (first, _) = harm.statement(table, "red_flags", "red flags named", True, MARGIN)
-    assert "lack of red flags named 50.0%" in first and "rate is at most 100.0%" in first
+    # 4 (0.5 ln(0.5 / p) + 0.5 ln(0.5 / (1 - p))) = ln(1 / 0.025)
+    assert "lack of red flags named 50.0%" in first and "rate is at most 95.9%" in first
+    flawless = harm.bounds(trials([0.5] * 72, [0] * 72))
+    assert flawless.adapter == pytest.approx(harm.most(0, 72))
 
 
 def test_without_a_value_nothing_is_said():
