@@ -76,14 +76,17 @@ LM_EVAL := lm_eval==0.4.13
 	    "like make demo PYTHON=python3.12" >&2; exit 2; }
 	@echo "Setting up .venv (once; takes some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-# PyPI's Linux build of PyTorch brings 3 GB of CUDA libraries, of no use without a GPU; login nodes
-# and CPU jobs have nvidia-smi without one
-	@if [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then \
+# On Linux, PyPI's PyTorch and XGBoost bring 3.5 GB of CUDA libraries, of no use without a GPU;
+# login nodes and CPU jobs have nvidia-smi without one. pip keeps one core busy; the other compiles
+# what is there meanwhile.
+	@wanted=requirements.txt; \
+	if [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then \
 	  $(PIP) --timeout 10 --retries 1 --no-deps $(TORCH) --index-url $(TORCH_CPU) 2>/dev/null || { \
 	  echo "$(TORCH_CPU) cannot be reached: taking PyTorch from the usual package index," \
-	    "which may be larger"; $(PIP) --no-deps $(TORCH); }; fi
-# pip keeps one core busy; the other compiles what is there meanwhile
-	@($(COMPILE)) & $(PIP) -r requirements.txt -c requirements-pinned.txt && \
+	    "which may be larger"; $(PIP) --no-deps $(TORCH); }; \
+	  if $(PIP) --no-deps xgboost-cpu -c requirements-pinned.txt 2>/dev/null; then \
+	    wanted=.venv/requirements.txt; grep -v ^xgboost requirements.txt >$$wanted; fi; fi; \
+	($(COMPILE)) & $(PIP) -r $$wanted -c requirements-pinned.txt && \
 	  $(PIP) --no-deps -r requirements-embedded.txt; failed=$$?; wait; exit $$failed
 	@$(COMPILE)
 	@touch $@

@@ -40,6 +40,7 @@ _LIBRARIES = {  # those that shape a result
     "torch",
     "transformers",
     "xgboost",
+    "xgboost-cpu",
 }
 
 
