@@ -186,7 +186,7 @@ def calibration(y: np.ndarray, scores: np.ndarray) -> Calibration:
     """Return the calibration of predicted risks (shapes as in `auroc`).
 
     The slope is fitted by BFGS. It equals that of scikit-learn's LogisticRegression without
-    penalty to 1e-6, at 2.4 times less CPU or better (benchmarks/metrics.py).
+    penalty to 1e-6, whose threads may spin (benchmarks/metrics.py).
     """
     outcome, risk = np.asarray(y, float), np.clip(scores, RISK_FLOOR, 1 - RISK_FLOOR)
     logit = np.log(risk / (1 - risk))
