@@ -135,7 +135,7 @@ def _endpoint(d: Difference | None, label: str) -> str:
         return f"Primary endpoint, {label}: no chart called for one, so nothing can be said."
     over = f"{counted(d.questions, 'question')} in {counted(d.trials, 'trial')}"
     return (
-        f"Primary endpoint, {label}: base {d.base:.2f}, adapter {d.adapter:.2f}, "
+        f"Primary endpoint, {label}: base {mean(d.base)}, adapter {mean(d.adapter)}, "
         f"difference {with_interval(d)}, over {over}."
     )
 
@@ -153,6 +153,11 @@ def _size(d: Difference) -> str:
         return f"{abs(d.mean):.2f}"
     low, high = (d.low, d.high) if d.mean > 0 else (-d.high, -d.low)
     return f"{abs(d.mean):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def mean(value: float) -> str:
+    """Return a mean with two decimals; never "-0.00", as the rubric below 0 would have it."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def signed(value: float) -> str:
@@ -174,8 +179,8 @@ def table(
         row |= {"95% interval": "no trial has it", "effect": "", "p (Holm)": "", "trials": "0"}
         if d is not None:
             row |= {
-                "base": f"{d.base:.2f}",
-                "adapter": f"{d.adapter:.2f}",
+                "base": mean(d.base),
+                "adapter": mean(d.adapter),
                 "difference": signed(d.mean),
                 "95% interval": interval(d),
                 "effect": "" if d.effect is None else f"{d.effect:.1f}",

@@ -157,6 +157,14 @@ def test_the_table_fits_a_hundred_columns():
     assert len(lines) == 2 + len(rubric.METRICS) and max(map(len, lines)) <= 100
 
 
+def test_a_mean_that_rounds_to_zero_has_no_sign():
+    """The rubric below 0 of a base that loses half a point in a hundred answers."""
+    rows = [{"question_id": i, "x_base": -0.004, "x_qlora": 0.5} for i in range(6)]
+    found = statistics.compare(rows, ["x"], arms.PAIR)
+    told = findings.table(found, {}, {"x": rubric.Metric("x", True)})
+    assert " 0.00 " in told and "-0.00" not in told
+
+
 # ---------------------------------------------------------------- groups, correction
 
 

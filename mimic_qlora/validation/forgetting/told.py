@@ -50,8 +50,8 @@ def table(differences: Mapping[str, Difference], metrics: findings.Metrics) -> l
         rows.append(
             {
                 "mean over questions": label if up else f"{label} (less is better)",
-                "base": f"{d.base:.2f}",
-                "adapter": f"{d.adapter:.2f}",
+                "base": findings.mean(d.base),
+                "adapter": findings.mean(d.adapter),
                 "difference": findings.signed(d.mean),
                 "95% interval": findings.interval(d),
                 "n": str(d.trials),

@@ -31,11 +31,11 @@ def comparison_rows(comparison: Comparison) -> list[ComparisonRow]:
         if d is None:
             rows.append(ComparisonRow(label, claimed=False))
             continue
-        base, adapter, mean = f"{d.base:.2f}", f"{d.adapter:.2f}", findings.signed(d.mean)
+        base, adapter = findings.mean(d.base), findings.mean(d.adapter)
         effect = "" if d.effect is None else f"{d.effect:.1f}"
         figures = (effect, findings.p_value(adjusted.get(name)), str(d.trials))
         told = label if up else f"{label} (less is better)"
-        cells = (base, adapter, mean, findings.interval(d), *figures)
+        cells = (base, adapter, findings.signed(d.mean), findings.interval(d), *figures)
         rows.append(ComparisonRow(told, name in adjusted, cells))
     return rows
 

@@ -156,7 +156,8 @@ def _change(name: str, comparison: Comparison) -> str:
     less = "" if up else " (less is better)"
     size = f" by {abs(d.mean):.2f}" if way != "did not change" else ""
     span = "" if d.low is None else f", 95% interval {findings.interval(d)}"
-    return f"{label.strip()}{less} {way}{size}, from {d.base:.2f} to {d.adapter:.2f}{span}"
+    before, after = findings.mean(d.base), findings.mean(d.adapter)
+    return f"{label.strip()}{less} {way}{size}, from {before} to {after}{span}"
 
 
 def _sentence(words: str) -> str:

@@ -69,7 +69,7 @@ def table(results: Sequence[TwinResult], arms: Sequence[Arm] = PAIR) -> list[dic
                     "difference": d.mean,
                     "low": d.low,
                     "high": d.high,
-                    "another fact changed": other,
+                    "another fact": other,
                 }
             )
     return sorted(rows, key=lambda row: (row["rule"] != ALL, ", " not in row["rule"], row["rule"]))
