@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from mimic_qlora.mimic.tables import SUMS
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256
 from mimic_qlora.step.storage import locked
@@ -19,7 +20,6 @@ from mimic_qlora.step.version import VERSION
 DEMO_URL = "https://physionet.org/files/mimic-iv-demo/2.2/"
 ED_DEMO_URL = "https://physionet.org/files/mimic-iv-ed-demo/2.2/"
 ED = "ed"  # the folder of its tables
-SUMS = "SHA256SUMS.txt"
 ATTEMPTS = 5
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 20

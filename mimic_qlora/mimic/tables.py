@@ -28,6 +28,7 @@ Kind = Literal["id", "int", "num", "time", "code", "text"]
 Columns = Mapping[str, Kind]  # name -> type, in the order of the header
 Cell = int | float | datetime | str
 
+SUMS = "SHA256SUMS.txt"
 MODULES = ("hosp", "icu", "ed", "note")
 REQUIRED = ("patients", "admissions")
 BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead
@@ -187,10 +188,28 @@ def _table_folders(folder: Path) -> list[Path]:
 
 
 def _of_folder(name: str, place: Path, folder: Path) -> Source:
-    """Return the table in a folder of its own. Raises UserError where its files' headers differ."""
+    """Return the table in a folder of its own.
+
+    Raises UserError where its files' headers differ, where one of them is there twice, and where
+    something else is there: rows in a form that is not read would be missed without a word.
+    """
     files = csv_files(place)
     if not files:
         raise UserError(f"{place} is a folder without a CSV file: remove or rename it")
+    for path in sorted({*place.iterdir()} - {*files}):
+        is_empty = path.is_file() and not path.stat().st_size  # Spark leaves an empty _SUCCESS
+        if not (path.name.startswith(".") or path.name == SUMS or is_empty):
+            raise UserError(
+                f"{path} is among the files of the table {name}, and only .csv and .csv.gz are "
+                "read: unpack it or finish its download, or move it away"
+            )
+    seen: dict[tuple[int, int], Path] = {}
+    for path in filter(Path.exists, files):
+        status = path.stat()
+        if (twin := seen.setdefault((status.st_dev, status.st_ino), path)) is not path:
+            raise UserError(
+                f"{path} and {twin} are one file, whose rows would count twice: remove one"
+            )
     first, *more = files
     source = _source(name, first, folder)
     for path in more:

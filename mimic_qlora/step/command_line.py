@@ -20,6 +20,7 @@ from mimic_qlora.step.errors import UpToDate, UserError
 from mimic_qlora.step.files import is_folder_name
 from mimic_qlora.step.plain_text import printable, typed
 
+GREATEST = 10**12  # of any count; more than 64 bits fails deep in a library
 MOST = 1_000_000  # the greatest count that makes sense in any argument without a limit of its own
 
 
@@ -132,10 +133,12 @@ def number(least: float, most: float) -> Callable[[str], float]:
 
 
 def positive_int(text: str) -> int:
-    """Read a whole number of at least 1."""
+    """Read a whole number of at least 1, and no more than libraries can hold."""
     value = _int(text)
     if value is None or value < 1:
         raise _must("be a positive whole number", text)
+    if value > GREATEST:
+        raise _must(f"be a whole number from 1 to {GREATEST:,}", text)
     return value
 
 
@@ -262,6 +265,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             code = 2
         else:
             raise
+    finally:
+        _end_on_signals()
     sys.exit(code)
 
 
@@ -269,6 +274,19 @@ def _say_error(sentence: str) -> None:
     """Print an error; a name of a file or column in it must not steer the terminal."""
     terminal.say_aside(f"error: {printable(sentence)}")
     streams.drop_unwritable()
+
+
+def _end_on_signals() -> None:
+    """Let signals end the process at once: all is done, and what Python closes unwinds nothing."""
+    for known in _handled():
+        signal.signal(known, signal.SIG_DFL)
+
+
+def _handled() -> list[signal.Signals]:
+    """Return the signals that stop a command, without those that are ignored, as under nohup."""
+    # Windows has no SIGHUP
+    known = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    return [one for one in known if one and signal.getsignal(one) != signal.SIG_IGN]
 
 
 def _unwind_on_signals(stopped: list[int]) -> None:
@@ -281,7 +299,5 @@ def _unwind_on_signals(stopped: list[int]) -> None:
         stopped.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        known = getattr(signal, name, None)  # Windows has no SIGHUP
-        if known is not None and signal.getsignal(known) != signal.SIG_IGN:
-            signal.signal(known, stop)
+    for known in _handled():
+        signal.signal(known, stop)

@@ -20,6 +20,8 @@ def read_as(kind: Callable[[str], T]) -> PlainValidator:
     def read(value: Any) -> T:
         if isinstance(value, (dict, list)):
             raise ValueError(f"must be one value, not a {_name(value)}")
+        if isinstance(value, bool):  # else `run: on` would be a run of the name True
+            raise ValueError(f"is {value} to YAML: write a number, or a name between quotes")
         try:
             return kind(str(value))
         except argparse.ArgumentTypeError as error:

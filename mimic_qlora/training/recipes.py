@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 
 from mimic_qlora.step import yaml_files
+from mimic_qlora.step.command_line import GREATEST
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import read_text
 from mimic_qlora.training.settings import (
@@ -30,6 +31,8 @@ def _positive_number(value: Any) -> float:
 def _positive_int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"must be a positive whole number, not {value!r}")
+    if value > GREATEST:
+        raise ValueError(f"must be a whole number from 1 to {GREATEST:,}, not {value!r}")
     return value
 
 

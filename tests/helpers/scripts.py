@@ -51,7 +51,7 @@ class _Written(io.BytesIO):
 
 
 @contextlib.contextmanager
-def _as_it_was() -> Iterator[None]:
+def as_it_was() -> Iterator[None]:
     """Give back what `command_line.run` changes in a process: its umask and signal handlers."""
     numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
     handlers = {number: signal.getsignal(number) for number in numbers if number is not None}
@@ -78,7 +78,7 @@ def run_here(
             patch.delenv(name, raising=False)
         for name, value in {"STORAGE_DIR": str(storage), **environment}.items():
             patch.setenv(name, value)
-        stack.enter_context(_as_it_was())
+        stack.enter_context(as_it_was())
         end = stack.enter_context(pytest.raises(SystemExit))
         stack.enter_context(contextlib.redirect_stdout(io.TextIOWrapper(out, "utf-8")))
         stack.enter_context(contextlib.redirect_stderr(io.TextIOWrapper(err, "utf-8")))

@@ -70,13 +70,10 @@ def test_bytes_that_only_look_like_a_block_are_none(tmp_path):
 
 
 def test_a_table_may_be_a_folder_of_files(tmp_path, tiny_mimic):
-    labs = tiny_mimic / "hosp/labevents.csv.gz"
-    header, *lines = gzip.decompress(labs.read_bytes()).splitlines(keepends=True)
-    labs.unlink()
-    folder = tiny_mimic / "hosp/labevents"
-    folder.mkdir()
-    (folder / "1.csv").write_bytes(b"".join([header, *lines[:20]]))
-    (folder / "2.csv.gz").write_bytes(gzip.compress(b"".join([header, *lines[20:]])))
+    labs, folder = tiny_mimic / "hosp/labevents.csv.gz", lay_in_two(tiny_mimic)
+    header = (folder / "1.csv").read_bytes().splitlines(keepends=True)[0]
+    (folder / "2.csv.gz").write_bytes(gzip.compress((folder / "2.csv").read_bytes()))
+    (folder / "2.csv").unlink()
     source = tables.find(tiny_mimic)["labevents"]
     assert [source.key(path) for path in source.files] == [
         "hosp/labevents/1.csv",
@@ -89,6 +86,38 @@ def test_a_table_may_be_a_folder_of_files(tmp_path, tiny_mimic):
     (folder / "3.csv").unlink()
     labs.write_bytes(gzip.compress(header))
     with pytest.raises(tables.UserError, match="table labevents is there twice"):
+        tables.find(tiny_mimic)
+
+
+def lay_in_two(mimic):
+    """Lay labevents in a folder of two files, and return the folder."""
+    labs = mimic / "hosp/labevents.csv.gz"
+    header, *lines = gzip.decompress(labs.read_bytes()).splitlines(keepends=True)
+    labs.unlink()
+    folder = mimic / "hosp/labevents"
+    folder.mkdir()
+    (folder / "1.csv").write_bytes(b"".join([header, *lines[:20]]))
+    (folder / "2.csv").write_bytes(b"".join([header, *lines[20:]]))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["3.csv.zst", "3.csv.gz.part", "3.CSV.bz2", "part-3", "3/3.csv"])
+def test_a_piece_of_a_table_that_is_not_read_is_not_absent(tiny_mimic, name):
+    folder = lay_in_two(tiny_mimic)
+    (folder / "_SUCCESS").touch()
+    (folder / ".3.csv.crc").write_text("x")
+    tables.find(tiny_mimic)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    with pytest.raises(tables.UserError, match=f"{name.split('/')[0]} is among the files of"):
+        tables.find(tiny_mimic)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_piece_of_a_table_that_is_there_twice_by_a_link_is_refused(tiny_mimic, link):
+    folder = lay_in_two(tiny_mimic)
+    link(folder / "1.csv", folder / "3.csv")
+    with pytest.raises(tables.UserError, match="3.csv and .*1.csv are one file"):
         tables.find(tiny_mimic)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 import qa_by_subject
+from helpers.scripts import as_it_was
 from helpers.storage_folders import TUNED_IDS as IDS
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
@@ -43,12 +44,8 @@ def ask(tuned_store, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("builtins.input", read)
         arguments = ["--storage", store, "--model", tiny, "--max-new-tokens", 8, *args]
         monkeypatch.setattr(sys, "argv", ["qa_by_subject.py", *map(str, arguments)])
-        before = os.umask(0o022)
-        try:
-            with pytest.raises(SystemExit) as end:
-                command_line.run(qa_by_subject.main)
-        finally:
-            os.umask(before)
+        with as_it_was(), pytest.raises(SystemExit) as end:
+            command_line.run(qa_by_subject.main)
         return end.value.code, *capsys.readouterr()
 
     ask.store = store

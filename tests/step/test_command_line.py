@@ -59,6 +59,13 @@ def test_a_signal_in_the_midst_of_a_step_leaves_no_half_written_folder(tmp_path,
     assert not (tmp_path / ".features.partial").exists() and not (tmp_path / "features").exists()
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_after_the_end_is_no_traceback(name):
+    """What Python closes at its end unwinds nothing: an exception there would be printed whole."""
+    ended = leave(f"import atexit; atexit.register(os.kill, os.getpid(), signal.{name})")
+    assert ended.returncode == -getattr(signal, name) and not ended.stderr
+
+
 def test_a_file_that_cannot_be_opened_is_named_in_one_sentence(tmp_path):
     ended = leave(f"open({str(tmp_path / 'gone.csv')!r})")
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
@@ -86,7 +93,11 @@ def test_a_reader_that_has_gone_ends_the_command_in_one_sentence():
 # ---------------------------------------------------------------- types of arguments
 
 TYPES = {
-    "positive_int": (command_line.positive_int, {"7": 7, " 7 ": 7}, ["0", "-1", "1.5", "x", ""]),
+    "positive_int": (
+        command_line.positive_int,
+        {"7": 7, " 7 ": 7},
+        ["0", "-1", "1.5", "x", "", "9" * 20],
+    ),
     "positive_number": (
         command_line.positive_number,
         {"0.5": 0.5, "1e3": 1000.0},

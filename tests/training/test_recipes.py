@@ -63,6 +63,7 @@ def test_a_manifest_holds_numbers_as_the_command_line_or_the_recipe_gave_them(mo
         ("epochs: " + "[" * 1000, "more than 100 lists or records stand in one another"),
         ("limit: " + "9" * 5000, "a number has more than 100 digits"),
         ("accumulate: 1.5", "accumulate must be a positive whole number, not 1.5"),
+        ("limit: 99999999999999999999", "limit must be a whole number from 1 to 1,000,000,000,000"),
         ("limit: true", "limit must be a positive whole number, not True"),
         ("checkpointing: 0", "checkpointing must be none, all, auto, or a number of layers"),
         ("compute: int1", "compute must be one of auto, bf16, fp16, fp32, not 'int1'"),

@@ -1,6 +1,5 @@
 """A run of step 7 in the process of the test."""
 
-import os
 import re
 import shutil
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 
 from helpers.paths import ROOT
-from helpers.scripts import load_script
+from helpers.scripts import as_it_was, load_script
 from helpers.step7 import answer
 from mimic_qlora.llm import generation, loading
 from mimic_qlora.step import command_line
@@ -38,12 +37,8 @@ def run_validate(tuned_store, tmp_path, monkeypatch, capsys):
     def run_validate(*args):
         model = [] if "--model" in args else ["--model", str(tuned_store.model)]
         monkeypatch.setattr(sys, "argv", ["run.sh", *args, *model, "--storage", str(store)])
-        before = os.umask(0o022)
-        try:
-            with pytest.raises(SystemExit) as end:
-                command_line.run(validate.main)
-        finally:
-            os.umask(before)
+        with as_it_was(), pytest.raises(SystemExit) as end:
+            command_line.run(validate.main)
         out, err = capsys.readouterr()
         folders.extend(re.findall(r"Results: (\S+) \(copy", out))
         return end.value.code, out, err
