@@ -1,8 +1,11 @@
 """The web server of the review page."""
 
+import contextlib
+import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -39,7 +42,36 @@ def run(
         ws="none",
         lifespan="off",
     )
+    server = uvicorn.Server(config)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        with _hangup_ends(server):
+            server.run(sockets=[listener])
     except KeyboardInterrupt:
         print("\nStopped. All marks are kept; the same command goes on with them.")
+
+
+@contextlib.contextmanager
+def _hangup_ends(server: uvicorn.Server) -> Iterator[None]:
+    """Let a lost connection end the server in order, as it does by itself on SIGINT and SIGTERM.
+
+    An exception in the midst of its loop may leave a thread for which the process waits for ever.
+    The signal is raised again at the end of the block. An ignored one, as under nohup, stays so.
+    """
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    before = hangup and signal.getsignal(hangup)
+    if hangup is None or not callable(before):
+        yield
+        return
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        server.should_exit = True
+
+    signal.signal(hangup, end)
+    try:
+        yield
+    finally:
+        signal.signal(hangup, before)
+    if came:
+        signal.raise_signal(hangup)

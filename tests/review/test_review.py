@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+from helpers.paths import ROOT
 from helpers.reviewing import Server, make_results, mark, store_of
 from mimic_qlora.review import assignment
 from mimic_qlora.review import items as review_items
+from mimic_qlora.review import server as web
 from mimic_qlora.review.database import FILE
 from mimic_qlora.review.marks import CRITERIA, REQUIRED, SCALE
 from mimic_qlora.review.store import Store
@@ -229,6 +231,31 @@ def test_ctrl_c_ends_the_page_with_a_word_and_without_an_error(results):
         assert server.process.returncode == 0
         log = server.log.read_text()
         assert "All marks are kept" in log and "Traceback" not in log
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_lost_connection_ends_the_page_in_order_and_not_in_the_midst_of_its_loop(monkeypatch):
+    """An exception there left a thread for which the process waited for ever, now and then."""
+    ended, seen = [], []
+
+    class HungUp:
+        should_exit = False
+
+        def __init__(self, config):
+            pass
+
+        def run(self, sockets):
+            signal.raise_signal(signal.SIGHUP)
+            seen.append((self.should_exit, list(ended)))
+
+    monkeypatch.setattr(web.uvicorn, "Server", HungUp)
+    monkeypatch.setattr(web.site, "build", lambda *_: None)
+    before = signal.signal(signal.SIGHUP, lambda number, frame: ended.append(number))
+    try:
+        web.run(None, {}, ROOT, 1, None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [(True, [])] and ended == [signal.SIGHUP]
 
 
 # ---------------------------------------------------------------- what is read
