@@ -22,7 +22,8 @@ _FOLDERS: list[Path] = []  # other folders into which it writes
 _SIGNS: dict[str, tuple[set[int], str]] = {
     "full": (
         {errno.ENOSPC, errno.EDQUOT},
-        "No space left|os error 28\\b|Disk quota exceeded|disk is full|max_temp_directory_size",
+        "No space left|os error 28\\b|Disk quota exceeded|disk is full|max_temp_directory_size|"
+        "Not enough disk space",
     ),
     "files": ({errno.EMFILE, errno.ENFILE}, "Too many open files|os error 24\\b"),
     "large": ({errno.EFBIG}, "File too large"),

@@ -10,7 +10,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.prompt_records import context_settings
 from helpers.training_runs import PATIENTS, record, write_prompts
-from mimic_qlora.step import files
+from mimic_qlora.step import faults, files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import data
 
@@ -90,6 +90,15 @@ def test_prompts_are_read_in_order_into_a_private_folder_that_is_gone_at_the_end
     assert not folder.exists()
     with data.opened(store, 3) as prompts:
         assert [len(rows) for rows in prompts.values()] == [3, 3]
+
+
+def test_a_disk_that_is_full_as_prompts_are_read_is_named(store, monkeypatch):
+    """`datasets` looks before it writes, and its error has no number of the system."""
+    datasets = data.quiet_datasets()
+    monkeypatch.setattr(datasets.builder, "has_sufficient_disk_space", lambda *_, **__: False)
+    with pytest.raises(OSError, match="disk space") as full, data.opened(store, None):
+        pass
+    assert faults.is_full(full.value)
 
 
 def test_changed_prompts_are_read_anew_and_what_a_kill_left_is_removed(store):
