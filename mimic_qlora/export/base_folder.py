@@ -35,7 +35,7 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     )
     folder = place(store, path)
     if not force:
-        _check_place(folder, base)
+        _check_place(folder, path, base)
     files.private_folder(folder.parent)
     step = folder.relative_to(store).as_posix()
     settings = {"base_model": asdict(base), "weights": "nf4, double quantisation"}
@@ -53,10 +53,10 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     )
 
 
-def _check_place(folder: Path, base: BaseModel) -> None:
+def _check_place(folder: Path, path: Path, base: BaseModel) -> None:
     """Raise UserError when a folder holds the weights of another model of the same last name."""
     found = (manifests.read(folder) or {}).get("settings", {}).get("base_model", {})
-    if found.get("fingerprint", base.fingerprint) != base.fingerprint:
+    if "fingerprint" in found and not finding.is_of(path, found["fingerprint"]):
         raise UserError(
             f"{folder} holds {found.get('name')} in 4 bits, another model than {base.name}: give "
             "another --storage, or --force if this one shall take its place"

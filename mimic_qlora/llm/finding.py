@@ -1,5 +1,6 @@
 """Find a model on this machine, check that its files are complete, name it and identify it."""
 
+import contextlib
 import hashlib
 import re
 import shlex
@@ -194,15 +195,27 @@ def describe(path: Path) -> str:
 def fingerprint(path: Path) -> str:
     """Return a hash of 16 hexadecimal digits by which models of one shape differ.
 
-    It covers the first 16 rows of two tensors, so it takes no time and does not depend on how the
-    weights are cut into files. Raises UserError when a file of weights is damaged or lacks a tensor
-    that the index promises.
+    It covers the first 16 rows of every matrix and vector of weights, so it takes little time, does
+    not depend on how they are cut into files, and tells a model from one that was tuned from it in
+    some of them alone. Raises UserError when a file of weights is damaged or lacks a tensor that
+    the index promises.
     """
-    tensors = _tensors(path)
-    names = [
-        name for name in sorted(tensors) if name.endswith(("q_proj.weight", "embed_tokens.weight"))
-    ]
-    return _sampled([(name, tensors[name]) for name in names[:1] + names[-1:]])
+    tensors = {name: file for name, file in _tensors(path).items() if name.endswith(".weight")}
+    if read_json(path / "config.json").get("tie_word_embeddings"):  # some files have it twice
+        tensors.pop("lm_head.weight", None)
+    return _sampled(sorted(tensors.items()))
+
+
+def is_of(path: Path, recorded: str | None) -> bool:
+    """Tell whether a model has the fingerprint that a manifest has recorded.
+
+    Manifests until 2026-11 have one of two tensors. Raises UserError as `fingerprint` does.
+    """
+    if recorded == fingerprint(path):
+        return True
+    pairs = sorted(_tensors(path).items())
+    some = [pair for pair in pairs if pair[0].endswith(("q_proj.weight", "embed_tokens.weight"))]
+    return recorded == _sampled(some[:1] + some[-1:])
 
 
 def embeddings_fingerprint(path: Path) -> str | None:
@@ -220,9 +233,14 @@ def _sampled(tensors: list[tuple[str, Path]]) -> str:
     from safetensors import safe_open
 
     digest = hashlib.sha256()
-    for name, file in tensors:
-        with safe_open(file, framework="pt") as weights:
-            digest.update(name.encode() + weights.get_slice(name)[:16].float().numpy().tobytes())
+    with contextlib.ExitStack() as opened:
+        files = {
+            file: opened.enter_context(safe_open(file, framework="pt"))
+            for file in {file for _, file in tensors}
+        }
+        for name, file in tensors:
+            rows = files[file].get_slice(name)[:16].float().numpy()
+            digest.update(name.encode() + rows.tobytes())
     return digest.hexdigest()[:16]
 
 

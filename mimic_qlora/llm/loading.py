@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.llm import embedded
-from mimic_qlora.llm.finding import fingerprint, model_name, read_json, remedy
+from mimic_qlora.llm.finding import is_of, model_name, read_json, remedy
 from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers, refuse_own_code
 from mimic_qlora.step import faults, limits
 from mimic_qlora.step.errors import UserError
@@ -241,7 +241,7 @@ def _check_adapter(folder: Path, base: Path) -> None:
         )
     manifest = folder / "manifest.json"
     trained_on = read_json(manifest).get("base_model") if manifest.is_file() else None
-    if trained_on and trained_on.get("fingerprint") != fingerprint(base):
+    if trained_on and not is_of(base, trained_on.get("fingerprint")):
         raise UserError(
             f"the adapter in {folder} was trained on {trained_on.get('name')}, not on "
             f"{model_name(base)}: give that model with --model, or train again"

@@ -1,10 +1,12 @@
 """Models found, named and told apart."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.llm import chat, finding, loading
@@ -109,6 +111,28 @@ def test_models_of_one_shape_have_different_fingerprints(tiny, tmp_path):
     assert finding.fingerprint(tiny) != finding.fingerprint(
         write_tiny_model(tmp_path / "other", seed=1)
     )
+
+
+def test_a_model_tuned_in_a_few_matrices_is_another_model(tiny, tmp_path):
+    """A merged adapter on some projections leaves all else as it was."""
+    tuned = Path(shutil.copytree(tiny, tmp_path / "tuned"))
+    weights = load_file(tuned / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"] += 1
+    save_file(weights, tuned / "model.safetensors", {"format": "pt"})
+    assert finding.fingerprint(tuned) != finding.fingerprint(tiny)
+    assert finding.is_of(tiny, finding.fingerprint(tiny))
+    assert not finding.is_of(tuned, finding.fingerprint(tiny))
+
+
+def test_a_fingerprint_of_two_tensors_is_still_known(tiny):
+    """As manifests until 2026-11 have it, here computed apart."""
+    weights = load_file(tiny / "model.safetensors")
+    names = sorted(n for n in weights if n.endswith(("q_proj.weight", "embed_tokens.weight")))
+    whole = hashlib.sha256()
+    for name in (names[0], names[-1]):
+        whole.update(name.encode() + weights[name][:16].float().numpy().tobytes())
+    assert finding.is_of(tiny, whole.hexdigest()[:16])
+    assert not finding.is_of(tiny, None)
 
 
 def cut(path: Path) -> None:
