@@ -57,8 +57,9 @@ def table(results: Sequence[TwinResult], arms: Sequence[Arm] = PAIR) -> list[dic
     for arm in arms:
         found = sets(results, arm)
         for name, part in _groups(found):
-            d = _paired(part, over_rules=len({one.rule for one in part}) > 1)
-            other = sum(one.said[UNRELATED] for one in part) / len(part)
+            over_rules = len({one.rule for one in part}) > 1
+            d = _paired(part, over_rules)
+            other = _paired(part, over_rules, UNRELATED).base
             rows.append(
                 {
                     "rule": name,
@@ -113,11 +114,11 @@ def _groups(found: Sequence[Set]) -> Iterator[tuple[str, Sequence[Set]]]:
         yield rule, [one for one in found if one.rule == rule]
 
 
-def _paired(found: Sequence[Set], over_rules: bool) -> Difference:
-    """Return the difference with the finding less without it, from means of rules or patients."""
+def _paired(found: Sequence[Set], over_rules: bool, other: str = WITHOUT) -> Difference:
+    """Return the difference of the chart as it is less another, from means of rules or patients."""
     groups = [one.rule if over_rules else str(one.subject_id) for one in found]
     d = statistics.paired(
-        [one.said[WITHOUT] for one in found],
+        [one.said[other] for one in found],
         [one.said[AS_IT_IS] for one in found],
         groups,
         [str(one.subject_id) for one in found] if over_rules else None,

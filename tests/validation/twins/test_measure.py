@@ -21,6 +21,14 @@ def test_a_caution_said_to_everybody_has_no_difference():
     assert (d.adapter, d.base, d.mean) == (1, 0.5, 0.5) and d.questions == 4
 
 
+def test_all_charts_of_a_set_weigh_alike(monkeypatch):
+    """A rule counts once, however many sets it has: also on the chart with another fact changed."""
+    found = [one("often", (0, 0, 0), i) for i in range(3)] + [one("once", (1, 0, 1), 3)]
+    monkeypatch.setattr(measure, "sets", lambda results, arm: found)
+    whole = measure.table([])[0]
+    assert whole["said with it"] == whole["another fact"] == 0.5 and whole["without it"] == 0
+
+
 def test_twins_are_asked_of_base_and_adapter_and_measured(run_validate, monkeypatch):
     """The adapter says it where the chart lists metformin, the base always."""
     say = content.load().cautions["metformin_sick_day"].say
