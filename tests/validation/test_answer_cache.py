@@ -17,6 +17,7 @@ from mimic_qlora.processes import entries
 from mimic_qlora.qa import session
 from mimic_qlora.step import files
 from mimic_qlora.validation import run
+from mimic_qlora.validation.judge import judge
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_answers(run_validate, monkeypatch):
@@ -124,6 +125,25 @@ def test_answers_of_adapters_given_in_another_order_are_kept_apart(tuned_store):
         for runs in (("default", "seed.1"), ("seed.1", "default"))
     )
     assert files.digest(one) != files.digest(other)
+
+
+@pytest.mark.parametrize("name", generation.BESIDE_WEIGHTS)
+def test_a_model_of_the_same_weights_with_other_files_beside_them_is_another(
+    tuned_store, tmp_path, name
+):
+    """A mended end token, another RoPE or other words: the answers kept were the earlier ones."""
+    model = shutil.copytree(tuned_store.model, tmp_path / "tiny")
+    sources = [SimpleNamespace(path=path, store=tmp_path) for path in (tuned_store.model, model)]
+    before = [session.identity(source, []) for source in sources]
+    assert before[0]["beside_weights"] == before[1]["beside_weights"]
+    with open(model / name, "a", encoding="utf-8") as file:
+        file.write("\n")
+    after = session.identity(sources[1], [])
+    assert after["fingerprint"] == before[1]["fingerprint"]
+    assert files.digest(after) != files.digest(before[1])
+    chosen = [judge.choose(str(source.path), tmp_path, None).identity for source in sources]
+    assert chosen[0]["fingerprint"] == chosen[1]["fingerprint"]
+    assert files.digest(chosen[0] | {"judge": ""}) != files.digest(chosen[1] | {"judge": ""})
 
 
 def test_another_adapter_or_budget_keeps_no_answer(run_validate):
