@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 KEPT = "labelled.txt"
+ALIKE = 8  # answers, from which on two people are not expected to agree in every cell
 
 
 def arguments() -> argparse.Namespace:
@@ -70,7 +71,7 @@ def read(
 
     if not file.is_file():
         raise UserError(f"{file} is not there: give the filled file with --labels")
-    labelled, faults = label_file.read(file)
+    labelled, faults = label_file.read(file, answers=answers)
     if not labelled and not faults:
         raise UserError(f"{file} has no filled row yet: the help says what goes where")
     unknown = labelled.keys() - {answer.key for answer in answers}
@@ -90,6 +91,19 @@ def check_different(paths: list[Path]) -> None:
     for path in filter(Path.is_file, paths):
         if (same := read.setdefault(path.read_bytes(), path)) is not path:
             raise UserError(f"{path} holds what {same} holds: each --labels is another person's")
+
+
+def say_alike(paths: list[Path], given: "list[Labels]") -> None:
+    """Say where two files label many answers alike: one may be the other, saved anew."""
+    first, path = given[0].by_key, paths[0]
+    for other, labels in zip(paths[1:], given[1:], strict=True):
+        both = first.keys() & labels.by_key.keys()
+        if len(both) >= ALIKE and all(first[key] == labels.by_key[key] for key in both):
+            print(
+                f"note: {path} and {other} label the {len(both)} answers that both have alike in "
+                "every cell: see that they are two people's",
+                file=sys.stderr,
+            )
 
 
 def agreement_of(
@@ -173,6 +187,7 @@ def main() -> int:
         print(f"left out: {terminal.printable(fault)}", file=sys.stderr)
     if not any(one.by_key for one in given):
         raise UserError(f"{paths[0]} has no row that can be used")
+    say_alike(paths, given)
     strata = drawn.read(folder / drawn.FILE, answers)
     labelled = claims.Labelled(answers, given, strata, questions) if strata else None
     agreed = agreement_of(answers, given, strata, questions)

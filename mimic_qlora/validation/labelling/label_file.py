@@ -88,13 +88,14 @@ class Filled(NamedTuple):
     faults: list[str]
 
 
-def read(path: Path, columns: Sequence[str] = CRITERIA) -> Filled:
+def read(path: Path, columns: Sequence[str] = CRITERIA, answers: Iterable[Answer] = ()) -> Filled:
     """Return the labels; rows that nobody filled are left out, and rows that are wrong are named.
 
-    `columns` are the criteria that were asked. Raises UserError for a file that is no label.csv as
-    a whole.
+    `columns` are the criteria that were asked; `answers`, where they are given, tell which row has
+    the text of another key. Raises UserError for a file that is no label.csv as a whole.
     """
     found: dict[str, Label] = {}
+    texts = {answer.key: _bare(answer.text) for answer in answers}
     faults = []
     for number, cells, fault in _rows(path, columns):
         where = f"{path.name}, row {number}"
@@ -106,6 +107,11 @@ def read(path: Path, columns: Sequence[str] = CRITERIA) -> Filled:
                 raise UserError(f"{where} {fault}")
             key = _key(cells["key"], where)
             label = _label(filled, where)
+            if _is_of_another(cells.get("answer", ""), key, texts):
+                raise UserError(
+                    f"{where} has the key of one answer and the text of another: sort the file "
+                    "with all its columns"
+                )
             if found.setdefault(key, label) != label:
                 raise UserError(f"{where} labels an answer again, otherwise: keep one of the two")
         except UserError as error:
@@ -209,6 +215,20 @@ def _yes(cell: str, where: str) -> bool:
     if cell.casefold() not in ("", "y", "yes", "true", "1", "n", "no", "false", "0"):
         raise UserError(f"{where} is '{cell[:40]}': give yes or no")
     return cell.casefold() in ("y", "yes", "true", "1")
+
+
+def _is_of_another(shown: str, key: str, texts: Mapping[str, str]) -> bool:
+    """Tell whether a row shows the answer of another key, by the bare texts of all.
+
+    A spreadsheet sorts one column and leaves the others where they are, if it is told so: each
+    label would be another answer's. A text that is nobody's was saved otherwise, or edited.
+    """
+    bare = _bare(shown)
+    return bool(bare) and bare != texts.get(key, bare) and bare in texts.values()
+
+
+def _bare(text: str) -> str:
+    return re.sub("[^a-z0-9]", "", text.lower())
 
 
 def beyond(

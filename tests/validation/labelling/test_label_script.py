@@ -175,6 +175,31 @@ def test_a_copy_of_ones_own_file_is_no_second_person(results):
     assert done.returncode == 2 and "each --labels is another person's" in done.stderr
 
 
+def test_a_copy_that_a_spreadsheet_saved_anew_is_asked_about(results):
+    filled = [well(row) for row in rows()]
+    label_file.write(results / "anna.csv", filled)
+    saved_by_a_spreadsheet(results / "ben.csv", filled[::-1], delimiter=";")
+    files = ("--labels", str(results / "anna.csv"), "--labels", str(results / "ben.csv"))
+    done = label(results, *files)
+    assert "label the 8 answers that both have alike in every cell" in done.stderr
+    label_file.write(results / "ben.csv", [filled[0] | {"cause": "yes"}, *filled[1:]])
+    assert "alike" not in label(results, *files).stderr
+
+
+def test_a_row_that_shows_the_answer_of_another_key_is_left_out(results):
+    """The column of answers was sorted, and no other with it."""
+    filled = [well(row) for row in rows()]
+    sorted_alone = sorted(row["answer"] for row in filled)
+    mixed = [row | {"answer": text} for row, text in zip(filled, sorted_alone, strict=True)]
+    moved = sum(a["answer"] != b["answer"] for a, b in zip(filled, mixed, strict=True))
+    label_file.write(results / "mine.csv", mixed)
+    done = label(results, "--labels", str(results / "mine.csv"))
+    assert moved and done.stderr.count("the text of another: sort the file with all") == moved
+    edited = [row | {"answer": f"{row['answer']} (!) caf\xe9"} for row in filled]
+    label_file.write(results / "mine.csv", edited)
+    assert label(results, "--labels", str(results / "mine.csv")).returncode == 0
+
+
 def test_what_an_editor_saved_otherwise_stays_below_the_verdict(results):
     (results / "summary.txt").write_bytes(b"caf\xe9\n")
     (results / "report.html").write_bytes(PAGE.encode() + b"caf\xe9\n")
