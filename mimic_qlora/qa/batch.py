@@ -1,6 +1,7 @@
 """Answers to many questions at once: a file of JSON lines in, a line of JSON for each out."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -23,6 +24,8 @@ from mimic_qlora.qa.patient import Patient
 from mimic_qlora.qa.session import Answerer, Turn
 from mimic_qlora.step import files, plain_text, storage
 from mimic_qlora.step.errors import UserError
+
+FIELDS = ("subject_id", "question", "as_of")  # of a line of --batch
 
 
 class Question(NamedTuple):
@@ -103,7 +106,7 @@ def parse(answerer: Answerer, line: str) -> Question:
     if not plain_text.is_whole(line):
         raise UserError("this is not UTF-8 text: save the file as UTF-8")
     try:
-        asked = json.loads(line)
+        asked = json.loads(line, object_pairs_hook=_record)
     except (ValueError, RecursionError):
         raise UserError("this is not JSON") from None
     text = asked.get("question") if isinstance(asked, dict) else None
@@ -120,6 +123,24 @@ def parse(answerer: Answerer, line: str) -> Question:
     turns = found.turns(answerer.session, question.text)
     session.check_room(answerer.session, [turns], answerer.max_new_tokens)
     return question
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises UserError where it gives a field twice, or under another name.
+
+    Of two equal keys JSON keeps the last, and other keys are the user's own: the question, or the
+    time, would be another one than was asked for.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UserError(f"it gives {name[:40]} twice: keep one of the two")
+        bare = re.sub(r"[\W_]", "", name).lower()
+        meant = next((field for field in FIELDS if field.replace("_", "") == bare), name)
+        if meant != name:
+            raise UserError(f"'{name[:40]}' is not read: write {meant}")
+        found[name] = value
+    return found
 
 
 @contextmanager

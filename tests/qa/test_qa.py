@@ -433,6 +433,16 @@ BAD_LINES = {
         b'{"question": "x", "subject_id": "' + b"9" * 5000 + b'"}',
         "is not a subject_id",
     ),
+    "a question twice": (
+        b'{"subject_id": 7, "question": "a", "question": "b"}',
+        "question twice: keep one",
+    ),
+    "a patient twice": (b'{"subject_id": 7, "subject_id": 8, "question": "b"}', "subject_id twice"),
+    "a time as the option is spelled": (
+        b'{"subject_id": 7, "question": "a", "as-of": "2150-03-02"}',
+        "'as-of' is not read: write as_of",
+    ),
+    "a time in capitals": (b'{"subject_id": 7, "question": "a", "As Of": "2150-03-02"}', "as_of"),
     "a control character": (b'{"question": "a\x0bb", "subject_id": 7}', "this is not JSON"),
 }
 
