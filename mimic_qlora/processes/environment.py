@@ -5,6 +5,7 @@ A script that nobody launched has none of them, and is the first process of one.
 
 import os
 import re
+import socket
 from typing import NamedTuple
 
 from mimic_qlora.step import files
@@ -53,6 +54,29 @@ def place() -> Place:
 def _number(name: str) -> int:
     text = os.environ.get(name, "")
     return int(text) if re.fullmatch(r"\d{1,6}", text, re.ASCII) else -1
+
+
+def check_meets_at() -> None:
+    """Raise UserError where no host has the name at which the processes of a launcher meet.
+
+    PyTorch tries such a name for minutes. One that a name server cannot tell now is left to it.
+    """
+    host = os.environ.get(MEETS_AT[0])
+    if place().n == 1 or not host:
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except UnicodeError:  # no name can be like that
+        known = False
+    except socket.gaierror as error:
+        known = error.errno != socket.EAI_NONAME
+    else:
+        known = True
+    if not known:
+        raise UserError(
+            f"{MEETS_AT[0]}={host}, where the processes of this run are to meet, is no host that "
+            "this machine knows: give the launcher the address of the first host"
+        )
 
 
 def name_of_run() -> str:

@@ -162,7 +162,9 @@ def _read(place: Path, step: str) -> FinishedManifest:
         raise UserError(f"{place} is missing: run `{command_for(step)}` first")
     try:
         manifest = read_json(path)
-        version, _ = manifest["schema_version"], manifest["inputs"]
+        version, inputs = manifest["schema_version"], manifest["inputs"]
+        if not all(isinstance(part, dict) for part in (inputs, manifest.get("files", {}))):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError) as error:
         if faults.of_the_machine(error):
             raise

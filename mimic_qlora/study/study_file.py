@@ -281,7 +281,8 @@ def _lines(path: Path, node: yaml.Node | None, place: Path_ = ()) -> "list[tuple
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
-            line, name = key.start_mark.line + 1, str(key.value)
+            line, is_text = key.start_mark.line + 1, isinstance(key, yaml.ScalarNode)
+            name = str(key.value) if is_text else "a list or a record"
             here = (*place, name)
             if not key.tag.endswith(":str"):
                 raise mistake(path, {here: line}, here, "is no setting: their names are words")

@@ -1,11 +1,13 @@
 """The manifest of step 1: which data was converted, as all later steps read it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from mimic_qlora.mimic.tables import Columns
-from mimic_qlora.step.manifests import FinishedManifest
-from mimic_qlora.step.storage import verified_manifest
+from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.manifests import NAME, FinishedManifest
+from mimic_qlora.step.storage import command_for, verified_manifest
 
 
 class Source(TypedDict):
@@ -33,7 +35,13 @@ class SubjectsManifest(FinishedManifest):
 
 def subjects_manifest(storage: Path) -> SubjectsManifest:
     """Return the manifest of step 1. Raises UserError if it is missing or damaged."""
-    return cast(SubjectsManifest, verified_manifest(storage, "subjects"))
+    found: Mapping[str, Any] = verified_manifest(storage, "subjects")
+    if not isinstance(found.get("source"), dict):
+        raise UserError(
+            f"{storage / 'subjects' / NAME} does not say which data was converted: run "
+            f"`{command_for('subjects')} --force` to write it again"
+        )
+    return cast(SubjectsManifest, found)
 
 
 def data_line(source: Source, with_folder: bool = True) -> str:

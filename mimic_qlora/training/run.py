@@ -101,6 +101,7 @@ def open_run(job: Job) -> Run:
     if (without_gpu := hardware.check_driver()) and hardware.is_main():
         print(without_gpu)
     hardware.check_sharding(job.recipe)
+    environment.check_meets_at()
     tokenizer = chat.load_tokenizer(model)
     base = data.check_model(store, model, tokenizer)
     settings = job.settings.identity() | {"base_model": asdict(base)}

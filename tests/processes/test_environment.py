@@ -1,6 +1,8 @@
 """Which process this one is, and variables that stayed behind in a shell."""
 
+import socket
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -98,3 +100,22 @@ def test_the_launchers_command_line_names_the_processes(monkeypatch, options, nu
     assert environment.asked_for() == number
     monkeypatch.setattr("psutil.Process.parent", lambda self: None)
     assert environment.asked_for() is None
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 70, "a..b"])
+def test_a_meeting_place_that_is_no_host_is_refused_at_once(monkeypatch, host):
+    """PyTorch would try for minutes to reach it."""
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}
+    for name, value in {**launched, "MASTER_ADDR": host}.items():
+        monkeypatch.setenv(name, value)
+    no_name = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    asked = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=no_name))
+    with pytest.raises(UserError, match=r"^MASTER_ADDR=.* is no host that this machine knows"):
+        environment.check_meets_at()
+    busy = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=busy))
+    environment.check_meets_at()
+    monkeypatch.setattr(socket, "getaddrinfo", asked)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    environment.check_meets_at()

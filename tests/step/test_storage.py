@@ -1,6 +1,7 @@
 """The storage folder: outputs are whole, checked before they are read, and written by one run."""
 
 import errno
+import json
 import os
 import socket
 import stat
@@ -14,6 +15,7 @@ from helpers.paths import ROOT
 from helpers.scripts import run_script
 from mimic_qlora.step import errors, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects.manifest import subjects_manifest
 
 
 def stored(place, files: dict):
@@ -233,3 +235,18 @@ def test_built_in_data_have_a_lock_too(tmp_path):
     with storage.step_output(tmp_path, "synthetic", {}, {}) as output:
         (output.path / "a").touch()
     assert (tmp_path / "synthetic" / "a").exists()
+
+
+@pytest.mark.parametrize("part", ["inputs", "files", "source"])
+@pytest.mark.parametrize("odd", [None, [1]])
+def test_a_manifest_that_lacks_a_part_is_named(tmp_path, part, odd):
+    facts = {"source": {"kind": "synthetic"}, "split": {}, "rows": {}, "columns": {}}
+    with storage.step_output(tmp_path, "subjects", {}, {}) as out:
+        out.facts.update(facts)
+    assert subjects_manifest(tmp_path)["source"] == facts["source"]
+    path = tmp_path / "subjects" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest[part] = odd
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(UserError, match=r"manifest\.json (cannot be read|does not say which)"):
+        subjects_manifest(tmp_path)

@@ -39,6 +39,8 @@ WRONG = {
         "training.limit",
         "1 to 1,000,000,000,000",
     ),
+    "a list as a name": (DATA + "? [1, 2]\n: 3\n", 3, "a list or a record", "names are words"),
+    "a record as a name": (DATA + "? {a: 1}\n: 3\n", 3, "a list or a record", "names are words"),
     "a group": (DATA + "training:\n  lr: {a: 1}\n", 4, "training.lr", "must be one value"),
     "no text": (DATA + "asking:\n  question: no\n", 4, "asking.question", "between quotes"),
     "a NUL": (DATA + 'asking:\n  question: "a\\0b"\n', 4, "asking.question", "holds a NUL"),
