@@ -97,6 +97,19 @@ def test_dask_reads_the_paths_of_certificates_whatever_their_folder_is_called(na
     assert shlex.split(command) == ["chmod", "600", str(files.key)]
 
 
+def test_the_allocator_of_workers_keeps_what_is_freed(tmp_path, monkeypatch):
+    """In a worker that `dask worker` starts; --no-nanny has no such variable anyway."""
+    pytest.importorskip("cryptography")
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    written = dask.config.collect([str(certificates.make(str(tmp_path / "tls")))], env={})
+    monkeypatch.setattr(dask.config, "config", dask.config.merge(dask.config.config, written))
+    assert "MALLOC_TRIM_THRESHOLD_" not in distributed.nanny._get_env_variables(
+        "distributed.nanny.pre-spawn-environ"
+    )
+
+
 def test_a_scheduler_without_a_worker_is_a_sentence(monkeypatch, tmp_path):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.2)
