@@ -97,17 +97,17 @@ def test_dask_reads_the_paths_of_certificates_whatever_their_folder_is_called(na
     assert shlex.split(command) == ["chmod", "600", str(files.key)]
 
 
-def test_the_allocator_of_workers_keeps_what_is_freed(tmp_path, monkeypatch):
+def test_the_allocator_of_workers_keeps_what_is_freed(tmp_path):
     """In a worker that `dask worker` starts; --no-nanny has no such variable anyway."""
     pytest.importorskip("cryptography")
     distributed = pytest.importorskip("distributed")
     import dask
 
     written = dask.config.collect([str(certificates.make(str(tmp_path / "tls")))], env={})
-    monkeypatch.setattr(dask.config, "config", dask.config.merge(dask.config.config, written))
-    assert "MALLOC_TRIM_THRESHOLD_" not in distributed.nanny._get_env_variables(
-        "distributed.nanny.pre-spawn-environ"
-    )
+    nanny = dask.config.merge(dask.config.config, written)["distributed"]["nanny"]
+    with dask.config.set({"distributed.nanny": nanny}):
+        found = distributed.nanny._get_env_variables("distributed.nanny.pre-spawn-environ")
+    assert "MALLOC_TRIM_THRESHOLD_" not in found and "OMP_NUM_THREADS" in found
 
 
 def test_a_scheduler_without_a_worker_is_a_sentence(monkeypatch, tmp_path):
