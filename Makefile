@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 COMPILE := $(BIN)/python -m compileall -q -j 0 -x '[/\\]tests?[/\\]' .venv >/dev/null 2>&1 || true
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements-pinned.txt)
 TORCH_CPU := https://download.pytorch.org/whl/cpu
-# processes that share the tests, a core each; pytest alone runs one after the other (-x, --pdb)
-WORKERS ?= 2
+# processes that share the tests; those of two cores would wait a third of the time, for processes
+# that they have started. pytest alone runs one after the other (-x, --pdb)
+WORKERS ?= 3
 # what measures a claim; the others are what these use
 BENCHMARKS := $(shell grep -l "^def main" benchmarks/*.py)
 
