@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -105,10 +106,18 @@ def parse(answerer: Answerer, line: str) -> Question:
     """Return the question of a line. Raises UserError that says what is wrong with the line."""
     if not plain_text.is_whole(line):
         raise UserError("this is not UTF-8 text: save the file as UTF-8")
+    objects: list[list[tuple[str, Any]]] = []  # that end one after the other, the line's own last
+
+    def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        objects.append(pairs)
+        return dict(pairs)
+
     try:
-        asked = json.loads(line, object_pairs_hook=_record)
+        asked = json.loads(line, object_pairs_hook=kept)
     except (ValueError, RecursionError):
         raise UserError("this is not JSON") from None
+    if isinstance(asked, dict):
+        _check_names([name for name, _ in objects[-1]])
     text = asked.get("question") if isinstance(asked, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise UserError(
@@ -125,22 +134,19 @@ def parse(answerer: Answerer, line: str) -> Question:
     return question
 
 
-def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. Raises UserError where it gives a field twice, or under another name.
+def _check_names(names: list[str]) -> None:
+    """Raise UserError where a line gives a field twice, or one of ours under another name.
 
     Of two equal keys JSON keeps the last, and other keys are the user's own: the question, or the
     time, would be another one than was asked for.
     """
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
+    for name, n in Counter(names).items():
+        if n > 1:
             raise UserError(f"it gives {name[:40]} twice: keep one of the two")
         bare = re.sub(r"[\W_]", "", name).lower()
         meant = next((field for field in FIELDS if field.replace("_", "") == bare), name)
         if meant != name:
             raise UserError(f"'{name[:40]}' is not read: write {meant}")
-        found[name] = value
-    return found
 
 
 @contextmanager

@@ -450,7 +450,8 @@ BAD_LINES = {
 @pytest.mark.parametrize("kind", BAD_LINES)
 def test_a_bad_line_is_its_own_error_and_the_others_go_on(ask, tmp_path, kind):
     line, says = BAD_LINES[kind]
-    asked = {"subject_id": IDS[3], "question": f"{QUESTION}\u2028Yes."}
+    own = {"id": 7, "Question": {"as-of": "somebody's own"}}  # names count in the line itself
+    asked = {"own": own, "subject_id": IDS[3], "question": f"{QUESTION}\u2028Yes."}
     good = json.dumps(asked, ensure_ascii=False).encode()
     code, out, err = ask("--batch", batch_of(tmp_path, b"\n".join([good, line, good])))
     replies = [json.loads(line) for line in out.splitlines()]
