@@ -17,6 +17,15 @@ from mimic_qlora.llm.embedded import (
 from mimic_qlora.step import faults, files
 from mimic_qlora.step.errors import UserError
 
+# files beside the weights on which answers rest: how a model computes, where it ends, its words
+BESIDE_WEIGHTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+)
+
 
 def model_path(name: str | None, storage: Path) -> Path:
     """Return the local folder of a model, never fetching one.
@@ -218,6 +227,15 @@ def is_of(path: Path, recorded: str | None) -> bool:
     return recorded == _sampled(some[:1] + some[-1:])
 
 
+def beside_weights(path: Path) -> dict[str, str]:
+    """Return the SHA-256 sums of a model's files beside its weights on which its answers rest.
+
+    Weights alone do not tell answers apart: a mended end token or another RoPE makes other ones.
+    """
+    there = (path / name for name in BESIDE_WEIGHTS)
+    return {file.name: files.file_sha256(file) for file in there if file.is_file()}
+
+
 def embeddings_fingerprint(path: Path) -> str | None:
     """Return a hash of the first 16 rows of a model's embeddings, which QLoRA leaves as they are.
 
@@ -234,12 +252,12 @@ def _sampled(tensors: list[tuple[str, Path]]) -> str:
 
     digest = hashlib.sha256()
     with contextlib.ExitStack() as opened:
-        files = {
+        weights = {
             file: opened.enter_context(safe_open(file, framework="pt"))
             for file in {file for _, file in tensors}
         }
         for name, file in tensors:
-            rows = files[file].get_slice(name)[:16].float().numpy()
+            rows = weights[file].get_slice(name)[:16].float().numpy()
             digest.update(name.encode() + rows.tobytes())
     return digest.hexdigest()[:16]
 

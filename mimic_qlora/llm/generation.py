@@ -6,11 +6,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from mimic_qlora.llm import chat
-from mimic_qlora.step import files, terminal
+from mimic_qlora.step import terminal
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
 Model: TypeAlias = "PreTrainedModel | PeftModel"
 T = TypeVar("T")
 
-# files beside the weights on which answers rest: how a model computes, where it ends, its words
-BESIDE_WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-)
 NO_ROOM = (
     "the GPU has too little memory to answer even one question at a time: free some, or use a "
     "larger one"
@@ -41,15 +32,6 @@ class Answer(NamedTuple):
     text: str
     n_tokens: int  # with the end token
     ended: bool  # by itself, not at the limit of tokens
-
-
-def beside_weights(path: Path) -> dict[str, str]:
-    """Return the SHA-256 sums of a model's files beside its weights on which its answers rest.
-
-    Weights alone do not tell answers apart: a mended end token or another RoPE makes other ones.
-    """
-    there = (path / name for name in BESIDE_WEIGHTS)
-    return {file.name: files.file_sha256(file) for file in there if file.is_file()}
 
 
 def prompt_ids(

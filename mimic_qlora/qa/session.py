@@ -177,7 +177,7 @@ def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
     return {
         "model": finding.model_name(session.path),
         "fingerprint": finding.fingerprint(session.path),
-        "beside_weights": generation.beside_weights(session.path),
+        "beside_weights": finding.beside_weights(session.path),
         # a digest ignores the order of a dict, and the cache knows adapters by their place
         "runs": list(runs),
         "adapters": {run: files.file_sha256(path) for run, path in weights.items()},

@@ -12,7 +12,7 @@ import pytest
 
 from helpers.paths import ROOT
 from helpers.step7 import answer, journal_size, results, same_answers
-from mimic_qlora.llm import generation, loading
+from mimic_qlora.llm import finding, generation, loading
 from mimic_qlora.processes import entries
 from mimic_qlora.qa import session
 from mimic_qlora.step import files
@@ -127,7 +127,7 @@ def test_answers_of_adapters_given_in_another_order_are_kept_apart(tuned_store):
     assert files.digest(one) != files.digest(other)
 
 
-@pytest.mark.parametrize("name", generation.BESIDE_WEIGHTS)
+@pytest.mark.parametrize("name", finding.BESIDE_WEIGHTS)
 def test_a_model_of_the_same_weights_with_other_files_beside_them_is_another(
     tuned_store, tmp_path, name
 ):

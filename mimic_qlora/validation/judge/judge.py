@@ -74,7 +74,7 @@ def choose(name: str, store: Path, base: Path | None) -> Judge:
     identity = {
         "judge": finding.model_name(path),
         "fingerprint": fingerprint,
-        "beside_weights": generation.beside_weights(path),
+        "beside_weights": finding.beside_weights(path),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": manifests.versions(),
     }
