@@ -22,6 +22,8 @@ from mimic_qlora.step.plain_text import printable
 
 PAGES = Path(__file__).parent / "pages"
 COMMAND = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][a-z-]*)")  # an option may stand alone
+LONG = 40  # letters of a cell that keeps some width where a table is narrow
+COLUMN = re.compile(r"[a-z_]+\.[a-z0-9_]+")
 
 
 class Section(NamedTuple):
@@ -111,10 +113,18 @@ def table(
     )
 
 
-def _cell(row: Row, column: str, is_number: bool) -> tuple[bool, str, bool]:
-    """Return whether the cell is indented, its text, and whether it is a number."""
+def _cell(row: Row, column: str, is_number: bool) -> tuple[str, str]:
+    """Return the class of the cell in `page.css`, and its text."""
     cell = shown(row[column], column)
-    return cell.startswith(" "), cell.lstrip(" "), is_number
+    if is_number:
+        return "n", cell
+    kind = "in" if cell.startswith(" ") else "long" if len(cell) > LONG else ""
+    return kind, _breakable(cell.lstrip(" "))
+
+
+def _breakable(cell: str) -> str:
+    """Let the name of a table's column break after the table, where there is little room."""
+    return Markup(cell.replace(".", ".<wbr>")) if COLUMN.fullmatch(cell) else cell
 
 
 def write_page(

@@ -43,6 +43,13 @@ def test_a_table_has_numbers_as_people_read_them_flush_right():
 NONE = {"rows": None, "share": None}
 
 
+def test_a_table_leaves_room_for_its_sentences():
+    reason = "no value of it tells 5 train patients from the rest"
+    table = html.table([{"column": "labevents.valuenum", "reason": reason, "file": "a.b, c"}])
+    assert "<td>labevents.<wbr>valuenum</td>" in table and "<td>a.b, c</td>" in table
+    assert f'<td class="long">{reason}</td>' in table
+
+
 def test_a_table_can_be_folded_or_empty():
     assert html.table([{"a": 1}], folded="Open").startswith("<details><summary>Open</summary>")
     assert html.table([], "Nothing") == Markup("<p>Nothing: none.</p>")
