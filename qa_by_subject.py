@@ -134,6 +134,12 @@ def answer(args: argparse.Namespace, store: Path, team: meeting.Team) -> int:
             draw = args.subject_id == "random"
             number = conversation.next_random(randoms) if draw else args.subject_id
             found = patient.find(opened, number, as_of)
+        question = (args.question or "").strip()
+        if args.check:
+            question = question or content.load_questions(QUESTIONS)[0].question
+        first = [found] if args.once else [each.patient for each in checked]
+        if asked := [one.turns(opened, question) for one in first if one]:
+            session.check_room(opened, asked, args.max_new_tokens)  # before the model's seconds
         # a conversation keeps the adapter at hand, as :both may follow; the others load what they
         # need
         one_way = args.once or args.batch or args.check
@@ -143,15 +149,14 @@ def answer(args: argparse.Namespace, store: Path, team: meeting.Team) -> int:
         opened, model, conversation.ARMS[arm], args.run, args.max_new_tokens, args.batch_size
     )
     if args.check:
-        question = args.question or content.load_questions(QUESTIONS)[0].question
         return 0 if check.run(answerer, checked, question, args.check) else 1
     if args.batch:
         with batch.journal(answerer, lines, team) as journal:
             failed = batch.run(answerer, lines, journal)
         return 1 if failed and team.is_first else 0
     if args.once and found:
-        asked = batch.Question(found, args.question.strip())
-        batch.answer_one(answerer, asked, as_json=args.format == "json")
+        one = batch.Question(found, question)
+        batch.answer_one(answerer, one, as_json=args.format == "json")
     else:
         conversation.converse(conversation.Conversation(answerer, randoms, as_of, found))
     if not quiet:

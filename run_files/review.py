@@ -11,6 +11,7 @@ is the only thing that tells which model wrote what; --export writes approvals i
 import difflib
 import os
 import re
+import socket
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -21,10 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of t
 from mimic_qlora.step import command_line, faults, files, storage
 
 if TYPE_CHECKING:
-    from mimic_qlora.review.items import Item
+    from collections.abc import Mapping
+
+    from mimic_qlora.review.items import Item, Items
     from mimic_qlora.review.store import Store
 
 HERE = Path(__file__).resolve().parent
+ALONE = "review"  # folder of judgements on ideals and rules without results of step 7
 
 
 class Arguments(NamedTuple):
@@ -93,39 +97,64 @@ def main() -> None:
     if folder.has_results:
         found = review_items.read(folder.path)
     faults.remember_folder(folder.path)
-    store = Store(folder.path)
-    raters: list[str] = []
-    if not (args.report or args.export):
+    if args.report or args.export:
+        tell(folder.path, found, args)
+        return
+    from mimic_qlora.review import guard
+
+    listener = guard.listen(args.port, args.socket)  # a refused start leaves no file of marks
+    try:
+        folder.path.mkdir(mode=0o700, exist_ok=True)
+        store = Store(folder.path)
         raters = args.raters or store.tasks.raters() or ["reviewer"]
-    store.tasks.prepare(raters, list(found.items), found.sha256)
+        store.tasks.prepare(raters, list(found.items), found.sha256)
+        serve(store, found.items, raters, args, listener)
+    finally:
+        listener.close()
+        if args.socket:
+            args.socket.unlink(missing_ok=True)
+
+
+def tell(folder: Path, found: "Items", args: Arguments) -> None:
+    """Export the decisions that were made, or report the marks."""
+    from mimic_qlora.review import report
+    from mimic_qlora.review.database import FILE
+    from mimic_qlora.review.store import Store
+
+    if not (folder / FILE).exists():
+        nothing = "No file changed: nothing" if args.export else "Nothing"
+        print(f"{nothing} was judged in {folder} yet: --raters NAME starts the page")
+        return
+    store = Store(folder)
+    store.tasks.prepare([], list(found.items), found.sha256)
     if args.export:
         export(store)
     if args.report:
-        from mimic_qlora.review import report
-
-        print(report.write(store, found.items, folder.path))
-    if raters:
-        serve(store, found.items, raters, args)
+        print(report.write(store, found.items, folder))
 
 
 def results_folder(args: Arguments) -> Folder:
     """Return the folder to review; without results of step 7, one for ideals and rules alone."""
-    if args.results:
-        return Folder(files.resolved_path(args.results), True)
-    # where step 7 leaves its results, as in run.sh
-    os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))
-    store = storage.open_storage(args.storage, create=not (args.report or args.export))
     from mimic_qlora.review.database import FILE
     from mimic_qlora.validation import results
 
+    if args.results:
+        path = files.resolved_path(args.results)
+        has_none = path.name == ALONE and not (path / results.FILE).exists()
+        return Folder(path, not (has_none and (path / FILE).exists()))
+    # where step 7 leaves its results, as in run.sh
+    os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))
+    store = storage.open_storage(args.storage, create=not (args.report or args.export))
+    alone = store / ALONE
     if newest := results.newest(store):
-        rated = [path for path in results.in_order(store) if (path / FILE).exists()]
-        if earlier := [path for path in rated if path != newest]:
-            print(f"Earlier results have ratings too: --results {earlier[-1]} goes on with those")
+        if (alone / FILE).exists():
+            print(f"Ideals and rules were judged before: --results {alone} goes on with those")
+        for path in results.in_order(store):
+            if path != newest and (path / FILE).exists():
+                print(f"Earlier results have ratings too: --results {path} goes on with those")
         return Folder(newest, True)
-    (store / "review").mkdir(mode=0o700, exist_ok=True)
     print(f"No results of step 7 in {store}: only ideals and rules can be reviewed")
-    return Folder(store / "review", False)
+    return Folder(alone, False)
 
 
 def export(store: "Store") -> None:
@@ -146,24 +175,25 @@ def export(store: "Store") -> None:
         print("No file changed: no wording was approved or rejected that the files do not have yet")
 
 
-def serve(store: "Store", items: "dict[int, Item]", raters: list[str], args: Arguments) -> None:
+def serve(
+    store: "Store",
+    items: "Mapping[int, Item]",
+    raters: list[str],
+    args: Arguments,
+    listener: socket.socket,
+) -> None:
     """Print the tunnel and the links, and answer until Ctrl-C."""
     # FastAPI exports traces where the environment names a collector
     os.environ |= {"OTEL_SDK_DISABLED": "true", "FASTAPI_OTEL_AUTO_CONFIGURE": "false"}
-    from mimic_qlora.review import guard, server
+    from mimic_qlora.review import server
 
-    listener = guard.listen(args.port, args.socket)
     print(f"{len(items)} pairs of answers to judge, for each of {', '.join(raters)}")
     print(f"Marks are kept in {store.database.path}")
     for line in server.way_in(store, raters, args.port, args.socket):
         print(line)
     print("What the page shows of MIMIC-IV stays under the data use agreement.")
     print("Ctrl-C stops the page; nothing is lost.", flush=True)
-    try:
-        server.run(store, items, HERE, args.port, listener)
-    finally:
-        if args.socket:
-            args.socket.unlink(missing_ok=True)
+    server.run(store, items, HERE, args.port, listener)
 
 
 if __name__ == "__main__":

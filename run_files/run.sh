@@ -4,8 +4,19 @@
 #   ./run.sh 50 --run NAME --model meta-llama/Meta-Llama-3-8B-Instruct --final
 # ./run.sh --help lists all options.
 set -eu
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# `sh run.sh` may be another shell, which does not read what follows
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" ${1+"$@"}; fi
+self="$0"
+while [ -L "$self" ]; do  # a link in a folder of the user's
+  target="$(readlink "$self")"
+  case "$target" in /*) self="$target" ;; *) self="$(dirname "$self")/$target" ;; esac
+done
+here="$(cd "$(dirname "$self")" && pwd)"
 root="$(dirname "$here")"
+if [ ! -f "$here/validate.py" ]; then
+  echo "error: $here holds no validate.py: call run.sh by its path in run_files/" >&2
+  exit 2
+fi
 
 # An environment that the user has activated comes first; conda's base is on in every shell and
 # means nothing.

@@ -85,7 +85,7 @@ def read_lines(path: str) -> list[Line]:
 
     Lines end where JSON Lines end, not at other breaks, which may stand in a string. A byte that is
     not UTF-8 is kept as a surrogate, for its own line to fail. Raises UserError for a file that
-    cannot be read.
+    cannot be read or holds no line.
     """
     try:
         data = plain_text.in_utf8(_standard_input() if path == "-" else Path(path).read_bytes())
@@ -94,7 +94,10 @@ def read_lines(path: str) -> list[Line]:
         raise UserError(f"--batch {path} cannot be read ({reason})") from None
     lines = enumerate(data.splitlines(), 1)  # of bytes: at \n and \r alone
     texts = ((number, line.decode("utf-8", "surrogateescape")) for number, line in lines)
-    return [Line(number, text) for number, text in texts if text.strip()]
+    found = [Line(number, text) for number, text in texts if text.strip()]
+    if not found:
+        raise UserError(f"--batch {path} holds no line: there is nothing to answer")
+    return found
 
 
 def _standard_input() -> bytes:

@@ -44,9 +44,11 @@ class Database:
     def __init__(self, folder: Path):
         """Open `folder`/ratings.sqlite, made if it is missing. Raises UserError if damaged."""
         self.path = folder / FILE
-        if not self.path.exists():
+        made = not self.path.exists()
+        if made:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        self.path.chmod(0o600)
+        if self.path.is_file():
+            self.path.chmod(0o600)
         # where the file system has no locks, SQLite puts a file `<name>.lock` in their place
         way = "" if locks.are_there(self.path) else "&vfs=unix-dotfile"
         self._uri = f"{self.path.absolute().as_uri()}?mode=rw{way}"
@@ -58,9 +60,12 @@ class Database:
             self._held = sqlite3.connect(self._uri, check_same_thread=False, uri=True)
             self._held.execute("SELECT count(*) FROM about").fetchone()
         except sqlite3.DatabaseError as error:
+            full = faults.has_no_room(self.path)  # SQLite may call that a disk I/O error
+            if made:
+                self.path.unlink(missing_ok=True)
             if faults.of_the_machine(error):
                 raise
-            if faults.has_no_room(self.path):  # SQLite may call that a disk I/O error
+            if full:
                 raise UserError(faults.full_disk(error)) from None
             left = self.path.with_name(f"{FILE}.lock")
             remedy = (

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mimic_qlora.step import faults, limits, streams, terminal
 from mimic_qlora.step.errors import UpToDate, UserError
@@ -31,6 +31,17 @@ class Parser(argparse.ArgumentParser):
         """Make the parser; `description` is the script's docstring."""
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=description, epilog=epilog, formatter_class=formatter)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Read what was given for an option. Raises UserError for an empty text.
+
+        A shell makes one of a variable that is not set, and the default would silently stand in
+        for what the user meant.
+        """
+        values = super()._get_values(action, arg_strings)  # a type may say more of what it takes
+        if action.option_strings and "" in arg_strings:
+            self.error(f"{action.option_strings[0]} is empty: give it a value, or leave it out")
+        return values
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message, which `run` prints with exit code 2."""

@@ -560,6 +560,20 @@ def test_bad_input_is_one_sentence_and_exit_2_and_leaves_nothing(ask, args, says
     assert not (ask.store / "qa").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b" \n\t\r\n\n", b"\xef\xbb\xbf", b"\xff\xfe"])
+def test_a_batch_without_a_line_is_refused(ask, tmp_path, content):
+    code, out, err = ask("--batch", batch_of(tmp_path, content))
+    assert (code, out) == (2, "") and "holds no line" in err and err.count("\n") == 1
+    assert not (ask.store / "qa").exists()
+
+
+@pytest.mark.parametrize("how", [once(), ("--check", "2", "--question", QUESTION)])
+def test_a_prompt_without_room_is_refused_before_the_model_is_loaded(ask, monkeypatch, how):
+    monkeypatch.setattr(session, "load_arms", lambda *_: pytest.fail("the model was loaded"))
+    code, _, err = ask(*how, "--max-new-tokens", "100000")
+    assert code == 2 and "give a smaller --max-new-tokens" in err
+
+
 @pytest.mark.parametrize(
     ("step", "command"), [("subjects", "convert_to_jsonl"), ("prompts", "make_symptom_prompts")]
 )

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+import stat
 import threading
 import time
 
@@ -16,6 +17,7 @@ from mimic_qlora.review import assignment
 from mimic_qlora.review import items as review_items
 from mimic_qlora.review import server as web
 from mimic_qlora.review.database import FILE
+from mimic_qlora.review.decisions import Decision
 from mimic_qlora.review.marks import CRITERIA, REQUIRED, SCALE
 from mimic_qlora.review.store import Store
 from mimic_qlora.step.errors import UserError
@@ -334,11 +336,54 @@ def test_a_damaged_store_is_refused_in_one_sentence(results, run):
 def test_newer_results_do_not_hide_that_earlier_ones_have_been_rated(tmp_path, run):
     for name in ("20260101-000000-a", "20260102-000000-b"):
         (tmp_path / "storage/validation" / name).mkdir(parents=True)
-        make_results(tmp_path / "storage/validation" / name, questions=4, each=1)
+        folder = make_results(tmp_path / "storage/validation" / name, questions=4, each=1)
+        store_of(folder, "anna")
         done = run("run_files/review.py", "--report")
         assert done.returncode == 0 and f"validation/{name}" in done.stdout.splitlines()[-1]
         assert ("Earlier results have ratings too: --results " in done.stdout) == name.endswith("b")
     assert "20260101-000000-a goes on with those" in done.stdout
+
+
+def test_a_refused_start_and_a_report_on_nothing_leave_no_file_of_marks(results, tmp_path, run):
+    before = sorted(results.iterdir())
+    taken = tmp_path / "no" / "socket"
+    for how in (("--socket", taken), ("--report",), ("--export",), ("--raters", "a b")):
+        done = run("run_files/review.py", "--results", results, *how)
+        refused = how[0] not in ("--report", "--export")
+        assert done.returncode == (2 if refused else 0), done.stderr
+        assert refused or "judged in" in done.stdout
+    assert sorted(results.iterdir()) == before
+    (tmp_path / "storage").mkdir()
+    assert run("run_files/review.py", "--socket", taken).returncode == 2
+    assert not (tmp_path / "storage" / "review").exists()
+
+
+def test_a_file_of_marks_that_cannot_be_made_leaves_nothing_and_a_folder_keeps_its_mode(
+    results, run, monkeypatch
+):
+    monkeypatch.setattr("mimic_qlora.review.database._SCHEMA", "CREATE nonsense")
+    with pytest.raises(UserError, match="cannot be used"):
+        Store(results)
+    assert not (results / FILE).exists()
+    (results / FILE).mkdir(mode=0o755)
+    done = run("run_files/review.py", "--results", results, "--report")
+    assert done.returncode == 2 and "cannot be used" in done.stderr
+    assert stat.S_IMODE((results / FILE).stat().st_mode) == 0o755
+
+
+def test_what_was_decided_before_there_were_results_is_told_and_can_be_exported(tmp_path, run):
+    alone = tmp_path / "storage" / "review"
+    alone.mkdir(parents=True)
+    store = Store(alone)
+    store.tasks.prepare(["anna"], [], "")
+    store.decisions.add(Decision("anna", "ideals/q0", "reject", ["a"], ["a"], "f", comment="no"))
+    folder = tmp_path / "storage/validation/20260101-000000-a"
+    folder.parent.mkdir()
+    make_results(folder, questions=4, each=1)
+    done = run("run_files/review.py", "--export")
+    assert f"--results {alone} goes on with those" in done.stdout
+    done = run("run_files/review.py", "--export", "--results", alone)
+    assert done.returncode == 0 and "No file changed: no wording" in done.stdout
 
 
 def test_without_results_the_ideals_can_be_reviewed_alone(tmp_path, run):

@@ -66,6 +66,16 @@ def test_a_signal_after_the_end_is_no_traceback(name):
     assert ended.returncode == -getattr(signal, name) and not ended.stderr
 
 
+@pytest.mark.parametrize("given", [["--model", ""], ["--model="], ["--mod", ""]])
+def test_an_option_that_a_shell_made_empty_is_refused_and_takes_no_default(given):
+    parser = command_line.Parser("A script.")
+    parser.add_argument("--model")
+    parser.add_argument("n", nargs="?")
+    with pytest.raises(UserError, match="--model is empty: give it a value, or leave it out"):
+        parser.parse_args(given)
+    assert parser.parse_args([]).model is None and parser.parse_args([""]).n == ""
+
+
 def test_a_file_that_cannot_be_opened_is_named_in_one_sentence(tmp_path):
     ended = leave(f"open({str(tmp_path / 'gone.csv')!r})")
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1

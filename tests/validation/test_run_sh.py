@@ -62,6 +62,24 @@ def test_run_sh_finds_the_storage_folder_of_the_repository_and_of_the_caller(tmp
     assert f"no storage folder {tmp_path}/other:" in said("3", STORAGE_DIR="../other")
 
 
+@pytest.mark.parametrize("how", ["sh", "dash", "link", "link to a link"])
+def test_another_shell_and_a_link_lead_to_the_same_command(tmp_path, how):
+    script = ROOT / "run_files" / "run.sh"
+    if how in ("sh", "dash"):
+        if not shutil.which(how):
+            pytest.skip(f"{how} is not here")
+        command = [how, str(script)]
+    else:
+        (tmp_path / "second").symlink_to(script)
+        (tmp_path / "first").symlink_to("second")
+        command = [str(tmp_path / ("second" if how == "link" else "first"))]
+    done = subprocess.run(
+        [*command, "x"], cwd=tmp_path, capture_output=True, text=True, env=ACTIVATED
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: n must be a positive whole number"), done.stderr
+
+
 def test_help_takes_less_than_a_second_of_work():
     before = os.times().children_user
     done = subprocess.run(
