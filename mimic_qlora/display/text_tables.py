@@ -1,5 +1,6 @@
 """Tables of text for a terminal: numbers flush right, long text on further lines of its cell."""
 
+import re
 from collections.abc import Sequence
 
 from mimic_qlora.display import text
@@ -10,6 +11,7 @@ _GAP = "  "
 _INDENT = "  "  # of the further lines of a cell
 _LEAST = 8  # terminal columns of text at least, where even words must be broken
 _LONG = 24  # terminal columns of a word that may be broken before a column is left out
+_PARTS = re.compile(r"(?<=[._])(?=\w)")  # where the name of a column breaks before a word does
 _FEWEST = 2  # columns that a table keeps, however narrow the terminal
 
 
@@ -124,9 +126,13 @@ def wrap(cell: str, width: int) -> list[str]:
         if line.strip():
             lines.append(line)
             line = indent + _INDENT
-        for character in word:
-            if text.columns(line + character) > width:
+        for part in _PARTS.split(word):
+            if line.strip() and text.columns(line + part) > width:
                 lines.append(line)
                 line = indent + _INDENT
-            line += character
+            for character in part:
+                if text.columns(line + character) > width:
+                    lines.append(line)
+                    line = indent + _INDENT
+                line += character
     return [*lines, line]

@@ -48,6 +48,11 @@ def test_a_word_is_broken_only_where_no_column_could_hold_it():
     assert {"alpha", "gamma", "delta", "epsilon"} <= set(words(narrow))
 
 
+def test_the_name_of_a_column_breaks_after_a_dot_or_an_underscore():
+    lines = text_tables.wrap("prescriptions.prod_strength, rate", 22)
+    assert lines == ["prescriptions.prod_", "  strength, rate"]
+
+
 def test_wide_characters_count_for_the_two_columns_that_they_take():
     rows = [{"name": "漢字漢字 " * 20, "n": 1}, {"name": "plain", "n": 2}]
     lines = text_tables.text_table(rows, width=40).splitlines()
