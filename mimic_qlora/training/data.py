@@ -259,10 +259,8 @@ def describe(encoded: packing.Split, tokenizer: "PreTrainedTokenizerBase") -> No
     Logs name no patient.
     """
     sample = packing.encode(tokenizer, MADE_UP, "a made-up conversation")
-    print(
-        "Supervised, between ⟦ and ⟧:",
-        packing.mark_supervised(tokenizer, sample).replace("\n", "⏎"),
-    )
+    marked = packing.mark_supervised(tokenizer, sample).replace("\n", "⏎ ")
+    print(f"Supervised, between ⟦ and ⟧ (⏎ ends a line): {marked}")
     for split, rows in encoded.items():
         patients = len({sample.patient for sample in rows})
         tokens, supervised = sum(len(s.ids) for s in rows), sum(s.n_supervised for s in rows)

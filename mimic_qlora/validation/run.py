@@ -429,8 +429,9 @@ def _how_many(run: Run, answered: Answered) -> str:
             "one's."
         )
     return (
-        f"{len(trials)} trials of {patients} {run.settings.split} patients and {questions} "
-        f"questions; the unit compared is the question. {seeds}"
+        f"{text.counted(len(trials), 'trial')} of "
+        f"{text.counted(patients, f'{run.settings.split} patient')} and "
+        f"{text.counted(questions, 'question')}; the unit compared is the question. {seeds}"
     )
 
 

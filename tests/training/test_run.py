@@ -50,7 +50,7 @@ def test_a_run_says_what_it_does_in_lines_of_100_columns(finished):
     assert re.search(r"\d tok/s \(\d+ of answers\)", said)
     assert all(len(line) <= 100 for line in said.splitlines() if line.startswith("step "))
     header = "<|start_header_id|>assistant<|end_header_id|>"
-    assert f"My knee hurts.<|eot_id|>{header}⏎⏎⟦Rest it.<|eot_id|>⟧" in said
+    assert f"My knee hurts.<|eot_id|>{header}⏎ ⏎ ⟦Rest it.<|eot_id|>⟧" in said
 
 
 def test_the_folder_holds_what_peft_loads_and_a_reader_needs(finished, tiny):
