@@ -261,10 +261,10 @@ def raise_if_full(error: Exception, work: Path) -> None:
 def last_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint whose best adapter is whole too.
 
-    One that was damaged, as a power cut or a bad disk leaves it, is named and removed; so is,
-    without a word, one that a kill left half-written.
+    One that was damaged, as a power cut or a bad disk leaves it, or that another run wrote, is
+    named and removed; so is, without a word, one that a kill left half-written.
     """
-    for path in newest_first(list(folder.glob("checkpoint-*"))):
+    for path in newest_first(checkpoints(folder)):
         fault = durable.fault(path)
         if fault is None:
             saved = files.read_json(path / "trainer_state.json")
@@ -279,11 +279,17 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
         if hardware.is_main():
             if (path / durable.SEAL).exists():
                 print(
-                    f"{path} is damaged ({fault} is not as it was written) and left out: "
-                    "training goes on from the one before, or anew"
+                    f"{path} is damaged or another run's ({fault} is not as it was written) and "
+                    "removed: training goes on from the one before, or anew"
                 )
             shutil.rmtree(path, ignore_errors=True)
     return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run; a copy that a user keeps under another name is none."""
+    found = folder.glob("checkpoint-*")
+    return [path for path in found if path.is_dir() and path.name.split("-", 1)[1].isdecimal()]
 
 
 STATE_FIELDS = tuple(SavedState.__dataclass_fields__)

@@ -77,7 +77,7 @@ def train_one(job: Job) -> None:
         from mimic_qlora.training import adapter_folder
 
         started = time.time()
-        open_work(run.work, run.manifest, job.force)
+        open_work(run)
         hardware.wait_for_all()
         print("Loading the model", flush=True)
         trained = train(run, samples)
@@ -147,7 +147,7 @@ def stop_if_up_to_date(run: Run) -> None:
         # a kill came between the end of the run and its tidying up
         with contextlib.suppress(UserError):
             if manifests.is_same_run(draft_of(run.work), run.manifest):
-                shutil.rmtree(run.work)
+                remove_work(run.work)
         raise
 
 
@@ -214,35 +214,52 @@ def put_in_place(
     durable.sync(folder)
     storage.replace_folder(folder, run.place)
     files.sync_entry(run.place.parent)
-    shutil.rmtree(run.work)
+    remove_work(run.work)
 
 
 def draft_of(work: Path) -> dict[str, Any]:
     """Return the manifest of the unfinished run in a folder; empty when there is none.
 
-    Raises UserError when it is damaged.
+    Raises UserError when it is damaged, or gone from beside its checkpoints.
     """
     path = work / "draft.json"
-    if not path.exists():
+    if not path.exists() and not any(work.glob("checkpoint-*")):
         return {}
     try:
         draft = files.read_json(path)
         _settings(draft)
         return draft
     except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged: give --force to begin the run anew") from None
+        raise UserError(f"{path} is gone or damaged: give --force to begin the run anew") from None
 
 
-def open_work(work: Path, manifest: dict[str, Any], force: bool) -> None:
+def remove_work(work: Path) -> None:
+    """Remove the folder of a run that has ended, its draft last: a kill leaves what tells whose."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "draft.json":
+            path.unlink()
+    shutil.rmtree(work)
+
+
+def open_work(run: Run) -> None:
     """Open the folder of the checkpoints.
 
-    Raises UserError when it holds those of an unfinished run with other settings.
+    Raises UserError when it holds those of an unfinished run with other settings, or is a link.
     """
-    if force:
+    work, manifest = run.work, run.manifest
+    if work.is_symlink():
+        raise UserError(
+            f"{work} is a link, and an adapter is written on the disk where it stays: put the "
+            "folder itself there, or give another --run"
+        )
+    if run.job.force:
         shutil.rmtree(work, ignore_errors=True)
     before = draft_of(work)
     other = not manifests.is_same_run(before, manifest)
-    abandoned = not before or not any(work.glob("checkpoint-*"))
+    ended = manifests.is_same_run(manifests.read(run.place) or {}, before)
+    abandoned = ended or not before or not any(work.glob("checkpoint-*"))
     if other and abandoned:
         shutil.rmtree(work, ignore_errors=True)
     elif other:
@@ -251,7 +268,8 @@ def open_work(work: Path, manifest: dict[str, Any], force: bool) -> None:
             "the same, choose another --run, or give --force to drop it"
         )
     work.mkdir(mode=0o700, exist_ok=True)
-    files.write_json(work / "draft.json", manifest)
+    if other:  # else checkpoints are sealed with the one that is there
+        files.write_json(work / "draft.json", manifest)
 
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,9 @@ class PackedTrainer(Trainer):
         if self.is_world_process_zero():
             work, step = Path(self.args.output_dir), self.state.global_step
             folder = work / f"checkpoint-{step}"
-            durable.seal(folder, validation_loss.written_until(work, step))
+            # with the draft of the run, so that no run takes another's for its own
+            draft = [path for path in (work / "draft.json",) if path.exists()]
+            durable.seal(folder, [*draft, *validation_loss.written_until(work, step)])
 
     def _validation_losses(self) -> validation_loss.Losses:
         """Compute the validation losses of all patients, each process those of its packs."""

@@ -193,6 +193,10 @@ def test_an_interrupted_run_goes_on_only_with_the_same_settings(train, store, mo
     shutil.copy(store / "adapters" / "default" / "manifest.json", work / "draft.json")
     train("--epochs", 2)
     assert "is up to date" in capsys.readouterr().out and not work.exists()
+    (work / "checkpoint-6").mkdir(parents=True)
+    shutil.copy(store / "adapters" / "default" / "manifest.json", work / "draft.json")
+    train("--epochs", 1)  # what a run that has ended left is in the way of no other one
+    assert not work.exists()
 
 
 def test_a_run_that_no_longer_helps_ends_early_and_keeps_its_best_adapter(train, store, capsys):
