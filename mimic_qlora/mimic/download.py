@@ -3,17 +3,19 @@
 import errno
 import http.client
 import re
+import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from mimic_qlora.mimic.tables import SUMS
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.files import file_sha256
+from mimic_qlora.step.files import FileIdentity, atomic_write, file_sha256
 from mimic_qlora.step.storage import locked
 from mimic_qlora.step.version import VERSION
 
@@ -47,11 +49,12 @@ def fetch(folder: Path, base_url: str, under: str = "", wait: float = 1.0) -> Pa
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder to download the demo into")
     sums = folder / under / SUMS
-    sums.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     base_url = base_url.rstrip("/") + "/"
+    listed = b"" if sums.exists() else _fetch_sums(base_url, wait)  # no network: no folder yet
+    sums.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(folder, "subjects"):
         if not sums.exists():
-            _fetch(base_url + SUMS, sums, None, wait)
+            atomic_write(sums, listed)
         for name, expected in read_sums(sums).items():
             path = folder / name
             if not under or name.startswith(f"{under}/"):
@@ -96,10 +99,7 @@ def verify_checksums(mimic_dir: Path) -> list[str]:
             f"{mimic_dir} has no {SUMS} to check against: "
             "download it from PhysioNet, where it lies beside the tables"
         )
-    sums = read_sums(mimic_dir / SUMS)
-    if (mimic_dir / ED / SUMS).exists():
-        of_ed = read_sums(mimic_dir / ED / SUMS)
-        sums |= {name: sum_ for name, sum_ in of_ed.items() if name.startswith(f"{ED}/")}
+    sums = _listed(mimic_dir)
     places = {
         name: next(
             (p for p in (mimic_dir / name, mimic_dir / Path(name).name) if p.is_file()), None
@@ -123,6 +123,40 @@ def verify_checksums(mimic_dir: Path) -> list[str]:
             f"{', '.join(wrong)} in {mimic_dir} do not have the sum in {SUMS}: download them again"
         )
     return absent
+
+
+def unlike_listed(mimic_dir: Path, inputs: Mapping[str, FileIdentity]) -> list[str]:
+    """Return a sentence on each file whose sum is not the one in PhysioNet's list beside it.
+
+    `inputs` maps names within the folder to files that have been read and summed. Without a list,
+    and for a file that it does not name, there is nothing to compare.
+    """
+    try:
+        sums = _listed(mimic_dir)
+    except (OSError, UserError):  # none, or another list of that name
+        return []
+    return [
+        f"{name}: not the file that {SUMS} lists"
+        for name, identity in inputs.items()
+        if name in sums and sums[name] != identity.get("sha256", sums[name])
+    ]
+
+
+def _listed(mimic_dir: Path) -> dict[str, str]:
+    """Return name -> SHA-256 sum of the files of a MIMIC-IV folder, with those of ed/."""
+    sums = read_sums(mimic_dir / SUMS)
+    if (mimic_dir / ED / SUMS).exists():
+        of_ed = read_sums(mimic_dir / ED / SUMS)
+        sums |= {name: sum_ for name, sum_ in of_ed.items() if name.startswith(f"{ED}/")}
+    return sums
+
+
+def _fetch_sums(base_url: str, wait: float) -> bytes:
+    """Download the list of a release's files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / SUMS
+        _fetch(base_url + SUMS, path, None, wait)
+        return path.read_bytes()
 
 
 def _fetch(url: str, path: Path, expected: str | None, wait: float) -> None:

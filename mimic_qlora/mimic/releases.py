@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from mimic_qlora.mimic.tables import schema
+
 # patients and admissions. 3.0 and 3.1 have as many of both; the rows of 3.0's other tables are not
 # known.
 SIZES = {(100, 275): "demo 2.2", (364_627, 546_028): "3.1", (299_712, 431_231): "2.2"}
@@ -20,6 +22,7 @@ NAMES = {
     "3.1": "MIMIC-IV 3.0 or 3.1",
     "2.2": "MIMIC-IV 2.2",
 }
+_ENOUGH = 3  # tables that agree
 UNLISTED = "MIMIC-IV tables of an unlisted release"
 
 
@@ -45,12 +48,13 @@ def row_counts() -> dict[str, dict[str, int]]:
 
 
 def identify(rows: Mapping[str, int], folder: Path = Path()) -> Match:
-    """Return the release with this many patients and admissions.
+    """Return the release with this many patients and admissions, else the one that most tables fit.
 
-    `rows` maps each table that is there to its rows. 3.0 and 3.1 are told apart by the name of the
-    folder alone: PhysioNet's download lies in mimiciv/3.1, its archive unpacks as mimic-iv-3.1.
+    `rows` maps each table that is there to its rows. One of the two may have been cut. 3.0 and 3.1
+    are told apart by the name of the folder alone: PhysioNet's download lies in mimiciv/3.1, its
+    archive unpacks as mimic-iv-3.1.
     """
-    release = SIZES.get((rows["patients"], rows["admissions"]))
+    release = SIZES.get((rows["patients"], rows["admissions"])) or _fitting(rows)
     if release is None:
         return Match(UNLISTED, 0, [])
     name = NAMES[release]
@@ -64,3 +68,16 @@ def identify(rows: Mapping[str, int], folder: Path = Path()) -> Match:
         if rows[table] != n
     ]
     return Match(name, len(known) - len(differing), differing)
+
+
+def _fitting(rows: Mapping[str, int]) -> str | None:
+    """Return the release that has the rows of most tables by patient; None where there is none.
+
+    Dictionaries are no sign of it: who keeps some patients alone keeps all of these.
+    """
+    for release, counts in row_counts().items():
+        there = [name for name in counts if name in rows and "subject_id" in schema()[name].columns]
+        agreeing = sum(rows[name] == counts[name] for name in there)
+        if agreeing >= _ENOUGH and agreeing > len(there) / 2:
+            return release
+    return None

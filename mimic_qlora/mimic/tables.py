@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import csv
+import filecmp
 import io
 import re
 import unicodedata
@@ -29,6 +30,7 @@ Columns = Mapping[str, Kind]  # name -> type, in the order of the header
 Cell = int | float | datetime | str
 
 SUMS = "SHA256SUMS.txt"
+_HEAD = 1 << 12  # bytes at the beginning of a file that tell it from most others
 MODULES = ("hosp", "icu", "ed", "note")
 REQUIRED = ("patients", "admissions")
 BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead
@@ -203,13 +205,7 @@ def _of_folder(name: str, place: Path, folder: Path) -> Source:
                 f"{path} is among the files of the table {name}, and only .csv and .csv.gz are "
                 "read: unpack it or finish its download, or move it away"
             )
-    seen: dict[tuple[int, int], Path] = {}
-    for path in filter(Path.exists, files):
-        status = path.stat()
-        if (twin := seen.setdefault((status.st_dev, status.st_ino), path)) is not path:
-            raise UserError(
-                f"{path} and {twin} are one file, whose rows would count twice: remove one"
-            )
+    _check_twins(path for path in files if path.exists())
     first, *more = files
     source = _source(name, first, folder)
     for path in more:
@@ -219,6 +215,35 @@ def _of_folder(name: str, place: Path, folder: Path) -> Source:
                 "all files of a table must have the same header"
             )
     return source._replace(folder=place.name, more=tuple(more))
+
+
+def _check_twins(files: Iterable[Path]) -> None:
+    """Raise UserError where a table's file is there twice: by a link, as a copy, or beside its .gz.
+
+    Copies that hold a header alone, as Spark leaves them, do no harm.
+    """
+    seen: dict[tuple[object, ...], Path] = {}
+    for path in files:
+        status = path.stat()
+        with open(path, "rb") as file:
+            alike = (status.st_size, file.read(_HEAD))
+        for key in (status.st_dev, status.st_ino), (path.name.removesuffix(".gz"),), alike:
+            twin = seen.setdefault(key, path)
+            is_copy = key is not alike or (
+                filecmp.cmp(path, twin, shallow=False) and _has_rows(path)
+            )
+            if twin is not path and is_copy:
+                raise UserError(
+                    f"{path} and {twin} are one file or copies of one, whose rows would count "
+                    "twice: remove one"
+                )
+
+
+def _has_rows(path: Path) -> bool:
+    """Tell whether a file has more than one line."""
+    with open(path, "rb") as stored, _uncompressed(stored, path) as file:
+        file.readline()
+        return bool(file.readline().strip())
 
 
 def _same(name: str) -> str:

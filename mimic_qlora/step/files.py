@@ -10,9 +10,20 @@ import re
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict
+from types import UnionType
+from typing import (
+    Any,
+    BinaryIO,
+    Literal,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import in_utf8
@@ -178,6 +189,39 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:  # brackets within brackets, as no file of ours has
         raise ValueError(f"{path} is nested too deep") from None
+
+
+def has_shape(data: Any, kind: Any) -> bool:
+    """Tell whether what was read from JSON has the type of an annotation.
+
+    It knows TypedDict, mappings, list, unions, Literal, str, int, float, None and Any. Further keys
+    do no harm.
+    """
+    if kind is Any:
+        return True
+    if is_typeddict(kind):
+        return isinstance(data, dict) and not misfits(data, kind)
+    plain, parts = get_origin(kind) or kind, get_args(kind)
+    if plain in (Union, UnionType):
+        return any(has_shape(data, part) for part in parts)
+    if plain is Literal:
+        return data in parts
+    if plain in (dict, Mapping):
+        return isinstance(data, dict) and all(has_shape(one, parts[1]) for one in data.values())
+    if plain is list:
+        return isinstance(data, list) and all(has_shape(one, parts[0]) for one in data)
+    if isinstance(data, bool):  # which is an int to Python
+        return plain is bool
+    return isinstance(data, (int, float) if plain is float else plain)
+
+
+def misfits(data: Mapping[str, Any], kind: Any) -> list[str]:
+    """Return the keys of a TypedDict that data lacks, or holds in another shape."""
+    return [
+        name
+        for name, part in get_type_hints(kind).items()
+        if not (has_shape(data[name], part) if name in data else name in kind.__optional_keys__)
+    ]
 
 
 def digest(data: Any) -> str:

@@ -16,7 +16,13 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mimic_qlora.step.files import digest, file_sha256, read_json, unchanged_sha256
+from mimic_qlora.step.files import (
+    digest,
+    file_sha256,
+    misfits,
+    read_json,
+    unchanged_sha256,
+)
 from mimic_qlora.step.version import VERSION
 
 NAME = "manifest.json"
@@ -44,10 +50,13 @@ _LIBRARIES = {  # those that shape a result
 }
 
 
-class WrittenFile(TypedDict, total=False):
+class _Sized(TypedDict):
+    bytes: int
+
+
+class WrittenFile(_Sized, total=False):
     """A file of a step's folder: its size and its SHA-256 sum, which parts once went without."""
 
-    bytes: int
     sha256: str
 
 
@@ -182,12 +191,26 @@ def _holds(place: Path, manifest: Mapping[str, Any], files: Mapping[str, Written
 
 
 def read(place: Path) -> dict[str, Any] | None:
-    """Return the manifest in a step's folder; None where there is none that can be read."""
+    """Return the manifest in a step's folder; None where there is none that can be read.
+
+    One that lacks a part, or has one of another kind, cannot.
+    """
+    found = read_any(place)
+    return None if damaged_parts(found) else found
+
+
+def damaged_parts(found: Mapping[str, Any]) -> list[str]:
+    """Return the parts of a manifest, of whichever step, that are missing or of another kind."""
+    return misfits(found, FinishedManifest)
+
+
+def read_any(place: Path) -> dict[str, Any]:
+    """Return what can be read of the manifest in a step's folder, in whatever shape it is."""
     try:
         found = read_json(place / NAME)
     except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def versions() -> dict[str, str]:
@@ -276,7 +299,7 @@ def up_to_date(place: Path, manifest: Manifest) -> dict[str, Any] | None:
         return None
     where = {k: v for k, v in manifest["settings"].items() if k in _WHERE}
     seen = {"settings": found["settings"] | where, "inputs": manifest["inputs"]}
-    if "source" in found and "folder" in where:
+    if isinstance(found.get("source"), dict) and "folder" in where:
         seen["source"] = found["source"] | {"folder": where["folder"]}
     return found | seen | study_facts()
 

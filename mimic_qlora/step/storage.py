@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from mimic_qlora.step import faults, locks
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
-from mimic_qlora.step.files import put_aside, read_json, resolved_path, write_json
+from mimic_qlora.step.files import misfits, put_aside, read_json, resolved_path, write_json
 from mimic_qlora.step.manifests import (
     NAME,
     RUN_ID,
@@ -129,18 +129,20 @@ def command_for(step: str) -> str:
     return COMMANDS[step.split("/")[0]]
 
 
-def verified_manifest(storage: Path, step: str) -> FinishedManifest:
+def verified_manifest(
+    storage: Path, step: str, kind: type[FinishedManifest] = FinishedManifest
+) -> FinishedManifest:
     """Return the manifest of an earlier step after checking that its folder can be relied on.
 
     All its files must be as they were written, and so must the earlier steps that it rests on.
     Raises UserError, with the command to run, if the step is missing, damaged, older than a step
-    that it rests on, or of another schema version.
+    that it rests on, of another schema version, or if its manifest has not the shape of `kind`.
     """
     place = linked_place(storage / step)
     if not place.exists() and _previous(place).exists():
         with locked(place, step):
             recover(place)
-    manifest = _read(place, step)
+    manifest = _read(place, step, kind)
     if damaged := damaged_files(place, manifest):
         raise UserError(
             f"{damaged[0]} is missing or was changed since it was written "
@@ -155,16 +157,14 @@ def verified_manifest(storage: Path, step: str) -> FinishedManifest:
     return manifest
 
 
-def _read(place: Path, step: str) -> FinishedManifest:
+def _read(place: Path, step: str, kind: type[FinishedManifest]) -> FinishedManifest:
     """Return the manifest in a step's folder. Raises UserError if it cannot be read."""
     path = place / NAME
     if not path.exists():
         raise UserError(f"{place} is missing: run `{command_for(step)}` first")
     try:
         manifest = read_json(path)
-        version, inputs = manifest["schema_version"], manifest["inputs"]
-        if not all(isinstance(part, dict) for part in (inputs, manifest.get("files", {}))):
-            raise TypeError
+        version = manifest["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if faults.of_the_machine(error):
             raise
@@ -176,7 +176,20 @@ def _read(place: Path, step: str) -> FinishedManifest:
             f"{place} has schema version {version}, this software reads {SCHEMA_VERSION}: "
             f"run `{command_for(step)} --force`"
         )
+    if wrong := misfits(manifest, kind):
+        raise damaged_manifest(path, wrong, step)
     return cast(FinishedManifest, manifest)
+
+
+def damaged_manifest(path: Path, wrong: Sequence[str], step: str) -> UserError:
+    """Return the error of a manifest whose parts `wrong` are missing or not as they were written.
+
+    Nothing of what they hold is told.
+    """
+    return UserError(
+        f"{path} cannot be read, as its {' and '.join(wrong)} is missing or of another kind: run "
+        f"`{command_for(step)} --force` to write it again"
+    )
 
 
 def linked_place(place: Path) -> Path:

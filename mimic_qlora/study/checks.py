@@ -79,7 +79,7 @@ def _check_replaced(file: StudyFile, store: Path) -> None:
     Step 1 looks again, under its lock.
     """
     place = storage.linked_place(store / "subjects")
-    source = replacement.part(manifests.read(place) or {}, "source")
+    source = replacement.part(manifests.read_any(place), "source")
     unfinished = replacement.part(storage.interrupted_run(place) or {}, "settings").get("folder")
     is_there = place.is_dir() and any(place.iterdir())
     if (is_there and source.get("kind") != replacement.SYNTHETIC) or (

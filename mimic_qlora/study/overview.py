@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mimic_qlora.display import text_tables
 from mimic_qlora.display.cells import Row
@@ -17,7 +17,7 @@ from mimic_qlora.study import leftovers, next_step, runs, state
 from mimic_qlora.study.leftovers import Leftover
 from mimic_qlora.study.runs import Opened, TrainedRun
 from mimic_qlora.study.state import StepState
-from mimic_qlora.subjects.manifest import data_line
+from mimic_qlora.subjects.manifest import SubjectsManifest, damaged_parts, data_line
 
 _FULL = 100 << 20  # bytes free, below which a disk is called full
 
@@ -81,22 +81,19 @@ def of_storage(store: Path, given: str | None, root: Path, writable: bool) -> Ov
 
 
 def _data(store: Path) -> DataFacts:
-    manifest = manifests.read(storage.linked_place(store / "subjects")) or {}
-    source, split = manifest.get("source"), manifest.get("split")
-    try:
-        line = data_line(source)  # type: ignore[arg-type]
-        folder = str(source["folder"])  # type: ignore[index]
-        return DataFacts(
-            line=line,
-            kind=str(source["kind"]),  # type: ignore[index]
-            version=str(source["version"]),  # type: ignore[index]
-            folder=folder,
-            folder_is_there=Path(folder).is_dir(),
-            patients=int(source["patients"]),  # type: ignore[index]
-            split=split if isinstance(split, dict) else None,
-        )
-    except (KeyError, TypeError, ValueError):  # nothing converted, or the manifest is damaged
+    manifest = manifests.read_any(storage.linked_place(store / "subjects"))
+    if damaged_parts(manifest):  # nothing converted, or the manifest is damaged
         return DataFacts()
+    source = cast(SubjectsManifest, manifest)["source"]
+    return DataFacts(
+        line=data_line(source),
+        kind=source["kind"],
+        version=source["version"],
+        folder=source["folder"],
+        folder_is_there=Path(source["folder"]).is_dir(),
+        patients=source["patients"],
+        split=manifest["split"],
+    )
 
 
 def _studies(store: Path, states: Sequence[StepState]) -> dict[str, str]:

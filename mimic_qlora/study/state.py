@@ -17,11 +17,13 @@ from mimic_qlora.prompts import records
 from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import running_now
+from mimic_qlora.subjects import manifest as subjects_manifest
 from mimic_qlora.validation import results
 
 DONE, STALE, DAMAGED, MISSING = "done", "stale", "damaged", "missing"
 RUNNING, STOPPED = "running", "stopped"
 STEPS = ("subjects", "summary", "features", "prompts", "adapters", "qa", "validation")
+_DAMAGED_PARTS = {"subjects": subjects_manifest.damaged_parts}
 _TO_REDO = (STALE, DAMAGED, MISSING, STOPPED)
 _LATER = "later steps take it as it is, and the step would do it again"
 
@@ -118,7 +120,11 @@ def _of_folder(
         return _not_there(place, step, who)
     try:
         raw = manifests.read_json(place / manifests.NAME)
-        inputs, version = dict(raw["inputs"]), raw["schema_version"]
+        version = raw["schema_version"]
+        damaged_parts = _DAMAGED_PARTS.get(step, manifests.damaged_parts)
+        if version == manifests.SCHEMA_VERSION and damaged_parts(raw):
+            raise ValueError
+        inputs = dict(raw["inputs"])
         content_id, finished, seconds = str(raw["id"]), str(raw["finished"]), float(raw["seconds"])
         damaged = manifests.damaged_files(place, raw)
     except PermissionError as error:

@@ -3,14 +3,14 @@
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text_tables import text_table
-from mimic_qlora.mimic import releases, tables
+from mimic_qlora.mimic import download, releases, tables
 from mimic_qlora.mimic.tables import Columns, Source
 from mimic_qlora.step import files, limits, storage, terminal
 from mimic_qlora.step.errors import GoesOn, UserError
@@ -184,9 +184,10 @@ def write_subjects(
         _check_unchanged(paths, inputs)
         _remove_parts(parts)
         release = releases.identify(_rows_in(converted), settings.folder)
-        out.facts.update(_facts(converted, settings, release))
+        unlike = download.unlike_listed(settings.folder, inputs)
+        out.facts.update(_facts(converted, settings, release, unlike))
         out.facts["quality"] = [flag._asdict() for flag in flags if flag.rows]
-        _print_release(release)
+        _print_release(release, unlike)
         print(data_line(out.facts["source"]))
         cell_report.print_cells(converted.cells, {n: s.columns for n, s in sources.items()})
         quality.print_flags(flags)
@@ -409,7 +410,10 @@ def _rows_in(converted: Converted) -> dict[str, int]:
 
 
 def _facts(
-    converted: Converted, settings: ConversionSettings, release: releases.Match
+    converted: Converted,
+    settings: ConversionSettings,
+    release: releases.Match,
+    unlike: Sequence[str],
 ) -> dict[str, Any]:
     """Return what the manifest says of the output (see `SubjectsManifest`)."""
     names = Counter(converted.split.values())
@@ -427,19 +431,19 @@ def _facts(
         "source": {
             "version": release.name,
             "patients": len(converted.split),
-            "unexpected": release.differing,
+            "unexpected": [*release.differing, *unlike],
             "kind": "synthetic" if settings.synthetic else "mimic",
             "folder": str(settings.folder),
         },
     }
 
 
-def _print_release(release: releases.Match) -> None:
-    """Print whether the tables have as many rows as their release."""
+def _print_release(release: releases.Match, unlike: Sequence[str]) -> None:
+    """Print whether the tables have as many rows as their release, and which files are `unlike`."""
     n_known = release.agreeing + len(release.differing)
     if n_known:
         print(f"Row counts: {release.agreeing} of {n_known} tables as published for {release.name}")
-    for sentence in release.differing:
+    for sentence in (*release.differing, *unlike):
         print(f"  {sentence}: check the download, or report it in the paper")
 
 

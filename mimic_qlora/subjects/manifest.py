@@ -1,47 +1,88 @@
 """The manifest of step 1: which data was converted, as all later steps read it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from mimic_qlora.mimic.tables import Columns
-from mimic_qlora.step.errors import UserError
+from mimic_qlora.mimic.tables import Columns, schema
+from mimic_qlora.step.files import misfits
 from mimic_qlora.step.manifests import NAME, FinishedManifest
-from mimic_qlora.step.storage import command_for, verified_manifest
+from mimic_qlora.step.storage import damaged_manifest, linked_place, verified_manifest
 
 
-class Source(TypedDict):
-    """The MIMIC-IV tables that step 1 read."""
-
+class _Data(TypedDict):
     kind: str  # "mimic", or "synthetic" for the built-in data
     version: str  # as published, by the row counts
     folder: str
     patients: int  # that were converted
-    unexpected: list[str]  # a sentence on each table with other row counts than published
 
 
-class SubjectsManifest(FinishedManifest):
-    """The manifest of `subjects/`. Tables are named as in MIMIC-IV, such as "labevents"."""
+class Source(_Data, total=False):
+    """The MIMIC-IV tables that step 1 read."""
 
+    unexpected: list[str]  # a sentence on each table or file that is not as published
+
+
+class FlagFound(TypedDict):
+    """A quality.Flag as the manifest holds it."""
+
+    check: str
+    table: str
+    sentence: str
+    rows: int
+    share: float
+    patients: int
+
+
+class _Counted(FinishedManifest):
     source: Source
     split: dict[str, int]  # patients of train, validation and test
     rows: dict[str, dict[str, int]]  # of each table, by the fields of conversion.RowFlow
     columns: dict[str, Columns]  # of each table
     dictionaries: dict[str, int]  # rows of each table that is not by patient
-    cells_mended: dict[str, int]  # by "table.column"
     cells_not_of_their_type: dict[str, int]  # by "table.column"
-    quality: list[dict[str, Any]]  # quality.Flag: rows that cannot be right
+    quality: list[FlagFound]  # rows that cannot be right
+
+
+class SubjectsManifest(_Counted, total=False):
+    """The manifest of `subjects/`. Tables are named as in MIMIC-IV, such as "labevents"."""
+
+    cells_mended: dict[str, int]  # by "table.column"
 
 
 def subjects_manifest(storage: Path) -> SubjectsManifest:
     """Return the manifest of step 1. Raises UserError if it is missing or damaged."""
-    found: Mapping[str, Any] = verified_manifest(storage, "subjects")
-    if not isinstance(found.get("source"), dict):
-        raise UserError(
-            f"{storage / 'subjects' / NAME} does not say which data was converted: run "
-            f"`{command_for('subjects')} --force` to write it again"
-        )
-    return cast(SubjectsManifest, found)
+    found = cast(SubjectsManifest, verified_manifest(storage, "subjects", SubjectsManifest))
+    if wrong := damaged_parts(found):
+        raise damaged_manifest(linked_place(storage / "subjects") / NAME, wrong, "subjects")
+    return found
+
+
+def damaged_parts(found: Mapping[str, Any]) -> list[str]:
+    """Return the parts of a manifest of step 1 that are missing, of another kind or do not fit."""
+    wrong = misfits(found, SubjectsManifest)
+    return wrong or [*_disagreeing(cast(SubjectsManifest, found))]
+
+
+def _disagreeing(found: SubjectsManifest) -> Iterator[str]:
+    """Yield the parts of a manifest that do not fit its columns: readers look one up by another."""
+    columns, dictionaries = found["columns"], found["dictionaries"]
+    counted = all("columnar" in counts for counts in found["rows"].values())
+    read = {"in", "unsampled", "rejected"} <= found["rows"].get("patients", {}).keys()
+    if found["rows"].keys() != columns.keys() or not (counted and read):
+        yield "rows"
+    for name in found["cells_not_of_their_type"]:
+        table, _, column = name.partition(".")
+        known = columns.get(table) or (_dictionary(table) if table in dictionaries else {})
+        if column not in known:
+            yield "cells_not_of_their_type"
+            return
+
+
+def _dictionary(table: str) -> Columns:
+    """Return the columns of a dictionary that may be other than text; every cell fits a text."""
+    found = schema().get(table)
+    return found.columns if found else {}
 
 
 def data_line(source: Source, with_folder: bool = True) -> str:

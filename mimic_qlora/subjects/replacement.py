@@ -3,15 +3,24 @@
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import split_file
+from mimic_qlora.subjects.manifest import Source
 
 SYNTHETIC = "synthetic"  # folder of the built-in data in the storage folder, and their kind
 Found = Mapping[str, Any]  # a manifest, as far as it can be read
+
+
+class _Settings(TypedDict, total=False):
+    folder: str
+    subjects_file: str | None
+
+
+_SHAPES = {"source": Source, "settings": _Settings, "inputs": dict[str, FileIdentity]}
 
 
 def earlier(store: Path) -> Found:
@@ -22,7 +31,7 @@ def earlier(store: Path) -> Found:
     place = storage.linked_place(store / "subjects")
     with storage.locked(place, "subjects"):
         storage.recover(place)
-        return manifests.read(place) or {}
+        return manifests.read_any(place)
 
 
 def recognised(paths: Mapping[str, Path], settings: Found, found: Found) -> dict[str, FileIdentity]:
@@ -130,5 +139,5 @@ def _refusal(what: str, folder: str | None) -> UserError:
 
 def part(found: Found, key: str) -> dict[str, Any]:
     """Return a part of a manifest, empty where it has none or is damaged."""
-    value = found.get(key)
-    return value if isinstance(value, dict) else {}
+    value: dict[str, Any] = found.get(key, {})
+    return value if files.has_shape(value, _SHAPES[key]) else {}

@@ -3,6 +3,17 @@
 import json
 from pathlib import Path
 
+SUBJECTS_FACTS = {  # what the manifest of step 1 says of one patient
+    "source": {"kind": "synthetic", "version": "v", "folder": "/m", "patients": 1},
+    "split": {"train": 1},
+    "rows": {"patients": {"in": 1, "unsampled": 0, "rejected": 0, "columnar": 1}},
+    "columns": {"patients": {"subject_id": "id"}},
+    "dictionaries": {"d_items": 1},
+    "cells_not_of_their_type": {"patients.subject_id": 1, "d_items.lownormalvalue": 2},
+    "quality": [
+        {"check": "c", "table": "t", "sentence": "s", "rows": 1, "share": 1, "patients": 1}
+    ],
+}
 TUNED_IDS = [10000000 + 7 * i for i in range(60)]
 
 

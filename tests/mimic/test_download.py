@@ -206,6 +206,13 @@ def test_a_full_disk_is_said_in_a_sentence(server, tmp_path, monkeypatch):
         fetch(server, tmp_path / "demo")
 
 
+def test_without_a_network_no_folder_and_no_lock_is_left(server, tmp_path):
+    server.faults[download.SUMS] = [503] * download.ATTEMPTS
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        fetch(server, tmp_path / "new" / "demo")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_where_the_folder_should_be_is_refused(server, tmp_path):
     (tmp_path / "demo").write_text("")
     with pytest.raises(UserError, match="is a file"):

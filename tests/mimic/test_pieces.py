@@ -121,6 +121,26 @@ def test_a_piece_of_a_table_that_is_there_twice_by_a_link_is_refused(tiny_mimic,
         tables.find(tiny_mimic)
 
 
+@pytest.mark.parametrize("name", ["3.csv", "1.csv.gz"])
+def test_a_copy_of_a_piece_is_refused_as_is_one_beside_its_gz(tiny_mimic, name):
+    folder = lay_in_two(tiny_mimic)
+    text = (folder / "1.csv").read_bytes()
+    (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(tables.UserError, match="1.csv.* copies of one, whose rows would count"):
+        tables.find(tiny_mimic)
+
+
+def test_pieces_that_begin_alike_or_hold_a_header_alone_are_no_copies(tiny_mimic):
+    folder = lay_in_two(tiny_mimic)
+    header, *rows = (folder / "1.csv").read_bytes().splitlines(keepends=True)
+    for name in ("1.csv", "3.csv"):  # longer than what is compared first, and of one size
+        last = rows[0].replace(b"50912", b"5091" + name[:1].encode())
+        (folder / name).write_bytes(b"".join([header, *rows * 20, last]))
+    for name in ("4.csv", "5.csv"):
+        (folder / name).write_bytes(header)
+    assert len(tables.find(tiny_mimic)["labevents"].files) == 5
+
+
 @pytest.mark.parametrize("ending", [".csv.zst", ".csv.gz.part", ".txt.gz", ""])
 def test_a_table_in_a_form_that_is_not_read_is_not_absent(tiny_mimic, ending):
     labs = tiny_mimic / "hosp/labevents.csv.gz"

@@ -7,6 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
 
 import pytest
 
@@ -133,6 +135,32 @@ def test_a_loop_of_links_and_a_folder_that_is_gone_end_in_no_traceback(tmp_path,
     (tmp_path / "gone").rmdir()
     with pytest.raises(UserError, match="stands in was removed"):
         files.resolved_path("storage")
+
+
+class Known(TypedDict):
+    n: int
+
+
+class Half(Known, total=False):
+    a: str | None
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (int, [1, -1], [True, 1.0, "1", None]),
+        (float, [1, 1.5], [True, "1"]),
+        (str | None, ["", None], [1]),
+        (Literal["a", "b"], ["a"], ["c", ["a"]]),
+        (dict[str, int], [{}, {"a": 1}], [[], {"a": "1"}]),
+        (Mapping[str, list[str]], [{"a": ["b"]}], [{"a": "b"}, {"a": [1]}]),
+        (dict[str, Any], [{"a": None}], [None]),
+        (Half, [{"n": 1}, {"n": 1, "a": None, "b": 2}], [{}, {"n": "1"}, {"n": 1, "a": 2}, []]),
+    ],
+)
+def test_what_json_holds_is_compared_with_a_type(kind, good, bad):
+    assert all(files.has_shape(data, kind) for data in good)
+    assert not any(files.has_shape(data, kind) for data in bad)
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\0" * 20, b"\xff", b"", b"{"])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from helpers.paths import ROOT
 from helpers.scripts import run_script
-from mimic_qlora.step import errors, storage
+from helpers.storage_folders import SUBJECTS_FACTS
+from mimic_qlora.step import errors, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import subjects_manifest
 
@@ -237,16 +239,59 @@ def test_built_in_data_have_a_lock_too(tmp_path):
     assert (tmp_path / "synthetic" / "a").exists()
 
 
-@pytest.mark.parametrize("part", ["inputs", "files", "source"])
-@pytest.mark.parametrize("odd", [None, [1]])
-def test_a_manifest_that_lacks_a_part_is_named(tmp_path, part, odd):
-    facts = {"source": {"kind": "synthetic"}, "split": {}, "rows": {}, "columns": {}}
-    with storage.step_output(tmp_path, "subjects", {}, {}) as out:
-        out.facts.update(facts)
-    assert subjects_manifest(tmp_path)["source"] == facts["source"]
-    path = tmp_path / "subjects" / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest[part] = odd
-    path.write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(UserError, match=r"manifest\.json (cannot be read|does not say which)"):
+EVERY = ("id", "step", "software", "settings", "inputs", "files", "finished", "seconds", "versions")
+GONE = object()
+
+
+def changed(place, **parts):
+    """Change parts of a step's manifest; GONE takes one out."""
+    path = place / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) | parts
+    kept = {name: part for name, part in manifest.items() if part is not GONE}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A storage folder with the manifest of step 1, and no table."""
+    store = tmp_path_factory.mktemp("converted")
+    with storage.step_output(store, "subjects", {}, {}) as out:
+        out.facts.update(SUBJECTS_FACTS)
+    return store
+
+
+@pytest.mark.parametrize("odd", [GONE, None, [1], True])
+@pytest.mark.parametrize("part", [*EVERY, *SUBJECTS_FACTS])
+def test_a_part_of_a_manifest_that_is_gone_or_of_another_kind_is_named(
+    converted, tmp_path, part, odd
+):
+    shutil.copytree(converted, tmp_path, dirs_exist_ok=True)
+    assert subjects_manifest(tmp_path)["rows"] == SUBJECTS_FACTS["rows"]
+    changed(tmp_path / "subjects", **{part: odd})
+    told = (
+        rf"subjects/manifest\.json cannot be read, as its {part} is missing.*convert_to_jsonl\.py"
+    )
+    with pytest.raises(UserError, match=told):
+        subjects_manifest(tmp_path)
+    if part in EVERY:
+        assert manifests.read(tmp_path / "subjects") is None
+
+
+@pytest.mark.parametrize(
+    ("part", "odd"),
+    [
+        ("source", {**SUBJECTS_FACTS["source"], "patients": "1"}),
+        ("rows", {}),
+        ("rows", {**SUBJECTS_FACTS["rows"], "services": {"columnar": 1}}),
+        ("rows", {"patients": {"in": 1}}),
+        ("columns", {"patients": {"subject_id": "guess"}}),
+        ("cells_not_of_their_type", {"services.prev_service": 1}),
+        ("quality", [{"check": "c"}]),
+        ("files", {"a": {"sha256": "b"}}),
+    ],
+)
+def test_a_part_within_a_part_is_missed_too(converted, tmp_path, part, odd):
+    shutil.copytree(converted, tmp_path, dirs_exist_ok=True)
+    changed(tmp_path / "subjects", **{part: odd})
+    with pytest.raises(UserError, match=f"as its {part}"):
         subjects_manifest(tmp_path)

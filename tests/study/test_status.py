@@ -14,6 +14,7 @@ import pytest
 
 from helpers.paths import ROOT
 from helpers.scripts import run_here
+from helpers.storage_folders import SUBJECTS_FACTS
 from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.prompts import audit, records
@@ -56,7 +57,8 @@ def write(store: Path, step: str, word: str = "") -> None:
         (out.path / "content.txt").write_text(f"{step} {word}")
         if step == "subjects":
             source = SOURCE | {"folder": settings["folder"]}
-            out.facts.update({"source": source, "split": {"train": 48, "validation": 6, "test": 6}})
+            split = {"train": 48, "validation": 6, "test": 6}
+            out.facts.update({**SUBJECTS_FACTS, "source": source, "split": split})
         if step.startswith("adapters"):
             name = {"base_model": {"name": "meta/L"}}
             out.facts.update({"results": RESULTS, "recipe": "cpu"} | name)
@@ -89,6 +91,17 @@ def test_an_empty_folder_says_so_and_names_step_1(tmp_path):
     said = look(tmp_path / "storage")
     assert set(said.states.values()) == {"missing"} and "none converted yet" in said.text
     assert said.next == "python convert_to_jsonl.py"
+
+
+@pytest.mark.parametrize("step", ["subjects", "summary", "prompts", "adapters/default"])
+@pytest.mark.parametrize("odd", [None, "x", {"a": None}])
+def test_a_manifest_with_a_part_of_another_kind_is_damaged_and_shows_nothing(whole, step, odd):
+    path = whole / step / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for part in ("files", "rows" if step == "subjects" else "inputs"):
+        path.write_text(json.dumps({**manifest, part: odd}))
+        said = look(whole)
+        assert said.states[step] == "damaged" and "manifest.json cannot be read" in said.text
 
 
 def test_what_is_done_is_told_with_losses_and_the_next_command(whole):

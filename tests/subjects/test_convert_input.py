@@ -17,7 +17,9 @@ from helpers.scripts import folder_bytes
 from mimic_qlora.mimic import releases, tables
 from mimic_qlora.step import faults, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import file_sha256
 from mimic_qlora.subjects import buckets, conversion, nesting, partition, quality, reader
+from mimic_qlora.subjects.manifest import subjects_manifest
 
 
 @pytest.fixture
@@ -379,6 +381,23 @@ def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(tiny_mimi
     assert storage.verified_manifest(place, "subjects") and not (place / ".subjects.old").exists()
 
 
+def test_a_file_that_is_not_the_one_in_the_list_beside_it_is_told(tiny_mimic, convert, capsys):
+    names = [path.relative_to(tiny_mimic).as_posix() for path in tiny_mimic.rglob("*.csv.gz")]
+    sums = {name: file_sha256(tiny_mimic / name) for name in names}
+    sums |= {"hosp/diagnoses_icd.csv.gz": "0" * 64, "hosp/absent.csv.gz": "1" * 64}
+    lines = "".join(f"{sum_} {name}\n" for name, sum_ in sums.items())
+    (tiny_mimic / "SHA256SUMS.txt").write_text(lines)
+    told = "hosp/diagnoses_icd.csv.gz: not the file that SHA256SUMS.txt lists"
+    place = convert("--mimic-dir", tiny_mimic)
+    assert f"  {told}: check the download, or report it" in capsys.readouterr().out
+    assert subjects_manifest(place)["source"]["unexpected"] == [told]
+    (tiny_mimic / "SHA256SUMS.txt").write_text("another list of that name")
+    assert (
+        subjects_manifest(convert("--force", "--mimic-dir", tiny_mimic))["source"]["unexpected"]
+        == []
+    )
+
+
 def test_rows_of_each_table_are_compared_with_those_of_the_release():
     rows = {table: n for table, n in releases.row_counts()["3.1"].items() if table != "omr"} | {
         "extra": 5
@@ -397,6 +416,14 @@ def test_rows_of_each_table_are_compared_with_those_of_the_release():
         ["labevents: expected 158,374,764 rows, found 158,374,763"],
     )
     assert releases.identify({"patients": 12, "admissions": 12})[1:] == (0, [])
+    cut = releases.identify({**rows, "admissions": 546_027})
+    assert cut.differing == ["admissions: expected 546,028 rows, found 546,027"]
+    assert "3.1" in cut.name and cut.agreeing == 26
+    some = {
+        name: n // 2 if "subject_id" in tables.schema()[name].columns else n
+        for name, n in releases.row_counts()["3.1"].items()
+    }
+    assert releases.identify(some) == (releases.UNLISTED, 0, []), "the dictionaries alone are whole"
     known = tables.schema().keys()
     assert all(counts.keys() <= known for counts in releases.row_counts().values())
 
