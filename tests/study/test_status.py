@@ -98,7 +98,7 @@ def test_an_empty_folder_says_so_and_names_step_1(tmp_path):
 def test_a_manifest_with_a_part_of_another_kind_is_damaged_and_shows_nothing(whole, step, odd):
     path = whole / step / "manifest.json"
     manifest = json.loads(path.read_text())
-    for part in ("files", "rows" if step == "subjects" else "inputs"):
+    for part in ("files", "rows") if step == "subjects" else ("files",):
         path.write_text(json.dumps({**manifest, part: odd}))
         said = look(whole)
         assert said.states[step] == "damaged" and "manifest.json cannot be read" in said.text
