@@ -71,7 +71,7 @@ def read(
 
     if not file.is_file():
         raise UserError(f"{file} is not there: give the filled file with --labels")
-    labelled, faults = label_file.read(file, answers=answers)
+    labelled, faults = label_file.read(file, answers=answers, questions=questions)
     if not labelled and not faults:
         raise UserError(f"{file} has no filled row yet: the help says what goes where")
     unknown = labelled.keys() - {answer.key for answer in answers}

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -55,21 +55,27 @@ class Label:
 def to_fill(drawn: Sequence[Drawn], questions: Sequence[Question]) -> list[Row]:
     """Return rows of label.csv to fill, in the order drawn, without their arm."""
     by_id = {question.id: question for question in questions}
-    rules = content.load().cautions
     rows = []
     for answer, _, twice in drawn:
-        question = by_id[answer.question_id]
         row = {
             "key": answer.key,
             "two_labellers": "yes" if twice else "",
             "chart": answer.prompt,
-            "question": question.question,
-            "warning_signs": _numbered(flag.name for flag in question.red_flags),
-            "cautions": _numbered(rules[i].say for i in answer.cautions),
+            "question": by_id[answer.question_id].question,
             "answer": answer.text,
+            **_lists(answer, by_id[answer.question_id]),
         }
         rows.append({column: row.get(column, "") for column in COLUMNS})
     return rows
+
+
+def _lists(answer: Answer, question: Question) -> Row:
+    """Return the numbered lists of an answer, as the content has them now, by column."""
+    rules = content.load().cautions
+    return {
+        "warning_signs": _numbered(flag.name for flag in question.red_flags),
+        "cautions": _numbered(rules[i].say for i in answer.cautions),
+    }
 
 
 def _numbered(names: Iterable[str]) -> str:
@@ -88,14 +94,22 @@ class Filled(NamedTuple):
     faults: list[str]
 
 
-def read(path: Path, columns: Sequence[str] = CRITERIA, answers: Iterable[Answer] = ()) -> Filled:
+def read(
+    path: Path,
+    columns: Sequence[str] = CRITERIA,
+    answers: Collection[Answer] = (),
+    questions: Iterable[Question] = (),
+) -> Filled:
     """Return the labels; rows that nobody filled are left out, and rows that are wrong are named.
 
     `columns` are the criteria that were asked; `answers`, where they are given, tell which row has
-    the text of another key. Raises UserError for a file that is no label.csv as a whole.
+    the text of another key, and with their `questions` which has lists of another content. Raises
+    UserError for a file that is no label.csv as a whole.
     """
     found: dict[str, Label] = {}
+    by_id = {question.id: question for question in questions}
     texts = {answer.key: _bare(answer.text) for answer in answers}
+    lists = {one.key: _lists(one, by_id[one.question_id]) for one in answers if by_id}
     faults = []
     for number, cells, fault in _rows(path, columns):
         where = f"{path.name}, row {number}"
@@ -111,6 +125,11 @@ def read(path: Path, columns: Sequence[str] = CRITERIA, answers: Iterable[Answer
                 raise UserError(
                     f"{where} has the key of one answer and the text of another: sort the file "
                     "with all its columns"
+                )
+            if changed := _changed(cells, lists.get(key, {})):
+                raise UserError(
+                    f"{where} numbers other {changed} than the content has now: put the content of "
+                    "that time back, or empty this cell if its numbers mean the same"
                 )
             if found.setdefault(key, label) != label:
                 raise UserError(f"{where} labels an answer again, otherwise: keep one of the two")
@@ -225,6 +244,17 @@ def _is_of_another(shown: str, key: str, texts: Mapping[str, str]) -> bool:
     """
     bare = _bare(shown)
     return bool(bare) and bare != texts.get(key, bare) and bare in texts.values()
+
+
+def _changed(cells: Row, lists: Row) -> str:
+    """Return which list of a row is not that of now, "" if none; a cell may have been emptied.
+
+    The content may have been edited since the answers were given, or another chart's answer may
+    have the same key: a number would mean something else.
+    """
+    shown = {column: _bare(cells.get(column, "")) for column in lists}
+    differ = (c for c, text in shown.items() if text and text != _bare(lists[c]))
+    return next(differ, "").replace("_", " ")
 
 
 def _bare(text: str) -> str:

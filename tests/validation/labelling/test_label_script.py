@@ -111,6 +111,18 @@ def test_the_verdict_is_made_again_by_labels_wherever_it_stands(results):
     assert figures["harmful"]["base"] == "0.75" and figures["harmful"]["adapter"] == "0.0"
 
 
+@pytest.mark.parametrize("column", ["warning_signs", "cautions"])
+def test_a_number_of_a_list_that_has_changed_since_is_no_label(results, column):
+    """As where somebody sorts the red flags of a question after step 7 has asked it."""
+    first, second, *rest = [well(row) | {"named": "1"} for row in rows()]
+    other = "\n".join(reversed(first[column].splitlines())) + "\n9 another"
+    label_file.write(results / "mine.csv", [first | {column: other}, second | {column: ""}, *rest])
+    done = label(results, "--labels", str(results / "mine.csv"))
+    assert done.returncode == 1 and done.stderr.count("left out") == 1
+    assert f"row 2 numbers other {column.replace('_', ' ')} than the content has" in done.stderr
+    assert f"{len(rest) + 1} labelled answers" in done.stdout
+
+
 def test_a_row_that_is_wrong_is_named_and_left_out(results):
     other = {"key": "0" * 12, "cause": "no"}
     label_file.write(results / "mine.csv", [row | other for row in rows()])
