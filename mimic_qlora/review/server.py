@@ -14,6 +14,8 @@ from mimic_qlora.review.items import Item
 from mimic_qlora.review.store import Store
 from mimic_qlora.step import ssh
 
+LAST = 1  # seconds that requests have left to be answered in, once the page is to end
+
 
 def way_in(store: Store, raters: Sequence[str], port: int, path: Path | None) -> list[str]:
     """Return the lines that tell raters how to get in: the SSH tunnel and a link each.
@@ -41,6 +43,8 @@ def run(
         date_header=False,
         ws="none",
         lifespan="off",
+        # a tunnel that dropped amid a request would hold the page for ever
+        timeout_graceful_shutdown=LAST,
     )
     server = uvicorn.Server(config)
     try:

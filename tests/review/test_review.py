@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import stat
 import threading
 import time
@@ -230,6 +231,21 @@ def test_ctrl_c_ends_the_page_with_a_word_and_without_an_error(results):
     with Server(results, raters="anna") as server:
         assert server.client("anna").get("/items/1").status == 200
         server.stop(signal.SIGINT)
+        assert server.process.returncode == 0
+        log = server.log.read_text()
+        assert "All marks are kept" in log and "Traceback" not in log
+
+
+def test_a_request_that_never_ends_does_not_hold_the_page(results):
+    """As a tunnel leaves it that drops amid a request; the page waited for its end."""
+    with Server(results, raters="anna") as server:
+        anna = server.client("anna")
+        head = f"POST /items/1 HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nOrigin: "
+        head += f"http://127.0.0.1:{server.port}\r\nCookie: {anna.cookie}\r\nContent-Length: 99"
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"{head}\r\n\r\na_safety=".encode())
+            assert anna.get("/items/1").status == 200
+            server.stop(signal.SIGINT)
         assert server.process.returncode == 0
         log = server.log.read_text()
         assert "All marks are kept" in log and "Traceback" not in log
