@@ -121,7 +121,7 @@ def tell(folder: Path, found: "Items", args: Arguments) -> None:
     from mimic_qlora.review.database import FILE
     from mimic_qlora.review.store import Store
 
-    if not (folder / FILE).exists():
+    if not os.path.lexists(folder / FILE):
         nothing = "No file changed: nothing" if args.export else "Nothing"
         print(f"{nothing} was judged in {folder} yet: --raters NAME starts the page")
         return

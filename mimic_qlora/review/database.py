@@ -44,16 +44,22 @@ class Database:
     def __init__(self, folder: Path):
         """Open `folder`/ratings.sqlite, made if it is missing. Raises UserError if damaged."""
         self.path = folder / FILE
-        made = not self.path.exists()
+        made = not os.path.lexists(self.path)
         if made:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        if self.path.is_file():
-            self.path.chmod(0o600)
+        if not self.path.is_file():  # also a link to a disk that is not there
+            raise UserError(
+                f"{self.path} is no file: bring back the one that it stood for, or move it away"
+            )
+        self.path.chmod(0o600)
         # where the file system has no locks, SQLite puts a file `<name>.lock` in their place
         way = "" if locks.are_there(self.path) else "&vfs=unix-dotfile"
         self._uri = f"{self.path.absolute().as_uri()}?mode=rw{way}"
         try:
             with self.open() as db:
+                there = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+                if there and "about" not in there:
+                    raise sqlite3.DatabaseError("it holds something else than a review")
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(_SCHEMA)
             # while this connection is open, others do not write the whole log back on closing

@@ -1,14 +1,18 @@
 """Judging answers blind: orders that tell nothing, and marks that survive whatever happens."""
 
+import contextlib
 import json
+import os
 import random
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -374,17 +378,36 @@ def test_a_refused_start_and_a_report_on_nothing_leave_no_file_of_marks(results,
     assert not (tmp_path / "storage" / "review").exists()
 
 
-def test_a_file_of_marks_that_cannot_be_made_leaves_nothing_and_a_folder_keeps_its_mode(
-    results, run, monkeypatch
-):
+def test_a_file_of_marks_that_cannot_be_made_leaves_nothing(results, monkeypatch):
     monkeypatch.setattr("mimic_qlora.review.database._SCHEMA", "CREATE nonsense")
     with pytest.raises(UserError, match="cannot be used"):
         Store(results)
     assert not (results / FILE).exists()
-    (results / FILE).mkdir(mode=0o755)
+
+
+def other_database(path):
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE rater (a)")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.mkdir(mode=0o755),
+        lambda path: path.symlink_to("disk-that-is-gone/ratings.sqlite"),
+        os.mkfifo if hasattr(os, "mkfifo") else Path.mkdir,
+        other_database,
+    ],
+)
+def test_what_is_no_file_of_marks_is_refused_and_left_as_it_is(results, run, make):
+    make(results / FILE)
+    before = (results / FILE).lstat()
     done = run("run_files/review.py", "--results", results, "--report")
-    assert done.returncode == 2 and "cannot be used" in done.stderr
-    assert stat.S_IMODE((results / FILE).stat().st_mode) == 0o755
+    assert done.returncode == 2 and FILE in done.stderr and done.stderr.count("\n") == 1
+    assert "move it away" in done.stderr
+    after = (results / FILE).lstat()
+    assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
+    assert stat.S_ISREG(after.st_mode) or before.st_mode == after.st_mode
 
 
 def test_what_was_decided_before_there_were_results_is_told_and_can_be_exported(tmp_path, run):
