@@ -33,6 +33,8 @@ from mimic_qlora.step import command_line, ssh, storage, terminal
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from mimic_qlora.clinical.schema import Question
     from mimic_qlora.processes.meeting import Team
     from mimic_qlora.qa.session import Session
@@ -198,8 +200,19 @@ def machine_of(
     from mimic_qlora.qa import session
     from mimic_qlora.validation import answer_cache, run
 
-    load = cache(lambda: session.load_arms(opened, settings.runs))
     identity = session.identity(opened, settings.runs)
+
+    @cache
+    def load() -> "PreTrainedModel":
+        model = session.load_arms(opened, settings.runs)
+        if changed := session.replaced(opened.store, identity["adapters"]):
+            # its answers would be kept, and stand in the ledger, as those of the one before
+            raise UserError(
+                f"the adapter {changed[0]} was replaced while the model was loaded: the same "
+                "command asks the new one"
+            )
+        return model
+
     return run.Machine(
         load=load,
         journal=Journal(answer_cache.path_of(opened.store, identity), team),
@@ -314,6 +327,7 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
         return 130
     if not settings.is_final:
         this = replace(this, opened=ledger.looked(store, adapters, settings.trials))
+    this = replace(this, replaced=session.replaced(store, adapters))
     deliver(this, answered, route)
     if answered.stopped:
         told = answered.how_far(len(drawn), len(apart))

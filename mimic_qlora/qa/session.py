@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -173,18 +174,36 @@ def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
     """Return what answers are made by: base and adapters by their content, the software, the
     device.
     """
-    weights = {run: session.store / "adapters" / run / "adapter_model.safetensors" for run in runs}
     return {
         "model": finding.model_name(session.path),
         "fingerprint": finding.fingerprint(session.path),
         "beside_weights": finding.beside_weights(session.path),
         # a digest ignores the order of a dict, and the cache knows adapters by their place
         "runs": list(runs),
-        "adapters": {run: files.file_sha256(path) for run, path in weights.items()},
+        "adapters": {run: weights_sha256(session.store, run) for run in runs},
         "device": device(),
         "computing": str(loading.compute_dtype()),
         "versions": manifests.versions(),
     }
+
+
+def weights_sha256(store: Path, run: str) -> str:
+    """Return the SHA-256 of an adapter's weights, as they lie there now."""
+    return files.file_sha256(store / "adapters" / run / "adapter_model.safetensors")
+
+
+def replaced(store: Path, adapters: Mapping[str, str]) -> list[str]:
+    """Return the runs whose weights are no longer those with these hashes: trained again, or gone.
+
+    Step 5 may end while another step answers.
+    """
+    found = []
+    for run, sha256 in adapters.items():
+        with suppress(OSError):
+            if weights_sha256(store, run) == sha256:
+                continue
+        found.append(run)
+    return found
 
 
 def device() -> str:

@@ -439,6 +439,12 @@ def bits_per_byte(run: Run) -> list[str]:
     """Return a sentence per adapter: how well base and adapter predict gold answers (step 5)."""
     said = []
     for name in run.settings.runs:
+        if name in run.replaced:
+            said.append(
+                f"The adapter {name} was replaced since it answered: these are answers of the one "
+                "before, and step 5's figures are left out."
+            )
+            continue
         adapter = storage.verified_manifest(run.session.store, f"adapters/{name}")
         manifest = cast(dict[str, Any], adapter)  # with what step 5 adds
         if found := manifest.get("results", {}).get("bits_per_byte"):

@@ -136,6 +136,7 @@ class Run:
     `opened` is the ledger's sentence on the opening of the test patients, or on this look at
     validation patients. `judge` reads the answers; without one the patterns do. `differ` are the
     settings in which the adapters' recipes differ; where there are any, nothing is pooled.
+    `replaced` are the runs whose adapter was trained again, or removed, since it answered.
     """
 
     session: Session
@@ -145,3 +146,4 @@ class Run:
     opened: str = ""
     judge: Judge | None = None
     differ: Sequence[str] = ()
+    replaced: Sequence[str] = ()

@@ -17,7 +17,7 @@ from helpers.step7 import answer, read_csv, results
 from helpers.storage_folders import written_otherwise
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.clinical import content
-from mimic_qlora.llm import generation
+from mimic_qlora.llm import generation, loading
 from mimic_qlora.step import ssh
 
 OLD_COLUMNS = (
@@ -66,6 +66,47 @@ def test_the_old_columns_come_first_and_no_cell_runs(run_validate):
     summary = {row["metric"]: row for row in read_csv(results(out) / "summary.csv")}
     assert float(summary["cut"]["mean"]) == -1 and summary["rubric"]["trials"] == "8"
     assert summary["rubric"]["questions"] == str(len({row["question_id"] for row in rows}))
+
+
+def train_again(store):
+    shutil.rmtree(store / "adapters" / "default")
+    shutil.copytree(store / "adapters" / "seed.1", store / "adapters" / "default")
+
+
+def test_an_adapter_that_is_trained_again_meanwhile_is_not_taken_for_the_one_before(
+    run_validate, monkeypatch
+):
+    """Its answers were kept, and stood in the ledger, under the hash of the other."""
+    store = run_validate.store
+    monkeypatch.setattr(loading, "load_adapter", lambda *_: train_again(store))
+    code, _, err = run_validate("3")
+    assert code == 2 and "default was replaced while the model was loaded" in err
+    assert not (store / "validation" / "ledger.jsonl").exists()
+    assert all("answers" not in path.read_text() for path in answers_of(store))
+
+
+@pytest.mark.parametrize("change", [train_again, lambda s: shutil.rmtree(s / "adapters/default")])
+def test_answers_of_an_adapter_that_was_replaced_since_are_told_as_that(
+    run_validate, monkeypatch, change
+):
+    store = run_validate.store
+
+    def last(*given):
+        if (store / "adapters" / "default").exists():
+            change(store)
+        return answer(*given)
+
+    monkeypatch.setattr(generation, "answer", last)
+    code, out, err = run_validate("3")
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert (
+        "The adapter default was replaced since it answered: these are answers of the one" in said
+    )
+
+
+def answers_of(store):
+    return (store / "validation" / "answers").glob("*.jsonl")
 
 
 def test_results_jsonl_is_lossless_with_a_line_per_trial_and_arm(run_validate):
