@@ -5,8 +5,6 @@ word elsewhere.
 """
 
 import json
-import os
-import shutil
 import signal
 
 import pytest
@@ -15,40 +13,18 @@ from helpers.reviewing import ROOT, SECRET, Server, make_results, mark
 from mimic_qlora.review.marks import CRITERIA
 from mimic_qlora.review.store import Store
 
-webdriver = pytest.importorskip(
-    "selenium.webdriver", reason="selenium is not installed: run make test"
-)
+pytest.importorskip("selenium", reason="selenium is not installed: run make test")
 from selenium.common.exceptions import WebDriverException  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
+from helpers.browser import needs_browser, open_browser  # noqa: E402
+
 AXE = ROOT / ".venv/axe/package/axe.min.js"
-CHROMIUM, DRIVER = (
-    shutil.which("chromium") or shutil.which("google-chrome"),
-    shutil.which("chromedriver"),
-)
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
-)
+pytestmark = needs_browser
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-
-
-def open_browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "--headless=new",
-        "--disable-dev-shm-usage",
-        "--window-size=1280,1000",
-        "--disable-gpu",
-    ):
-        options.add_argument(argument)
-    if hasattr(os, "getuid") and os.getuid() == 0:  # chromium has no sandbox for root
-        options.add_argument("--no-sandbox")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
 
 @pytest.fixture(scope="module")

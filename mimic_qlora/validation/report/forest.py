@@ -21,7 +21,8 @@ class Line(NamedTuple):
     `kind` is "better", "worse" or "open": where the interval holds 0.
     """
 
-    label: str
+    name: str
+    more_is_better: bool
     part: bool  # of the metric above it
     numbers: str
     claimed: bool
@@ -29,6 +30,11 @@ class Line(NamedTuple):
     mean: float
     high: float
     kind: str
+
+    @property
+    def label(self) -> str:
+        """The name, with a word where less is better."""
+        return self.name if self.more_is_better else f"{self.name} (less is better)"
 
 
 class Tick(NamedTuple):
@@ -65,11 +71,11 @@ def of(comparison: Comparison) -> Forest:
         label, up = metrics[name]
         ends_and_mean = (x for x in (d.low, d.mean, d.high) if x is not None)
         low, mean, high = sorted(place(x if up else -x) for x in ends_and_mean)
-        told = label.strip() if up else f"{label.strip()} (less is better)"
         numbers = f"{findings.signed(d.mean)} {findings.interval(d)}"
         lines.append(
             Line(
-                told,
+                label.strip(),
+                up,
                 label.startswith(" "),
                 numbers,
                 name in adjusted,
