@@ -11,10 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from helpers.storage_folders import SUBJECTS_FACTS, write_bare_manifest
 from mimic_qlora.features import boosting, cohort, matrix
 from mimic_qlora.features.matrix import Feature, Features
 from mimic_qlora.mimic import tables
-from mimic_qlora.step import files, manifests
+from mimic_qlora.step import files
 from mimic_qlora.subjects import database, patients
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -152,15 +153,16 @@ def keep(folder: Path, made: Tables) -> Path:
     (subjects / "split.csv").write_text(
         "subject_id,split\n" + "".join(f"{s},{name}\n" for s, name in split.items())
     )
-    manifest = manifests.new_manifest("subjects", {}, {"content": files.digest(made)})
-    manifest["source"] = {
-        "kind": "mimic",
-        "version": "a test",
-        "folder": "/nowhere",
-        "patients": len(split),
+    n = len(split)
+    source = {"kind": "mimic", "version": "a test", "folder": "/nowhere", "patients": n}
+    own = {name: types for name, types in columns.items() if "labeled" not in name}
+    rows = {
+        name: {"in": len(made[name]), "unsampled": 0, "rejected": 0, "columnar": len(made[name])}
+        for name in own
     }
-    manifest["columns"] = {name: types for name, types in columns.items() if "labeled" not in name}
-    files.write_json(subjects / "manifest.json", manifest)
+    facts = {**SUBJECTS_FACTS, "source": source, "columns": own, "rows": rows}
+    facts["cells_not_of_their_type"] = {}
+    write_bare_manifest(subjects, "subjects", {}, {"content": files.digest(made)}, **facts)
     return folder
 
 

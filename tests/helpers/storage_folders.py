@@ -17,6 +17,15 @@ SUBJECTS_FACTS = {  # what the manifest of step 1 says of one patient
 TUNED_IDS = [10000000 + 7 * i for i in range(60)]
 
 
+def write_bare_manifest(folder: Path, step: str, settings: dict, inputs: dict, **facts) -> None:
+    """Write the manifest of a step that records no file, so that a test may change them."""
+    from mimic_qlora.step import files, manifests
+
+    bare = {"files": {}, "finished": "2150-01-01T00:00:00+0000", "seconds": 1.0, "versions": {}}
+    manifest = manifests.new_manifest(step, settings, inputs)
+    files.write_json(folder / manifests.NAME, {**manifest, **bare, **facts})
+
+
 def step_three_stub(storage: Path, *columns: str) -> None:
     """Write what step 3, which takes a minute, leaves: its least important columns."""
     from mimic_qlora.step import storage as store

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import train_qlora
 from helpers.prompt_records import context_settings, prompt_record
+from helpers.storage_folders import SUBJECTS_FACTS, write_bare_manifest
 from helpers.tiny_model import TALK
 from mimic_qlora.llm import chat
-from mimic_qlora.step import command_line, files, manifests
+from mimic_qlora.step import command_line
 from mimic_qlora.training import callbacks
 
 PATIENTS = {
@@ -58,11 +59,9 @@ def write_store(store: Path, tiny: Path) -> Path:
     """Write what steps 1 and 4 leave: twelve training prompts and four for validation."""
     for step, inputs in (("subjects", {}), ("prompts", {"subjects": None})):
         (store / step).mkdir(parents=True)
-        source = {"kind": "synthetic", "folder": "synthetic", "patients": len(PATIENTS)}
-        files.write_json(
-            store / step / "manifest.json",
-            manifests.new_manifest(step, {}, inputs) | {"source": source},
-        )
+        source = SUBJECTS_FACTS["source"] | {"folder": "synthetic", "patients": len(PATIENTS)}
+        facts = {**SUBJECTS_FACTS, "source": source}
+        write_bare_manifest(store / step, step, {}, inputs, **facts)
     rows = "".join(f"{subject_id},{split}\n" for subject_id, split in PATIENTS.items())
     (store / "subjects" / "split.csv").write_text(f"subject_id,split\n{rows}")
     for split in ("train", "validation"):

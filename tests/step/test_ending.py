@@ -1,9 +1,8 @@
 """How a step ends: what it wrote, how to look at it, and the command of the next step."""
 
-import json
-
 import pytest
 
+from helpers.storage_folders import write_bare_manifest
 from mimic_qlora.step import ending, errors, manifests, ssh
 
 REMOTE = ("SSH_CONNECTION", "SSH_TTY", *ssh.SUBMITTED_FROM)
@@ -44,9 +43,8 @@ def test_what_is_the_default_is_not_repeated(monkeypatch, tmp_path):
     ("tasks", "asked"), [(["urgency"], True), (["guidance", "urgency"], False), (None, False)]
 )
 def test_an_adapter_trained_on_urgency_alone_is_asked_about_urgency(tmp_path, tasks, asked):
-    manifest = tmp_path / "prompts/manifest.json"
-    manifest.parent.mkdir()
-    manifest.write_text(json.dumps({"settings": {"tasks": tasks}}))
+    (tmp_path / "prompts").mkdir()
+    write_bare_manifest(tmp_path / "prompts", "prompts", {"tasks": tasks}, {})
     options = ending.Options(str(tmp_path))
     assert ("--tasks urgency" in ending.command("validation", options)) is asked
     assert "--tasks" not in ending.command("qa", options)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from helpers.step7 import read_csv, results, write_plan
+from helpers.storage_folders import write_bare_manifest
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import arms, side_by_side
 
@@ -84,8 +85,7 @@ def test_what_differs_is_named_and_a_seed_is_no_recipe(tmp_path):
     for run, settings in {"a": {"lr": 1, "seed": 1}, "b": {"lr": 1}, "c": {"lr": 2}}.items():
         folder = tmp_path / "adapters" / run
         folder.mkdir(parents=True)
-        manifest = {"settings": settings, "inputs": {"prompts": "p"}}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        write_bare_manifest(folder, f"adapters/{run}", settings, {"prompts": "p"})
     assert side_by_side.differ_in(tmp_path, ["a", "b"]) == []
     assert side_by_side.differ_in(tmp_path, ["a", "c", "gone"]) == ["lr"]
     with pytest.raises(UserError, match="differ in lr"):
