@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimic_qlora.llm.embedded import EMBEDDED
+from mimic_qlora.review import database
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import running_now
@@ -18,6 +19,7 @@ from mimic_qlora.validation import delivery
 _RESULTS, _DEAD = "copies of results of step 7", "folders of runs that ended before their time"
 _MODELS = "copies of the embedded model (made again when needed)"
 _BY_RUN = ("adapters", "exports", "privacy")  # a folder for each run
+_AT_TOP = (*storage.COMMANDS, "synthetic")  # what steps write into the storage folder itself
 _LEAST_AGE = 600  # seconds; a run that goes on may be about to write it
 _OF_KILLED = (".training-prompts.", ".canaries.")  # begin the names of folders of single commands
 _LONGEST = 3600  # seconds that such a folder may be in use
@@ -54,7 +56,7 @@ def _results() -> list[Leftover]:
 def _is_copy(folder: Path) -> bool:
     """Tell whether a folder holds a copy of results, into which nobody has written since.
 
-    A user may have given such a name to a folder, or have filled label.csv in a copy.
+    A user may have given such a name to a folder, or have filled label.csv or rated in a copy.
     """
     try:
         status = {path.name: path.lstat() for path in folder.iterdir()}
@@ -62,7 +64,9 @@ def _is_copy(folder: Path) -> bool:
         return False
     written = [one.st_mtime for one in status.values()]
     is_flat = all(stat.S_ISREG(one.st_mode) for one in status.values())
-    return is_flat and "output.csv" in status and max(written) - min(written) < _COPYING
+    is_rated = any(name.startswith(database.FILE) for name in status)
+    is_whole = is_flat and "output.csv" in status and not is_rated
+    return is_whole and max(written) - min(written) < _COPYING
 
 
 def _dead(store: Path) -> list[Leftover]:
@@ -71,6 +75,8 @@ def _dead(store: Path) -> list[Leftover]:
     for parent in (store, *(store / name for name in _BY_RUN)):
         for path in sorted(parent.glob(".*")):
             name, _, end = path.name[1:].rpartition(".")
+            if parent == store and name not in _AT_TOP:  # a folder of the user's own
+                continue
             if end in ("partial", "training") and not running_now.holder(parent / name):
                 note = "what it has done so far; the same command would go on from it"
                 found += _leftovers(_DEAD, [path], note)

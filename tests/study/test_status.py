@@ -288,7 +288,13 @@ def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path, capsy
     for name, seconds in (("output.csv", 90_000), ("label.csv", 80_000)):
         (filled / name).write_text("x")
         os.utime(filled / name, (0, time.time() - seconds))
-    for folder in (own, filled):
+    rated = tmp_path / "tmp" / "mimic_qlora_rated"  # within the minute in which it was copied
+    rated.mkdir()
+    for name in ("output.csv", "ratings.sqlite"):
+        (rated / name).write_text("x")
+        os.utime(rated / name, (0, time.time() - 90_000))
+    (whole / ".mine.partial").mkdir()  # no step's
+    for folder in (own, filled, rated):
         os.utime(folder, (0, time.time() - 90_000))
     with storage.locked(whole / "features", "features"):
         found = leftovers.of_storage(whole)
@@ -300,7 +306,7 @@ def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path, capsy
     assert overview.clean(leftovers.of_storage(whole), lambda question: True).startswith(
         "Removed 2 of 2"
     )
-    assert sorted(path.name for path in whole.glob(".*.partial")) == []
+    assert sorted(path.name for path in whole.glob(".*.partial")) == [".mine.partial"]
     left = [
         leftovers.Leftover("a kind", tmp_path / (note or "x"), 1, 0, note) for note in ("", "lost")
     ]
