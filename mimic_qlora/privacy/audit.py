@@ -123,6 +123,7 @@ def of_adapter(opened: "Session", adapter: Path, run: str, compared: Cohort, how
         kept = planted.conclude(how.canaries, values)
     texts, seed = how.settings.texts, how.settings.seed
     extracted = extract.read(once, opened, compared, path, texts, seed)
+    entries.gather(path)
     who = people.read(opened.store, compared.patients)
     of = membership.table(compared.patients, who, readings)
     tokens = sum(part.n for found in readings for parts in found for part in parts.values())

@@ -49,25 +49,43 @@ class Done(Generic[T]):
 def begin(path: Path, identity: dict[str, Any], anew: bool) -> None:
     """Create the file if it is missing, or `anew`; its first line holds the identity.
 
-    The parts of a run that was killed go into it.
+    The parts of a run that was killed go into it. What it held before it is made anew is aside
+    until `gather` puts back what was not made again: a small run costs a large one nothing.
     """
-    if anew or not path.exists():
+    before = _before(path)
+    if before.exists() and not path.exists():  # killed between the two steps below
+        before.replace(path)
+    if path.exists():
+        _put(path, [*_parts(path), *([before] if anew else [])])
+        if anew:
+            path.replace(before)
+    if not path.exists():
         path.write_text(json.dumps({"by": identity}) + "\n", encoding="utf-8")
         for part in _parts(path):
             part.unlink(missing_ok=True)
-    gather(path)
 
 
 def gather(path: Path) -> None:
-    """Put the entries of all parts into the file, and remove the parts."""
-    if not (parts := _parts(path)):
+    """Put the entries of all parts, and of before the file was made anew, into it; remove them."""
+    _put(path, [*_parts(path), _before(path)])
+
+
+def _put(path: Path, sources: Sequence[Path]) -> None:
+    """Put the entries of other files, if they are there, into a file that lacks them."""
+    if not any(source.exists() for source in sources):
         return
     known = kept(path)
-    for part in parts:
-        for entry in _Part(part).new():
-            if entry["key"] not in known:
-                known[entry["key"]] = add(path, entry)
-        part.unlink(missing_ok=True)
+    for source in filter(Path.exists, sources):
+        new = {entry.get("key"): entry for entry in _Part(source).new()}
+        for key, entry in new.items():
+            if key not in known:
+                known[key] = add(path, entry)
+        source.unlink()
+
+
+def _before(path: Path) -> Path:
+    """Return the file of what was known before the entries were made anew."""
+    return path.with_name(f"{path.stem}.before")
 
 
 def _parts(path: Path) -> list[Path]:

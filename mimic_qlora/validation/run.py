@@ -69,7 +69,7 @@ class Machine:
     """The model that answers, and the cache of its answers.
 
     `load` returns the model and is called when an answer is not in the cache, `leave` lets it go;
-    `identity` is that of the model (session.identity). `anew` empties the cache first. With `again`
+    `identity` is that of the model (session.identity). `anew` asks all once more. With `again`
     each process answers a batch of another one once more.
     """
 

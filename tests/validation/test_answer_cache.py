@@ -68,6 +68,18 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_answers(run_validate, monke
     )
 
 
+def test_answers_that_a_run_does_not_ask_anew_are_kept(run_validate):
+    """A small run with --force emptied the file, and the large one had all to ask once more."""
+    large, small = ("12", "--no-knowledge"), ("2", "--no-knowledge", "--force")
+    expected = same_answers(run_validate(*large)[1])
+    code, out, _ = run_validate(*small)
+    assert code == 0 and "were kept" not in out
+    folder = run_validate.store / "validation" / "answers"
+    assert not [*folder.glob("*.before")]
+    assert "24 of 24 answers were kept" in (again := run_validate(*large)[1])
+    assert same_answers(again) == expected
+
+
 @pytest.mark.soak
 def test_a_run_killed_at_any_moment_ends_with_the_answers_of_an_undisturbed_one(
     tuned_store, tmp_path

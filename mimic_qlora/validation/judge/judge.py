@@ -111,8 +111,8 @@ def read(
     """Return the probability that each statement on each case is true, as criteria.of lists them.
 
     Each distinct case is read once; what an earlier run read is taken from the cache, and each
-    batch is on the disk before the next. The order of the cases changes nothing. `anew` empties the
-    cache first. Several processes share the batches.
+    batch is on the disk before the next. The order of the cases changes nothing. `anew` reads all
+    once more. Several processes share the batches.
     """
     from tqdm import tqdm
 

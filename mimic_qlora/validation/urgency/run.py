@@ -31,7 +31,9 @@ def find(run: Run, machine: Machine) -> Found:
     names = (VALIDATION, TEST) if run.settings.is_final else (VALIDATION,)
     splits = [gather.split(run, machine, every, name, training) for name in names]
     asked = Visits(splits, run.settings.seed)
-    return conclude(run, asked, training, list(gather.reasons(run, machine, asked)))
+    said = list(gather.reasons(run, machine, asked))
+    entries.gather(machine.journal.path)
+    return conclude(run, asked, training, said)
 
 
 def chosen(first: Split, training: Training) -> str | None:
