@@ -299,6 +299,7 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
     asked = setting.Asked(args.n, args.seed, args.run, args.arms, args.max_new_tokens)
     settings = setting.settle(asked, plans.frozen(store) if args.final else None)
     session.check_runs(store, settings.runs)
+    beside.check_different(store, settings.runs)
     opened = session.load(store, args.model)
     judge = judging.choose(args.judge, store, opened.path) if args.judge else None
     ledger.ledger(store)  # a damaged one is refused now, not after the answers

@@ -136,6 +136,7 @@ def freeze(store: Path, path: Path, questions: Sequence[Question]) -> str:
     """
     plan = load(path)
     check_runs(path, plan)
+    side_by_side.check_different(store, plan.runs)
     side_by_side.check_one_recipe(store, plan.runs)
     check_power(path, plan, questions)
     folder = files.private_folder(store / "validation")

@@ -50,6 +50,18 @@ def _recipe(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "prompts": manifest["inputs"].get("prompts")}
 
 
+def check_different(store: Path, runs: Sequence[str]) -> None:
+    """Raise UserError where two runs are one adapter: a copy would count as a training seed."""
+    seen: dict[str, str] = {}
+    for run in runs:
+        path = store / "adapters" / run / "adapter_model.safetensors"
+        if path.is_file() and (same := seen.setdefault(files.file_sha256(path), run)) != run:
+            raise UserError(
+                f"the adapters {same} and {run} are the same, weight by weight, which is no second "
+                "training seed: name one of them"
+            )
+
+
 def check_one_recipe(store: Path, runs: Sequence[str]) -> None:
     """Raise UserError unless the runs that go to the test patients are seeds of one recipe."""
     if differ := differ_in(store, runs):

@@ -1,6 +1,7 @@
 """Several adapters in one run of step 7: seeds are pooled, recipes stand side by side."""
 
 import json
+import shutil
 
 import pytest
 
@@ -90,3 +91,14 @@ def test_what_differs_is_named_and_a_seed_is_no_recipe(tmp_path):
     assert side_by_side.differ_in(tmp_path, ["a", "c", "gone"]) == ["lr"]
     with pytest.raises(UserError, match="differ in lr"):
         side_by_side.check_one_recipe(tmp_path, ["b", "c"])
+
+
+def test_a_copy_of_an_adapter_is_no_second_training_seed(run_validate):
+    store = run_validate.store
+    for name in ("seed.1", "seed.2"):
+        shutil.rmtree(store / "adapters" / name)
+        shutil.copytree(store / "adapters" / "default", store / "adapters" / name)
+    for how in (("3", "--run", "default,seed.1"), ("--freeze", write_plan(store, n=5))):
+        code, _, err = run_validate(*how)
+        assert code == 2 and "default and seed.1 are the same, weight by weight" in err
+    assert not (store / "validation").exists()
