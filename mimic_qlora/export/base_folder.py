@@ -30,9 +30,7 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     path = finding.model_path(name, store)
     print(finding.describe(path), flush=True)
     tokenizer = chat.load_tokenizer(path)
-    base = BaseModel(
-        finding.model_name(path), finding.fingerprint(path), chat.template_sha256(tokenizer)
-    )
+    base = BaseModel.of(path, tokenizer)
     folder = place(store, path)
     if not force:
         _check_place(folder, path, base)

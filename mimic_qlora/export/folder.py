@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimic_qlora.export import merging
-from mimic_qlora.llm import chat, finding, tokenizer_files
+from mimic_qlora.llm import chat, tokenizer_files
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line
 from mimic_qlora.training import adapter_folder
@@ -26,9 +26,7 @@ def export(
     """
     adapter = storage.verified_manifest(store, f"adapters/{run}")
     tokenizer = chat.load_tokenizer(base)
-    model = BaseModel(
-        finding.model_name(base), finding.fingerprint(base), chat.template_sha256(tokenizer)
-    )
+    model = BaseModel.of(base, tokenizer)
     step, settings = f"exports/{run}", {"base_model": asdict(model), "weights": "bfloat16"}
     inputs = {f"adapters/{run}": adapter["id"]}
     files.private_folder(store / "exports")

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mimic_qlora.llm.finding import read_json
 from mimic_qlora.llm.offline import FROM_HERE, check_kind, quiet_transformers, refuse_own_code
 from mimic_qlora.step.errors import UserError
 
@@ -49,9 +50,30 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         raise UserError(f"the tokenizer in {path} has no chat template{_without_template(path)}")
     tokenizer.padding_side = "left"
     ends = end_token_ids(tokenizer)
+    _check_vocabulary(path, tokenizer)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
         tokenizer.pad_token = _spare_token(tokenizer, ends)
     return tokenizer
+
+
+def _check_vocabulary(path: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise UserError when a model has no embedding for a token that its tokenizer may give.
+
+    Tokens that were added and that the chat template does not write are left out: a fine-tuner's
+    token to pad with often has none.
+    """
+    if not (path / "config.json").is_file():
+        return
+    size = read_json(path / "config.json").get("vocab_size")
+    template = tokenizer.get_chat_template()
+    written = [i for i, token in tokenizer.added_tokens_decoder.items() if str(token) in template]
+    highest = max(tokenizer.vocab_size - 1, *written, tokenizer.bos_token_id or 0)
+    if isinstance(size, int) and 0 < size <= highest:
+        raise UserError(
+            f"{path / 'config.json'} gives {size:,} tokens and the tokenizer beside it has more "
+            f"(up to number {highest:,}): one of the two is another model's, so fetch or copy the "
+            "model anew"
+        )
 
 
 def _without_template(path: Path) -> str:

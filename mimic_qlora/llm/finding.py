@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -123,6 +124,7 @@ def missing_files(path: Path) -> list[str]:
     return missing + missing_weights(path)
 
 
+WHOLE = ("BF16", "F16", "F32", "F64")  # as safetensors names the types of unquantised weights
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -198,7 +200,9 @@ def describe(path: Path) -> str:
         return f"Model: {EMBEDDED} (embedded): for trying things out, never for results"
     config = read_json(path / "config.json")
     shape = f"{config.get('num_hidden_layers')} layers, width {config.get('hidden_size')}"
-    return f"Model: {model_name(path)} ({', '.join(config.get('architectures') or [])}, {shape})"
+    kinds = config.get("architectures")
+    named = [*map(str, kinds)] if isinstance(kinds, list) else []
+    return f"Model: {model_name(path)} ({', '.join([*named, shape])})"
 
 
 def fingerprint(path: Path) -> str:
@@ -236,6 +240,27 @@ def beside_weights(path: Path) -> dict[str, str]:
     return {file.name: files.file_sha256(file) for file in there if file.is_file()}
 
 
+def computing(path: Path) -> str:
+    """Return a hash of what config.json says of how the weights are used, however it is written.
+
+    The same weights with another RoPE, or cut into other heads, are another model.
+    """
+    config = read_json(path / "config.json")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = dict(rope) if isinstance(rope, dict) else {"rope_type": rope}
+    theta = config.get("rope_theta", rope.pop("rope_theta", None))
+    kind = rope.pop("rope_type", rope.pop("type", None))
+    rope.pop("type", None)
+    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
+    dim = width // heads if isinstance(heads, int) and heads and isinstance(width, int) else None
+    used = {
+        "rope": {"theta": theta, "kind": kind, **rope} if kind not in (None, "default") else theta,
+        "heads": [heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or dim],
+        **{name: config.get(name) for name in ("hidden_act", "rms_norm_eps")},
+    }
+    return files.digest(json.loads(json.dumps(used), parse_int=float))[:16]
+
+
 def embeddings_fingerprint(path: Path) -> str | None:
     """Return a hash of the first 16 rows of a model's embeddings, which QLoRA leaves as they are.
 
@@ -257,7 +282,13 @@ def _sampled(tensors: list[tuple[str, Path]]) -> str:
             for file in {file for _, file in tensors}
         }
         for name, file in tensors:
-            rows = weights[file].get_slice(name)[:16].float().numpy()
+            tensor = weights[file].get_slice(name)
+            if tensor.get_dtype() not in WHOLE:
+                raise UserError(
+                    f"{file} holds {name} as {tensor.get_dtype()}, and QLoRA quantises whole "
+                    "weights by itself: give a model in bfloat16, float16 or float32"
+                )
+            rows = tensor[:16].float().numpy()
             digest.update(name.encode() + rows.tobytes())
     return digest.hexdigest()[:16]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.llm import embedded
-from mimic_qlora.llm.finding import is_of, model_name, read_json, remedy
+from mimic_qlora.llm.finding import computing, is_of, model_name, read_json, remedy
 from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers, refuse_own_code
 from mimic_qlora.step import faults, limits
 from mimic_qlora.step.errors import UserError
@@ -101,7 +101,9 @@ def _check_whole(path: Path, loaded: dict[str, Any]) -> None:
             f"{remedy(path)}"
         )
     spare = sorted(
-        name for name in loaded["unexpected_keys"] if re.search(r"\.layers\.\d+\..*weight$", name)
+        name
+        for name in loaded["unexpected_keys"]
+        if re.search(r"\.layers\.\d+\..*(weight|bias)$", name)
     )
     if spare:
         raise UserError(
@@ -245,6 +247,11 @@ def _check_adapter(folder: Path, base: Path) -> None:
         raise UserError(
             f"the adapter in {folder} was trained on {trained_on.get('name')}, not on "
             f"{model_name(base)}: give that model with --model, or train again"
+        )
+    if trained_on and trained_on.get("computing", computing(base)) != computing(base):
+        raise UserError(
+            f"the adapter in {folder} was trained beside another {base / 'config.json'} (RoPE, "
+            "heads, activation or norm): put that one back, or train again"
         )
 
 

@@ -154,10 +154,12 @@ def positive_int(text: str) -> int:
 
 
 def positive_number(text: str) -> float:
-    """Read a finite number above 0."""
+    """Read a number above 0, and no more than libraries can hold."""
     value = _float(text)
     if not 0 < value < math.inf:
         raise _must("be a positive number", text)
+    if value > GREATEST:
+        raise _must(f"be a number above 0 and up to {GREATEST:,}", text)
     return value
 
 

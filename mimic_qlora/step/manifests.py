@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
@@ -33,6 +33,7 @@ STUDY_HASH = 12  # digits of its SHA-256 sum, at the end of the copy's name
 
 _FOR_PEOPLE = (RUN_ID, "README.md")  # users may edit the card, and the manifest still holds
 _PAGE = ".html"  # a page names the folder of its data, which is no part of the content
+_COMPUTING = "computing"  # of a base model: how its config.json uses the weights
 _TOKENIZER = "tokenizer"  # the input of step 4 that tells which model counted the tokens
 # Settings that say where a run read and how it worked, and nothing of what it made.
 _WHERE, _HOW = {"folder", "subjects_file"}, {"bucket_bytes", "device"}
@@ -243,7 +244,8 @@ def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
         pair = found, asked
         # a model is known by its tokenizer where both have its sum, else by its name
         by_sum = all(_TOKENIZER in run["inputs"] for run in pair)
-        settings = [digest(_what(run["settings"], by_sum)) for run in pair]
+        unlike = [] if all(_COMPUTING in (_base(run) or {}) for run in pair) else [_COMPUTING]
+        settings = [digest(_what(run["settings"], by_sum, unlike)) for run in pair]
         inputs, now = [
             {k: v for k, v in run["inputs"].items() if by_sum or k != _TOKENIZER} for run in pair
         ]
@@ -257,16 +259,22 @@ def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
         return False  # the manifest is damaged, or there is none
 
 
-def _what(settings: Mapping[str, Any], by_sum: bool) -> dict[str, Any]:
+def _base(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    found = run["settings"].get("base_model")
+    return found if isinstance(found, Mapping) else None
+
+
+def _what(settings: Mapping[str, Any], by_sum: bool, unlike: Sequence[str]) -> dict[str, Any]:
     """Return the settings that decide what a run makes. A base model is its weights, not a name.
 
-    With `by_sum` the name of the model that counts tokens does not, as its sum is an input.
+    With `by_sum` the name of the model that counts tokens does not, as its sum is an input. What is
+    known of one base model alone, `unlike`, is left out.
     """
     what = {key: value for key, value in settings.items() if key not in _WHERE | _HOW}
     if by_sum:
         what.pop("model", None)
     if isinstance(base := what.get("base_model"), Mapping):
-        what["base_model"] = {key: value for key, value in base.items() if key != "name"}
+        what["base_model"] = {k: v for k, v in base.items() if k not in ("name", *unlike)}
     return what
 
 

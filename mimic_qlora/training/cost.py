@@ -13,8 +13,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256
 
 
 # bytes that a process on a CPU holds for each byte of activations, measured: glibc keeps what was
-# freed between blocks in use (benchmarks/README.md)
-HEAP = 2.2
+# freed between blocks in use (benchmarks/README.md, in fresh processes)
+HEAP = 2.5
 EMBEDDINGS = "embed_tokens"
 
 

@@ -43,6 +43,17 @@ class BaseModel:
     name: str
     fingerprint: str
     template_sha256: str  # of its chat template
+    computing: str  # hash of how its config.json uses the weights; manifests until 2026-11 lack it
+
+    @classmethod
+    def of(cls, path: Path, tokenizer: "PreTrainedTokenizerBase") -> "BaseModel":
+        """Return the identity of the model in a folder. Raises UserError where it is damaged."""
+        return cls(
+            finding.model_name(path),
+            finding.fingerprint(path),
+            chat.template_sha256(tokenizer),
+            finding.computing(path),
+        )
 
 
 @contextlib.contextmanager
@@ -123,12 +134,10 @@ def check_patients(store: Path, patients: Mapping[str, Iterable[int]]) -> None:
 def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -> BaseModel:
     """Return the identity of the base model in a folder.
 
-    Raises UserError unless the prompts were budgeted for it; another folder of the same name, or
-    with the same tokenizer, will do.
+    Raises UserError unless the prompts were budgeted for it; another folder with the same tokenizer
+    will do, or of the same name where step 4 has left no sum of the tokenizer.
     """
-    base = BaseModel(
-        finding.model_name(path), finding.fingerprint(path), chat.template_sha256(tokenizer)
-    )
+    base = BaseModel.of(path, tokenizer)
     shared = ContextSettings.read(store)
     model = embedded.EMBEDDED if embedded.is_embedded(path) else path
     again = f"run `{storage.command_for('prompts')} --model {model}`"
@@ -138,11 +147,15 @@ def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -
             f"template is not that of {base.name}: {again}"
         )
     inputs = storage.verified_manifest(store, "prompts")["inputs"]
-    is_its_tokenizer = inputs.get("tokenizer") == finding.tokenizer_sha256(path)
-    if Path(shared.model).name != Path(base.name).name and not is_its_tokenizer:
+    same_name = Path(shared.model).name == Path(base.name).name
+    if counted_by := inputs.get("tokenizer"):
+        is_its = counted_by == finding.tokenizer_sha256(path)
+    else:
+        is_its = same_name
+    if not is_its:
+        other = "with another tokenizer" if same_name else f"not for {base.name}"
         raise UserError(
-            f"the prompts in {store / 'prompts'} were budgeted for {shared.model}, not for "
-            f"{base.name}: {again}"
+            f"the prompts in {store / 'prompts'} were budgeted for {shared.model}, {other}: {again}"
         )
     return base
 

@@ -90,7 +90,7 @@ def _learning(weights: Weights) -> set[str]:
         if not torch.isfinite(weight.grad).all():
             raise UserError(
                 f"the gradient of {name} is not finite before training: try another --compute or "
-                "--seed"
+                "--seed, or fetch the base model anew, whose weights may be damaged"
             )
         if weight.grad.any():
             learning.add(name)

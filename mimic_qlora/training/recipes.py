@@ -25,6 +25,8 @@ def _positive_number(value: Any) -> float:
     # returned as it is: a whole number and the same float have different manifest ids
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"must be a positive number, not {value!r}")
+    if value > GREATEST:
+        raise ValueError(f"must be a number above 0 and up to {GREATEST:,}, not {value!r}")
     return value
 
 

@@ -130,7 +130,7 @@ def agree(run: Run) -> None:
         team.meet(
             {
                 "version of the software": files.digest(manifests.versions()),
-                "model": run.base.fingerprint,
+                "model": run.base.fingerprint + run.base.computing,
                 "set of prompts": files.digest(run.manifest["inputs"]),
                 "set of arguments": files.digest([asdict(run.job.settings), run.job.run]),
             }

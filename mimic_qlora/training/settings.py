@@ -65,4 +65,4 @@ class Job:
 
 def is_checkpointing(text: str) -> bool:
     """Return whether a text is none, all, auto, or a number of layers."""
-    return text in ("none", "all", "auto") or text.isdigit() and text != "0"
+    return text in ("none", "all", "auto") or text.isdecimal() and int(text) > 0

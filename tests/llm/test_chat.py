@@ -1,6 +1,8 @@
 """Tokens of conversations: counted, templated, ended."""
 
+import json
 import random
+import shutil
 
 import pytest
 
@@ -176,6 +178,22 @@ def test_a_conversation_has_one_bos_and_the_same_tokens_on_every_day(tiny):
     ids = chat.chat_ids(tokenizer, TALK, add_generation_prompt=True)
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
     assert chat.TEMPLATE_DATE in tokenizer.decode(ids)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny, tmp_path):
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
+    with pytest.raises(UserError, match="gives 200 tokens and the tokenizer beside it has more"):
+        chat.load_tokenizer(copy)
+    added = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config))
+    pad = {**added["added_tokens"][-1], "id": config["vocab_size"], "content": "<pad>"}
+    (copy / "tokenizer.json").write_text(
+        json.dumps(added | {"added_tokens": [*added["added_tokens"], pad]})
+    )
+    chat.load_tokenizer.cache_clear()
+    chat.load_tokenizer(copy)  # a token to pad with is in no text
 
 
 def test_control_tokens_inside_a_record_stay_text(tiny):

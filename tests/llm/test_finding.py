@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.tiny_model import write_tiny_model
@@ -159,3 +160,51 @@ def test_a_damaged_model_is_named_in_one_sentence(tiny, tmp_path, file, damage, 
     with pytest.raises(UserError, match=f"{folder}.*anew") as refused:
         use(folder)
     assert "\n" not in str(refused.value)
+
+
+def change_config(model: Path, place: Path, **changed) -> Path:
+    """A copy of a model with other values in config.json; None takes a name out."""
+    copy = shutil.copytree(model, place)
+    config = json.loads((copy / "config.json").read_text()) | changed
+    kept = {name: value for name, value in config.items() if value is not None}
+    (copy / "config.json").write_text(json.dumps(kept))
+    return copy
+
+
+def test_a_model_is_described_whatever_stands_for_its_architectures(tiny, tmp_path):
+    assert "LlamaForCausalLM, 2 layers" in finding.describe(tiny)
+    for n, kinds in enumerate((7, "x", {}, [None])):
+        assert "2 layers" in finding.describe(
+            change_config(tiny, tmp_path / str(n), architectures=kinds)
+        )
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_weights_that_are_no_whole_numbers_are_refused(tiny, tmp_path, kind):
+    """As quantised exports leave them; transformers would take them for the values themselves."""
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"].to(
+        kind
+    )
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="holds model.layers.0.mlp.up_proj.weight as"):
+        finding.fingerprint(copy)
+
+
+SCALED = {"factor": 8.0, "low_freq_factor": 1, "rope_type": "llama3"}
+
+
+def test_what_config_says_of_computing_is_known_however_it_is_written(tiny, tmp_path):
+    """As transformers 4 and 5 write it."""
+    as_is = finding.computing(tiny)
+    plain = {"rope_parameters": None, "rope_theta": 10000, "torch_dtype": "float16"}
+    assert finding.computing(change_config(tiny, tmp_path / "old", **plain)) == as_is
+    assert finding.computing(change_config(tiny, tmp_path / "dim", head_dim=16)) == as_is
+    old = plain | {"rope_scaling": SCALED}
+    new = {"rope_parameters": {**SCALED, "rope_theta": 10000.0}}
+    both = [change_config(tiny, tmp_path / n, **rope) for n, rope in (("a", old), ("b", new))]
+    assert len({as_is, *map(finding.computing, both)}) == 2
+    others = ({"rms_norm_eps": 1e-3}, {"num_attention_heads": 8, "num_key_value_heads": 4})
+    for n, changed in enumerate((*others, {"hidden_act": "gelu"}, {"rope_theta": 5e5})):
+        assert finding.computing(change_config(tiny, tmp_path / str(n), **changed)) != as_is

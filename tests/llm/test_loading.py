@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from helpers.tiny_model import TALK
-from mimic_qlora.llm import chat, generation, loading
+from mimic_qlora.llm import chat, finding, generation, loading
 from mimic_qlora.step.errors import UserError
 
 
@@ -61,6 +62,10 @@ def test_an_adapter_of_another_base_is_refused(with_adapter, tiny, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"base_model": trained_on}))
     with pytest.raises(UserError, match="trained on some/model"):
         loading.load_adapter(base, tmp_path)
+    trained_on = {"fingerprint": finding.fingerprint(tiny), "computing": "0" * 16}
+    (tmp_path / "manifest.json").write_text(json.dumps({"base_model": trained_on}))
+    with pytest.raises(UserError, match="was trained beside another .*config.json"):
+        loading.load_adapter(base, tmp_path)
     with pytest.raises(ValueError, match="no adapter"):
         generation.generate(base, chat.load_tokenizer(tiny), [TALK], ["adapter"], 4)
 
@@ -90,13 +95,20 @@ def cut(path: Path) -> None:
 
 def test_a_model_without_all_its_tensors_is_refused(tiny, tmp_path):
     """transformers alone would fill the gap with random numbers and go on."""
-    from safetensors.torch import load_file, save_file
-
     folder = shutil.copytree(tiny, tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="lack 1 tensors, model.layers.1.mlp.up_proj.weight"):
+        loading.load_base(folder)
+
+
+def test_biases_that_the_config_leaves_out_are_not_dropped_without_a_word(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.bias"] = torch.ones(64)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="no place for, model.layers.0.self_attn.q_proj.bias"):
         loading.load_base(folder)
 
 

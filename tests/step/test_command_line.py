@@ -111,7 +111,7 @@ TYPES = {
     "positive_number": (
         command_line.positive_number,
         {"0.5": 0.5, "1e3": 1000.0},
-        ["0", "-1", "nan", "inf", "x"],
+        ["0", "-1", "nan", "inf", "x", "1e308"],
     ),
     "whole_number": (
         command_line.whole_number(0, 10),

@@ -75,6 +75,16 @@ def test_a_part_decides_and_a_page_does_not(tmp_path):
             {"base_model": {"name": "/a", "fingerprint": "2"}},
             False,
         ),
+        (
+            {"base_model": {"fingerprint": "1"}},
+            {"base_model": {"fingerprint": "1", "computing": "1"}},
+            True,
+        ),
+        (
+            {"base_model": {"fingerprint": "1", "computing": "1"}},
+            {"base_model": {"fingerprint": "1", "computing": "2"}},
+            False,
+        ),
     ],
 )
 def test_settings_that_say_where_and_how_redo_nothing(tmp_path, before, now, same):

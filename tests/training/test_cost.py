@@ -67,10 +67,10 @@ SMALL = dict(
 
 @pytest.mark.parametrize(
     ("dtype_bytes", "checkpointing", "taken"),
-    [(4, 0, 330e6), (4, 1, 256e6), (2, 0, 183e6), (2, 1, 150e6)],
+    [(4, 0, 420e6), (4, 1, 289e6), (2, 0, 224e6), (2, 1, 159e6)],
 )
 def test_memory_on_a_cpu_is_what_training_was_seen_to_take(dtype_bytes, checkpointing, taken):
-    """Measured by benchmarks/training_peak.py."""
+    """Measured by benchmarks/training_peak.py, in fresh processes."""
     needed = cost.training_bytes(
         cost.shape(SMALL), 16, cost.Row(600, 150), checkpointing, dtype_bytes, on_cpu=True
     )

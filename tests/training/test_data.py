@@ -44,6 +44,12 @@ def other_model(store):
     files.write_json(store / "prompts" / "context.json", settings | {"model": "other/model"})
 
 
+def other_tokenizer(store):
+    manifest = json.loads((store / "prompts" / "manifest.json").read_text())
+    manifest["inputs"]["tokenizer"] = "0" * 64
+    files.write_json(store / "prompts" / "manifest.json", manifest)
+
+
 def no_answer(store):
     rows = [record(10000000)]
     write_prompts(store, "train", [{**rows[0], "messages": rows[0]["messages"][:2]}])
@@ -65,6 +71,7 @@ def broken_line(store):
         (same_patient_twice, [], "line 1 is of a patient whom step 1 put into train"),
         (other_template, [], "budgeted for other/model"),
         (other_model, [], "budgeted for other/model, not for"),
+        (other_tokenizer, [], "budgeted for .*, with another tokenizer: run"),
         (broken_line, [], r"train.jsonl cannot be read \(line 1 is not a conversation"),
         (no_answer, [], r"train.jsonl cannot be read \(line 1 is not a conversation"),
     ],

@@ -57,6 +57,8 @@ def test_a_manifest_holds_numbers_as_the_command_line_or_the_recipe_gave_them(mo
     ("text", "message"),
     [
         ("epochs: 0", "epochs must be a positive number, not 0"),
+        ("epochs: 1.0e+308", "epochs must be a number above 0 and up to 1,000,000,000,000"),
+        ("checkpointing: ²", "checkpointing must be none, all, auto, or a number of layers"),
         ("lr: 1e-3", "lr must be a positive number, not '1e-3'"),
         ("lr: 10", "lr must be a number from 1e-08 to 0.1, not 10"),
         ("lr: 1.0e-12", "lr must be a number from 1e-08 to 0.1, not 1e-12"),
