@@ -6,11 +6,12 @@ for as long as it shows signs of life. No time-out of a collective operation run
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from mimic_qlora.step.version import VERSION
 from mimic_qlora.training.packing import Sample, Split
 
 FOLDER = ".encoded"
+SUM = "sha256"  # of the other arrays in a file
 MOST = 4  # files that are kept: models and --limit change
 STALLED = 600.0  # seconds without a sign of life until the first process is given up
 POLL, HOUR = 0.2, 3600  # seconds
-FORMAT = 1  # raised when samples are encoded otherwise
+FORMAT = 2  # raised when samples are encoded otherwise
 # what a tokenizer is made of, as any of its kinds is published
 TOKENIZER_FILES = (
     "config.json",
@@ -73,6 +75,7 @@ def write(path: Path, encoded: Split) -> None:
         numbers = [(len(s.ids), s.n_prompt, s.patient, s.n_bytes) for s in samples]
         arrays[f"{split}.ids"] = np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32)
         arrays[f"{split}.numbers"] = np.array(numbers, np.int64).reshape(-1, 4)
+    arrays[SUM] = np.array(_sum_of(arrays))
     path.parent.mkdir(mode=0o700, exist_ok=True)
     path.parent.chmod(0o700)
     own = path.with_suffix(f".{os.getpid()}.tmp")  # another run may write the same at this moment
@@ -96,16 +99,27 @@ def _tidy_up(path: Path) -> None:
 
 
 def read(path: Path) -> Split | None:
-    """Read what `write` kept; None when it is not there or damaged (each part has a checksum)."""
+    """Read what `write` kept; None when it is not there or no longer what was written."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            splits = [name.removesuffix(".ids") for name in arrays.files if name.endswith(".ids")]
-            return {
-                split: _samples(arrays[f"{split}.ids"], arrays[f"{split}.numbers"])
-                for split in splits
-            }
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        if str(arrays.pop(SUM)) != _sum_of(arrays):
+            return None
+        splits = [name.removesuffix(".ids") for name in arrays if name.endswith(".ids")]
+        return {
+            split: _samples(arrays[f"{split}.ids"], arrays[f"{split}.numbers"]) for split in splits
+        }
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
+
+
+def _sum_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 sum of arrays and their names."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays):
+        whole.update(f"{name} {arrays[name].shape} {arrays[name].dtype}\n".encode())
+        whole.update(np.ascontiguousarray(arrays[name]).ravel().data)
+    return whole.hexdigest()
 
 
 def _samples(ids: np.ndarray, numbers: np.ndarray) -> list[Sample]:

@@ -6,6 +6,7 @@ import shutil
 import stat
 import threading
 
+import numpy as np
 import pytest
 
 from helpers.training_runs import PATIENTS, record, write_prompts
@@ -91,6 +92,28 @@ def test_what_is_damaged_is_encoded_anew(wanted, counted, place):
         flip(wanted.kept, len(content) - 30)
     else:
         wanted.kept.write_bytes(content[: len(content) // 2] if place == "cut" else b"")
+    assert data.read_samples(wanted) == first and len(counted) == 4
+
+
+def one_token(arrays):
+    arrays["train.ids"][5] += 1
+
+
+def longer(arrays):
+    arrays["train.numbers"][:, 0] *= 2
+
+
+def without_validation(arrays):
+    del arrays["validation.ids"], arrays["validation.numbers"]
+
+
+@pytest.mark.parametrize("change", [one_token, longer, without_validation])
+def test_what_is_written_by_another_hand_is_encoded_anew(wanted, counted, change):
+    """Its parts have right checksums of their own, as any program writes them."""
+    first = data.read_samples(wanted)
+    arrays = dict(np.load(wanted.kept))
+    change(arrays)
+    np.savez(wanted.kept, **arrays)
     assert data.read_samples(wanted) == first and len(counted) == 4
 
 
