@@ -142,6 +142,7 @@ def _kind(error: BaseException) -> str | None:
             "_duckdb",
             "pyarrow",
             "sqlite3",
+            "safetensors",
             "safetensors_rust",
             "xgboost",
         )

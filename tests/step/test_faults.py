@@ -135,6 +135,18 @@ def test_a_full_disk_is_seen_through_a_library(library):
     assert "disk" in faults.sentence(error_of(*WRAPPED[library]))
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a disk that is full")
+def test_a_full_disk_is_seen_through_safetensors():
+    """As export_adapter.py writes the weights of a merged model."""
+    import numpy
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    with pytest.raises(SafetensorError) as found:
+        save_file({"a": numpy.zeros(1 << 20)}, "/dev/full")
+    assert faults.is_full(found.value), found.value
+
+
 def test_a_name_in_a_message_is_no_sign():
     assert faults.sentence(ValueError("No space left on device")) is None
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "Too many open files.csv")
