@@ -54,7 +54,7 @@ def prepare() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # two threads that spin while they wait slow each other down tenfold on a busy machine;
         # some microseconds of it save half of the millions of times that a thread is woken up
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["OMP_WAIT_POLICY"] = "passive"  # of "PASSIVE" a Turkish libgomp complains
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if cores() < affinity():  # OpenMP sees the affinity, but no quota and no scheduler
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
