@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mimic_qlora.step import faults
+from mimic_qlora.step import faults, limits
 from mimic_qlora.step.errors import UserError
 
 # Patient text passes through these libraries: no hub, no telemetry, no kernels fetched at run time.
@@ -24,6 +24,9 @@ ENVIRONMENT = {
     "USE_HUB_KERNELS": "NO",
 }
 
+
+# With 1.0 GB of addresses the tokenizers abort the process; with 1.5 memory runs out in order.
+LEAST_ADDRESSES = 1_500_000_000
 
 # How every model and tokenizer is opened: from this machine, and without running the code that may
 # come with it. Left open, transformers asks on the terminal, and a "y" typed ahead runs it.
@@ -82,9 +85,10 @@ def quiet_transformers() -> Any:
     """Return the module transformers, cut off and without notices and bars; the run itself reports.
 
     `Any`, since transformers makes its attributes when they are asked for. Raises UserError when it
-    or a package that it needs is not installed.
+    or a package that it needs is not installed, or `ulimit -v` leaves it too few addresses.
     """
     cut_off()
+    limits.check_addresses(LEAST_ADDRESSES)
     # deprecations inside peft, and its vain look on the hub for the config of a local base model
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.")
     warnings.filterwarnings("ignore", message="Could not find a config file")

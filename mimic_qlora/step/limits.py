@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mimic_qlora.step.errors import UserError
+
 ROOT = Path("/")  # holds proc/ and sys/; tests put another in its place
 OPEN_FILES = 4096  # enough for all buckets of step 1 and all files of a table
 MIB = 1 << 20
@@ -204,6 +206,16 @@ def _scheduled_memory() -> list[int]:
 def address_limit() -> int | None:
     """Return the bytes of address space that `ulimit -v` allows, None without a limit."""
     return next((limit for name, limit, *_ in _address_limits() if name == "RLIMIT_AS"), None)
+
+
+def check_addresses(least: int) -> None:
+    """Raise UserError where `ulimit -v` allows fewer bytes: libraries would abort the process."""
+    if (allowed := address_limit()) is not None and allowed < least:
+        raise UserError(
+            f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses and {least / 1e9:g} are "
+            "needed, most of them for memory that is not used: raise it, or ask the scheduler for "
+            "memory in another way"
+        )
 
 
 def _address_limits() -> list[tuple[str, int, int, int]]:

@@ -103,13 +103,8 @@ def memory_bytes(gigabytes: float | None) -> int:
     Of little memory it is more than a quarter. Raises UserError when that is too little to work in,
     or more than there is.
     """
-    most, addresses = limits.memory(), limits.address_limit()
-    if addresses is not None and addresses < LEAST_ADDRESSES:
-        raise UserError(
-            f"`ulimit -v` allows {addresses / 1e9:.1f} GB of addresses and "
-            f"{LEAST_ADDRESSES / 1e9:.0f} are needed, most of them for memory that is not used: "
-            "raise it, or ask the scheduler for memory in another way"
-        )
+    limits.check_addresses(LEAST_ADDRESSES)
+    most = limits.memory()
     if gigabytes is None and most < LEAST_MEMORY * 1e9:
         raise UserError(
             f"this job may use {most / 1e9:.2f} GB of memory (by its control group, the scheduler "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
 from mimic_qlora.step import durable, files, held_memory
 from mimic_qlora.step.errors import UserError
@@ -220,7 +221,7 @@ def run(
         raise UserError(
             "the GPU ran out of memory: lower --batch-tokens or give --checkpointing all"
         ) from None
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise_if_full(error, work)
         raise
     last = last_checkpoint(work)

@@ -35,6 +35,12 @@ def test_a_package_that_is_missing_is_named(package, use, monkeypatch):
         use()
 
 
+def test_too_few_addresses_are_refused_before_a_library_aborts(monkeypatch):
+    monkeypatch.setattr(offline.limits, "address_limit", lambda: 1_000_000_000)
+    with pytest.raises(UserError, match="`ulimit -v` allows 1.0 GB of addresses and 1.5 are"):
+        offline.quiet_transformers()
+
+
 def test_a_missing_package_is_not_taken_for_a_damaged_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match="package transformers is not installed"):

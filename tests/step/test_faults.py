@@ -194,6 +194,14 @@ def test_a_file_that_may_not_grow_names_its_limit(tmp_path):
 
 
 @posix
+def test_a_file_of_weights_that_may_not_grow_names_its_limit(tmp_path):
+    """A real error of safetensors, which has no number of the system and another module by now."""
+    weights = f"{{'a': numpy.zeros(9999)}}, {str(tmp_path / 'a')!r}"
+    body = f"import numpy, safetensors.numpy; safetensors.numpy.save_file({weights})"
+    assert "`ulimit -f unlimited`" in one_sentence(limited(body, FSIZE=4096))
+
+
+@posix
 def test_too_many_open_files_name_their_limit(tmp_path):
     body = f"files = [open({str(tmp_path)!r} + f'/{{i}}', 'w') for i in range(300)]"
     assert "`ulimit -n 1024`" in one_sentence(limited(body, NOFILE=256))
