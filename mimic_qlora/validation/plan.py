@@ -132,6 +132,7 @@ def check_power(path: Path, plan: ValidationPlan, questions: Sequence[Question])
 def freeze(store: Path, path: Path, questions: Sequence[Question]) -> str:
     """Keep a copy of the plan as the frozen one, and return its hash, which the ledger keeps.
 
+    The one that was frozen before stays beside it, under its hash: the ledger names it still.
     Raises UserError for a plan that could not show what it is for.
     """
     plan = load(path)
@@ -143,7 +144,12 @@ def freeze(store: Path, path: Path, questions: Sequence[Question]) -> str:
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     enter(store, "frozen", plan_sha256=sha256)  # first: a plan without its line would look edited
-    files.atomic_write(folder / "plan.yaml", data, mode=0o400)
+    place = folder / "plan.yaml"
+    if place.is_file() and place.read_bytes() != data:
+        former = place.read_bytes()
+        name = f"plan-{hashlib.sha256(former).hexdigest()[:12]}.yaml"
+        files.atomic_write(folder / name, former, mode=0o400)
+    files.atomic_write(place, data, mode=0o400)
     return sha256
 
 

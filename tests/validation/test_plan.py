@@ -1,6 +1,8 @@
 """The frozen plan and the ledger of the test patients' openings."""
 
+import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
@@ -110,3 +112,17 @@ def test_a_plan_that_could_not_show_a_useful_difference_names_the_n_that_could()
 def test_a_plan_that_makes_no_sense_is_not_frozen(run_validate, changes, field):
     code, _, err = run_validate("--freeze", write_plan(run_validate.store, **changes))
     assert code == 2 and f"the field '{field}' is not as in" in err and err.count("\n") == 1
+
+
+def test_a_plan_that_was_frozen_before_stays_beside_the_new_one(run_validate):
+    folder = run_validate.store / "validation"
+    texts = []
+    for n in (5, 6, 6):
+        plan = Path(write_plan(run_validate.store, n=n))
+        assert run_validate("--freeze", str(plan))[0] == 0
+        texts.append(plan.read_bytes())
+    first = hashlib.sha256(texts[0]).hexdigest()
+    assert first in (folder / "ledger.jsonl").read_text()
+    (former,) = folder.glob("plan-*.yaml")
+    assert former.name == f"plan-{first[:12]}.yaml" and former.read_bytes() == texts[0]
+    assert (folder / "plan.yaml").read_bytes() == texts[-1]
