@@ -217,20 +217,28 @@ def load_adapter(
 
 
 def _check_tensors(model: "PeftModel", folder: Path, name: str) -> None:
-    """Raise UserError unless an adapter's file has every matrix that stands beside the base.
+    """Raise UserError unless an adapter's file has the matrices beside the base, and no more.
 
-    peft leaves those that are missing at zero, so that the base would answer in the adapter's name.
+    peft leaves those that are missing at zero, so that the base would answer in the adapter's name,
+    and drops those that adapter_config.json has no place for.
     """
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-        absent = sorted(expected.keys() - weights.keys())
+        found = set(weights.keys())
+    absent = sorted(expected.keys() - found)
+    spare = sorted(name for name in found - expected.keys() if "lora_" in name)
     if absent:
         raise UserError(
             f"the adapter in {folder} lacks {len(absent):,} of {len(expected):,} matrices, "
             f"{absent[0]} among them: {remedy(folder)}"
+        )
+    if spare:
+        raise UserError(
+            f"the adapter in {folder} holds {len(spare):,} matrices that its adapter_config.json "
+            f"or the base has no place for, {spare[0]} among them: {remedy(folder)}"
         )
 
 

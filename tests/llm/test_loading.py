@@ -89,6 +89,24 @@ def test_an_adapter_that_lacks_matrices_does_not_answer_as_its_base(
         loading.load_adapter(loading.load_base(tiny, four_bit=False), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"target_modules": ["q_proj"]},
+        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [0]},
+        {"r": 8},
+    ],
+)
+def test_an_adapter_is_not_loaded_in_part(with_adapter, tiny, tmp_path, part):
+    """As an adapter_config.json of another run lets peft; it drops the other matrices."""
+    with_adapter[0].save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | part))
+    says = "does not fit" if "r" in part else "holds [0-9]+ matrices that its adapter_config.json"
+    with pytest.raises(UserError, match=says):
+        loading.load_adapter(loading.load_base(tiny, four_bit=False), tmp_path)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
