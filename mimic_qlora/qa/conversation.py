@@ -37,7 +37,7 @@ class Conversation:
     """The state of a conversation, changed by what is typed.
 
     `randoms` gives validation patients in the order drawn. `entries` are all questions so far,
-    which :save keeps; `thread` are those that the next question follows up on. `as_of` is the time
+    which :save keeps, the first `saved` of them kept already; `thread` are those that the next question follows up on. `as_of` is the time
     at which charts are opened, None for the usual one.
     """
 
@@ -46,6 +46,7 @@ class Conversation:
     as_of: datetime | None = None
     patient: Patient | None = None
     entries: list[transcript.Entry] = field(default_factory=list)
+    saved: int = 0
     thread: list[transcript.Entry] = field(default_factory=list)
 
     def open(self, name: object, as_of: datetime | None) -> None:
@@ -197,6 +198,13 @@ def save(talk: Conversation) -> None:
     if not talk.entries:
         raise UserError("nothing has been asked yet")
     print(f"Saved {transcript.save(talk.answerer.session.store, talk.entries)}")
+    talk.saved = len(talk.entries)
+
+
+def take_leave(talk: Conversation) -> None:
+    """Say what goes with the conversation, since nobody asked to keep it."""
+    if new := len(talk.entries) - talk.saved:
+        print(f"Not kept: {new} question{'s' * (new > 1)} and the answers, as :save was not typed")
 
 
 def show_context(talk: Conversation) -> None:
@@ -253,12 +261,12 @@ def converse(talk: Conversation) -> None:
             line = input(f"{talk.patient.subject_id if talk.patient else 'patient'}> ").strip()
         except (EOFError, RuntimeError):  # the latter when standard input is closed
             print()
-            return
+            break
         except KeyboardInterrupt:
             print("  (:quit or Ctrl-D leaves)")
             continue
         if line in (":quit", ":q"):
-            return
+            break
         try:
             if line:
                 obey(talk, typed(line))
@@ -268,6 +276,7 @@ def converse(talk: Conversation) -> None:
             print(f"error: {terminal.printable(str(error))}")
         except KeyboardInterrupt:
             print("\n[stopped]")
+    take_leave(talk)
 
 
 def remember_lines(talk: Conversation) -> None:

@@ -298,6 +298,20 @@ def test_the_transcript_numbers_the_questions_of_a_talk(ask, heard):
     assert [json.loads(line)["turn"] for line in saved.read_text().splitlines()] == [1, 2, 1]
 
 
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["one", "two", ":quit"], "Not kept: 2 questions and the answers"),
+        (["one", ":save", "two"], "Not kept: 1 question and the answers"),
+        (["one", ":save", ":q"], None),
+        ([":quit"], None),
+    ],
+)
+def test_a_conversation_that_ends_says_what_was_not_kept(ask, heard, typed, says):
+    code, out, _ = ask(typed=[str(IDS[3]), *typed])
+    assert code == 0 and (says in out if says else "Not kept" not in out)
+
+
 # ---------------------------------------------------------------- finding a patient
 
 
