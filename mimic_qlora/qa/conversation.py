@@ -37,8 +37,9 @@ class Conversation:
     """The state of a conversation, changed by what is typed.
 
     `randoms` gives validation patients in the order drawn. `entries` are all questions so far,
-    which :save keeps, the first `saved` of them kept already; `thread` are those that the next question follows up on. `as_of` is the time
-    at which charts are opened, None for the usual one.
+    which :save keeps, and the first `saved` of them are kept already; `thread` are those that the
+    next question follows up on. `as_of` is the time at which charts are opened, None for the usual
+    one.
     """
 
     answerer: Answerer
