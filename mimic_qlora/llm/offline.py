@@ -85,10 +85,15 @@ def quiet_transformers() -> Any:
     """Return the module transformers, cut off and without notices and bars; the run itself reports.
 
     `Any`, since transformers makes its attributes when they are asked for. Raises UserError when it
-    or a package that it needs is not installed, or `ulimit -v` leaves it too few addresses.
+    or a package of its own is missing, or addresses (`ulimit -v`) or docstrings are.
     """
     cut_off()
     limits.check_addresses(LEAST_ADDRESSES)
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "transformers reads docstrings, which `python -OO` and PYTHONOPTIMIZE=2 take away: "
+            "leave these out"
+        )
     # deprecations inside peft, and its vain look on the hub for the config of a local base model
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.")
     warnings.filterwarnings("ignore", message="Could not find a config file")

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -39,6 +40,13 @@ def test_too_few_addresses_are_refused_before_a_library_aborts(monkeypatch):
     monkeypatch.setattr(offline.limits, "address_limit", lambda: 1_000_000_000)
     with pytest.raises(UserError, match="`ulimit -v` allows 1.0 GB of addresses and 1.5 are"):
         offline.quiet_transformers()
+
+
+def test_a_python_without_docstrings_is_refused():
+    code = "from mimic_qlora.llm import offline\noffline.quiet_transformers()"
+    command = [sys.executable, "-OO", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "UserError: transformers reads docstrings, which `python -OO`" in done.stderr
 
 
 def test_a_missing_package_is_not_taken_for_a_damaged_tokenizer(tmp_path, monkeypatch):
