@@ -240,7 +240,8 @@ FROM {table} WHERE valuenum > 0 AND valuenum < ref_range_lower / 100
 -- finds: above 100 times the upper normal value of its item
 -- worst: {worst} times
 SELECT subject_id, valuenum / highnormalvalue AS worst
-FROM {table} JOIN d_items USING (itemid) WHERE highnormalvalue > 0 AND valuenum > 100 * highnormalvalue
+FROM {table} JOIN (SELECT itemid, max(highnormalvalue) AS highnormalvalue FROM d_items GROUP BY itemid)
+USING (itemid) WHERE highnormalvalue > 0 AND valuenum > 100 * highnormalvalue
 
 -- check: negative where that cannot be
 -- tables: labevents
@@ -310,6 +311,29 @@ WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 -- finds: has a code that d_icd_procedures has no title for
 SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN d_icd_procedures USING (icd_code, icd_version)
 WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
+
+-- check: code with two titles
+-- tables: diagnoses_icd
+-- with: d_icd_diagnoses
+-- finds: has a code for which d_icd_diagnoses has two titles (the first one counts)
+SELECT subject_id, NULL AS worst FROM {table} SEMI JOIN (
+  SELECT icd_code, icd_version FROM d_icd_diagnoses
+  GROUP BY ALL HAVING count(DISTINCT long_title) > 1) USING (icd_code, icd_version)
+
+-- check: code with two titles
+-- tables: procedures_icd
+-- with: d_icd_procedures
+-- finds: has a code for which d_icd_procedures has two titles (the first one counts)
+SELECT subject_id, NULL AS worst FROM {table} SEMI JOIN (
+  SELECT icd_code, icd_version FROM d_icd_procedures
+  GROUP BY ALL HAVING count(DISTINCT long_title) > 1) USING (icd_code, icd_version)
+
+-- check: code with two titles
+-- tables: labevents
+-- with: d_labitems
+-- finds: has an item for which d_labitems has two names (the first one counts)
+SELECT subject_id, NULL AS worst FROM {table} SEMI JOIN (
+  SELECT itemid FROM d_labitems GROUP BY itemid HAVING count(DISTINCT label) > 1) USING (itemid)
 
 -- check: age out of range
 -- tables: patients

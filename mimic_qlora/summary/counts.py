@@ -208,9 +208,13 @@ def top_phenotypes(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
 
 
 def top_labs(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
-    """Return the most frequent laboratory tests, by number if their dictionary lacks a name."""
-    labels = "d_labitems"
-    if labels not in database.names(con):
+    """Return the most frequent laboratory tests, by number if their dictionary lacks a name.
+
+    Of an item that stands twice in the dictionary the first row counts, as in a chart.
+    """
+    labels = """(FROM (SELECT *, row_number() OVER () AS "row of the file" FROM d_labitems)
+        QUALIFY row_number() OVER (PARTITION BY itemid ORDER BY "row of the file") = 1)"""
+    if "d_labitems" not in database.names(con):
         labels = "(SELECT NULL::BIGINT AS itemid, NULL AS label, NULL AS fluid)"
     key = {"lab": "coalesce(d.label, t.itemid::VARCHAR)", "fluid": "coalesce(d.fluid, '')"}
     joined = f"labevents t LEFT JOIN {labels} d ON d.itemid = t.itemid"

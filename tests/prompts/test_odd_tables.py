@@ -110,6 +110,36 @@ def test_other_forms_of_one_meaning_and_stays_that_stand_twice_change_no_result(
     assert "admissions.admittime" in printed and "the zone UTC" in printed
 
 
+def named_twice(column):
+    """Return what repeats the rows of a dictionary below its own, under other names."""
+
+    def change(header, rows):
+        place = header.index(column)
+        return [*rows, *([*r[:place], f"other {r[place]}", *r[place + 1 :]] for r in rows)]
+
+    return change
+
+
+def test_of_an_entry_that_stands_twice_in_a_dictionary_the_first_counts_and_it_is_told(
+    clean, copied, tmp_path
+):
+    rewrite(copied / "hosp/d_labitems.csv.gz", named_twice("label"))
+    for name in ("d_icd_diagnoses", "d_icd_procedures"):
+        rewrite(copied / f"hosp/{name}.csv.gz", named_twice("long_title"))
+    done = run_steps(copied, tmp_path / "storage")
+    assert done.prompts == clean.prompts and done.faults == {}
+    for name in ("top_labs", "top_diagnoses_by_rows", "top_procedures"):
+        assert done.summary[name] == clean.summary[name], name
+    rows = done.manifest["rows"]
+    flags = {
+        q["table"]: q["rows"]
+        for q in done.manifest["quality"]
+        if q["check"] == "code with two titles"
+    }
+    assert flags["labevents"] == rows["labevents"]["in"]
+    assert flags.keys() == {"labevents", "diagnoses_icd", "procedures_icd"}
+
+
 def stripped(rows):
     """Rows of a summary but the number of rows, without blanks around texts."""
     return [
