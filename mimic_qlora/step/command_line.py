@@ -251,11 +251,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if hasattr(signal, "pthread_sigmask"):  # not on Windows
             # run_all.py holds Ctrl-C back while a step starts; one that came meanwhile comes now
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        code = main() or 0
+        code = _code(main)
         sys.stdout.flush()
-    except UpToDate as message:
-        print(printable(str(message)))
-        code = 0
     except UserError as error:
         _say_error(str(error))
         code = 2
@@ -281,6 +278,15 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     finally:
         _end_on_signals()
     sys.exit(code)
+
+
+def _code(main: Callable[[], int | None]) -> int:
+    """Return the exit code of a script's `main`; that nothing is to be done is told."""
+    try:
+        return main() or 0
+    except UpToDate as message:
+        print(printable(str(message)))
+        return 0
 
 
 def _say_error(sentence: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimic_qlora.display.cells import Row
+from mimic_qlora.display.text import counted
 from mimic_qlora.display.text_tables import text_table
 from mimic_qlora.mimic import download, releases, tables
 from mimic_qlora.mimic.tables import Columns, Source
@@ -266,8 +267,8 @@ def _say_empty_splits(split: Split) -> None:
     """Say that there are too few patients for the later steps, before any table is read."""
     if empty := [name for name in patients.SHARES if name not in split.values()]:
         print(
-            f"note: {len(split)} patients leave none for {' and '.join(empty)}, and steps 3 to 7 "
-            "need some: convert more (--sample, --subjects-file)"
+            f"note: {counted(len(split), 'patient')} cannot fill {' and '.join(empty)}, and steps "
+            "3 to 7 need some: convert more (--sample, --subjects-file)"
         )
 
 

@@ -91,10 +91,17 @@ def test_a_closed_stream_takes_no_file_and_no_exit_code(tmp_path, which):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full of Linux")
-@pytest.mark.parametrize("amount", [1, 100_000])
-def test_a_full_standard_output_is_named_and_not_the_storage(amount):
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('x'); return 0",
+        "print('x' * 100_000); return 0",
+        "from mimic_qlora.step.errors import UpToDate; raise UpToDate('x' * 100_000)",
+    ],
+)
+def test_a_full_standard_output_is_named_and_not_the_storage(body):
     with open("/dev/full", "w") as full:
-        done = leave(f"print('x' * {amount}); return 0", stdout=full, stderr=subprocess.PIPE)
+        done = leave(body, stdout=full, stderr=subprocess.PIPE)
     said = done.stderr.decode()
     assert done.returncode == 2 and said.startswith("error: standard output cannot be written")
     assert said.count("\n") == 1
