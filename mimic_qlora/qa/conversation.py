@@ -250,9 +250,9 @@ def obey(talk: Conversation, line: str) -> None:
 def converse(talk: Conversation) -> None:
     """Read lines from the terminal until :quit or the end of input."""
     remember_lines(talk)
-    who = next(name for name, arms in ARMS.items() if arms == talk.answerer.arms)
+    who = " and ".join(talk.answerer.arms)
     print(
-        f"\nType a subject_id, a part of one, or random; then ask. {who} answers. "
+        f"\nType a subject_id, a part of one, or random; then ask. Who answers: {who}. "
         ":help lists what can be typed."
     )
     if talk.patient:
