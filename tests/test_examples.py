@@ -4,18 +4,22 @@ import json
 import re
 from random import Random
 
+import yaml
+
 from helpers.paths import ROOT
 from mimic_qlora.mimic.synthetic.hospital import STRIDE
 
-SEED, PATIENTS, UNCODED = 42, 400, 0.39  # of step 1's built-in data
+PATIENTS, UNCODED = 400, 0.39  # of step 1's built-in data
 
 
 def test_the_questions_of_the_example_are_about_patients_of_the_demo():
     lines = (ROOT / "examples" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    study = yaml.safe_load((ROOT / "run_files" / "studies" / "demo.yaml").read_text("utf-8"))
+    seed = study["data"]["seed"]
     coded = {
-        10_000_000 + ((number + 1) * STRIDE + SEED * 104_729) % 10_000_000
+        10_000_000 + ((number + 1) * STRIDE + seed * 104_729) % 10_000_000
         for number in range(PATIENTS)
-        if Random(f"{SEED}:{number}").random() >= UNCODED
+        if Random(f"{seed}:{number}").random() >= UNCODED
     }
     for asked in map(json.loads, lines):
         assert asked["subject_id"] in coded and asked["question"].endswith("?")
