@@ -37,6 +37,7 @@ def arguments() -> argparse.Namespace:
         raise UserError("--once needs --subject-id (a number or random) and --question")
     if not args.once and (args.format == "json" or (args.question and not args.check)):
         raise UserError("--question and --format json go with --once")
+    command_line.check_alone(parser, vars(args), "once", ["batch_size"])
     shared = args.batch not in (None, "-")
     if not shared and (args.processes or environment.place().n > 1):
         raise UserError(

@@ -60,7 +60,9 @@ def arguments() -> argparse.Namespace:
         help="who labelled; once, or once for each --labels. Without it nothing is claimed",
     )
     command_line.add_arguments(parser, force=False)
-    return parser.parse_args()
+    args = parser.parse_args()
+    command_line.check_alone(parser, vars(args), "results", ["storage"])
+    return args
 
 
 def read(

@@ -68,7 +68,11 @@ def arguments() -> Arguments:
     write = "write approvals, edits and rejections into the YAML files"
     add("--export", action="store_true", help=write)
     command_line.add_arguments(parser, force=False)
-    return Arguments(**vars(parser.parse_args()))
+    args = parser.parse_args()
+    for ends in ("report", "export"):
+        command_line.check_alone(parser, vars(args), ends, ["raters", "port", "socket"])
+    command_line.check_alone(parser, vars(args), "results", ["storage"])
+    return Arguments(**vars(args))
 
 
 def rater_names(text: str) -> list[str]:

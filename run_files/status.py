@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     how.add_argument(
         "--clean",
         action="store_true",
-        help="list old results in /tmp, folders of dead runs and copies of the embedded model, and "
+        help="list old results in /tmp, what dead runs left and copies of the embedded model, and "
         "remove them after asking",
     )
     how.add_argument(

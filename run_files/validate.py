@@ -51,6 +51,10 @@ def arguments() -> argparse.Namespace:
     _add_answers(parser)
     command_line.add_arguments(parser, force=False)
     args = parser.parse_args()
+    ends = vars(args).keys() - {"storage", "model"}  # which belong to a storage folder, not a run
+    command_line.check_alone(parser, vars(args), "freeze", sorted(ends - {"freeze"}))
+    command_line.check_alone(parser, vars(args), "plan", sorted(ends - {"plan", "n"}))
+    command_line.check_alone(parser, vars(args), "strict", ["batch_size"])
     args.n = None if args.n is None else n_trials(args.n)
     return args
 

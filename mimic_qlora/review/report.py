@@ -120,7 +120,7 @@ def _row(rater: str, task: Task, item: Item, marks: Mapping[str, Mark]) -> Row:
         said = review_items.sentences(item.answers[NAMES[arm]])
         numbers = [int(n) for n in marks.get(f"{side}_harm", Mark()).value.split()]
         harmful = [said[n - 1][0] for n in numbers if 0 < n <= len(said)]
-        row[f"harmful_{arm}"] = float(bool(numbers))
+        row[f"harmful_{arm}"] = float(bool(harmful))
         row[f"harmful_sentences_{arm}"] = "\n".join(harmful)
         row[f"at_once_{arm}"] = float(all(mark.at_once for mark in given.values()))
     return row | {"comment": marks.get("comment", Mark()).value}

@@ -6,7 +6,7 @@ pages are rendered here, and work without JavaScript but for the link's token.
 
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,12 +178,16 @@ def save(position: int, site: TheSite, rater: Rater, fields: Fields) -> Response
     The script sends one click, named "marking", and stays on the page. A form is a whole item; it
     leaves out boxes that are not ticked.
     """
-    if site.store.tasks.at(rater, position) is None:
+    task = site.store.tasks.at(rater, position)
+    if task is None:
         raise HTTPException(404)
+    answers = zip(HARM, review_items.shown(site.items[task.item], task.swapped), strict=True)
     marks = site.store.marks
     is_click = bool(fields.pop("marking", None))
     given = fields if is_click else dict.fromkeys(HARM, [""]) | fields
     try:
+        for field, answer in answers:
+            _check_sentences(given.get(field, []), answer)
         marks.save(rater, position, {name: " ".join(values) for name, values in given.items()})
     except ValueError:
         raise HTTPException(400, "There is no such mark.") from None
@@ -191,6 +195,17 @@ def save(position: int, site: TheSite, rater: Rater, fields: Fields) -> Response
         answered = marks.progress(rater).answered
         return JSONResponse({"answered": answered, "marks": marks.of(rater, position)})
     return goto(f"/next?after={position}")
+
+
+def _check_sentences(numbers: Sequence[str], answer: str) -> None:
+    """Raise ValueError for the number of a sentence that the answer does not have.
+
+    It would count as harm in the report, with no sentence beside it.
+    """
+    said = review_items.sentences(answer)
+    there = {str(n) for n, (text, _) in enumerate(said, 1) if text.strip()}
+    if not there.issuperset(" ".join(numbers).split()):
+        raise ValueError("no such sentence")
 
 
 @router.post("/undo", dependencies=[Depends(own_form)])

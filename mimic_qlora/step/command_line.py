@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -60,6 +60,30 @@ def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:
         parser.add_argument(
             "--force", action="store_true", help="redo the step even if nothing has changed"
         )
+
+
+def check_alone(
+    parser: argparse.ArgumentParser, read: Mapping[str, object], option: str, others: Iterable[str]
+) -> None:
+    """Raise UserError where an option is given with others that it leaves without effect.
+
+    `read` maps an option to what was read for it. What a user asks for and does not get is told.
+    """
+
+    def is_given(name: str) -> bool:
+        return bool(read[name] != parser.get_default(name))
+
+    idle = [name for name in others if is_given(name)] if is_given(option) else []
+    if idle:
+        words = ", ".join(_in_words(name, read[name]) for name in idle)
+        which = _in_words(option, True)
+        raise UserError(f"{which} leaves {words} without effect: give one or the other")
+
+
+def _in_words(name: str, value: object) -> str:
+    """Return an option as it was typed; one letter is an argument without a name."""
+    dashes = "" if len(name) == 1 else "--no-" if value is False else "--"
+    return dashes + name.replace("_", "-")
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:

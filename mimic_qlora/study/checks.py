@@ -31,6 +31,7 @@ def check(file: StudyFile, store: Path, root: Path) -> None:
     _check_model(file, store)
     _check_recipe(file, root / "recipes")
     _check_plan(file, store, root / "run_files")
+    _check_validation(file)
 
 
 def _check_variables(file: StudyFile) -> None:
@@ -126,6 +127,16 @@ def _check_plan(file: StudyFile, store: Path, questions: Path) -> None:
             f"(`{storage.COMMANDS['validation']} --freeze {path}`)",
             *at,
         )
+
+
+def _check_validation(file: StudyFile) -> None:
+    """Raise UserError for what step 7 would refuse, hours later."""
+    asked = file.study.validation
+    if asked.strict and asked.batch_size:
+        raise file.mistake("strict answers one by one: leave it out", "validation", "batch_size")
+    for field in ("judge", "twins", "forgetting", "arms", "processes"):
+        if asked.tasks == "urgency" and getattr(asked, field) not in (None, False, 0, 1):
+            raise file.mistake("tasks: urgency takes none: leave it out", "validation", field)
 
 
 def _as_field(

@@ -1,10 +1,11 @@
-"""What can be removed: old results in /tmp, folders of dead runs, copies of the embedded model."""
+"""What can be removed: old results in /tmp, what dead runs left, copies of the embedded model."""
 
 import os
 import shutil
 import stat
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mimic_qlora.study.state import folder_bytes
 from mimic_qlora.validation import delivery
 
 _RESULTS, _DEAD = "copies of results of step 7", "folders of runs that ended before their time"
+_STOPPED = "answers of step 6's --batch that was stopped"
 _MODELS = "copies of the embedded model (made again when needed)"
 _BY_RUN = ("adapters", "exports", "privacy")  # a folder for each run
 _AT_TOP = (*storage.COMMANDS, "synthetic")  # what steps write into the storage folder itself
@@ -28,7 +30,7 @@ _COPYING = 60  # seconds between two files of one copy at most
 
 @dataclass(frozen=True)
 class Leftover:
-    """A folder that can be removed; `note` says what is lost with it."""
+    """A folder or file that can be removed; `note` says what is lost with it."""
 
     kind: str
     path: Path
@@ -40,7 +42,7 @@ class Leftover:
 def of_storage(store: Path) -> list[Leftover]:
     """Return what can be removed, of all storage folders in /tmp and of this one elsewhere."""
     models = _leftovers(_MODELS, [store / "models" / EMBEDDED])
-    return [*_results(), *_dead(store), *models]
+    return [*_results(), *_dead(store), *_stopped(store), *models]
 
 
 def _results() -> list[Leftover]:
@@ -88,8 +90,15 @@ def _dead(store: Path) -> list[Leftover]:
     return found + [one for one in _leftovers(_DEAD, partial, note) if one.age > _LEAST_AGE]
 
 
+def _stopped(store: Path) -> list[Leftover]:
+    """Return the journals of batches that no run goes on with."""
+    note = "what was answered so far; the same command would go on from it"
+    found = _leftovers(_STOPPED, sorted((store / "qa" / ".answers").glob("*.jsonl")), note)
+    return [one for one in found if not running_now.holder(one.path)]
+
+
 def _leftovers(kind: str, paths: list[Path], note: str = "") -> list[Leftover]:
-    """Return the folders of these paths that are this user's own."""
+    """Return the folders and files of these paths that are this user's own."""
     found = []
     for path in paths:
         try:
@@ -97,16 +106,24 @@ def _leftovers(kind: str, paths: list[Path], note: str = "") -> list[Leftover]:
         except OSError:
             continue
         own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-        if own and path.is_dir() and not path.is_symlink():
+        is_wanted = stat.S_ISREG if kind == _STOPPED else stat.S_ISDIR
+        if own and is_wanted(status.st_mode):
             age = time.time() - status.st_mtime
-            found.append(Leftover(kind, path, folder_bytes(path), age, note))
+            size = folder_bytes(path) if path.is_dir() else status.st_size
+            found.append(Leftover(kind, path, size, age, note))
     return found
 
 
 def remove(one: Leftover) -> None:
     """Remove a leftover. Raises UserError if a run has begun to write it, or if it cannot be."""
     parent, name = one.path.parent, one.path.name[1:].rpartition(".")[0]
-    if one.kind == _DEAD and parent.name != "validation":
+    if one.kind == _STOPPED:
+        with storage.locked(one.path, "qa"):
+            for path in parent.glob(f"{one.path.stem}.*"):
+                _remove(path)
+            with suppress(OSError):  # Windows removes no open file
+                one.path.with_name(f".{one.path.name}.lock").unlink()
+    elif one.kind == _DEAD and parent.name != "validation":
         step = (
             f"{parent.name}/{name}" if parent.name in ("adapters", "exports", "privacy") else name
         )
@@ -118,6 +135,9 @@ def remove(one: Leftover) -> None:
 
 def _remove(path: Path) -> None:
     try:
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{error.filename or path} cannot be removed ({error.strerror})") from None

@@ -123,7 +123,7 @@ def lines(found: Overview) -> list[str]:
         told.append(f"Study: {', '.join(named)} (last in {', '.join(found.studies)})")
     if found.leftovers:
         n, total = len(found.leftovers), sum(one.bytes for one in found.leftovers)
-        told.append(f"Leftovers: {n} folders, {size(total)} (--clean lists and removes them)")
+        told.append(f"Leftovers: {n:,}, {size(total)} (--clean lists and removes them)")
     return [terminal.fitted(line, terminal.width()) for line in told] + ["", *_next(found)]
 
 
@@ -218,7 +218,7 @@ def clean(found: Sequence[Leftover], ask: Callable[[str], bool]) -> str:
         parent = Path(os.path.commonpath([one.path.parent for one in of_kind]))
         names = {one: str(one.path.relative_to(parent)) for one in of_kind}
         rows: list[Row] = [
-            {"folder": names[one], "size": size(one.bytes), "age": age(one.age)} for one in of_kind
+            {"name": names[one], "size": size(one.bytes), "age": age(one.age)} for one in of_kind
         ]
         print(text_tables.text_table(rows, f"\n{kind[0].upper()}{kind[1:]}, in {parent}"))
         for note in dict.fromkeys(one.note for one in of_kind if one.note):
@@ -234,7 +234,7 @@ def clean(found: Sequence[Leftover], ask: Callable[[str], bool]) -> str:
                 removed, freed = removed + 1, freed + one.bytes
             except UserError as error:
                 faults.append(str(error))
-    told = f"Removed {removed:,} of {len(found):,} folders, {size(freed)}"
+    told = f"Removed {removed:,} of {len(found):,}, {size(freed)}"
     return "\n".join([*faults, told])
 
 

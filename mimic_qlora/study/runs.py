@@ -63,7 +63,9 @@ def _entries(store: Path) -> list[ledger.Entry]:
 
 def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry]) -> TrainedRun:
     settings, result = _part(manifest, "settings"), _part(manifest, "results")
-    of_run = [e["event"] for e in entries if name in (e.get("adapters") or {})]
+    # by the weights: a name may have been trained anew since, or given to another adapter
+    sha256 = _part(_part(manifest, "files"), "adapter_model.safetensors").get("sha256")
+    of_run = [e["event"] for e in entries if sha256 in (e.get("adapters") or {}).values()]
     return TrainedRun(
         run=name,
         model=str(_part(manifest, "base_model").get("name", "")),

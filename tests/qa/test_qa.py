@@ -552,6 +552,7 @@ def test_the_check_fails_for_a_record_that_is_gone(ask, monkeypatch):
         (("--once", "--subject-id", "abc", "--question", "x"), "'abc' is not a subject_id"),
         (("--once", "--subject-id", "random"), "--once needs"),
         (("--question", "x"), "go with --once"),
+        (once("--batch-size", "4"), "--once leaves --batch-size without effect: give one"),
         (("--batch", "nothing.jsonl"), "--batch nothing.jsonl cannot be read"),
         (("--check", "0"), "--check must be a positive whole number, not 0"),
         (("--check", "3", "--subject-id", "7"), "leave them out with --batch and --check"),

@@ -195,6 +195,9 @@ def test_what_a_model_wrote_is_text_and_never_markup(anna):
         {"a_harm": "1 or 1=1"},
         {"comment": "x" * 20_001},
         {"a_harm": "-1"},
+        {"a_harm": "99999"},
+        {"a_harm": "1 0"},
+        {"b_harm": "8"},  # of a sentence that this answer does not have
     ],
 )
 def test_a_mark_that_there_is_not_is_refused(anna, fields):

@@ -156,6 +156,19 @@ def test_a_review_goes_on_after_the_server_was_killed_and_nothing_is_lost(browse
         wait(browser, lambda b: b.title == "Review: item 3")
 
 
+def test_a_comment_is_kept_when_the_page_is_left_at_once(browser, tmp_path):
+    results = make_results(tmp_path / "results", questions=4, each=1)
+    store = Store(results)
+    with Server(results, raters="anna") as server:
+        enter(browser, server)
+        for leave in (browser.refresh, browser.back):
+            box = wait(browser, lambda b: b.find_element(By.ID, "comment"))
+            box.send_keys(f"typed, then {leave.__name__}.")
+            said = box.get_attribute("value")
+            leave()  # the driver says yes where the browser asks
+            wait(browser, lambda b, said=said: store.marks.of("anna", 1).get("comment") == said)
+
+
 @pytest.fixture(scope="module")
 def visited(browser, tmp_path_factory):
     """A server with some marks made, the browser signed in: its address."""

@@ -144,6 +144,8 @@ def test_the_csv_is_unblinded_escaped_and_private(results, run):
         1,
         {**mark(), "better": adapter, f"{adapter}_harm": "1", "comment": '=HYPERLINK("x")'},
     )
+    # as the page once took it: harm that no sentence shows
+    store.marks.save("anna", 1, {f"{'ab'[adapter == 'a']}_harm": "99"})
     assert run("run_files/review.py", "--results", results, "--report").returncode == 0
     assert (results / "ratings.csv").stat().st_mode & 0o77 == 0
     (row,) = csv.DictReader((results / "ratings.csv").open(newline=""))
@@ -153,4 +155,5 @@ def test_the_csv_is_unblinded_escaped_and_private(results, run):
         and row["rater"] == "anna"
     )
     assert row["harmful_sentences_qlora"] == "See a doctor." and row["harmful_sentences_base"] == ""
+    assert (float(row["harmful_qlora"]), float(row["harmful_base"])) == (1, 0)
     assert json.loads((results / "ratings_report.json").read_text())["win_rate"]["qlora"] == 1

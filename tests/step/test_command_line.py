@@ -230,3 +230,36 @@ def test_what_a_python_lacks_is_a_sentence_in_the_scripts_beside_run_sh_too(tmp_
     ended = subprocess.run([sys.executable, "-S", ROOT / "run_files" / "status.py"], **bare)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"error: {sys.executable} lacks the package ")
+
+
+VALIDATE, REVIEW = "run_files/validate.py", "run_files/review.py"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ((VALIDATE, "--freeze", "p", "--final"), "--freeze leaves --final"),
+        ((VALIDATE, "5", "--freeze", "p"), "--freeze leaves n"),
+        ((VALIDATE, "--freeze", "p", "--plan"), "--freeze leaves --plan"),
+        ((VALIDATE, "5", "--plan", "--seed", "0"), "--plan leaves --seed"),
+        ((VALIDATE, "--plan", "--no-records"), "--plan leaves --no-records"),
+        (
+            (VALIDATE, "--strict", "--batch-size", "4"),
+            "--strict leaves --batch-size",
+        ),
+        ((REVIEW, "--report", "--raters", "anna"), "--report leaves --raters"),
+        ((REVIEW, "--export", "--port", "9000"), "--export leaves --port"),
+        (
+            (REVIEW, "--results", "a", "--storage", "b"),
+            "--results leaves --storage",
+        ),
+        (
+            ("run_files/label.py", "--results", "a", "--storage", "b"),
+            "--results leaves --storage",
+        ),
+    ],
+)
+def test_an_option_that_another_leaves_without_effect_is_refused(run, command, says):
+    done = run(*command)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert f"{says} without effect: " in done.stderr

@@ -132,14 +132,16 @@ training: {recipe: cpu, run: a, seeds: [0, 1], epochs: 1, max_steps: 3, lr: 1e-4
 asking: {subject_id: 10000032, question: "-What?", as_of: "2150-01-01", arm: both,
   max_new_tokens: 9, seed: 1}
 validation: {n: 3, arms: [base, adapter], judge: base, max_new_tokens: 9, batch_size: 2,
-  strict: true, knowledge: false, twins: 1, records: false, seed: 3, processes: 2,
+  knowledge: false, twins: 1, records: false, seed: 3, processes: 2,
   jump: login}
 """
 
 
-def test_the_scripts_take_what_a_file_with_every_setting_gives_them(tmp_path):
+@pytest.mark.parametrize("batches", ["batch_size: 2", "strict: true"])
+def test_the_scripts_take_what_a_file_with_every_setting_gives_them(tmp_path, batches):
     """They get as far as the storage folder, which is not there."""
-    for command in _of(read(tmp_path, EVERYTHING), tmp_path / "nowhere")[1:]:
+    text = EVERYTHING.replace("batch_size: 2", batches)
+    for command in _of(read(tmp_path, text), tmp_path / "nowhere")[1:]:
         script = COMMANDS[command.step].split()[-1].replace("./run.sh", "run_files/validate.py")
         done = run_here(script, *command.options, storage=tmp_path)
         assert done.returncode == 2 and "there is no storage folder" in done.stderr, done.stderr

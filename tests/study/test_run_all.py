@@ -207,6 +207,14 @@ WRONG = {
     "demo": ("data: {from: synthetic, fetch_demo: true}", "data.fetch_demo: needs a folder"),
     "model": ("data: {from: synthetic}\nmodel: ./no/model", "line 2, model: "),
     "recipe": ("data: {from: synthetic}\ntraining: {recipe: x}", "training.recipe: there is no"),
+    "one by one": (
+        "data: {from: synthetic}\nvalidation: {strict: true, batch_size: 4}",
+        "line 2, validation.batch_size: strict answers one by one",
+    ),
+    "urgency": (
+        "data: {from: synthetic}\nvalidation: {tasks: urgency, judge: base}",
+        "line 2, validation.judge: tasks: urgency takes none",
+    ),
     "plan": ("data: {from: synthetic}\nvalidation: {plan: x}", "validation.plan: there is no"),
     "few runs": ("data: {from: synthetic}\nvalidation: {plan: PLAN}", "its runs are"),
 }

@@ -17,8 +17,9 @@ from helpers.scripts import run_here
 from helpers.storage_folders import SUBJECTS_FACTS
 from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
+from mimic_qlora.processes import entries
 from mimic_qlora.prompts import audit, records
-from mimic_qlora.step import manifests, storage
+from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.study import leftovers, overview, running_now
 from mimic_qlora.validation import delivery, ledger
 
@@ -62,6 +63,7 @@ def write(store: Path, step: str, word: str = "") -> None:
         if step.startswith("adapters"):
             name = {"base_model": {"name": "meta/L"}}
             out.facts.update({"results": RESULTS, "recipe": "cpu"} | name)
+            (out.path / "adapter_model.safetensors").write_text(f"weights {word}")
 
 
 @pytest.fixture
@@ -254,11 +256,17 @@ def test_a_study_that_is_not_done_may_go_on_by_its_own_command(whole, monkeypatc
 
 def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
     ledger.enter(whole, "frozen", plan_sha256="abc")
-    ledger.looked(whole, {"default": "w"}, {"n": 3})
-    ledger.opening(whole, "abc", {"default": "w"})
+    folder = whole / "adapters" / "default"
+    weights = files.file_sha256(folder / "adapter_model.safetensors")
+    ledger.looked(whole, {"default": weights}, {"n": 3})
+    ledger.opening(whole, "abc", {"default": weights})
     said = look(whole)
     assert "plan abc frozen, 1 look at validation patients, test patients opened once" in said.text
     assert (said.runs[0]["looks"], said.runs[0]["openings"]) == (1, 1)
+    write(whole, "adapters/default", "trained anew")  # nobody has looked at this one
+    again = look(whole)
+    assert (again.runs[0]["looks"], again.runs[0]["openings"]) == (0, 0)
+    assert again.ledger["looks"] == again.ledger["openings"] == 1
     path = ledger.path_of(whole)
     path.write_text(path.read_text().replace("looked", "locked"))
     assert "was edited at line" in look(whole).text
@@ -301,7 +309,7 @@ def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path, capsy
     names = {one.path.name for one in found}
     assert names == {"mimic_qlora_old", ".summary.partial", "SmolLM2-135M-Instruct"}
     said = overview.clean(found, lambda question: "1.0 kB" in question)
-    assert said == "Removed 2 of 3 folders, 2.0 kB"
+    assert said == "Removed 2 of 3, 2.0 kB"
     assert partial.exists() and young.exists() and not old.exists()
     assert overview.clean(leftovers.of_storage(whole), lambda question: True).startswith(
         "Removed 2 of 2"
@@ -324,6 +332,23 @@ def test_clean_lists_what_a_killed_training_has_left(whole):
     assert len(found) == 2
     overview.clean(found, lambda question: True)
     assert not list(whole.glob(".*.abc"))
+
+
+def test_clean_lists_the_answers_of_a_batch_that_nobody_goes_on_with(whole, capsys):
+    folder = whole / "qa" / ".answers"
+    folder.mkdir(parents=True)
+    for name in ("killed", "running"):
+        entries.begin(folder / f"{name}.jsonl", {}, anew=False)
+    (folder / "killed.ab-1.part").write_text("{}")
+    with storage.locked(folder / "running.jsonl", "qa"):
+        found = leftovers.of_storage(whole)
+        assert [one.path.name for one in found] == ["killed.jsonl"]
+        assert "Leftovers: 1, " in look(whole).text
+        with storage.locked(folder / "killed.jsonl", "qa"):  # it goes on meanwhile
+            assert "another run of" in overview.clean(found, lambda question: True)
+        assert overview.clean(found, lambda question: True).startswith("Removed 1 of 1, ")
+    assert "the same command would go on from it" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} <= {"running.jsonl", ".running.jsonl.lock"}
 
 
 def test_clean_does_not_take_what_a_run_has_begun_to_write(whole):

@@ -36,7 +36,9 @@ if (form) {
     sending = true;
     while (waiting.length) {
       try {
-        const reply = await fetch(form.action, {method: "POST", body: new URLSearchParams(waiting[0])});
+        const body = new URLSearchParams(waiting[0]);
+        const keepalive = String(body).length < 60000;  // sent to its end though the page is left; browsers take no more
+        const reply = await fetch(form.action, {method: "POST", body, keepalive});
         if (reply.status >= 500) throw new Error();
         if (!reply.ok) {
           status.textContent = reply.status === 401 ? "Not saved: this page is signed out. Open a new link of review.py."
@@ -107,7 +109,10 @@ if (form) {
     afterwards = () => undo.submit();
     save([]);
   });
-  addEventListener("beforeunload", event => { if (waiting.length) event.preventDefault(); });
+  addEventListener("beforeunload", event => {
+    keepComment();  // what was typed within the last second is a comment too
+    if (waiting.length) event.preventDefault();
+  });
 
   // Keys act only inside the group that has the focus, so they never get in the way of reading or of other tools.
   const groups = [...form.querySelectorAll("fieldset[data-keys]")];
