@@ -94,7 +94,8 @@ def test_help_takes_less_than_a_second_of_work():
 
 def test_a_python_without_the_packages_is_named_with_what_it_lacks(tmp_path):
     (tmp_path / "run_files").mkdir()
-    shutil.copy(ROOT / "run_files" / "run.sh", tmp_path / "run_files")
+    for name in ("run.sh", "validate.py"):
+        shutil.copy(ROOT / "run_files" / name, tmp_path / "run_files")
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # no site-packages
