@@ -51,6 +51,11 @@ class Database:
             raise UserError(
                 f"{self.path} is no file: bring back the one that it stood for, or move it away"
             )
+        if not (os.access(self.path, os.R_OK | os.W_OK) and os.access(folder, os.W_OK)):
+            raise UserError(
+                f"{self.path} is read-only for you: make it and its folder writable, or give "
+                "--results a copy of the folder"
+            )
         self.path.chmod(0o600)
         # where the file system has no locks, SQLite puts a file `<name>.lock` in their place
         way = "" if locks.are_there(self.path) else "&vfs=unix-dotfile"

@@ -10,6 +10,8 @@ import signal
 import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -383,6 +385,24 @@ def test_a_file_of_marks_that_cannot_be_made_leaves_nothing(results, monkeypatch
     with pytest.raises(UserError, match="cannot be used"):
         Store(results)
     assert not (results / FILE).exists()
+
+
+@pytest.mark.parametrize(("file", "folder"), [(0o400, 0o700), (0o600, 0o500)])
+def test_marks_that_are_read_only_stay_so_and_the_remedy_is_told(results, file, folder):
+    store_of(results, "anna")
+    command = [sys.executable, "run_files/review.py", "--results", str(results), "--report"]
+    if os.getuid() == 0:  # who may write everywhere, without this privilege
+        if not shutil.which("setpriv"):
+            pytest.skip("root writes everywhere, and setpriv is not installed")
+        rights = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", *command]
+    (results / FILE).chmod(file)
+    results.chmod(folder)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (results / FILE, results)]
+    results.chmod(0o700)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and modes == [file, folder]
+    assert "is read-only for you: make it and its folder writable" in done.stderr
 
 
 def other_database(path):
