@@ -145,10 +145,9 @@ def answer(args: argparse.Namespace, store: Path, team: meeting.Team) -> int:
         # need
         one_way = args.once or args.batch or args.check
         wants_adapter = arm != "base" if one_way else there
-        model = session.load_arms(opened, [args.run] if wants_adapter else [])
-    answerer = session.Answerer(
-        opened, model, conversation.ARMS[arm], args.run, args.max_new_tokens, args.batch_size
-    )
+        model, loaded = session.load_known(opened, [args.run] if wants_adapter else [])
+    who, tokens, weights = conversation.ARMS[arm], args.max_new_tokens, loaded.get(args.run)
+    answerer = session.Answerer(opened, model, who, args.run, tokens, args.batch_size, weights)
     if args.check:
         return 0 if check.run(answerer, checked, question, args.check) else 1
     if args.batch:

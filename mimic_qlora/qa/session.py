@@ -48,7 +48,8 @@ class Answerer:
 
     `arms` are those that answer: "base", "adapter" or both. `run` names the adapter of step 5,
     `max_new_tokens` bounds an answer, `batch_size` is the number of answers that are generated at
-    once.
+    once. `weights` is the SHA-256 of the loaded adapter's weights, which tells it from one that is
+    trained later under the same name.
     """
 
     session: Session
@@ -57,6 +58,7 @@ class Answerer:
     run: str
     max_new_tokens: int
     batch_size: int = 1
+    weights: str | None = None
 
     @property
     def has_adapter(self) -> bool:
@@ -168,6 +170,22 @@ def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":
         folder = session.store / "adapters" / run
         model = loading.load_adapter(model, folder, loading.adapter_name(place))
     return model
+
+
+def load_known(session: Session, runs: Sequence[str]) -> tuple["PreTrainedModel", dict[str, str]]:
+    """Return the model of load_arms, and run -> SHA-256 of the weights that were loaded.
+
+    Raises UserError also when an adapter is replaced meanwhile.
+    """
+    check_runs(session.store, runs)
+    adapters = {run: weights_sha256(session.store, run) for run in runs}
+    model = load_arms(session, runs)
+    if changed := replaced(session.store, adapters):
+        raise UserError(
+            f"the adapter {changed[0]} was replaced while the model was loaded: the same command "
+            "asks the new one"
+        )
+    return model, adapters
 
 
 def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:

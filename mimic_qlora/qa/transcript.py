@@ -33,8 +33,8 @@ class Reply:
 class Entry:
     """One question about one patient with the replies of the arms.
 
-    `run` names the adapter where it answered, `seconds` is the time of all arms together, `turn`
-    numbers the questions of a conversation.
+    `run` and `weights`, a hash, name the adapter where it answered, `seconds` is the time of all
+    arms together, `turn` numbers the questions of a conversation.
     """
 
     subject_id: int
@@ -44,6 +44,7 @@ class Entry:
     answers: Mapping[str, Reply]
     model: str
     run: str | None
+    weights: str | None = None
     seconds: float | None = None
     turn: int | None = None
 
@@ -58,7 +59,7 @@ class Entry:
             "model": self.model,
             "run": self.run,
         }
-        more = {"seconds": self.seconds, "turn": self.turn}
+        more = {"weights": self.weights, "seconds": self.seconds, "turn": self.turn}
         return line | {name: value for name, value in more.items() if value is not None}
 
 
@@ -84,6 +85,7 @@ def entry(
         answers=answers,
         model=finding.model_name(answerer.session.path),
         run=answerer.run if "adapter" in answers else None,
+        weights=answerer.weights if "adapter" in answers else None,
         seconds=seconds,
         turn=turn,
     )

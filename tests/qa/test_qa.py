@@ -92,6 +92,23 @@ def test_json_is_all_that_stdout_holds_and_the_arms_differ(ask):
     assert set(entry["answers"]) == {"base", "adapter"}
     assert entry["answers"]["base"]["text"] != entry["answers"]["adapter"]["text"]
     assert entry["answers"]["base"]["n_tokens"] <= 8
+    assert entry["weights"] == session.weights_sha256(ask.store, "default")
+    alone = json.loads(ask(*once("--format", "json", "--arm", "base"))[1])
+    assert alone["run"] is None and "weights" not in alone
+
+
+def test_an_adapter_that_is_trained_anew_while_it_is_loaded_is_refused(ask, monkeypatch):
+    loaded = session.load_arms
+
+    def load_arms(opened, runs):
+        model = loaded(opened, runs)
+        (ask.store / "adapters/default/adapter_model.safetensors").write_bytes(b"trained anew")
+        return model
+
+    monkeypatch.setattr(session, "load_arms", load_arms)
+    code, _, err = ask(*once())
+    assert code == 2 and "was replaced while the model was loaded" in err
+    assert not (ask.store / "qa").exists()
 
 
 def test_the_model_gets_what_is_shown(ask, monkeypatch):
