@@ -13,6 +13,8 @@ import os
 
 from mimic_qlora.step import command_line, ending, errors, files, storage
 
+SYNTHETIC_PATIENTS = 400
+
 
 def add_tables(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say which tables are read, and how they are checked."""
@@ -47,8 +49,7 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     add(
         "--synthetic-patients",
         type=command_line.whole_number(10, 10_000_000),
-        default=400,
-        help="patients of the built-in data (default: %(default)s)",
+        help=f"patients of the built-in data (default: {SYNTHETIC_PATIENTS})",
     )
     add(
         "--synthetic-emergency",
@@ -104,6 +105,20 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_one_source(args: argparse.Namespace, mimic_dir: str | None) -> None:
+    """Raise UserError where the arguments ask for two sources of tables."""
+    if args.fetch_demo and args.mimic_dir:
+        raise errors.UserError(
+            "--fetch-demo and --mimic-dir name two sources of tables: give one of them"
+        )
+    for name in ("--synthetic-patients", "--synthetic-emergency"):
+        if mimic_dir and getattr(args, name[2:].replace("-", "_")):
+            raise errors.UserError(
+                f"{name} is for the built-in data, and tables are read from {mimic_dir}: leave it "
+                "out, or leave out --mimic-dir and --fetch-demo (and `unset MIMIC_DIR`)"
+            )
+
+
 def main() -> None:
     """Find or make the tables, convert them, and compare the result with them if asked to."""
     args = arguments()
@@ -115,24 +130,24 @@ def main() -> None:
     if args.make_certificates:
         print(f"Wrote {certificates.make(args.make_certificates)}")
         return
+    mimic_dir = args.fetch_demo or args.mimic_dir or os.environ.get("MIMIC_DIR")
+    check_one_source(args, mimic_dir)
     target = cluster.target(args.scheduler, args.scheduler_file, args.certificates)
     memory = conversion.memory_bytes(args.memory)
     store = storage.open_storage(args.storage, create=True)
-    mimic_dir = args.fetch_demo or args.mimic_dir or os.environ.get("MIMIC_DIR")
     if mimic_dir:
         folder = files.resolved_path(mimic_dir)
     else:
         from mimic_qlora.mimic.synthetic import hospital
 
+        n_patients = args.synthetic_patients or SYNTHETIC_PATIENTS
         if not args.replace_patients:
             replacement.check_synthetic(store)
         print(
             "No --mimic-dir given: using the built-in synthetic MIMIC-IV "
-            f"with {args.synthetic_patients} patients"
+            f"with {n_patients} patients"
         )
-        folder = hospital.in_storage(
-            store, args.synthetic_patients, args.seed, args.synthetic_emergency
-        )
+        folder = hospital.in_storage(store, n_patients, args.seed, args.synthetic_emergency)
     if args.fetch_demo:
         download.fetch_demo(folder)
     if args.verify_checksums:

@@ -81,7 +81,7 @@ def read_sums(path: Path) -> dict[str, str]:
                 f"{path} is not a list of SHA-256 sums: delete it and download it again"
             )
         if name:
-            sums[name] = digest.lower()
+            sums[str(PurePosixPath(name))] = digest.lower()  # without the ./ of `sha256sum ./*`
     if not sums:
         raise UserError(f"{path} is empty: delete it and download it again")
     return sums
@@ -94,7 +94,7 @@ def verify_checksums(mimic_dir: Path) -> list[str]:
     are listed but absent. Raises UserError when there is no list, when none of its files is there,
     or when a file's sum is wrong.
     """
-    if not (mimic_dir / SUMS).exists():
+    if not (mimic_dir / SUMS).is_file():  # a pipe would be waited for without an end
         raise UserError(
             f"{mimic_dir} has no {SUMS} to check against: "
             "download it from PhysioNet, where it lies beside the tables"
@@ -129,12 +129,14 @@ def unlike_listed(mimic_dir: Path, inputs: Mapping[str, FileIdentity]) -> list[s
     """Return a sentence on each file whose sum is not the one in PhysioNet's list beside it.
 
     `inputs` maps names within the folder to files that have been read and summed. Without a list,
-    and for a file that it does not name, there is nothing to compare.
+    and for a file that it does not name, there is nothing to compare. A file beside the list counts
+    for one of its name in a folder of the list, as for `verify_checksums`.
     """
     try:
-        sums = _listed(mimic_dir)
-    except (OSError, UserError):  # none, or another list of that name
+        sums = _listed(mimic_dir) if (mimic_dir / SUMS).is_file() else {}
+    except (OSError, UserError):  # another list of that name
         return []
+    sums = {PurePosixPath(name).name: sum_ for name, sum_ in sums.items()} | sums
     return [
         f"{name}: not the file that {SUMS} lists"
         for name, identity in inputs.items()
@@ -145,7 +147,7 @@ def unlike_listed(mimic_dir: Path, inputs: Mapping[str, FileIdentity]) -> list[s
 def _listed(mimic_dir: Path) -> dict[str, str]:
     """Return name -> SHA-256 sum of the files of a MIMIC-IV folder, with those of ed/."""
     sums = read_sums(mimic_dir / SUMS)
-    if (mimic_dir / ED / SUMS).exists():
+    if (mimic_dir / ED / SUMS).is_file():
         of_ed = read_sums(mimic_dir / ED / SUMS)
         sums |= {name: sum_ for name, sum_ in of_ed.items() if name.startswith(f"{ED}/")}
     return sums

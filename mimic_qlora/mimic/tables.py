@@ -150,7 +150,8 @@ def _parts(mimic_dir: Path) -> list[Path]:
 def _check_unread(mimic_dir: Path, found: Collection[str]) -> None:
     """Raise UserError for a table that stands there in no form that is read, such as `.csv.zst`.
 
-    Without a word it would count as absent. `.csv.gz.part` is a download that was not finished.
+    So it does for one beside hosp/ and icu/, where only these are read. Without a word it would
+    count as absent. `.csv.gz.part` is a download that was not finished.
     """
     for path in sorted(path for folder in _parts(mimic_dir) for path in folder.iterdir()):
         name = path.name.split(".")[0]
@@ -158,6 +159,13 @@ def _check_unread(mimic_dir: Path, found: Collection[str]) -> None:
             raise UserError(
                 f"{path} is named like the table {name}, and only .csv, .csv.gz and folders of "
                 "them are read: unpack it or finish its download, or move it away"
+            )
+    for path in sorted({*mimic_dir.iterdir()} if mimic_dir not in _parts(mimic_dir) else ()):
+        if (name := path.name.split(".")[0]) in schema():
+            raise UserError(
+                f"{path} is named like the table {name} and lies beside the folders "
+                f"{' and '.join(part.name for part in _parts(mimic_dir))}, in which tables are "
+                "read: move it into one, or away"
             )
 
 
@@ -450,6 +458,10 @@ def _read(
             watched = second_reader.Watched(file, counter)
             for batch in _batches(source, watched, skip if on_ragged else None):
                 counter.check()
+                if batch.schema.names != list(source.columns):
+                    raise UserError(
+                        f"{source.path} changed while it was read: run the same command again"
+                    )
                 n_rows += batch.num_rows
                 yield batch
                 if on_bytes:

@@ -104,7 +104,9 @@ def sentence(error: BaseException) -> str | None:
         )
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         return "no folder for temporary files can be written: give one with TMPDIR"
-    if isinstance(error, OSError) and (error.filename or of_the_machine(error)):
+    if isinstance(error, OSError) and (
+        error.filename or error.errno == errno.ENOENT or of_the_machine(error)
+    ):
         name = next(iter(_paths_in(error)), None) or error.filename or "a file or disk"
         reason = os.strerror(error.errno) if error.errno else error.strerror or error
         return f"{name} cannot be used ({reason}): fix that, or redo the step that wrote it"

@@ -37,7 +37,8 @@ def overview(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int)
     lines |= hidden_cells(by_coding, [list(by_coding)], min_cell)
     lines["Hospital stays"] = _count(con, f"SELECT count(*) FROM {database.STAYS}")
     if "icustays" in there:
-        lines["ICU stays"] = _count(con, f"SELECT count(*) FROM {database.ICU_STAYS}")
+        icu_stays = _count(con, f"SELECT count(*) FROM {database.ICU_STAYS}")
+        lines["ICU stays"] = f"<{min_cell}" if is_small(icu_stays, min_cell) else icu_stays
     lines["Tables by patient"] = len(manifest["rows"])
     lines["Rows"] = sum(counts["columnar"] for counts in manifest["rows"].values())
     return [{"what": what, "n": n} for what, n in lines.items()]
@@ -171,17 +172,22 @@ class Ranking:
     where: str = "true"  # the rows that count
     order: str = "patients"  # or "rows"
     within: str | None = None  # a column of the key: each of its values has a list of its own
+    typed: bool = False  # the key is text that people type: what few patients have tells of them
 
 
 def top(
     con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int, ranking: Ranking
 ) -> Rows:
-    """Return the most frequent values of the ranking's key with their patients and rows."""
+    """Return the most frequent values of the ranking's key with their patients and rows.
+
+    A typed value of fewer than `min_cell` patients is not listed.
+    """
     order = f"{ranking.order} DESC, {', '.join(ranking.key)}"
     lists, first = "", ""
     if ranking.within:
         lists, first = f"PARTITION BY {ranking.within}", f"{ranking.within}, "
     columns = ", ".join(ranking.key)
+    least = min_cell if ranking.typed else 0
     expressions = ", ".join(f"{sql} AS {name}" for name, sql in ranking.key.items())
     found = database.rows(
         con,
@@ -189,7 +195,7 @@ def top(
         SELECT {columns}, count(*) AS patients, sum(n)::BIGINT AS rows
         FROM (SELECT {expressions}, t.subject_id AS who, count(*) AS n
               FROM {ranking.table} WHERE {ranking.where} GROUP BY ALL)
-        GROUP BY {columns}
+        GROUP BY {columns} HAVING count(*) >= {least}
         QUALIFY row_number() OVER ({lists} ORDER BY {order}) <= {TOP} ORDER BY {first}{order}""",
     )
     return hide_small(found, ("patients",), min_cell, ("rows",))
@@ -242,7 +248,8 @@ def missing(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) 
                     "empty_share": empty / rows if rows else None,
                 }
             )
-    return hide_small(result, ("empty", "filled"), min_cell, ("empty", "filled", "empty_share"))
+    cells = ("empty", "filled")
+    return hide_small(result, ("rows", *cells), min_cell, (*cells, "empty_share"))
 
 
 def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
@@ -269,4 +276,4 @@ def misfits(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) 
         else:  # a dictionary: its columns outside the schema are text, which every cell fits
             kind, of = tables.schema()[table].columns[name], manifest["dictionaries"][table]
         rows.append({"column": column, "type": kind, "cells": n, "rows": of})
-    return hide_small(rows, ("cells",), min_cell)
+    return hide_small(rows, ("cells", "rows"), min_cell)

@@ -20,6 +20,22 @@ COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
 _MOST_YEARS = 120  # an age beyond cannot be one
 _UNKNOWN = (races.NOT_RECORDED, "no hospital stay")  # the last rows of a characteristic
+_OTHER_TEXT = "another text"
+_PUBLISHED = {  # levels that MIMIC-IV's pages name; any other may be one patient's
+    "gender": ("F", "M"),
+    "insurance": ("Medicare", "Medicaid", "Private", "Other", "No charge"),
+    "admission_type": (
+        "AMBULATORY OBSERVATION",
+        "DIRECT EMER.",
+        "DIRECT OBSERVATION",
+        "ELECTIVE",
+        "EU OBSERVATION",
+        "EW EMER.",
+        "OBSERVATION ADMIT",
+        "SURGICAL SAME DAY ADMISSION",
+        "URGENT",
+    ),
+}
 
 NOTE = (
     "Age, race, insurance and admission type are those of the first stay, of whichever kind; "
@@ -47,9 +63,13 @@ def table1(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -
     """Return Table 1, overall and by split; patients without a coded stay have their own column.
 
     Counts above 0 and below `min_cell` are hidden, and the next smallest where a sum would reveal
-    them.
+    them. A level that MIMIC-IV does not publish, of fewer patients, is not named.
     """
     people, stays = _people(con), _stays(con)
+    for column, published in _PUBLISHED.items():
+        n = people[column].map(people[column].value_counts())
+        named = people[column].isin({*published, *_UNKNOWN}) | (n >= min_cell)
+        people[column] = people[column].where(named, _OTHER_TEXT)
     groups = _groups(people, min_cell)
     everybody = groups.people
 

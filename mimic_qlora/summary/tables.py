@@ -51,7 +51,7 @@ _DIAGNOSES = Ranking(
     where="t.icd_code IS NOT NULL",
     within="icd_version",
 )
-_DRUGS = Ranking("prescriptions t", {"drug": "t.drug"}, where="t.drug <> ''")
+_DRUGS = Ranking("prescriptions t", {"drug": "t.drug"}, "t.drug <> ''", typed=True)
 
 KINDS = {
     "flow": Kind("Who was left out, and why", "patients", counts.flow),

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import http.server
+import os
 import stat
 import threading
 
@@ -246,6 +247,23 @@ def test_nothing_to_check_is_not_taken_for_all_right(tmp_path):
         download.verify_checksums(tmp_path)
     put(tmp_path, {})
     with pytest.raises(UserError, match="none of the files"):
+        download.verify_checksums(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "*"])
+def test_a_file_unlike_its_sum_is_told_however_the_list_names_it(tmp_path, prefix):
+    lines = "".join(f"{'0' * 64} {prefix}{name}\n" for name in FILES)
+    (tmp_path / download.SUMS).write_text(lines)
+    flat = {name.split("/")[-1]: {"sha256": "1" * 64} for name in FILES}
+    for inputs in (dict.fromkeys(FILES, {"sha256": "1" * 64}), flat):
+        told = download.unlike_listed(tmp_path, inputs)
+        assert [sentence.split(":")[0] for sentence in told] == list(inputs)
+
+
+def test_a_pipe_in_the_place_of_the_list_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / download.SUMS)
+    assert download.unlike_listed(tmp_path, {"a": {"sha256": "1"}}) == []
+    with pytest.raises(UserError, match="has no SHA256SUMS.txt"):
         download.verify_checksums(tmp_path)
 
 

@@ -155,6 +155,24 @@ def test_a_table_in_a_form_that_is_not_read_is_not_absent(tiny_mimic, ending):
     assert "labevents" not in tables.find(tiny_mimic)
 
 
+@pytest.mark.parametrize("header", ["subject_id,emar_id", "emar_id,subject_id,own"])
+def test_a_file_that_another_table_replaces_before_it_is_read_is_named(tiny_mimic, header):
+    source = tables.find(tiny_mimic)["labevents"]
+    source.path.write_bytes(gzip.compress(f"{header}\n{header}\n".encode()))
+    with pytest.raises(tables.UserError, match="labevents.csv.gz changed while it was read"):
+        list(tables.read(source))
+
+
+@pytest.mark.parametrize("name", ["labevents.csv.gz", "edstays.csv", "omr"])
+def test_a_table_beside_the_folders_that_are_read_is_not_absent(tiny_mimic, name):
+    (tiny_mimic / "hosp/labevents.csv.gz").unlink()
+    (tiny_mimic / name).write_text("x")
+    with pytest.raises(tables.UserError, match=f"{name} is named .* beside the folders hosp"):
+        tables.find(tiny_mimic)
+    (tiny_mimic / name).rename(tiny_mimic / "old.csv")
+    assert "labevents" not in tables.find(tiny_mimic)
+
+
 def test_what_is_no_file_is_not_opened(tiny_mimic):
     """Opening a pipe would wait for ever."""
     (tiny_mimic / "hosp/extra.csv").mkdir()

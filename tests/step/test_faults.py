@@ -149,6 +149,8 @@ def test_a_name_in_a_message_is_no_sign():
     assert faults.sentence(ValueError("No space left on device")) is None
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "Too many open files.csv")
     assert "cannot be used (No such file" in faults.sentence(error)
+    unnamed = FileNotFoundError(errno.ENOENT, "Failed to open local file '/s/a.parquet'")  # pyarrow
+    assert "cannot be used (No such file" in faults.sentence(unnamed)
 
 
 # ---------------------------------------------------------------- limits of the shell

@@ -13,7 +13,7 @@ import pytest
 import convert_to_jsonl
 from helpers.mimic_tables import rewrite, write_table
 from helpers.paths import ROOT
-from helpers.scripts import folder_bytes
+from helpers.scripts import folder_bytes, run_here
 from mimic_qlora.mimic import releases, tables
 from mimic_qlora.step import faults, storage
 from mimic_qlora.step.errors import UserError
@@ -283,6 +283,20 @@ def test_arguments_that_cannot_be_are_refused_before_anything_is_written(
     with pytest.raises(UserError, match=f"{arguments[0]} "):
         convert("--mimic-dir", tiny_mimic, *arguments)
     assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--synthetic-patients", "20"], ["--synthetic-emergency"], ["--fetch-demo", "x"]]
+)
+def test_two_sources_of_tables_are_refused(tmp_path, tiny_mimic, arguments):
+    place = tmp_path / "storage"
+    calls = [run_here("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, *arguments, storage=place)]
+    if arguments[0] != "--fetch-demo":  # which is meant to go before the variable
+        from_variable = {"MIMIC_DIR": str(tiny_mimic)}
+        calls.append(run_here("convert_to_jsonl.py", *arguments, storage=place, **from_variable))
+    for done in calls:
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {arguments[0]}")
+    assert not place.exists()
 
 
 def test_more_workers_and_least_memory_change_no_byte(convert, tiny_mimic):

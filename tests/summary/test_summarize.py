@@ -262,6 +262,33 @@ def test_a_cell_that_a_spreadsheet_would_run_is_disarmed(store, shown):
     assert "'=HYPERLINK()" in (store / "summary" / "top_drugs.csv").read_text()
 
 
+def test_texts_and_rows_of_few_patients_are_nowhere_in_the_summary(tmp_path):
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    own = {"admissions": ("insurance", "admission_type"), "patients": ("gender",)}
+    for name, columns in (own | {"prescriptions": ("drug",)}).items():
+        path = hosp / f"{name}.csv.gz"
+        with gzip.open(path, "rt", newline="") as file:
+            first, *rows = csv.DictReader(file)
+        write_table(hosp, name, [first | dict.fromkeys(columns, "Smith's own"), *rows])
+    service = {"hadm_id": 1001, "transfertime": "", "prev_service": "", "curr_service": "MED"}
+    write_table(hosp, "services", [{"subject_id": 1, **service}])
+    stay = {"hadm_id": 1001, "stay_id": 7, "intime": "2150-01-01 11:00:00"}
+    write_table(hosp, "icustays", [{"subject_id": 1, **stay}])
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    done = run_here("summarize_jsonl.py", "--all", storage=place)
+    assert "another text" in done.stdout and "Smith" not in done.stdout
+    for path in (place / "summary").iterdir():
+        assert "Smith" not in path.read_text(), path.name
+    result = tables(place)
+    assert {row["rows"] for row in result["missing"] if "services." in row["column"]} == {"<10"}
+    overview = {row["what"].strip(): row["n"] for row in result["overview"]}
+    assert overview["ICU stays"] == "<10"
+    assert run_here("summarize_jsonl.py", "--min-cell", 0, storage=place).returncode == 0
+    assert "Smith's own" in (place / "summary" / "table1.csv").read_text()
+    assert "Smith's own" in (place / "summary" / "top_drugs.csv").read_text()
+
+
 def test_absent_tables_are_named(store, shown):
     assert "left out, the data has no labevents" in shown
 
