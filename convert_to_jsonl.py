@@ -9,7 +9,6 @@ command goes on where it was.
 """
 
 import argparse
-import os
 
 from mimic_qlora.step import command_line, ending, errors, files, storage
 
@@ -105,20 +104,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_one_source(args: argparse.Namespace, mimic_dir: str | None) -> None:
-    """Raise UserError where the arguments ask for two sources of tables."""
-    if args.fetch_demo and args.mimic_dir:
-        raise errors.UserError(
-            "--fetch-demo and --mimic-dir name two sources of tables: give one of them"
-        )
-    for name in ("--synthetic-patients", "--synthetic-emergency"):
-        if mimic_dir and getattr(args, name[2:].replace("-", "_")):
-            raise errors.UserError(
-                f"{name} is for the built-in data, and tables are read from {mimic_dir}: leave it "
-                "out, or leave out --mimic-dir and --fetch-demo (and `unset MIMIC_DIR`)"
-            )
-
-
 def main() -> None:
     """Find or make the tables, convert them, and compare the result with them if asked to."""
     args = arguments()
@@ -130,8 +115,7 @@ def main() -> None:
     if args.make_certificates:
         print(f"Wrote {certificates.make(args.make_certificates)}")
         return
-    mimic_dir = args.fetch_demo or args.mimic_dir or os.environ.get("MIMIC_DIR")
-    check_one_source(args, mimic_dir)
+    mimic_dir = replacement.one_source(vars(args))
     target = cluster.target(args.scheduler, args.scheduler_file, args.certificates)
     memory = conversion.memory_bytes(args.memory)
     store = storage.open_storage(args.storage, create=True)

@@ -1,8 +1,9 @@
 """Truncation: no prompt may change when what was not known at its time is deleted or replaced.
 
-Rows after a prompt's time are deleted. A cell that became known later, or never, gets another valid
-value, in rows of an earlier time too. Then the prompt is built again and compared, byte by byte. On
-purpose the times stand here once more, and are not read from visibility.csv.
+Rows after a prompt's time are deleted, but not those of pharmacy: they tell that an order that has
+begun was entered later. A cell that became known later, or never, gets another valid value, in rows
+of an earlier time too. Then the prompt is built again and compared, byte by byte. On purpose the
+times stand here once more, and are not read from visibility.csv.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,6 @@ STAMP = {
     "icustays": "intime",
     "services": "transfertime",
     "prescriptions": "starttime",
-    "pharmacy": "entertime",
     "labevents": "charttime",
     "omr": "chartdate",
     "chartevents": "charttime",
@@ -114,6 +114,8 @@ class Times(NamedTuple):
             return NEVER
         if table in STORED:
             return max(row["charttime"], row.get("storetime", NEVER))
+        if table == "pharmacy":
+            return row.get("entertime", NEVER)
         if table == "omr":
             return _day_over(row["chartdate"])
         if table == "prescriptions":

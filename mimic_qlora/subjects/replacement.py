@@ -1,5 +1,6 @@
 """The patients whom a run of step 1 would replace: real ones are not replaced unasked."""
 
+import os
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,25 @@ class _Settings(TypedDict, total=False):
 
 
 _SHAPES = {"source": Source, "settings": _Settings, "inputs": dict[str, FileIdentity]}
+
+
+def one_source(arguments: Mapping[str, Any]) -> str | None:
+    """Return the folder of the tables that the command line asks for, None for the built-in data.
+
+    Raises UserError where two sources are asked for.
+    """
+    fetch_demo, mimic_dir = arguments["fetch_demo"], arguments["mimic_dir"]
+    if fetch_demo and mimic_dir:
+        raise UserError("--fetch-demo and --mimic-dir name two sources of tables: give one of them")
+    folder = fetch_demo or mimic_dir or os.environ.get("MIMIC_DIR")
+    for name in ("synthetic_patients", "synthetic_emergency"):
+        if folder and arguments[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for the built-in data, and tables are read from "
+                f"{folder}: leave it out, or leave out --mimic-dir and --fetch-demo (and `unset "
+                "MIMIC_DIR`)"
+            )
+    return folder
 
 
 def earlier(store: Path) -> Found:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from helpers.storage_folders import step_three_stub, written_otherwise
 from mimic_qlora.chart import columns, context, visibility
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.mimic.synthetic import hospital
-from mimic_qlora.prompts import audit, audit_chart, records
+from mimic_qlora.prompts import audit, audit_chart, records, truncation
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.subjects import reader
 
@@ -267,3 +268,25 @@ def test_a_citation_names_a_row_by_every_digit_of_its_ids(column, right, wrong):
         assert (
             audit._found(columns.Citation("x", "labevents", [f"{column}={told}"]), chart) == found
         )
+
+
+@pytest.mark.parametrize("entered", [[1], [3], [1, 3], [3, 4], []])
+def test_an_order_that_is_entered_late_knows_no_future(entered):
+    def day(number):
+        return datetime(2150, 1, number)
+
+    record = {
+        "subject_id": 1,
+        "admissions": [{"hadm_id": 2, "admittime": day(1), "dischtime": day(9)}],
+        "prescriptions": [
+            {"hadm_id": 2, "pharmacy_id": 5, "starttime": day(1), "drug": "Warfarin"},
+            {"hadm_id": 2, "pharmacy_id": 6, "starttime": day(3), "drug": "Insulin"},
+        ],
+        "pharmacy": [{"pharmacy_id": 5, "entertime": day(n)} for n in entered],
+    }
+    as_of = datetime(2150, 1, 2, 12)
+    cut = truncation.truncated(record, SimpleNamespace(as_of=as_of, task="guidance"))
+    shown = [visibility.visible(one, as_of)["prescriptions"] for one in (record, cut)]
+    assert shown[0] == shown[1] and len(shown[0]) == (max(entered, default=1) == 1)
+    if not shown[0]:  # kept, with another drug: a prompt that told it would change
+        assert cut["prescriptions"][0]["drug"] != "Warfarin"
