@@ -143,6 +143,10 @@ def _parts(mimic_dir: Path) -> list[Path]:
         raise UserError(
             f"{mimic_dir} is only one part of MIMIC-IV: give the folder around it, {around}"
         )
+    for folder in sorted(mimic_dir.iterdir()):
+        module = folder.name.lower()
+        if module in MODULES and folder.is_dir() and not (mimic_dir / module).is_dir():
+            raise UserError(f"{folder} must be {module}, in small letters: rename it")
     parts = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()]
     return parts or [mimic_dir]
 

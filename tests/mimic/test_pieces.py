@@ -163,6 +163,13 @@ def test_a_file_that_another_table_replaces_before_it_is_read_is_named(tiny_mimi
         list(tables.read(source))
 
 
+def test_a_folder_of_tables_in_capital_letters_is_not_absent(tiny_mimic):
+    (tiny_mimic / "ICU").mkdir()
+    (tiny_mimic / "ICU/chartevents.csv.gz").write_text("x")
+    with pytest.raises(tables.UserError, match="ICU must be icu, in small letters: rename it"):
+        tables.find(tiny_mimic)
+
+
 @pytest.mark.parametrize("name", ["labevents.csv.gz", "edstays.csv", "omr"])
 def test_a_table_beside_the_folders_that_are_read_is_not_absent(tiny_mimic, name):
     (tiny_mimic / "hosp/labevents.csv.gz").unlink()
