@@ -50,25 +50,31 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         raise UserError(f"the tokenizer in {path} has no chat template{_without_template(path)}")
     tokenizer.padding_side = "left"
     ends = end_token_ids(tokenizer)
-    _check_vocabulary(path, tokenizer)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
-        tokenizer.pad_token = _spare_token(tokenizer, ends)
+    size = _vocabulary_size(path)
+    _check_vocabulary(path, tokenizer, size)
+    pad = tokenizer.pad_token_id
+    if pad is None or pad in ends or size and pad >= size:
+        tokenizer.pad_token = _spare_token(tokenizer, ends, size)
     return tokenizer
 
 
-def _check_vocabulary(path: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+def _vocabulary_size(path: Path) -> int | None:
+    """Return how many tokens a model has embeddings for; None where its config does not say."""
+    config = path / "config.json"
+    size = read_json(config).get("vocab_size") if config.is_file() else None
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _check_vocabulary(path: Path, tokenizer: "PreTrainedTokenizerBase", size: int | None) -> None:
     """Raise UserError when a model has no embedding for a token that its tokenizer may give.
 
     Tokens that were added and that the chat template does not write are left out: a fine-tuner's
     token to pad with often has none.
     """
-    if not (path / "config.json").is_file():
-        return
-    size = read_json(path / "config.json").get("vocab_size")
     template = tokenizer.get_chat_template()
     written = [i for i, token in tokenizer.added_tokens_decoder.items() if str(token) in template]
     highest = max(tokenizer.vocab_size - 1, *written, tokenizer.bos_token_id or 0)
-    if isinstance(size, int) and 0 < size <= highest:
+    if size and size <= highest:
         raise UserError(
             f"{path / 'config.json'} gives {size:,} tokens and the tokenizer beside it has more "
             f"(up to number {highest:,}): one of the two is another model's, so fetch or copy the "
@@ -96,14 +102,18 @@ def _without_template(path: Path) -> str:
     )
 
 
-def _spare_token(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int]) -> str:
+def _spare_token(
+    tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int], size: int | None
+) -> str:
     """Return a reserved special token to pad with.
 
     Llama 3 has no pad token. EOS in its place would hide the token that ends an answer from the
-    loss. The token is set in the tokenizer only; the model's config stays the checkpoint's.
+    loss. The token is set in the tokenizer only; the model's config stays the checkpoint's. One
+    beyond its embeddings, of which there are `size`, would end a batch of answers.
     """
     special = {i: str(t) for i, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special}
-    spare = [t for i, t in special.items() if i not in ends and i != tokenizer.bos_token_id]
+    taken = {*ends, tokenizer.bos_token_id}
+    spare = [t for i, t in special.items() if i not in taken and (size is None or i < size)]
     named = [t for t in spare if t == "<|finetune_right_pad_id|>"]
     return (named or spare or [tokenizer.eos_token])[-1]
 

@@ -15,6 +15,7 @@ from mimic_qlora.llm.embedded import (
     found,
     is_embedded,
 )
+from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers
 from mimic_qlora.step import faults, files
 from mimic_qlora.step.errors import UserError
 
@@ -243,9 +244,10 @@ def beside_weights(path: Path) -> dict[str, str]:
 def computing(path: Path) -> str:
     """Return a hash of what config.json says of how the weights are used, however it is written.
 
-    The same weights with another RoPE, or cut into other heads, are another model.
+    The same weights with another RoPE, or cut into other heads, are another model. What a config
+    leaves out, as Llama 2's does the base of RoPE, is what transformers takes for it.
     """
-    config = read_json(path / "config.json")
+    config = _completed(path)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope = dict(rope) if isinstance(rope, dict) else {"rope_type": rope}
     theta = config.get("rope_theta", rope.pop("rope_theta", None))
@@ -254,11 +256,25 @@ def computing(path: Path) -> str:
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     dim = width // heads if isinstance(heads, int) and heads and isinstance(width, int) else None
     used = {
-        "rope": {"theta": theta, "kind": kind, **rope} if kind not in (None, "default") else theta,
+        "rope": {"theta": theta, "kind": kind, **rope} if rope else theta,
         "heads": [heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or dim],
         **{name: config.get(name) for name in ("hidden_act", "rms_norm_eps")},
     }
     return files.digest(json.loads(json.dumps(used), parse_int=float))[:16]
+
+
+def _completed(path: Path) -> dict[str, Any]:
+    """Return config.json as transformers reads it; as it is where transformers cannot."""
+    written = read_json(path / "config.json")
+    try:
+        read = quiet_transformers().AutoConfig.from_pretrained(path, **FROM_HERE)
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds; who loads the model says what is wrong
+        if faults.of_the_machine(error):
+            raise
+        return written
+    return {**written, **read.to_dict()}
 
 
 def embeddings_fingerprint(path: Path) -> str | None:

@@ -208,3 +208,26 @@ def test_what_config_says_of_computing_is_known_however_it_is_written(tiny, tmp_
     others = ({"rms_norm_eps": 1e-3}, {"num_attention_heads": 8, "num_key_value_heads": 4})
     for n, changed in enumerate((*others, {"hidden_act": "gelu"}, {"rope_theta": 5e5})):
         assert finding.computing(change_config(tiny, tmp_path / str(n), **changed)) != as_is
+
+
+def test_what_config_leaves_out_is_what_transformers_takes_for_it(tiny, tmp_path):
+    """Llama 2 names no base of RoPE; saved again, the same model names it."""
+    left_out = ("rope_parameters", "head_dim", "hidden_act", "rms_norm_eps")
+    short = change_config(tiny, tmp_path / "short", **dict.fromkeys(left_out))
+    assert finding.computing(short) == finding.computing(tiny)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        [{"rope_theta": 1e4, "partial_rotary_factor": share} for share in (0.5, 1.0)],
+        [{"full_attention": {"rope_theta": theta}} for theta in (1e4, 1e6)],
+    ],
+    ids=["share", "layers"],
+)
+def test_all_that_is_said_of_rope_tells_models_apart(tiny, tmp_path, rope):
+    """Of a share of each head, as in GLM, and of kinds of layers, as in Gemma 3."""
+    places = [
+        change_config(tiny, tmp_path / str(n), rope_parameters=said) for n, said in enumerate(rope)
+    ]
+    assert finding.computing(places[0]) != finding.computing(places[1])
