@@ -236,7 +236,7 @@ def draft_of(work: Path) -> dict[str, Any]:
 def remove_work(work: Path) -> None:
     """Remove the folder of a run that has ended, its draft last: a kill leaves what tells whose."""
     for path in work.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != "draft.json":
             path.unlink()

@@ -168,6 +168,14 @@ def test_a_removal_that_is_killed_leaves_the_draft_of_the_run(work, monkeypatch)
     assert (work / "draft.json").exists()
 
 
+def test_a_link_among_the_checkpoints_goes_with_them_and_what_it_names_stays(work, tmp_path):
+    """It ended each run of this name in a traceback, after its adapter was in place."""
+    (tmp_path / "own").mkdir()
+    (work / "notes").symlink_to(tmp_path / "own")
+    run_of_step_5.remove_work(work)
+    assert not work.exists() and (tmp_path / "own").is_dir()
+
+
 @pytest.mark.parametrize("name", ["draft.json", "about.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"id": 1}', "null"])
 def test_what_is_known_of_a_run_is_named_when_damaged_and_force_begins_anew(
