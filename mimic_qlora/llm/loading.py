@@ -220,7 +220,7 @@ def _check_tensors(model: "PeftModel", folder: Path, name: str) -> None:
     """Raise UserError unless an adapter's file has the matrices beside the base, and no more.
 
     peft leaves those that are missing at zero, so that the base would answer in the adapter's name,
-    and drops those that adapter_config.json has no place for.
+    and drops those that adapter_config.json has no place for, or puts them over the base's own.
     """
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
@@ -229,7 +229,7 @@ def _check_tensors(model: "PeftModel", folder: Path, name: str) -> None:
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
         found = set(weights.keys())
     absent = sorted(expected.keys() - found)
-    spare = sorted(name for name in found - expected.keys() if "lora_" in name)
+    spare = sorted(found - expected.keys())
     if absent:
         raise UserError(
             f"the adapter in {folder} lacks {len(absent):,} of {len(expected):,} matrices, "

@@ -107,6 +107,17 @@ def test_an_adapter_is_not_loaded_in_part(with_adapter, tiny, tmp_path, part):
         loading.load_adapter(loading.load_base(tiny, four_bit=False), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["norm.weight", "layers.0.self_attn.q_proj.bias"])
+def test_an_adapter_does_not_bring_weights_for_the_base(with_adapter, tiny, tmp_path, name):
+    """peft puts them over the base's own, which then answers otherwise, or drops them."""
+    with_adapter[0].save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    weights[f"base_model.model.model.{name}"] = torch.full((64,), 9.0)
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=f"no place for, base_model.model.model.{name}"):
+        loading.load_adapter(loading.load_base(tiny, four_bit=False), tmp_path)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
