@@ -95,6 +95,8 @@ def arguments() -> argparse.Namespace:
     command_line.add_device(parser)
     command_line.add_arguments(parser)
     args = parser.parse_args()
+    of_a_base = {"save_base", "model", "recipe", "device", "storage", "force"}
+    command_line.check_alone(parser, vars(args), "save_base", sorted(vars(args).keys() - of_a_base))
     if args.recipe == "cpu":
         limits.hide_gpus()
     return args

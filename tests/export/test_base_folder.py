@@ -59,3 +59,10 @@ def test_another_model_of_the_same_last_name_does_not_take_its_place(tuned_store
     assert done.returncode == 2, done.stdout
     assert str(tuned_store.model) in done.stderr and "--force" in done.stderr
     assert folder_bytes(folder) == before
+
+
+def test_options_of_a_run_beside_it_are_refused(tmp_path):
+    for options, named in (("--run a", "--run"), ("--seeds 1,2 --limit 4", "--limit, --seeds")):
+        done = run_here("train_qlora.py", "--save-base", *options.split(), storage=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: --save-base leaves {named} without effect")
