@@ -256,7 +256,8 @@ def _check_adapter(folder: Path, base: Path) -> None:
             f"the adapter in {folder} was trained on {trained_on.get('name')}, not on "
             f"{model_name(base)}: give that model with --model, or train again"
         )
-    if trained_on and trained_on.get("computing", computing(base)) != computing(base):
+    known = trained_on.get("computing") if trained_on else None
+    if known is not None and known != computing(base):
         raise UserError(
             f"the adapter in {folder} was trained beside another {base / 'config.json'} (RoPE, "
             "heads, activation or norm): put that one back, or train again"

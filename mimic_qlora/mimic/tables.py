@@ -157,19 +157,21 @@ def _check_unread(mimic_dir: Path, found: Collection[str]) -> None:
     So it does for one beside hosp/ and icu/, where only these are read. Without a word it would
     count as absent. `.csv.gz.part` is a download that was not finished.
     """
-    for path in sorted(path for folder in _parts(mimic_dir) for path in folder.iterdir()):
+    parts = _parts(mimic_dir)
+    for path in sorted(path for folder in parts for path in folder.iterdir()):
         name = path.name.split(".")[0]
         if name in schema() and name not in found:
             raise UserError(
                 f"{path} is named like the table {name}, and only .csv, .csv.gz and folders of "
                 "them are read: unpack it or finish its download, or move it away"
             )
-    for path in sorted({*mimic_dir.iterdir()} if mimic_dir not in _parts(mimic_dir) else ()):
+    beside = [] if mimic_dir in parts else sorted(mimic_dir.iterdir())
+    for path in beside:
         if (name := path.name.split(".")[0]) in schema():
             raise UserError(
                 f"{path} is named like the table {name} and lies beside the folders "
-                f"{' and '.join(part.name for part in _parts(mimic_dir))}, in which tables are "
-                "read: move it into one, or away"
+                f"{' and '.join(part.name for part in parts)}, in which tables are read: move it "
+                "into one, or away"
             )
 
 

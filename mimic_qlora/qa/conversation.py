@@ -205,7 +205,8 @@ def save(talk: Conversation) -> None:
 def take_leave(talk: Conversation) -> None:
     """Say what goes with the conversation, since nobody asked to keep it."""
     if new := len(talk.entries) - talk.saved:
-        print(f"Not kept: {new} question{'s' * (new > 1)} and the answers, as :save was not typed")
+        asked = terminal.counted(new, "question")
+        print(f"Not kept: {asked} and the answers, as :save was not typed")
 
 
 def show_context(talk: Conversation) -> None:

@@ -17,7 +17,7 @@ from mimic_qlora.study import commands
 from mimic_qlora.study.state import DONE, RUNNING, STOPPED, StepState
 from mimic_qlora.study.study_file import USUAL_TASKS, Data, Features, Prompts, Summary, Training
 from mimic_qlora.training import recipes
-from mimic_qlora.training.settings import TrainSettings
+from mimic_qlora.training.settings import DRAFT, TrainSettings
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "subjects": Data,
@@ -86,7 +86,7 @@ def _manifest(store: Path, step: str) -> Mapping[str, Any]:
     if (found := manifests.read(place)) is not None:
         return found
     try:
-        draft = manifests.read_json(place.with_name(f".{place.name}.training") / "draft.json")
+        draft = manifests.read_json(place.with_name(f".{place.name}.training") / DRAFT)
     except (OSError, ValueError):
         draft = storage.interrupted_run(place)
     return draft if isinstance(draft, dict) else {}

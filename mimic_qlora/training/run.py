@@ -19,7 +19,7 @@ from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
 from mimic_qlora.training import data, hardware, packing
 from mimic_qlora.training.encoding import new_lines
 from mimic_qlora.training.memorisation import canaries
-from mimic_qlora.training.settings import Job
+from mimic_qlora.training.settings import DRAFT, Job
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -222,7 +222,7 @@ def draft_of(work: Path) -> dict[str, Any]:
 
     Raises UserError when it is damaged, or gone from beside its checkpoints.
     """
-    path = work / "draft.json"
+    path = work / DRAFT
     if not path.exists() and not any(work.glob("checkpoint-*")):
         return {}
     try:
@@ -238,7 +238,7 @@ def remove_work(work: Path) -> None:
     for path in work.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != "draft.json":
+        elif path.name != DRAFT:
             path.unlink()
     shutil.rmtree(work)
 
@@ -269,7 +269,7 @@ def open_work(run: Run) -> None:
         )
     work.mkdir(mode=0o700, exist_ok=True)
     if other:  # else checkpoints are sealed with the one that is there
-        files.write_json(work / "draft.json", manifest)
+        files.write_json(work / DRAFT, manifest)
 
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ COMPUTE = ("auto", "bf16", "fp16", "fp32")
 # Beyond these no adapter learns: a LoRA run at 0.1 diverges, and one at 1e-8 stays where it began.
 LEARNING_RATES = (1e-8, 0.1)
 HIGHEST_RANK = 4096  # the width of Llama 3 8B: a matrix has no higher rank
+DRAFT = "draft.json"  # in the folder of an unfinished run: its manifest, as far as it is known
 OPTIMIZERS = ("adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit")
 
 

@@ -19,6 +19,7 @@ from mimic_qlora.training import hardware, validation_loss
 from mimic_qlora.training.low_memory import CrossEntropy
 from mimic_qlora.training.memorisation import selection
 from mimic_qlora.training.packing import Batch, Pack, Sample, collate
+from mimic_qlora.training.settings import DRAFT
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -171,7 +172,7 @@ class PackedTrainer(Trainer):
             work, step = Path(self.args.output_dir), self.state.global_step
             folder = work / f"checkpoint-{step}"
             # with the draft of the run, so that no run takes another's for its own
-            draft = [path for path in (work / "draft.json",) if path.exists()]
+            draft = [path for path in (work / DRAFT,) if path.exists()]
             durable.seal(folder, [*draft, *validation_loss.written_until(work, step)])
 
     def _validation_losses(self) -> validation_loss.Losses:

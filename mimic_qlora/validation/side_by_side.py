@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimic_qlora.display import text_tables
+from mimic_qlora.qa import session
 from mimic_qlora.step import files, manifests
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import findings, statistics, trial_results
@@ -54,8 +55,11 @@ def check_different(store: Path, runs: Sequence[str]) -> None:
     """Raise UserError where two runs are one adapter: a copy would count as a training seed."""
     seen: dict[str, str] = {}
     for run in runs:
-        path = store / "adapters" / run / "adapter_model.safetensors"
-        if path.is_file() and (same := seen.setdefault(files.file_sha256(path), run)) != run:
+        try:
+            same = seen.setdefault(session.weights_sha256(store, run), run)
+        except OSError:  # not there or not readable; who loads it says so
+            continue
+        if same != run:
             raise UserError(
                 f"the adapters {same} and {run} are the same, weight by weight, which is no second "
                 "training seed: name one of them"
