@@ -38,6 +38,10 @@ def arguments() -> argparse.Namespace:
     if not args.once and (args.format == "json" or (args.question and not args.check)):
         raise UserError("--question and --format json go with --once")
     command_line.check_alone(parser, vars(args), "once", ["batch_size"])
+    command_line.check_alone(parser, vars(args), "batch", ["seed"])
+    args.talk = not (args.once or args.batch or args.check)
+    if args.arm == "base" and args.run != "default" and not args.talk:
+        raise UserError("--arm base leaves --run without effect: give one or the other")
     shared = args.batch not in (None, "-")
     if not shared and (args.processes or environment.place().n > 1):
         raise UserError(
@@ -63,8 +67,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         help="the question to ask with --once (and with --check, default: the first curated one)",
     )
     how = parser.add_mutually_exclusive_group()
-    one = "answer one question and leave (default: ask on the terminal)"
-    how.add_argument("--once", action="store_true", help=one)
+    how.add_argument("--once", action="store_true", help="one answer (default: a conversation)")
     how.add_argument(
         "--batch",
         metavar="FILE",
@@ -143,8 +146,7 @@ def answer(args: argparse.Namespace, store: Path, team: meeting.Team) -> int:
             session.check_room(opened, asked, args.max_new_tokens)  # before the model's seconds
         # a conversation keeps the adapter at hand, as :both may follow; the others load what they
         # need
-        one_way = args.once or args.batch or args.check
-        wants_adapter = arm != "base" if one_way else there
+        wants_adapter = there if args.talk else arm != "base"
         model, loaded = session.load_known(opened, [args.run] if wants_adapter else [])
     who, tokens, weights = conversation.ARMS[arm], args.max_new_tokens, loaded.get(args.run)
     answerer = session.Answerer(opened, model, who, args.run, tokens, args.batch_size, weights)

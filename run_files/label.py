@@ -20,6 +20,8 @@ A row that cannot be read is named and left out (exit code 1).
 """
 
 import argparse
+import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +87,28 @@ def read(
     left_out = unknown | beyond.keys()
     kept = {key: label for key, label in labelled.items() if key not in left_out}
     return claims.Labels(kept, by), [*faults, *beyond.values()]
+
+
+def check_newest(store: Path, folder: Path) -> None:
+    """Raise UserError where nobody filled label.csv of the newest results, and an earlier one is.
+
+    Step 7 may have run again since.
+    """
+    from mimic_qlora.validation import results
+    from mimic_qlora.validation.labelling import label_file
+
+    def is_filled(place: Path) -> bool:
+        with contextlib.suppress(UserError, OSError):
+            found = label_file.read(place / label_file.FILE)
+            return bool(found.labels or found.faults)
+        return False
+
+    filled = [place for place in results.in_order(store) if is_filled(place)]
+    if filled and folder not in filled:
+        raise UserError(
+            f"{label_file.FILE} of the newest results has no filled row yet, and that of "
+            f"{filled[-1]} has: give `--results {shlex.quote(str(filled[-1]))}` for it"
+        )
 
 
 def check_different(paths: list[Path]) -> None:
@@ -169,6 +193,8 @@ def main() -> int:
     else:
         store = storage.open_storage(args.storage)
         folder = results.newest(store) or store / "validation"
+        if not args.labels:
+            check_newest(store, folder)
     faults.remember_folder(folder)
     basis = claims.Basis.read(folder)
     answers = drawn.of_lines(results.read(folder), basis is not None and basis.first_alone)

@@ -126,6 +126,13 @@ def missing_files(path: Path) -> list[str]:
 
 
 WHOLE = ("BF16", "F16", "F32", "F64")  # as safetensors names the types of unquantised weights
+# what the config.json of some kinds of model says beside that of a Llama of how weights are used
+OF_SOME_KINDS = (
+    *("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "query_pre_attn_scalar"),
+    *("hidden_activation", "layer_norm_eps", "layer_types", "no_rope_layers"),
+    *("sliding_window", "use_sliding_window"),
+)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -259,6 +266,7 @@ def computing(path: Path) -> str:
         "rope": {"theta": theta, "kind": kind, **rope} if rope else theta,
         "heads": [heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or dim],
         **{name: config.get(name) for name in ("hidden_act", "rms_norm_eps")},
+        **{name: config[name] for name in OF_SOME_KINDS if config.get(name) is not None},
     }
     return files.digest(json.loads(json.dumps(used), parse_int=float))[:16]
 

@@ -134,8 +134,8 @@ def unlike_listed(mimic_dir: Path, inputs: Mapping[str, FileIdentity]) -> list[s
     """
     try:
         sums = _listed(mimic_dir) if (mimic_dir / SUMS).is_file() else {}
-    except (OSError, UserError):  # another list of that name
-        return []
+    except (OSError, UserError):  # another list of that name, or a damaged one
+        return [f"{SUMS}: cannot be read as a list of sums, so no file was compared with it"]
     sums = {PurePosixPath(name).name: sum_ for name, sum_ in sums.items()} | sums
     return [
         f"{name}: not the file that {SUMS} lists"

@@ -39,7 +39,7 @@ class Conversation:
     `randoms` gives validation patients in the order drawn. `entries` are all questions so far,
     which :save keeps, and the first `saved` of them are kept already; `thread` are those that the
     next question follows up on. `as_of` is the time at which charts are opened, None for the usual
-    one.
+    one. `replaced` tells that the adapter was trained anew, which was said.
     """
 
     answerer: Answerer
@@ -49,6 +49,7 @@ class Conversation:
     entries: list[transcript.Entry] = field(default_factory=list)
     saved: int = 0
     thread: list[transcript.Entry] = field(default_factory=list)
+    replaced: bool = False
 
     def open(self, name: object, as_of: datetime | None) -> None:
         """Open a patient at a time, and forget the thread. Raises UserError for an unknown patient
@@ -104,6 +105,7 @@ def turns(talk: Conversation, arm: str, question: str) -> list[Turn]:
 
 def ask(talk: Conversation, question: str) -> None:
     """Print the answers as they are generated; Ctrl-C stops them and keeps the program."""
+    _say_replaced(talk)
     answers: dict[str, transcript.Reply] = {}
     for arm in talk.answerer.arms:
         print(f"\n--- {arm} ---")
@@ -115,6 +117,16 @@ def ask(talk: Conversation, question: str) -> None:
     )
     talk.entries.append(entry)
     talk.thread.append(entry)
+
+
+def _say_replaced(talk: Conversation) -> None:
+    """Say once that the adapter that answers is no longer the one in the storage folder."""
+    answerer = talk.answerer
+    if "adapter" not in answerer.arms or answerer.weights is None or talk.replaced:
+        return
+    if session.replaced(answerer.session.store, {answerer.run: answerer.weights}):
+        talk.replaced = True
+        print(f"note: the adapter {answerer.run} was trained again: start again to ask the new one")
 
 
 def _stream(talk: Conversation, arm: str, question: str) -> tuple[transcript.Reply, bool]:

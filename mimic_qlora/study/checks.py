@@ -9,7 +9,7 @@ from typing import TypeVar
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import finding
 from mimic_qlora.mimic import tables
-from mimic_qlora.step import manifests, storage
+from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
 from mimic_qlora.study.study_file import EMBEDDED, StudyFile
@@ -71,7 +71,14 @@ def _check_data(file: StudyFile, store: Path) -> None:
     if not folder.is_dir():
         what = "give the one that holds hosp/ and icu/ of MIMIC-IV, or synthetic"
         raise file.mistake(f"there is no folder {folder}: {what}", "data", "from")
-    _as_field(file, ("data", "from"), tables.find, folder, data.multiline or [])
+    sources = _as_field(file, ("data", "from"), tables.find, folder, data.multiline or [])
+    found = manifests.read_any(storage.linked_place(store / "subjects"))
+    inputs = {
+        source.key(path): files.file_identity(path)
+        for source in sources.values()
+        for path in source.files
+    }
+    _as_field(file, ("data", "from"), replacement.check_folder, store, folder, inputs, found)
 
 
 def _check_replaced(file: StudyFile, store: Path) -> None:

@@ -101,15 +101,10 @@ def check(
     It reads `inputs` in `folder` and keeps the patients `chosen()`; `found` is the manifest of
     those in the storage folder. Where it cannot be read, their split tells who they are.
     """
-    place, source = storage.linked_place(store / "subjects"), part(found, "source")
-    _check_unfinished(place, folder, inputs)
+    source = part(found, "source")
+    whose = check_folder(store, folder, inputs, found)
     if source.get("kind") == SYNTHETIC:
         return
-    whose = f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
-    if not source:
-        whose = f"{place} holds patients, though its manifest cannot be read"
-    elif source.get("folder") != str(folder) and not _same_tables(part(found, "inputs"), inputs):
-        raise _refusal(f"{whose}, which those of {folder} would replace", source.get("folder"))
     try:
         lost = len(split_file.read(store).keys() - set(chosen()))
     except (UserError, OSError):  # damaged: the number is what is left to compare
@@ -119,6 +114,24 @@ def check(
             f"{whose}, and this run of {folder} would leave out {lost:,} of them",
             source.get("folder"),
         )
+
+
+def check_folder(
+    store: Path, folder: Path, inputs: Mapping[str, FileIdentity], found: Found
+) -> str:
+    """Raise UserError if a run would replace real patients by those of another MIMIC-IV folder.
+
+    The arguments are those of `check`. Returns in words whose patients there are.
+    """
+    place, source = storage.linked_place(store / "subjects"), part(found, "source")
+    _check_unfinished(place, folder, inputs)
+    if not source:
+        return f"{place} holds patients, though its manifest cannot be read"
+    whose = f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
+    is_other = source.get("kind") != SYNTHETIC and source.get("folder") != str(folder)
+    if is_other and not _same_tables(part(found, "inputs"), inputs):
+        raise _refusal(f"{whose}, which those of {folder} would replace", source.get("folder"))
+    return whose
 
 
 def _check_unfinished(place: Path, folder: Path, inputs: Mapping[str, FileIdentity]) -> None:

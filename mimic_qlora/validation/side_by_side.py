@@ -5,6 +5,7 @@ is then of the first run alone.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,18 +53,29 @@ def _recipe(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_different(store: Path, runs: Sequence[str]) -> None:
-    """Raise UserError where two runs are one adapter: a copy would count as a training seed."""
+    """Raise UserError where two runs are of one training seed, which would count as two.
+
+    One may be a copy of the other, or trained once more by the same settings.
+    """
     seen: dict[str, str] = {}
     for run in runs:
-        try:
-            same = seen.setdefault(session.weights_sha256(store, run), run)
-        except OSError:  # not there or not readable; who loads it says so
-            continue
-        if same != run:
-            raise UserError(
-                f"the adapters {same} and {run} are the same, weight by weight, which is no second "
-                "training seed: name one of them"
-            )
+        for digest, how in _told_by(store, run).items():
+            if (same := seen.setdefault(digest, run)) != run:
+                raise UserError(
+                    f"the adapters {same} and {run} are {how}, which is no second training seed: "
+                    "name one of them"
+                )
+
+
+def _told_by(store: Path, run: str) -> dict[str, str]:
+    """Return the hashes by which a run is known from others, and what two of one hash are."""
+    found = {}
+    with suppress(OSError):  # not there or not readable; who loads it says so
+        found[session.weights_sha256(store, run)] = "the same, weight by weight"
+    if manifest := manifests.read(store / "adapters" / run):
+        seed = manifest["settings"].get("seed")
+        found[files.digest({**_recipe(manifest), "seed": seed})] = "of one recipe and one seed"
+    return found
 
 
 def check_one_recipe(store: Path, runs: Sequence[str]) -> None:

@@ -47,7 +47,8 @@ def write_tuned_store(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     prompts = _write_prompts(path, tiny)
     for seed, run in enumerate(("default", "seed.1", "seed.2")):
-        with storage.step_output(path, f"adapters/{run}", {}, {"prompts": prompts}) as adapter:
+        settings, inputs = {"seed": seed}, {"prompts": prompts}
+        with storage.step_output(path, f"adapters/{run}", settings, inputs) as adapter:
             _write_adapter(adapter.path, tiny, seed)
 
 

@@ -210,6 +210,15 @@ def test_what_config_says_of_computing_is_known_however_it_is_written(tiny, tmp_
         assert finding.computing(change_config(tiny, tmp_path / str(n), **changed)) != as_is
 
 
+def test_what_the_config_of_other_kinds_says_of_computing_counts_too(tiny, tmp_path):
+    """Granite's multipliers: the same weights beside others answer otherwise."""
+    kind = {"model_type": "granite", "logits_scaling": 1.0}
+    places = [change_config(tiny, tmp_path / "as is", **kind)]
+    for name in ("logits_scaling", "attention_multiplier", "residual_multiplier"):
+        places.append(change_config(tiny, tmp_path / name, **kind | {name: 8.0}))
+    assert len({finding.computing(place) for place in places}) == 4
+
+
 def test_what_config_leaves_out_is_what_transformers_takes_for_it(tiny, tmp_path):
     """Llama 2 names no base of RoPE; saved again, the same model names it."""
     left_out = ("rope_parameters", "head_dim", "hidden_act", "rms_norm_eps")

@@ -309,6 +309,19 @@ def test_a_talk_too_long_for_the_model_loses_its_oldest_questions_and_never_the_
     assert code == 0 and "error: the longest prompt leaves" in out
 
 
+def test_a_conversation_says_once_that_its_adapter_was_trained_anew(ask, heard):
+    def typed():
+        yield from (str(IDS[3]), "one")
+        weights = ask.store / "adapters" / "default" / "adapter_model.safetensors"
+        weights.write_bytes(b"trained anew")
+        yield from (":base", "two", ":both", "three", "four")
+
+    _, out, _ = ask(typed=typed())
+    (note,) = (line for line in out.splitlines() if "was trained again" in line)
+    assert "start again to ask the new one" in note
+    assert out.index("both answers") < out.index(note) and len(heard) == 7
+
+
 def test_the_transcript_numbers_the_questions_of_a_talk(ask, heard):
     ask(typed=[str(IDS[3]), "one", "two", ":new", "three", ":save"])
     (saved,) = (ask.store / "qa").glob("*.jsonl")
@@ -570,6 +583,8 @@ def test_the_check_fails_for_a_record_that_is_gone(ask, monkeypatch):
         (("--once", "--subject-id", "random"), "--once needs"),
         (("--question", "x"), "go with --once"),
         (once("--batch-size", "4"), "--once leaves --batch-size without effect: give one"),
+        (once("--arm", "base", "--run", "x"), "--arm base leaves --run without effect"),
+        (("--batch", "nothing.jsonl", "--seed", "3"), "--batch leaves --seed without effect"),
         (("--batch", "nothing.jsonl"), "--batch nothing.jsonl cannot be read"),
         (("--check", "0"), "--check must be a positive whole number, not 0"),
         (("--check", "3", "--subject-id", "7"), "leave them out with --batch and --check"),

@@ -15,7 +15,7 @@ import pytest
 
 from helpers.paths import ROOT
 from helpers.scripts import load_script, run_here
-from mimic_qlora.step.files import write_json
+from mimic_qlora.step.files import file_identity, write_json
 from mimic_qlora.step.storage import COMMANDS
 from mimic_qlora.study import running
 from mimic_qlora.study.commands import Command
@@ -196,6 +196,24 @@ def test_real_patients_are_not_replaced_by_the_demo(tmp_path, source):
     done = run_all(tmp_path / "storage", "demo.yaml")
     assert done.returncode == 2 and "holds real patients" in done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [(), ("--dry-run",)])
+def test_real_patients_are_not_replaced_by_those_of_another_folder(tmp_path, tiny_mimic, how):
+    """Those of the same tables in another place are no others."""
+    subjects = tmp_path / "storage" / "subjects"
+    subjects.mkdir(parents=True)
+    tables = {f"hosp/{path.name}": file_identity(path) for path in tiny_mimic.glob("hosp/*.gz")}
+    source = {"kind": "mimic", "version": "3.1", "folder": "/elsewhere", "patients": 7}
+    path = study(tmp_path, f"data: {{from: {tiny_mimic}}}")
+    for sizes, code in ((0, 0), (1, 2)):
+        other = {name: {**one, "bytes": one["bytes"] + sizes} for name, one in tables.items()}
+        write_json(subjects / "manifest.json", {"source": source, "inputs": other})
+        if code == 0 and not how:
+            continue  # it would run all seven steps
+        done = run_all(tmp_path / "storage", path, *how)
+        assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1 and "/elsewhere, which those of" in done.stderr
 
 
 WRONG = {

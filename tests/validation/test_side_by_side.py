@@ -21,7 +21,6 @@ def trained_otherwise(store, run: str, **settings) -> None:
 
 
 def test_seeds_of_one_recipe_are_pooled_and_shown_beside_each_other(run_validate):
-    trained_otherwise(run_validate.store, "seed.1", seed=1)
     code, out, err = run_validate("6", "--no-knowledge", "--run", RUNS)
     said = " ".join(out.split())
     assert code == 0, err
@@ -91,6 +90,14 @@ def test_what_differs_is_named_and_a_seed_is_no_recipe(tmp_path):
     assert side_by_side.differ_in(tmp_path, ["a", "c", "gone"]) == ["lr"]
     with pytest.raises(UserError, match="differ in lr"):
         side_by_side.check_one_recipe(tmp_path, ["b", "c"])
+
+
+def test_an_adapter_trained_once_more_with_one_seed_is_no_second_training_seed(run_validate):
+    """On a GPU its weights are others."""
+    trained_otherwise(run_validate.store, "seed.1", seed=1)
+    trained_otherwise(run_validate.store, "seed.2", seed=1)
+    code, _, err = run_validate("3", "--run", "default,seed.1,seed.2")
+    assert code == 2 and "seed.1 and seed.2 are of one recipe and one seed" in err
 
 
 def test_a_copy_of_an_adapter_is_no_second_training_seed(run_validate):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 
@@ -86,6 +87,20 @@ def test_what_people_label_is_compared_corrected_and_kept(results):
     assert (results / "labelled.txt").read_text(encoding="utf-8") == done.stdout
     wrong = label(results, *files, *["--labelled-by", "clinician"] * 3)
     assert wrong.returncode == 2 and "once for each --labels" in wrong.stderr
+
+
+def test_labels_of_results_before_the_newest_are_named(results, tmp_path_factory):
+    """Step 7 ran again after they were filled."""
+    store = tmp_path_factory.mktemp("storage")
+    for number, name in enumerate(("filled", "newest"), 1):
+        shutil.copytree(results, store / "validation" / name)
+        (store / "validation" / name / "number.txt").write_text(str(number))
+    label_file.write(store / "validation/filled/label.csv", [well(row) for row in rows()])
+    done = run_here("run_files/label.py", storage=store)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"give `--results {store}/validation/filled` for it" in done.stderr
+    label_file.write(store / "validation/newest/label.csv", [well(rows()[0])])
+    assert run_here("run_files/label.py", storage=store).returncode == 0
 
 
 def test_the_verdict_is_made_again_by_labels_wherever_it_stands(results):
