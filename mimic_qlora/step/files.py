@@ -28,6 +28,7 @@ from typing import (
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import in_utf8
 
+KEPT = ".kept"  # ends, with a number, the name of what may be somebody's work
 PRIVATE = 0o600  # the mode of a file that its owner alone can read and write
 
 
@@ -94,11 +95,15 @@ def private_file(folder: Path, prefix: str, suffix: str) -> Path:
     return Path(name)
 
 
+def name_beside(place: Path) -> Path:
+    """Return the first free name for somebody's work: that of `place` with a number behind."""
+    names = (place.with_name(f"{place.name}{KEPT}{n}") for n in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def put_aside(path: Path, place: Path) -> Path:
-    """Rename what may be somebody's work to `place` with a number behind, and return that name."""
-    names = (place.with_name(f"{place.name}.kept{n}") for n in itertools.count(1))
-    kept = next(name for name in names if not os.path.lexists(name))
-    return path.rename(kept)
+    """Rename what may be somebody's work to a name beside `place`, and return that name."""
+    return path.rename(name_beside(place))
 
 
 def is_folder_name(name: str) -> bool:

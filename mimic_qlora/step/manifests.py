@@ -32,6 +32,7 @@ STUDY = "MIMIC_QLORA_STUDY"  # variable: the copy of the study file under which 
 STUDY_HASH = 12  # digits of its SHA-256 sum, at the end of the copy's name
 
 _FOR_PEOPLE = (RUN_ID, "README.md")  # users may edit the card, and the manifest still holds
+_BESIDE = ("README.md", "audit.json")  # of a step, and not among the files of its manifest
 _PAGE = ".html"  # a page names the folder of its data, which is no part of the content
 _COMPUTING = "computing"  # of a base model: how its config.json uses the weights
 _TOKENIZER = "tokenizer"  # the input of step 4 that tells which model counted the tokens
@@ -236,6 +237,19 @@ def _differs(path: Path, place: Path, recorded: WrittenFile) -> bool:
     if path.parent != place or sha256 is None:
         return False
     return unchanged_sha256(path) != sha256
+
+
+def unrecorded_files(place: Path) -> list[Path]:
+    """Return the files of a step's folder that no step wrote, such as somebody's notes.
+
+    Names with a dot in front are those of programs, ours too. Of a manifest that cannot be read
+    nothing is known, and nothing is returned.
+    """
+    manifest = read(place)
+    ours = {NAME, *_BESIDE, *(manifest or {}).get("files", {})}
+    names = (p.relative_to(place) for p in place.rglob("*") if p.is_symlink() or p.is_file())
+    shown = (name for name in names if not any(part.startswith(".") for part in name.parts))
+    return [place / name for name in shown if manifest and name.as_posix() not in ours]
 
 
 def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:

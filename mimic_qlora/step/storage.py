@@ -18,7 +18,14 @@ from typing import Any, cast
 
 from mimic_qlora.step import faults, locks
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
-from mimic_qlora.step.files import misfits, put_aside, read_json, resolved_path, write_json
+from mimic_qlora.step.files import (
+    misfits,
+    name_beside,
+    put_aside,
+    read_json,
+    resolved_path,
+    write_json,
+)
 from mimic_qlora.step.manifests import (
     NAME,
     RUN_ID,
@@ -31,6 +38,7 @@ from mimic_qlora.step.manifests import (
     is_same_run,
     new_manifest,
     read,
+    unrecorded_files,
     up_to_date,
 )
 from mimic_qlora.step.plain_text import is_whole
@@ -232,16 +240,26 @@ def replace_folder(temp: Path, place: Path) -> None:
 
 
 def _retire(old: Path, place: Path) -> None:
-    """Remove the previous output of a step. What has no manifest may be somebody's work: it stays.
+    """Remove the previous output of a step. Of what no step has a record may be somebody's work: it
+    stays.
 
-    A user's own folder may have a step's name, or a link in the place of one may lead to it.
+    A user's own folder may have a step's name, a link in the place of one may lead to it, and notes
+    may lie beside what a step wrote.
     """
     is_folder = old.is_dir() and not old.is_symlink()
-    if not is_folder or (old / NAME).is_file() or not any(old.iterdir()):
-        _remove(old)
-        return
-    kept = put_aside(old, place)
-    print(f"note: {place} held files of which no step has a record: they are now in {kept}")
+    is_output = is_folder and (old / NAME).is_file()
+    kept = None
+    if is_folder and not is_output and any(old.iterdir()):
+        kept = put_aside(old, place)
+    elif is_output and (notes := unrecorded_files(old)):
+        kept = name_beside(place)
+        for path in notes:
+            there = kept / path.relative_to(old)
+            there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.rename(there)
+    _remove(old)
+    if kept:
+        print(f"note: {place} held files of which no step has a record: they are now in {kept}")
 
 
 def _remove(path: Path) -> None:

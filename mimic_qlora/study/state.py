@@ -4,6 +4,7 @@ Nothing is written, and no lock is taken, so that a folder of a run that goes on
 """
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.prompts import records
-from mimic_qlora.step import manifests, storage
+from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import running_now
 from mimic_qlora.subjects import manifest as subjects_manifest
@@ -93,7 +94,7 @@ def _adapters(store: Path) -> list[str]:
     for path in _entries(store / "adapters"):
         if path.name.startswith("."):
             names |= {path.name[1:].removesuffix(end) for end in _unfinished(path.name)}
-        elif path.is_dir():
+        elif path.is_dir() and not re.search(rf"{re.escape(files.KEPT)}\d+$", path.name):
             names.add(path.name)
     return sorted(names)
 

@@ -214,6 +214,23 @@ def test_a_folder_that_no_step_wrote_is_kept_when_its_place_is_taken(tmp_path, c
     assert capsys.readouterr().out == "" and not there.with_name(f"{there.name}.kept3").exists()
 
 
+def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_path, capsys):
+    made(tmp_path)
+    there, kept = tmp_path / "features", tmp_path / "features.kept1"
+    (there / "mine" / "deep").mkdir(parents=True)
+    for name in ("notes.md", "mine/deep/figure.svg", "README.md", ".DS_Store"):
+        (there / name).write_text(f"my {name}")
+    (there / "data").symlink_to(tmp_path)
+    made(tmp_path, {"seed": 2})
+    left = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if not path.is_dir()}
+    assert left == {"notes.md", "mine/deep/figure.svg"} and (kept / "data").is_symlink()
+    assert (kept / "notes.md").read_text() == "my notes.md"
+    assert not (there / "mine").exists() and not (there / "notes.md").exists()
+    assert f"they are now in {kept}" in capsys.readouterr().out
+    made(tmp_path, {"seed": 3})
+    assert capsys.readouterr().out == "" and not (tmp_path / "features.kept2").exists()
+
+
 def test_a_link_whose_folder_is_gone_gets_a_new_one(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "features").symlink_to(tmp_path / "disk" / "features")

@@ -239,6 +239,13 @@ def test_damaged_files_and_manifests_are_told(whole):
     assert look(whole).states["subjects"] == "damaged"
 
 
+def test_notes_that_lay_beside_an_adapter_are_no_adapter(whole):
+    (whole / "adapters" / "default" / "notes.md").write_text("mine")
+    write(whole, "adapters/default", "another")
+    assert (whole / "adapters" / "default.kept1" / "notes.md").read_text() == "mine"
+    assert "adapters/default" in look(whole).states and "kept1" not in look(whole).text
+
+
 def test_a_full_disk_is_told(whole, monkeypatch):
     full = SimpleNamespace(total=1, used=1, free=7000)
     monkeypatch.setattr(overview.shutil, "disk_usage", lambda path: full)
