@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, ending, errors, files, storage, terminal
+from mimic_qlora.step import command_line, ending, errors, storage, terminal
 
 
 def arguments() -> argparse.Namespace:
@@ -80,13 +80,13 @@ def main() -> None:
     compared = cohort.find(opened, adapter, settings.most, settings.seed)
     step, control = f"privacy/{args.run}", None
     place = store / "adapters" / args.run
-    weights = files.file_sha256(place / "adapter_model.safetensors")
+    weights = session.weights_sha256(store, args.run)
     planted = canaries.read(store) if adapter["settings"].get("canaries") else []
     inputs = {f"adapters/{args.run}": adapter["id"]}
     asked = {**vars(settings), "controls": args.controls}
     try:
         with storage.step_output(store, step, asked, inputs, args.force) as out:
-            how = audit.How(settings, frozen, args.force, planted)
+            how = audit.How(settings, frozen, weights, args.force, planted)
             found = audit.of_adapter(opened, place, args.run, compared, how)
             if args.controls:
                 control = controls.run(opened, found, adapter, settings, frozen)
@@ -99,7 +99,13 @@ def main() -> None:
                 adapters={args.run: weights},
                 verdict=told.verdict,
             )
-            audited.tell_card(place / "README.md", told.lines)
+            if session.replaced(store, {args.run: weights}):
+                print(
+                    f"note: the adapter {args.run} was trained again meanwhile: this is the audit "
+                    "of the one before, and the card of the new one does not tell of it"
+                )
+            else:
+                audited.tell_card(place / "README.md", told.lines)
         said = [page.QUOTE, *page.lines(found, settings), *(control.lines() if control else [])]
         print("\n".join(["", *(terminal.fitted(line, terminal.width()) for line in said)]))
     except errors.UpToDate as message:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mimic_qlora.export import merging
 from mimic_qlora.llm import chat, tokenizer_files
 from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line
 from mimic_qlora.training import adapter_folder
 from mimic_qlora.training.data import BaseModel
@@ -22,7 +23,8 @@ def export(
 ) -> Path:
     """Write `exports/<run>/`: the base in a folder and an adapter of step 5 as one model.
 
-    Raises UserError for an adapter of another base, and UpToDate when the folder is there.
+    Raises UserError for an adapter of another base or one that is replaced meanwhile, and UpToDate
+    when the folder is there.
     """
     adapter = storage.verified_manifest(store, f"adapters/{run}")
     tokenizer = chat.load_tokenizer(base)
@@ -32,6 +34,11 @@ def export(
     files.private_folder(store / "exports")
     with storage.step_output(store, step, settings, inputs, force) as out:
         merged = merging.merge(base, store / "adapters" / run, tokenizer)
+        if manifests.damaged_files(store / "adapters" / run, adapter):
+            raise UserError(
+                f"the adapter {run} was replaced while it was merged: the same command merges the "
+                "new one"
+            )
         out.facts["divergence_nats_per_token"] = merged.divergence
         write(out.path, merged.model, tokenizer)
         text = card(run, model, merged.divergence, data_line(subjects["source"], False))

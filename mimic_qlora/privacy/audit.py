@@ -22,6 +22,7 @@ from mimic_qlora.privacy.separation import Separation
 from mimic_qlora.processes import entries
 from mimic_qlora.qa import session
 from mimic_qlora.step import files
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import packed_attention
 from mimic_qlora.training.memorisation.canaries import Canary
 
@@ -81,21 +82,28 @@ def _number_type() -> torch.dtype:
     return loading.compute_dtype(on_cpu=torch.float32)
 
 
-def load(opened: "Session", adapter: Path) -> "PeftModel":
-    """Load the base once, in 4 bits as in training, and the adapter beside it."""
+def load(opened: "Session", adapter: Path, weights: str) -> "PeftModel":
+    """Load the base once, in 4 bits as in training, and the adapter beside it.
+
+    Raises UserError where its weights have no longer the SHA-256 `weights`: another adapter has
+    taken its place, and would be read as this one.
+    """
     from tqdm import tqdm
 
     tqdm.write("Loading the model")
     base = loading.unpacked(loading.load_base(opened.path, dtype=_number_type()))
     packed_attention.use_packed(base)
-    return loading.load_adapter(base, adapter)
+    model = loading.load_adapter(base, adapter)
+    if files.file_sha256(adapter / "adapter_model.safetensors") != weights:
+        raise UserError(f"{adapter} was replaced meanwhile: the same command audits the new one")
+    return model
 
 
-def cache(opened: "Session", adapter: Path, name: str, anew: bool) -> Path:
+def cache(opened: "Session", weights: str, name: str, anew: bool) -> Path:
     """Return the file of the readings by this base, adapter, software and device."""
     identity: dict[str, Any] = {**session.identity(opened, ()), "what": "readings"}
     identity["computing"] = str(_number_type())
-    identity["adapters"] = {name: files.file_sha256(adapter / "adapter_model.safetensors")}
+    identity["adapters"] = {name: weights}
     files.private_folder(opened.store / "privacy")
     folder = files.private_folder(opened.store / "privacy" / ".readings")
     path = folder / f"{files.digest(identity)}.jsonl"
@@ -104,18 +112,22 @@ def cache(opened: "Session", adapter: Path, name: str, anew: bool) -> Path:
 
 
 class How(NamedTuple):
-    """How an adapter is audited; `anew` reads again what is cached."""
+    """How an adapter is audited; `weights` is its SHA-256, `anew` reads again what is cached."""
 
     settings: Settings
     frozen: Frozen
+    weights: str
     anew: bool
     canaries: Sequence[Canary] = ()
 
 
 def of_adapter(opened: "Session", adapter: Path, run: str, compared: Cohort, how: How) -> Found:
-    """Audit the adapter in a folder on these patients, and on its canaries."""
-    path = cache(opened, adapter, run, how.anew)
-    once: Callable[[], Any] = functools.cache(lambda: load(opened, adapter))
+    """Audit the adapter in a folder on these patients, and on its canaries.
+
+    Raises UserError where another one has taken its place since it was asked for.
+    """
+    path = cache(opened, how.weights, run, how.anew)
+    once: Callable[[], Any] = functools.cache(lambda: load(opened, adapter, how.weights))
     readings = list(reading.of_patients(once, opened.tokenizer, compared.patients, path))
     kept = None
     if how.canaries:

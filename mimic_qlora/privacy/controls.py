@@ -69,7 +69,9 @@ def run(
     chosen = [p for p in found.cohort.patients if p.side != MEMBER] + members
     compared = replace(found.cohort, patients=tuple(chosen), chosen_by_all=False)
     name = f"{found.run}, control"
-    positive = audit.of_adapter(opened, adapter, name, compared, How(settings, frozen, False))
+    weights = files.file_sha256(adapter / "adapter_model.safetensors")
+    how = How(settings, frozen, weights, anew=False)
+    positive = audit.of_adapter(opened, adapter, name, compared, how)
     part, attack = found.worst
     return Controls(positive, membership.shuffled(found.table, part, attack, settings.seed))
 

@@ -85,6 +85,23 @@ def test_a_merge_that_changes_the_model_is_refused_and_leaves_nothing(
     assert [path.name for path in (store / "exports").iterdir()] == [".default.lock"]
 
 
+def test_an_adapter_that_is_trained_again_meanwhile_is_not_taken_for_the_one_before(
+    tuned_store, tmp_path, monkeypatch
+):
+    store, load = tmp_path / "storage", loading.load_adapter
+    shutil.copytree(tuned_store.path, store)
+
+    def late(*given):
+        shutil.rmtree(store / "adapters" / "default")
+        shutil.copytree(store / "adapters" / "seed.1", store / "adapters" / "default")
+        return load(*given)
+
+    monkeypatch.setattr(loading, "load_adapter", late)
+    done = run_here(SCRIPT, "--model", tuned_store.model, storage=store)
+    assert done.returncode == 2 and "default was replaced while it was merged" in done.stderr
+    assert [path.name for path in (store / "exports").iterdir()] == [".default.lock"]
+
+
 def test_a_run_that_is_not_there_is_told_before_anything_is_loaded(tuned_store, tmp_path):
     store = tmp_path / "storage"
     shutil.copytree(tuned_store.path, store)

@@ -9,7 +9,8 @@ from helpers import audited_store
 from helpers.audited_store import IDS, SPLIT
 from helpers.scripts import run_here
 from helpers.shared import made_once
-from mimic_qlora.privacy import limits, page, separation
+from mimic_qlora.llm import loading
+from mimic_qlora.privacy import limits, membership, page, separation
 from mimic_qlora.privacy.extraction import extract
 from mimic_qlora.processes import entries
 from mimic_qlora.step import errors, manifests
@@ -116,6 +117,35 @@ def test_card_status_and_report_tell_of_it_until_the_adapter_changes(whole, stor
     assert text.count(audited.BEGIN) == 1 and "cannot tell" not in text
     weights = store / "adapters/default/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
+    assert audited.read(store, "default") is None
+
+
+@pytest.mark.usefixtures("no_extraction")
+def test_the_audit_of_an_adapter_that_is_trained_again_meanwhile_is_not_the_new_ones(
+    audit, store, monkeypatch
+):
+    """Its card said that the new one was audited; and what was read of it counted for the other."""
+    place = store / "adapters/default"
+
+    def replaced():
+        weights = place / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes() + b" ")
+
+    kept, load, of = place.with_name("kept"), loading.load_adapter, membership.table
+    shutil.copytree(place, kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "load_adapter", lambda *given: [load(*given), replaced()][0])
+        refused = audit()
+    assert refused.returncode == 2 and "was replaced meanwhile" in refused.stderr
+    readings = (store / "privacy/.readings").glob("*.jsonl")
+    assert not any("key" in path.read_text() for path in readings)
+    shutil.rmtree(place)
+    kept.rename(place)
+    before = (place / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(membership, "table", lambda *given: [of(*given), replaced()][0])
+    done = audit()
+    assert done.returncode == 0 and "this is the audit of the one before" in done.stdout
+    assert (place / "README.md").read_text(encoding="utf-8") == before
     assert audited.read(store, "default") is None
 
 

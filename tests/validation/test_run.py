@@ -105,6 +105,23 @@ def test_answers_of_an_adapter_that_was_replaced_since_are_told_as_that(
     )
 
 
+def test_prompts_that_are_written_anew_meanwhile_cost_no_report(run_validate, monkeypatch):
+    """All had been answered, and nobody could ask that adapter again."""
+    store = run_validate.store
+
+    def last(*given):
+        path = store / "prompts" / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"id": "another"}))
+        return answer(*given)
+
+    monkeypatch.setattr(generation, "answer", last)
+    code, out, err = run_validate("3")
+    assert code == 0, err
+    assert results(out).is_dir()
+    code, _, err = run_validate("3")
+    assert code == 2 and "was made from an older version of prompts" in err
+
+
 def answers_of(store):
     return (store / "validation" / "answers").glob("*.jsonl")
 
