@@ -33,7 +33,8 @@ def model_path(name: str | None, storage: Path) -> Path:
     """Return the local folder of a model, never fetching one.
 
     The name is that of the embedded model (or None), a folder, or a hub name in the local cache.
-    Raises UserError, with the command to run, when the model is missing, incomplete or quantised.
+    Raises UserError, with the command to run, when the model is missing, incomplete, quantised or
+    mixed with an adapter.
     """
     if name is None or name == EMBEDDED:
         own = embedded_path(storage)
@@ -56,6 +57,12 @@ def model_path(name: str | None, storage: Path) -> Path:
     if path is None:
         raise UserError(
             f"model {name} is neither a folder nor in the local cache of the hub: {advice}"
+        )
+    if (path / "adapter_config.json").is_file():
+        raise UserError(
+            f"model {name} in {path} holds an adapter (adapter_config.json); transformers loads "
+            "the base that this names, whatever weights lie beside it: move the adapter out of it, "
+            "or give a folder of the base alone"
         )
     if missing := missing_files(path):
         raise UserError(f"model {name} in {path} lacks {', '.join(missing)}: {advice}")

@@ -107,6 +107,15 @@ def test_a_model_that_is_quantised_already_is_refused(tiny, tmp_path, method):
         finding.model_path(str(copy), tmp_path)
 
 
+def test_a_base_with_an_adapter_among_its_files_is_refused(tiny, tmp_path):
+    """transformers loads the base that the adapter names, and the adapter, in its place."""
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    config = {"peft_type": "LORA", "base_model_name_or_path": "another/base"}
+    (copy / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="holds an adapter .*whatever weights lie beside it"):
+        finding.model_path(str(copy), tmp_path)
+
+
 def test_models_of_one_shape_have_different_fingerprints(tiny, tmp_path):
     assert finding.fingerprint(tiny) == finding.fingerprint(write_tiny_model(tmp_path / "same"))
     assert finding.fingerprint(tiny) != finding.fingerprint(
