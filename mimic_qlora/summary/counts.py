@@ -114,13 +114,16 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
             }
         )
     also = ("rows", "patients_share", "median_rows", "most_rows")
-    return hide_small(result, ("patients",), min_cell, also)
+    return hide_small(result, ("patients",), min_cell, also, total)
 
 
 def diagnoses_per_patient(
     con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int
 ) -> Rows:
-    """Describe coded diagnoses per patient, over all patients and over those with any."""
+    """Describe coded diagnoses per patient, over all patients and over those with any.
+
+    The second rows would tell how many these are, and are left out where few others are.
+    """
     counts = con.execute("""
         SELECT count(*) AS rows, count(DISTINCT (icd_code, icd_version)) AS codes
         FROM diagnoses_icd GROUP BY subject_id ORDER BY subject_id""").df()
@@ -128,7 +131,10 @@ def diagnoses_per_patient(
     if is_small(len(counts), min_cell):
         return []
     result: Rows = []
-    for who, extra in (("all patients", without), ("patients with any", 0)):
+    groups = {"all patients": without, "patients with any": 0}
+    if is_small(without, min_cell):
+        del groups["patients with any"]
+    for who, extra in groups.items():
         for what, column in (("coded diagnoses", "rows"), ("different codes", "codes")):
             values = pd.concat([counts[column], pd.Series([0] * extra, dtype="int64")])
             if values.empty:
@@ -150,15 +156,18 @@ def diagnoses_per_patient(
 
 
 def diagnoses_histogram(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
-    """Count patients by number of coded diagnoses, in bins of 20, those with 200 or more as one."""
+    """Count patients by number of coded diagnoses: none, bins of 20, 200 or more."""
     bins = con.execute(f"""
         SELECT least(n // {_BIN}, {_BINS}), count(*)
         FROM (SELECT count(*) AS n FROM diagnoses_icd GROUP BY subject_id)
         GROUP BY 1 ORDER BY 1""").fetchall()
+    last = f"{_BIN * _BINS} or more"
     counts: dict[str, int] = {
-        f"{_BIN * low} to {_BIN * low + _BIN - 1}" if low < _BINS else f"{_BIN * _BINS} or more": n
+        f"{_BIN * low or 1} to {_BIN * low + _BIN - 1}" if low < _BINS else last: n
         for low, n in bins
     }
+    if without := manifest["source"]["patients"] - sum(counts.values()):
+        counts = {"0": without, **counts}
     shown: dict[str, Cell] = {**counts, **hidden_cells(counts, [list(counts)], min_cell)}
     return [{"coded_diagnoses": label, "patients": n} for label, n in shown.items()]
 
@@ -198,7 +207,8 @@ def top(
         GROUP BY {columns} HAVING count(*) >= {least}
         QUALIFY row_number() OVER ({lists} ORDER BY {order}) <= {TOP} ORDER BY {first}{order}""",
     )
-    return hide_small(found, ("patients",), min_cell, ("rows",))
+    everybody = _count(con, "SELECT count(*) FROM split")
+    return hide_small(found, ("patients",), min_cell, ("rows",), everybody)
 
 
 def top_phenotypes(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
@@ -263,7 +273,9 @@ def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) 
             sentence = without_worst(flag["check"], sentence)
         row = {name: flag[name] for name in ("table", "sentence", "rows", "share", "patients")}
         rows.append({**row, "sentence": sentence})
-    return hide_small(rows, ("rows", "patients"), min_cell, ("rows", "share", "patients"))
+    everybody = manifest["source"]["patients"]
+    also = ("rows", "share", "patients")
+    return hide_small(rows, ("rows", "patients"), min_cell, also, everybody)
 
 
 def misfits(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:

@@ -22,14 +22,19 @@ def hide_small(
     counts: Sequence[str],
     min_cell: int,
     also: Sequence[str] = (),
+    everybody: int = 0,
 ) -> Rows:
     """Return the rows with small counts, in the columns `counts`, written as "<10".
 
-    In such a row the columns `also`, from which the count could be worked out, are hidden too.
+    In such a row the columns `also`, from which the count could be worked out, are hidden too. Of
+    `everybody`, where they are given, a number of `patients` that leaves few is "hidden".
     """
     result = []
     for row in rows:
         small: dict[str, Cell] = {c: f"<{min_cell}" for c in counts if is_small(row[c], min_cell)}
+        n = row.get("patients")
+        if isinstance(n, int) and is_small(everybody - n, min_cell):
+            small.setdefault("patients", HIDDEN)
         others: dict[str, Cell] = dict.fromkeys(also, HIDDEN) if small else {}
         result.append({**row, **others, **small})
     return result
@@ -40,16 +45,28 @@ def hidden_cells(
 ) -> dict[Key, str]:
     """Return what is shown in place of the counts that must be hidden: "<10" or "hidden".
 
-    `sums` are lists of keys whose sum is known. Where only one term of a sum is hidden, it could
-    be worked out, so the smallest of the others is hidden too (complementary suppression).
+    `sums` are lists of keys whose sum is known. Where only one term of a sum is hidden, or they
+    add up to few, they could be worked out, so the smallest of the others is hidden too
+    (complementary suppression). Where the bound "<10" could tell a term, it is "hidden" as well.
     """
-    hidden = {key: f"<{min_cell}" for key, n in counts.items() if is_small(n, min_cell)}
+    small = {key for key, n in counts.items() if is_small(n, min_cell)}
+    hidden = {*small}
     changed = bool(hidden)
     while changed:
         changed = False
         for keys in sums:
+            terms = [key for key in keys if key in hidden]
             others = [key for key in keys if key not in hidden and counts[key] > 0]
-            if others and sum(key in hidden for key in keys) == 1:
-                hidden[min(others, key=lambda key: counts[key])] = HIDDEN
+            few = len(terms) == 1 or sum(counts[key] for key in terms) < min_cell
+            if terms and others and few:
+                hidden.add(min(others, key=lambda key: counts[key]))
                 changed = True
-    return hidden
+    bounded = {*small}
+    for keys in sums:
+        terms = [key for key in keys if key in hidden]
+        total = sum(counts[key] for key in terms)
+        most = (min_cell - 1) * (len(terms) - 1)  # that all but one of small terms can be
+        told = total > most + 1 if small.issuperset(terms) else total < 2 * min_cell
+        if told and len(terms) > 1:
+            bounded.difference_update(terms)
+    return {key: f"<{min_cell}" if key in bounded else HIDDEN for key in counts if key in hidden}

@@ -75,8 +75,9 @@ def privacy(min_cell: int) -> str:
     """Return a sentence on which counts are hidden."""
     if min_cell:
         return (
-            f"Counts of 1 to {min_cell - 1} patients are written as <{min_cell}, and cells that "
-            "would reveal them as hidden (--min-cell 0 shows all: keep that on this machine)"
+            f"Counts of 1 to {min_cell - 1} patients are written as <{min_cell} or hidden, and "
+            "cells that would reveal them as hidden (--min-cell 0 shows all: keep that on this "
+            "machine)"
         )
     return "Small counts are shown (--min-cell 0): keep the summary on this machine"
 

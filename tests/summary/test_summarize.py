@@ -156,7 +156,8 @@ def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, sho
         "share": 0.1,
     }
     many, few = ({**flag, "patients": n} for n in (10, 3))
-    shown = counts.quality(None, {"quality": [many, few]}, 10)
+    manifest = {"quality": [many, few], "source": {"patients": N}}
+    shown = counts.quality(None, manifest, 10)
     assert (
         shown[0] == {**{k: many[k] for k in shown[0]}}
         and shown[1]["sentence"] == "ends before it starts"
@@ -215,10 +216,44 @@ def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
     assert run_here("summarize_jsonl.py", storage=store).returncode == 0
 
 
-def test_one_hidden_term_of_a_sum_never_stands_alone():
-    counts = {"a": 50, "b": 12, "c": 3, "d": 0}
-    assert disclosure.hidden_cells(counts, [list(counts)], 10) == {"c": "<10", "b": "hidden"}
-    assert disclosure.hidden_cells(counts, [list(counts)], 0) == {}
+def test_no_hidden_term_can_be_worked_out_from_a_sum():
+    cases = {
+        (50, 30, 3, 0): ("shown", "hidden", "<10", "shown"),
+        (98, 1, 1): ("hidden", "<10", "<10"),  # the sum of two alone would tell both
+        (50, 9, 9): ("shown", "hidden", "hidden"),  # so would the bound of all terms
+        (10, 1): ("hidden", "hidden"),
+        (5, 5): ("<10", "<10"),
+    }
+    for numbers, expected in cases.items():
+        n = dict(enumerate(numbers))
+        found = disclosure.hidden_cells(n, [list(n)], 10)
+        assert tuple(found.get(key, "shown") for key in n) == expected
+        assert disclosure.hidden_cells(n, [list(n)], 0) == {}
+
+
+def test_a_number_that_all_but_few_patients_are_in_is_hidden(tmp_path):
+    """Of 40 patients three have no stay, and two of these no code."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    for name in ("admissions", "diagnoses_icd"):
+        with gzip.open(hosp / f"{name}.csv.gz", "rt", newline="") as file:
+            first, *rows = csv.DictReader(file)
+        rows = [{**first, "subject_id": i, "hadm_id": 1000 + i} for i in range(1, 38)]
+        if name == "diagnoses_icd":
+            rows += [{**row, "seq_num": 2} for row in rows] + [{**first, "subject_id": 38}]
+        write_table(hosp, name, rows)
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
+    result = tables(place)
+    shown = {row["table"]: row for row in result["rows_per_table"]}
+    for name in ("admissions", "diagnoses_icd"):
+        assert {shown[name][c] for c in ("patients", "rows", "patients_share")} == {"hidden"}
+    assert shown["patients"]["patients"] == N
+    assert {row["of"] for row in result["diagnoses_per_patient"]} == {"all patients"}
+    assert {row["patients"] for row in result["diagnoses_histogram"]} == {"<10", "hidden"}
+    assert {row["patients"] for row in result["top_diagnoses_by_patients"]} == {"hidden"}
+    of_admissions = [r for r in result["quality"] if r["table"] == "admissions"]
+    assert of_admissions and {row["patients"] for row in of_admissions} == {"hidden"}
 
 
 def test_the_same_input_gives_the_same_bytes(store, shown):
