@@ -113,7 +113,8 @@ def open_run(job: Job) -> Run:
         hardware.wait_for_all()
         inputs["canaries"] = storage.verified_manifest(store, canaries.STEP)["id"]
     identity = manifests.new_manifest(step, settings, inputs)
-    manifest = {**identity, "base_model": asdict(base), "recipe": job.recipe}
+    how = {"base_model": asdict(base), "recipe": job.recipe, "processes": hardware.n_processes()}
+    manifest = {**identity, **how}
     source = subjects["source"]
     place = storage.linked_place(store / step)
     return Run(job, store, place, model, tokenizer, base, source, manifest)
@@ -246,7 +247,8 @@ def remove_work(work: Path) -> None:
 def open_work(run: Run) -> None:
     """Open the folder of the checkpoints.
 
-    Raises UserError when it holds those of an unfinished run with other settings, or is a link.
+    Raises UserError when it holds those of an unfinished run with other settings, or of another
+    number of processes, whose steps are others, and when it is a link.
     """
     work, manifest = run.work, run.manifest
     if work.is_symlink():
@@ -257,7 +259,9 @@ def open_work(run: Run) -> None:
     if run.job.force:
         shutil.rmtree(work, ignore_errors=True)
     before = draft_of(work)
-    other = not manifests.is_same_run(before, manifest)
+    other = not manifests.is_same_run(before, manifest) or _processes(before) != _processes(
+        manifest
+    )
     ended = manifests.is_same_run(manifests.read(run.place) or {}, before)
     abandoned = ended or not before or not any(work.glob("checkpoint-*"))
     if other and abandoned:
@@ -272,8 +276,16 @@ def open_work(run: Run) -> None:
         files.write_json(work / DRAFT, manifest)
 
 
+def _processes(manifest: dict[str, Any]) -> int:
+    return int(manifest.get("processes", 1))  # manifests until 2026-11 lack it
+
+
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {**manifest["settings"], "prompts": manifest["inputs"]["prompts"]}
+    return {
+        **manifest["settings"],
+        "prompts": manifest["inputs"]["prompts"],
+        "processes": _processes(manifest),
+    }
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:

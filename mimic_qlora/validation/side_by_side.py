@@ -49,7 +49,9 @@ def differ_in(store: Path, runs: Sequence[str]) -> list[str]:
 def _recipe(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an adapter was trained by and on, without its seed."""
     settings = {k: v for k, v in manifest["settings"].items() if k not in ("seed", "base_model")}
-    return {**settings, "prompts": manifest["inputs"].get("prompts")}
+    # each process takes rows of its own to a step
+    more = {"prompts": manifest["inputs"].get("prompts"), "processes": manifest.get("processes", 1)}
+    return {**settings, **more}
 
 
 def check_different(store: Path, runs: Sequence[str]) -> None:

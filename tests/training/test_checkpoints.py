@@ -161,6 +161,16 @@ def test_checkpoints_without_the_draft_of_their_run_are_not_dropped_unasked(stop
     assert list(work.glob("checkpoint-*"))
 
 
+def test_a_run_of_another_number_of_processes_is_not_gone_on_from(stopped, work, tiny):
+    """Its steps are others: the rate of learning would jump, and prompts be passed over."""
+    draft = work / "draft.json"
+    assert '"processes": 1' in draft.read_text()
+    draft.write_text(draft.read_text().replace('"processes": 1', '"processes": 2'))
+    with pytest.raises(UserError, match=r"unfinished run with other settings \(processes\)"):
+        run(work.parents[1], tiny)
+    assert list(work.glob("checkpoint-*"))
+
+
 def test_a_removal_that_is_killed_leaves_the_draft_of_the_run(work, monkeypatch):
     monkeypatch.setattr(run_of_step_5.shutil, "rmtree", lambda path: sys.exit("killed"))
     with pytest.raises(SystemExit, match="killed"):

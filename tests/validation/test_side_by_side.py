@@ -54,6 +54,15 @@ def test_recipes_are_not_pooled_and_never_reach_the_test_patients(run_validate):
     assert "differ in lr" in run_validate("--freeze", plan)[2]
 
 
+def test_adapters_of_other_numbers_of_processes_are_of_other_recipes(tuned_store, tmp_path):
+    """Each process takes rows of its own to a step, so that four have a quarter of the steps."""
+    store = shutil.copytree(tuned_store.path, tmp_path / "storage")
+    path = store / "adapters" / "seed.1" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processes": 4}))
+    assert side_by_side.differ_in(store, ["default", "seed.1"]) == ["processes"]
+    assert not side_by_side.differ_in(store, ["default", "seed.2"])
+
+
 def test_one_run_is_shown_as_before(run_validate):
     _, out, _ = run_validate("3", "--no-knowledge")
     assert "side by side" not in out and not (results(out) / "runs.csv").exists()
