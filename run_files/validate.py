@@ -178,8 +178,10 @@ def draw(
     return drawn, apart
 
 
-def open_tests(opened: "Session", sha256: str, adapters: dict[str, str]) -> str:
+def open_tests(opened: "Session", sha256: str, adapters: dict[str, str], asked: str) -> str:
     """Enter in the ledger that the test patients are opened, and return what it says of that.
+
+    `asked` is the hash of the questions and rules.
 
     From then on their records are there as tasks of lm-evaluation-harness too. Raises UserError for
     adapters of several recipes.
@@ -189,7 +191,7 @@ def open_tests(opened: "Session", sha256: str, adapters: dict[str, str]) -> str:
     from mimic_qlora.validation import ledger, side_by_side
 
     side_by_side.check_one_recipe(opened.store, list(adapters))
-    opening = ledger.opening(opened.store, sha256, adapters)
+    opening = ledger.opening(opened.store, sha256, adapters, asked)
     knowledge = content.load_knowledge(HERE)
     if folder := task_files.write(opened.store, "test", opened.tokenizer, knowledge):
         print(f"The test records as tasks of lm-evaluation-harness: {folder}")
@@ -234,6 +236,7 @@ def ask_urgency(
     settings: "Settings",
     team: "Team",
     route: ssh.Route,
+    asked: str,
 ) -> int:
     """Ask about urgency visits, and write what the answers show beside nurse and simple models."""
     from mimic_qlora.validation import arms, delivery, ledger
@@ -250,13 +253,13 @@ def ask_urgency(
     store, sha256 = opened.store, settings.plan_sha256
     machine = machine_of(args, opened, settings, team)
     adapters = machine.identity["adapters"]
-    opening = open_tests(opened, sha256, adapters) if sha256 else ""
+    opening = open_tests(opened, sha256, adapters, asked) if sha256 else ""
     this = setting.Run(opened, settings, arms.chosen("base", settings.runs), [], opening)
     with storage.locked(machine.journal.path, "validation"):
         found = run.find(this, machine)
     if not settings.is_final:
         looked = {**settings.trials, "tasks": args.tasks}
-        this = replace(this, opened=ledger.looked(store, adapters, looked))
+        this = replace(this, opened=ledger.looked(store, adapters, looked, asked))
     with delivery.kept_results(store / "validation") as kept:
         text = report.write(this, found, kept.partial)
     folder = delivery.copy_to_temporary(kept.place)
@@ -300,6 +303,7 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
     environment.take_gpu()
     route = ssh.route(args.jump)
     questions = content.load_questions(HERE)
+    asked_sha256 = content.asked_sha256(questions)
     asked = setting.Asked(args.n, args.seed, args.run, args.arms, args.max_new_tokens)
     settings = setting.settle(asked, plans.frozen(store) if args.final else None)
     session.check_runs(store, settings.runs)
@@ -311,7 +315,7 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
     if alone := environment.alone():
         print(alone)
     if args.tasks == "urgency":
-        return ask_urgency(args, opened, settings, team, route)
+        return ask_urgency(args, opened, settings, team, route, asked_sha256)
     drawn, apart = draw(args, opened, settings, questions)
     chosen = arms.chosen(settings.arms, settings.runs)
     asks = asking.asks([*drawn, *apart], chosen, opened)
@@ -320,7 +324,7 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
     machine, sha256 = machine_of(args, opened, settings, team), settings.plan_sha256
     adapters, opening = machine.identity["adapters"], ""
     if sha256 and team.is_first:
-        opening = open_tests(opened, sha256, adapters)
+        opening = open_tests(opened, sha256, adapters, asked_sha256)
     differ = beside.differ_in(store, settings.runs)
     this = setting.Run(opened, settings, chosen, questions, opening, judge, differ)
     with storage.locked(machine.journal.path, "validation") if team.is_first else nullcontext():
@@ -331,7 +335,7 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
         terminal.say_aside(f"\nStopped before a trial was answered: {GOES_ON}")
         return 130
     if not settings.is_final:
-        this = replace(this, opened=ledger.looked(store, adapters, settings.trials))
+        this = replace(this, opened=ledger.looked(store, adapters, settings.trials, asked_sha256))
     this = replace(this, replaced=session.replaced(store, adapters))
     deliver(this, answered, route)
     if answered.stopped:

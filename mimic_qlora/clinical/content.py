@@ -6,7 +6,7 @@ what a field may hold.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from mimic_qlora.clinical.schema import (
     DrugClass,
     Entry,
     Knowledge,
+    Named,
     Phenotype,
     Presumption,
     ProcedureGroup,
@@ -210,20 +211,30 @@ def content_sha256() -> str:
 
 
 def sha256_of(content: Content) -> str:
-    """Return a hash of all entries as the files have them.
+    """Return a hash of all entries as the files have them (see `_sha256`)."""
+    return _sha256(entry for part in content for entry in part.values())
+
+
+def asked_sha256(questions: Iterable[Question]) -> str:
+    """Return a hash of what step 7 asks and scores by: the questions and the data files."""
+    entries = _sha256(sorted(questions, key=lambda question: question.id))
+    return hashlib.sha256(f"{content_sha256()}{entries}".encode()).hexdigest()
+
+
+def _sha256(entries: Iterable[Named]) -> str:
+    """Return a hash of entries.
 
     Who reviewed an entry, and when, is left out: approving a wording changes no result.
     """
-    entries = [
+    kept = [
         {
             field: value
             for field, value in entry.as_in_file().items()
             if not field.startswith("reviewed_")
         }
-        for part in content
-        for entry in part.values()
+        for entry in entries
     ]
-    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def reviewed_of(entries: Sequence[Entry], kind: str) -> str:

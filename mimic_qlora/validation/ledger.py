@@ -30,7 +30,7 @@ class _Line(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    event: str  # "frozen", "opened" or "looked"
+    event: str  # "frozen", "opened" or "looked"; with the hash of the `content`, but in old ones
     time: str  # ISO 8601
     plan_sha256: str  # "" of a look without a plan
     before: str  # hash of the line before, "" in the first
@@ -106,37 +106,45 @@ def _enter(store: Path, event: str, **facts: object) -> None:
     files.write_json(store / HEAD, {"lines": number, "sha256": _sha256(line)})
 
 
-def opening(store: Path, sha256: str, adapters: Mapping[str, str]) -> str:
-    """Enter that the test patients are opened under this plan, by adapters with these hashes.
+def opening(store: Path, sha256: str, adapters: Mapping[str, str], content: str) -> str:
+    """Enter that the test patients are opened under this plan, by adapters with these hashes, with
+    the questions and rules of the hash `content`.
 
     Returns a sentence for the results that says how often they were opened before. The same plan
-    with the same adapters, resumed or done again, opens nothing new.
+    with the same adapters and content, resumed or done again, opens nothing new.
     """
-    this: Entry = {"plan_sha256": sha256, "adapters": dict(adapters)}
+    this: Entry = {"plan_sha256": sha256, "adapters": dict(adapters), "content": content}
     with _alone(store):
-        before = [e for e in ledger(store) if e["event"] == "opened"]
-        if not any(e.items() >= this.items() for e in before):
+        entries = ledger(store)
+        before = [e for e in entries if e["event"] == "opened"]
+        if not any(_is_of(e, this) for e in before):
             _enter(store, "opened", **this)
-    others = [e for e in before if not e.items() >= this.items()]
+    others = [e for e in before if not _is_of(e, this)]
+    frozen = [e for e in entries if e["event"] == "frozen" and e["plan_sha256"] == sha256]
     plan = f"Test patients, by the plan {sha256[:12]} frozen before"
+    if frozen and frozen[-1].get("content", content) != content:
+        plan += " (the questions or rules were edited since)"
     if not others:
         return f"{plan}; they were not opened under another plan or for another adapter."
     return (
-        f"{plan}, but they had been opened before under another plan or for another adapter "
-        f"({len(others)} in the ledger, first on {others[0]['time'][:10]}): read this as "
-        "exploration, not as a test."
+        f"{plan}, but they had been opened before under another plan, with other questions or "
+        f"rules, or for another adapter ({len(others)} in the ledger, first on "
+        f"{others[0]['time'][:10]}): read this as exploration, not as a test."
     )
 
 
-def looked(store: Path, adapters: Mapping[str, str], trials: Mapping[str, object]) -> str:
-    """Enter that validation patients were looked at, with these adapters and these trials.
+def looked(
+    store: Path, adapters: Mapping[str, str], trials: Mapping[str, object], content: str
+) -> str:
+    """Enter that validation patients were looked at, with these adapters, trials and content.
 
     Returns a sentence that says the how manieth look it is. The same once more shows nothing new.
     """
     this: Entry = {"plan_sha256": "", "adapters": dict(adapters), "trials": dict(trials)}
+    this["content"] = content
     with _alone(store):
         before = [e for e in ledger(store) if e["event"] == "looked"]
-        place = next((n for n, e in enumerate(before, 1) if e.items() >= this.items()), None)
+        place = next((n for n, e in enumerate(before, 1) if _is_of(e, this)), None)
         if place is None:
             _enter(store, "looked", **this)
             place = len(before) + 1
@@ -144,6 +152,11 @@ def looked(store: Path, adapters: Mapping[str, str], trials: Mapping[str, object
         f"No frozen plan: look {place} at validation patients (ledger). What is chosen after "
         "several looks is fitted to them."
     )
+
+
+def _is_of(entry: Entry, this: Entry) -> bool:
+    """Tell whether an entry is of the same as this one; earlier versions noted no content."""
+    return {"content": this["content"], **entry}.items() >= this.items()
 
 
 def _lines(path: Path, head: Head | None) -> list[bytes]:

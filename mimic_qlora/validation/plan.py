@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Question
 from mimic_qlora.step import files, yaml_files
 from mimic_qlora.step.errors import UserError
@@ -143,7 +144,8 @@ def freeze(store: Path, path: Path, questions: Sequence[Question]) -> str:
     folder = files.private_folder(store / "validation")
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    enter(store, "frozen", plan_sha256=sha256)  # first: a plan without its line would look edited
+    # first: a plan without its line would look edited
+    enter(store, "frozen", plan_sha256=sha256, content=content.asked_sha256(questions))
     place = folder / "plan.yaml"
     if place.is_file() and place.read_bytes() != data:
         former = place.read_bytes()

@@ -265,8 +265,8 @@ def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
     ledger.enter(whole, "frozen", plan_sha256="abc")
     folder = whole / "adapters" / "default"
     weights = files.file_sha256(folder / "adapter_model.safetensors")
-    ledger.looked(whole, {"default": weights}, {"n": 3})
-    ledger.opening(whole, "abc", {"default": weights})
+    ledger.looked(whole, {"default": weights}, {"n": 3}, "c")
+    ledger.opening(whole, "abc", {"default": weights}, "c")
     said = look(whole)
     assert "plan abc frozen, 1 look at validation patients, test patients opened once" in said.text
     assert (said.runs[0]["looks"], said.runs[0]["openings"]) == (1, 1)

@@ -7,6 +7,7 @@ from concurrent import futures
 import pytest
 
 from helpers.step7 import QUESTIONS
+from mimic_qlora.clinical import content
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import ledger, plan
 
@@ -16,7 +17,7 @@ def store(tmp_path):
     """A storage folder whose test patients were opened for two adapters by a frozen plan."""
     plan.freeze(tmp_path, plan.TEMPLATE, QUESTIONS)
     for adapter in "ab":
-        ledger.opening(tmp_path, plan.frozen(tmp_path).sha256, {"default": adapter})
+        ledger.opening(tmp_path, plan.frozen(tmp_path).sha256, {"default": adapter}, "c")
     return tmp_path
 
 
@@ -27,14 +28,41 @@ def lines_of(store) -> list[bytes]:
 def test_an_undisturbed_ledger_says_what_was_opened_before(store):
     assert [entry["event"] for entry in ledger.ledger(store)] == ["frozen", "opened", "opened"]
     sha256 = plan.frozen(store).sha256
-    assert "1 in the ledger" in ledger.opening(store, sha256, {"default": "b"})
-    assert "2 in the ledger" in ledger.opening(store, sha256, {"default": "c"})
+    assert "1 in the ledger" in ledger.opening(store, sha256, {"default": "b"}, "c")
+    assert "2 in the ledger" in ledger.opening(store, sha256, {"default": "c"}, "c")
+
+
+def test_questions_that_were_edited_since_make_another_opening_and_another_look(tmp_path):
+    """Questions or rules that were changed after the answers were seen are fitted to them."""
+    own = content.asked_sha256(QUESTIONS)
+    plan.freeze(tmp_path, plan.TEMPLATE, QUESTIONS)
+    sha256, adapter = plan.frozen(tmp_path).sha256, {"default": "a"}
+    told = ledger.opening(tmp_path, sha256, adapter, own)
+    assert "they were not opened under" in told and "edited" not in told
+    edited = content.asked_sha256(QUESTIONS[1:])
+    told = ledger.opening(tmp_path, sha256, adapter, edited)
+    assert "the questions or rules were edited since" in told and "1 in the ledger" in told
+    for asked, look in ((own, 1), (own, 1), (edited, 2), (own, 1)):
+        assert f"look {look} at" in ledger.looked(tmp_path, adapter, {"n": 1}, asked)
+    reviewed = [one.model_copy(update={"reviewed_by": "Dr. A"}) for one in QUESTIONS]
+    assert content.asked_sha256(reviewed[::-1]) == own
+
+
+def test_a_line_of_an_earlier_version_which_notes_no_content_is_of_any(tmp_path):
+    adapter = {"default": "a"}
+    ledger.enter(tmp_path, "frozen", plan_sha256="p")
+    ledger.enter(tmp_path, "opened", plan_sha256="p", adapters=adapter)
+    told = ledger.opening(tmp_path, "p", adapter, "c")
+    assert "they were not opened under" in told and "edited" not in told
+    assert len(ledger.ledger(tmp_path)) == 2
 
 
 def test_runs_at_one_time_leave_a_whole_ledger(store):
     runs = [f"adapter {n}" for n in range(6)]
     with futures.ThreadPoolExecutor(len(runs)) as pool:
-        told = list(pool.map(lambda run: ledger.looked(store, {"default": run}, {"n": 1}), runs))
+        told = list(
+            pool.map(lambda run: ledger.looked(store, {"default": run}, {"n": 1}, "c"), runs)
+        )
     assert len(ledger.ledger(store)) == 3 + len(runs)
     assert {sentence.split(" at ")[0] for sentence in told} == {
         f"No frozen plan: look {n + 1}" for n in range(len(runs))
@@ -45,7 +73,7 @@ def test_runs_at_one_time_leave_a_whole_ledger(store):
 def test_lines_that_were_taken_from_the_end_are_missed(store, kept):
     ledger.path_of(store).write_bytes(b"".join(lines_of(store)[:kept]))
     with pytest.raises(UserError, match=f"has {kept} lines and not the 3"):
-        ledger.opening(store, plan.TEMPLATE.name, {"default": "b"})
+        ledger.opening(store, plan.TEMPLATE.name, {"default": "b"}, "c")
 
 
 def test_a_ledger_that_was_removed_is_missed(store):
@@ -110,7 +138,7 @@ def test_a_head_that_was_removed_is_missed_whatever_lines_are_left(store, kept):
     (store / ledger.HEAD).unlink()
     ledger.path_of(store).write_bytes(b"".join(lines_of(store)[:kept]))
     with pytest.raises(UserError, match="has lost its head"):
-        ledger.opening(store, plan.TEMPLATE.name, {"default": "b"})
+        ledger.opening(store, plan.TEMPLATE.name, {"default": "b"}, "c")
 
 
 def test_a_run_killed_at_the_first_line_goes_on(tmp_path):
