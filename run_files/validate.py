@@ -326,7 +326,7 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
     if sha256 and team.is_first:
         opening = open_tests(opened, sha256, adapters, asked_sha256)
     differ = beside.differ_in(store, settings.runs)
-    this = setting.Run(opened, settings, chosen, questions, opening, judge, differ)
+    this = setting.Run(opened, settings, chosen, questions, opening, judge, differ, adapters)
     with storage.locked(machine.journal.path, "validation") if team.is_first else nullcontext():
         answered = run.answer_all(this, machine, asks, args.forgetting)
     if not team.is_first:

@@ -15,6 +15,7 @@ from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import runs
 from mimic_qlora.validation import results
+from mimic_qlora.validation.labelling import claims
 
 _TASKS = {
     "guidance": "guidance on a symptom",
@@ -163,15 +164,42 @@ def _evaluation(store: Path) -> str:
     arms = sorted({line.arm for line in lines})
     n_patients = len({line.subject_id for line in lines})
     splits = sorted({line.split for line in lines if line.split})
-    plan = f"by a plan frozen before (SHA-256 {of.plan[:12]})" if of.plan else "without a plan"
+    frozen = _plan_of(newest)
+    plan = f"by a plan frozen before (SHA-256 {frozen[:12]})" if frozen else "without a plan"
+    others = f"[These are results of {other}.] " if (other := of_other(store, newest)) else ""
     return (
         f"{len({line.trial for line in lines}):,} trials, pairs of a patient and a curated "
         f"question, of {n_patients:,} {'/'.join(splits)} patients and "
         f"{len({line.question_id for line in lines})} questions were answered by {', '.join(arms)} "
         f"and scored by a rubric, {plan}. Differences are paired by question, with 95% intervals. "
         f"Looks at validation patients: {of.looks:,}; openings of the test patients: "
-        f"{of.openings:,} (ledger). [Human labels and raters: to be filled in.]"
+        f"{of.openings:,} (ledger). {others}[Human labels and raters: to be filled in.]"
     )
+
+
+def _plan_of(made: Path) -> str:
+    """Return the hash of the frozen plan by which results were made; "" without one."""
+    try:
+        with open(made / "output.csv", newline="", encoding="utf-8-sig") as file:
+            return next(csv.DictReader(file), {}).get("plan_sha256") or ""
+    except OSError:
+        return ""
+
+
+def of_other(store: Path, made: Path) -> str:
+    """Return what results were made of that is no longer there; "" if all of it is, or if they are
+    of a version that did not note it.
+    """
+    basis = claims.Basis.read(made)
+    if basis is None:
+        return ""
+    if basis.subjects and basis.subjects != _manifest(store, "subjects").get("id"):
+        return "other patients: step 1 was run again since"
+    for run, sha256 in basis.adapters.items():
+        files = _manifest(store, f"adapters/{run}").get("files", {})
+        if files.get("adapter_model.safetensors", {}).get("sha256") != sha256:
+            return f"another adapter {run}: it was trained again since, or is gone"
+    return ""
 
 
 def _software(store: Path) -> str:

@@ -30,7 +30,8 @@ _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": "$<$"
 def write(store: Path, folder: Path) -> list[Path]:
     """Write all files into a folder and return them.
 
-    Raises UserError when step 2 or step 7 has left nothing yet.
+    Raises UserError when step 2 or step 7 has left nothing yet, or step 7 results of other patients
+    or adapters than those that are there.
     """
     rows = _table1(store)
     comparison = _comparison(store)
@@ -67,10 +68,14 @@ def _table1(store: Path) -> list[list[str]]:
 
 
 def _comparison(store: Path) -> Comparison:
-    """Return the comparison of the newest results. Raises UserError where there are none."""
+    """Return the comparison of the newest results. Raises UserError where there are none of what is
+    there now.
+    """
     newest = results.newest(store)
     if newest is None:
         raise UserError(f"{store / 'validation'} has no results: run step 7 first")
+    if other := methods.of_other(store, newest):
+        raise UserError(f"{newest} holds results of {other}. Run step 7 again")
     path = newest / "summary.csv"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

@@ -213,7 +213,7 @@ def _of_results(store: Path, before: Mapping[str, StepState]) -> StepState:
     newest = results.newest(store)
     if state.state == MISSING or newest is None:
         return state
-    made = newest.stat().st_mtime
+    made = (newest / results.FILE).stat().st_mtime  # labels and ratings come into the folder later
     for earlier in before.values():
         is_read = earlier.step == "prompts" or earlier.step.startswith("adapters/")
         if is_read and earlier.finished and _seconds(earlier.finished) > made:

@@ -594,4 +594,6 @@ def _write_labels(
         margins=dict(run.settings.margins),
         first_alone=bool(run.differ),
         of_chart=tuple(of_chart(run, answered)),
+        subjects=run.session.manifest["id"],
+        adapters=dict(run.adapters),
     ).write(folder)

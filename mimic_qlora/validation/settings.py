@@ -136,7 +136,8 @@ class Run:
     `opened` is the ledger's sentence on the opening of the test patients, or on this look at
     validation patients. `judge` reads the answers; without one the patterns do. `differ` are the
     settings in which the adapters' recipes differ; where there are any, nothing is pooled.
-    `replaced` are the runs whose adapter was trained again, or removed, since it answered.
+    `adapters` has the SHA-256 of the weights that answer, by run, `replaced` are the runs whose
+    adapter was trained again, or removed, since.
     """
 
     session: Session
@@ -146,4 +147,5 @@ class Run:
     opened: str = ""
     judge: Judge | None = None
     differ: Sequence[str] = ()
+    adapters: Mapping[str, str] = field(default_factory=dict)
     replaced: Sequence[str] = ()

@@ -6,9 +6,10 @@ import pytest
 
 from helpers.scripts import run_here
 from mimic_qlora.display import csv_files
-from mimic_qlora.step import storage
+from mimic_qlora.step import files, storage
 from mimic_qlora.study import paper
-from mimic_qlora.validation import results
+from mimic_qlora.validation import ledger, results
+from mimic_qlora.validation.labelling import claims
 from mimic_qlora.validation.statistics import Difference
 
 TABLE = [
@@ -129,6 +130,43 @@ def test_methods_tell_what_manifests_know_and_leave_the_rest_open(store):
     assert "[`python train_qlora.py` has not been run]" in said
     assert "2 trials" in said and "of 2 validation patients and 1 questions" in said
     assert "without a plan" in said and "[Human labels" in said
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_plan_is_named_where_the_results_were_made_by_it(store, split):
+    """One was frozen, and validation patients were asked, by no plan."""
+    ledger.enter(store, "frozen", plan_sha256="a" * 64)
+    ledger.enter(store, "frozen", plan_sha256="b" * 64)
+    plan = {"plan_sha256": "a" * 64} if split == "test" else {}
+    csv_files.write(results.newest(store) / "output.csv", [{"trial": 1, "split": split, **plan}])
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert ("by a plan frozen before (SHA-256 aaaaaaaaaaaa)" in said) == (split == "test")
+    assert ("without a plan" in said) == (split != "test")
+
+
+BASIS = claims.Basis(reader="patterns", primary="rubric", claimed=("rubric",), margins={})
+
+
+@pytest.mark.parametrize("other", ["patients", "adapter", "none"])
+def test_results_of_other_patients_or_adapters_are_no_part_of_a_paper(store, tmp_path, other):
+    """Table 1 told of some, and the plot of others."""
+    ids = {"prompts": None}
+    with storage.step_output(store, "adapters/default", {}, ids) as out:
+        (out.path / "adapter_model.safetensors").write_text("weights")
+    weights = files.file_sha256(store / "adapters/default/adapter_model.safetensors")
+    subjects = storage.verified_manifest(store, "subjects")["id"]
+    was = {"subjects": subjects, "adapters": {"default": weights}}
+    was |= {"patients": {"subjects": "x"}, "adapter": {"adapters": {"default": "x"}}}.get(other, {})
+    BASIS.model_copy(update=was).write(results.newest(store))
+    done = status(store, "--paper", tmp_path / "paper")
+    said = " ".join(status(store, "--methods").stdout.split())
+    if other == "none":
+        assert done.returncode == 0 and "These are results of" not in said
+        return
+    assert done.returncode == 2 and not (tmp_path / "paper").exists()
+    named = "other patients" if other == "patients" else "another adapter default"
+    assert f"holds results of {named}" in done.stderr
+    assert "[These are results of" in said and "again since" in said
 
 
 def test_without_results_one_sentence_says_what_to_run(store, tmp_path):

@@ -261,6 +261,15 @@ def test_a_study_that_is_not_done_may_go_on_by_its_own_command(whole, monkeypatc
     assert "Study: mine.yaml" in said and "or the same run_all.py command, which goes on:" in said
 
 
+def test_results_that_are_labelled_later_stay_as_old_as_they_are(whole):
+    made = whole / "validation" / "20260101-000000-a"
+    made.mkdir(parents=True)
+    (made / "results.jsonl").write_text("")
+    os.utime(made / "results.jsonl", (1e9, 1e9))
+    (made / "labelled.txt").write_text("")
+    assert look(whole).states["validation"] == "stale"
+
+
 def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
     ledger.enter(whole, "frozen", plan_sha256="abc")
     folder = whole / "adapters" / "default"

@@ -18,7 +18,7 @@ from helpers.storage_folders import written_otherwise
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import generation, loading
-from mimic_qlora.step import ssh
+from mimic_qlora.step import files, ssh
 
 OLD_COLUMNS = (
     "subject_id question lat_ms_base lat_ms_qlora len_base len_qlora rel_cos_prompt_base "
@@ -66,6 +66,14 @@ def test_the_old_columns_come_first_and_no_cell_runs(run_validate):
     summary = {row["metric"]: row for row in read_csv(results(out) / "summary.csv")}
     assert float(summary["cut"]["mean"]) == -1 and summary["rubric"]["trials"] == "8"
     assert summary["rubric"]["questions"] == str(len({row["question_id"] for row in rows}))
+
+
+def test_results_note_of_which_patients_and_adapters_they_are(run_validate):
+    _, out, _ = run_validate("3")
+    store, noted = run_validate.store, json.loads((results(out) / "reader.json").read_text())
+    subjects = json.loads((store / "subjects" / "manifest.json").read_text())
+    weights = files.file_sha256(store / "adapters/default/adapter_model.safetensors")
+    assert noted["subjects"] == subjects["id"] and noted["adapters"] == {"default": weights}
 
 
 def train_again(store):

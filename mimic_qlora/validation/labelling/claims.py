@@ -39,6 +39,8 @@ class Basis(BaseModel):
     of the verdict for what was asked about, `shows_nothing` that data or model are built-in ones,
     `first_alone` that the adapters are of several recipes, so that the first one is labelled alone,
     `of_chart` in which metrics the adapter was read to do worse with another patient's chart.
+    `subjects` is the id of step 1's output, `adapters` the SHA-256 of the weights that answered, by
+    run; earlier versions noted neither.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +55,8 @@ class Basis(BaseModel):
     shows_nothing: bool = False
     first_alone: bool = False
     of_chart: tuple[str, ...] = ()
+    subjects: str = ""
+    adapters: dict[str, str] = {}
 
     def write(self, folder: Path) -> None:
         """Write it into a folder of results."""
