@@ -87,8 +87,6 @@ def _without_template(path: Path) -> str:
     name = path.name
     if path.parent.name == "snapshots":  # <cache>/models--meta-llama--Llama-3.1-8B/snapshots/<hash>
         name = path.parent.parent.name.removeprefix("models--").replace("--", "/")
-    if not (path / "tokenizer_config.json").is_file():
-        return f", as its tokenizer_config.json is missing: fetch or copy {name} anew"
     if re.search(r"instruct|chat|(^|[-_])it($|[-_])", name.lower()):
         return (
             f", though {name} is the name of an instruct model: fetch its tokenizer_config.json, "

@@ -124,9 +124,11 @@ def remedy(path: Path) -> str:
 def missing_files(path: Path) -> list[str]:
     """Return what a model's folder lacks of config, tokenizer and safetensors weights.
 
-    With an index, each shard that it names counts as one file.
+    With an index, each shard that it names counts as one file. Without tokenizer_config.json a
+    tokenizer may load all the same, and write conversations without their first token.
     """
-    missing = [] if (path / "config.json").is_file() else ["config.json"]
+    each = ("config.json", "tokenizer_config.json")
+    missing = [name for name in each if not (path / name).is_file()]
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         missing.append("tokenizer.json")
     return missing + missing_weights(path)

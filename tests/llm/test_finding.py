@@ -97,6 +97,16 @@ def test_weights_that_transformers_does_not_load_do_not_count(tiny, tmp_path):
         finding.model_path(str(folder), tmp_path)
 
 
+def test_a_model_without_the_config_of_its_tokenizer_is_not_whole(tiny, tmp_path):
+    """With a template of its own it would load, and write conversations without their BOS."""
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    (copy / "tokenizer_config.json").unlink()
+    assert (copy / "chat_template.jinja").is_file()
+    assert chat.load_tokenizer(copy).bos_token is None
+    with pytest.raises(UserError, match="lacks tokenizer_config.json: give a folder"):
+        finding.model_path(str(copy), tmp_path)
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8"])
 def test_a_model_that_is_quantised_already_is_refused(tiny, tmp_path, method):
     copy = shutil.copytree(tiny, tmp_path / "copy")

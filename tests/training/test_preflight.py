@@ -40,7 +40,7 @@ def test_check_prints_what_memory_training_needs_also_without_weights(
     shutil.copy(storage_model(store) / "config.json", config)
     assert train.check("--model", config.parent) == 2
     said = capsys.readouterr().out
-    assert "lacks tokenizer.json, model.safetensors" in said
+    assert "lacks tokenizer_config.json, tokenizer.json, model.safetensors" in said
     assert "ok       memory" in said and "training needs" in said
     monkeypatch.setattr("mimic_qlora.training.hardware.free_memory", lambda: 1000)
     assert train.check("--model", config.parent) == 2
