@@ -165,10 +165,15 @@ def _cell(times: Times, table: str, column: str, row: Row) -> Any:
 
 
 def other(row: Row, column: str, as_of: datetime) -> Any:
-    """Return another valid value; one of a time that lies on the same side of `as_of`."""
+    """Return another valid value; one of a time that lies on the same side of `as_of`.
+
+    This is as late as can be: an order that the pharmacy never entered is known a day after it
+    begins.
+    """
     value = row[column]
     if isinstance(value, datetime):
-        return value + DAY if value > as_of else value - timedelta(hours=1)
+        earlier = as_of if value < as_of else value - timedelta(hours=1)
+        return value + DAY if value > as_of else earlier
     if isinstance(value, (int, float)):
         return value if column == "icd_version" else value + 1
     if column == "icd_code":

@@ -156,6 +156,9 @@ def records(
             if not path.exists():
                 continue
             kept = [column for column in columns if column in _columns(storage)[table]]
+            limited = {*(only or {}).get(table, {}), *(within or {}).get(table, ())[:1]}
+            if not limited <= {*kept}:  # without the column no row is within its limits
+                continue
             chosen_rows = pc.field("subject_id").isin(ids)
             for column, values in (only or {}).get(table, {}).items():
                 chosen_rows &= pc.field(column).isin(values)

@@ -270,6 +270,9 @@ def test_a_citation_names_a_row_by_every_digit_of_its_ids(column, right, wrong):
         )
 
 
+HALF_AN_HOUR = timedelta(minutes=30)
+
+
 @pytest.mark.parametrize("entered", [[1], [3], [1, 3], [3, 4], []])
 def test_an_order_that_is_entered_late_knows_no_future(entered):
     def day(number):
@@ -284,9 +287,11 @@ def test_an_order_that_is_entered_late_knows_no_future(entered):
         ],
         "pharmacy": [{"pharmacy_id": 5, "entertime": day(n)} for n in entered],
     }
-    as_of = datetime(2150, 1, 2, 12)
-    cut = truncation.truncated(record, SimpleNamespace(as_of=as_of, task="guidance"))
-    shown = [visibility.visible(one, as_of)["prescriptions"] for one in (record, cut)]
-    assert shown[0] == shown[1] and len(shown[0]) == (max(entered, default=1) == 1)
-    if not shown[0]:  # kept, with another drug: a prompt that told it would change
-        assert cut["prescriptions"][0]["drug"] != "Warfarin"
+    # without an entry it is known a day after it begins: half an hour before that it is not
+    for as_of, at_once in ((day(2) + timedelta(hours=12), True), (day(2) - HALF_AN_HOUR, False)):
+        cut = truncation.truncated(record, SimpleNamespace(as_of=as_of, task="guidance"))
+        shown = [visibility.visible(one, as_of)["prescriptions"] for one in (record, cut)]
+        known = max(entered) == 1 if entered else at_once
+        assert shown[0] == shown[1] and len(shown[0]) == known
+        if not shown[0]:  # kept, with another drug: a prompt that told it would change
+            assert cut["prescriptions"][0]["drug"] != "Warfarin"
