@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mimic_qlora.llm.finding import read_json
 from mimic_qlora.llm.offline import FROM_HERE, check_kind, quiet_transformers, refuse_own_code
+from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +49,15 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         ) from None
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer in {path} has no chat template{_without_template(path)}")
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer in {path} has several chat templates "
+            f"({', '.join(tokenizer.chat_template)}) and none is named default: name the right one "
+            "so in its tokenizer_config.json"
+        )
     tokenizer.padding_side = "left"
+    if "attention_mask" not in tokenizer.model_input_names:  # as models that take no padding say
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
     ends = end_token_ids(tokenizer)
     size = _vocabulary_size(path)
     _check_vocabulary(path, tokenizer, size)
@@ -73,6 +82,7 @@ def _check_vocabulary(path: Path, tokenizer: "PreTrainedTokenizerBase", size: in
     """
     template = tokenizer.get_chat_template()
     written = [i for i, token in tokenizer.added_tokens_decoder.items() if str(token) in template]
+    written += [tokenizer.eos_token_id or 0] if "eos_token" in template else []
     highest = max(tokenizer.vocab_size - 1, *written, tokenizer.bos_token_id or 0)
     if size and size <= highest:
         raise UserError(
@@ -253,8 +263,6 @@ def chat_text(
     Raises UserError when the template is damaged or refuses the conversation; some take no system
     turn.
     """
-    from jinja2 import TemplateError
-
     safe = [
         {"role": turn["role"], "content": neutralise(tokenizer, turn["content"])}
         for turn in messages
@@ -266,7 +274,9 @@ def chat_text(
             tokenize=False,
             date_string=TEMPLATE_DATE,
         )
-    except TemplateError as error:
+    except Exception as error:  # of many kinds, by what the template computes
+        if faults.of_the_machine(error):
+            raise
         raise UserError(
             f"the chat template of {tokenizer.name_or_path} cannot write a conversation ({error}): "
             "use another instruct model, or copy this one anew"

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from helpers.tiny_model import TALK, write_tiny_model
+from helpers.tiny_model import TALK, TEMPLATE, write_tiny_model
 from mimic_qlora.llm import chat, loading, offline
 from mimic_qlora.step.errors import UserError
 
@@ -168,6 +168,38 @@ def test_a_template_that_refuses_a_conversation_is_named_in_one_sentence(tmp_pat
         chat.chat_ids(tokenizer, TALK)
 
 
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ bos_token + 1 }}"])
+def test_a_template_that_fails_as_it_computes_is_named(tmp_path, template):
+    tokenizer = chat.load_tokenizer(write_tiny_model(tmp_path, template=template))
+    with pytest.raises(UserError, match="cannot write a conversation"):
+        chat.chat_ids(tokenizer, TALK)
+
+
+def test_of_several_templates_the_one_named_default_counts(tiny, tmp_path):
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    (copy / "chat_template.jinja").unlink()
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    for names in (["default", "rag"], ["chat", "rag"]):
+        templates = [{"name": name, "template": f"{name}{TEMPLATE}"} for name in names]
+        named = json.dumps(config | {"chat_template": templates})
+        (copy / "tokenizer_config.json").write_text(named)
+        chat.load_tokenizer.cache_clear()
+        if "default" in names:
+            assert "default" in chat.chat_text(chat.load_tokenizer(copy), TALK)
+            continue
+        with pytest.raises(UserError, match=r"several chat templates \(chat, rag\) and none is"):
+            chat.load_tokenizer(copy)
+
+
+def test_a_tokenizer_that_names_no_mask_pads_with_one(tiny, tmp_path):
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    named = json.dumps(config | {"model_input_names": ["input_ids"]})
+    (copy / "tokenizer_config.json").write_text(named)
+    padded = chat.load_tokenizer(copy).pad({"input_ids": [[5], [6, 7]]})
+    assert padded["attention_mask"] == [[0, 1], [1, 1]]
+
+
 def test_a_conversation_has_one_bos_and_the_same_tokens_on_every_day(tiny):
     tokenizer = chat.load_tokenizer(tiny)
     ids = chat.chat_ids(tokenizer, TALK, add_generation_prompt=True)
@@ -192,6 +224,12 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny, tmp_path):
     chat.load_tokenizer.cache_clear()
     # a token to pad with is in no text, and one with an embedding takes its place in a batch
     assert 0 <= chat.load_tokenizer(copy).pad_token_id < config["vocab_size"]
+    named = json.loads((copy / "tokenizer_config.json").read_text()) | {"eos_token": "<pad>"}
+    (copy / "tokenizer_config.json").write_text(json.dumps(named))
+    (copy / "chat_template.jinja").write_text(TEMPLATE.replace("<|eot_id|>", "{{ eos_token }}"))
+    chat.load_tokenizer.cache_clear()
+    with pytest.raises(UserError, match="has more .up to number 263"):
+        chat.load_tokenizer(copy)
 
 
 def test_control_tokens_inside_a_record_stay_text(tiny):

@@ -37,6 +37,7 @@ TOKENIZER_FILES = (
     "config.json",
     "*token*.json",
     "chat_template*",
+    "additional_chat_templates/*",
     "vocab.*",
     "merges.txt",
     "tokenizer.model",
