@@ -86,7 +86,8 @@ def raw_record(storage: Path, subject_id: int) -> dict[str, Any]:
 def raw_line(storage: Path, subject_id: int) -> bytes:
     """Return one patient's line of the JSONL, found through the index.
 
-    Raises UserError for an unknown subject_id or a damaged file.
+    Raises UserError for an unknown subject_id, a damaged file, and where step 1 has run again since
+    the index was read: the place of this patient in a file may be another one's.
     """
     if subject_id not in _index(storage):
         raise UserError(
@@ -102,9 +103,16 @@ def raw_line(storage: Path, subject_id: int) -> bytes:
     # copies of a growing buffer; deflate packs 1032 to 1 at most.
     room = min(int.from_bytes(member[-4:], "little"), 1032 * length) + 1
     try:
-        return igzip_lib.decompress(member, flag=igzip_lib.DECOMP_GZIP, bufsize=room)
+        line = igzip_lib.decompress(member, flag=igzip_lib.DECOMP_GZIP, bufsize=room)
     except GZIP_ERROR:
-        raise parquet_files.damaged(path) from None
+        line = b""
+    if line.startswith((b'{"subject_id":%d,' % subject_id, b'{"subject_id":%d}' % subject_id)):
+        return line
+    if _index.__wrapped__(storage) != _index(storage):
+        raise UserError(
+            f"{storage / 'subjects'} was written anew since this command began: start it again"
+        )
+    raise parquet_files.damaged(path)
 
 
 def record(storage: Path, subject_id: int, wanted: Wanted) -> Record:

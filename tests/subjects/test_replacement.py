@@ -13,7 +13,7 @@ from helpers.scripts import folder_bytes
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import conversion, nesting
+from mimic_qlora.subjects import conversion, nesting, reader
 
 
 @pytest.fixture
@@ -234,3 +234,14 @@ def test_an_adapter_stays_usable_when_its_tables_are_copied_and_converted_again(
     convert("--mimic-dir", elsewhere, "--seed", "7")  # another split is another content
     with pytest.raises(UserError, match="made from an older version of subjects"):
         storage.verified_manifest(store, "adapters/default")
+
+
+def test_a_command_that_is_open_meanwhile_shows_no_other_patient(convert, tiny_mimic, tmp_path):
+    """It has read where each patient lies, and another one may lie there now."""
+    store = convert("--mimic-dir", tiny_mimic).parent
+    asked = [*reader._index(store)]
+    assert reader.raw_record(store, asked[0])["subject_id"] == asked[0]
+    convert("--mimic-dir", others(tmp_path, tiny_mimic), "--replace-patients")
+    for subject_id in asked:
+        with pytest.raises(UserError, match="was written anew since this command began"):
+            reader.raw_record(store, subject_id)
