@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from mimic_qlora.llm import chat, finding, loading, tokenizer_files
+from mimic_qlora.export.folder import write
+from mimic_qlora.llm import chat, finding, loading
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training.data import BaseModel
@@ -40,11 +41,8 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     with storage.step_output(store, step, settings, {}, force) as out:
         # the machine that loads it may have a GPU where this one has none
         dtype = loading.compute_dtype(on_cpu=torch.bfloat16)
-        loading.load_base(path, dtype=dtype).save_pretrained(out.path)
-        tokenizer_files.save(tokenizer, out.path)
+        write(out.path, loading.load_base(path, dtype=dtype), tokenizer)
         (out.path / "README.md").write_text(card(base), encoding="utf-8")
-        for written in out.path.iterdir():
-            written.chmod(files.PRIVATE)
     print(
         f"\nWrote {folder}\nAn adapter beside it is the model that was trained: "
         "docs/other_programs.md has the commands"

@@ -51,7 +51,12 @@ def export(
 
 
 def write(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Write weights as safetensors, config, tokenizer and chat template."""
+    """Write weights as safetensors, config, tokenizer and chat template.
+
+    Other programs end an answer where generation_config.json says, and some a model's own does not
+    name the token that ends a turn.
+    """
+    model.generation_config.eos_token_id = chat.end_token_ids(tokenizer, model)
     model.save_pretrained(folder, max_shard_size=SHARD)
     tokenizer_files.save(tokenizer, folder)
     for path in folder.iterdir():

@@ -39,6 +39,7 @@ def test_peft_loads_from_it_the_model_that_was_trained_bit_for_bit(tuned_store, 
     assert expected[0].equal(likelihood.log_probabilities(theirs, rows)[0])
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
     assert loaded.chat_template == tokenizer.chat_template
+    assert theirs.generation_config.eos_token_id == chat.end_token_ids(tokenizer)
 
 
 def test_it_is_private_says_what_it_is_and_is_written_once(tuned_store, saved):

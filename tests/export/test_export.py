@@ -74,6 +74,15 @@ def test_the_folder_is_private_whole_and_names_what_it_is(tuned_store, exported)
     assert again.returncode == 0 and "up to date" in again.stdout
 
 
+def test_other_programs_end_an_answer_where_this_one_does(tuned_store, exported):
+    """The tiny model names the end of a text alone, as the first Llama 3 did; its turns end so."""
+    tokenizer = chat.load_tokenizer(tuned_store.model)
+    named = json.loads((tuned_store.model / "generation_config.json").read_text())
+    written = exported[0] / "exports" / "seed.1" / "generation_config.json"
+    assert named["eos_token_id"] != chat.end_token_ids(tokenizer)
+    assert json.loads(written.read_text())["eos_token_id"] == chat.end_token_ids(tokenizer)
+
+
 def test_a_merge_that_changes_the_model_is_refused_and_leaves_nothing(
     tuned_store, tmp_path, monkeypatch
 ):
