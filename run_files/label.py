@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, faults, files, storage
+from mimic_qlora.step import command_line, faults, files, locks, storage
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 KEPT = "labelled.txt"
+WAIT = 60.0  # seconds for another run to write its few files
 ALIKE = 8  # answers, from which on two people are not expected to agree in every cell
 
 
@@ -219,9 +220,11 @@ def main() -> int:
     strata = drawn.read(folder / drawn.FILE, answers)
     labelled = claims.Labelled(answers, given, strata, questions) if strata else None
     agreed = agreement_of(answers, given, strata, questions)
-    text = f"{agreed}\n\n{claims_of(folder, labelled)}"
+    # another run at this time would leave the figures of one person beside the words of another
+    with locks.hold(folder / KEPT, "python run_files/label.py", wait=WAIT):
+        text = f"{agreed}\n\n{claims_of(folder, labelled)}"
+        files.atomic_write(folder / KEPT, text + "\n")
     print(text)
-    files.atomic_write(folder / KEPT, text + "\n")
     return 1 if wrong_rows else 0
 
 

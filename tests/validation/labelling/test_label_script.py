@@ -1,5 +1,6 @@
 """run_files/label.py: agreement, kappa, corrected differences, and each wrong row named."""
 
+import contextlib
 import csv
 import json
 import re
@@ -9,6 +10,7 @@ import pytest
 
 from helpers.labelled_results import QUESTIONS, answers, saved_by_a_spreadsheet
 from helpers.scripts import run_here
+from mimic_qlora.step import locks
 from mimic_qlora.validation.labelling import drawn, label_file
 from mimic_qlora.validation.labelling.claims import Basis
 
@@ -242,3 +244,19 @@ def test_results_of_an_earlier_version_are_compared_and_claim_nothing(results):
     label_file.write(results / "mine.csv", [well(row) for row in rows()])
     done = label(results, "--labels", str(results / "mine.csv"), "--labelled-by", "clinician")
     assert done.returncode == 0 and "keep no draw of the answers" in done.stdout
+
+
+def test_two_runs_at_one_time_write_one_after_the_other(results, monkeypatch):
+    """The figures of one had stood beside the words of the other."""
+    made, held = [results / name for name in ("labelled.csv", "labelled.txt")], []
+
+    @contextlib.contextmanager
+    def hold(place, command, wait):
+        assert wait > 0 and not any(path.exists() for path in made)
+        yield
+        held.append([path.exists() for path in made])
+
+    monkeypatch.setattr(locks, "hold", hold)
+    label_file.write(results / label_file.FILE, [well(row) for row in rows()])
+    done = label(results)
+    assert done.returncode == 0 and held == [[True, True]], done.stderr
