@@ -6,16 +6,17 @@ import stat
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mimic_qlora.llm.embedded import EMBEDDED
 from mimic_qlora.review import database
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import file_sha256
 from mimic_qlora.study import running_now
 from mimic_qlora.study.state import folder_bytes
-from mimic_qlora.validation import delivery
+from mimic_qlora.validation import delivery, results
 
 _RESULTS, _DEAD = "copies of results of step 7", "folders of runs that ended before their time"
 _STOPPED = "answers of step 6's --batch that was stopped"
@@ -42,17 +43,26 @@ class Leftover:
 def of_storage(store: Path) -> list[Leftover]:
     """Return what can be removed, of all storage folders in /tmp and of this one elsewhere."""
     models = _leftovers(_MODELS, [store / "models" / EMBEDDED])
-    return [*_results(), *_dead(store), *_stopped(store), *models]
+    return [*_results(store), *_dead(store), *_stopped(store), *models]
 
 
-def _results() -> list[Leftover]:
+def _results(store: Path) -> list[Leftover]:
     """Return the copies of results in /tmp that are this user's, of whichever storage folder."""
     temporary = delivery.TEMPORARY or Path(tempfile.gettempdir())
+    kept = {_sum_of(path) for path in results.in_order(store)}
+    note = "the results, unless they are in another storage folder: they are not in this one"
     return [
-        one
+        replace(one, note="" if _sum_of(one.path) in kept else note)
         for one in _leftovers(_RESULTS, sorted(temporary.glob("mimic_qlora_*")))
         if one.age > _LEAST_AGE and _is_copy(one.path)
     ]
+
+
+def _sum_of(made: Path) -> str:
+    """Return the SHA-256 of the table of some results, which nobody edits; "" of none."""
+    with suppress(OSError):
+        return file_sha256(made / "output.csv")
+    return ""
 
 
 def _is_copy(folder: Path) -> bool:

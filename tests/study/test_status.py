@@ -338,6 +338,21 @@ def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path, capsy
     assert "Lost with lost: lost" in capsys.readouterr().out
 
 
+def test_clean_says_which_copies_may_be_all_there_is(whole, tmp_path):
+    """Those of a storage folder that is gone: they are called copies as the others are."""
+    made = whole / "validation" / "20260101-000000-a"
+    for folder, text in ((made, "x"), (tmp_path / "tmp" / "mimic_qlora_copy", "x")):
+        folder.mkdir(parents=True)
+        (folder / "output.csv").write_text(text)
+    (made / "results.jsonl").write_text("")
+    shutil.copytree(tmp_path / "tmp" / "mimic_qlora_copy", tmp_path / "tmp" / "mimic_qlora_sole")
+    (tmp_path / "tmp" / "mimic_qlora_sole" / "output.csv").write_text("other")
+    for folder in (tmp_path / "tmp").iterdir():
+        os.utime(folder, (0, time.time() - 90_000))
+    notes = {one.path.name: one.note for one in leftovers.of_storage(whole)}
+    assert notes["mimic_qlora_copy"] == "" and "not in this one" in notes["mimic_qlora_sole"]
+
+
 def test_clean_lists_what_a_killed_training_has_left(whole):
     for name in (".training-prompts.abc", ".canaries.abc"):
         (whole / name).mkdir()
