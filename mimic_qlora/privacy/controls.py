@@ -84,7 +84,8 @@ def _trained(opened: "Session", manifest: Mapping[str, Any], patients: set[int])
     )
     samples = data.read_samples(wanted)
     few = {**samples, "train": [s for s in samples["train"] if s.patient in patients]}
-    name = files.digest([settings.identity(), sorted(patients), finding.fingerprint(opened.path)])
+    of = [manifest["inputs"]["prompts"], sorted(patients), finding.fingerprint(opened.path)]
+    name = files.digest([settings.identity(), *of])
     files.private_folder(opened.store / "privacy")
     work = files.private_folder(opened.store / "privacy" / f".control-{name}")
     marked = new_lines.mark(few, opened.tokenizer)

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from helpers.audited_store import IDS, SPLIT
 from helpers.scripts import run_here
 from helpers.shared import made_once
 from mimic_qlora.llm import loading
-from mimic_qlora.privacy import limits, membership, page, separation
+from mimic_qlora.privacy import controls, limits, membership, page, separation
 from mimic_qlora.privacy.extraction import extract
 from mimic_qlora.processes import entries
 from mimic_qlora.step import errors, manifests
@@ -87,6 +88,23 @@ def test_an_adapter_that_learned_nothing_is_not_called_and_one_trained_long_is_f
     assert modes <= {0o600, 0o700, 0o400}
     last = ledger.ledger(store)[-1]
     assert (last["event"], last["verdict"]) == ("audited", "cannot tell")
+
+
+def test_the_control_is_trained_anew_on_other_prompts(tmp_path, monkeypatch):
+    opened, works = SimpleNamespace(store=tmp_path, path=tmp_path, tokenizer=None), []
+
+    def train(settings, path, name, samples, work, minutes):
+        works.append(work)
+        return SimpleNamespace(state=SimpleNamespace(best_global_step=1))
+
+    monkeypatch.setattr(controls.loop, "train", train)
+    monkeypatch.setattr(controls.data, "read_samples", lambda wanted: {"train": []})
+    monkeypatch.setattr(controls.new_lines, "mark", lambda samples, tokenizer: samples)
+    monkeypatch.setattr(controls.finding, "fingerprint", lambda path: "the same")
+    for prompts in ("one", "other", "other"):
+        manifest = {"settings": audited_store.TRAINING, "inputs": {"prompts": prompts}}
+        controls._trained(opened, manifest, {1, 2})
+    assert works[0] != works[1] == works[2]
 
 
 @pytest.mark.soak
