@@ -29,13 +29,13 @@ def gather(con: duckdb.DuckDBPyConnection, hours: float, most: int | None = None
     con.execute(f"""
         CREATE TABLE cohort AS
         WITH coded AS (
-                SELECT hadm_id, max(icd_version) AS icd_version
-                FROM diagnoses_icd WHERE {database.CODED} GROUP BY hadm_id),
+                SELECT subject_id, hadm_id, max(icd_version) AS icd_version
+                FROM diagnoses_icd WHERE {database.CODED} GROUP BY subject_id, hadm_id),
              stays AS (
                 SELECT a.subject_id, hadm_id, a.admittime, a.dischtime, c.icd_version,
                        row_number() OVER (
                     PARTITION BY a.subject_id ORDER BY a.admittime, hadm_id) AS place
-                FROM {database.STAYS} a JOIN coded c USING (hadm_id)
+                FROM {database.STAYS} a JOIN coded c USING (subject_id, hadm_id)
                 WHERE coalesce(a.admittime <= a.dischtime, true))
         SELECT subject_id, hadm_id, icd_version, split, admittime,
                least(admittime + INTERVAL 1 SECOND * {hours * 3600:.0f},
@@ -130,7 +130,7 @@ def _phenotypes(con: duckdb.DuckDBPyConnection) -> list[Coded]:
     database.add_phenotypes(con)
     rows = con.execute("""
         SELECT DISTINCT p.phenotype, c.subject_id
-        FROM cohort c JOIN diagnoses_icd d USING (hadm_id)
+        FROM cohort c JOIN diagnoses_icd d USING (subject_id, hadm_id)
         JOIN code_phenotype p ON p.icd_code = d.icd_code AND p.icd_version = d.icd_version
         ORDER BY ALL""").fetchall()
     labels = content.load().phenotypes
@@ -146,7 +146,8 @@ def _codes(con: duckdb.DuckDBPyConnection) -> list[Coded]:
     rows = con.execute("""
         SELECT DISTINCT d.icd_version, d.icd_code, coalesce(d.long_title, ''), c.subject_id
         FROM cohort c JOIN diagnoses_icd_labeled d
-            ON d.hadm_id = c.hadm_id AND d.icd_version = c.icd_version
+            ON d.subject_id = c.subject_id AND d.hadm_id = c.hadm_id
+            AND d.icd_version = c.icd_version
         WHERE d.icd_code IS NOT NULL ORDER BY ALL""").fetchall()
     found: dict[tuple[int, str, str], Coded] = {}
     for version, code, title, subject_id in rows:

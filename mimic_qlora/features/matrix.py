@@ -293,10 +293,13 @@ def _has_come(con: duckdb.DuckDBPyConnection, term: str, types: Mapping[str, str
     if term == "always":
         return "true"
     if term == "discharge":
-        return """EXISTS (
-            SELECT 1 FROM admissions a WHERE a.hadm_id = t.hadm_id AND a.dischtime <= c.as_of)"""
+        return f"""EXISTS (
+            SELECT 1 FROM {database.STAYS} a
+            WHERE a.subject_id = t.subject_id AND a.hadm_id = t.hadm_id
+              AND a.admittime <= c.as_of AND a.dischtime <= c.as_of)"""
     if term == "entered":
-        entered = "(SELECT min(p.entertime) FROM pharmacy p WHERE p.pharmacy_id = t.pharmacy_id)"
+        entered = """(SELECT max(p.entertime) FROM pharmacy p
+            WHERE p.subject_id = t.subject_id AND p.pharmacy_id = t.pharmacy_id)"""
         entered = entered if "pharmacy" in database.names(con) else "NULL"
         return f"coalesce({entered}, t.starttime + INTERVAL 1 DAY) <= c.as_of"
     if column not in types:

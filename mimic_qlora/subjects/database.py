@@ -30,7 +30,8 @@ STAYS = """(SELECT DISTINCT ON (subject_id, hadm_id) * FROM admissions
 ICU_STAYS = """(SELECT DISTINCT ON (subject_id, stay_id) * FROM icustays
     WHERE stay_id IS NOT NULL AND intime IS NOT NULL
     ORDER BY subject_id, stay_id, intime, outtime NULLS LAST)"""
-ONCE = {"admissions": STAYS, "icustays": ICU_STAYS}
+ED_STAYS = ICU_STAYS.replace("icustays", "edstays")
+ONCE = {"admissions": STAYS, "icustays": ICU_STAYS, "edstays": ED_STAYS}
 # and which rows of diagnoses_icd say what a stay was coded with
 CODED = "hadm_id IS NOT NULL AND icd_code IS NOT NULL AND icd_version IS NOT NULL"
 _TYPES: dict[Kind, str] = {

@@ -28,16 +28,15 @@ def test_what_was_not_known_at_the_landmark_makes_no_feature(tmp_path):
     unstored = {**late, "charttime": hours(1), "storetime": None}
     later = {**made, "labevents": [*made["labevents"], late, unstored]}
     later = changed(later, "prescriptions", lambda row: True, stoptime=hours(400))
-    entered = {
-        **made["prescriptions"][0],
-        "pharmacy_id": 9999,
-        "starttime": hours(20),
-        "drug": "Insulin Glargine",
-    }
-    later["prescriptions"] = [*later["prescriptions"], *[entered] * 9]
-    later["pharmacy"] = [
-        *later["pharmacy"],
-        {"subject_id": 1, "pharmacy_id": 9999, "entertime": hours(25)},
+    owners = range(1, 21)
+    order = {"pharmacy_id": 9999, "starttime": hours(20), "drug": "Insulin Glargine"}
+    orders = [made["prescriptions"][i - 1] | order for i in owners]
+    later["prescriptions"] = [*later["prescriptions"], *orders * 9]
+    # as in a chart the last entry counts, and none of another patient
+    later["pharmacy"] = [*later["pharmacy"]] + [
+        {"subject_id": i, "pharmacy_id": 9999, "entertime": hours(n)}
+        for i in (*owners, 230)
+        for n in ((1,) if i == 230 else (1, 25))
     ]
     later = changed(
         later, "admissions", lambda row: True, discharge_location="DIED", hospital_expire_flag=1
@@ -49,6 +48,34 @@ def test_what_was_not_known_at_the_landmark_makes_no_feature(tmp_path):
         {**made, "labevents": [*made["labevents"], {**late, "storetime": hours(24)}]},
     )
     assert not same(before, seen)
+
+
+def test_a_code_is_known_at_the_end_of_the_stay_of_its_own_patient(tmp_path):
+    made = hospital()
+    coded = {"chartdate": hours(-48), "seq_num": 1, "icd_code": "0210093", "icd_version": 10}
+    made["procedures_icd"] = [
+        {**coded, "subject_id": i, "hadm_id": 1000 + i} for i in range(1, 200)
+    ]
+    _, before = built(tmp_path / "a", made)
+    # a stay of another patient with its number, and one that ends before it begins
+    ended = {**made["admissions"][0], "subject_id": 230, "dischtime": hours(-40)}
+    other = changed(made, "admissions", lambda row: row["subject_id"] > 230, dischtime=hours(-40))
+    ends = [{**ended, "hadm_id": 1000 + i, "admittime": hours(-44)} for i in range(1, 200)]
+    _, after = built(tmp_path / "b", {**other, "admissions": [*other["admissions"], *ends]})
+    assert same(before, after)
+
+
+def test_an_emergency_visit_that_stands_twice_counts_once(tmp_path):
+    made = hospital()
+    visits = [
+        {"subject_id": i, "stay_id": 10 * i + n, "intime": hours(-n)}
+        for i in range(1, 200)
+        for n in range(1, 2 + i % 3)
+    ]
+    people, once = built(tmp_path / "a", {**made, "edstays": visits})
+    _, twice = built(tmp_path / "b", {**made, "edstays": [*visits, *visits]})
+    assert once.rows["edstays", ""].sum() > len(people) and same(once, twice)
+    assert np.array_equal(once.rows["edstays", ""], twice.rows["edstays", ""])
 
 
 def test_what_is_chosen_is_chosen_on_train_patients(tmp_path):
