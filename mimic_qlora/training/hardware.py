@@ -182,7 +182,22 @@ def check_driver() -> str:
 
 
 def check_sharding(recipe: str) -> None:
-    """Raise UserError when a model is to be sharded over GPUs (FSDP) where there is none."""
+    """Raise UserError when a model is to be sharded over GPUs (FSDP) where there is none.
+
+    Or in a way that this training does not know, as accelerate's own configuration may ask for.
+    """
+    unknown = [
+        name
+        for name in ("DEEPSPEED", "MEGATRON_LM")
+        if os.environ.get(f"ACCELERATE_USE_{name}") == "true"
+    ]
+    if unknown:
+        if not is_main():
+            raise SystemExit(0)
+        raise UserError(
+            f"accelerate's configuration asks for {unknown[0]}, which this training does not know: "
+            "give `accelerate launch` --multi_gpu, or --config_file recipes/fsdp_accelerate.yaml"
+        )
     wanted = os.environ.get("ACCELERATE_USE_FSDP") == "true" or Path(recipe).stem == "fsdp"
     if wanted and not gpu():
         if not is_main():

@@ -173,6 +173,9 @@ def arguments(
     settings: TrainSettings, plan: Plan, dtype: torch.dtype, work: Path, fresh: bool
 ) -> "TrainingArguments":
     """Return the Trainer's arguments; a `fresh` run validates the base model first."""
+    for name in ("MIXED_PRECISION", "DYNAMO_BACKEND"):  # of accelerate's own configuration
+        if f"ACCELERATE_{name}" in os.environ:  # it would go before float32, and change rounding
+            os.environ[f"ACCELERATE_{name}"] = "no"
     return transformers.TrainingArguments(
         output_dir=str(work),
         max_steps=plan.steps,

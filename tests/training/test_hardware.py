@@ -84,3 +84,9 @@ def test_of_several_processes_one_says_that_there_is_no_gpu(monkeypatch):
     with pytest.raises(UserError):
         hardware.check_sharding("recipes/fsdp.yaml")
     hardware.check_sharding("multi_gpu")
+
+
+def test_a_way_of_sharding_that_training_does_not_know_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="asks for DEEPSPEED, .*--multi_gpu"):
+        hardware.check_sharding("multi_gpu")

@@ -1,14 +1,16 @@
 """The loss of packed rows and its gradients."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from helpers.packed_model import about_charts, gradients, on, packed_model
+from helpers.packed_model import SETTINGS, about_charts, gradients, on, packed_model
 from mimic_qlora.llm import loading
 from mimic_qlora.training import (
     hardware,
+    loop,
     packed_attention,
     packing,
     trainer,
@@ -103,3 +105,15 @@ def test_in_training_the_logits_are_no_float32_copy(tiny, talks, tmp_path, monke
         model, settings, [talks[:2], talks[2:4]], [], [], lambda seen: 1.0, 1.0
     ).train()
     assert seen == [(torch.bfloat16, True)] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_accelerates_own_configuration_does_not_change_what_training_computes_in(
+    talks, tmp_path, monkeypatch, dtype
+):
+    for name, value in (("MIXED_PRECISION", "bf16"), ("DYNAMO_BACKEND", "INDUCTOR")):
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    plan = loop.make_plan(SETTINGS, {"train": talks, "validation": talks})
+    made = loop.arguments(SETTINGS, plan, dtype, tmp_path, fresh=True)
+    assert made.mixed_precision == {torch.float32: "no", torch.bfloat16: "bf16"}[dtype]
+    assert os.environ["ACCELERATE_DYNAMO_BACKEND"] == "no"
