@@ -1,11 +1,13 @@
 """CSV files that a spreadsheet opens without running what stands in them."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mimic_qlora.display import text
+from mimic_qlora.step import files
 
 _FORMULA = tuple("=+-@＝＋－＠")  # what a spreadsheet takes for the start of a formula
 
@@ -26,11 +28,13 @@ def write(
 ) -> None:
     """Write rows as UTF-8 CSV, without a byte order mark, which other readers take for a name.
 
-    The columns are those given, else all that a row has, those named in `first` in front.
+    A full disk or a kill leaves what was there before, whole. The columns are those given, else all
+    that a row has, those named in `first` in front.
     """
     columns = list(columns or dict.fromkeys([*first, *(column for row in rows for column in row)]))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if columns:
-            writer.writerow(columns)
-        writer.writerows([safe_cell(row.get(column)) for column in columns] for row in rows)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    if columns:
+        writer.writerow(columns)
+    writer.writerows([safe_cell(row.get(column)) for column in columns] for row in rows)
+    files.atomic_write(path, table.getvalue())

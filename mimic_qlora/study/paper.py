@@ -53,9 +53,11 @@ def write(store: Path, folder: Path) -> list[Path]:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file that people go on with: another one in its place is kept beside it."""
-    if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
+    if path.is_file() and path.read_bytes() == content:
+        return
+    if os.path.lexists(path):
         print(f"{path} was another one, which is kept as {files.put_aside(path, path).name}")
-    path.write_bytes(content)
+    files.atomic_write(path, content)
 
 
 def _table1(store: Path) -> list[list[str]]:

@@ -1,5 +1,7 @@
 """--methods and --paper: what the manifests know, and the files of a paper."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,27 @@ def test_other_files_of_these_names_are_kept(store, tmp_path, capsys):
         assert (folder / f"{name}.kept1").read_text() == f"my {name}"
     paper.write(store, folder)
     assert len(list(folder.glob("*.kept*"))) == len(names), "what is the same is not kept again"
+
+
+def test_a_full_disk_leaves_no_half_of_a_file_and_what_was_there(store, tmp_path, monkeypatch):
+    """A cut table had been left, and a plot that had been whole was gone."""
+    folder, row = tmp_path / "paper", [{"metric": "rubric", "mean": 1}]
+    paper.write(store, folder)
+    csv_files.write(folder / "figures.csv", row)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    writes = [
+        lambda: paper._write(folder / "new.svg", b"x"),
+        lambda: csv_files.write(folder / "figures.csv", row * 9),
+    ]
+    for write in writes:
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_text_that_somebody_has_changed_is_kept(store, tmp_path):
