@@ -109,6 +109,7 @@ def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
                 )
             found[name] = (_of_folder if path.is_dir() else _source)(name, path, folder)
     _check_unread(mimic_dir, found)
+    _check_renamed(found)
     for name in REQUIRED:
         if name not in found:
             raise UserError(
@@ -172,6 +173,30 @@ def _check_unread(mimic_dir: Path, found: Collection[str]) -> None:
                 f"{path} is named like the table {name} and lies beside the folders "
                 f"{' and '.join(part.name for part in parts)}, in which tables are read: move it "
                 "into one, or away"
+            )
+
+
+def _check_renamed(found: Mapping[str, Source]) -> None:
+    """Raise UserError for a table of MIMIC-IV, or a piece of one, under another name.
+
+    `labevents-000000000000.csv.gz`, as BigQuery names pieces, would be a table of the user's own
+    that no later step reads. It is told by its columns, where the table itself is absent or the
+    name is the table's with a number.
+    """
+    for name in sorted(found.keys() - schema().keys()):
+        source = found[name]
+        alike = [
+            known
+            for known, table in schema().items()
+            if len(table.columns) > 3 and table.columns.keys() == source.columns.keys()
+        ]
+        numbered = [known for known in alike if re.fullmatch(rf"{known}[-_]?(part[-_]?)?\d+", name)]
+        if numbered or {*alike} - found.keys():
+            table = (numbered or alike)[0]
+            raise UserError(
+                f"{source.path} has the columns of MIMIC-IV's {table} and another name, by which "
+                f"no later step would find it: name it {table}.csv.gz (or .csv), put the pieces "
+                f"of a table into a folder {table}, or move it away"
             )
 
 

@@ -141,6 +141,31 @@ def test_pieces_that_begin_alike_or_hold_a_header_alone_are_no_copies(tiny_mimic
     assert len(tables.find(tiny_mimic)["labevents"].files) == 5
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("labevents-000000000000", "labevents-000000000001"),  # as BigQuery writes it
+        ("labevents", "labevents_2"),
+        ("mimiciv_hosp_labevents",),
+        ("lab_events",),
+    ],
+)
+def test_a_table_of_mimic_under_another_name_is_no_table_of_the_users(tiny_mimic, names):
+    own = tiny_mimic / "hosp/labevents.csv.gz"
+    content = own.read_bytes()
+    own.unlink()
+    for name in names:
+        (own.parent / f"{name}.csv.gz").write_bytes(content)
+    with pytest.raises(tables.UserError, match="has the columns of MIMIC-IV's labevents") as error:
+        tables.find(tiny_mimic)
+    assert f"{names[-1]}.csv.gz" in str(error.value) or f"{names[0]}.csv.gz" in str(error.value)
+    for name in names:
+        (own.parent / f"{name}.csv.gz").unlink()
+    for name in ("labevents", "labevents_old"):  # kept beside it
+        (own.parent / f"{name}.csv.gz").write_bytes(content)
+    assert {"labevents", "labevents_old"} <= tables.find(tiny_mimic).keys()
+
+
 @pytest.mark.parametrize("ending", [".csv.zst", ".csv.gz.part", ".txt.gz", ""])
 def test_a_table_in_a_form_that_is_not_read_is_not_absent(tiny_mimic, ending):
     labs = tiny_mimic / "hosp/labevents.csv.gz"
