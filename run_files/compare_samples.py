@@ -38,6 +38,7 @@ def main() -> None:
     base, adapter = (
         sample_files.read(files.given_path(name)) for name in (args.base, args.adapter)
     )
+    verdict.check_arms(base, adapter)
     for name, ran in (("Base", base), ("Adapter", adapter)):
         beside = f", adapter {ran.adapter}" if ran.adapter else ""
         print(f"{name}: {ran.model or 'unknown model'}{beside} ({ran.precision})")

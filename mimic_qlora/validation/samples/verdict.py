@@ -3,14 +3,32 @@
 from collections.abc import Mapping, Sequence
 
 from mimic_qlora.display import text_tables
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import findings, statistics
 from mimic_qlora.validation.samples.pairing import POOLED, Compared, Pairs
 from mimic_qlora.validation.samples.sample_files import UNKNOWN, Ran
 
 
+def check_arms(base: Ran, adapter: Ran) -> None:
+    """Raise UserError where the folders are not those of a base and an adapter, in this order.
+
+    What is said of the adapter would be the other way round.
+    """
+    if base.folder.resolve() == adapter.folder.resolve():
+        raise UserError(f"{base.folder} is given twice: give the base's folder, then the adapter's")
+    if base.adapter and not adapter.adapter:
+        raise UserError(
+            f"the first folder is of the adapter {base.adapter}, the second of none: give the "
+            "base's folder first"
+        )
+
+
 def differences(base: Ran, adapter: Ran, pairs: Pairs) -> list[str]:
     """Return in what the arms differ beside the adapter, a sentence each; none when in nothing."""
     found = []
+    if base.model == adapter.model and base.adapter == adapter.adapter:
+        had = f"the adapter {base.adapter}" if base.adapter else "no adapter (peft=FOLDER)"
+        found.append(f"Both runs had {had} beside one model.")
     if base.precision != adapter.precision:
         found.append(
             f"The arms differ in precision: base {base.precision}, adapter {adapter.precision}."

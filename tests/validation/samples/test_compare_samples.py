@@ -14,12 +14,16 @@ DATE = "2026-11-29T06-35-45.256389"
 
 
 def write_run(folder: Path, tasks: dict, model: str = "base-nf4", date: str = DATE, **changes):
-    """Write what lm_eval 0.4.13 leaves: tasks maps a name to (metric, documents, values)."""
+    """Write what lm_eval 0.4.13 leaves: tasks maps a name to (metric, documents, values).
+
+    The folder "adapter" is of a run with one.
+    """
     place = folder / "__model__"
     place.mkdir(parents=True, exist_ok=True)
+    peft = {"peft": "adapters/default"} if folder.name == "adapter" else {}
     better = {name: {metric: metric != "bits_per_byte"} for name, (metric, _, _) in tasks.items()}
     results = {
-        "config": {"model_args": {"pretrained": model}, "model_dtype": "torch.bfloat16"},
+        "config": {"model_args": {"pretrained": model, **peft}, "model_dtype": "torch.bfloat16"},
         "higher_is_better": better,
         "n-shot": dict.fromkeys(tasks, 0),
         "chat_template_sha": "t",
@@ -71,6 +75,18 @@ def test_nothing_is_forgotten_only_where_every_task_is_within_its_margin(folders
     assert "The adapter is worse at medqa by 0.025 (Holm over the tasks)" in text
     narrow = [c.margin for c in pairing.compare(*compared(base, adapter))]
     assert narrow == [pairing.NARROW, pairing.MARGIN, pairing.NARROW]  # medmcqa, medqa, pooled
+
+
+def test_folders_that_were_swapped_or_are_of_one_model_are_told(folders, tmp_path):
+    """What was said of the adapter was the other way round, or of nothing."""
+    base, adapter, again = *folders, tmp_path / "again"
+    for folder in (base, adapter, again):
+        write_run(folder, {"medqa": ("acc", public(100), right(100, 20))})
+    assert "no adapter (peft=FOLDER) beside one model. So nothing is claimed" in said(base, again)
+    says = {(adapter, base): "give the base's folder first", (base, base): "is given twice"}
+    for given, told in says.items():
+        done = run_here(SCRIPT, *given, storage=base)
+        assert done.returncode == 2 and told in done.stderr and not done.stdout
 
 
 def compared(base: Path, adapter: Path):
