@@ -129,12 +129,13 @@ def _audited(store: Path) -> str:
 
 
 def _training(store: Path) -> str:
-    trained = [_manifest(store, f"adapters/{one.run}") for one in runs.of_storage(store)]
-    trained = [one for one in trained if one.get("results") and one.get("settings")]
-    if not trained:
+    found = {one.run: _manifest(store, f"adapters/{one.run}") for one in runs.of_storage(store)}
+    found = {k: one for k, one in found.items() if one.get("results") and one.get("settings")}
+    if not found:
         return _missing("adapters")
-    first = trained[0]
-    s, base = first["settings"], first["settings"]["base_model"]["name"]
+    first = next(iter(found))
+    s = found[first]["settings"]
+    base = s["base_model"]["name"]
     until = f"{s['max_steps']:,} steps" if s.get("max_steps") else f"epochs {s['epochs']:g}"
     said = [
         f"{base} was held in 4 bits (NF4, double quantisation); LoRA matrices of rank {s['rank']} "
@@ -143,11 +144,15 @@ def _training(store: Path) -> str:
         f"{s['accumulate']} packed rows of {s['batch_tokens']:,} tokens a step, "
         f"optimizer {s['optimizer']}."
     ]
-    for one in trained:
+    others = [one["settings"] for one in found.values()]
+    names = {name for other in others for name in {*s, *other} if other.get(name) != s.get(name)}
+    if differ := sorted(names - {"seed"}):
+        said.append(f"[So {first}; the runs differ in {', '.join(differ)}: to be filled in.]")
+    for name, one in found.items():
         r, seed = one["results"], one["settings"]["seed"]
         said.append(
-            f"Seed {seed}: {r['steps']} steps on {r['train_prompts']:,} records; loss on "
-            f"{r['validation_prompts']:,} records of {r['validation_patients']:,} validation "
+            f"Run {name}, seed {seed}: {r['steps']} steps on {r['train_prompts']:,} records; loss "
+            f"on {r['validation_prompts']:,} records of {r['validation_patients']:,} validation "
             f"patients {r['validation_loss_base']:.3f} (base) and "
             f"{r['validation_loss_adapter']:.3f} nats a token."
         )

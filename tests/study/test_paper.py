@@ -167,6 +167,21 @@ def test_a_plan_is_named_where_the_results_were_made_by_it(store, split):
     assert ("without a plan" in said) == (split != "test")
 
 
+def test_runs_of_several_recipes_are_not_told_as_seeds_of_one(store):
+    base = {"name": "meta/L", "fingerprint": "f"}
+    common = dict.fromkeys(("alpha", "dropout", "lr", "epochs", "accumulate", "batch_tokens"), 1)
+    common |= {"seed": 0, "optimizer": "o", "base_model": base}
+    losses = dict.fromkeys(("validation_loss_base", "validation_loss_adapter"), 1.0)
+    counts = ("steps", "train_prompts", "validation_prompts", "validation_patients")
+    for run, rank in (("first", 16), ("second", 64)):
+        settings = common | {"rank": rank}
+        with storage.step_output(store, f"adapters/{run}", settings, {}) as out:
+            out.facts["results"] = losses | dict.fromkeys(counts, 1)
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert "of rank 16" in said and "[So first; the runs differ in rank: to be filled in.]" in said
+    assert "Run first, seed 0: 1 steps" in said and "Run second, seed 0: 1 steps" in said
+
+
 BASIS = claims.Basis(reader="patterns", primary="rubric", claimed=("rubric",), margins={})
 
 
