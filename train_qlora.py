@@ -97,6 +97,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     of_a_base = {"save_base", "model", "recipe", "device", "storage", "force"}
     command_line.check_alone(parser, vars(args), "save_base", sorted(vars(args).keys() - of_a_base))
+    command_line.check_alone(parser, vars(args), "seeds", ["seed"])
     if args.recipe == "cpu":
         limits.hide_gpus()
     return args
@@ -123,8 +124,7 @@ def read_job(args: argparse.Namespace) -> settings.Job:
 
     name = args.recipe or hardware.recipe()
     recipe = recipes.read_recipe(name, RECIPES)
-    fields = [field.name for field in dataclasses.fields(settings.TrainSettings)]
-    given = {field: getattr(args, field) for field in fields}
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(settings.TrainSettings)}
     return settings.Job(
         settings=recipes.complete(given, recipe, name),
         storage=args.storage,

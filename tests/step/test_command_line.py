@@ -247,6 +247,7 @@ VALIDATE, REVIEW = "run_files/validate.py", "run_files/review.py"
             (VALIDATE, "--strict", "--batch-size", "4"),
             "--strict leaves --batch-size",
         ),
+        (("train_qlora.py", "--seeds", "1,2", "--seed", "3"), "--seeds leaves --seed"),
         ((REVIEW, "--report", "--raters", "anna"), "--report leaves --raters"),
         ((REVIEW, "--export", "--port", "9000"), "--export leaves --port"),
         (
