@@ -24,6 +24,8 @@ NOTHING = ("", "nan", "NaN", "null", "NULL", "None", "NaT", "<NA>", "NA", "N/A",
 
 _WHOLE = re.compile(r"(-?\d+)(\.0+)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# a dot stands behind two to four characters; in 4019.0 a program took a code for a number
+_CODE = re.compile(r"[0-9A-Z]+|(?:[0-9A-Z]{2,3}|E[0-9]{3})\.[0-9A-Z]*")
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)"
     r"(?:[ T](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,6})(\d{0,3}))?)?)?"
@@ -120,9 +122,10 @@ def _time(text: str) -> Reading:
 
 
 def _code(text: str) -> Reading:
-    code = text.strip().upper().replace(".", "")
-    if text.strip() in NOTHING or not code:
+    stripped = text.strip()
+    if stripped in NOTHING or not _CODE.fullmatch(stripped.upper()):
         return Reading(None)
+    code = stripped.upper().replace(".", "")
     return Reading(code, code != text)
 
 

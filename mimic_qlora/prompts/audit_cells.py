@@ -73,10 +73,18 @@ def _cell(column: str, kind: str, cell: int | str) -> int | str | None:
 
 
 def code(cell: str) -> str | None:
-    """Return a code in capitals, without blanks and dots; None for a text for nothing."""
+    """Return a code in capitals, without blanks and dots; None for a text for nothing.
+
+    A dot stands behind two or three characters, or four of ICD-9's E codes.
+    """
     if cell.strip() in TEXTS_FOR_NOTHING:
         return None
-    return cell.strip().replace(".", "").upper() or None
+    head, dot, rest = cell.strip().upper().partition(".")
+    is_placed = not dot or len(head) in (2, 3) or (len(head) == 4 and head[0] == "E")
+    if dot and len(head) == 4 and not head[1:].isdigit():
+        return None
+    whole = head + rest
+    return whole if is_placed and whole.isascii() and whole.isalnum() else None
 
 
 def _whole(cell: str) -> str | None:

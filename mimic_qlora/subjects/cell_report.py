@@ -14,6 +14,7 @@ _FORMS: dict[Kind, str] = {
     "id": "whole numbers such as 50912",
     "int": "whole numbers such as 42",
     "num": "decimal numbers such as 0.9",
+    "code": "codes such as 4019, 0389 or E119",
     "time": "times such as 2150-03-01 10:00:00 (or a date alone, from year 1000 to 2999)",
 }
 _NOUNS: dict[Kind, str] = {

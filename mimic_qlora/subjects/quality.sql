@@ -312,6 +312,11 @@ WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN d_icd_procedures USING (icd_code, icd_version)
 WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 
+-- check: code without its zeros
+-- tables: diagnoses_icd procedures_icd
+-- finds: has an ICD-9 code of fewer digits than there are, as where leading zeros were cut
+SELECT subject_id, NULL AS worst FROM {table} WHERE icd_version = 9 AND length(icd_code) < 3
+
 -- check: code with two titles
 -- tables: diagnoses_icd
 -- with: d_icd_diagnoses

@@ -295,6 +295,7 @@ FORMS = [
     ("patients", "anchor_age", "twelve"),
     ("patients", "anchor_year", "year 2150"),
     ("diagnoses_icd", "icd_version", "ICD9"),
+    ("diagnoses_icd", "icd_code", '="4019"'),
     ("prescriptions", "starttime", "1-MAR-2150"),
 ]
 

@@ -151,6 +151,11 @@ FAULTS = [
     ("no key", "admissions", change("admissions", admittime=None)),
     ("no key", "icustays", change("icustays", stay_id=None)),
     ("no key", "diagnoses_icd", change("diagnoses_icd", icd_code=None)),
+    (
+        "code without its zeros",
+        "diagnoses_icd",
+        change("diagnoses_icd", icd_code="88", icd_version=9),
+    ),
     ("no key", "labevents", change("labevents", labevent_id=None)),
     ("no key", "labevents", change("labevents", itemid=None)),
     ("weight out of range", "inputevents", change("inputevents", patientweight=5.5)),
