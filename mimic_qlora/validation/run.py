@@ -596,4 +596,5 @@ def _write_labels(
         of_chart=tuple(of_chart(run, answered)),
         subjects=run.session.manifest["id"],
         adapters=dict(run.adapters),
+        opened=run.opened,
     ).write(folder)

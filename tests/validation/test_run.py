@@ -73,6 +73,7 @@ def test_results_note_of_which_patients_and_adapters_they_are(run_validate):
     store, noted = run_validate.store, json.loads((results(out) / "reader.json").read_text())
     subjects = json.loads((store / "subjects" / "manifest.json").read_text())
     weights = files.file_sha256(store / "adapters/default/adapter_model.safetensors")
+    assert "look 1 at validation patients" in noted["opened"]
     assert noted["subjects"] == subjects["id"] and noted["adapters"] == {"default": weights}
 
 

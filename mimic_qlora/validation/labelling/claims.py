@@ -40,7 +40,8 @@ class Basis(BaseModel):
     `first_alone` that the adapters are of several recipes, so that the first one is labelled alone,
     `of_chart` in which metrics the adapter was read to do worse with another patient's chart.
     `subjects` is the id of step 1's output, `adapters` the SHA-256 of the weights that answered, by
-    run; earlier versions noted neither.
+    run, `opened` the ledger's sentence on this look at the patients or their opening; earlier
+    versions noted none of these.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +58,7 @@ class Basis(BaseModel):
     of_chart: tuple[str, ...] = ()
     subjects: str = ""
     adapters: dict[str, str] = {}
+    opened: str = ""
 
     def write(self, folder: Path) -> None:
         """Write it into a folder of results."""

@@ -20,7 +20,10 @@ NO_RULES = "Not shown to beat the same rules in the prompt: only base and adapte
 
 
 def verdict_of(labelled: Labelled, basis: Basis) -> Verdict:
-    """Return the verdict by labels; what may not be claimed is told as seen, with the reason."""
+    """Return the verdict by labels; what may not be claimed is told as seen, with the reason.
+
+    It stands above all else, and says itself which look at the patients it is of.
+    """
     comparison, _ = claims.compare(labelled, basis)
     metrics = {name: rubric.METRICS[name] for name in basis.margins} | dict(comparison.metrics)
     why = claims.why_not(labelled, basis)
@@ -35,7 +38,7 @@ def verdict_of(labelled: Labelled, basis: Basis) -> Verdict:
     )
     asked = labelled.by_arm[BASE.name].values()
     rows = [{"subject_id": a.subject_id, "question_id": a.question_id} for a in asked]
-    return verdict.of(
+    found = verdict.of(
         comparison._replace(metrics=metrics),
         rows,
         basis.primary,
@@ -43,6 +46,7 @@ def verdict_of(labelled: Labelled, basis: Basis) -> Verdict:
         on,
         claims.limits(labelled, basis),
     )
+    return found._replace(basis=" ".join(filter(None, [found.basis, basis.opened])))
 
 
 def write(folder: Path, labelled: Labelled, basis: Basis) -> list[str]:

@@ -246,6 +246,17 @@ def test_results_of_an_earlier_version_are_compared_and_claim_nothing(results):
     assert done.returncode == 0 and "keep no draw of the answers" in done.stdout
 
 
+def test_a_verdict_by_labels_says_which_look_at_the_patients_it_is_of(results):
+    """It stands above the sentence that said so, and was "yes" after many looks."""
+    opened = "No frozen plan: look 7 at validation patients (ledger)."
+    BASIS.model_copy(update={"opened": opened}).write(results)
+    label_file.write(results / label_file.FILE, [well(row) for row in rows()])
+    done = label(results, "--labelled-by", "clinician")
+    assert done.returncode == 0, done.stderr
+    said = [done.stdout, *((results / n).read_text() for n in ("summary.txt", "report.html"))]
+    assert all(opened in " ".join(text.split()) for text in said)
+
+
 def test_two_runs_at_one_time_write_one_after_the_other(results, monkeypatch):
     """The figures of one had stood beside the words of the other."""
     made, held = [results / name for name in ("labelled.csv", "labelled.txt")], []
