@@ -280,6 +280,16 @@ def computing(path: Path) -> str:
     return files.digest(json.loads(json.dumps(used), parse_int=float))[:16]
 
 
+def attention_window(path: Path) -> int | None:
+    """Return the tokens that some layers of a model see at most, fewer than it can read, or None.
+
+    None too where no layer has such a window.
+    """
+    config = _completed(path)
+    window, kinds = config.get("sliding_window"), config.get("layer_types") or ["sliding_attention"]
+    return window if isinstance(window, int) and "sliding_attention" in kinds else None
+
+
 def _completed(path: Path) -> dict[str, Any]:
     """Return config.json as transformers reads it; as it is where transformers cannot."""
     written = read_json(path / "config.json")

@@ -238,13 +238,24 @@ def _progress(place: Path, split: str, total: int) -> Callable[[int], None]:
 
 
 def check_limit(wanted: Wanted) -> None:
-    """Raise UserError when `max_length` is more tokens than the model can read."""
+    """Raise UserError when `max_length` is more tokens than the model can read.
+
+    Or more than the window of some of its layers: in training each token sees all before it.
+    """
     config = finding.read_json(wanted.model / "config.json")
     limit = config.get("max_position_embeddings", wanted.max_length)
     if wanted.max_length > limit:
         raise UserError(
             f"--max-length {wanted.max_length} is more than the {limit} tokens that the model can "
             "read"
+        )
+    window = finding.attention_window(wanted.model)
+    if window is not None and wanted.max_length > window:
+        raise UserError(
+            f"--max-length {wanted.max_length} is more than the {window} tokens that some layers "
+            f"of {finding.model_name(wanted.model)} see, and in training each token sees all "
+            "before it: use a model without such a window, such as "
+            "meta-llama/Meta-Llama-3-8B-Instruct"
         )
 
 

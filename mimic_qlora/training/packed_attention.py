@@ -15,6 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.training.packing import Layout
 
 if TYPE_CHECKING:
@@ -42,8 +43,13 @@ def packed_attention(
     """Attend as transformers' attention interface asks, by the row's `layout` among the options.
 
     Query is [1, heads, tokens, width], key and value have a divisor of its heads. Returns
-    [1, tokens, heads, width] and no weights.
+    [1, tokens, heads, width] and no weights. Raises UserError for a model that passes no layout.
     """
+    if "layout" not in options:
+        raise UserError(
+            f"a model of the kind {module.config.model_type} does not tell its attention which "
+            "samples share a row: use one such as meta-llama/Meta-Llama-3-8B-Instruct"
+        )
     layout: Layout = options["layout"]
     if layout.order != list(range(len(layout.pieces))):
         keys, values = key.split(layout.pieces, dim=2), value.split(layout.pieces, dim=2)

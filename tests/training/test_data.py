@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,24 @@ def test_it_refuses_to_train_wrongly(train, store, change, options, message):
         train(*options)
     assert not (store / "adapters" / "default").exists()
     assert not list(store.glob(".training-prompts.*"))
+
+
+def test_prompts_longer_than_what_a_layer_sees_are_refused(store, tiny, tmp_path):
+    """In training a token sees all before it, and in an answer the last `sliding_window`."""
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    for kind, window, longest in (
+        ("mistral", 512, 512),
+        ("mistral", None, 2048),
+        ("qwen2", 9, 2048),
+    ):
+        files.write_json(
+            copy / "config.json", config | {"model_type": kind, "sliding_window": window}
+        )
+        data.check_limit(data.Wanted(store, copy, None, longest, None))
+        if longest < 2048:
+            with pytest.raises(UserError, match="more than the 512 tokens that some layers of"):
+                data.check_limit(data.Wanted(store, copy, None, longest + 1, None))
 
 
 def test_prompts_are_read_in_order_into_a_private_folder_that_is_gone_at_the_end(store):

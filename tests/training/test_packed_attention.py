@@ -1,10 +1,12 @@
 """Attention within the samples of a row."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import (
     packed_attention,
 )
@@ -43,3 +45,10 @@ def test_attention_in_blocks_equals_pytorchs_own(n, before):
         torch.testing.assert_close(
             ours, theirs, rtol=1e-4, atol=1e-6 + 1e-4 * theirs.abs().max().item()
         )
+
+
+def test_a_model_that_passes_no_layout_to_its_attention_is_refused():
+    module = SimpleNamespace(config=SimpleNamespace(model_type="stablelm"))
+    row = torch.zeros(1, 2, 3, 8)
+    with pytest.raises(UserError, match="a model of the kind stablelm does not tell"):
+        packed_attention.packed_attention(module, row, row, row, None, 1.0)
