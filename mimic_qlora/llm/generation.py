@@ -151,7 +151,9 @@ def _together(
     import torch
 
     model.eval()
-    shared = _shared(prompts)
+    # in a window of the last tokens the padding before a row's own rest would take their places
+    windowed = getattr(model.config, "sliding_window", None) is not None
+    shared = [] if windowed else _shared(prompts)
     rests = [prompt[len(shared) :] for prompt in prompts]
     batch = tokenizer.pad({"input_ids": rests}, padding_side="left", return_tensors="pt")
     before = torch.tensor([shared] * len(prompts), dtype=torch.long)

@@ -1,6 +1,8 @@
 """Answers: the same alone, in a batch and as a stream, whoever else answers in that batch."""
 
+import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -177,6 +179,18 @@ def test_what_all_rows_begin_with_is_computed_once_an_arm(with_adapter):
     seen.remove()
     assert read[:2] == [(2, shared), (4, longest - shared)]
     assert shared > longest / 2, "else it would show little"
+
+
+def test_in_a_window_of_few_tokens_an_answer_does_not_depend_on_its_batch(tiny, tmp_path):
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"model_type": "mistral", "sliding_window": 16}
+    (copy / "config.json").write_text(json.dumps(config))
+    model, tokenizer = loading.load_base(copy, four_bit=False), chat.load_tokenizer(copy)
+    system, texts = {"role": "system", "content": "Help."}, ("Hi", "Why do I cough? " * 3)
+    talks = [[system, {"role": "user", "content": text}] for text in texts]
+    alone = [generation.generate(model, tokenizer, [talk], ["base"], 16)[0] for talk in talks]
+    assert generation.generate(model, tokenizer, talks, ["base"] * 2, 16) == alone
 
 
 def test_the_head_is_given_no_view_of_a_batch(with_adapter):

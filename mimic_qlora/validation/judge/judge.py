@@ -145,9 +145,14 @@ def read(
 
 
 def _check_room(judge: Judge, groups: Sequence[probabilities.Group]) -> None:
-    """Raise UserError where a prompt exceeds the judge's context length."""
-    most = finding.read_json(judge.path / "config.json").get("max_position_embeddings", math.inf)
-    longest = max(len(one.shared) + max(map(len, one.endings)) for one in groups)
+    """Raise UserError where a prompt exceeds the judge's context length, or a layer's window.
+
+    In a window, the padding of a batch would take the places of tokens.
+    """
+    length = finding.read_json(judge.path / "config.json").get("max_position_embeddings", math.inf)
+    most = min(length, finding.attention_window(judge.path) or math.inf)
+    endings = [ids for one in groups for ids in one.endings]
+    longest = max(len(one.shared) for one in groups) + max(map(len, endings))
     if longest > most:
         raise UserError(
             f"the judge {judge.name} reads {most} tokens, and an answer with its record takes "

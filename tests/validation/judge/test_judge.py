@@ -1,6 +1,8 @@
 """Who may judge, and that each answer is read once whatever is stopped or reordered."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +54,16 @@ def test_the_embedded_model_is_described(models, tmp_path, monkeypatch):
     shutil.copytree(other, place)
     found = judge.choose(judge.EMBEDDED, tmp_path, base)
     assert found.path == place and "for trying things out" in found.described
+
+
+def test_a_judge_reads_no_more_than_each_of_its_layers_sees(models, tmp_path):
+    copy = Path(shutil.copytree(models[1], tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"model_type": "mistral", "sliding_window": 50}
+    (copy / "config.json").write_text(json.dumps(config))
+    found = judge.choose(str(copy), tmp_path, models[0])
+    with pytest.raises(UserError, match="reads 50 tokens, and an answer with its record takes"):
+        judge.read(found, cases(1), 2, Journal(tmp_path / "judged.jsonl"))
 
 
 def test_an_adapter_is_refused(models, tmp_path, tuned_store):
