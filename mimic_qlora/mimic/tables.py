@@ -322,8 +322,9 @@ def _source(name: str, path: Path, folder: Path) -> Source:
     known = schema().get(name, Table(folder.name if folder.name in MODULES else "hosp", {}))
     missing = [column for column in known.columns if column not in header]
     unknown = [column for column in header if column not in known.columns]
-    # without subject_id its rows would reach no record
-    if missing and (name in REQUIRED or "subject_id" in missing):
+    # without subject_id its rows would reach no record; a dictionary may have lost its header
+    is_none = len(missing) == len(known.columns)
+    if missing and (name in REQUIRED or "subject_id" in missing or is_none):
         raise UserError(
             f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found "
             f"{', '.join(_shown(header, header))}"
@@ -382,7 +383,7 @@ def _header(path: Path) -> list[str]:
         reason = form or getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): check the download") from None
     if not header:
-        raise UserError(f"{path} is empty: check the download")
+        raise UserError(f"{path} is empty, or its first line is: check the download")
     for sign, word in {";": "semicolons", "\t": "tabs", "|": "bars"}.items():
         if len(header) == 1 and not _names().isdisjoint(header[0].lower().split(sign)[:-1]):
             raise UserError(

@@ -534,6 +534,20 @@ def test_a_first_line_that_is_no_header_reaches_no_message(
     assert LEAK not in said and "Secret" not in said
 
 
+@pytest.mark.parametrize("table", ["d_icd_diagnoses", "d_labitems", "provider"])
+def test_a_dictionary_that_lost_its_header_is_told_so(convert, tiny_mimic, table):
+    write_table(tiny_mimic, table, "Secret 123", ["Secret 456"])
+    with pytest.raises(UserError, match=f"is not MIMIC-IV's {table}: .* a row and no header"):
+        convert("--mimic-dir", tiny_mimic)
+
+
+def test_a_file_whose_first_line_is_empty_is_told_so(convert, tiny_mimic):
+    path = tiny_mimic / "hosp/labevents.csv.gz"
+    path.write_bytes(gzip.compress(b"\n" + gzip.decompress(path.read_bytes())))
+    with pytest.raises(UserError, match="labevents.csv.gz is empty, or its first line is"):
+        convert("--mimic-dir", tiny_mimic)
+
+
 def test_a_compressed_file_that_lacks_its_ending_is_told_so(tiny_mimic):
     path = tiny_mimic / "hosp/labevents.csv.gz"
     path.rename(path.with_suffix(""))
