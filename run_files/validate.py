@@ -337,9 +337,11 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
     if not settings.is_final:
         this = replace(this, opened=ledger.looked(store, adapters, settings.trials, asked_sha256))
     this = replace(this, replaced=session.replaced(store, adapters))
+    told = answered.how_far(len(drawn), len(apart))
+    if len(answered.trials) < len(drawn):
+        answered.stopped_after = told
     deliver(this, answered, route)
     if answered.stopped:
-        told = answered.how_far(len(drawn), len(apart))
         terminal.say_aside(f"\nStopped after {told}, compared above: {GOES_ON}")
         return 130
     return 0

@@ -119,6 +119,7 @@ class Answered:
     probed: Mapping[str, float] = field(default_factory=dict)
     repeated: Repeated | None = None
     stopped: bool = False
+    stopped_after: str = ""  # how far it came, in words, where trials are missing
     reader: reading.Reader = field(default_factory=reading.Reader)
 
     def add(self, result: Result) -> None:
@@ -137,6 +138,17 @@ class Answered:
         n = len(self.apart) + len(self.twins)
         told = f"{len(self.trials)} of {trials} trials"
         return f"{told} and {n} of {others} other prompts" if others else told
+
+    @property
+    def why_not(self) -> str:
+        """Return why nothing is claimed of these answers, even with labels; "" if that may be."""
+        stopped = f"the run was stopped after {self.stopped_after}, the longest prompts first"
+        return stopped if self.stopped_after else self.reader.why_not
+
+    def opened(self, run: Run) -> str:
+        """Return which look at the patients it is, or their opening, and that it is not whole."""
+        stopped = f"The run was stopped after {self.stopped_after}." if self.stopped_after else ""
+        return " ".join(filter(None, [stopped, run.opened]))
 
     @property
     def apart(self) -> list[ApartResult]:
@@ -360,8 +372,7 @@ def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence
     """Return what the comparison shows and rests on, in sentences."""
     found, metrics = comparison.differences, comparison.metrics
     rows, settings = _rows(answered.trials), run.settings
-    why = answered.reader.why_not
-    said = findings.statement(*comparison, primary=settings.primary, described=why)
+    said = findings.statement(*comparison, primary=settings.primary, described=answered.why_not)
     said += filter(None, [beside_rules(run, comparison, of_all)])
     for name, margin in settings.margins.items():
         if name in found:
@@ -373,8 +384,8 @@ def notes(run: Run, answered: Answered, comparison: Comparison, of_all: Sequence
     said += told.statement(told.compare(answered.likelihoods))
     said += side_by_side.statement(beside(run, answered), settings.runs, run.differ)
     said.append(_how_many(run, answered))
-    if run.opened:
-        said.append(run.opened)
+    if opened := answered.opened(run):
+        said.append(opened)
     reviewed = page.reviewed_line(answered.trials, run.questions)
     said.append(f"{reviewed.capitalize()} that were used.")
     cut = [sum(result.scores[arm].cut for result in answered.trials) for arm in PAIR]
@@ -477,10 +488,14 @@ def conclude(
         reader_known=False,
         shows_nothing=session.trial_only(run.session),
         beside_rules=beside_rules(run, comparison, of_all),
+        unknown=answered.why_not if answered.stopped_after else verdict.UNKNOWN,
         of_chart=of_chart(run, answered),
     )
     settings = run.settings
-    return verdict.of(comparison, of_all, settings.primary, settings.margins, basis)
+    found = verdict.of(comparison, of_all, settings.primary, settings.margins, basis)
+    if answered.stopped_after:
+        return found._replace(basis=f"{found.basis} {answered.opened(run)}")
+    return found
 
 
 def beside_rules(run: Run, comparison: Comparison, of_all: Sequence[Row]) -> str:
@@ -588,7 +603,7 @@ def _write_labels(
         shows_nothing=session.trial_only(run.session),
         reader=answered.reader.name,
         thresholds_sha256=answered.reader.thresholds_sha256,
-        described=answered.reader.described,
+        described=answered.why_not if answered.stopped_after else answered.reader.described,
         primary=run.settings.primary,
         claimed=run.settings.claimed,
         margins=dict(run.settings.margins),
@@ -596,5 +611,5 @@ def _write_labels(
         of_chart=tuple(of_chart(run, answered)),
         subjects=run.session.manifest["id"],
         adapters=dict(run.adapters),
-        opened=run.opened,
+        opened=answered.opened(run),
     ).write(folder)

@@ -211,6 +211,13 @@ def test_ctrl_c_keeps_and_names_what_was_finished(run_validate, monkeypatch):
     code, out, err = run_validate("12", "--batch-size", "4")
     assert code == 130 and "Stopped after 4 of 12 trials" in err
     assert len(read_csv(results(out) / "output.csv")) == 4
+    # what is left of it is not taken for a run of four trials, by labels either
+    why = "he run was stopped after 4 of 12 trials"
+    noted = json.loads((results(out) / "reader.json").read_text(encoding="utf-8"))
+    assert why in noted["described"] and why in noted["opened"]
+    summary = (results(out) / "summary.txt").read_text(encoding="utf-8")
+    head, _, told = " ".join(summary.split()).partition("mean over questions")
+    assert why in head and why in told and why in (results(out) / "report.html").read_text()
 
 
 def test_ctrl_c_before_the_first_answer_leaves_nothing(run_validate, monkeypatch):
