@@ -172,6 +172,8 @@ def _evaluation(store: Path) -> str:
     frozen = _plan_of(newest)
     plan = f"by a plan frozen before (SHA-256 {frozen[:12]})" if frozen else "without a plan"
     others = f"[These are results of {other}.] " if (other := of_other(store, newest)) else ""
+    if (basis := claims.Basis.read(newest)) and basis.described:
+        others += f"[Nothing is claimed of them: {basis.described}.] "
     return (
         f"{len({line.trial for line in lines}):,} trials, pairs of a patient and a curated "
         f"question, of {n_patients:,} {'/'.join(splits)} patients and "

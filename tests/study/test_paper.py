@@ -167,6 +167,14 @@ def test_a_plan_is_named_where_the_results_were_made_by_it(store, split):
     assert ("without a plan" in said) == (split != "test")
 
 
+def test_results_of_which_nothing_is_claimed_are_told_as_that(store):
+    why = "the run was stopped after 4 of 12 trials"
+    BASIS.model_copy(update={"described": why}).write(results.newest(store))
+    assert f"[Nothing is claimed of them: {why}.]" in " ".join(
+        status(store, "--methods").stdout.split()
+    )
+
+
 def test_runs_of_several_recipes_are_not_told_as_seeds_of_one(store):
     base = {"name": "meta/L", "fingerprint": "f"}
     common = dict.fromkeys(("alpha", "dropout", "lr", "epochs", "accumulate", "batch_tokens"), 1)
