@@ -242,13 +242,14 @@ def _differs(path: Path, place: Path, recorded: WrittenFile) -> bool:
 def unrecorded_files(place: Path) -> list[Path]:
     """Return the files of a step's folder that no step wrote, such as somebody's notes.
 
-    Names with a dot in front are those of programs, ours too. Of a manifest that cannot be read
-    nothing is known, and nothing is returned.
+    Names with a dot in front, and Python's caches, are those of programs. Of a manifest that cannot
+    be read nothing is known, and nothing is returned.
     """
     manifest = read(place)
     ours = {NAME, *_BESIDE, *(manifest or {}).get("files", {})}
     names = (p.relative_to(place) for p in place.rglob("*") if p.is_symlink() or p.is_file())
-    shown = (name for name in names if not any(part.startswith(".") for part in name.parts))
+    hidden = (".", "__pycache__")
+    shown = (name for name in names if not any(part.startswith(hidden) for part in name.parts))
     return [place / name for name in shown if manifest and name.as_posix() not in ours]
 
 

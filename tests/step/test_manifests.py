@@ -218,7 +218,9 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
     made(tmp_path)
     there, kept = tmp_path / "features", tmp_path / "features.kept1"
     (there / "mine" / "deep").mkdir(parents=True)
-    for name in ("notes.md", "mine/deep/figure.svg", "README.md", ".DS_Store"):
+    (there / "__pycache__").mkdir()  # as lm_eval leaves beside our documents.py
+    names = ("notes.md", "mine/deep/figure.svg", "README.md", ".DS_Store", "__pycache__/a.pyc")
+    for name in names:
         (there / name).write_text(f"my {name}")
     (there / "data").symlink_to(tmp_path)
     made(tmp_path, {"seed": 2})
