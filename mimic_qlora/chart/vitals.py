@@ -64,13 +64,14 @@ def vitals(view: Record) -> list[Reading]:
     without its diastolic. Temperatures are given in Fahrenheit.
     """
     raw = [r for r in _charted(view) if VITALS[r.itemid][1] < r.value < VITALS[r.itemid][2]]
-    # a pressure's two numbers share their time and their table
-    by_place = {(r.itemid, r.when, r.row[0]): r for r in raw}
+    # a pressure's two numbers share their time, and in the emergency department their row
+    by_place = {(r.itemid, r.when, _place(r)): r for r in raw}
     readings = []
-    for itemid, when, value, row in raw:
+    for one in raw:
+        itemid, when, value, row = one
         kind = VITALS[itemid][0]
         if kind == "systolic":
-            below = by_place.get((DIASTOLIC[itemid], when, row[0]))
+            below = by_place.get((DIASTOLIC[itemid], when, _place(one)))
             if below:
                 rows = (row,) if row[1] is below.row[1] else (row, below.row)
                 pressure = f"{value:g}/{below.value:g}"
@@ -82,6 +83,11 @@ def vitals(view: Record) -> list[Reading]:
             unit = "%" if kind == "oxygen saturation" else "/min"
             readings.append(Reading(kind, when, f"{value:g}", unit, (row,), itemid))
     return readings
+
+
+def _place(raw: _Raw) -> str | int:
+    table, row = raw.row
+    return id(row) if table == "vitalsign" else table
 
 
 def _charted(view: Record) -> list[_Raw]:

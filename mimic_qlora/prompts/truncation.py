@@ -91,6 +91,8 @@ class Times(NamedTuple):
         hidden = set[int]()
         if prompt.task == "urgency":
             hidden = {number for number, (_, end) in stays.items() if end > prompt.as_of}
+            icu = record.get("icustays", ())
+            hidden |= {row["stay_id"] for row in icu if row.get("hadm_id") in hidden}
             hidden.add(urgency.stay_of(prompt.evidence))
         visits = {row["stay_id"]: row["intime"] for row in record.get("edstays", ())}
         return cls(prompt.as_of, stays, entered, visits, frozenset(hidden))

@@ -74,6 +74,17 @@ def test_home_medicines_come_from_the_newest_emergency_visit_alone():
     assert "- Medicines taken at home: the record does not say" in built(chart(), "2150-01-07").text
 
 
+def test_two_pressures_of_one_time_are_not_mixed():
+    when = day("2150-01-01 01:00")
+    rows = [
+        {"stay_id": 7, "charttime": when, "sbp": above, "dbp": below}
+        for above, below in ((120.0, 80.0), (90.0, 60.0))
+    ]
+    for vitals in (rows, rows[::-1]):
+        text = built(chart(vitalsign=vitals), "2150-01-07").text
+        assert "pressure 120/80" in text or "pressure 90/60" in text
+
+
 @pytest.mark.parametrize("title", ["\u200b", "\x07 \u202e", "\ufeff"])
 def test_a_name_of_which_nothing_can_be_shown_is_none(title):
     coded = {"hadm_id": 10, "icd_code": "L989", "icd_version": 10, "long_title": title}

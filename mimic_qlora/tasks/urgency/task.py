@@ -58,8 +58,12 @@ def before_arrival(record: Record, stay_id: int) -> Record:
         if stay.get("dischtime", datetime.max) > arrival
     }
 
+    hidden = {
+        icu["stay_id"] for icu in record.get("icustays", ()) if icu.get("hadm_id") in open_stays
+    } | {stay_id}  # rows of chartevents tell their stay by its stay_id alone
+
     def is_of_visit(row: Row) -> bool:
-        return row.get("stay_id") == stay_id or row.get("hadm_id") in open_stays
+        return row.get("stay_id") in hidden or row.get("hadm_id") in open_stays
 
     return {
         table: rows if table == "subject_id" else [row for row in rows if not is_of_visit(row)]

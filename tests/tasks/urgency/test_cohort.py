@@ -82,10 +82,13 @@ def test_nothing_of_the_visit_nor_of_a_stay_that_is_on_is_before_arrival():
         admissions=[stay(5, AT - 9 * DAY, AT - 8 * DAY), stay(9, AT - DAY / 24, AT + DAY)],
         medrecon=[{"stay_id": 1, "charttime": AT, "name": "insulin"}],
         services=[{"hadm_id": 9, "transfertime": AT - DAY / 24}],
+        icustays=[{"hadm_id": n, "stay_id": 10 * n, "intime": AT - DAY / 24} for n in (5, 9)],
+        chartevents=[{"stay_id": 10 * n, "itemid": 220045, "charttime": AT} for n in (5, 9)],
     )
     before = task.before_arrival(record, 1)
     assert [one["hadm_id"] for one in before["admissions"]] == [5]
     assert before["medrecon"] == before["services"] == before["edstays"] == []
+    assert [one["stay_id"] for one in before["icustays"] + before["chartevents"]] == [50, 50]
 
 
 def test_an_answer_is_scored_by_its_first_word():
