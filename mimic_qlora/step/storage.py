@@ -253,10 +253,13 @@ def _retire(old: Path, place: Path) -> None:
         kept = put_aside(old, place)
     elif is_output and (notes := unrecorded_files(old)):
         kept = name_beside(place)
-        for path in notes:
-            there = kept / path.relative_to(old)
-            there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.rename(there)
+        try:
+            for path in notes:
+                there = kept / path.relative_to(old)
+                there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.rename(there)
+        except OSError:  # a folder of another user's in it, or no room for a new one
+            kept = put_aside(old, place)
     _remove(old)
     if kept:
         print(f"note: {place} held files of which no step has a record: they are now in {kept}")

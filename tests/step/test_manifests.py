@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -231,6 +232,15 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
     assert f"they are now in {kept}" in capsys.readouterr().out
     made(tmp_path, {"seed": 3})
     assert capsys.readouterr().out == "" and not (tmp_path / "features.kept2").exists()
+
+
+def test_files_that_cannot_be_moved_are_kept_with_the_old_output(tmp_path, monkeypatch, capsys):
+    made(tmp_path)
+    (tmp_path / "features" / "notes.md").write_text("mine")
+    monkeypatch.setattr(storage, "name_beside", lambda place: Path("/proc/nothing"))
+    made(tmp_path, {"seed": 2})
+    kept = tmp_path / "features.kept1"
+    assert (kept / "notes.md").read_text() == "mine" and str(kept) in capsys.readouterr().out
 
 
 def test_a_link_whose_folder_is_gone_gets_a_new_one(tmp_path):
