@@ -272,11 +272,14 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     _unwind_on_signals(stopped)
     code: int | None = None
     try:
-        if hasattr(signal, "pthread_sigmask"):  # not on Windows
-            # run_all.py holds Ctrl-C back while a step starts; one that came meanwhile comes now
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        code = _code(main)
-        sys.stdout.flush()
+        try:
+            if hasattr(signal, "pthread_sigmask"):  # not on Windows
+                # run_all.py holds Ctrl-C back while a step starts; one that came comes now
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            code = _code(main)
+            sys.stdout.flush()
+        finally:
+            _end_on_signals()  # what follows tells alone: an impatient Ctrl-C more is no traceback
     except UserError as error:
         _say_error(str(error))
         code = 2
@@ -299,8 +302,6 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             code = 2
         else:
             raise
-    finally:
-        _end_on_signals()
     sys.exit(code)
 
 

@@ -66,6 +66,15 @@ def test_a_signal_after_the_end_is_no_traceback(name):
     assert ended.returncode == -getattr(signal, name) and not ended.stderr
 
 
+@pytest.mark.parametrize("first", ["KeyboardInterrupt", "command_line.UserError('no')"])
+def test_ctrl_c_once_more_while_it_says_why_it_ends_is_no_traceback(first):
+    body = f"""command_line.print = command_line._say_error = (
+        lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    raise {first}"""
+    ended = leave(body)
+    assert ended.returncode == -signal.SIGINT and not ended.stderr
+
+
 @pytest.mark.parametrize("given", [["--model", ""], ["--model="], ["--mod", ""]])
 def test_an_option_that_a_shell_made_empty_is_refused_and_takes_no_default(given):
     parser = command_line.Parser("A script.")
