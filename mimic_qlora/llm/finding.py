@@ -227,8 +227,8 @@ def fingerprint(path: Path) -> str:
 
     It covers the first 16 rows of every matrix and vector of weights, so it takes little time, does
     not depend on how they are cut into files, and tells a model from one that was tuned from it in
-    some of them alone. Raises UserError when a file of weights is damaged or lacks a tensor that
-    the index promises.
+    some of them alone. Raises UserError when a file of weights is damaged, lacks a tensor that the
+    index promises, or was not fetched to its end.
     """
     tensors = {name: file for name, file in _tensors(path).items() if name.endswith(".weight")}
     if read_json(path / "config.json").get("tie_word_embeddings"):  # some files have it twice
@@ -332,6 +332,11 @@ def _sampled(tensors: list[tuple[str, Path]]) -> str:
                     "weights by itself: give a model in bfloat16, float16 or float32"
                 )
             rows = tensor[:16].float().numpy()
+            if rows.ndim > 1 and not rows.any():
+                raise UserError(
+                    f"{file} holds zeros in the place of {name}, as a download that was stopped "
+                    f"leaves a file of full size: {remedy(file.parent)}"
+                )
             digest.update(name.encode() + rows.tobytes())
     return digest.hexdigest()[:16]
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimic_qlora.llm import embedded
-from mimic_qlora.llm.finding import computing, is_of, model_name, read_json, remedy
+from mimic_qlora.llm.finding import (
+    computing,
+    fingerprint,
+    is_of,
+    model_name,
+    read_json,
+    remedy,
+)
 from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers, refuse_own_code
 from mimic_qlora.step import faults, limits
 from mimic_qlora.step.errors import UserError
@@ -50,6 +57,7 @@ def load_base(
 
     if embedded.is_embedded(path):
         embedded.check_weights(path)
+    fingerprint(path)  # what is not whole is named
     gpu = torch.cuda.is_available()
     dtype = dtype or (compute_dtype() if gpu or four_bit else torch.float32)
     try:

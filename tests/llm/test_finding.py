@@ -126,6 +126,17 @@ def test_a_base_with_an_adapter_among_its_files_is_refused(tiny, tmp_path):
         finding.model_path(str(copy), tmp_path)
 
 
+def test_a_file_that_a_stopped_download_left_at_its_full_size_is_not_whole(tiny, tmp_path):
+    """As aria2 leaves it: its header is there, and zeros stand for what did not come."""
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    path = copy / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    for use in (finding.fingerprint, loading.load_base):
+        with pytest.raises(UserError, match="holds zeros in the place of .*weight, as a download"):
+            use(copy)
+
+
 def test_models_of_one_shape_have_different_fingerprints(tiny, tmp_path):
     assert finding.fingerprint(tiny) == finding.fingerprint(write_tiny_model(tmp_path / "same"))
     assert finding.fingerprint(tiny) != finding.fingerprint(
