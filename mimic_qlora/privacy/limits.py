@@ -47,14 +47,17 @@ def _place(store: Path) -> Path:
 
 
 def freeze(store: Path, path: Path) -> str:
-    """Keep a copy of the limits as the frozen ones, and return its hash, which the ledger keeps."""
+    """Keep a copy of the limits as the frozen ones, and return its hash, which the ledger keeps.
+
+    Those that were frozen before stay beside it, under their hash.
+    """
     load(path)
     data = path.read_bytes()
     files.private_folder(store / "privacy")
     sha256 = hashlib.sha256(data).hexdigest()
     # first: limits without their line would look edited
     enter(store, EVENT, plan_sha256="", limits_sha256=sha256)
-    files.atomic_write(_place(store), data, mode=0o400)
+    files.freeze(_place(store), data)
     return sha256
 
 

@@ -146,12 +146,7 @@ def freeze(store: Path, path: Path, questions: Sequence[Question]) -> str:
     sha256 = hashlib.sha256(data).hexdigest()
     # first: a plan without its line would look edited
     enter(store, "frozen", plan_sha256=sha256, content=content.asked_sha256(questions))
-    place = folder / "plan.yaml"
-    if place.is_file() and place.read_bytes() != data:
-        former = place.read_bytes()
-        name = f"plan-{hashlib.sha256(former).hexdigest()[:12]}.yaml"
-        files.atomic_write(folder / name, former, mode=0o400)
-    files.atomic_write(place, data, mode=0o400)
+    files.freeze(folder / "plan.yaml", data)
     return sha256
 
 

@@ -211,6 +211,16 @@ def test_limits_that_were_edited_are_refused_and_others_can_be_frozen(audit, sto
     assert refused.returncode == 2 and "the field 'auc'" in refused.stderr
 
 
+def test_limits_that_were_frozen_before_stay_beside_the_new_ones(tmp_path):
+    """The ledger names them, and the verdicts by them, and their text was gone."""
+    first = limits.freeze(tmp_path, limits.TEMPLATE)
+    other = tmp_path / "other.yaml"
+    other.write_text(limits.TEMPLATE.read_text() + "\n# another\n")
+    limits.freeze(tmp_path, other)
+    kept = tmp_path / "privacy" / f"limits-{first[:12]}.yaml"
+    assert kept.read_bytes() == limits.TEMPLATE.read_bytes()
+
+
 def test_a_kill_while_limits_are_frozen_leaves_none_that_look_edited(tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt
