@@ -80,7 +80,7 @@ def load(store: Path, fingerprint: str) -> Thresholds:
 def freeze(store: Path, fitted: Fitted, anew: bool = False) -> Path:
     """Write a judge's thresholds, to be read alone. Raises UserError when there are some already.
 
-    `anew` lets them be fitted again.
+    `anew` lets them be fitted again; those of before stay beside them, as results name their hash.
     """
     path = path_of(store, fitted.fingerprint)
     files.private_folder(store / "validation")
@@ -90,7 +90,7 @@ def freeze(store: Path, fitted: Fitted, anew: bool = False) -> Path:
             f"the thresholds of {fitted.judge} were frozen before, in {path}: --force fits anew"
         )
     text = json.dumps(fitted.model_dump(), indent=1, sort_keys=True) + "\n"
-    files.atomic_write(path, text, mode=0o400)
+    files.freeze(path, text.encode())
     return path
 
 

@@ -56,7 +56,10 @@ def test_frozen_thresholds_are_fitted_again_only_if_asked(tmp_path):
     thresholds.freeze(tmp_path, fitted())
     with pytest.raises(UserError, match="--force fits anew"):
         thresholds.freeze(tmp_path, fitted())
-    thresholds.freeze(tmp_path, fitted(kinds=["dose"]), anew=True)
+    former = thresholds.path_of(tmp_path, fitted().fingerprint).read_bytes()
+    place = thresholds.freeze(tmp_path, fitted(kinds=["dose"]), anew=True)
+    (beside,) = (path for path in place.parent.iterdir() if path != place)
+    assert beside.read_bytes() == former and place.read_bytes() != former
     assert "cause" in thresholds.load(tmp_path, "f1").unfitted
 
 
