@@ -68,7 +68,7 @@ class Times(NamedTuple):
 
     as_of: datetime
     stays: Mapping[int, tuple[datetime, datetime]]  # hadm_id -> begin, end
-    entered: Mapping[int, datetime]  # pharmacy_id -> when the order was entered
+    entered: Mapping[int | None, datetime]  # pharmacy_id -> when the order was entered
     visits: Mapping[int, datetime]  # stay_id -> arrival
     hidden: frozenset[int]  # ids of the visit that is asked about, and of the stay that is on
 
@@ -85,7 +85,7 @@ class Times(NamedTuple):
         orders = [
             row for row in record.get("pharmacy", ()) if {"pharmacy_id", "entertime"} <= {*row}
         ]
-        entered: dict[int, datetime] = {}
+        entered: dict[int | None, datetime] = {}
         for row in sorted(orders, key=lambda row: row["entertime"]):
             entered[row["pharmacy_id"]] = row["entertime"]
         hidden = set[int]()
@@ -122,7 +122,7 @@ class Times(NamedTuple):
             return _day_over(row["chartdate"])
         if table == "prescriptions":
             late = row["starttime"] + DAY
-            return max(row["starttime"], self.entered.get(row.get("pharmacy_id", 0), late))
+            return max(row["starttime"], self.entered.get(row.get("pharmacy_id"), late))
         if table.endswith("_labeled"):
             end = self.stays.get(row["hadm_id"], (NEVER, NEVER))[1]
             return max(end, _day_over(row["chartdate"])) if "chartdate" in row else end

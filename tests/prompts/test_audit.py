@@ -270,6 +270,19 @@ def test_a_citation_names_a_row_by_every_digit_of_its_ids(column, right, wrong):
         )
 
 
+def test_an_order_without_a_number_is_not_the_pharmacys_number_0():
+    as_of = datetime(2150, 1, 3)
+    order = {"hadm_id": 2, "starttime": datetime(2150, 1, 1), "drug": "Warfarin"}
+    record = {
+        "subject_id": 1,
+        "admissions": [{"hadm_id": 2, "admittime": order["starttime"]}],
+        "prescriptions": [order],
+        "pharmacy": [{"pharmacy_id": 0, "entertime": datetime(2150, 1, 9)}],
+    }
+    cut = truncation.truncated(record, SimpleNamespace(as_of=as_of, task="guidance"))
+    assert visibility.visible(record, as_of)["prescriptions"] == cut["prescriptions"] == [order]
+
+
 HALF_AN_HOUR = timedelta(minutes=30)
 
 
