@@ -283,9 +283,10 @@ def computing(path: Path) -> str:
 def attention_window(path: Path) -> int | None:
     """Return the tokens that some layers of a model see at most, fewer than it can read, or None.
 
-    None too where no layer has such a window.
+    None too where no layer has such a window. One that sees images too has its own config of text.
     """
     config = _completed(path)
+    config = config.get("text_config") or config
     window, kinds = config.get("sliding_window"), config.get("layer_types") or ["sliding_attention"]
     return window if isinstance(window, int) and "sliding_attention" in kinds else None
 

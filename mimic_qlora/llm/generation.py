@@ -152,7 +152,7 @@ def _together(
 
     model.eval()
     # in a window of the last tokens the padding before a row's own rest would take their places
-    windowed = getattr(model.config, "sliding_window", None) is not None
+    windowed = getattr(model.config.get_text_config(), "sliding_window", None) is not None
     shared = [] if windowed else _shared(prompts)
     rests = [prompt[len(shared) :] for prompt in prompts]
     batch = tokenizer.pad({"input_ids": rests}, padding_side="left", return_tensors="pt")

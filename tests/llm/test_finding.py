@@ -270,3 +270,15 @@ def test_all_that_is_said_of_rope_tells_models_apart(tiny, tmp_path, rope):
         change_config(tiny, tmp_path / str(n), rope_parameters=said) for n, said in enumerate(rope)
     ]
     assert finding.computing(places[0]) != finding.computing(places[1])
+
+
+def test_the_window_of_a_model_that_sees_images_is_that_of_its_text(tmp_path):
+    text = {"sliding_window": 512, "num_hidden_layers": 2}
+    for config, window in (
+        ({"model_type": "gemma3", "text_config": text}, 512),
+        ({"model_type": "gemma3_text", **text}, 512),
+        ({"model_type": "llama"}, None),
+        ({"model_type": "qwen2", "sliding_window": 512, "use_sliding_window": False}, None),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert finding.attention_window(tmp_path) == window
