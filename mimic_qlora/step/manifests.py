@@ -7,6 +7,7 @@ and software, paths and times apart.
 
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from mimic_qlora.step.files import (
     file_sha256,
     misfits,
     read_json,
+    read_kept,
     unchanged_sha256,
 )
 from mimic_qlora.step.version import VERSION
@@ -31,8 +33,9 @@ SCHEMA_VERSION = 1
 STUDY = "MIMIC_QLORA_STUDY"  # variable: the copy of the study file under which the steps run
 STUDY_HASH = 12  # digits of its SHA-256 sum, at the end of the copy's name
 
-_FOR_PEOPLE = (RUN_ID, "README.md")  # users may edit the card, and the manifest still holds
-_BESIDE = ("README.md", "audit.json")  # of a step, and not among the files of its manifest
+_CARD = "README.md"
+_FOR_PEOPLE = (RUN_ID, _CARD)  # users may edit the card, and the manifest still holds
+_BESIDE = (_CARD, "audit.json")  # of a step, and not among the files of its manifest
 _PAGE = ".html"  # a page names the folder of its data, which is no part of the content
 _COMPUTING = "computing"  # of a base model: how its config.json uses the weights
 _TOKENIZER = "tokenizer"  # the input of step 4 that tells which model counted the tokens
@@ -160,11 +163,21 @@ def finish_manifest(
         **manifest,
         "id": before["id"] if same else digest([manifest["step"], _sums(recorded)]),
         "files": recorded,
+        **_card_of(folder),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.time() - started, 1),
         "versions": versions(),
         **study_facts(),
     }
+
+
+def _card_of(folder: Path) -> dict[str, str]:
+    """Return the sum of a folder's card as its manifest has it, without what an audit tells in it;
+    nothing of a folder without one.
+    """
+    text = read_kept(folder / _CARD)
+    own = re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
+    return {"card": digest(own)} if text else {}
 
 
 def _written(path: Path) -> WrittenFile:
@@ -240,13 +253,17 @@ def _differs(path: Path, place: Path, recorded: WrittenFile) -> bool:
 
 
 def unrecorded_files(place: Path) -> list[Path]:
-    """Return the files of a step's folder that no step wrote, such as somebody's notes.
+    """Return the files of a step's folder that no step wrote, such as somebody's notes, or a card
+    that was edited.
 
     Names with a dot in front, and Python's caches, are those of programs. Of a manifest that cannot
     be read nothing is known, and nothing is returned.
     """
-    manifest = read(place)
-    ours = {NAME, *_BESIDE, *(manifest or {}).get("files", {})}
+    manifest = read(place) or {}
+    ours = {NAME, *_BESIDE, *manifest.get("files", {})}
+    card = _card_of(place) if "card" in manifest else {}
+    if card and card["card"] != manifest["card"]:
+        ours.remove(_CARD)
     names = (p.relative_to(place) for p in place.rglob("*") if p.is_symlink() or p.is_file())
     hidden = (".", "__pycache__")
     shown = (name for name in names if not any(part.startswith(hidden) for part in name.parts))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimic_qlora.step import errors, files, manifests, storage
+from mimic_qlora.training.memorisation import audited
 
 
 def made(place, settings=None, inputs=None, force=False, **contents):
@@ -232,6 +233,22 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
     assert f"they are now in {kept}" in capsys.readouterr().out
     made(tmp_path, {"seed": 3})
     assert capsys.readouterr().out == "" and not (tmp_path / "features.kept2").exists()
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_a_card_that_somebody_edited_is_kept_when_the_step_is_done_again(tmp_path, edited):
+    """What an audit tells in it is none of theirs."""
+    for n in range(2):
+        with storage.step_output(tmp_path, "features", {"n": n}, {}) as out:
+            (out.path / "README.md").write_text(
+                f"# {n}\n\n{audited.BEGIN}\nnot audited\n{audited.END}\n"
+            )
+        card = tmp_path / "features" / "README.md"
+        audited.tell_card(card, ("held",))
+        if edited:
+            card.write_text(card.read_text() + "My words.\n")
+    kept = [path.read_text() for path in tmp_path.glob("features.kept*/README.md")]
+    assert len(kept) == edited and all(text.endswith("My words.\n") for text in kept)
 
 
 def test_files_that_cannot_be_moved_are_kept_with_the_old_output(tmp_path, monkeypatch, capsys):
