@@ -90,6 +90,7 @@ def load(opened: "Session", adapter: Path, weights: str) -> "PeftModel":
     """
     from tqdm import tqdm
 
+    session.check_tokenizer(opened, adapter.name)
     tqdm.write("Loading the model")
     base = loading.unpacked(loading.load_base(opened.path, dtype=_number_type()))
     packed_attention.use_packed(base)

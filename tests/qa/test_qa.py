@@ -20,6 +20,7 @@ from mimic_qlora.chart.sections import Item
 from mimic_qlora.llm import chat, finding, generation
 from mimic_qlora.qa import batch, patient, session
 from mimic_qlora.step import command_line
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
 QUESTION = "My head hurts. What should I do?"
@@ -375,6 +376,22 @@ def test_a_patient_opens_in_milliseconds(ask):
     for subject_id in IDS[:20]:
         patient.find(loaded, subject_id, None)
     assert (time.process_time() - began) / 20 < 0.1
+
+
+def test_an_adapter_does_not_answer_with_another_tokenizer_than_it_was_trained_with(ask):
+    """A newer snapshot of a model may have the same weights, and other words."""
+    path = ask.store / "prompts" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    opened = session.load(ask.store, model_of(ask.store))
+    own = finding.tokenizer_sha256(opened.path)
+    for counted_by in (own, "0" * 64):
+        inputs = manifest["inputs"] | {"tokenizer": counted_by}
+        path.write_text(json.dumps(manifest | {"inputs": inputs}))
+        if counted_by == own:
+            session.check_tokenizer(opened, "default")
+            continue
+        with pytest.raises(UserError, match="default was trained with another tokenizer than"):
+            session.load_arms(opened, ["default"])
 
 
 # ---------------------------------------------------------------- many questions, and the check
