@@ -103,12 +103,15 @@ def read(
     """Return the labels; rows that nobody filled are left out, and rows that are wrong are named.
 
     `columns` are the criteria that were asked; `answers`, where they are given, tell which row has
-    the text of another key, and with their `questions` which has lists of another content. Raises
-    UserError for a file that is no label.csv as a whole.
+    the text of another key, and with their `questions` which has the question of another one, or
+    lists of another content. Raises UserError for a file that is no label.csv as a whole.
     """
     found: dict[str, Label] = {}
     by_id = {question.id: question for question in questions}
-    texts = {answer.key: _bare(answer.text) for answer in answers}
+    texts = {
+        "answer": {one.key: _bare(one.text) for one in answers},
+        "question": {one.key: _bare(by_id[one.question_id].question) for one in answers if by_id},
+    }
     lists = {one.key: _lists(one, by_id[one.question_id]) for one in answers if by_id}
     faults = []
     for number, cells, fault in _rows(path, columns):
@@ -121,11 +124,12 @@ def read(
                 raise UserError(f"{where} {fault}")
             key = _key(cells["key"], where)
             label = _label(filled, where)
-            if _is_of_another(cells.get("answer", ""), key, texts):
-                raise UserError(
-                    f"{where} has the key of one answer and the text of another: sort the file "
-                    "with all its columns"
-                )
+            for column, of_keys in texts.items():
+                if _is_of_another(cells.get(column, ""), key, of_keys):
+                    raise UserError(
+                        f"{where} has the key of one answer and the {column} of another: sort the "
+                        "file with all its columns"
+                    )
             if changed := _changed(cells, lists.get(key, {})):
                 raise UserError(
                     f"{where} numbers other {changed} than the content has now: put the content of "

@@ -226,3 +226,23 @@ def test_a_number_beyond_its_list_is_named(tmp_path):
     found, _ = one_filled(tmp_path / "label.csv", named="99", forbidden="2")
     (sentence,) = label_file.beyond(answers(), found, QUESTIONS).values()
     assert re.search("forbidden is 2 and its list has 1$", sentence)
+
+
+def test_a_row_whose_key_has_moved_away_from_its_question_is_named(tmp_path):
+    """Cells of the columns on the left were deleted, and those below them moved up."""
+    asked = QUESTIONS[:3]
+    answers = [
+        drawn.Answer(n, "base", question.id, f"text {n}", True, (), "")
+        for n, question in enumerate(asked)
+    ]
+    found = [drawn.Drawn(answer, 1.0, False) for answer in answers]
+    rows = [row | {"cause": "no"} for row in label_file.to_fill(found, asked)]
+    path = tmp_path / "label.csv"
+    label_file.write(path, rows)
+    assert len(label_file.read(path, answers=answers, questions=asked).labels) == 3
+    lists = {"warning_signs": "", "cautions": ""}  # which may be alike, or were emptied
+    for row, below in zip(rows, rows[1:], strict=False):
+        row |= {name: below[name] for name in ("key", "chart", "answer")} | lists
+    label_file.write(path, rows)
+    faults = label_file.read(path, answers=answers, questions=asked).faults
+    assert sum("the question of another" in fault for fault in faults) == 2

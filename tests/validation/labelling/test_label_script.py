@@ -223,7 +223,7 @@ def test_a_row_that_shows_the_answer_of_another_key_is_left_out(results):
     moved = sum(a["answer"] != b["answer"] for a, b in zip(filled, mixed, strict=True))
     label_file.write(results / "mine.csv", mixed)
     done = label(results, "--labels", str(results / "mine.csv"))
-    assert moved and done.stderr.count("the text of another: sort the file with all") == moved
+    assert moved and done.stderr.count("the answer of another: sort the file with all") == moved
     edited = [row | {"answer": f"{row['answer']} (!) caf\xe9"} for row in filled]
     label_file.write(results / "mine.csv", edited)
     assert label(results, "--labels", str(results / "mine.csv")).returncode == 0
