@@ -164,7 +164,7 @@ def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":
 
     check_runs(session.store, runs)
     if runs:
-        check_tokenizer(session, runs[0])
+        finding.check_tokenizer(session.store, session.path, runs[0])
     # a progress bar may be on this line
     tqdm.write("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""))
     model = loading.unpacked(loading.load_base(session.path))
@@ -172,22 +172,6 @@ def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":
         folder = session.store / "adapters" / run
         model = loading.load_adapter(model, folder, loading.adapter_name(place))
     return model
-
-
-def check_tokenizer(session: Session, run: str) -> None:
-    """Raise UserError when the model has another tokenizer now than counted the adapter's prompts.
-
-    Weights do not tell: a newer snapshot of a model may have the same. That of the embedded model
-    is written anew where its folder is, by whichever transformers there is.
-    """
-    inputs = storage.verified_manifest(session.store, "prompts")["inputs"]
-    counted_by = inputs.get("tokenizer")
-    is_its = counted_by in (None, finding.tokenizer_sha256(session.path))
-    if not is_its and not embedded.is_embedded(session.path):
-        raise UserError(
-            f"the adapter {run} was trained with another tokenizer than {session.path} has now: "
-            "put that one back, or run steps 4 and 5 again"
-        )
 
 
 def load_known(session: Session, runs: Sequence[str]) -> tuple["PreTrainedModel", dict[str, str]]:

@@ -388,7 +388,7 @@ def test_an_adapter_does_not_answer_with_another_tokenizer_than_it_was_trained_w
         inputs = manifest["inputs"] | {"tokenizer": counted_by}
         path.write_text(json.dumps(manifest | {"inputs": inputs}))
         if counted_by == own:
-            session.check_tokenizer(opened, "default")
+            finding.check_tokenizer(ask.store, opened.path, "default")
             continue
         with pytest.raises(UserError, match="default was trained with another tokenizer than"):
             session.load_arms(opened, ["default"])
