@@ -20,7 +20,7 @@ from mimic_qlora.mimic.tables import Cell, Columns, Kind
 # a time in another year is a placeholder or a slip: MIMIC-IV's shifted years are 2100 to 2215
 FIRST, LAST = datetime(1000, 1, 1), datetime(2999, 12, 31, 23, 59, 59, 999999)
 # how programs write that there is nothing
-NOTHING = ("", "nan", "NaN", "null", "NULL", "None", "NaT", "<NA>", "NA", "N/A", "___")
+NOTHING = ("", "nan", "NaN", "null", "NULL", "None", "NaT", "<NA>", "NA", "N/A", "___", "\\N")
 
 _WHOLE = re.compile(r"(-?\d+)(\.0+)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)

@@ -137,6 +137,8 @@ def unlike_listed(mimic_dir: Path, inputs: Mapping[str, FileIdentity]) -> list[s
     except (OSError, UserError):  # another list of that name, or a damaged one
         return [f"{SUMS}: cannot be read as a list of sums, so no file was compared with it"]
     sums = {PurePosixPath(name).name: sum_ for name, sum_ in sums.items()} | sums
+    if sums and sums.keys().isdisjoint(inputs):
+        return [f"{SUMS}: names none of the files that were read, so none was compared with it"]
     return [
         f"{name}: not the file that {SUMS} lists"
         for name, identity in inputs.items()

@@ -14,7 +14,7 @@ Row = dict[str, Any]  # column -> text, in the form of its type; whole number fo
 
 ZONE = re.compile(r" ?(?:UTC|Z|[+-]00(?::?00)?)$")
 SHAPE = re.compile(r"([12]\d{3}-\d\d-\d\d)(?:[ T](\d\d(?::\d\d){0,2}))?", re.ASCII)
-TEXTS_FOR_NOTHING = ["nan", "NaN", "null", "NULL", "None", "NaT", "<NA>", "NA", "N/A", "___"]
+TEXTS_FOR_NOTHING = ["nan", "NaN", "null", "NULL", "None", "NaT", "<NA>", "NA", "N/A", "___", "\\N"]
 AS_THEY_ARE = ("drug", "name", "long_title", "value", "result_value")  # blanks included
 WITH = {
     "admissions": ["hadm_id", "admittime"],

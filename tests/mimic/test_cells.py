@@ -74,7 +74,7 @@ NONE = {
     "code": ["  ", ".", "nan", "NaN", "NULL", "None ", "NA", "___"]
     + ["4019.0", "25000.0", '="0389"', "'0389", "I10,E119", "4.019", "401.9.0", "Ⅸ", "E81.2.0"],
 }
-WORDS = ["", "nan", "NaN", "NULL", "null", "None", "NaT", "<NA>", "NA", "N/A", "___"]
+WORDS = ["", "nan", "NaN", "NULL", "null", "None", "NaT", "<NA>", "NA", "N/A", "___", "\\N"]
 KINDS = ["time", "int", "num", "code"]
 
 

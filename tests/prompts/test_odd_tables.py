@@ -25,7 +25,7 @@ PLANTED = {
     "int": ["twelve", "-5.5", "99999999999999999999", "nan", "", "None", "1_0", "inf", "0x1F"],
     "num": ["inf", "1e400", "nan", "1,5", "___", "", "NULL", "1_000", "-Infinity"],
     "code": ["", "NaN", "NULL", "___", " ", "nan"],
-    "text": ["NULL", "nan", "", "None", "  ", "___"],
+    "text": ["NULL", "nan", "", "None", "  ", "___", "\\N"],
     "id": [""],
 }
 
@@ -200,7 +200,8 @@ def test_cells_that_cannot_be_are_null_and_counted_and_stop_no_step(copied, tmp_
     done = run_steps(copied, tmp_path / "storage")
     assert done.manifest["cells_not_of_their_type"] == expected and len(expected) > 40
     assert done.faults == {} and len(done.contexts) > 20
-    assert not [text for text in done.contexts for word in ("NULL", "nan;", "___") if word in text]
+    words = ("NULL", "nan;", "___", "\\N")
+    assert not [text for text in done.contexts for word in words if word in text]
     in_bulk = list(reader.records(done.store, columns.WANTED))
     one_by_one = [reader.record(done.store, r["subject_id"], columns.WANTED) for r in in_bulk]
     assert in_bulk == one_by_one
@@ -323,7 +324,7 @@ NOTHING_IN = {  # columns of numbers and times, each of which gets one of the wo
     "admissions": ("edregtime", "edouttime", "deathtime"),
     "labevents": ("storetime", "valuenum", "ref_range_lower", "ref_range_upper"),
     "patients": ("anchor_age", "anchor_year", "dod"),
-    "prescriptions": ("stoptime",),
+    "prescriptions": ("starttime", "stoptime"),
 }
 
 
