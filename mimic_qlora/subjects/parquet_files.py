@@ -73,7 +73,9 @@ def _sums(storage: Path) -> dict[Path, str]:
 def _sum_of(path: Path) -> str:
     try:
         return unchanged_sha256(path)
-    except OSError:
+    except OSError as error:
+        if faults.of_the_machine(error):
+            raise
         raise damaged(path) from None
 
 

@@ -1,5 +1,6 @@
 """Parquet files of step 1: a bit that has changed is noticed by whatever reads them."""
 
+import errno
 import random
 
 import pyarrow as pa
@@ -74,3 +75,12 @@ def test_a_changed_bit_of_a_dictionary_is_noticed(store, tmp_path):
         database.connect(store, tmp_path / "x")
     with pytest.raises(UserError, match="d_icd_diagnoses.parquet is damaged"):
         parquet_files.checked(store, [path])
+
+
+def test_a_table_that_may_not_be_read_is_not_called_damaged(store, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(parquet_files, "unchanged_sha256", refused)
+    with pytest.raises(PermissionError):
+        parquet_files.checked(store, [store / "subjects/tables/admissions/part-00000.parquet"])
