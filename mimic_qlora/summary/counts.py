@@ -3,6 +3,7 @@
 Each returns rows as they go into the CSV files, counts of fewer than `min_cell` patients hidden.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -25,20 +26,18 @@ def overview(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int)
     """Count patients, stays and rows. Sizes of splits follow from a rule and are never hidden."""
     there = database.names(con)
     patients = manifest["source"]["patients"]
-    coded = 0
-    if "diagnoses_icd" in there:
-        coded = _count(
-            con, f"SELECT count(DISTINCT subject_id) FROM diagnoses_icd WHERE {database.CODED}"
-        )
+    coded = _coded(con)
     by_coding = {"  with a coded stay": coded, "  without any coded stay": patients - coded}
     lines: dict[str, Cell] = {"Patients": patients}
     lines |= {f"  in the {name} split": n for name, n in manifest["split"].items()}
     lines |= by_coding
     lines |= hidden_cells(by_coding, [list(by_coding)], min_cell)
-    lines["Hospital stays"] = _count(con, f"SELECT count(*) FROM {database.STAYS}")
+    stays = {"Hospital stays": database.STAYS}
     if "icustays" in there:
-        icu_stays = _count(con, f"SELECT count(*) FROM {database.ICU_STAYS}")
-        lines["ICU stays"] = f"<{min_cell}" if is_small(icu_stays, min_cell) else icu_stays
+        stays["ICU stays"] = database.ICU_STAYS
+    for name, rows in stays.items():
+        n = _count(con, f"SELECT count(*) FROM {rows}")
+        lines[name] = f"<{min_cell}" if is_small(n, min_cell) else n
     lines["Tables by patient"] = len(manifest["rows"])
     lines["Rows"] = sum(counts["columnar"] for counts in manifest["rows"].values())
     return [{"what": what, "n": n} for what, n in lines.items()]
@@ -51,22 +50,12 @@ def flow(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> 
     patients are not sampled or unreadable is said of a file and never hidden.
     """
     read, n = manifest["rows"]["patients"], manifest["source"]["patients"]
-    there = database.names(con)
-    stay = _count(con, f"SELECT count(DISTINCT subject_id) FROM {database.STAYS}")
-    coded = 0
-    if "diagnoses_icd" in there:
-        coded = _count(
-            con, f"SELECT count(DISTINCT subject_id) FROM diagnoses_icd WHERE {database.CODED}"
-        )
-    counts = {"none": n - stay, "uncoded": stay - coded, "coded": coded, "without": n - coded}
-    sums = [["none", "uncoded", "coded"], ["none", "uncoded"], ["without", "coded"]]
-    cells: dict[str, Cell] = {**counts, **hidden_cells(counts, sums, min_cell)}
-    with_stay: Cell = stay if cells["none"] == counts["none"] else HIDDEN
+    cells = _stages(con, manifest, min_cell)
     stages: list[tuple[str, Cell, Cell, str]] = [
         ("in the tables", read["in"], read["unsampled"], "not in the sample"),
         ("taken", read["in"] - read["unsampled"], read["rejected"], "a row that cannot be read"),
         ("converted", n, cells["none"], "no hospital stay"),
-        ("with a hospital stay", with_stay, cells["uncoded"], "no coded diagnosis"),
+        ("with a hospital stay", cells["stay"], cells["uncoded"], "no coded diagnosis"),
         ("with a coded stay", cells["coded"], None, ""),
     ]
     return [
@@ -74,6 +63,27 @@ def flow(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> 
         for name, count, out, why in stages
         if name != "taken" or out
     ]
+
+
+def _stages(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> dict[str, Cell]:
+    """Count the patients without a stay ("none"), with one ("stay"), and of these without a code
+    ("uncoded") and with one ("coded"); what would tell of few is hidden."""
+    n, coded = manifest["source"]["patients"], _coded(con)
+    stay = _count(con, f"SELECT count(DISTINCT subject_id) FROM {database.STAYS}")
+    counts = {"none": n - stay, "uncoded": stay - coded, "coded": coded, "without": n - coded}
+    sums = [["none", "uncoded", "coded"], ["none", "uncoded"], ["without", "coded"]]
+    cells: dict[str, Cell] = {**counts, **hidden_cells(counts, sums, min_cell)}
+    cells["stay"] = stay if cells["none"] == counts["none"] else HIDDEN
+    return cells
+
+
+def _coded(con: DuckDBPyConnection) -> int:
+    """Count the patients with a coded stay."""
+    if "diagnoses_icd" not in database.names(con):
+        return 0
+    return _count(
+        con, f"SELECT count(DISTINCT subject_id) FROM diagnoses_icd WHERE {database.CODED}"
+    )
 
 
 def _count(con: DuckDBPyConnection, sql: str) -> int:
@@ -114,7 +124,22 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
             }
         )
     also = ("rows", "patients_share", "median_rows", "most_rows")
+    all_of_stays = [row for row in result if row["table"] == "admissions"]
+    _hide_stays(con, manifest, min_cell, all_of_stays, ("patients", *also))
     return hide_small(result, ("patients",), min_cell, also, total)
+
+
+def _hide_stays(
+    con: DuckDBPyConnection,
+    manifest: SubjectsManifest,
+    min_cell: int,
+    rows: Rows,
+    columns: Sequence[str],
+) -> None:
+    """Hide columns of rows that count the patients with a stay, where the flow must not."""
+    if rows and _stages(con, manifest, min_cell)["stay"] == HIDDEN:
+        for row in rows:
+            row.update(dict.fromkeys(columns, HIDDEN))
 
 
 def diagnoses_per_patient(
@@ -168,7 +193,8 @@ def diagnoses_histogram(con: DuckDBPyConnection, manifest: SubjectsManifest, min
     }
     if without := manifest["source"]["patients"] - sum(counts.values()):
         counts = {"0": without, **counts}
-    shown: dict[str, Cell] = {**counts, **hidden_cells(counts, [list(counts)], min_cell)}
+    sums = [[label for label in counts if label != "0"], list(counts)]  # the overview may tell 0
+    shown: dict[str, Cell] = {**counts, **hidden_cells(counts, sums, min_cell)}
     return [{"coded_diagnoses": label, "patients": n} for label, n in shown.items()]
 
 
@@ -275,6 +301,8 @@ def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) 
         rows.append({**row, "sentence": sentence})
     everybody = manifest["source"]["patients"]
     also = ("rows", "share", "patients")
+    all_of_stays = [row for row in rows if row["table"] == "admissions" and row["share"] == 1]
+    _hide_stays(con, manifest, min_cell, all_of_stays, also)
     return hide_small(rows, ("rows", "patients"), min_cell, also, everybody)
 
 

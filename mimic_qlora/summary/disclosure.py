@@ -1,7 +1,10 @@
 """Disclosure control: counts so small that they may identify a patient are hidden."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from mimic_qlora.display.cells import Cell
 
@@ -41,32 +44,105 @@ def hide_small(
 
 
 def hidden_cells(
-    counts: Mapping[Key, int], sums: Sequence[Sequence[Key]], min_cell: int
+    counts: Mapping[Key, int],
+    sums: Sequence[Sequence[Key]],
+    min_cell: int,
+    totals: Sequence[Sequence[Key]] = (),
+    unseen: Collection[Key] = (),
 ) -> dict[Key, str]:
     """Return what is shown in place of the counts that must be hidden: "<10" or "hidden".
 
-    `sums` are lists of keys whose sum is known. Where only one term of a sum is hidden, or they
+    `sums` are lists of keys whose sum is known, `totals` lists whose first key is the sum of the
+    others; `unseen` are not shown in any case. Where only one term of a list is hidden, or they
     add up to few, they could be worked out, so the smallest of the others is hidden too
     (complementary suppression). Where the bound "<10" could tell a term, it is "hidden" as well.
+
+    Lists that cross, as rows and columns do, can tell a count that none of them tells. So what all
+    of them leave open is computed in the end, and bounds are dropped, then further counts hidden,
+    until no small count is told.
     """
+    lists = [*sums, *totals]
     small = {key for key, n in counts.items() if is_small(n, min_cell)}
-    hidden = {*small}
+    hidden = _complemented(counts, lists, small, min_cell)
+    bounded = _bounded(counts, lists, hidden, small, min_cell)
+    if not small:
+        return {}
+    equations = [dict.fromkeys(keys, 1) for keys in sums if not {*keys} <= {*unseen}]
+    equations += [{first: -1, **dict.fromkeys(terms, 1)} for first, *terms in totals]
+
+    def told(hidden: set[Key], bounded: set[Key]) -> set[Key]:
+        most = {key: min_cell - 1 for key in bounded}
+        lower = {key: int(key not in unseen) for key in counts if key in hidden or key in unseen}
+        return {
+            key for key in small & lower.keys() if _is_told(key, counts, equations, lower, most)
+        }
+
+    in_any_case = told({key for key, n in counts.items() if n > 0}, set())
+    while found := told(hidden, bounded) - in_any_case:
+        if not bounded:
+            others = [key for key, n in counts.items() if n > 0 and key not in hidden]
+            near = {key for keys in lists if not found.isdisjoint(keys) for key in keys}
+            more = min([key for key in others if key in near] or others, key=lambda k: counts[k])
+            hidden = _complemented(counts, lists, {*hidden, more}, min_cell)
+        bounded = set()
+    return {key: f"<{min_cell}" if key in bounded else HIDDEN for key in counts if key in hidden}
+
+
+def _complemented(
+    counts: Mapping[Key, int], lists: Sequence[Sequence[Key]], hidden: set[Key], min_cell: int
+) -> set[Key]:
+    """Return the hidden keys with those that no list may show beside them."""
+    hidden = {*hidden}
     changed = bool(hidden)
     while changed:
         changed = False
-        for keys in sums:
+        for keys in lists:
             terms = [key for key in keys if key in hidden]
             others = [key for key in keys if key not in hidden and counts[key] > 0]
             few = len(terms) == 1 or sum(counts[key] for key in terms) < min_cell
             if terms and others and few:
                 hidden.add(min(others, key=lambda key: counts[key]))
                 changed = True
+    return hidden
+
+
+def _bounded(
+    counts: Mapping[Key, int],
+    lists: Sequence[Sequence[Key]],
+    hidden: set[Key],
+    small: set[Key],
+    min_cell: int,
+) -> set[Key]:
+    """Return the small keys of which no list tells more when "<10" is written."""
     bounded = {*small}
-    for keys in sums:
+    for keys in lists:
         terms = [key for key in keys if key in hidden]
         total = sum(counts[key] for key in terms)
         most = (min_cell - 1) * (len(terms) - 1)  # that all but one of small terms can be
         told = total > most + 1 if small.issuperset(terms) else total < 2 * min_cell
         if told and len(terms) > 1:
             bounded.difference_update(terms)
-    return {key: f"<{min_cell}" if key in bounded else HIDDEN for key in counts if key in hidden}
+    return bounded
+
+
+def _is_told(
+    wanted: Key,
+    counts: Mapping[Key, int],
+    equations: Sequence[Mapping[Key, int]],
+    least: Mapping[Key, int],
+    most: Mapping[Key, int],
+) -> bool:
+    """Tell whether all equations together leave a hidden count one value.
+
+    equations: key -> factor; what they add up to is known. `least` has all hidden keys.
+    """
+    beyond = sum(counts.values()) + 2  # no count is as great
+    bounds = Bounds(list(least.values()), [most.get(key, beyond) for key in least])
+    factors = np.array([[equation.get(key, 0) for key in least] for equation in equations])
+    known = factors @ [counts[key] for key in least]
+    rules = LinearConstraint(factors, known, known)
+    goal = np.array([float(key == wanted) for key in least])
+    ends = [
+        milp(sign * goal, integrality=1, bounds=bounds, constraints=rules).x for sign in (1, -1)
+    ]
+    return round(goal @ ends[0]) == round(goal @ ends[1])

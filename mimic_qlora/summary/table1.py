@@ -19,7 +19,8 @@ from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
 _MOST_YEARS = 120  # an age beyond cannot be one
-_UNKNOWN = (races.NOT_RECORDED, "no hospital stay")  # the last rows of a characteristic
+NO_STAY = "no hospital stay"
+_UNKNOWN = (races.NOT_RECORDED, NO_STAY)  # the last rows of a characteristic
 _OTHER_TEXT = "another text"
 _PUBLISHED = {  # levels that MIMIC-IV's pages name; any other may be one patient's
     "gender": ("F", "M"),
@@ -85,7 +86,7 @@ def table1(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -
     rows += _quartiles("Stays per patient", lambda part: part.stays, groups)
     rows += _quartiles(
         "Days of each stay",
-        lambda part: stays.days[stays.subject_id.isin(part.subject_id)],
+        lambda part: stays[stays.index.isin(part.subject_id)],
         groups,
     )
     rows += _quartiles("Days from first to last", lambda part: part.days_covered, groups)
@@ -107,9 +108,9 @@ def _groups(people: pd.DataFrame, min_cell: int) -> Groups:
         f"not coded: {name}": int((~people.coded & (people.split == name)).sum())
         for name in of_split
     }
-    sums = [list(SPLITS), ["no coded stay", *rest], ["overall", "no coded stay"]]
-    sums += [[name, f"not coded: {name}"] for name in of_split]
-    hidden = hidden_cells(sizes | rest, sums, min_cell)
+    sums = [["overall", "no coded stay"], *([name, f"not coded: {name}"] for name in of_split)]
+    totals = [SPLITS, ["no coded stay", *rest]]
+    hidden = hidden_cells(sizes | rest, sums, min_cell, totals, unseen=rest)
     return Groups(parts, {name: hidden.get(name, n) for name, n in sizes.items()}, min_cell)
 
 
@@ -172,12 +173,13 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
     return people
 
 
-def _stays(con: DuckDBPyConnection) -> pd.DataFrame:
-    """Return subject_id and length in days of each hospital stay."""
-    return con.execute(f"""
+def _stays(con: DuckDBPyConnection) -> pd.Series:
+    """Return subject_id -> length in days of each hospital stay."""
+    found = con.execute(f"""
         SELECT subject_id, epoch(dischtime - admittime) / 86400 AS days
         FROM {database.STAYS} WHERE coalesce(admittime <= dischtime, true)
         ORDER BY subject_id, hadm_id""").df()
+    return found.set_index("subject_id").days
 
 
 def _levels(title: str, counts: Mapping[str, Mapping[str, int]], groups: Groups) -> Rows:
@@ -187,8 +189,11 @@ def _levels(title: str, counts: Mapping[str, Mapping[str, int]], groups: Groups)
     """
     cells = {(level, column): counts[level][column] for level in counts for column in COLUMNS}
     sums = [[(level, column) for level in counts] for column in COLUMNS]
-    sums += [[(level, column) for column in SPLITS] for level in counts]
-    hidden = hidden_cells(cells, sums, groups.min_cell)
+    if NO_STAY in counts:  # how many these are, other tables tell where it may be told
+        sums.insert(0, [(level, COLUMNS[-1]) for level in counts if level != NO_STAY])
+    totals = [[(level, column) for column in SPLITS] for level in counts]
+    unseen = {key for key in cells if isinstance(groups.sizes[key[1]], str)}
+    hidden = hidden_cells(cells, sums, groups.min_cell, totals, unseen)
     rows: Rows = []
     if "" not in counts:
         rows.append({"characteristic": title, **dict.fromkeys(COLUMNS, "")})
@@ -213,11 +218,16 @@ def _short(value: float) -> str:
 
 
 def _quartiles(title: str, values: Callable[[pd.DataFrame], pd.Series], groups: Groups) -> Rows:
-    """Return one row "median [quartiles]" of the values that are known in each group."""
+    """Return one row "median [quartiles]" of the values that are known in each group.
+
+    The index of `values` tells whose each is: many may be of few patients.
+    """
     row: dict[str, Cell] = {"characteristic": title}
     for name, part in groups.people.items():
         numbers = values(part).dropna()
-        if isinstance(groups.sizes[name], str) or is_small(len(numbers), groups.min_cell):
+        if isinstance(groups.sizes[name], str) or is_small(
+            numbers.index.nunique(), groups.min_cell
+        ):
             row[name] = HIDDEN
         elif len(numbers):
             low, middle, high = numbers.quantile([0.25, 0.5, 0.75])

@@ -7,11 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from helpers.scripts import run_here, run_script
 from mimic_qlora.subjects import database
-from mimic_qlora.summary import counts, disclosure, record_lengths
+from mimic_qlora.summary import counts, disclosure, record_lengths, table1
 from mimic_qlora.summary.tables import KINDS
 
 N = 40
@@ -229,6 +230,61 @@ def test_no_hidden_term_can_be_worked_out_from_a_sum():
         found = disclosure.hidden_cells(n, [list(n)], 10)
         assert tuple(found.get(key, "shown") for key in n) == expected
         assert disclosure.hidden_cells(n, [list(n)], 0) == {}
+
+
+def test_no_hidden_count_can_be_worked_out_where_rows_and_columns_cross():
+    """Of all columns together: train a + b is 41 and a at least 40, so that b is 1."""
+    rows = {"a": (59, 40, 9, 10), "b": (23, 1, 12, 10), "c": (51, 40, 1, 10)}
+    columns = ("overall", "train", "validation", "test")
+    n = {(r, c): k for r, row in rows.items() for c, k in zip(columns, row, strict=True)}
+    sums = [[(r, c) for r in rows] for c in columns]
+    totals = [[(r, c) for c in columns] for r in rows]
+    list_by_list = {("a", "train"), ("a", "validation"), ("b", "train"), ("b", "test")}
+    list_by_list |= {("c", "validation"), ("c", "test")}
+    found = disclosure.hidden_cells(n, sums, 10, totals)
+    assert found.keys() > list_by_list and found["a", "validation"] == "hidden"
+    everything = disclosure.hidden_cells({"few": 3, "0": 0}, [["few", "0"]], 10)
+    assert everything == {"few": "<10"}  # its sum tells it, and nothing is there to hide
+
+
+def test_what_one_table_hides_no_other_tells(tmp_path):
+    """Of 40 patients 26 have a coded stay, one has a stay without a code."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    for name, last in (("admissions", 27), ("diagnoses_icd", 26)):
+        with gzip.open(hosp / f"{name}.csv.gz", "rt", newline="") as file:
+            first, *_ = csv.DictReader(file)
+        rows = [{**first, "subject_id": i, "hadm_id": 1000 + i} for i in range(1, last + 1)]
+        if name == "diagnoses_icd":
+            rows += [{**rows[0], "seq_num": seq_num} for seq_num in range(2, 25)]
+        write_table(hosp, name, rows)
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
+    result = tables(place)
+    assert [row["n"] for row in result["flow"]][2] == "hidden"
+    shown = {row["table"]: row for row in result["rows_per_table"]}
+    assert shown["admissions"]["patients"] == shown["admissions"]["rows"] == "hidden"
+    of_admissions = [r for r in result["quality"] if r["table"] == "admissions"]
+    assert of_admissions and {row["patients"] for row in of_admissions} == {"hidden"}
+    # 14 without a code are in the overview: beside them the histogram hides another bin
+    histogram = {row["coded_diagnoses"]: row["patients"] for row in result["diagnoses_histogram"]}
+    assert histogram == {"0": 14, "1 to 19": "hidden", "20 to 39": "<10"}
+
+
+def test_table_1_hides_no_patients_without_a_stay_that_the_flow_tells():
+    levels = {"White": 24, "Black": 3, table1.NO_STAY: 12}
+    counts_of = {
+        level: dict.fromkeys(table1.SPLITS, 0) | {"no coded stay": n} for level, n in levels.items()
+    }
+    sizes = dict.fromkeys(table1.COLUMNS, 40)
+    rows = table1._levels("Race", counts_of, table1.Groups({}, sizes, 10))
+    assert [row["no coded stay"] for row in rows] == ["", "hidden", "<10", "12 (30%)"]
+
+
+def test_lengths_of_many_stays_of_few_patients_are_hidden():
+    days = pd.Series([1.0] * 12, index=[7] * 12)
+    groups = table1.Groups({"overall": days.to_frame("days")}, {"overall": 40}, 10)
+    assert table1._quartiles("Days", lambda part: part.days, groups)[0]["overall"] == "hidden"
 
 
 def test_a_number_that_all_but_few_patients_are_in_is_hidden(tmp_path):
