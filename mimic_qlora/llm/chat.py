@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimic_qlora.llm.finding import read_json
+from mimic_qlora.llm.finding import read_json, remedy
 from mimic_qlora.llm.offline import FROM_HERE, check_kind, quiet_transformers, refuse_own_code
 from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
@@ -45,7 +45,7 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         refuse_own_code(path, error)
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(
-            f"the tokenizer in {path} cannot be read ({reason}): fetch or copy the model anew"
+            f"the tokenizer in {path} cannot be read ({reason}): {remedy(path)}"
         ) from None
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer in {path} has no chat template{_without_template(path)}")

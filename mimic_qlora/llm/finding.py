@@ -118,7 +118,18 @@ def remedy(path: Path) -> str:
         return f"remove {path}, and the same command makes it anew"
     if (path / "adapter_config.json").exists():
         return "train it again with `python train_qlora.py --force`, or copy it anew"
+    if any(map(_is_pointer, path.glob("*.*"))):
+        return f"files there are pointers of Git LFS, so run `git lfs pull` in {path}"
     return f"fetch {model_name(path)} anew, or copy it again"
+
+
+def _is_pointer(path: Path) -> bool:
+    """Tell whether Git LFS has left its note of a file in the place of the file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(GIT_LFS)) == GIT_LFS
+    except OSError:
+        return False
 
 
 def missing_files(path: Path) -> list[str]:
@@ -164,6 +175,7 @@ def missing_weights(path: Path) -> list[str]:
     return [WEIGHTS]
 
 
+GIT_LFS = b"version https://git-lfs"
 SHARD = r"model-(\d{5})-of-(\d{5})\.safetensors"
 
 

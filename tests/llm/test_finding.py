@@ -192,6 +192,23 @@ def test_a_damaged_model_is_named_in_one_sentence(tiny, tmp_path, file, damage, 
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "use"),
+    [
+        ("config.json", finding.describe),
+        ("tokenizer.json", chat.load_tokenizer),
+        ("model.safetensors", finding.fingerprint),
+    ],
+)
+def test_a_clone_without_git_lfs_is_told_to_pull(tiny, tmp_path, file, use):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    with pytest.raises(
+        UserError, match=f"are pointers of Git LFS, so run `git lfs pull` in {folder}"
+    ):
+        use(folder)
+
+
 def change_config(model: Path, place: Path, **changed) -> Path:
     """A copy of a model with other values in config.json; None takes a name out."""
     copy = shutil.copytree(model, place)
