@@ -26,6 +26,7 @@ Files = dict[str, dict[str, Path]]  # table -> name of a part -> its Parquet fil
 
 
 ALL = ["{all}"]
+_STAYS = {"admissions": "hadm_id", "icustays": "stay_id", "edstays": "stay_id"}
 
 
 class Check(NamedTuple):
@@ -109,6 +110,8 @@ def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> li
     with tempfile.TemporaryDirectory(dir=temp) as spill, _connection(spill, memory) as con:
         for name, path in dictionaries.items():
             _view(con, name, [path])
+        for table in _STAYS.keys() & files.keys():
+            _create_shared(con, table, list(files[table].values()))
         found = _faults(con, files, jobs)
         for table in files:
             n_rows[table], more = _column_flags(con, table, list(files[table].values()))
@@ -129,7 +132,16 @@ def _connection(spill: str, memory: int) -> contextlib.closing[DuckDBPyConnectio
     )
     con.execute("SET enable_progress_bar = false")
     con.execute("CREATE SCHEMA whole")
+    con.execute("CREATE SCHEMA shared")
     return contextlib.closing(con)
+
+
+def _create_shared(con: DuckDBPyConnection, table: str, paths: Sequence[Path]) -> None:
+    """Make the table `shared.<table>` of the ids of stays that stand with two patients."""
+    if (column := _STAYS[table]) in columns_of(paths[0]):
+        con.execute(f"""
+            CREATE TABLE shared.{table} AS SELECT {column} AS id FROM {sql.parquet(paths)}
+            WHERE {column} IS NOT NULL GROUP BY ALL HAVING min(subject_id) < max(subject_id)""")
 
 
 def _faults(

@@ -8,7 +8,8 @@
 -- of MIMIC-IV alone.
 -- The query returns one row (subject_id, worst) for each faulty row; worst is a number, an interval
 -- or NULL. It sees the patients of one bucket with all their rows, so it may compare the rows of
--- one patient, but not those of two patients.
+-- one patient, but not those of two patients; shared.{table} holds the ids of stays, as `id`, that stand
+-- with two.
 
 -- check: negative length of stay
 -- tables: icustays
@@ -339,6 +340,26 @@ SELECT subject_id, NULL AS worst FROM {table} SEMI JOIN (
 -- finds: has an item for which d_labitems has two names (the first one counts)
 SELECT subject_id, NULL AS worst FROM {table} SEMI JOIN (
   SELECT itemid FROM d_labitems GROUP BY itemid HAVING count(DISTINCT label) > 1) USING (itemid)
+
+-- check: stay of two patients
+-- tables: admissions
+-- finds: is a hospital stay that stands with another patient too (each counts as the patient's own)
+SELECT subject_id, NULL AS worst FROM {table} WHERE hadm_id IN (SELECT id FROM shared.{table})
+
+-- check: stay of two patients
+-- tables: icustays edstays
+-- finds: is a stay that stands with another patient too (each counts as the patient's own)
+SELECT subject_id, NULL AS worst FROM {table} WHERE stay_id IN (SELECT id FROM shared.{table})
+
+-- check: word of another form
+-- tables: patients
+-- finds: gender is neither F nor M (steps 3 to 7 take the sex as not known)
+SELECT subject_id, NULL AS worst FROM {table} WHERE gender IS NULL OR gender NOT IN ('F', 'M')
+
+-- check: word of another form
+-- tables: prescriptions
+-- finds: drug_type is not MAIN, BASE or ADDITIVE (prompts show MAIN alone)
+SELECT subject_id, NULL AS worst FROM {table} WHERE drug_type NOT IN ('MAIN', 'BASE', 'ADDITIVE')
 
 -- check: age out of range
 -- tables: patients

@@ -26,7 +26,9 @@ def sound(subject_id):
     start, end = time("2150-03-02 08:00:00"), time("2150-03-04 08:00:00")
     lab = {"itemid": 50912, "ref_range_lower": 0.4, "ref_range_upper": 1.1, "storetime": end}
     return {
-        "patients": [{"subject_id": subject_id, "anchor_age": 60, "dod": time("2151-01-01")}],
+        "patients": [
+            {"subject_id": subject_id, "gender": "F", "anchor_age": 60, "dod": time("2151-01-01")}
+        ],
         "admissions": [
             {
                 **ids,
@@ -42,7 +44,9 @@ def sound(subject_id):
         "labevents": [
             {**ids, **lab, "labevent_id": n, "charttime": start, "valuenum": 0.9} for n in (1, 2)
         ],
-        "prescriptions": [{**ids, "drug": "Aspirin", "starttime": start, "stoptime": end}],
+        "prescriptions": [
+            {**ids, "drug_type": "MAIN", "drug": "Aspirin", "starttime": start, "stoptime": end}
+        ],
         "icustays": [{**ids, "stay_id": stay_id, "intime": start, "outtime": end, "los": 2.0}],
         "inputevents": [
             {**ids, "stay_id": stay_id, "starttime": start, "endtime": end, "storetime": end}
@@ -156,6 +160,8 @@ FAULTS = [
         "diagnoses_icd",
         change("diagnoses_icd", icd_code="88", icd_version=9),
     ),
+    ("word of another form", "patients", change("patients", gender="female")),
+    ("word of another form", "prescriptions", change("prescriptions", drug_type="Main")),
     ("no key", "labevents", change("labevents", labevent_id=None)),
     ("no key", "labevents", change("labevents", itemid=None)),
     ("weight out of range", "inputevents", change("inputevents", patientweight=5.5)),
@@ -195,7 +201,7 @@ def test_every_kind_of_check_on_these_tables_has_a_fault_planted():
     there = sound(FIRST).keys()
     checks = [c for c in quality.checks() if {*c.needs} <= there]
     made = {(c.name, t) for c in checks for t in c.tables if t in there}
-    planted = {name for name, _, _ in FAULTS}
+    planted = {name for name, _, _ in FAULTS} | {"stay of two patients"}  # has a test of its own
     assert {name for name, _ in made} <= planted
 
 
@@ -206,6 +212,20 @@ def test_counts_of_buckets_are_added_and_the_worst_of_all_is_named(tmp_path):
     flag = found(write(tmp_path, patients))["stop before start", "prescriptions"]
     assert (flag.rows, flag.patients, flag.share) == (2, 2, 1.0)
     assert flag.sentence == "stops before it starts, at worst by 10 days"
+
+
+def test_a_stay_that_stands_with_two_patients_is_flagged_with_both(tmp_path):
+    """They may lie in two buckets, which no query sees together."""
+    first, second = sound(FIRST), sound(SECOND)
+    second["admissions"] += [first["admissions"][0] | {"subject_id": SECOND}]
+    second["icustays"] += [first["icustays"][0] | {"subject_id": SECOND}]
+    flags = {
+        flag.table: flag
+        for flag in quality.flags(write(tmp_path, [first, second]))
+        if flag.check == "stay of two patients"
+    }
+    assert flags.keys() == {"admissions", "icustays"}
+    assert all((flag.rows, flag.patients) == (2, 2) for flag in flags.values())
 
 
 def test_a_bucket_without_stays_makes_orphans(tmp_path):
