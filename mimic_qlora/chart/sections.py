@@ -325,16 +325,17 @@ def _measurements(view: Record, as_of: datetime) -> list[Item]:
     """Return the newest measurement of each kind, and for the bedside the one before it."""
     found = [
         vitals.Reading(
-            MEASURED[row["result_name"]].name,
+            kind.name,
             row["chartdate"],
             word(row["result_value"]),
-            MEASURED[row["result_name"]].unit,
+            kind.unit,
             (("omr", row),),
         )
         for row in sorted(
             measurements.plausible(view["omr"]), key=lambda r: r["chartdate"], reverse=True
         )
-        if row.get("result_name") in MEASURED and facts.is_value(row.get("result_value"))
+        if (kind := MEASURED.get(row.get("result_name", "")))
+        and re.fullmatch(kind.form, row.get("result_value", "").strip())
     ] + vitals.vitals(view)
     by_kind: dict[str, list[vitals.Reading]] = {}
     for reading in sorted(found, key=lambda one: one.when, reverse=True):

@@ -51,15 +51,16 @@ SEXES = {"F": "female", "M": "male"}
 
 
 class Kind(NamedTuple):
-    """A kind of measurement: its name, and its unit as it follows the value."""
+    """A kind of measurement: its name, its unit as it follows the value, and the value's form."""
 
     name: str
     unit: str = ""
+    form: str = r"\d+(\.\d+)?"
 
 
 # Measurements of omr in our words; all others in omr are rare.
 MEASURED = {
-    "Blood Pressure": Kind("blood pressure"),
+    "Blood Pressure": Kind("blood pressure", form=r"\d+/\d+"),
     "Weight (Lbs)": Kind("weight", " pounds"),
     "BMI (kg/m2)": Kind("BMI"),
     "Height (Inches)": Kind("height", " inches"),

@@ -299,19 +299,34 @@ SELECT subject_id, NULL AS worst FROM {table} WHERE labevent_id IS NULL
 -- finds: has no itemid or no charttime (steps 4 to 7 leave it out)
 SELECT subject_id, NULL AS worst FROM {table} WHERE itemid IS NULL OR charttime IS NULL
 
+-- check: no key
+-- tables: prescriptions
+-- finds: has no drug or no starttime (steps 4 to 7 leave it out)
+SELECT subject_id, NULL AS worst FROM {table} WHERE drug IS NULL OR starttime IS NULL
+
 -- check: code without a title
 -- tables: diagnoses_icd
 -- with: d_icd_diagnoses
 -- finds: has a code that d_icd_diagnoses has no title for
-SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN d_icd_diagnoses USING (icd_code, icd_version)
+SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
+  FROM d_icd_diagnoses WHERE long_title IS NOT NULL) USING (icd_code, icd_version)
 WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 
 -- check: code without a title
 -- tables: procedures_icd
 -- with: d_icd_procedures
 -- finds: has a code that d_icd_procedures has no title for
-SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN d_icd_procedures USING (icd_code, icd_version)
+SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
+  FROM d_icd_procedures WHERE long_title IS NOT NULL) USING (icd_code, icd_version)
 WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
+
+-- check: code without a title
+-- tables: labevents
+-- with: d_labitems
+-- finds: has an item that d_labitems has no name for (its number stands for it)
+SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
+  FROM d_labitems WHERE label IS NOT NULL) USING (itemid)
+WHERE itemid IS NOT NULL
 
 -- check: code without its zeros
 -- tables: diagnoses_icd procedures_icd
@@ -360,6 +375,14 @@ SELECT subject_id, NULL AS worst FROM {table} WHERE gender IS NULL OR gender NOT
 -- tables: prescriptions
 -- finds: drug_type is not MAIN, BASE or ADDITIVE (prompts show MAIN alone)
 SELECT subject_id, NULL AS worst FROM {table} WHERE drug_type NOT IN ('MAIN', 'BASE', 'ADDITIVE')
+
+-- check: word of another form
+-- tables: omr
+-- finds: result_value is no number, or of a blood pressure no two (prompts leave it out)
+SELECT subject_id, NULL AS worst FROM {table}
+WHERE NOT regexp_full_match(trim(result_value), CASE result_name
+  WHEN 'Blood Pressure' THEN '\d+/\d+' ELSE '\d+(\.\d+)?' END)
+AND result_name IN ('Blood Pressure', 'Weight (Lbs)', 'BMI (kg/m2)', 'Height (Inches)')
 
 -- check: age out of range
 -- tables: patients

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mimic_qlora.chart import measurements
+from mimic_qlora.chart import measurements, sections
 from mimic_qlora.mimic import omr_bounds
 from mimic_qlora.subjects import quality
 
@@ -52,6 +52,24 @@ def rows(*found):
 def test_only_plausible_weights_and_indexes_are_shown(found, shown):
     kept = [row["result_value"] for row in measurements.plausible(rows(*found))]
     assert kept == ([value for *_, value in found] if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "shown"),
+    [
+        ("W", "150", "weight 150 pounds, 1 day ago"),
+        ("W", "refused", None),
+        ("B", "120/80", None),
+        ("P", "120/80", "blood pressure 120/80, 1 day ago"),
+        ("P", "120", None),
+        ("P", "120/80/60", None),
+        ("P", "___", None),
+    ],
+)
+def test_what_is_no_number_is_no_measurement(kind, value, shown):
+    view = {"omr": rows((0, kind, value)), "chartevents": [], "icustays": []}
+    items = sections._measurements(view, FIRST + timedelta(days=1))
+    assert [item.words for item in items] == ([shown] if shown else [])
 
 
 def test_step_1_counts_and_contexts_leave_out_by_the_same_bounds():

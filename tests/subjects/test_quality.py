@@ -162,6 +162,8 @@ FAULTS = [
     ),
     ("word of another form", "patients", change("patients", gender="female")),
     ("word of another form", "prescriptions", change("prescriptions", drug_type="Main")),
+    ("word of another form", "omr", change("omr", 1, result_value="refused")),
+    ("no key", "prescriptions", change("prescriptions", drug=None)),
     ("no key", "labevents", change("labevents", labevent_id=None)),
     ("no key", "labevents", change("labevents", itemid=None)),
     ("weight out of range", "inputevents", change("inputevents", patientweight=5.5)),
@@ -212,6 +214,21 @@ def test_counts_of_buckets_are_added_and_the_worst_of_all_is_named(tmp_path):
     flag = found(write(tmp_path, patients))["stop before start", "prescriptions"]
     assert (flag.rows, flag.patients, flag.share) == (2, 2, 1.0)
     assert flag.sentence == "stops before it starts, at worst by 10 days"
+
+
+def test_a_code_or_an_item_without_a_name_is_flagged_also_where_its_row_has_an_empty_one(tmp_path):
+    folder = write(tmp_path, [sound(FIRST), sound(SECOND)])
+    (folder / "dictionaries").mkdir()
+    codes = {"icd_code": ["I10", "E119"], "icd_version": [10, 10], "long_title": ["Hyper", None]}
+    items = {"itemid": pa.array([50912]), "label": pa.array([None], pa.string())}
+    for name, cells in (("d_icd_diagnoses", codes), ("d_labitems", items)):
+        pq.write_table(pa.table(cells), folder / "dictionaries" / f"{name}.parquet")
+    flags = {
+        flag.table: flag.rows
+        for flag in quality.flags(folder)
+        if flag.check == "code without a title"
+    }
+    assert flags == {"diagnoses_icd": 2, "labevents": 4}
 
 
 def test_a_stay_that_stands_with_two_patients_is_flagged_with_both(tmp_path):
