@@ -301,6 +301,7 @@ def step_output(
     place = linked_place(storage / step)
     with locked(place, step):
         recover(place)
+        refuse_other_output(storage, step)
         manifest = new_manifest(step, settings, inputs)
         if not force:
             stop_if_up_to_date(place, manifest)
@@ -328,6 +329,16 @@ def step_output(
             if full:  # which disk it was can be seen until now alone
                 raise UserError(full) from error
             raise
+
+
+def refuse_other_output(storage: Path, step: str) -> None:
+    """Raise UserError where a step would write over the output of another, by a link or a copy."""
+    other = (read(storage / step) or {}).get("step")
+    if isinstance(other, str) and other.split("/")[0] != step.split("/")[0]:
+        raise UserError(
+            f"{storage / step} holds the output of {other}, which would be replaced: move it away, "
+            "or remove the link if it is one"
+        )
 
 
 def _begin(temp: Path, manifest: Manifest) -> None:

@@ -68,6 +68,7 @@ def train_one(job: Job) -> None:
         storage.locked(run.place, run.step),
     ):
         storage.recover(run.place)
+        storage.refuse_other_output(run.store, run.step)
         stop_if_up_to_date(run)
         say_replaced(run)
         samples = read_samples(run)

@@ -198,6 +198,22 @@ def test_a_step_whose_folder_is_a_link_is_written_where_it_points_to(tmp_path):
 
 
 @pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("force", [True, False])
+def test_the_output_of_another_step_is_not_replaced(tmp_path, linked, force):
+    """A link or a copy in the wrong place: the training of an adapter would be gone."""
+    with storage.step_output(tmp_path, "adapters/default", {}, {}) as out:
+        (out.path / "adapter_model.safetensors").write_text("learned")
+    adapter, place = tmp_path / "adapters" / "default", tmp_path / "exports" / "default"
+    place.parent.mkdir()
+    place.symlink_to(adapter) if linked else shutil.copytree(adapter, place)
+    with pytest.raises(errors.UserError, match=f"{place} holds the output of adapters/default"):
+        with storage.step_output(tmp_path, "exports/default", {}, {}, force):
+            pass
+    for folder in (adapter, place):
+        assert (folder / "adapter_model.safetensors").read_text() == "learned"
+
+
+@pytest.mark.parametrize("linked", [True, False])
 def test_a_folder_that_no_step_wrote_is_kept_when_its_place_is_taken(tmp_path, capsys, linked):
     """Somebody's own folder of that name, or one to which a link was made by mistake."""
     there = tmp_path / ("thesis" if linked else "features")
