@@ -186,6 +186,11 @@ def _read(place: Path, step: str, kind: type[FinishedManifest]) -> FinishedManif
         )
     if wrong := misfits(manifest, kind):
         raise damaged_manifest(path, wrong, step)
+    if manifest["step"].split("/")[0] != step.split("/")[0]:  # which may rest on this one
+        raise UserError(
+            f"{place} holds the output of {manifest['step']}: move it away, then run "
+            f"`{command_for(step)}`"
+        )
     return cast(FinishedManifest, manifest)
 
 

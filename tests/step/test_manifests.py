@@ -213,6 +213,15 @@ def test_the_output_of_another_step_is_not_replaced(tmp_path, linked, force):
         assert (folder / "adapter_model.safetensors").read_text() == "learned"
 
 
+def test_the_output_of_another_step_is_not_taken_for_that_of_one(tmp_path):
+    """As an export in the place of its adapter is, which it rests on: that had no end."""
+    with storage.step_output(tmp_path, "exports/default", {}, {"adapters/default": "an id"}):
+        pass
+    shutil.copytree(tmp_path / "exports", tmp_path / "adapters")
+    with pytest.raises(errors.UserError, match="adapters/default holds the output of exports/def"):
+        storage.verified_manifest(tmp_path, "adapters/default")
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_a_folder_that_no_step_wrote_is_kept_when_its_place_is_taken(tmp_path, capsys, linked):
     """Somebody's own folder of that name, or one to which a link was made by mistake."""
