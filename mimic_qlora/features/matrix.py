@@ -477,7 +477,7 @@ def _category_block(
 def _dense(n_patients: int, block: Block) -> np.ndarray:
     """Return a block as float32 [patients, features]; values beyond float32 are clipped."""
     dense = np.full((n_patients, len(block.features)), block.empty, np.float32)
-    largest = np.finfo(np.float32).max
+    largest = np.finfo(np.float32).max / 2  # a median adds two
     for patients, features, values in block.cells:
         clipped = np.clip(values, -largest, largest)
         dense[np.asarray(patients, int), np.asarray(features, int)] = clipped

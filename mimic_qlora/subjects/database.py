@@ -34,6 +34,8 @@ ED_STAYS = ICU_STAYS.replace("icustays", "edstays")
 ONCE = {"admissions": STAYS, "icustays": ICU_STAYS, "edstays": ED_STAYS}
 # and which rows of diagnoses_icd say what a stay was coded with
 CODED = "hadm_id IS NOT NULL AND icd_code IS NOT NULL AND icd_version IS NOT NULL"
+CODED_PATIENTS = f"""(SELECT DISTINCT subject_id
+    FROM diagnoses_icd SEMI JOIN {STAYS} USING (subject_id, hadm_id) WHERE {CODED})"""
 _TYPES: dict[Kind, str] = {
     "id": "BIGINT",
     "int": "BIGINT",

@@ -81,9 +81,7 @@ def _coded(con: DuckDBPyConnection) -> int:
     """Count the patients with a coded stay."""
     if "diagnoses_icd" not in database.names(con):
         return 0
-    return _count(
-        con, f"SELECT count(DISTINCT subject_id) FROM diagnoses_icd WHERE {database.CODED}"
-    )
+    return _count(con, f"SELECT count(*) FROM {database.CODED_PATIENTS}")
 
 
 def _count(con: DuckDBPyConnection, sql: str) -> int:

@@ -133,7 +133,7 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
     nobody = "(SELECT subject_id FROM patients WHERE false)"
     coded = icu_stays = nobody
     if "diagnoses_icd" in there:
-        coded = f"(SELECT subject_id FROM diagnoses_icd WHERE {database.CODED})"
+        coded = database.CODED_PATIENTS
     if "icustays" in there:
         icu_stays = database.ICU_STAYS
 
@@ -161,7 +161,7 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
         FROM aged p JOIN split s USING (subject_id)
         LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1
         LEFT JOIN stays t ON t.subject_id = p.subject_id
-        LEFT JOIN (SELECT DISTINCT subject_id FROM {coded}) c ON c.subject_id = p.subject_id
+        LEFT JOIN {coded} c ON c.subject_id = p.subject_id
         LEFT JOIN (SELECT subject_id, count(*) AS n FROM {icu_stays} GROUP BY 1) i
                ON i.subject_id = p.subject_id
         ORDER BY p.subject_id""").df()

@@ -174,3 +174,14 @@ def test_absent_rows_speak_through_their_number_alone(tmp_path):
             assert len(fill) == 1 and fill[0] == pytest.approx(
                 np.median(result.matrix[ordered & train, i])
             )
+
+
+def test_the_median_of_the_greatest_values_is_a_number():
+    block = matrix.Block(
+        [matrix.Cells(np.array([0, 1]), np.array([0, 0]), np.array([1.7e308, np.inf]))],
+        [matrix.Feature("labevents.valuenum", "", "max")],
+        float("nan"),
+    )
+    dense = matrix._dense(3, block)
+    matrix._fill(dense, np.array([True, True, False]))
+    assert np.isfinite(dense).all()

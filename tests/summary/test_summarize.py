@@ -271,6 +271,22 @@ def test_what_one_table_hides_no_other_tells(tmp_path):
     assert histogram == {"0": 14, "1 to 19": "hidden", "20 to 39": "<10"}
 
 
+def test_a_code_of_a_stay_that_is_not_there_makes_no_coded_stay(tmp_path):
+    """As steps 3 to 7 count them; the flow had a negative number of patients without a code."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    with gzip.open(hosp / "admissions.csv.gz", "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    write_table(hosp, "admissions", rows[:15])
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
+    result = tables(place)
+    with_code = len({row["subject_id"] for row in rows[:15]})
+    assert [row["n"] for row in result["flow"]][2:] == [with_code, with_code]
+    overview = {row["what"].strip(): row["n"] for row in result["overview"]}
+    assert overview["with a coded stay"] == result["table1"][0]["overall"] == with_code
+
+
 def test_table_1_hides_no_patients_without_a_stay_that_the_flow_tells():
     levels = {"White": 24, "Black": 3, table1.NO_STAY: 12}
     counts_of = {
