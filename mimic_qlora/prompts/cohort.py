@@ -64,7 +64,8 @@ def find(store: Path, tasks: list[str], per_subject: int, seed: int, hours: floa
     groups: dict[int, str] = {}
     n_coded, n_not_coded, left_out = 0, 0, Counter[str]()
     for record in reader.records(store, WHO_AND_WHEN):
-        if not record["diagnoses_icd_labeled"]:
+        stays = {stay["hadm_id"] for stay in record["admissions"]}
+        if stays.isdisjoint(row["hadm_id"] for row in record["diagnoses_icd_labeled"]):
             n_not_coded += 1
             continue
         n_coded += 1

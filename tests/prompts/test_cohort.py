@@ -3,6 +3,7 @@
 import json
 
 from helpers.prompt_records import of_task
+from mimic_qlora.prompts import cohort
 
 
 def test_who_is_left_out_is_counted_and_the_card_names_no_folder(demo_prompts, demo_dir):
@@ -31,3 +32,11 @@ def test_the_split_by_time_keeps_patients_whole_and_holds_out_the_latest_years(d
         assert (one["temporal_split"] == "test") == (
             years[one["subject_id"]] == max(years.values())
         )
+
+
+def test_codes_of_a_stay_that_is_not_there_are_no_coded_stay(monkeypatch, tmp_path):
+    """As in steps 2 and 3."""
+    rows = {"patients": [], "admissions": [], "diagnoses_icd_labeled": [{"hadm_id": 7}]}
+    monkeypatch.setattr(cohort.reader, "records", lambda *_: iter([{"subject_id": 1, **rows}]))
+    found = cohort.find(tmp_path, ["guidance"], 1, 42, 24)
+    assert found.counts[cohort.CODED] == 0 and found.counts[cohort.NO_STAY] == 1
