@@ -8,8 +8,8 @@
 -- of MIMIC-IV alone.
 -- The query returns one row (subject_id, worst) for each faulty row; worst is a number, an interval
 -- or NULL. It sees the patients of one bucket with all their rows, so it may compare the rows of
--- one patient, but not those of two patients; shared.{table} holds the ids of stays, as `id`, that stand
--- with two.
+-- one patient, but not those of two patients; shared.{table} holds the ids of stays, as `id`, that
+-- stand with two.
 
 -- check: negative length of stay
 -- tables: icustays
