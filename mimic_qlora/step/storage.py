@@ -252,7 +252,8 @@ def _retire(old: Path, place: Path) -> None:
     may lie beside what a step wrote.
     """
     is_folder = old.is_dir() and not old.is_symlink()
-    is_output = is_folder and (old / NAME).is_file()
+    # without a manifest that can be read it is not known which files are a step's
+    is_output = is_folder and read(old) is not None
     kept = None
     if is_folder and not is_output and any(old.iterdir()):
         kept = put_aside(old, place)

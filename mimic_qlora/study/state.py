@@ -15,7 +15,7 @@ from typing import Any
 from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.prompts import records
-from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.step import faults, files, manifests, storage
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import running_now
 from mimic_qlora.subjects import manifest as subjects_manifest
@@ -128,10 +128,12 @@ def _of_folder(
         inputs = dict(raw["inputs"])
         content_id, finished, seconds = str(raw["id"]), str(raw["finished"]), float(raw["seconds"])
         damaged = manifests.damaged_files(place, raw)
-    except PermissionError as error:
-        return StepState(step, DAMAGED, f"{error.filename} cannot be read", bytes=size)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"its {manifests.NAME} cannot be read"
+        if isinstance(error, OSError) and faults.of_the_machine(error):
+            why = (
+                f"{error.filename} cannot be read ({error.strerror}): fix that, and it may be whole"
+            )
         return StepState(step, DAMAGED, why, bytes=size)
     state, why = DONE, ""
     if who:

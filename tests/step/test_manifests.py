@@ -1,5 +1,6 @@
 """What identifies a step's output: its content; paths and times only shorten the check."""
 
+import errno
 import json
 import os
 import shutil
@@ -274,6 +275,27 @@ def test_a_card_that_somebody_edited_is_kept_when_the_step_is_done_again(tmp_pat
             card.write_text(card.read_text() + "My words.\n")
     kept = [path.read_text() for path in tmp_path.glob("features.kept*/README.md")]
     assert len(kept) == edited and all(text.endswith("My words.\n") for text in kept)
+
+
+@pytest.mark.parametrize("left", ["", "[]", '{"files": null}', "denied"])
+def test_an_output_whose_manifest_cannot_be_read_is_kept_whole(tmp_path, monkeypatch, capsys, left):
+    """Which of its files are a step's is not known; a disk may be back in a minute."""
+    made(tmp_path)
+    there, kept = tmp_path / "features", tmp_path / "features.kept1"
+    (there / "notes.md").write_text("mine")
+    if left == "denied":
+
+        def read_json(path):
+            if (found := files.read_json(path))["settings"] == {}:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return found
+
+        monkeypatch.setattr(manifests, "read_json", read_json)
+    else:
+        (there / "manifest.json").write_text(left)
+    made(tmp_path, {"seed": 2})
+    assert (kept / "notes.md").read_text() == "mine" and (kept / "manifest.json").is_file()
+    assert f"they are now in {kept}" in capsys.readouterr().out
 
 
 def test_files_that_cannot_be_moved_are_kept_with_the_old_output(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 The folders are written by the writers of the steps, with small files in place of their content.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.processes import entries
 from mimic_qlora.prompts import audit, records
 from mimic_qlora.step import files, manifests, storage
-from mimic_qlora.study import leftovers, overview, running_now
+from mimic_qlora.study import leftovers, overview, running_now, state
 from mimic_qlora.validation import delivery, ledger
 
 PROMPT = (ROOT / "run_files" / "system_prompt.txt").read_text(encoding="utf-8").strip()
@@ -104,6 +105,19 @@ def test_a_manifest_with_a_part_of_another_kind_is_damaged_and_shows_nothing(who
         path.write_text(json.dumps({**manifest, part: odd}))
         said = look(whole)
         assert said.states[step] == "damaged" and "manifest.json cannot be read" in said.text
+
+
+def test_a_manifest_that_the_machine_keeps_back_is_told_with_the_reason(whole, monkeypatch):
+    real = manifests.read_json
+
+    def read_json(path):
+        if path.parent.name == "features":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path)
+
+    monkeypatch.setattr(manifests, "read_json", read_json)
+    (features,) = (s for s in state.of_storage(whole, "") if s.step == "features")
+    assert "manifest.json cannot be read (Input/output error): fix that" in features.why
 
 
 def test_what_is_done_is_told_with_losses_and_the_next_command(whole):

@@ -86,7 +86,7 @@ def _json(path: Path) -> dict[str, Any]:
         parts = [found["config"], found.get("n-shot", {}), found.get("higher_is_better", {})]
         if all(isinstance(part, dict) for part in parts):
             return found
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         pass
     raise UserError(
         f"{path} cannot be read as results of lm-evaluation-harness: run it again, or give another "
@@ -98,20 +98,27 @@ def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> dict[str, Task]
     """Return the task of a file, or one for each filter of its answers where there are several."""
     by_filter: dict[str, dict[str, Sample]] = {}
     names: list[str] = []
+    where = ""
     try:
-        for line in path.read_text(encoding="utf-8").split("\n"):
+        better = results["higher_is_better"][name]
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
             if line:
-                row = json.loads(line)
+                where = f", line {number}"
+                row = json.loads(line.decode("utf-8"))
                 names = row["metrics"]
                 samples = by_filter.setdefault(str(row["filter"]), {})
                 document = str(row["doc_id"])
                 if document in samples:
                     raise UserError(f"{path} holds the document {document} twice: run it again")
                 samples[document] = _sample(row)
-        better = results["higher_is_better"][name]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except UnicodeDecodeError:
         raise UserError(
-            f"{path} cannot be read as samples of lm-evaluation-harness: run it again"
+            f"{path}{where}: this is not UTF-8 text: restore the file that lm-evaluation-harness "
+            "wrote, or run it again"
+        ) from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path}{where} cannot be read as samples of lm-evaluation-harness: run it again"
         ) from None
     found = {}
     for used, samples in by_filter.items():

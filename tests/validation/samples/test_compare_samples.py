@@ -1,5 +1,7 @@
 """Two runs of lm-evaluation-harness, paired by document: what may be said, and what may not."""
 
+import errno
+import io
 import json
 from pathlib import Path
 
@@ -185,6 +187,37 @@ def test_no_document_is_lost_or_counted_without_a_score(folders, change, says):
     write_run(base, {"medqa": ("acc", public(4), right(4, 0))})
     (samples,) = (base / "__model__").glob("samples_*")
     samples.write_text(change(samples.read_text()))
+    with pytest.raises(UserError, match=says):
+        sample_files.read(base)
+
+
+@pytest.mark.parametrize("name", ["samples_*", "results_*"])
+def test_a_file_that_the_machine_keeps_back_is_not_to_be_made_again(folders, monkeypatch, name):
+    base, _ = folders
+    write_run(base, {"medqa": ("acc", public(4), right(4, 0))})
+    (kept_back,) = (base / "__model__").glob(name)
+    real = io.open
+
+    def denied(path, *args, **kwargs):
+        if str(path) == str(kept_back):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", denied)
+    with pytest.raises(PermissionError):
+        sample_files.read(base)
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [(b'"\xe9"', "line 3: this is not UTF-8 text"), (b"{", "line 3 cannot be read as samples")],
+)
+def test_a_line_that_cannot_be_read_is_named(folders, odd, says):
+    base, _ = folders
+    write_run(base, {"medqa": ("acc", public(4), right(4, 0))})
+    (samples,) = (base / "__model__").glob("samples_*")
+    lines = samples.read_bytes().split(b"\n")
+    samples.write_bytes(b"\n".join([*lines[:2], odd, *lines[3:]]))
     with pytest.raises(UserError, match=says):
         sample_files.read(base)
 
