@@ -284,6 +284,7 @@ def locked(place: Path, step: str) -> contextlib.AbstractContextManager[None]:
 
     Raises UserError if another run holds it.
     """
+    faults.remember_folder(place.parent)  # a link or a mount may lead to another disk
     # step 1 also writes the built-in data, which is no step
     return locks.hold(place, COMMANDS.get(step.split("/")[0], COMMANDS["subjects"]))
 

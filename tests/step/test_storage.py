@@ -15,7 +15,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.scripts import run_script
 from helpers.storage_folders import SUBJECTS_FACTS
-from mimic_qlora.step import errors, manifests, storage
+from mimic_qlora.step import errors, faults, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import subjects_manifest
 
@@ -68,6 +68,20 @@ def test_a_disk_that_is_full_as_a_run_begins_keeps_nothing_of_it(tmp_path, monke
     ):
         pass
     assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_disk_of_its_own_below_the_storage_folder_is_named_when_it_is_full(tmp_path, monkeypatch):
+    """Libraries do not say which file it was."""
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    monkeypatch.setattr(faults, "_FOLDERS", [])
+    monkeypatch.setattr(faults, "has_no_room", lambda path: path == exports)
+    monkeypatch.setattr(faults, "_disk", lambda path: int(path == exports))
+    with (
+        pytest.raises(UserError, match=f"^the disk of {exports} is full"),
+        storage.step_output(tmp_path, "exports/default", {}, {}),
+    ):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
 
 
 def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
