@@ -131,6 +131,7 @@ def _connection(spill: str, memory: int) -> contextlib.closing[DuckDBPyConnectio
         }
     )
     con.execute("SET enable_progress_bar = false")
+    con.execute(f"CREATE MACRO said(x) AS {sql.said('x')}")
     con.execute("CREATE SCHEMA whole")
     con.execute("CREATE SCHEMA shared")
     return contextlib.closing(con)

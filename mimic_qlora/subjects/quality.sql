@@ -9,7 +9,7 @@
 -- The query returns one row (subject_id, worst) for each faulty row; worst is a number, an interval
 -- or NULL. It sees the patients of one bucket with all their rows, so it may compare the rows of
 -- one patient, but not those of two patients; shared.{table} holds the ids of stays, as `id`, that
--- stand with two.
+-- stand with two. said(text) is null where the text stands for nothing, as NULL and "" do.
 
 -- check: negative length of stay
 -- tables: icustays
@@ -149,6 +149,15 @@ WHERE starttime < admittime - INTERVAL 1 DAY OR starttime > dischtime + INTERVAL
 SELECT subject_id, greatest(admittime - charttime, charttime - dischtime) AS worst
 FROM {table} JOIN admissions USING (subject_id, hadm_id)
 WHERE charttime < admittime - INTERVAL 1 DAY OR charttime > dischtime + INTERVAL 1 DAY
+
+-- check: far from its stay
+-- tables: procedures_icd
+-- with: admissions
+-- finds: done more than a day before or after the stay that it names
+-- worst: by {worst}
+SELECT subject_id, greatest(admittime - chartdate, chartdate - dischtime) AS worst
+FROM {table} JOIN admissions USING (subject_id, hadm_id)
+WHERE chartdate < date_trunc('day', admittime) - INTERVAL 1 DAY OR chartdate > dischtime + INTERVAL 1 DAY
 
 -- check: stored before it happened
 -- tables: labevents microbiologyevents emar chartevents datetimeevents outputevents
@@ -302,14 +311,14 @@ SELECT subject_id, NULL AS worst FROM {table} WHERE itemid IS NULL OR charttime 
 -- check: no key
 -- tables: prescriptions
 -- finds: has no drug or no starttime (steps 4 to 7 leave it out)
-SELECT subject_id, NULL AS worst FROM {table} WHERE drug IS NULL OR starttime IS NULL
+SELECT subject_id, NULL AS worst FROM {table} WHERE said(drug) IS NULL OR starttime IS NULL
 
 -- check: code without a title
 -- tables: diagnoses_icd
 -- with: d_icd_diagnoses
 -- finds: has a code that d_icd_diagnoses has no title for
 SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
-  FROM d_icd_diagnoses WHERE long_title IS NOT NULL) USING (icd_code, icd_version)
+  FROM d_icd_diagnoses WHERE said(long_title) IS NOT NULL) USING (icd_code, icd_version)
 WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 
 -- check: code without a title
@@ -317,7 +326,7 @@ WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 -- with: d_icd_procedures
 -- finds: has a code that d_icd_procedures has no title for
 SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
-  FROM d_icd_procedures WHERE long_title IS NOT NULL) USING (icd_code, icd_version)
+  FROM d_icd_procedures WHERE said(long_title) IS NOT NULL) USING (icd_code, icd_version)
 WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 
 -- check: code without a title
@@ -325,7 +334,7 @@ WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 -- with: d_labitems
 -- finds: has an item that d_labitems has no name for (its number stands for it)
 SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
-  FROM d_labitems WHERE label IS NOT NULL) USING (itemid)
+  FROM d_labitems WHERE said(label) IS NOT NULL) USING (itemid)
 WHERE itemid IS NOT NULL
 
 -- check: code without its zeros

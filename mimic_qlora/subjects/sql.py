@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from mimic_qlora.mimic import cells
 from mimic_qlora.step.errors import UserError
 
 
@@ -15,6 +16,12 @@ def literal(value: str | Path) -> str:
 def identifier(name: str) -> str:
     """Return the name of a table or column between quotation marks."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def said(text: str) -> str:
+    """Return SQL for a text as later steps read it: null where it stands for nothing."""
+    nothing = ", ".join(map(literal, cells.NOTHING))
+    return f"CASE WHEN trim({text}) NOT IN ({nothing}) THEN {text} END"
 
 
 def files(paths: Iterable[Path]) -> str:

@@ -12,7 +12,7 @@ from duckdb import DuckDBPyConnection
 from mimic_qlora.clinical import content
 from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import tables
-from mimic_qlora.subjects import database
+from mimic_qlora.subjects import database, sql
 from mimic_qlora.subjects.manifest import SubjectsManifest
 from mimic_qlora.subjects.quality import without_worst
 from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hide_small, is_small
@@ -256,7 +256,10 @@ def top_labs(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int)
         QUALIFY row_number() OVER (PARTITION BY itemid ORDER BY "row of the file") = 1)"""
     if "d_labitems" not in database.names(con):
         labels = "(SELECT NULL::BIGINT AS itemid, NULL AS label, NULL AS fluid)"
-    key = {"lab": "coalesce(d.label, t.itemid::VARCHAR)", "fluid": "coalesce(d.fluid, '')"}
+    key = {
+        "lab": f"coalesce({sql.said('d.label')}, t.itemid::VARCHAR)",
+        "fluid": f"coalesce({sql.said('d.fluid')}, '')",
+    }
     joined = f"labevents t LEFT JOIN {labels} d ON d.itemid = t.itemid"
     return top(con, manifest, min_cell, Ranking(joined, key, where="t.itemid IS NOT NULL"))
 

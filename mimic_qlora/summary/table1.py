@@ -145,7 +145,8 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
             FROM {database.STAYS}),
         stays AS (
             SELECT subject_id, count(*) AS stays, max(hospital_expire_flag) AS died,
-                   epoch(max(dischtime) - min(admittime)) / 86400 AS days_covered
+                   epoch(max(dischtime) FILTER (coalesce(admittime <= dischtime, true))
+                         - min(admittime)) / 86400 AS days_covered
             FROM {database.STAYS} GROUP BY 1),
         aged AS (
             SELECT p.*, p.anchor_age::HUGEINT + CASE WHEN a.admittime IS NULL THEN 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from duckdb import DuckDBPyConnection
 from tqdm import tqdm
 
-from mimic_qlora.subjects import database
+from mimic_qlora.subjects import database, sql
 from mimic_qlora.subjects.manifest import SubjectsManifest
 from mimic_qlora.summary import counts, table1
 from mimic_qlora.summary.counts import TOP, Ranking
@@ -46,12 +46,14 @@ _DIAGNOSES = Ranking(
     key={
         "icd_version": "t.icd_version",
         "icd_code": "t.icd_code",
-        "title": "coalesce(t.long_title, '')",
+        "title": f"coalesce({sql.said('t.long_title')}, '')",
     },
     where="t.icd_code IS NOT NULL",
     within="icd_version",
 )
-_DRUGS = Ranking("prescriptions t", {"drug": "t.drug"}, "t.drug <> ''", typed=True)
+_DRUGS = Ranking(
+    "prescriptions t", {"drug": "t.drug"}, f"{sql.said('t.drug')} IS NOT NULL", typed=True
+)
 
 KINDS = {
     "flow": Kind("Who was left out, and why", "patients", counts.flow),

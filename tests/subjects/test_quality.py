@@ -47,6 +47,9 @@ def sound(subject_id):
         "prescriptions": [
             {**ids, "drug_type": "MAIN", "drug": "Aspirin", "starttime": start, "stoptime": end}
         ],
+        "procedures_icd": [
+            {**ids, "icd_code": "5A1D70Z", "icd_version": 10, "chartdate": time("2150-02-28")}
+        ],
         "icustays": [{**ids, "stay_id": stay_id, "intime": start, "outtime": end, "los": 2.0}],
         "inputevents": [
             {**ids, "stay_id": stay_id, "starttime": start, "endtime": end, "storetime": end}
@@ -132,6 +135,7 @@ FAULTS = [
     ("death before last discharge", "patients", change("patients", dod=time("2150-03-14"))),
     ("after death", "labevents", change("labevents", charttime=time("2151-02-01"))),
     ("far from its stay", "prescriptions", change("prescriptions", starttime=time("2150-01-01"))),
+    ("far from its stay", "procedures_icd", change("procedures_icd", chartdate=time("2150-03-18"))),
     ("stop before start", "prescriptions", change("prescriptions", stoptime=time("2150-03-01"))),
     ("stop before start", "inputevents", change("inputevents", endtime=time("2150-03-01"))),
     ("stop before start", "icustays", change("icustays", outtime=time("2150-03-01 12:00:00"))),
@@ -164,6 +168,8 @@ FAULTS = [
     ("word of another form", "prescriptions", change("prescriptions", drug_type="Main")),
     ("word of another form", "omr", change("omr", 1, result_value="refused")),
     ("no key", "prescriptions", change("prescriptions", drug=None)),
+    ("no key", "prescriptions", change("prescriptions", drug=" NULL ")),
+    ("no key", "prescriptions", change("prescriptions", drug="")),
     ("no key", "labevents", change("labevents", labevent_id=None)),
     ("no key", "labevents", change("labevents", itemid=None)),
     ("weight out of range", "inputevents", change("inputevents", patientweight=5.5)),
@@ -216,11 +222,12 @@ def test_counts_of_buckets_are_added_and_the_worst_of_all_is_named(tmp_path):
     assert flag.sentence == "stops before it starts, at worst by 10 days"
 
 
-def test_a_code_or_an_item_without_a_name_is_flagged_also_where_its_row_has_an_empty_one(tmp_path):
+@pytest.mark.parametrize("empty", [None, "nan"])
+def test_a_code_or_an_item_whose_row_has_an_empty_name_is_flagged_too(tmp_path, empty):
     folder = write(tmp_path, [sound(FIRST), sound(SECOND)])
     (folder / "dictionaries").mkdir()
-    codes = {"icd_code": ["I10", "E119"], "icd_version": [10, 10], "long_title": ["Hyper", None]}
-    items = {"itemid": pa.array([50912]), "label": pa.array([None], pa.string())}
+    codes = {"icd_code": ["I10", "E119"], "icd_version": [10, 10], "long_title": ["Hyper", empty]}
+    items = {"itemid": pa.array([50912]), "label": pa.array([empty], pa.string())}
     for name, cells in (("d_icd_diagnoses", codes), ("d_labitems", items)):
         pq.write_table(pa.table(cells), folder / "dictionaries" / f"{name}.parquet")
     flags = {

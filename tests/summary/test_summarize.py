@@ -473,3 +473,30 @@ def test_the_terminal_gets_size_and_table_1_and_all_on_request(store, shown):
     done = run_here("summarize_jsonl.py", "--all", "--force", storage=store)
     assert "Top 20 drugs ordered" in done.stdout and "further tables" not in done.stdout
     assert done.stdout.splitlines()[-1].startswith("Next: python feature_select_xgb_columns.py")
+
+
+def test_a_stay_that_ends_before_it_begins_has_no_days_and_a_word_for_nothing_is_no_name(tmp_path):
+    tables = hospital(tmp_path / "mimic")
+    labs = [{"subject_id": i, "itemid": 7 + i % 2, "charttime": "2150-01-01"} for i in range(1, N)]
+    write_table(tables / "hosp", "labevents", labs)
+    write_table(tables / "hosp", "d_labitems", [{"itemid": i, "label": "nan"} for i in (7, 8)])
+    for name, old, new in (
+        ("admissions", "2150-01-03", "2100-01-03"),
+        ("prescriptions", "=HYPERLINK()", "NULL"),
+    ):
+        path = next((tables / "hosp").glob(f"{name}.*"))
+        text = gzip.decompress(path.read_bytes()).decode()
+        path.write_bytes(gzip.compress(text.replace(old, new, 12).encode()))
+    for script, *args in (
+        ("convert_to_jsonl.py", "--mimic-dir", tables),
+        ("summarize_jsonl.py", "--min-cell", "0"),
+    ):
+        done = run_here(script, *args, storage=tmp_path / "storage")
+        assert done.returncode == 0, done.stderr
+    summary = tmp_path / "storage/summary"
+    lines = (summary / "table1.csv").read_text().splitlines()
+    days = [line for line in lines if line.startswith("Days")]
+    assert len(days) == 2 and all({*line.split(",")[1:]} <= {"2 [2-2]", ""} for line in days)
+    assert "NULL" not in (summary / "top_drugs.csv").read_text()
+    listed = (summary / "top_labs.csv").read_text()
+    assert "nan" not in listed and listed.count("\n") == 3  # two labs without a name are not one
