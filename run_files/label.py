@@ -104,11 +104,12 @@ def check_newest(store: Path, folder: Path) -> None:
             return bool(found.labels or found.faults)
         return False
 
-    filled = [place for place in results.in_order(store) if is_filled(place)]
-    if filled and folder not in filled:
+    newest_first = [folder, *reversed(results.in_order(store))]
+    filled = next(filter(is_filled, newest_first), folder)
+    if filled != folder:
         raise UserError(
-            f"{label_file.FILE} of the newest results has no filled row yet, and that of "
-            f"{filled[-1]} has: give `--results {shlex.quote(str(filled[-1]))}` for it"
+            f"{label_file.FILE} of the newest results has no filled row yet, and that of {filled} "
+            f"has: give `--results {shlex.quote(str(filled))}` for it"
         )
 
 

@@ -181,10 +181,8 @@ def draw(
 def open_tests(opened: "Session", sha256: str, adapters: dict[str, str], asked: str) -> str:
     """Enter in the ledger that the test patients are opened, and return what it says of that.
 
-    `asked` is the hash of the questions and rules.
-
-    From then on their records are there as tasks of lm-evaluation-harness too. Raises UserError for
-    adapters of several recipes.
+    From then on their records are there as tasks of lm-evaluation-harness too. `asked` is the hash
+    of the questions and rules. Raises UserError for adapters of several recipes.
     """
     from mimic_qlora.clinical import content
     from mimic_qlora.prompts.harness import task_files
