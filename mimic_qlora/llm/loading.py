@@ -15,7 +15,7 @@ from mimic_qlora.llm.finding import (
     remedy,
 )
 from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers, refuse_own_code
-from mimic_qlora.step import faults, limits
+from mimic_qlora.step import faults, files, limits
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -252,8 +252,8 @@ def _check_tensors(model: "PeftModel", folder: Path, name: str) -> None:
 
 def _check_adapter(folder: Path, base: Path) -> None:
     """Raise UserError unless a folder holds an adapter as safetensors, trained on this base."""
-    files = ("adapter_config.json", "adapter_model.safetensors")
-    if not all((folder / file).is_file() for file in files):
+    parts = ("adapter_config.json", "adapter_model.safetensors")
+    if not all((folder / part).is_file() for part in parts):
         raise UserError(
             f"{folder} holds no adapter as safetensors: run `python train_qlora.py` first"
         )
@@ -270,6 +270,11 @@ def _check_adapter(folder: Path, base: Path) -> None:
             f"the adapter in {folder} was trained beside another {base / 'config.json'} (RoPE, "
             "heads, activation or norm): put that one back, or train again"
         )
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 of the weights of the adapter in a folder, as they lie there now."""
+    return files.file_sha256(folder / "adapter_model.safetensors")
 
 
 def adapter_name(place: int) -> str:

@@ -95,7 +95,7 @@ def load(opened: "Session", adapter: Path, weights: str) -> "PeftModel":
     base = loading.unpacked(loading.load_base(opened.path, dtype=_number_type()))
     packed_attention.use_packed(base)
     model = loading.load_adapter(base, adapter)
-    if files.file_sha256(adapter / "adapter_model.safetensors") != weights:
+    if loading.weights_sha256(adapter) != weights:
         raise UserError(f"{adapter} was replaced meanwhile: the same command audits the new one")
     return model
 

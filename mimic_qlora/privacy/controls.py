@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimic_qlora.llm import finding
+from mimic_qlora.llm import finding, loading
 from mimic_qlora.privacy import audit, membership
 from mimic_qlora.privacy.audit import Found, How, Settings
 from mimic_qlora.privacy.cohort import MEMBER
@@ -69,8 +69,7 @@ def run(
     chosen = [p for p in found.cohort.patients if p.side != MEMBER] + members
     compared = replace(found.cohort, patients=tuple(chosen), chosen_by_all=False)
     name = f"{found.run}, control"
-    weights = files.file_sha256(adapter / "adapter_model.safetensors")
-    how = How(settings, frozen, weights, anew=False)
+    how = How(settings, frozen, loading.weights_sha256(adapter), anew=False)
     positive = audit.of_adapter(opened, adapter, name, compared, how)
     part, attack = found.worst
     return Controls(positive, membership.shuffled(found.table, part, attack, settings.seed))

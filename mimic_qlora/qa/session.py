@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding, generation, loading
-from mimic_qlora.step import files, manifests, seeded, storage
+from mimic_qlora.step import manifests, seeded, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line, subjects_manifest
@@ -209,7 +209,7 @@ def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
 
 def weights_sha256(store: Path, run: str) -> str:
     """Return the SHA-256 of an adapter's weights, as they lie there now."""
-    return files.file_sha256(store / "adapters" / run / "adapter_model.safetensors")
+    return loading.weights_sha256(store / "adapters" / run)
 
 
 def replaced(store: Path, adapters: Mapping[str, str]) -> list[str]:

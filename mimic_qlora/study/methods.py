@@ -203,8 +203,7 @@ def of_other(store: Path, made: Path) -> str:
     if basis.subjects and basis.subjects != _manifest(store, "subjects").get("id"):
         return "other patients: step 1 was run again since"
     for run, sha256 in basis.adapters.items():
-        files = _manifest(store, f"adapters/{run}").get("files", {})
-        if files.get("adapter_model.safetensors", {}).get("sha256") != sha256:
+        if runs.weights_in(_manifest(store, f"adapters/{run}")) != sha256:
             return f"another adapter {run}: it was trained again since, or is gone"
     return ""
 

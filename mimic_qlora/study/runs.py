@@ -64,7 +64,7 @@ def _entries(store: Path) -> list[ledger.Entry]:
 def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry]) -> TrainedRun:
     settings, result = _part(manifest, "settings"), _part(manifest, "results")
     # by the weights: a name may have been trained anew since, or given to another adapter
-    sha256 = _part(_part(manifest, "files"), "adapter_model.safetensors").get("sha256")
+    sha256 = weights_in(manifest)
     of_run = [e["event"] for e in entries if sha256 in (e.get("adapters") or {}).values()]
     return TrainedRun(
         run=name,
@@ -78,6 +78,11 @@ def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry]) ->
         looks=of_run.count("looked"),
         openings=of_run.count("opened"),
     )
+
+
+def weights_in(manifest: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 of an adapter's weights as its manifest has it, None where it has none."""
+    return _part(_part(manifest, "files"), "adapter_model.safetensors").get("sha256")
 
 
 def _part(found: Mapping[str, Any], key: str) -> dict[str, Any]:
