@@ -150,4 +150,6 @@ def _remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{error.filename or path} cannot be removed ({error.strerror})") from None
+        # shutil gives the name of a file without its folder
+        inside = f"{name}: " if (name := error.filename) not in (None, path, str(path)) else ""
+        raise UserError(f"{path} cannot be removed ({inside}{error.strerror})") from None

@@ -211,7 +211,10 @@ def _next(found: Overview) -> list[str]:
 
 
 def clean(found: Sequence[Leftover], ask: Callable[[str], bool]) -> str:
-    """Remove the leftovers of each kind that `ask` agrees to. Returns what was removed."""
+    """Remove the leftovers of each kind that `ask` agrees to. Returns what was removed.
+
+    Raises UserError, which names them, where some of these stay.
+    """
     removed, freed, faults = 0, 0, []
     for kind in dict.fromkeys(one.kind for one in found):
         of_kind = [one for one in found if one.kind == kind]
@@ -235,7 +238,10 @@ def clean(found: Sequence[Leftover], ask: Callable[[str], bool]) -> str:
             except UserError as error:
                 faults.append(str(error))
     told = f"Removed {removed:,} of {len(found):,}, {size(freed)}"
-    return "\n".join([*faults, told])
+    if faults:
+        print(told)
+        raise UserError("\n".join(faults))
+    return told
 
 
 def age(seconds: float) -> str:

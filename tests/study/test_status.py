@@ -21,6 +21,7 @@ from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.processes import entries
 from mimic_qlora.prompts import audit, records
 from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import leftovers, overview, running_now, state
 from mimic_qlora.validation import delivery, ledger
 
@@ -390,7 +391,8 @@ def test_clean_lists_the_answers_of_a_batch_that_nobody_goes_on_with(whole, caps
         assert [one.path.name for one in found] == ["killed.jsonl"]
         assert "Leftovers: 1, " in look(whole).text
         with storage.locked(folder / "killed.jsonl", "qa"):  # it goes on meanwhile
-            assert "another run of" in overview.clean(found, lambda question: True)
+            with pytest.raises(UserError, match="another run of"):
+                overview.clean(found, lambda question: True)
         assert overview.clean(found, lambda question: True).startswith("Removed 1 of 1, ")
     assert "the same command would go on from it" in capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} <= {"running.jsonl", ".running.jsonl.lock"}
@@ -399,9 +401,25 @@ def test_clean_lists_the_answers_of_a_batch_that_nobody_goes_on_with(whole, caps
 def test_clean_does_not_take_what_a_run_has_begun_to_write(whole):
     (whole / ".summary.partial").mkdir()
     found = leftovers.of_storage(whole)
-    with storage.locked(whole / "summary", "summary"):
-        said = overview.clean(found, lambda question: True)
-    assert "another run of" in said and (whole / ".summary.partial").exists()
+    held = storage.locked(whole / "summary", "summary")
+    with held, pytest.raises(UserError, match="another run of"):
+        overview.clean(found, lambda question: True)
+    assert (whole / ".summary.partial").exists()
+
+
+def test_clean_names_what_cannot_be_removed_and_fails(whole, monkeypatch, capsys):
+    for name in (".summary.partial", ".features.partial"):
+        (whole / name).mkdir()
+
+    def kept(path):
+        if path.name == ".summary.partial":
+            raise PermissionError(errno.EACCES, "Permission denied", "a")
+
+    monkeypatch.setattr(shutil, "rmtree", kept)
+    said = r"/\.summary\.partial cannot be removed \(a: Permission denied\)"
+    with pytest.raises(UserError, match=said):
+        overview.clean(leftovers.of_storage(whole), lambda question: True)
+    assert "Removed 1 of 2" in capsys.readouterr().out
 
 
 def test_clean_without_a_terminal_removes_nothing(whole):
