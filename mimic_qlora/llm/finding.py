@@ -249,25 +249,28 @@ def describe(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a hash of 16 hexadecimal digits by which models of one shape differ.
+    """Return a hash of 32 hexadecimal digits by which models of one shape differ.
 
-    It covers the first 16 rows of every matrix and vector of weights, so it takes little time, does
-    not depend on how they are cut into files, and tells a model from one that was tuned from it in
-    some of them alone. Raises UserError when a file of weights is damaged, lacks a tensor that the
-    index promises, or was not fetched to its end.
+    It covers the first 16 rows of every matrix and vector of weights, and the last 1/256, at least
+    16: those of an embedding hold its special tokens, which a copy of a model may have mended
+    alone. So it takes little time, does not depend on how weights are cut into files, and tells a
+    model from one that was tuned from it in some of them alone. Raises UserError when a file of
+    weights is damaged, lacks a tensor that the index promises, or was not fetched to its end.
     """
     tensors = {name: file for name, file in _tensors(path).items() if name.endswith(".weight")}
     if read_json(path / "config.json").get("tie_word_embeddings"):  # some files have it twice
         tensors.pop("lm_head.weight", None)
-    return _sampled(sorted(tensors.items()))
+    pairs = sorted(tensors.items())
+    return _sampled(pairs) + _sampled(pairs, last=True)
 
 
 def is_of(path: Path, recorded: str | None) -> bool:
     """Tell whether a model has the fingerprint that a manifest has recorded.
 
-    Manifests until 2026-11 have one of two tensors. Raises UserError as `fingerprint` does.
+    Manifests until 2026-11-30 have its first 16 digits, earlier ones those of two tensors. Raises
+    UserError as `fingerprint` does.
     """
-    if recorded == fingerprint(path):
+    if recorded and fingerprint(path).startswith(recorded):
         return True
     pairs = sorted(_tensors(path).items())
     some = [pair for pair in pairs if pair[0].endswith(("q_proj.weight", "embed_tokens.weight"))]
@@ -341,8 +344,8 @@ def embeddings_fingerprint(path: Path) -> str | None:
     return _sampled(found) if found else None
 
 
-def _sampled(tensors: list[tuple[str, Path]]) -> str:
-    """Return a hash of names and first 16 rows of tensors, given with their files."""
+def _sampled(tensors: list[tuple[str, Path]], last: bool = False) -> str:
+    """Return a hash of names and first 16, or last, rows of tensors, given with their files."""
     from safetensors import safe_open
 
     digest = hashlib.sha256()
@@ -358,8 +361,10 @@ def _sampled(tensors: list[tuple[str, Path]]) -> str:
                     f"{file} holds {name} as {tensor.get_dtype()}, and QLoRA quantises whole "
                     "weights by itself: give a model in bfloat16, float16 or float32"
                 )
-            rows = tensor[:16].float().numpy()
-            if rows.ndim > 1 and not rows.any():
+            length = tensor.get_shape()[0]
+            part = slice(max(0, length - max(16, length // 256)), length) if last else slice(16)
+            rows = tensor[part].float().numpy()
+            if rows.ndim > 1 and not last and not rows.any():  # padding of a vocabulary may be zero
                 raise UserError(
                     f"{file} holds zeros in the place of {name}, as a download that was stopped "
                     f"leaves a file of full size: {remedy(file.parent)}"

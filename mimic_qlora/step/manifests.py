@@ -37,6 +37,7 @@ _CARD = "README.md"
 _FOR_PEOPLE = (RUN_ID, _CARD)  # users may edit the card, and the manifest still holds
 _BESIDE = (_CARD, "audit.json")  # of a step, and not among the files of its manifest
 _PAGE = ".html"  # a page names the folder of its data, which is no part of the content
+_FINGERPRINT = "fingerprint"  # of a base model: older manifests have its first 16 digits
 _COMPUTING = "computing"  # of a base model: how its config.json uses the weights
 _TOKENIZER = "tokenizer"  # the input of step 4 that tells which model counted the tokens
 # Settings that say where a run read and how it worked, and nothing of what it made.
@@ -276,8 +277,10 @@ def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
         pair = found, asked
         # a model is known by its tokenizer where both have its sum, else by its name
         by_sum = all(_TOKENIZER in run["inputs"] for run in pair)
-        unlike = [] if all(_COMPUTING in (_base(run) or {}) for run in pair) else [_COMPUTING]
-        settings = [digest(_what(run["settings"], by_sum, unlike)) for run in pair]
+        bases = [_base(run) or {} for run in pair]
+        unlike = [] if all(_COMPUTING in base for base in bases) else [_COMPUTING]
+        digits = min(len(base.get(_FINGERPRINT, "")) for base in bases)
+        settings = [digest(_what(run["settings"], by_sum, unlike, digits)) for run in pair]
         inputs, now = [
             {k: v for k, v in run["inputs"].items() if by_sum or k != _TOKENIZER} for run in pair
         ]
@@ -296,17 +299,22 @@ def _base(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def _what(settings: Mapping[str, Any], by_sum: bool, unlike: Sequence[str]) -> dict[str, Any]:
+def _what(
+    settings: Mapping[str, Any], by_sum: bool, unlike: Sequence[str], digits: int
+) -> dict[str, Any]:
     """Return the settings that decide what a run makes. A base model is its weights, not a name.
 
     With `by_sum` the name of the model that counts tokens does not, as its sum is an input. What is
-    known of one base model alone, `unlike`, is left out.
+    known of one base model alone, `unlike`, is left out, as are further `digits` of a fingerprint.
     """
     what = {key: value for key, value in settings.items() if key not in _WHERE | _HOW}
     if by_sum:
         what.pop("model", None)
     if isinstance(base := what.get("base_model"), Mapping):
-        what["base_model"] = {k: v for k, v in base.items() if k not in ("name", *unlike)}
+        known = {k: v for k, v in base.items() if k not in ("name", *unlike)}
+        if _FINGERPRINT in known:
+            known[_FINGERPRINT] = known[_FINGERPRINT][:digits]
+        what["base_model"] = known
     return what
 
 

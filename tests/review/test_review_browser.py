@@ -221,6 +221,9 @@ def test_axe_finds_no_violation_on_any_page(browser, visited, width):
         assert told == [] and found["passes"], address
 
 
+WIDER = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
 @pytest.mark.parametrize("width", [1280, 640, 340])
 def test_no_page_has_to_be_scrolled_sideways_and_the_focus_is_seen(browser, visited, width):
     """640 pixels are a 1280 pixel screen at 200 %; 340 are about what WCAG asks of reflow."""
@@ -231,12 +234,9 @@ def test_no_page_has_to_be_scrolled_sideways_and_the_focus_is_seen(browser, visi
     try:
         for path in PAGES:
             browser.get(visited + path)
-            wide = (
-                "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
             # on a loaded machine the first layout of a page can still be without its scroll bar
             settled = WebDriverWait(browser, 5, 0.05)
-            settled.until(lambda b: b.execute_script(wide) <= 0, f"{path} is scrolled sideways")
+            settled.until(lambda b: b.execute_script(WIDER) <= 0, f"{path} is scrolled sideways")
         browser.get(f"{visited}/items/2")
         wait(browser, lambda b: b.switch_to.active_element.tag_name == "fieldset")
         focus = browser.switch_to.active_element

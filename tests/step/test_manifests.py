@@ -79,6 +79,16 @@ def test_a_part_decides_and_a_page_does_not(tmp_path):
             False,
         ),
         (
+            {"base_model": {"fingerprint": "1", "computing": "1"}},
+            {"base_model": {"fingerprint": "12", "computing": "1"}},
+            True,
+        ),
+        (
+            {"base_model": {"fingerprint": "1", "computing": "1"}},
+            {"base_model": {"fingerprint": "21", "computing": "1"}},
+            False,
+        ),
+        (
             {"base_model": {"fingerprint": "1"}},
             {"base_model": {"fingerprint": "1", "computing": "1"}},
             True,

@@ -61,13 +61,19 @@ def load(store: Path, fingerprint: str) -> Thresholds:
     Those fitted with other words of the criteria are not these words' thresholds.
     """
     path, of_kind = path_of(store, fingerprint), dict.fromkeys(criteria.KINDS, UNFITTED)
+    if not path.is_file():  # those until 2026-11-30 have the first 16 digits
+        path = path_of(store, fingerprint[:16])
     if not path.is_file():
         return Thresholds(of_kind, None, criteria.KINDS)
     try:
         fitted = Fitted.model_validate_json(path.read_bytes())
     except ValidationError:
         fitted = None
-    if fitted is None or (fitted.fingerprint, fitted.wording) != (fingerprint, criteria.WORDING):
+    if (
+        fitted is None
+        or fitted.wording != criteria.WORDING
+        or fitted.fingerprint not in (fingerprint, fingerprint[:16])
+    ):
         raise UserError(
             f"{path} holds no thresholds of this judge: remove it and fit them anew with "
             "benchmarks/judge.py"

@@ -72,6 +72,13 @@ def test_a_damaged_file_is_one_sentence(tmp_path, text):
         thresholds.load(tmp_path, "f1")
 
 
+def test_thresholds_under_an_older_fingerprint_are_still_those_of_the_judge(tmp_path):
+    """As files until 2026-11-30 have it: the first half of today's."""
+    thresholds.freeze(tmp_path, fitted(fingerprint="0" * 16))
+    assert not thresholds.load(tmp_path, "0" * 16 + "1" * 16).unfitted
+    assert thresholds.load(tmp_path, "2" * 16 + "1" * 16).unfitted
+
+
 def test_thresholds_of_other_words_or_of_another_judge_are_not_taken(tmp_path):
     for changes in ({"wording": "other"}, {"fingerprint": "f2"}):
         path = thresholds.path_of(tmp_path, "f1")
