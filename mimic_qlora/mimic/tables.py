@@ -553,3 +553,22 @@ def _unreadable(source: Source, error: Exception) -> UserError:
     elif "straddling" in str(error):
         reason = f"has a row of more than {BLOCK_BYTES >> 20} MiB"
     return UserError(f"{source.path} cannot be read, it {reason}: check the download")
+
+
+def id_fault(cell: str | None) -> str:
+    """Return why a cell is no id above 0, as the end of a sentence that its column begins."""
+    if not (cell or "").strip():
+        return "is empty"
+    for form, reason in _ID_FAULTS.items():
+        if re.fullmatch(form, cell or ""):
+            return reason
+    return "is not a whole number"
+
+
+_ID_FAULTS = {
+    r"[-+]?[0-9]*\.[0-9]*": "has a decimal point",
+    r"[-+]?0[0-9]+": "begins with 0",
+    r"[-+]?[0-9]{19,}": "has more than 18 digits",
+    r"\+[0-9]+": "has a sign in front",
+    r"-?[0-9]+": "is not above 0",
+}

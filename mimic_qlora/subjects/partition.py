@@ -462,11 +462,17 @@ def _faults(
     batch: pa.RecordBatch, source: Source, buckets: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each reason why rows cannot be placed, with these rows as a mask (bool [rows])."""
+    for column, kind in source.columns.items():
+        if kind != "id" or column == "subject_id" and not (buckets == NO_PATIENT).any():
+            continue
+        cells = batch[column]
+        if _plain_numbers(cells) is None:
+            whole = pc.match_substring_regex(cells, tables.WHOLE)
+            bad = pc.fill_null(pc.invert(whole), False).to_numpy(zero_copy_only=False)
+            reasons = np.array([tables.id_fault(cell) for cell in cells.to_numpy(False)[bad]])
+            for reason in dict.fromkeys(reasons.tolist()):
+                of_reason = bad.copy()
+                of_reason[bad] = reasons == reason
+                yield f"{column} {reason}", of_reason
     if (buckets == NO_PATIENT).any():
         yield "its patient is not in patients", buckets == NO_PATIENT
-    for column, kind in source.columns.items():
-        if kind == "id" and column != "subject_id" and _plain_numbers(batch[column]) is None:
-            whole = pc.match_substring_regex(batch[column], tables.WHOLE)
-            bad = pc.fill_null(pc.invert(whole), False)
-            if pc.any(bad).as_py():
-                yield f"{column} is not a whole number", bad.to_numpy(zero_copy_only=False)

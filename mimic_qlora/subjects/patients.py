@@ -15,14 +15,14 @@ SHARES: dict[SplitName, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 def read(source: tables.Source) -> list[int]:
     """Return the subject_ids of the table `patients`, in file order.
 
-    Raises UserError when one is not a whole number or stands there twice.
+    Raises UserError when one is not a whole number above 0 or stands there twice.
     """
     ids = [value for batch in tables.read(source) for value in batch["subject_id"].to_pylist()]
     bad = [i for i, value in enumerate(ids) if not re.fullmatch(tables.ABOVE_ZERO, value or "")]
     if bad:
         raise UserError(
-            f"{source.path} has {len(bad)} rows whose subject_id is not a whole number "
-            f"(first: data row {bad[0] + 1}): check the download"
+            f"{source.path} has {len(bad)} rows whose subject_id cannot be one (first: data row "
+            f"{bad[0] + 1}, where it {tables.id_fault(ids[bad[0]])}): check the download"
         )
     if not ids:
         raise UserError(f"{source.path} has no patients: check the download")

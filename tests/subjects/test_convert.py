@@ -257,7 +257,7 @@ def bad_subject_id(folder):
         folder / "hosp/patients.csv.gz",
         lambda header, rows: [["x" + rows[0][0], *rows[0][1:]], *rows[1:]],
     )
-    return "not a whole number (first: data row 1)"
+    return "(first: data row 1, where it is not a whole number)"
 
 
 def bad_hadm_id(folder):

@@ -1,5 +1,6 @@
 """Step 1 on odd input: layouts of the folder, paths, arguments, storage it cannot write."""
 
+import csv
 import gzip
 import os
 import signal
@@ -184,6 +185,28 @@ def test_an_id_that_would_not_come_back_as_it_was_is_rejected_and_not_missed_lat
     )
     place = convert("--mimic-dir", tiny_mimic, "--max-rejects", "1", "--verify")
     assert len(records(place)[0]["diagnoses_icd"]) == 1
+
+
+def test_a_row_is_rejected_with_what_is_wrong_with_its_id(convert, tiny_mimic, tmp_path):
+    faults = {
+        "20000000.0": "hadm_id has a decimal point",
+        "0017": "hadm_id begins with 0",
+        "9223372036854775807": "hadm_id has more than 18 digits",
+        '""': "hadm_id is empty",
+        "+5": "hadm_id has a sign in front",
+        "x.y": "hadm_id is not a whole number",
+    }
+    rows = [f"10000000,{cell},1,I10,10" for cell in faults]
+    rows += ["010000000,20000000,1,I10,10", "5,20000000,1,I10,10"]
+    header = "subject_id,hadm_id,seq_num,icd_code,icd_version"
+    write_table(tiny_mimic, "diagnoses_icd", header, rows)
+    with pytest.raises(UserError, match="8 rows cannot be read"):
+        convert("--mimic-dir", tiny_mimic)
+    place = tmp_path / "storage" / "rejects" / "diagnoses_icd.csv"
+    listed = list(csv.DictReader(open(place, newline="")))
+    others = ["subject_id begins with 0", "its patient is not in patients"]
+    by_row = sorted(listed, key=lambda row: int(row["row"]))
+    assert [row["reason"] for row in by_row] == [*faults.values(), *others]
 
 
 def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, capsys):
