@@ -284,8 +284,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         _say_error(str(error))
         code = 2
     except KeyboardInterrupt:
-        print("\nstopped; the output of earlier runs is unchanged", file=sys.stderr)
-        code = 130
+        if refused := limits.thread_refused():  # OpenBLAS sends itself Ctrl-C where it gets none
+            _say_error(str(faults.sentence(refused)))
+            code = 2
+        else:
+            print("\nstopped; the output of earlier runs is unchanged", file=sys.stderr)
+            code = 130
     except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
         streams.let_go(sys.stdout)
         if code is None:
@@ -295,9 +299,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             )
             code = 141
     except Exception as error:
-        if stopped:  # a library that was importing swallowed the interrupt and failed because of it
+        refused = limits.thread_refused() if stopped else None
+        if stopped and not refused:  # a library that was importing swallowed it, and failed by it
             code = 128 + stopped[-1]
-        elif fault := faults.sentence(error):
+        elif fault := faults.sentence(refused or error):
             _say_error(fault)
             code = 2
         else:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -60,6 +61,15 @@ def prepare() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if cores() < affinity():  # OpenMP sees the affinity, but no quota and no scheduler
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
+
+def thread_refused() -> RuntimeError | None:
+    """Return the error of a thread that cannot be started, None where one can."""
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError as error:
+        return error
+    return None
 
 
 # ---------------------------------------------------------------- control groups

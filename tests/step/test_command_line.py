@@ -41,6 +41,18 @@ def test_an_interrupt_that_a_library_swallows_still_ends_as_one(name, code):
     assert ended.returncode == code and "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_ctrl_c_of_a_library_that_gets_no_thread_is_told_as_that(swallowed):
+    """OpenBLAS sends itself one as numpy is imported under a small `ulimit -u`."""
+    body = """import threading
+    def refused(thread): raise RuntimeError("can't start new thread")
+    threading.Thread.start = refused
+    try: os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt: raise """
+    ended = leave(body + ("ValueError('half imported')" if swallowed else "KeyboardInterrupt"))
+    assert ended.returncode == 2 and ended.stderr.startswith("error: no further process or thread")
+
+
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_in_the_midst_of_a_step_leaves_no_half_written_folder(tmp_path, name, code):
     body = """from pathlib import Path
