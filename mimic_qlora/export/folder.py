@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimic_qlora.export import merging
-from mimic_qlora.llm import chat, finding, tokenizer_files
+from mimic_qlora.llm import chat, tokenizer_files
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line
@@ -27,7 +27,7 @@ def export(
     when the folder is there.
     """
     adapter = storage.verified_manifest(store, f"adapters/{run}")
-    finding.check_tokenizer(store, base, run)
+    chat.check_tokenizer(store, base, run)
     tokenizer = chat.load_tokenizer(base)
     model = BaseModel.of(base, tokenizer)
     step, settings = f"exports/{run}", {"base_model": asdict(model), "weights": "bfloat16"}

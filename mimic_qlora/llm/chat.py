@@ -9,9 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mimic_qlora.llm import finding, tokenizer_files
+from mimic_qlora.llm.embedded import is_embedded
 from mimic_qlora.llm.finding import read_json, remedy
 from mimic_qlora.llm.offline import FROM_HERE, check_kind, quiet_transformers, refuse_own_code
-from mimic_qlora.step import faults
+from mimic_qlora.step import faults, storage
 from mimic_qlora.step.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,6 +67,34 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     if pad is None or pad in ends or size and pad >= size:
         tokenizer.pad_token = _spare_token(tokenizer, ends, size)
     return tokenizer
+
+
+def check_tokenizer(store: Path, path: Path, run: str) -> None:
+    """Raise UserError when a model has another tokenizer now than counted an adapter's prompts.
+
+    Weights do not tell: a newer snapshot of a model may have the same. That of the embedded model
+    is written anew where its folder is, by whichever transformers there is. Nor does the sum tell
+    the tokens that begin and end a text, which the adapter's own files do.
+    """
+    if is_embedded(path):
+        return
+    counted_by = storage.verified_manifest(store, "prompts")["inputs"].get("tokenizer")
+    if counted_by not in (None, finding.tokenizer_sha256(path)):
+        raise UserError(
+            f"the adapter {run} was trained with another tokenizer than {path} has now: put that "
+            "one back, or run steps 4 and 5 again"
+        )
+    own, tokenizer = store / "adapters" / run / tokenizer_files.CONFIG, load_tokenizer(path)
+    config = read_json(own) if own.is_file() else {}
+    for name in ("bos_token", "eos_token") if config else ():
+        token = config.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if token != getattr(tokenizer, name):
+            raise UserError(
+                f"the adapter {run} was trained with {name} {token}, and {path} has "
+                f"{getattr(tokenizer, name)} now: put its tokenizer_config.json back, or run "
+                "step 5 again with --force"
+            )
 
 
 def _vocabulary_size(path: Path) -> int | None:

@@ -16,7 +16,7 @@ from mimic_qlora.llm.embedded import (
     is_embedded,
 )
 from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers
-from mimic_qlora.step import faults, files, storage
+from mimic_qlora.step import faults, files
 from mimic_qlora.step.errors import UserError
 
 # files beside the weights on which answers rest: how a model computes, where it ends, its words
@@ -221,20 +221,6 @@ def tokenizer_sha256(path: Path) -> str:
     elif config.is_file():
         whole.update(str(read_json(config).get("chat_template")).encode().strip())
     return whole.hexdigest()
-
-
-def check_tokenizer(store: Path, path: Path, run: str) -> None:
-    """Raise UserError when a model has another tokenizer now than counted an adapter's prompts.
-
-    Weights do not tell: a newer snapshot of a model may have the same. That of the embedded model
-    is written anew where its folder is, by whichever transformers there is.
-    """
-    counted_by = storage.verified_manifest(store, "prompts")["inputs"].get("tokenizer")
-    if counted_by not in (None, tokenizer_sha256(path)) and not is_embedded(path):
-        raise UserError(
-            f"the adapter {run} was trained with another tokenizer than {path} has now: put that "
-            "one back, or run steps 4 and 5 again"
-        )
 
 
 def describe(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from mimic_qlora.llm import finding, loading
+from mimic_qlora.llm import chat, loading
 from mimic_qlora.privacy import cohort, membership, people, planted, reading
 from mimic_qlora.privacy.cohort import MEMBER, OTHER, Cohort
 from mimic_qlora.privacy.extraction import extract
@@ -90,7 +90,7 @@ def load(opened: "Session", adapter: Path, weights: str) -> "PeftModel":
     """
     from tqdm import tqdm
 
-    finding.check_tokenizer(opened.store, opened.path, adapter.name)
+    chat.check_tokenizer(opened.store, opened.path, adapter.name)
     tqdm.write("Loading the model")
     base = loading.unpacked(loading.load_base(opened.path, dtype=_number_type()))
     packed_attention.use_packed(base)

@@ -163,8 +163,8 @@ def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":
     from tqdm import tqdm
 
     check_runs(session.store, runs)
-    if runs:
-        finding.check_tokenizer(session.store, session.path, runs[0])
+    for run in runs:
+        chat.check_tokenizer(session.store, session.path, run)
     # a progress bar may be on this line
     tqdm.write("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""))
     model = loading.unpacked(loading.load_base(session.path))

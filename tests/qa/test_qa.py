@@ -8,6 +8,7 @@ import stat
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from helpers.storage_folders import TUNED_IDS as IDS
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.sections import Item
-from mimic_qlora.llm import chat, finding, generation
+from mimic_qlora.llm import chat, finding, generation, tokenizer_files
 from mimic_qlora.qa import batch, patient, session
 from mimic_qlora.step import command_line
 from mimic_qlora.step.errors import UserError
@@ -388,10 +389,26 @@ def test_an_adapter_does_not_answer_with_another_tokenizer_than_it_was_trained_w
         inputs = manifest["inputs"] | {"tokenizer": counted_by}
         path.write_text(json.dumps(manifest | {"inputs": inputs}))
         if counted_by == own:
-            finding.check_tokenizer(ask.store, opened.path, "default")
+            chat.check_tokenizer(ask.store, opened.path, "default")
             continue
         with pytest.raises(UserError, match="default was trained with another tokenizer than"):
             session.load_arms(opened, ["default"])
+
+
+@pytest.mark.parametrize("name, other", [("bos_token", "eos_token"), ("eos_token", "bos_token")])
+def test_an_adapter_does_not_answer_where_a_text_begins_or_ends_otherwise(
+    ask, tmp_path, name, other
+):
+    """The sum that step 4 records does not tell: it is of the words and the template."""
+    model, mended = Path(model_of(ask.store)), tmp_path / "mended"
+    own = ask.store / "adapters" / "default"
+    tokenizer_files.save(chat.load_tokenizer(model), own)
+    chat.check_tokenizer(ask.store, model, "default")
+    shutil.copytree(model, mended)
+    config = json.loads((mended / "tokenizer_config.json").read_text())
+    (mended / "tokenizer_config.json").write_text(json.dumps(config | {name: config[other]}))
+    with pytest.raises(UserError, match=f"was trained with {name} .* has .* now"):
+        chat.check_tokenizer(ask.store, mended, "default")
 
 
 # ---------------------------------------------------------------- many questions, and the check

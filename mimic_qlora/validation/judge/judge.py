@@ -76,6 +76,7 @@ def choose(name: str, store: Path, base: Path | None) -> Judge:
         "fingerprint": fingerprint,
         "beside_weights": finding.beside_weights(path),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "computing": str(loading.compute_dtype()),  # CPUs differ in it
         "versions": manifests.versions(),
     }
     return Judge(path, identity, fitted, _described(path, judges_itself, fitted))

@@ -66,6 +66,15 @@ def test_a_judge_reads_no_more_than_each_of_its_layers_sees(models, tmp_path):
         judge.read(found, cases(1), 2, Journal(tmp_path / "judged.jsonl"))
 
 
+def test_what_another_number_type_has_judged_is_read_anew(models, tmp_path, monkeypatch):
+    """CPUs differ in it, and a storage folder may be read from several machines."""
+    places = set()
+    for of_cpu in ("bfloat16", "float32"):
+        monkeypatch.setattr(loading, "compute_dtype", lambda of_cpu=of_cpu: of_cpu)
+        places.add(judge.cache_of(judge.choose(str(models[1]), tmp_path, models[0]), tmp_path))
+    assert len(places) == 2
+
+
 def test_an_adapter_is_refused(models, tmp_path, tuned_store):
     base, _ = models
     folder = tuned_store.path / "adapters" / "default"
