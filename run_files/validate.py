@@ -237,6 +237,7 @@ def ask_urgency(
     asked: str,
 ) -> int:
     """Ask about urgency visits, and write what the answers show beside nurse and simple models."""
+    from mimic_qlora.qa import session
     from mimic_qlora.validation import arms, delivery, ledger
     from mimic_qlora.validation import settings as setting
     from mimic_qlora.validation.urgency import report, run
@@ -252,12 +253,14 @@ def ask_urgency(
     machine = machine_of(args, opened, settings, team)
     adapters = machine.identity["adapters"]
     opening = open_tests(opened, sha256, adapters, asked) if sha256 else ""
-    this = setting.Run(opened, settings, arms.chosen("base", settings.runs), [], opening)
+    chosen = arms.chosen("base", settings.runs)
+    this = setting.Run(opened, settings, chosen, [], opening, adapters=adapters)
     with storage.locked(machine.journal.path, "validation"):
         found = run.find(this, machine)
     if not settings.is_final:
         looked = {**settings.trials, "tasks": args.tasks}
         this = replace(this, opened=ledger.looked(store, adapters, looked, asked))
+    this = replace(this, replaced=session.replaced(store, adapters))
     with delivery.kept_results(store / "validation") as kept:
         text = report.write(this, found, kept.partial)
     folder = delivery.copy_to_temporary(kept.place)

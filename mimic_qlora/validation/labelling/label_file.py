@@ -34,7 +34,8 @@ ASKED = {
 OF_SIGNS = ("named", "plays_down")  # the lists whose numbers are those of warning signs
 EARLIER = {"played_down": "plays_down"}  # what a column was called for a while
 CRITERIA = (*LISTED, *ASKED)
-TO_READ = ("key", "two_labellers", "chart", "question", "warning_signs", "cautions", "answer")
+LISTS = ("warning_signs", "cautions")
+TO_READ = ("key", "two_labellers", "chart", "question", *LISTS, "answer")
 COLUMNS = (*TO_READ, *CRITERIA, "labelled_by", "note")
 
 LONGEST = 10  # digits of no number of a list
@@ -114,7 +115,8 @@ def read(
     }
     lists = {one.key: _lists(one, by_id[one.question_id]) for one in answers if by_id}
     faults = []
-    for number, cells, fault in _rows(path, columns):
+    needed = LISTS if by_id else ()  # else nobody could tell what a number means
+    for number, cells, fault in _rows(path, [*needed, *columns]):
         where = f"{path.name}, row {number}"
         filled = {column: cells[column].lstrip("'") for column in columns}
         if not any(filled.values()):

@@ -126,6 +126,10 @@ def lines(run: Run, found: Found) -> list[str]:
         said.append(
             f"The adapter is {run.settings.runs[0]} alone; the others have rows of their own."
         )
+    said += [
+        f"The adapter {name} was replaced since it answered: these are answers of the one before."
+        for name in run.replaced
+    ]
     if not run.settings.is_final:
         said.append("Step 5 chose its checkpoint by the loss on half of the validation patients.")
     if run.opened:

@@ -246,3 +246,13 @@ def test_a_row_whose_key_has_moved_away_from_its_question_is_named(tmp_path):
     label_file.write(path, rows)
     faults = label_file.read(path, answers=answers, questions=asked).faults
     assert sum("the question of another" in fault for fault in faults) == 2
+
+
+@pytest.mark.parametrize("column", ["warning_signs", "cautions"])
+def test_a_file_without_the_lists_that_its_numbers_are_of_is_refused(tmp_path, column):
+    path = tmp_path / "label.csv"
+    with open(path, "w", newline="") as file:
+        kept = [name for name in label_file.COLUMNS if name != column]
+        csv.DictWriter(file, kept).writeheader()
+    with pytest.raises(UserError, match=f"label.csv has no column '{column}': fill the file that"):
+        label_file.read(path, answers=answers(), questions=QUESTIONS)

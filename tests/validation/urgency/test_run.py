@@ -73,6 +73,13 @@ def runs(urgency_store, tmp_path_factory):
         found.append(run_here(SCRIPT, "20", *ASKED, *model, storage=store))
         frozen = run_here(SCRIPT, "--freeze", planned, storage=store)
         assert frozen.returncode == 0, frozen.stderr
+
+        def answers_as_step_5_ends(*arguments) -> list[generation.Answer]:
+            with open(store / "adapters/default/adapter_model.safetensors", "ab") as file:
+                file.write(b"another")
+            return answers(*arguments)
+
+        patch.setattr(generation, "generate", answers_as_step_5_ends)
         found.append(run_here(SCRIPT, "--final", *ASKED, *model, storage=store))
     for run in found:
         assert run.returncode == 0, run.stderr
@@ -80,6 +87,11 @@ def runs(urgency_store, tmp_path_factory):
     for run in found:
         for place in re.findall(r"Results: (\S+) \(copy", run.stdout):
             shutil.rmtree(place, ignore_errors=True)
+
+
+def test_an_adapter_that_was_replaced_meanwhile_is_told(runs):
+    said = [(folder_of(run) / "summary.txt").read_text() for run in runs]
+    assert ["The adapter default was replaced" in text for text in said] == [False, True]
 
 
 def test_a_run_leaves_its_tables_and_one_page(runs):
