@@ -77,7 +77,8 @@ def command(step: str, options: Options) -> str:
 
 def next_lines(step: str, options: Options, others: Sequence[str] = ()) -> str:
     """Return the lines that name the commands after a step, then `others`."""
-    commands = [command(name, options) for name in NEXT.get(step, ())] + [*others]
+    after = [command(name, options) for name in NEXT.get(step, ())]
+    commands = [*map(terminal.shown, [*after, *others])]
     if len(commands) == 1 and terminal.columns(commands[0]) + len("Next: ") <= terminal.width():
         return f"Next: {commands[0]}"
     return "\n".join(["Next:", *map(terminal.pasteable, commands)])

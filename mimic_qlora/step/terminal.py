@@ -94,6 +94,7 @@ def say_aside(text: str) -> None:
 
 def pasteable(command: str) -> str:
     """Return a shell command, indented; on a narrow terminal in lines that can be pasted as one."""
+    command = shown(command)
     room = width() - len(INDENT) - len(" \\")
     if columns(command) <= room or _seen() is None:
         return INDENT + command
@@ -105,6 +106,34 @@ def pasteable(command: str) -> str:
         else:
             line = f"{line} {word}" if line else word
     return f" \\\n{INDENT * 2}".join([INDENT + (lines + [line])[0], *(lines + [line])[1:]])
+
+
+def shown(command: str) -> str:
+    """Return a command so that standard output can carry it: in bash's bytes where it must be.
+
+    A character that the encoding lacks would come out as "?", and the command name another folder.
+    """
+    if _is_carried(command):
+        return command
+    return " ".join(word if _is_carried(word) else _in_bytes(word) for word in _words(command))
+
+
+def _is_carried(text: str) -> bool:
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _in_bytes(word: str) -> str:
+    """Return a word of a command with the bytes of its name; as it is where it is no file's."""
+    try:
+        data = os.fsencode("".join(shlex.split(word)))
+    except ValueError:  # a quote that is not closed, or what no file system here can name
+        return word
+    plain = (chr(b) if 32 <= b < 127 and b not in b"\\'" else f"\\x{b:02x}" for b in data)
+    return f"$'{''.join(plain)}'"
 
 
 def _cut(word: str, room: int) -> str:

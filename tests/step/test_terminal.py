@@ -101,3 +101,20 @@ def test_an_answer_that_comes_in_pieces_is_folded_between_words(size):
     shown = "".join(flow.add(text[i : i + size]) for i in range(0, len(text), size)) + flow.end()
     assert max(map(len, map(str.rstrip, shown.splitlines()))) <= 20
     assert shown.split() == text.split() and "today.\n\n- Call" in shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1251", "utf-8"])
+def test_a_command_names_its_folder_in_an_encoding_that_lacks_its_letters(
+    tmp_path, monkeypatch, encoding
+):
+    folder = tmp_path / "it's stö \udcff"  # as Python reads a byte that is no UTF-8
+    folder.mkdir()
+    (folder / "in").write_text("here")
+    command = f"cat {shlex.quote(str(folder / 'in'))}"
+    stream = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", streams.Inert(stream, encoding, "replace"))
+    print(terminal.pasteable(command), flush=True)
+    done = subprocess.run(["bash", "-c", stream.getvalue()], capture_output=True, text=True)
+    assert done.stdout == "here"
+    monkeypatch.setattr("sys.stdout", streams.Inert(io.BytesIO(), "utf-8"))
+    assert terminal.shown("ls stö") == "ls stö"
