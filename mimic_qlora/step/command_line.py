@@ -312,6 +312,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def _code(main: Callable[[], int | None]) -> int:
     """Return the exit code of a script's `main`; that nothing is to be done is told."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    if not re.fullmatch("[0-9]{1,11}", epoch):  # numpy and matplotlib would end in a traceback
+        raise UserError(
+            f"SOURCE_DATE_EPOCH is {epoch!r}, and libraries read seconds since 1970 from it: unset "
+            "it, or give a whole number"
+        )
     try:
         return main() or 0
     except UpToDate as message:

@@ -103,6 +103,16 @@ def test_a_file_that_cannot_be_opened_is_named_in_one_sentence(tmp_path):
     assert ended.stderr.startswith("error: ") and "gone.csv" in ended.stderr
 
 
+@pytest.mark.parametrize("epoch", ["yesterday", "", "9" * 12, "1.5"])
+def test_a_date_that_libraries_fail_at_is_one_sentence(epoch, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    ended = leave("pass")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: SOURCE_DATE_EPOCH is {epoch!r}, ")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert leave("pass").returncode == 0
+
+
 def test_a_fault_of_the_software_keeps_its_traceback():
     assert "Traceback" in leave("raise ValueError('a bug')").stderr
 
