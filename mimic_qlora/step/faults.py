@@ -7,6 +7,7 @@ the chain of causes and in the messages. The sentence names the disk, file or li
 import errno
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -175,7 +176,9 @@ def full_disk(error: BaseException) -> str:
     # a quota leaves a disk with room, so that a file that the error names counts at once
     place = next(iter(named or filter(has_no_room, places)), None)
     if place is None:
-        listed = " or ".join(dict.fromkeys(map(str, places)))
+        # a library may have asked for more than there is, and given back what it got
+        least = sorted({path: _free(path) for path in places}.items(), key=lambda pair: pair[1])
+        listed = " or ".join(f"{path} ({free / 1e6:,.0f} MB free)" for path, free in least)
         return f"a disk is full, or a quota used up: free some space in {listed}"
     owners = [*_STORAGES, temporary]
     same = [folder for folder in owners if _disk(place) == _disk(folder)]
@@ -218,6 +221,14 @@ def has_no_room(path: Path) -> bool:
     return found.f_bavail * found.f_frsize < _LEAST_FREE or bool(
         found.f_files and not found.f_favail
     )
+
+
+def _free(path: Path) -> int:
+    """Return the bytes that a user may still write to the disk of a path."""
+    try:
+        return shutil.disk_usage(_there(path)).free
+    except OSError:
+        return 0
 
 
 def _disk(path: Path) -> int | None:

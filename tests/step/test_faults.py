@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,18 @@ def test_another_full_disk_is_named_by_its_file(tiny_disk, tmp_path):
     command = f"import os; os.chdir({str(tiny_disk)!r}); {body}"
     said = one_sentence(leave(command))
     assert str(tiny_disk) in said and str(tmp_path) + " is full" not in said
+
+
+def test_where_several_disks_have_room_the_smallest_is_named_first(tiny_disk, tmp_path):
+    """As safetensors asks for the room of a whole file: it gets none, and the disk is empty."""
+    body = (
+        "import errno; from mimic_qlora.step import faults\n"
+        f"    faults.remember_folder(Path({str(tiny_disk)!r}))\n"
+        f"    storage.open_storage({str(tmp_path)!r}); faults._LEAST_FREE = 0\n"
+        "    raise OSError(errno.ENOSPC, 'No space left on device')"
+    )
+    said = one_sentence(leave(body, env={"TMPDIR": str(tmp_path)}))
+    assert re.search(rf"free some space in {tiny_disk} \(0 MB free\) or {tmp_path} \(", said)
 
 
 def test_the_disk_of_a_folder_that_was_named_is_looked_at(tiny_disk, tmp_path):
