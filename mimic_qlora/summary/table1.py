@@ -12,7 +12,7 @@ from duckdb import DuckDBPyConnection
 
 from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import races
-from mimic_qlora.subjects import database
+from mimic_qlora.subjects import database, sql
 from mimic_qlora.subjects.manifest import SubjectsManifest
 from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
 
@@ -137,6 +137,9 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
     if "icustays" in there:
         icu_stays = database.ICU_STAYS
 
+    def text(column: str) -> str:
+        return f"trim({sql.said(column)})"
+
     people = con.execute(f"""
         WITH first AS (
             SELECT subject_id, admittime, race, insurance, admission_type,
@@ -152,11 +155,12 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
             SELECT p.*, p.anchor_age::HUGEINT + CASE WHEN a.admittime IS NULL THEN 0
                 ELSE year(a.admittime) - p.anchor_year::HUGEINT END AS years
             FROM patients p LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1)
-        SELECT p.subject_id, s.split, trim(p.gender) AS gender, c.subject_id IS NOT NULL AS coded,
+        SELECT p.subject_id, s.split, {text("p.gender")} AS gender,
+               c.subject_id IS NOT NULL AS coded,
                CASE WHEN p.anchor_age BETWEEN 0 AND {_MOST_YEARS}
                     AND p.years BETWEEN 0 AND {_MOST_YEARS} THEN p.years::BIGINT END AS age,
-               trim(a.race) AS race, trim(a.insurance) AS insurance,
-               trim(a.admission_type) AS admission_type, a.subject_id IS NOT NULL AS admitted,
+               {text("a.race")} AS race, {text("a.insurance")} AS insurance,
+               {text("a.admission_type")} AS admission_type, a.subject_id IS NOT NULL AS admitted,
                coalesce(t.stays, 0) AS stays, coalesce(t.died, 0) AS died, t.days_covered,
                coalesce(i.n, 0) AS icu_stays
         FROM aged p JOIN split s USING (subject_id)

@@ -482,6 +482,10 @@ def test_a_stay_that_ends_before_it_begins_has_no_days_and_a_word_for_nothing_is
     write_table(tables / "hosp", "d_labitems", [{"itemid": i, "label": "nan"} for i in (7, 8)])
     for name, old, new in (
         ("admissions", "2150-01-03", "2100-01-03"),
+        ("admissions", "ASIAN", "nan"),
+        ("admissions", "Medicare", " NULL"),
+        ("admissions", "URGENT", "\\N"),
+        ("patients", ",F,", ",NaN,"),
         ("prescriptions", "=HYPERLINK()", "NULL"),
     ):
         path = next((tables / "hosp").glob(f"{name}.*"))
@@ -497,6 +501,11 @@ def test_a_stay_that_ends_before_it_begins_has_no_days_and_a_word_for_nothing_is
     lines = (summary / "table1.csv").read_text().splitlines()
     days = [line for line in lines if line.startswith("Days")]
     assert len(days) == 2 and all({*line.split(",")[1:]} <= {"2 [2-2]", ""} for line in days)
+    # as many as there are of each, and no race, sex or insurance of its own
+    known = {line.split(",")[0].strip() for line in lines}
+    assert not known & {"Other", "nan", "NaN", "NULL", "\\N"}
+    unknown = [line.split(",")[1] for line in lines if line.startswith("  not recorded")]
+    assert unknown == ["12 (40%)", "3 (10%)", "12 (40%)", "12 (40%)"]
     assert "NULL" not in (summary / "top_drugs.csv").read_text()
     listed = (summary / "top_labs.csv").read_text()
     assert "nan" not in listed and listed.count("\n") == 3  # two labs without a name are not one
