@@ -308,7 +308,8 @@ def _lab(rows: list[Row], label: str, as_of: datetime) -> Item:
     earlier = next(
         (b for b in before if "valuenum" in b and b["charttime"] < row["charttime"]), None
     )
-    if earlier:
+    # a number in another unit is no value before it
+    if earlier and len({lab_unit(r).casefold() for r in (row, earlier)} - {""}) < 2:
         details.append(f"was {earlier['valuenum']:g}")
         cited.append(("labevents", earlier))
     value, unit, when = f"{row['valuenum']:g}", lab_unit(row), row["charttime"]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mimic_qlora.chart import visibility
 from mimic_qlora.features.column_roles import reason_for
+from mimic_qlora.mimic import tables
 from mimic_qlora.step import limits
 from mimic_qlora.subjects import database
 from mimic_qlora.subjects.manifest import subjects_manifest
@@ -30,6 +31,7 @@ MAX_MEASURED = 30  # of these, the items whose other columns are aggregated
 MAX_VALUES = 25  # values per categorical column
 MIN_PATIENTS = 5  # train patients that an item, value or feature must tell from the rest
 NUMERIC_SHARE = 0.9  # of a text column's filled cells (train): from here on it counts as numeric
+NO_RULE = "no rule says when this column is known"
 EMPTY = "nothing of it was known before the landmark"
 ALIKE = f"no value of it tells {MIN_PATIENTS} train patients from the rest"
 COUNTLESS = f"none of its many values has {MIN_PATIENTS} train patients: too rare to judge it by"
@@ -242,6 +244,8 @@ def _exclusion(table: str, column: str, type_: str) -> str:
         return reason
     if rules is None:
         return "no rule says when this table is known"
+    if column not in tables.schema()[table].columns:  # a study's own: the outcome, it may be
+        return NO_RULE
     if "never" in rules["*"] + rules.get(column, []):
         return "not known at any stated time"
     return "a time: it places the row" if type_ == "time" else ""

@@ -113,6 +113,22 @@ def test_a_range_without_room_is_not_told():
         )
 
 
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [("umol/L", "(high, range"), ("MG/DL", "was 1)"), (None, "was 1)")],
+)
+def test_a_value_in_another_unit_is_not_the_one_before(unit, told):
+    newest = max(row["charttime"] for row in chart()["labevents"] if row["valuenum"] == 1.9)
+    labs = [
+        row if row["charttime"] == newest else {**row, "valueuom": unit}
+        for row in chart()["labevents"]
+    ]
+    labs = [{c: v for c, v in row.items() if v is not None} for row in labs]
+    text = built(chart(labevents=labs), "2150-01-07").text
+    creatinine = re.search(r"Creatinine 1.9 mg/dL[^;\n]*", text)[0]
+    assert told in creatinine and ("was" in creatinine) == ("was" in told)
+
+
 def test_two_labs_of_one_name_are_told_apart(demo_storage):
     names = context.lab_labels(demo_storage)
     assert (names[50931], names[50809], names[50912]) == (

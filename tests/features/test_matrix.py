@@ -157,6 +157,15 @@ def test_every_column_is_a_feature_or_has_a_reason(tmp_path):
         assert result.excluded[name]
 
 
+def test_a_column_that_mimic_does_not_have_makes_no_feature(tmp_path):
+    """A study's own may tell the outcome: nobody says when it is known."""
+    made = hospital()
+    own = [{**row, "died_within_30_days": int(row["subject_id"]) % 2} for row in made["admissions"]]
+    _, result = built(tmp_path / "own", {**made, "admissions": own})
+    assert result.excluded["admissions.died_within_30_days"] == matrix.NO_RULE
+    assert same(result, built(tmp_path / "without", made)[1])
+
+
 def test_absent_rows_speak_through_their_number_alone(tmp_path):
     """A column of noise in a drug's orders must not tell that the drug was ordered."""
     people, result = built(tmp_path, hospital())

@@ -143,6 +143,8 @@ def keep(folder: Path, made: Tables) -> Path:
         known = tables.schema()[name.removesuffix("_labeled")].columns | (
             {"long_title": "text"} if "labeled" in name else {}
         )
+        own = {column for row in rows for column in row} - known.keys()
+        known = {**known, **dict.fromkeys(sorted(own), "int")}
         columns[name] = known
         arrays = [pa.array([row.get(c) for row in rows], types[t]) for c, t in known.items()]
         (subjects / "tables" / name).mkdir(parents=True)
