@@ -138,7 +138,7 @@ def main() -> None:
         absent = download.verify_checksums(folder)
         print("Checksums are right")
         if absent:
-            print(f"  listed but absent: {', '.join(absent)}")
+            print(f"  not checked, as no file has that name: {', '.join(absent)}")
 
     sources = tables.find(folder, args.multiline)
     conversion.print_sources(folder, sources)
