@@ -89,10 +89,13 @@ def orders_of_stay(view: Record, stay: Row) -> list[Row]:
 
 
 def told_at_home(view: Record) -> list[Row]:
-    """Return the medicines that the newest emergency visit was told of: rows of medrecon."""
+    """Return the medicines that the newest emergency visit was told of: rows of medrecon, by name.
+
+    They share a time, and another export may have them in another order.
+    """
     rows = [row for row in view.get("medrecon", ()) if row.get("name")]
     newest = max((row["charttime"] for row in rows), default=None)
-    return [row for row in rows if row["charttime"] == newest]
+    return sorted((row for row in rows if row["charttime"] == newest), key=lambda row: row["name"])
 
 
 def facts_of_view(view: Record, as_of: datetime) -> Facts:

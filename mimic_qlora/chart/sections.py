@@ -339,7 +339,9 @@ def _measurements(view: Record, as_of: datetime) -> list[Item]:
         and re.fullmatch(kind.form, row.get("result_value", "").strip())
     ] + vitals.vitals(view)
     by_kind: dict[str, list[vitals.Reading]] = {}
-    for reading in sorted(found, key=lambda one: one.when, reverse=True):
+    # of one time a cuff before a line, then by value: another export may have them otherwise
+    tied = sorted(found, key=lambda one: (-one.method, one.value))
+    for reading in sorted(tied, key=lambda one: one.when, reverse=True):
         by_kind.setdefault(reading.kind, []).append(reading)
     return [_measurement(readings, as_of) for _, readings in sorted(by_kind.items())]
 
