@@ -14,6 +14,7 @@ from mimic_qlora.prompts import audit
 from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import runs
+from mimic_qlora.summary.disclosure import HIDDEN
 from mimic_qlora.validation import results
 from mimic_qlora.validation.labelling import claims
 
@@ -77,16 +78,18 @@ def _flow(store: Path) -> str:
         with open(store / "summary" / "flow.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         left = [
-            f"{'some' if r['left_out'] == 'hidden' else r['left_out']} with {r['because']}"
+            f"{'some' if r['left_out'] == HIDDEN else r['left_out']} with {r['because']}"
             for r in rows
             if r["left_out"] not in "0"
         ]
-        return f"Left out: {', '.join(left)}; {rows[-1]['n']} remained. " if left else ""
+        rest = rows[-1]["n"].replace(HIDDEN, "the others")
+        return f"Left out: {', '.join(left)}; {rest} remained. " if left else ""
     except (OSError, KeyError, IndexError, csv.Error):
         return ""
 
 
 def _features(store: Path) -> str:
+    """Return the method of step 3 without its number of patients: step 2 may hide that."""
     found = _manifest(store, "features")
     settings, columns = found.get("settings"), found.get("columns")
     if not isinstance(settings, dict) or not isinstance(columns, dict):
@@ -94,8 +97,8 @@ def _features(store: Path) -> str:
     hours, seeds, margin = (settings[key] for key in ("landmark_hours", "seeds", "margin"))
     return (
         f"For {found.get('targets')} target diagnoses, XGBoost models were fitted on what was "
-        f"known {hours:g} hours into the first coded stay of {found.get('patients'):,} patients, "
-        f"{seeds} per target. A column was left out of prompts when it did no better than its "
+        f"known {hours:g} hours into each patient's first coded stay, {seeds} per target. "
+        f"A column was left out of prompts when it did no better than its "
         f"shuffled shadow and refits without it ruled out a loss of AUROC of {margin:g}: "
         f"{columns.get('least', 0)} columns."
     )
@@ -122,9 +125,11 @@ def _audited(store: Path) -> str:
     found = audit.kept(store)
     if found is None:
         return f"[`{storage.COMMANDS['prompts']} --audit` has not been run]"
+    # not of how many patients: step 2 may hide that
+    counted = ", ".join(f"{n:,} {what}" for what, n in found.counts.items() if what != "patients")
     return (
         f"Each statement was held against the chart by other code than wrote it "
-        f"({found.in_words}): {found.n_faults:,} faults."
+        f"({counted}): {found.n_faults:,} faults."
     )
 
 

@@ -1,6 +1,7 @@
 """--methods and --paper: what the manifests know, and the files of a paper."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from helpers.scripts import run_here
 from mimic_qlora.display import csv_files
+from mimic_qlora.prompts import audit
 from mimic_qlora.step import files, storage
 from mimic_qlora.study import paper
 from mimic_qlora.validation import ledger, results
@@ -19,6 +21,8 @@ TABLE = [
     {"characteristic": "  F & M_1 {x}", "overall": "138 (57%)", "train": "<10"},
     {"characteristic": "Non-live days", "overall": "3.3 [2.3-4.6]", "train": "hidden"},
 ]
+FITTED = {"landmark_hours": 24, "seeds": 5}
+ASKED = {"tasks": ["guidance"], "pairs_per_subject": 2}
 SOURCE = {"kind": "mimic", "version": "MIMIC-IV 2.2", "patients": 1000, "folder": "/x"}
 
 
@@ -153,6 +157,26 @@ def test_methods_tell_what_manifests_know_and_leave_the_rest_open(store):
     assert "[`python train_qlora.py` has not been run]" in said
     assert "2 trials" in said and "of 2 validation patients and 1 questions" in said
     assert "without a plan" in said and "[Human labels" in said
+
+
+def test_methods_tell_no_number_of_patients_that_step_2_hides(store):
+    """Of 1,000 patients 997 have a code, which tells of the three that have none."""
+    ids = {"subjects": storage.verified_manifest(store, "subjects")["id"]}
+    with storage.step_output(store, "summary", {"min_cell": 10}, ids) as out:
+        stages = [{"patients": "with a stay", "n": 1000, "left_out": "<10", "because": "no code"}]
+        stages += [{"patients": "coded", "n": "hidden", "left_out": "", "because": ""}]
+        csv_files.write(out.path / "flow.csv", stages)
+    with storage.step_output(store, "features", {**FITTED, "margin": 0.01}, ids) as out:
+        out.facts.update({"targets": 20, "patients": 997, "columns": {"least": 2}})
+    with storage.step_output(store, "prompts", {**ASKED, "token_budget": 700}, ids) as out:
+        out.facts["counts"] = {"splits": {"train": 1994}}
+    prompts = storage.verified_manifest(store, "prompts")["id"]
+    checked = {"counts": {"records": 1994, "patients": 997}, "faults": {}, "content_id": prompts}
+    (store / "prompts" / audit.FILE).write_text(json.dumps(checked))
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert "<10 with no code; the others remained" in said
+    assert "first coded stay, 5 per target" in said and "(1,994 records): 0 faults" in said
+    assert "997" not in said and "hidden" not in said
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
