@@ -6,9 +6,10 @@
     python run_files/status.py --methods         a methods section, as far as manifests can fill it
     python run_files/status.py --paper FOLDER    Table 1, the forest plot and the methods as files
 
-Shows the data, each step (done, stale and why, damaged, running, stopped or missing), the audit of
-the records, the adapters with their losses, what the ledger holds, the disk, leftovers, and the
-next command with the options that carry over. It reads only: run it while a step runs.
+Shows the data, each step (done, stale and why, damaged, unreadable, running, stopped or missing),
+the audit of the records, the adapters with their losses, what the ledger holds, the disk,
+leftovers, and the next command with the options that carry over. It reads only: run it while a step
+runs.
 
 Exit codes: 0 done, 2 something to put right.
 """

@@ -262,7 +262,7 @@ def _check_adapter(folder: Path, base: Path) -> None:
     if trained_on and not is_of(base, trained_on.get("fingerprint")):
         raise UserError(
             f"the adapter in {folder} was trained on {trained_on.get('name')}, not on "
-            f"{model_name(base)}: give that model with --model, or train again"
+            f"{model_name(base)} as it is now: give that model with --model, or train again"
         )
     known = trained_on.get("computing") if trained_on else None
     if known is not None and known != computing(base):

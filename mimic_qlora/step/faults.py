@@ -52,6 +52,8 @@ _UNUSABLE = {  # of a file's disk, network or owner
 }
 # what torch.distributed says when another process of a run is gone or too slow
 _PEER = r"\bgloo\b|\bNCCL\b|Timed out waiting \d+ms|Connection closed by peer|TCPStore"
+# what torch.save says when the system refused to write on; it hides the system's number
+_TORCH_WRITES = r"unexpected pos \d+ vs \d+|PytorchStreamWriter"
 _DUCKDB_OF_A_FILE = ("InvalidInputException", "IOException", "Error", "SerializationException")
 
 
@@ -140,6 +142,9 @@ def _kind(error: BaseException) -> str | None:
     for one in _chain(error):
         if isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError":
             return "memory"
+        if isinstance(one, RuntimeError) and re.search(_TORCH_WRITES, str(one)):
+            at_a_limit = limits.has_file_limit() and not any(map(has_no_room, _STORAGES))
+            return "large" if at_a_limit else "full"
         number = getattr(one, "errno", None)
         said = isinstance(one, (OSError, ImportError, RuntimeError)) or _library(one) in (
             "_duckdb",

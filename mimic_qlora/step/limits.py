@@ -269,6 +269,15 @@ def open_files() -> int:
     return OPEN_FILES if soft in (resource.RLIM_INFINITY, -1) else soft
 
 
+def has_file_limit() -> bool:
+    """Tell whether `ulimit -f` holds the size of a file down."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] not in (resource.RLIM_INFINITY, -1)
+
+
 # ---------------------------------------------------------------- GPUs
 
 

@@ -14,7 +14,7 @@ from mimic_qlora.llm import embedded
 from mimic_qlora.step import ending, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
-from mimic_qlora.study.state import DONE, RUNNING, STOPPED, StepState
+from mimic_qlora.study.state import DONE, RUNNING, STOPPED, UNREADABLE, StepState
 from mimic_qlora.study.study_file import USUAL_TASKS, Data, Features, Prompts, Summary, Training
 from mimic_qlora.training import recipes
 from mimic_qlora.training.settings import DRAFT, TrainSettings
@@ -45,9 +45,10 @@ _TRIALS = "50"  # of a first look with step 7
 def command(store: Path, given: str | None, states: Sequence[StepState], root: Path) -> str:
     """Return the command of the first step that is to do, else of a further run of step 7.
 
-    `given` is the argument --storage, `root` the folder of the scripts. "" while a step runs.
+    `given` is the argument --storage, `root` the folder of the scripts. "" while a step runs, or
+    where a folder cannot be read, which may be whole.
     """
-    if any(state.state == RUNNING for state in states):
+    if any(state.state in (RUNNING, UNREADABLE) for state in states):
         return ""
     begun = any(s.step.startswith("adapters/") and s.state in (DONE, STOPPED) for s in states)
     to_do = (

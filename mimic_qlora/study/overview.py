@@ -16,7 +16,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import leftovers, next_step, runs, state
 from mimic_qlora.study.leftovers import Leftover
 from mimic_qlora.study.runs import Opened, TrainedRun
-from mimic_qlora.study.state import StepState
+from mimic_qlora.study.state import UNREADABLE, StepState
 from mimic_qlora.subjects.manifest import SubjectsManifest, damaged_parts, data_line
 
 _FULL = 100 << 20  # bytes free, below which a disk is called full
@@ -198,6 +198,8 @@ def _times(n: int) -> str:
 
 
 def _next(found: Overview) -> list[str]:
+    if not found.next and any(one.state == UNREADABLE for one in found.steps):
+        return ["Next: let what cannot be read be read again, and look once more"]
     if not found.next:
         return ["Next: wait for the step that runs"]
     before = ", when there is room" if found.free < _FULL else ""

@@ -1,4 +1,5 @@
-"""The state of each step in a storage folder: done, stale and why, damaged, running or missing.
+"""The state of each step in a storage folder: done, stale and why, damaged, unreadable, running
+or missing.
 
 Nothing is written, and no lock is taken, so that a folder of a run that goes on can be looked at.
 """
@@ -22,7 +23,7 @@ from mimic_qlora.subjects import manifest as subjects_manifest
 from mimic_qlora.validation import results
 
 DONE, STALE, DAMAGED, MISSING = "done", "stale", "damaged", "missing"
-RUNNING, STOPPED = "running", "stopped"
+RUNNING, STOPPED, UNREADABLE = "running", "stopped", "unreadable"
 STEPS = ("subjects", "summary", "features", "prompts", "adapters", "qa", "validation")
 _DAMAGED_PARTS = {"subjects": subjects_manifest.damaged_parts}
 _TO_REDO = (STALE, DAMAGED, MISSING, STOPPED)
@@ -71,8 +72,8 @@ def of_storage(store: Path, system_prompt: str) -> list[StepState]:
     adapters = _adapters(store)
     for run in adapters or [""]:
         step = f"adapters/{run}" if run else "adapters"
-        found[step] = _of_folder(store, step, found, {}) if run else StepState(step, MISSING)
-    found["qa"] = _of_many(store / "qa", "qa", "*.jsonl", "transcript")
+        found[step] = _of_folder(store, step, found, {}) if run else _kept_back(store / step)
+    found["qa"] = _of_many(store / "qa", "*.jsonl", "transcript")
     found["validation"] = _of_results(store, found)
     return list(found.values())
 
@@ -110,6 +111,20 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
+def _kept_back(folder: Path) -> StepState:
+    """Return the state of a folder in which nothing was found: missing, or kept from this user."""
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        if faults.of_the_machine(error):
+            return StepState(folder.name, UNREADABLE, _unreadable(error))
+    return StepState(folder.name, MISSING, bytes=folder_bytes(folder))
+
+
+def _unreadable(error: OSError) -> str:
+    return f"{error.filename} cannot be read ({error.strerror}): fix that, and it may be whole"
+
+
 def _of_folder(
     store: Path, step: str, before: Mapping[str, StepState], now: Mapping[str, str]
 ) -> StepState:
@@ -129,11 +144,9 @@ def _of_folder(
         content_id, finished, seconds = str(raw["id"]), str(raw["finished"]), float(raw["seconds"])
         damaged = manifests.damaged_files(place, raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f"its {manifests.NAME} cannot be read"
         if isinstance(error, OSError) and faults.of_the_machine(error):
-            why = (
-                f"{error.filename} cannot be read ({error.strerror}): fix that, and it may be whole"
-            )
+            return StepState(step, UNREADABLE, _unreadable(error), bytes=size)
+        why = f"its {manifests.NAME} cannot be read"
         return StepState(step, DAMAGED, why, bytes=size)
     state, why = DONE, ""
     if who:
@@ -160,7 +173,7 @@ def _older(inputs: Mapping[str, Any], before: Mapping[str, StepState]) -> str:
     for name, recorded in inputs.items():
         if name in before and recorded:
             earlier = before[name]
-            if earlier.state in (DAMAGED, MISSING, STOPPED):
+            if earlier.state in (DAMAGED, MISSING, STOPPED, UNREADABLE):
                 return f"rests on {name}, which is {earlier.state}"
             if earlier.id != recorded:
                 return f"made from an older version of {name}"
@@ -196,24 +209,24 @@ def _left_bytes(place: Path) -> int:
     return sum(folder_bytes(place.with_name(name)) for name in names)
 
 
-def _of_many(folder: Path, step: str, pattern: str, what: str) -> StepState:
+def _of_many(folder: Path, pattern: str, what: str) -> StepState:
     """Return the state of a folder that grows by a file or folder a run."""
     try:
         times = sorted(path.stat().st_mtime for path in folder.glob(pattern))
     except OSError:
         times = []
     if not times:
-        return StepState(step, MISSING, bytes=folder_bytes(folder))
+        return _kept_back(folder)
     n = len(times)
     told = f"{n:,} {what}{'s' * (n != 1)}"
-    return StepState(step, DONE, told, finished=_iso(times[-1]), bytes=folder_bytes(folder))
+    return StepState(folder.name, DONE, told, finished=_iso(times[-1]), bytes=folder_bytes(folder))
 
 
 def _of_results(store: Path, before: Mapping[str, StepState]) -> StepState:
     """Return the state of step 7: stale where an adapter or the data are newer than its results."""
-    state = _of_many(store / "validation", "validation", f"[!.]*/{results.FILE}", "result")
+    state = _of_many(store / "validation", f"[!.]*/{results.FILE}", "result")
     newest = results.newest(store)
-    if state.state == MISSING or newest is None:
+    if state.state != DONE or newest is None:
         return state
     made = (newest / results.FILE).stat().st_mtime  # labels and ratings come into the folder later
     for earlier in before.values():

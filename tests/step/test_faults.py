@@ -216,6 +216,22 @@ def test_a_file_of_weights_that_may_not_grow_names_its_limit(tmp_path):
     assert "`ulimit -f unlimited`" in one_sentence(limited(body, FSIZE=4096))
 
 
+TORCH_SAYS = "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_names_the_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(faults, "_STORAGES", [tmp_path])
+    monkeypatch.setattr(faults, "has_no_room", lambda path: path == tmp_path)
+    assert f"the disk of {tmp_path} is full" in faults.sentence(RuntimeError(TORCH_SAYS))
+
+
+@posix
+def test_a_checkpoint_that_may_not_grow_names_its_limit(tmp_path):
+    """A real error of torch.save, which hides the system's number."""
+    body = f"import torch; torch.save(torch.zeros(99999), {str(tmp_path / 'a')!r})"
+    assert "`ulimit -f unlimited`" in one_sentence(limited(body, FSIZE=4096))
+
+
 @posix
 def test_too_many_open_files_name_their_limit(tmp_path):
     body = f"files = [open({str(tmp_path)!r} + f'/{{i}}', 'w') for i in range(300)]"

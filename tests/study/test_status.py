@@ -119,6 +119,26 @@ def test_a_manifest_that_the_machine_keeps_back_is_told_with_the_reason(whole, m
     monkeypatch.setattr(manifests, "read_json", read_json)
     (features,) = (s for s in state.of_storage(whole, "") if s.step == "features")
     assert "manifest.json cannot be read (Input/output error): fix that" in features.why
+    assert look(whole).next == ""  # not the command that would make it anew
+
+
+@pytest.mark.parametrize("step", ["adapters", "qa", "validation"])
+def test_a_folder_of_another_user_is_not_called_missing(whole, monkeypatch, step):
+    (whole / step).mkdir(exist_ok=True)
+
+    def kept_from(real):
+        def read(path, *more):
+            if Path(path) == whole / step:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return real(path, *more)
+
+        return read
+
+    monkeypatch.setattr(os, "listdir", kept_from(os.listdir))
+    monkeypatch.setattr(os, "scandir", kept_from(os.scandir))
+    said = look(whole)
+    assert said.states[step] == "unreadable" and "cannot be read (Permission denied)" in said.text
+    assert said.next == "" and "Next: let what cannot be read be read again" in said.text
 
 
 def test_what_is_done_is_told_with_losses_and_the_next_command(whole):
