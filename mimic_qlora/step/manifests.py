@@ -5,6 +5,7 @@ identifies an output"). A step is skipped when its folder is of the same run: eq
 and software, paths and times apart.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -229,6 +230,7 @@ def read_any(place: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+@functools.cache  # reads the metadata of every package that is installed
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that shape a result."""
     found = {d.name: d.version for d in distributions() if d.name in _LIBRARIES}

@@ -16,13 +16,14 @@ from mimic_qlora.subjects.manifest import Source, data_line
 from mimic_qlora.training import log_files, validation_loss
 from mimic_qlora.training.data import BaseModel
 from mimic_qlora.training.log_files import Setup
-from mimic_qlora.training.loop import SavedState
 from mimic_qlora.training.memorisation import audited, selection
 from mimic_qlora.training.packing import Split
 from mimic_qlora.training.validation_loss import BitsPerByte, Interval, NewLines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from mimic_qlora.training.loop import SavedState
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Results:
     best_step: int  # of the adapter that is kept
 
 
-def results(state: SavedState, samples: Split, work: Path) -> Results:
+def results(state: "SavedState", samples: Split, work: Path) -> Results:
     """Compare the base with the best adapter on the validation patients."""
     losses = {row["step"]: row["eval_loss"] for row in state.log_history if "eval_loss" in row}
     best = state.best_global_step
@@ -66,7 +67,7 @@ def results(state: SavedState, samples: Split, work: Path) -> Results:
 def write(
     work: Path,
     tokenizer: "PreTrainedTokenizerBase",
-    state: SavedState,
+    state: "SavedState",
     setup: Setup,
     readme: str,
     title: str,

@@ -39,7 +39,8 @@ def test_a_run_has_a_name_for_torchrun_too(monkeypatch):
 
 
 def test_what_is_refused_waits_for_no_library_that_trains():
-    code = "import sys, mimic_qlora.training.run; print({'peft', 'bitsandbytes'} & {*sys.modules})"
+    modules = "mimic_qlora.training.run, mimic_qlora.export.base_folder"
+    code = f"import sys, {modules}; print({{'peft', 'bitsandbytes'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "set()\n", done.stderr
 
