@@ -277,15 +277,11 @@ def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Tell whether the run of a manifest made what another run would: paths and times apart."""
     try:
         pair = found, asked
-        # a model is known by its tokenizer where both have its sum, else by its name
-        by_sum = all(_TOKENIZER in run["inputs"] for run in pair)
-        bases = [_base(run) or {} for run in pair]
-        unlike = [] if all(_COMPUTING in base for base in bases) else [_COMPUTING]
-        digits = min(len(base.get(_FINGERPRINT, "")) for base in bases)
-        settings = [digest(_what(run["settings"], by_sum, unlike, digits)) for run in pair]
+        by_sum = _by_sum(pair)
         inputs, now = [
             {k: v for k, v in run["inputs"].items() if by_sum or k != _TOKENIZER} for run in pair
         ]
+        settings = [digest(settings) for settings in comparable_settings(found, asked)]
         return (
             all(found[key] == asked[key] for key in ("step", "schema_version", "software"))
             and settings[0] == settings[1]
@@ -294,6 +290,26 @@ def is_same_run(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
         )
     except (KeyError, AttributeError, TypeError):
         return False  # the manifest is damaged, or there is none
+
+
+def comparable_settings(
+    found: Mapping[str, Any], asked: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of two runs that decide what they make, as far as both manifests tell.
+
+    Raises KeyError, AttributeError or TypeError where a manifest is damaged.
+    """
+    bases = [_base(run) or {} for run in (found, asked)]
+    unlike = [] if all(_COMPUTING in base for base in bases) else [_COMPUTING]
+    digits = min(len(base.get(_FINGERPRINT, "")) for base in bases)
+    by_sum = _by_sum((found, asked))
+    was, now = (_what(run["settings"], by_sum, unlike, digits) for run in (found, asked))
+    return was, now
+
+
+def _by_sum(pair: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether a model is known by its tokenizer: where both have its sum, else by its name."""
+    return all(_TOKENIZER in run["inputs"] for run in pair)
 
 
 def _base(run: Mapping[str, Any]) -> Mapping[str, Any] | None:

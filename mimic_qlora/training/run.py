@@ -229,9 +229,9 @@ def draft_of(work: Path) -> dict[str, Any]:
         return {}
     try:
         draft = files.read_json(path)
-        _settings(draft)
+        _compared(draft, draft)
         return draft
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{path} is gone or damaged: give --force to begin the run anew") from None
 
 
@@ -281,18 +281,18 @@ def _processes(manifest: dict[str, Any]) -> int:
     return int(manifest.get("processes", 1))  # manifests until 2026-11 lack it
 
 
-def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **manifest["settings"],
-        "prompts": manifest["inputs"]["prompts"],
-        "processes": _processes(manifest),
-    }
+def _compared(*runs: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what decides how each of two runs trains."""
+    return [
+        {**settings, "prompts": run["inputs"]["prompts"], "processes": _processes(run)}
+        for settings, run in zip(manifests.comparable_settings(*runs), runs, strict=True)
+    ]
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Word which settings of two runs differ."""
     try:
-        old, new = _settings(before), _settings(now)
+        old, new = _compared(before, now)
         names = [name for name in new if new[name] != old.get(name)]
     except (KeyError, TypeError, AttributeError):  # a manifest that is damaged
         names = []

@@ -17,6 +17,7 @@ from helpers.paths import ROOT
 from helpers.scripts import folder_bytes, run_script
 from helpers.training_runs import OPTIONS, PATIENTS, record, write_prompts
 from mimic_qlora.llm import chat, generation, loading
+from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import (
     callbacks,
@@ -143,6 +144,11 @@ def test_an_adapter_of_other_settings_is_named_before_it_is_replaced(
     options = ["--storage", finished.store, "--model", tiny, *OPTIONS, "--epochs", 5]
     monkeypatch.setattr(sys, "argv", ["train_qlora.py", *map(str, options)])
     monkeypatch.setattr(train_run, "read_samples", stop)
+    # an older manifest has a part of the base's fingerprint, which is no other base
+    older = files.read_json(finished.folder / "manifest.json")
+    base = older["settings"]["base_model"]
+    base["fingerprint"] = base["fingerprint"][:16]
+    monkeypatch.setattr(train_run.manifests, "read", lambda place: older)
     with pytest.raises(KeyboardInterrupt):
         train_qlora.main()
     shown = capsys.readouterr().out
