@@ -43,7 +43,8 @@ def gather(con: duckdb.DuckDBPyConnection, hours: float, most: int | None = None
         FROM stays JOIN split USING (subject_id) WHERE place = 1 ORDER BY subject_id""")
     people = con.execute("SELECT * FROM cohort ORDER BY subject_id").df()
     if people.empty:
-        raise UserError("no patient has a stay with coded diagnoses: there is nothing to predict")
+        why = database.uncoded(con) or "no patient has a stay with coded diagnoses"
+        raise UserError(f"{why}: there is nothing to predict")
     if most is None or len(people) <= most:
         return people
     drawn = seeded.order(people["subject_id"].tolist(), "features", 0)[:most]

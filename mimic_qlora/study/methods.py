@@ -83,6 +83,8 @@ def _flow(store: Path) -> str:
             if r["left_out"] not in "0"
         ]
         rest = rows[-1]["n"].replace(HIDDEN, "the others")
+        if left and not _manifest(store, "summary")["settings"].get("min_cell"):
+            return "[Who was left out: run step 2 without `--min-cell 0`.] "
         return f"Left out: {', '.join(left)}; {rest} remained. " if left else ""
     except (OSError, KeyError, IndexError, csv.Error):
         return ""

@@ -61,7 +61,12 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _table1(store: Path) -> list[list[str]]:
-    storage.verified_manifest(store, "summary")
+    if not storage.verified_manifest(store, "summary")["settings"].get("min_cell"):
+        again = storage.command_for("summary")
+        raise UserError(
+            f"{store / 'summary'} shows small counts (--min-cell 0), which no paper may: run "
+            f"`{again}` first"
+        )
     path = store / "summary" / "table1.csv"
     if not path.is_file():
         raise UserError(f"{path} is missing: the data has no stays, so there is no Table 1")

@@ -33,7 +33,8 @@ ICU_STAYS = """(SELECT DISTINCT ON (subject_id, stay_id) * FROM icustays
 ED_STAYS = ICU_STAYS.replace("icustays", "edstays")
 ONCE = {"admissions": STAYS, "icustays": ICU_STAYS, "edstays": ED_STAYS}
 # and which rows of diagnoses_icd say what a stay was coded with
-CODED = "hadm_id IS NOT NULL AND icd_code IS NOT NULL AND icd_version IS NOT NULL"
+_CODE = ("hadm_id", "icd_code", "icd_version")
+CODED = " AND ".join(f"{column} IS NOT NULL" for column in _CODE)
 CODED_PATIENTS = f"""(SELECT DISTINCT subject_id
     FROM diagnoses_icd SEMI JOIN {STAYS} USING (subject_id, hadm_id) WHERE {CODED})"""
 _TYPES: dict[Kind, str] = {
@@ -141,6 +142,16 @@ def nulls(con: DuckDBPyConnection, name: str) -> dict[str, int]:
         FROM parquet_metadata({files(Path(path) for (path,) in paths)})
         GROUP BY path_in_schema""").fetchall()
     )
+
+
+def uncoded(con: DuckDBPyConnection) -> str:
+    """Return why no stay at all is coded where a column of diagnoses_icd is to blame, or ""."""
+    if "diagnoses_icd" not in names(con):
+        return ""
+    counts = ", ".join(f"count({column}) AS {column}" for column in _CODE)
+    (filled,) = rows(con, f"SELECT {counts} FROM diagnoses_icd")
+    empty = " and ".join(column for column, n in filled.items() if not n)
+    return f"diagnoses_icd has no {empty}, without which no stay counts as coded" if empty else ""
 
 
 def add_phenotypes(con: DuckDBPyConnection) -> None:

@@ -196,6 +196,10 @@ def _levels(title: str, counts: Mapping[str, Mapping[str, int]], groups: Groups)
     sums = [[(level, column) for level in counts] for column in COLUMNS]
     if NO_STAY in counts:  # how many these are, other tables tell where it may be told
         sums.insert(0, [(level, COLUMNS[-1]) for level in counts if level != NO_STAY])
+    # How many of all patients these are, other tables tell: those with rows of icustays, the cells
+    # of deathtime and the empty ones.
+    everybody = [level for level in ("", _UNKNOWN[0]) if level in counts]
+    sums += [[(level, COLUMNS[0]), (level, COLUMNS[-1])] for level in everybody]
     totals = [[(level, column) for column in SPLITS] for level in counts]
     unseen = {key for key in cells if isinstance(groups.sizes[key[1]], str)}
     hidden = hidden_cells(cells, sums, groups.min_cell, totals, unseen)

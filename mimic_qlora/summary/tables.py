@@ -112,5 +112,7 @@ def summarize(storage: Path, temp: Path, manifest: SubjectsManifest, min_cell: i
             summary.tables.append(Table(name, kind.heading, rows, kind.note))
         else:
             summary.skipped.append(f"{kind.heading}: left out, the data has no {kind.needs}")
+    if why := database.uncoded(con):
+        summary.skipped.append(f"No diagnosis is counted: {why}")
     con.close()
     return summary

@@ -1,7 +1,10 @@
 """The cohort and its targets."""
 
+import pytest
+
 from helpers.feature_tables import hospital, keep
 from mimic_qlora.features import cohort
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import database
 
 
@@ -42,6 +45,14 @@ def test_patients_without_a_coded_stay_are_left_out_and_everybodys_disease_is_pa
         "only 0 train patients are without it" in passed[0]
         and "1 targets instead of 20" in passed[1]
     )
+
+
+def test_the_column_without_which_nothing_is_coded_is_named(tmp_path):
+    made = hospital()
+    without = [{**row, "icd_version": None} for row in made["diagnoses_icd"]]
+    con = database.connect(keep(tmp_path, {**made, "diagnoses_icd": without}), tmp_path)
+    with pytest.raises(UserError, match="diagnoses_icd has no icd_version, without which"):
+        cohort.gather(con, 24)
 
 
 def test_more_patients_than_memory_holds_are_sampled(tmp_path):

@@ -36,7 +36,7 @@ def store(tmp_path) -> Path:
             {"source": SOURCE, "split": {"train": 800, "validation": 100, "test": 100}}
         )
     ids = {"subjects": storage.verified_manifest(store, "subjects")["id"]}
-    with storage.step_output(store, "summary", {}, ids) as out:
+    with storage.step_output(store, "summary", {"min_cell": 10}, ids) as out:
         csv_files.write(out.path / "table1.csv", TABLE)
         stages = [{"patients": "in", "n": 9, "left_out": "<10", "because": "no stay"}]
         stages += [{"patients": "then", "n": 8, "left_out": "hidden", "because": "no code"}]
@@ -162,7 +162,7 @@ def test_methods_tell_what_manifests_know_and_leave_the_rest_open(store):
 def test_methods_tell_no_number_of_patients_that_step_2_hides(store):
     """Of 1,000 patients 997 have a code, which tells of the three that have none."""
     ids = {"subjects": storage.verified_manifest(store, "subjects")["id"]}
-    with storage.step_output(store, "summary", {"min_cell": 10}, ids) as out:
+    with storage.step_output(store, "summary", {"min_cell": 10, "model": None}, ids) as out:
         stages = [{"patients": "with a stay", "n": 1000, "left_out": "<10", "because": "no code"}]
         stages += [{"patients": "coded", "n": "hidden", "left_out": "", "because": ""}]
         csv_files.write(out.path / "flow.csv", stages)
@@ -177,6 +177,21 @@ def test_methods_tell_no_number_of_patients_that_step_2_hides(store):
     assert "<10 with no code; the others remained" in said
     assert "first coded stay, 5 per target" in said and "(1,994 records): 0 faults" in said
     assert "997" not in said and "hidden" not in said
+
+
+def test_a_paper_takes_nothing_from_a_summary_that_shows_small_counts(store, tmp_path):
+    """Step 2 with --min-cell 0 says to keep it on the machine; --paper copied it without a word."""
+    ids = {"subjects": storage.verified_manifest(store, "subjects")["id"]}
+    with storage.step_output(store, "summary", {"min_cell": 0}, ids) as out:
+        csv_files.write(out.path / "table1.csv", TABLE)
+        stages = [{"patients": "with a stay", "n": 1000, "left_out": 3, "because": "no code"}]
+        stages += [{"patients": "coded", "n": 997, "left_out": "", "because": ""}]
+        csv_files.write(out.path / "flow.csv", stages)
+    done = status(store, "--paper", tmp_path / "paper")
+    assert done.returncode == 2 and not (tmp_path / "paper").exists()
+    assert "run `python summarize_jsonl.py` first" in done.stderr
+    said = status(store, "--methods").stdout
+    assert "without `--min-cell 0`" in said and "3 with no code" not in said and "997" not in said
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -297,6 +297,18 @@ def test_table_1_hides_no_patients_without_a_stay_that_the_flow_tells():
     assert [row["no coded stay"] for row in rows] == ["", "hidden", "<10", "12 (30%)"]
 
 
+def test_what_table_1_hides_of_the_dead_and_of_icu_patients_no_other_table_tells():
+    """61 patients have rows of icustays, as another table says: 58 beside them told "<10"."""
+    yes = dict(zip(table1.COLUMNS, (58, 47, 6, 5, 3), strict=True))
+    no = dict(zip(table1.COLUMNS, (172, 137, 16, 19, 167), strict=True))
+    sizes = {column: yes[column] + no[column] for column in yes}
+    row, _ = table1._levels("Any ICU stay", {"": yes, "no": no}, table1.Groups({}, sizes, 10))
+    assert row["no coded stay"] in ("<10", "hidden") and row["overall"] == "hidden"
+    of_sex = {"F": yes, table1._UNKNOWN[0]: no | {"no coded stay": 4}}
+    *_, row = table1._levels("Sex", of_sex, table1.Groups({}, sizes, 10))
+    assert row["overall"] == "hidden"  # patients.gender's empty cells are counted, too
+
+
 def test_lengths_of_many_stays_of_few_patients_are_hidden():
     days = pd.Series([1.0] * 12, index=[7] * 12)
     groups = table1.Groups({"overall": days.to_frame("days")}, {"overall": 40}, 10)
