@@ -39,7 +39,10 @@ def overview(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int)
         n = _count(con, f"SELECT count(*) FROM {rows}")
         lines[name] = f"<{min_cell}" if is_small(n, min_cell) else n
     lines["Tables by patient"] = len(manifest["rows"])
-    lines["Rows"] = sum(counts["columnar"] for counts in manifest["rows"].values())
+    rows_of = [counts["columnar"] for counts in manifest["rows"].values()]
+    # their sum, less the other tables' rows, would tell the rows of a table that has few
+    few = any(is_small(n, min_cell) for n in rows_of)
+    lines["Rows"] = HIDDEN if few else sum(rows_of)
     return [{"what": what, "n": n} for what, n in lines.items()]
 
 

@@ -287,6 +287,18 @@ def test_a_code_of_a_stay_that_is_not_there_makes_no_coded_stay(tmp_path):
     assert overview["with a coded stay"] == result["table1"][0]["overall"] == with_code
 
 
+def test_the_sum_of_all_rows_does_not_tell_the_rows_of_a_small_table(tmp_path):
+    """All rows less those of the other tables were the one row, and so the one patient."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    write_table(hosp, "services", [{"subject_id": 1, "hadm_id": 1001}])
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    for least, shown in (("10", "hidden"), ("0", 40 + 30 + 70 + 15 + 1)):
+        done = run_here("summarize_jsonl.py", "--min-cell", least, storage=place)
+        assert done.returncode == 0, done.stderr
+        assert tables(place)["overview"][-1] == {"what": "Rows", "n": shown}
+
+
 def test_table_1_hides_no_patients_without_a_stay_that_the_flow_tells():
     levels = {"White": 24, "Black": 3, table1.NO_STAY: 12}
     counts_of = {
