@@ -242,6 +242,10 @@ def _on_skill(metrics: list[TargetMetrics], n_test: int) -> list[str]:
             f"more; an interval needs {matrix.MIN_PATIENTS} of them with and "
             f"{matrix.MIN_PATIENTS} without the target"
         )
+        says.append(
+            "How many test patients have a target is shown, however few they are: step 2 would "
+            "hide it, so look for small counts before any of this leaves the machine"
+        )
     return says
 
 

@@ -125,8 +125,7 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
             }
         )
     also = ("rows", "patients_share", "median_rows", "most_rows")
-    all_of_stays = [row for row in result if row["table"] == "admissions"]
-    _hide_stays(con, manifest, min_cell, all_of_stays, ("patients", *also))
+    _hide_stays(con, manifest, min_cell, result, ("patients", *also))
     return hide_small(result, ("patients",), min_cell, also, total)
 
 
@@ -137,9 +136,15 @@ def _hide_stays(
     rows: Rows,
     columns: Sequence[str],
 ) -> None:
-    """Hide columns of rows that count the patients with a stay, where the flow must not."""
-    if rows and _stages(con, manifest, min_cell)["stay"] == HIDDEN:
-        for row in rows:
+    """Hide columns of rows that count the patients with a stay, where the flow must not.
+
+    All rows of admissions do, and tables that have a row of every stay, such as services.
+    """
+    if _stages(con, manifest, min_cell)["stay"] != HIDDEN:
+        return
+    n = _count(con, f"SELECT count(DISTINCT subject_id) FROM {database.STAYS}")
+    for row in rows:
+        if row["patients"] == n or (row["table"] == "admissions" and row.get("share", 1) == 1):
             row.update(dict.fromkeys(columns, HIDDEN))
 
 
@@ -305,8 +310,7 @@ def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) 
         rows.append({**row, "sentence": sentence})
     everybody = manifest["source"]["patients"]
     also = ("rows", "share", "patients")
-    all_of_stays = [row for row in rows if row["table"] == "admissions" and row["share"] == 1]
-    _hide_stays(con, manifest, min_cell, all_of_stays, also)
+    _hide_stays(con, manifest, min_cell, rows, also)
     return hide_small(rows, ("rows", "patients"), min_cell, also, everybody)
 
 

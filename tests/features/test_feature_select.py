@@ -66,6 +66,7 @@ def test_metrics_and_statements_are_told(done):
     by_name = {row["target"]: row for row in metrics["targets"]}
     assert by_name["diabetes"]["auroc"] > 0.8 and by_name["diabetes"]["skill"]
     assert "Cohort: 200 of 240 patients have a coded stay" in shown and "carry no result" in shown
+    assert "small counts before any of this leaves" in " ".join(shown.split())
     assert "NaN" not in (folder / "features" / "metrics.json").read_text()
     assert max(len(line) for line in shown.splitlines() if "/" not in line) <= 100
 

@@ -146,7 +146,7 @@ def test_each_icd_version_has_a_list_of_its_own(store):
     assert found[0]["rows"] == 5 and found[20]["rows"] == 1
 
 
-def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, shown):
+def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, shown, tmp_path):
     flags = tables(store)["quality"]
     assert flags and all(row["rows"] for row in flags)
     flag = {
@@ -158,7 +158,7 @@ def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, sho
     }
     many, few = ({**flag, "patients": n} for n in (10, 3))
     manifest = {"quality": [many, few], "source": {"patients": N}}
-    shown = counts.quality(None, manifest, 10)
+    shown = counts.quality(database.connect(store, tmp_path), manifest, 10)
     assert (
         shown[0] == {**{k: many[k] for k in shown[0]}}
         and shown[1]["sentence"] == "ends before it starts"
@@ -257,13 +257,16 @@ def test_what_one_table_hides_no_other_tells(tmp_path):
         if name == "diagnoses_icd":
             rows += [{**rows[0], "seq_num": seq_num} for seq_num in range(2, 25)]
         write_table(hosp, name, rows)
+    services = [{"subject_id": i, "hadm_id": 1000 + i, "curr_service": "MED"} for i in range(1, 28)]
+    write_table(hosp, "services", services)
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
     assert run_here("summarize_jsonl.py", storage=place).returncode == 0
     result = tables(place)
     assert [row["n"] for row in result["flow"]][2] == "hidden"
     shown = {row["table"]: row for row in result["rows_per_table"]}
-    assert shown["admissions"]["patients"] == shown["admissions"]["rows"] == "hidden"
+    for name in ("admissions", "services"):  # of which every stay has a row
+        assert shown[name]["patients"] == shown[name]["rows"] == "hidden"
     of_admissions = [r for r in result["quality"] if r["table"] == "admissions"]
     assert of_admissions and {row["patients"] for row in of_admissions} == {"hidden"}
     # 14 without a code are in the overview: beside them the histogram hides another bin
