@@ -195,12 +195,15 @@ def test_a_row_is_rejected_with_what_is_wrong_with_its_id(convert, tiny_mimic, t
         '""': "hadm_id is empty",
         "+5": "hadm_id has a sign in front",
         "x.y": "hadm_id is not a whole number",
+        "NA": "hadm_id is a word for nothing, which must be an empty cell",
+        ".": "hadm_id is a word for nothing, which must be an empty cell",
+        "\\N": "hadm_id is a word for nothing, which must be an empty cell",
     }
     rows = [f"10000000,{cell},1,I10,10" for cell in faults]
     rows += ["010000000,20000000,1,I10,10", "5,20000000,1,I10,10"]
     header = "subject_id,hadm_id,seq_num,icd_code,icd_version"
     write_table(tiny_mimic, "diagnoses_icd", header, rows)
-    with pytest.raises(UserError, match="8 rows cannot be read"):
+    with pytest.raises(UserError, match="11 rows cannot be read"):
         convert("--mimic-dir", tiny_mimic)
     place = tmp_path / "storage" / "rejects" / "diagnoses_icd.csv"
     listed = list(csv.DictReader(open(place, newline="")))
