@@ -202,6 +202,10 @@ def _view(con: DuckDBPyConnection, name: str, paths: Sequence[Path], limit: str 
         there = columns_of(paths[0])
         own = ", ".join(sql.identifier(column) for column in known.columns if column in there)
         con.execute(f"CREATE OR REPLACE VIEW {table} AS SELECT {own} FROM {rows}")
+    if name == "admissions":  # a stay that stands twice makes no fault two
+        con.execute("""
+            CREATE OR REPLACE VIEW stays AS
+            SELECT DISTINCT ON (subject_id, hadm_id) * FROM admissions ORDER BY ALL""")
 
 
 @cache

@@ -73,7 +73,7 @@ WHERE intime < earlier
 -- finds: begins before or ends after its hospital stay
 -- worst: by {worst}
 SELECT subject_id, greatest(admittime - intime, outtime - dischtime) AS worst
-FROM {table} JOIN admissions USING (subject_id, hadm_id) WHERE intime < admittime OR outtime > dischtime
+FROM {table} JOIN stays USING (subject_id, hadm_id) WHERE intime < admittime OR outtime > dischtime
 
 -- check: length of stay is not the time between
 -- tables: icustays
@@ -138,7 +138,7 @@ FROM {table} JOIN patients USING (subject_id) WHERE charttime > dod + INTERVAL 2
 -- finds: starts more than a day before or after the stay that it names
 -- worst: by {worst}
 SELECT subject_id, greatest(admittime - starttime, starttime - dischtime) AS worst
-FROM {table} JOIN admissions USING (subject_id, hadm_id)
+FROM {table} JOIN stays USING (subject_id, hadm_id)
 WHERE starttime < admittime - INTERVAL 1 DAY OR starttime > dischtime + INTERVAL 1 DAY
 
 -- check: far from its stay
@@ -147,7 +147,7 @@ WHERE starttime < admittime - INTERVAL 1 DAY OR starttime > dischtime + INTERVAL
 -- finds: charted more than a day before or after the stay that it names
 -- worst: by {worst}
 SELECT subject_id, greatest(admittime - charttime, charttime - dischtime) AS worst
-FROM {table} JOIN admissions USING (subject_id, hadm_id)
+FROM {table} JOIN stays USING (subject_id, hadm_id)
 WHERE charttime < admittime - INTERVAL 1 DAY OR charttime > dischtime + INTERVAL 1 DAY
 
 -- check: far from its stay
@@ -156,7 +156,7 @@ WHERE charttime < admittime - INTERVAL 1 DAY OR charttime > dischtime + INTERVAL
 -- finds: done more than a day before or after the stay that it names
 -- worst: by {worst}
 SELECT subject_id, greatest(admittime - chartdate, chartdate - dischtime) AS worst
-FROM {table} JOIN admissions USING (subject_id, hadm_id)
+FROM {table} JOIN stays USING (subject_id, hadm_id)
 WHERE chartdate < date_trunc('day', admittime) - INTERVAL 1 DAY OR chartdate > dischtime + INTERVAL 1 DAY
 
 -- check: stored before it happened

@@ -205,6 +205,17 @@ def test_a_fault_is_found_where_it_is_and_counted_once(tmp_path, monkeypatch, ch
     assert "{" not in flag.sentence
 
 
+def test_a_stay_that_stands_twice_makes_no_fault_two(tmp_path):
+    patient = sound(FIRST)
+    patient["admissions"] *= 2
+    outside = {"charttime": time("2150-05-01"), "storetime": time("2150-05-01")}
+    patient["labevents"] = [{**row, **outside} for row in patient["labevents"]]
+    change("icustays", outtime=time("2150-05-01"))(patient)
+    flags = found(write(tmp_path, [patient, sound(SECOND)]))
+    assert flags["far from its stay", "labevents"].rows == 2
+    assert flags["ICU stay outside its hospital stay", "icustays"].rows == 1
+
+
 def test_every_kind_of_check_on_these_tables_has_a_fault_planted():
     there = sound(FIRST).keys()
     checks = [c for c in quality.checks() if {*c.needs} <= there]
