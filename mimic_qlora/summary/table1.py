@@ -74,7 +74,9 @@ def table1(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -
     groups = _groups(people, min_cell)
     everybody = groups.people
 
-    def yes_no(title: str, column: str) -> Rows:
+    def yes_no(title: str, column: str, known: bool) -> Rows:
+        if not known:  # without the table, or with nothing in the column, 0 would be said of all
+            return [{"characteristic": title, **dict.fromkeys(COLUMNS, races.NOT_RECORDED)}]
         yes = {name: int((part[column] > 0).sum()) for name, part in everybody.items()}
         no = {name: len(part) - yes[name] for name, part in everybody.items()}
         return _levels(title, {"": yes, "no": no}, groups)[:1]
@@ -90,8 +92,9 @@ def table1(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -
         groups,
     )
     rows += _quartiles("Days from first to last", lambda part: part.days_covered, groups)
-    rows += yes_no("Any ICU stay", "icu_stays")
-    rows += yes_no("Died in hospital", "died")
+    (n_flags,) = con.execute("SELECT count(hospital_expire_flag) FROM admissions").fetchall()[0]
+    rows += yes_no("Any ICU stay", "icu_stays", "icustays" in manifest["rows"])
+    rows += yes_no("Died in hospital", "died", n_flags > 0)
     rows += _quartiles("ICU stays if any", lambda part: part.icu_stays[part.icu_stays > 0], groups)
     return rows
 

@@ -324,6 +324,18 @@ def test_what_table_1_hides_of_the_dead_and_of_icu_patients_no_other_table_tells
     assert row["overall"] == "hidden"  # patients.gender's empty cells are counted, too
 
 
+def test_table_1_does_not_say_0_of_what_the_data_does_not_hold(tmp_path):
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    with gzip.open(hosp / "admissions.csv.gz", "rt", newline="") as file:
+        rows = [{**row, "hospital_expire_flag": ""} for row in csv.DictReader(file)]
+    write_table(hosp, "admissions", rows)
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
+    said = {row["characteristic"]: row["overall"] for row in tables(place)["table1"]}
+    assert said["Any ICU stay"] == said["Died in hospital"] == "not recorded"
+
+
 def test_lengths_of_many_stays_of_few_patients_are_hidden():
     days = pd.Series([1.0] * 12, index=[7] * 12)
     groups = table1.Groups({"overall": days.to_frame("days")}, {"overall": 40}, 10)
