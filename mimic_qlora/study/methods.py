@@ -18,6 +18,7 @@ from mimic_qlora.summary.disclosure import HIDDEN
 from mimic_qlora.validation import results
 from mimic_qlora.validation.labelling import claims
 
+FIRST = ("subjects", "summary", "features", "prompts")  # the steps before training
 _TASKS = {
     "guidance": "guidance on a symptom",
     "chart_qa": "questions about the chart",
@@ -50,6 +51,19 @@ def _manifest(store: Path, step: str) -> Mapping[str, Any]:
     return manifests.read(storage.linked_place(store / step)) or {}
 
 
+def _stale(store: Path, *steps: str) -> str:
+    """Return the note for each of these that was made from another version of what is told."""
+    notes = []
+    for step in steps:
+        for name, was in (_manifest(store, step).get("inputs") or {}).items():
+            now = _manifest(store, name).get("id") if name in storage.COMMANDS else was
+            if was and now != was:
+                notes.append(
+                    f"[{step} was made from another version of {name} than this tells of.] "
+                )
+    return "".join(notes)
+
+
 def _missing(step: str) -> str:
     return f"[`{storage.command_for(step)}` has not been run]"
 
@@ -69,7 +83,8 @@ def _data(store: Path) -> str:
         f"We used {named}: {source['patients']:,} patients{kept}. Each patient is in one split "
         f"alone, drawn by a keyed hash of the identifier: {parts}. "
     )
-    return told + (_flow(store) or "") + "[Approval and data use agreement: to be filled in.]"
+    approval = "[Approval and data use agreement: to be filled in.]"
+    return told + _flow(store) + _stale(store, "summary") + approval
 
 
 def _flow(store: Path) -> str:
@@ -102,8 +117,8 @@ def _features(store: Path) -> str:
         f"known {hours:g} hours into each patient's first coded stay, {seeds} per target. "
         f"A column was left out of prompts when it did no better than its "
         f"shuffled shadow and refits without it ruled out a loss of AUROC of {margin:g}: "
-        f"{columns.get('least', 0)} columns."
-    )
+        f"{columns.get('least', 0)} columns. {_stale(store, 'features')}"
+    ).rstrip()
 
 
 def _prompts(store: Path) -> str:
@@ -119,6 +134,7 @@ def _prompts(store: Path) -> str:
         f"{settings['pairs_per_subject']} of a task per patient, each at one time and with what "
         f"the chart held at it, within {settings['token_budget']} tokens. Gold answers were "
         f"composed from content files written from public guidance, of which {content.reviewed()}. "
+        + _stale(store, "prompts")
         + _audited(store)
     )
 
@@ -161,11 +177,11 @@ def _training(store: Path) -> str:
             f"Run {name}, seed {seed}: {r['steps']} steps on {r['train_prompts']:,} records; loss "
             f"on {r['validation_prompts']:,} records of {r['validation_patients']:,} validation "
             f"patients {r['validation_loss_base']:.3f} (base) and "
-            f"{r['validation_loss_adapter']:.3f} nats a token."
+            f"{r['validation_loss_adapter']:.3f} nats a token. {_stale(store, f'adapters/{name}')}"
         )
     if base == embedded.EMBEDDED_ORIGIN:
         said.append("[The built-in model is for trying things out, never for results.]")
-    return " ".join(said)
+    return " ".join(part.strip() for part in said)
 
 
 def _evaluation(store: Path) -> str:
@@ -181,13 +197,18 @@ def _evaluation(store: Path) -> str:
     others = f"[These are results of {other}.] " if (other := of_other(store, newest)) else ""
     if (basis := claims.Basis.read(newest)) and basis.described:
         others += f"[Nothing is claimed of them: {basis.described}.] "
+    counted = (
+        f"Looks at validation patients: {of.looks:,}; openings of the test patients: "
+        f"{of.openings:,} (ledger). "
+    )
+    if of.fault:  # its counts would be zeros
+        counted = f"[How often patients were looked at is not known: {of.fault}.] "
     return (
         f"{len({line.trial for line in lines}):,} trials, pairs of a patient and a curated "
         f"question, of {n_patients:,} {'/'.join(splits)} patients and "
         f"{len({line.question_id for line in lines})} questions were answered by {', '.join(arms)} "
         f"and scored by a rubric, {plan}. Differences are paired by question, with 95% intervals. "
-        f"Looks at validation patients: {of.looks:,}; openings of the test patients: "
-        f"{of.openings:,} (ledger). {others}[Human labels and raters: to be filled in.]"
+        f"{counted}{others}[Human labels and raters: to be filled in.]"
     )
 
 
@@ -216,14 +237,19 @@ def of_other(store: Path, made: Path) -> str:
 
 
 def _software(store: Path) -> str:
-    versions: dict[str, str] = {}
+    versions: dict[str, dict[str, None]] = {}  # package -> its versions, each once, in order
+    own: dict[str, None] = {}
     study = None
-    for step in ("subjects", *(f"adapters/{one.run}" for one in runs.of_storage(store))):
+    for step in (*FIRST, *(f"adapters/{one.run}" for one in runs.of_storage(store))):
         found = _manifest(store, step)
-        versions |= found.get("versions") or {}
+        for name, version in (found.get("versions") or {}).items():
+            versions.setdefault(name, {})[version] = None
+        own[found.get("software") or VERSION] = None
         study = found.get("study") or study
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    told = f"mimic_qlora {VERSION}; {named}."
+    named = ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
+    told = f"mimic_qlora {' and '.join(own)}; {named}."
+    if any(len(found) > 1 for found in (own, *versions.values())):
+        told += " [Which step ran with which version: to be filled in.]"
     if isinstance(study, dict):
         told += f" All settings: {study.get('file')} (SHA-256 {str(study.get('sha256'))[:12]})."
     return told + " [Availability of code and data: to be filled in.]"

@@ -229,6 +229,50 @@ def test_runs_of_several_recipes_are_not_told_as_seeds_of_one(store):
     assert "Run first, seed 0: 1 steps" in said and "Run second, seed 0: 1 steps" in said
 
 
+def trained(store: Path, run: str, inputs: dict[str, str]) -> None:
+    """Make an adapter's folder, as far as the methods read it."""
+    common = dict.fromkeys(("alpha", "dropout", "lr", "epochs", "accumulate", "batch_tokens"), 1)
+    common |= {"seed": 0, "rank": 8, "optimizer": "o", "base_model": {"name": "meta/L"}}
+    losses = dict.fromkeys(("validation_loss_base", "validation_loss_adapter"), 1.0)
+    counts = ("steps", "train_prompts", "validation_prompts", "validation_patients")
+    with storage.step_output(store, f"adapters/{run}", common, inputs) as out:
+        out.facts["results"] = losses | dict.fromkeys(counts, 1)
+
+
+def test_a_run_trained_on_other_prompts_than_those_told_of_is_named(store):
+    """Step 4 was run again: its new records stood beside the losses of an adapter on the old."""
+    subjects = {"subjects": storage.verified_manifest(store, "subjects")["id"]}
+    with storage.step_output(store, "prompts", {**ASKED, "token_budget": 700}, subjects) as out:
+        out.facts["counts"] = {"splits": {"train": 10}}
+    prompts = {"prompts": storage.verified_manifest(store, "prompts")["id"]}
+    trained(store, "fresh", prompts)
+    trained(store, "former", {"prompts": "0" * 16})
+    said = " ".join(status(store, "--methods").stdout.split())
+    note = "was made from another version of prompts than this tells of.]"
+    assert f"[adapters/former {note}" in said and said.count(note) == 1
+
+
+def test_a_damaged_ledger_is_not_told_as_no_look_at_all(store):
+    """Its head stays behind where the folder is copied without hidden files."""
+    ledger.enter(store, "frozen", plan_sha256="a" * 64)
+    (store / ".ledger-head.json").unlink()
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert "Looks at validation patients" not in said and "has lost its head" in said
+
+
+def test_steps_of_several_versions_are_not_told_as_of_the_last(store):
+    for run in ("former", "last"):
+        trained(store, run, {"prompts": ""})
+    assert "[Which step" not in status(store, "--methods").stdout
+    path = store / "adapters" / "former" / "manifest.json"
+    kept = json.loads(path.read_text())
+    kept["versions"]["transformers"], kept["software"] = "4.51.0", "0.0.9"
+    path.write_text(json.dumps(kept))
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert " and 4.51.0" in said and " and 0.0.9; " in said
+    assert "[Which step ran with which version: to be filled in.]" in said
+
+
 BASIS = claims.Basis(reader="patterns", primary="rubric", claimed=("rubric",), margins={})
 
 
