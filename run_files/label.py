@@ -87,7 +87,7 @@ def read(
     beyond = label_file.beyond(answers, labelled, questions)
     left_out = unknown | beyond.keys()
     kept = {key: label for key, label in labelled.items() if key not in left_out}
-    return claims.Labels(kept, by), [*faults, *beyond.values()]
+    return claims.Labels(kept, by), [*faults, *(f"{file}: {one}" for one in beyond.values())]
 
 
 def check_newest(store: Path, folder: Path) -> None:
@@ -137,6 +137,7 @@ def say_alike(paths: list[Path], given: "list[Labels]") -> None:
 def agreement_of(
     answers: "list[Answer]",
     given: "list[Labels]",
+    names: list[str],
     strata: "Strata | None",
     questions: "list[Question]",
 ) -> str:
@@ -157,6 +158,9 @@ def agreement_of(
         "its errors."
     )
     if len(given) > 1:
+        parts.append(
+            f"Of answers that several people labelled, these are the labels of {names[0]}."
+        )
         by_id = {question.id: question for question in questions}
         about = [(answer, by_id[answer.question_id]) for answer in answers]
         rows = []
@@ -167,7 +171,7 @@ def agreement_of(
             interval = "" if kappa.low is None else f"[{kappa.low:.2f}, {kappa.high:.2f}]"
             row = {"criterion": name, "kappa": value, "95% interval": interval}
             rows.append(row | {"answers": str(kappa.clusters)})
-        parts.append(text_tables.text_table(rows, "How far two people agree"))
+        parts.append(text_tables.text_table(rows, f"How far {names[0]} and {names[1]} agree"))
     return "\n".join(parts)
 
 
@@ -220,7 +224,10 @@ def main() -> int:
     say_alike(paths, given)
     strata = drawn.read(folder / drawn.FILE, answers)
     labelled = claims.Labelled(answers, given, strata, questions) if strata else None
-    agreed = agreement_of(answers, given, strata, questions)
+    names = [
+        path.name if len({one.name for one in paths}) == len(paths) else str(path) for path in paths
+    ]
+    agreed = agreement_of(answers, given, names, strata, questions)
     # another run at this time would leave the figures of one person beside the words of another
     with locks.hold(folder / KEPT, "python run_files/label.py", wait=WAIT):
         text = f"{agreed}\n\n{claims_of(folder, labelled)}"

@@ -87,6 +87,9 @@ def test_what_people_label_is_compared_corrected_and_kept(results):
     assert re.search(r"^named +0\.00", done.stdout, re.M)
     assert "Labelled by a layperson and a layperson: 4 of base, 4 of adapter" in done.stdout
     assert (results / "labelled.txt").read_text(encoding="utf-8") == done.stdout
+    # the order of the files decides the first table: nothing said so
+    assert "several people labelled, these are the labels of anna.csv." in done.stdout
+    assert "How far anna.csv and ben.csv agree" in done.stdout
     wrong = label(results, *files, *["--labelled-by", "clinician"] * 3)
     assert wrong.returncode == 2 and "once for each --labels" in wrong.stderr
 
