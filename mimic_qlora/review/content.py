@@ -51,6 +51,14 @@ class Wording:
         """Return whether it differs from the file."""
         return self.fingerprint != self.in_file
 
+    @property
+    def outdated(self) -> bool:
+        """Return whether the file was changed since, so that no decision holds any more."""
+        if not self.history or self.edited or self.approved or self.rejected:
+            return False
+        last = self.history[-1]  # an edit that was exported stands in the file as it is
+        return last.verdict != "edit" or list(last.texts) != list(self.texts.values())
+
 
 class Change(NamedTuple):
     """The text of a file before and after."""
@@ -204,7 +212,8 @@ def _change(path: Path, reviews: Mapping[str, Review]) -> Change:
 def left_to_settle(run_files: Path, decisions: Sequence[Decision]) -> list[str]:
     """Return a line for each entry that somebody still has to look at.
 
-    It was rejected, edited without approval, or its text lost what is searched for.
+    It was rejected, edited without approval, changed in its file since it was decided about, or its
+    text lost what is searched for.
     """
     lines = []
     for key, item in current(run_files, decisions).items():
@@ -215,6 +224,13 @@ def left_to_settle(run_files: Path, decisions: Sequence[Decision]) -> list[str]:
             lines.append(f"{key}: rejected by {d.rater}{others}{comment}")
         if item.edited and not item.approved and not item.rejected:
             lines.append(f"{key}: changed by {item.history[-1].rater}, and not approved yet")
+        if item.outdated:
+            last = item.history[-1]
+            did = {"approve": "approved", "reject": "rejected"}.get(last.verdict, "changed")
+            lines.append(
+                f"{key}: its file was changed since {last.rater} {did} it, which holds no more: "
+                "decide about it on the page again"
+            )
         if item.history and (gone := lost(item.entry)):
             said = "; ".join(gone)
             lines.append(f"{key}: the text no longer says what the validation looks for: {said}")

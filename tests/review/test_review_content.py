@@ -224,6 +224,29 @@ def test_a_rejection_outweighs_an_approval_and_takes_a_name_out_of_the_file(copy
     )
 
 
+@pytest.mark.parametrize("verdict, did", [("approve", "approved"), ("edit", "changed")])
+def test_a_decision_that_lapsed_as_its_file_was_changed_is_named(copy, store, verdict, did):
+    """--export dropped the words, and said that nothing was approved that the files lacked."""
+    key, path = "questions/cough", copy / "questions.yaml"
+    texts = ["Rest. Call 911 for blue lips."]
+    decide(store, copy, "anna", key, verdict, texts)
+    assert "its file was changed" not in str(
+        content_review.left_to_settle(copy, store.decisions.all())
+    )
+    (entry,) = [e for e in clinical.load_questions(copy) if e.id == "cough"]
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(entry.question, f"{entry.question} Please."), encoding="utf-8")
+    assert content_review.export(copy, store.decisions.all()) == {}
+    lines = content_review.left_to_settle(copy, store.decisions.all())
+    (line,) = [line for line in lines if "its file was changed" in line]
+    assert line.startswith(f"{key}: its file was changed since anna {did} it")
+    path.write_text(text, encoding="utf-8")
+    decide(store, copy, "anna", key, "approve", texts)
+    write(content_review.export(copy, store.decisions.all()))
+    left = content_review.left_to_settle(copy, store.decisions.all())
+    assert not [line for line in left if "its file was changed" in line]
+
+
 def test_words_that_lose_what_the_validation_looks_for_are_named(copy, store):
     assert [
         key
