@@ -117,7 +117,7 @@ def lines(found: Overview) -> list[str]:
     told += _audited(found)
     if found.runs:
         told.append(text_tables.text_table([_trained(one) for one in found.runs], "Adapters"))
-    told += ["", *_ledger(found.ledger)]
+    told += [*_old_exports(Path(found.storage)), "", *_ledger(found.ledger)]
     if found.studies:
         named = sorted({*found.studies.values()})
         told.append(f"Study: {', '.join(named)} (last in {', '.join(found.studies)})")
@@ -179,6 +179,20 @@ def _trained(one: TrainedRun) -> Row:
         "memorisation": one.memorisation.removesuffix(" for memorisation"),
         "model": one.model.rpartition("/")[2],
     }
+
+
+def _old_exports(store: Path) -> list[str]:
+    """Return a line for each merged model of an adapter that was trained again since, or is gone.
+
+    Other programs load it without these steps, which would notice.
+    """
+    told = []
+    for place in sorted((store / "exports").glob("[!.]*")):
+        adapter = f"adapters/{place.name}"
+        was = ((manifests.read(place) or {}).get("inputs") or {}).get(adapter)
+        if was and was != (manifests.read(storage.linked_place(store / adapter)) or {}).get("id"):
+            told.append(f"exports/{place.name}: of another {adapter} than is there now")
+    return told
 
 
 def _ledger(of: Opened) -> list[str]:

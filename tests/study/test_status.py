@@ -445,3 +445,22 @@ def test_clean_names_what_cannot_be_removed_and_fails(whole, monkeypatch, capsys
 def test_clean_without_a_terminal_removes_nothing(whole):
     done = run_here("run_files/status.py", "--clean", storage=whole)
     assert done.returncode == 2 and "asks before it removes" in done.stderr
+
+
+def test_a_merged_model_of_an_adapter_that_was_trained_again_is_named(tmp_path):
+    """It stays in exports/, and other programs load it as if it were the new one."""
+    store = tmp_path / "storage"
+    store.mkdir(mode=0o700)
+    for run in ("again", "kept"):
+        (store / "adapters").mkdir(exist_ok=True)
+        with storage.step_output(store, f"adapters/{run}", {"seed": 1}, {}) as out:
+            (out.path / "content.txt").write_text(run)
+        adapter = {f"adapters/{run}": storage.verified_manifest(store, f"adapters/{run}")["id"]}
+        (store / "exports").mkdir(exist_ok=True)
+        with storage.step_output(store, f"exports/{run}", {}, adapter) as out:
+            (out.path / "model.txt").write_text(run)
+    with storage.step_output(store, "adapters/again", {"seed": 2}, {}) as out:
+        (out.path / "content.txt").write_text("other")
+    said = run_here("run_files/status.py", storage=store).stdout
+    assert "exports/again: of another adapters/again than is there now" in said
+    assert "exports/kept:" not in said
