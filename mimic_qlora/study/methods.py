@@ -195,7 +195,10 @@ def _evaluation(store: Path) -> str:
     frozen = _plan_of(newest)
     plan = f"by a plan frozen before (SHA-256 {frozen[:12]})" if frozen else "without a plan"
     others = f"[These are results of {other}.] " if (other := of_other(store, newest)) else ""
-    if (basis := claims.Basis.read(newest)) and basis.described:
+    basis = claims.Basis.read(newest)
+    if basis and basis.opened:  # also that questions were edited since, or patients opened before
+        others += f"[{basis.opened}] "
+    if basis and basis.described:
         others += f"[Nothing is claimed of them: {basis.described}.] "
     counted = (
         f"Looks at validation patients: {of.looks:,}; openings of the test patients: "

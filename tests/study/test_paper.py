@@ -214,6 +214,13 @@ def test_results_of_which_nothing_is_claimed_are_told_as_that(store):
     )
 
 
+def test_what_the_ledger_said_of_the_opening_is_told(store):
+    """A plan was named, and not that its questions were edited since it was frozen."""
+    why = "Test patients, by the plan aaa (the questions or rules were edited since)."
+    BASIS.model_copy(update={"opened": why}).write(results.newest(store))
+    assert f"[{why}]" in " ".join(status(store, "--methods").stdout.split())
+
+
 def test_runs_of_several_recipes_are_not_told_as_seeds_of_one(store):
     base = {"name": "meta/L", "fingerprint": "f"}
     common = dict.fromkeys(("alpha", "dropout", "lr", "epochs", "accumulate", "batch_tokens"), 1)
