@@ -265,7 +265,7 @@ def bad_hadm_id(folder):
         folder / "hosp/diagnoses_icd.csv.gz",
         lambda header, rows: [[rows[0][0], "none", *rows[0][2:]], *rows[1:]],
     )
-    return "1 of them in diagnoses_icd: hadm_id is not a whole number)"
+    return "1 of them in diagnoses_icd: hadm_id is a word for nothing, which must be an empty cell)"
 
 
 def header_in_upper_case(folder):

@@ -68,6 +68,20 @@ def test_the_peak_is_that_of_the_models_own_products_where_they_are_faster(monke
     assert peak.flops == 7e9 and "7 GFLOP/s" in peak.source
 
 
+def test_a_measurement_that_other_work_disturbed_does_not_choose_the_number_type(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    disturbed = {torch.float32: [1e9], torch.bfloat16: [2e9]}
+    usual = {torch.float32: 3e9, torch.bfloat16: 2e9}
+
+    def measured(dtype):
+        return disturbed[dtype].pop() if disturbed[dtype] else usual[dtype]
+
+    monkeypatch.setattr(hardware, "matmul_flops", measured)
+    assert hardware.dtype("auto") is torch.float32
+    usual[torch.float32] = 2.2e9  # not clearly faster
+    assert hardware.dtype("auto") is torch.bfloat16
+
+
 @pytest.mark.parametrize("weight", [(8, 16), (100_000, 64)])
 def test_a_product_is_measured_whatever_the_size_of_its_weight(weight):
     assert hardware.matmul_flops(torch.float32, weight) > 0
