@@ -27,8 +27,8 @@ def export(
     when the folder is there.
     """
     adapter = storage.verified_manifest(store, f"adapters/{run}")
-    chat.check_tokenizer(store, base, run)
     tokenizer = chat.load_tokenizer(base)
+    chat.check_tokenizer(store, base, tokenizer, [run])
     model = BaseModel.of(base, tokenizer)
     step, settings = f"exports/{run}", {"base_model": asdict(model), "weights": "bfloat16"}
     inputs = {f"adapters/{run}": adapter["id"]}

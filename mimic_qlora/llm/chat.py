@@ -69,32 +69,34 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def check_tokenizer(store: Path, path: Path, run: str) -> None:
-    """Raise UserError when a model has another tokenizer now than counted an adapter's prompts.
+def check_tokenizer(
+    store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase", runs: Sequence[str]
+) -> None:
+    """Raise UserError when a model has another tokenizer now than adapters were trained with.
 
     Weights do not tell: a newer snapshot of a model may have the same. That of the embedded model
     is written anew where its folder is, by whichever transformers there is. Nor does the sum tell
     the tokens that begin and end a text, which the adapter's own files do.
     """
-    if is_embedded(path):
+    if is_embedded(path) or not runs:
         return
     counted_by = storage.verified_manifest(store, "prompts")["inputs"].get("tokenizer")
     if counted_by not in (None, finding.tokenizer_sha256(path)):
         raise UserError(
-            f"the adapter {run} was trained with another tokenizer than {path} has now: put that "
-            "one back, or run steps 4 and 5 again"
+            f"the adapter {runs[0]} was trained with another tokenizer than {path} has now: put "
+            "that one back, or run steps 4 and 5 again"
         )
-    own, tokenizer = store / "adapters" / run / tokenizer_files.CONFIG, load_tokenizer(path)
-    config = read_json(own) if own.is_file() else {}
-    for name in ("bos_token", "eos_token") if config else ():
-        token = config.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
-        if token != getattr(tokenizer, name):
-            raise UserError(
-                f"the adapter {run} was trained with {name} {token}, and {path} has "
-                f"{getattr(tokenizer, name)} now: put its tokenizer_config.json back, or run "
-                "step 5 again with --force"
-            )
+    for run in runs:
+        own = store / "adapters" / run / tokenizer_files.CONFIG
+        config = read_json(own) if own.is_file() else {}
+        for name in ("bos_token", "eos_token") if config else ():
+            token = config.get(name)
+            token = token.get("content") if isinstance(token, dict) else token
+            if token != (now := getattr(tokenizer, name)):
+                raise UserError(
+                    f"the adapter {run} was trained with {name} {token}, and {path} has {now} now: "
+                    "put its tokenizer_config.json back, or run step 5 again with --force"
+                )
 
 
 def _vocabulary_size(path: Path) -> int | None:

@@ -90,7 +90,7 @@ def load(opened: "Session", adapter: Path, weights: str) -> "PeftModel":
     """
     from tqdm import tqdm
 
-    chat.check_tokenizer(opened.store, opened.path, adapter.name)
+    chat.check_tokenizer(opened.store, opened.path, opened.tokenizer, [adapter.name])
     tqdm.write("Loading the model")
     base = loading.unpacked(loading.load_base(opened.path, dtype=_number_type()))
     packed_attention.use_packed(base)

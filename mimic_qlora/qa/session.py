@@ -163,8 +163,7 @@ def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":
     from tqdm import tqdm
 
     check_runs(session.store, runs)
-    for run in runs:
-        chat.check_tokenizer(session.store, session.path, run)
+    chat.check_tokenizer(session.store, session.path, session.tokenizer, runs)
     # a progress bar may be on this line
     tqdm.write("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""))
     model = loading.unpacked(loading.load_base(session.path))

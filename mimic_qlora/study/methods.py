@@ -51,16 +51,13 @@ def _manifest(store: Path, step: str) -> Mapping[str, Any]:
     return manifests.read(storage.linked_place(store / step)) or {}
 
 
-def _stale(store: Path, *steps: str) -> str:
-    """Return the note for each of these that was made from another version of what is told."""
+def _stale(store: Path, step: str) -> str:
+    """Return a note for each version of another step that a step was made from and is not told."""
     notes = []
-    for step in steps:
-        for name, was in (_manifest(store, step).get("inputs") or {}).items():
-            now = _manifest(store, name).get("id") if name in storage.COMMANDS else was
-            if was and now != was:
-                notes.append(
-                    f"[{step} was made from another version of {name} than this tells of.] "
-                )
+    for name, was in (_manifest(store, step).get("inputs") or {}).items():
+        now = _manifest(store, name).get("id") if name in storage.COMMANDS else was
+        if was and now != was:
+            notes.append(f"[{step} was made from another version of {name} than this tells of.] ")
     return "".join(notes)
 
 

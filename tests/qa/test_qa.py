@@ -389,7 +389,7 @@ def test_an_adapter_does_not_answer_with_another_tokenizer_than_it_was_trained_w
         inputs = manifest["inputs"] | {"tokenizer": counted_by}
         path.write_text(json.dumps(manifest | {"inputs": inputs}))
         if counted_by == own:
-            chat.check_tokenizer(ask.store, opened.path, "default")
+            chat.check_tokenizer(ask.store, opened.path, opened.tokenizer, ["default"])
             continue
         with pytest.raises(UserError, match="default was trained with another tokenizer than"):
             session.load_arms(opened, ["default"])
@@ -403,12 +403,12 @@ def test_an_adapter_does_not_answer_where_a_text_begins_or_ends_otherwise(
     model, mended = Path(model_of(ask.store)), tmp_path / "mended"
     own = ask.store / "adapters" / "default"
     tokenizer_files.save(chat.load_tokenizer(model), own)
-    chat.check_tokenizer(ask.store, model, "default")
+    chat.check_tokenizer(ask.store, model, chat.load_tokenizer(model), ["default"])
     shutil.copytree(model, mended)
     config = json.loads((mended / "tokenizer_config.json").read_text())
     (mended / "tokenizer_config.json").write_text(json.dumps(config | {name: config[other]}))
     with pytest.raises(UserError, match=f"was trained with {name} .* has .* now"):
-        chat.check_tokenizer(ask.store, mended, "default")
+        chat.check_tokenizer(ask.store, mended, chat.load_tokenizer(mended), ["default"])
 
 
 # ---------------------------------------------------------------- many questions, and the check
