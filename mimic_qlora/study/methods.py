@@ -193,7 +193,7 @@ def _evaluation(store: Path) -> str:
     plan = f"by a plan frozen before (SHA-256 {frozen[:12]})" if frozen else "without a plan"
     others = f"[These are results of {other}.] " if (other := of_other(store, newest)) else ""
     basis = claims.Basis.read(newest)
-    if basis and basis.opened:  # also that questions were edited since, or patients opened before
+    if basis and basis.opened:  # it also says that the patients were opened before
         others += f"[{basis.opened}] "
     if basis and basis.described:
         others += f"[Nothing is claimed of them: {basis.described}.] "

@@ -120,10 +120,7 @@ def opening(store: Path, sha256: str, adapters: Mapping[str, str], content: str)
         if not any(_is_of(e, this) for e in before):
             _enter(store, "opened", **this)
     others = [e for e in before if not _is_of(e, this)]
-    frozen = [e for e in entries if e["event"] == "frozen" and e["plan_sha256"] == sha256]
     plan = f"Test patients, by the plan {sha256[:12]} frozen before"
-    if frozen and frozen[-1].get("content", content) != content:
-        plan += " (the questions or rules were edited since)"
     if not others:
         return f"{plan}; they were not opened under another plan or for another adapter."
     return (

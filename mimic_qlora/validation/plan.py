@@ -157,8 +157,12 @@ class Frozen(NamedTuple):
     sha256: str
 
 
-def frozen(store: Path) -> Frozen:
-    """Return the frozen plan. Raises UserError when there is none, or when it is not the last."""
+def frozen(store: Path, asked: str) -> Frozen:
+    """Return the frozen plan. Raises UserError when there is none, or when it is not the last.
+
+    `asked` is the hash of the questions and rules: test patients are opened for those alone that
+    were there when the plan was frozen. An earlier version noted none.
+    """
     path = store / "validation" / "plan.yaml"
     if not path.is_file():
         raise UserError(
@@ -166,10 +170,15 @@ def frozen(store: Path) -> Frozen:
             f"edit a copy of {TEMPLATE} and run `./run.sh --freeze copy.yaml`"
         )
     sha256 = files.file_sha256(path)
-    lines = [entry["plan_sha256"] for entry in ledger(store) if entry["event"] == "frozen"]
-    if sha256 not in lines[-1:]:
+    lines = [entry for entry in ledger(store) if entry["event"] == "frozen"]
+    if sha256 not in [line["plan_sha256"] for line in lines[-1:]]:
         raise UserError(
             f"{path} is not the plan that was frozen last (it was edited, or its freezing was "
             "stopped): freeze it anew with `./run.sh --freeze FILE`"
+        )
+    if lines[-1].get("content", asked) != asked:
+        raise UserError(
+            f"the questions or rules were edited since {path} was frozen: put them back, or freeze "
+            "the plan for these with `./run.sh --freeze FILE`"
         )
     return Frozen(load(path), sha256)

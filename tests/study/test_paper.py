@@ -215,8 +215,8 @@ def test_results_of_which_nothing_is_claimed_are_told_as_that(store):
 
 
 def test_what_the_ledger_said_of_the_opening_is_told(store):
-    """A plan was named, and not that its questions were edited since it was frozen."""
-    why = "Test patients, by the plan aaa (the questions or rules were edited since)."
+    """A plan was named, and not that the patients had been opened before it."""
+    why = "Test patients, by the plan aaa, but they had been opened before under another plan."
     BASIS.model_copy(update={"opened": why}).write(results.newest(store))
     assert f"[{why}]" in " ".join(status(store, "--methods").stdout.split())
 

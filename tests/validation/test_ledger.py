@@ -11,13 +11,15 @@ from mimic_qlora.clinical import content
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import ledger, plan
 
+ASKED = content.asked_sha256(QUESTIONS)
+
 
 @pytest.fixture
 def store(tmp_path):
     """A storage folder whose test patients were opened for two adapters by a frozen plan."""
     plan.freeze(tmp_path, plan.TEMPLATE, QUESTIONS)
     for adapter in "ab":
-        ledger.opening(tmp_path, plan.frozen(tmp_path).sha256, {"default": adapter}, "c")
+        ledger.opening(tmp_path, plan.frozen(tmp_path, ASKED).sha256, {"default": adapter}, "c")
     return tmp_path
 
 
@@ -27,33 +29,33 @@ def lines_of(store) -> list[bytes]:
 
 def test_an_undisturbed_ledger_says_what_was_opened_before(store):
     assert [entry["event"] for entry in ledger.ledger(store)] == ["frozen", "opened", "opened"]
-    sha256 = plan.frozen(store).sha256
+    sha256 = plan.frozen(store, ASKED).sha256
     assert "1 in the ledger" in ledger.opening(store, sha256, {"default": "b"}, "c")
     assert "2 in the ledger" in ledger.opening(store, sha256, {"default": "c"}, "c")
 
 
 def test_questions_that_were_edited_since_make_another_opening_and_another_look(tmp_path):
     """Questions or rules that were changed after the answers were seen are fitted to them."""
-    own = content.asked_sha256(QUESTIONS)
     plan.freeze(tmp_path, plan.TEMPLATE, QUESTIONS)
-    sha256, adapter = plan.frozen(tmp_path).sha256, {"default": "a"}
-    told = ledger.opening(tmp_path, sha256, adapter, own)
-    assert "they were not opened under" in told and "edited" not in told
+    sha256, adapter = plan.frozen(tmp_path, ASKED).sha256, {"default": "a"}
+    assert "they were not opened under" in ledger.opening(tmp_path, sha256, adapter, ASKED)
     edited = content.asked_sha256(QUESTIONS[1:])
-    told = ledger.opening(tmp_path, sha256, adapter, edited)
-    assert "the questions or rules were edited since" in told and "1 in the ledger" in told
-    for asked, look in ((own, 1), (own, 1), (edited, 2), (own, 1)):
+    with pytest.raises(UserError, match="questions or rules were edited since .*plan.yaml"):
+        plan.frozen(tmp_path, edited)
+    plan.freeze(tmp_path, plan.TEMPLATE, QUESTIONS[1:])
+    assert plan.frozen(tmp_path, edited).sha256 == sha256
+    assert "1 in the ledger" in ledger.opening(tmp_path, sha256, adapter, edited)
+    for asked, look in ((ASKED, 1), (ASKED, 1), (edited, 2), (ASKED, 1)):
         assert f"look {look} at" in ledger.looked(tmp_path, adapter, {"n": 1}, asked)
     reviewed = [one.model_copy(update={"reviewed_by": "Dr. A"}) for one in QUESTIONS]
-    assert content.asked_sha256(reviewed[::-1]) == own
+    assert content.asked_sha256(reviewed[::-1]) == ASKED
 
 
 def test_a_line_of_an_earlier_version_which_notes_no_content_is_of_any(tmp_path):
     adapter = {"default": "a"}
     ledger.enter(tmp_path, "frozen", plan_sha256="p")
     ledger.enter(tmp_path, "opened", plan_sha256="p", adapters=adapter)
-    told = ledger.opening(tmp_path, "p", adapter, "c")
-    assert "they were not opened under" in told and "edited" not in told
+    assert "they were not opened under" in ledger.opening(tmp_path, "p", adapter, "c")
     assert len(ledger.ledger(tmp_path)) == 2
 
 

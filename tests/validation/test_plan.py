@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from helpers.step7 import QUESTIONS, read_csv, results, write_plan
+from mimic_qlora.clinical import content
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import ledger
 from mimic_qlora.validation import plan as plans
 
 
-def test_test_patients_are_opened_by_a_frozen_plan_alone_and_it_is_written_down(run_validate):
+def test_test_patients_are_opened_by_a_frozen_plan_alone_and_it_is_written_down(
+    run_validate, monkeypatch
+):
     store = run_validate.store
     code, _, err = run_validate("--final")
     assert code == 2 and "needs a plan made before" in err and not (store / "validation").exists()
@@ -23,6 +26,10 @@ def test_test_patients_are_opened_by_a_frozen_plan_alone_and_it_is_written_down(
     assert code == 0 and sha256 in out
     code, _, err = run_validate("7", "--final")
     assert code == 2 and "the frozen plan says n 5, not 7" in err
+    with monkeypatch.context() as edited:
+        edited.setattr(content, "asked_sha256", lambda questions: "of others")
+        code, _, err = run_validate("--final")
+    assert code == 2 and "questions or rules were edited since" in err
     assert not (store / "lm_eval_test").exists()
     for _ in range(2):  # going on, or once more the same, opens nothing new
         code, out, err = run_validate("--final", "--no-knowledge")
