@@ -3,9 +3,11 @@
 Each returns rows as they go into the CSV files, counts of fewer than `min_cell` patients hidden.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from duckdb import DuckDBPyConnection
 
@@ -20,6 +22,7 @@ from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hide_smal
 TOP = 20  # rows of each list of the most frequent
 _BIN = 20  # coded diagnoses of a bin of the histogram
 _BINS = 10  # all patients beyond are in one more
+Patients = npt.NDArray[np.int64]  # their numbers
 
 
 def overview(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
@@ -102,6 +105,7 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
     """Count rows and patients of every table, in the order of the schema."""
     order = list(tables.schema())
     total = manifest["source"]["patients"]
+    patients_of: dict[str, Patients] = {}
     names = sorted(
         manifest["rows"],
         key=lambda name: (order.index(name) if name in order else len(order), name),
@@ -112,12 +116,14 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
         if manifest["rows"][name]["columnar"]:
             place = database.table(name)
             per_patient = f"SELECT subject_id, count(*) AS n FROM {place} GROUP BY 1"
-            sql = f"SELECT count(*), sum(n)::BIGINT, median(n), max(n) FROM ({per_patient})"
-            n, rows, middle, most = con.execute(sql).fetchall()[0]
+            found = con.execute(per_patient).df()
+            patients_of[name] = found.subject_id.to_numpy()
+            n, rows = len(found), int(found.n.sum())
+            middle, most = float(found.n.median()), int(found.n.max())
         result.append(
             {
                 "table": name,
-                "rows": int(rows),
+                "rows": rows,
                 "patients": n,
                 "patients_share": n / total,
                 "median_rows": _plain(middle),
@@ -125,8 +131,23 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
             }
         )
     also = ("rows", "patients_share", "median_rows", "most_rows")
+    for row in result:
+        if _leave_few(patients_of.get(str(row["table"])), patients_of.values(), min_cell):
+            row.update(dict.fromkeys(("patients", *also), HIDDEN))
     _hide_stays(con, manifest, min_cell, result, ("patients", *also))
-    return hide_small(result, ("patients",), min_cell, also, total)
+    return hide_small(result, ("patients",), min_cell, also, [total])
+
+
+def _leave_few(some: Patients | None, others: Iterable[Patients], min_cell: int) -> bool:
+    """Tell whether a table has the patients of another one but for few, whom two counts would tell.
+
+    So may a table be that details another, as emar_detail does emar.
+    """
+    if some is None or is_small(len(some), min_cell):  # a small one is hidden as that
+        return False
+    return any(
+        is_small(len(more) - len(some), min_cell) and np.isin(some, more).all() for more in others
+    )
 
 
 def _hide_stays(
@@ -239,8 +260,13 @@ def top(
         GROUP BY {columns} HAVING count(*) >= {least}
         QUALIFY row_number() OVER ({lists} ORDER BY {order}) <= {TOP} ORDER BY {first}{order}""",
     )
-    everybody = _count(con, "SELECT count(*) FROM split")
-    return hide_small(found, ("patients",), min_cell, ("rows",), everybody)
+    place = ranking.table.split()[0]
+    groups = [
+        _count(con, f"SELECT count(DISTINCT subject_id) FROM {of}") for of in ("split", place)
+    ]
+    if place.startswith("diagnoses_icd"):
+        groups.append(_coded(con))
+    return hide_small(found, ("patients",), min_cell, ("rows",), groups)
 
 
 def top_phenotypes(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
@@ -249,10 +275,22 @@ def top_phenotypes(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
     names = {name: entry.name for name, entry in content.load().phenotypes.items()}
     joined = "diagnoses_icd t JOIN code_phenotype p USING (icd_code, icd_version)"
     found = top(con, manifest, min_cell, Ranking(joined, {"phenotype": "p.phenotype"}))
-    return [
-        {"phenotype": row["phenotype"], "name": names[str(row["phenotype"])], **row}
-        for row in found
-    ]
+    by_code: dict[Cell, list[int]] = {}
+    for phenotype, n in con.execute(f"""
+        SELECT p.phenotype, count(DISTINCT t.subject_id) FROM {joined}
+        GROUP BY p.phenotype, t.icd_code, t.icd_version""").fetchall():
+        by_code.setdefault(phenotype, []).append(n)
+    rows: Rows = []
+    for row in found:
+        one = {"phenotype": row["phenotype"], "name": names[str(row["phenotype"])], **row}
+        n = row["patients"]
+        # less those of a code, which the other lists tell, it would tell few of its other codes
+        if isinstance(n, int) and any(
+            is_small(n - of, min_cell) for of in by_code[row["phenotype"]]
+        ):
+            one.update(patients=HIDDEN, rows=HIDDEN)
+        rows.append(one)
+    return rows
 
 
 def top_labs(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
@@ -308,10 +346,9 @@ def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) 
             sentence = without_worst(flag["check"], sentence)
         row = {name: flag[name] for name in ("table", "sentence", "rows", "share", "patients")}
         rows.append({**row, "sentence": sentence})
-    everybody = manifest["source"]["patients"]
     also = ("rows", "share", "patients")
     _hide_stays(con, manifest, min_cell, rows, also)
-    return hide_small(rows, ("rows", "patients"), min_cell, also, everybody)
+    return hide_small(rows, ("rows", "patients"), min_cell, also, [manifest["source"]["patients"]])
 
 
 def misfits(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:

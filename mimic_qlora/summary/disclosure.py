@@ -25,18 +25,19 @@ def hide_small(
     counts: Sequence[str],
     min_cell: int,
     also: Sequence[str] = (),
-    everybody: int = 0,
+    within: Sequence[int] = (),
 ) -> Rows:
     """Return the rows with small counts, in the columns `counts`, written as "<10".
 
-    In such a row the columns `also`, from which the count could be worked out, are hidden too. Of
-    `everybody`, where they are given, a number of `patients` that leaves few is "hidden".
+    In such a row the columns `also`, from which the count could be worked out, are hidden too. A
+    number of `patients` that leaves few of a group that they belong to is "hidden"; `within` are
+    the sizes of these groups.
     """
     result = []
     for row in rows:
         small: dict[str, Cell] = {c: f"<{min_cell}" for c in counts if is_small(row[c], min_cell)}
         n = row.get("patients")
-        if isinstance(n, int) and is_small(everybody - n, min_cell):
+        if isinstance(n, int) and any(is_small(size - n, min_cell) for size in within):
             small.setdefault("patients", HIDDEN)
         others: dict[str, Cell] = dict.fromkeys(also, HIDDEN) if small else {}
         result.append({**row, **others, **small})

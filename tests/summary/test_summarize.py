@@ -367,6 +367,36 @@ def test_a_number_that_all_but_few_patients_are_in_is_hidden(tmp_path):
     assert of_admissions and {row["patients"] for row in of_admissions} == {"hidden"}
 
 
+def test_a_number_that_all_but_few_of_a_smaller_group_are_in_is_hidden(tmp_path):
+    """A table, the codes of a phenotype, a table that another one details: two counts tell few."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    with gzip.open(hosp / "diagnoses_icd.csv.gz", "rt", newline="") as file:
+        first, *_ = csv.DictReader(file)
+    codes = [("4019", 9)] * 12 + [("I10", 10)] * 4 + [("E785", 10)] * 14
+    coded = [
+        {"subject_id": i, "hadm_id": 1000 + i, "icd_code": code, "icd_version": version}
+        for i, (code, version) in enumerate(codes, 1)
+    ]
+    write_table(hosp, "diagnoses_icd", [first | row for row in coded])
+    given = ["Aspirin"] * 12 + ["Heparin"] * 3
+    orders = [{"subject_id": i, "drug": drug} for i, drug in enumerate(given, 1)]
+    write_table(hosp, "prescriptions", orders)
+    for name, low, high in (("emar", 11, 30), ("emar_detail", 11, 27), ("pharmacy", 1, 12)):
+        write_table(hosp, name, [{"subject_id": i} for i in range(low, high + 1)])
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
+    result = tables(place)
+    shown = {row["table"]: row["patients"] for row in result["rows_per_table"]}
+    assert (shown["emar"], shown["emar_detail"]) == (20, "hidden")
+    assert (shown["prescriptions"], shown["pharmacy"]) == (15, "hidden")
+    assert [row["patients"] for row in result["top_drugs"]] == ["hidden"]
+    by_code = {row["icd_code"]: row["patients"] for row in result["top_diagnoses_by_patients"]}
+    assert by_code == {"4019": 12, "I10": "<10", "E785": 14}
+    phenotypes = {row["phenotype"]: row["patients"] for row in result["top_phenotypes"]}
+    assert sorted(map(str, phenotypes.values())) == ["14", "hidden"]
+
+
 def test_the_same_input_gives_the_same_bytes(store, shown):
     def content():
         return {
