@@ -104,7 +104,8 @@ def of_storage(store: Path) -> Audit:
             places.setdefault(subject_id, []).append((name, number, offset))
     counts = Counter[str]()
     for subject_id, found in tqdm(sorted(places.items()), "patients audited", disable=None):
-        rows = audit_cells.read(reader.raw_record(store, subject_id), types)
+        raw = reader.raw_record(store, subject_id)
+        rows = audit_cells.read({name: raw.get(name, []) for name in columns.WANTED}, types)
         typed: Record = {}
         for name, number, offset in found:
             record = record_files.read_at(folder / record_files.file_name(name), offset)

@@ -7,6 +7,7 @@ cannot do without is no row. A stay whose row stands twice is one stay.
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -56,8 +57,11 @@ def _once(rows: list[Row], key: str, begin: str, end: str) -> list[Row]:
 
 
 def _row(row: Row, types: Mapping[str, str]) -> Row:
-    read_cells = {c: _cell(c, types.get(c, "text"), cell) for c, cell in row.items()}
-    return {c: cell for c, cell in read_cells.items() if cell is not None}
+    return {
+        column: cell
+        for column, text in row.items()
+        if (cell := _cell(column, types.get(column, "text"), text)) is not None
+    }
 
 
 def _cell(column: str, kind: str, cell: int | str) -> int | str | None:
@@ -109,6 +113,7 @@ def _number(cell: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=50_000)  # the results of one specimen, and the orders of one round, share theirs
 def _time(cell: str) -> str | None:
     """Return a time as YYYY-MM-DD HH:MM:SS, with six decimals where it has any."""
     text, dot, decimals = ZONE.sub("", cell.strip()).partition(".")

@@ -128,9 +128,8 @@ class Times(NamedTuple):
             return max(end, _day_over(row["chartdate"])) if "chartdate" in row else end
         return self.stamp(table, row)
 
-    def cell_known(self, table: str, column: str, row: Row) -> datetime:
-        """Return when one cell of a row was known."""
-        whole = self.known(table, row)
+    def cell_known(self, table: str, column: str, row: Row, whole: datetime) -> datetime:
+        """Return when one cell of a row was known, which as a whole was so at `whole`."""
         if table == "triage":
             return whole if column in AT_ARRIVAL else NEVER
         if table == "patients" and column == "dod":
@@ -151,19 +150,23 @@ def truncated(record: Record, prompt: PromptRecord) -> Record:
     for table, rows in record.items():
         if table != "subject_id":
             found[table] = [
-                {column: _cell(times, table, column, row) for column in row}
+                _as_known(times, table, row)
                 for row in rows
                 if times.stamp(table, row) <= times.as_of
             ]
     return found
 
 
-def _cell(times: Times, table: str, column: str, row: Row) -> Any:
-    """Return a cell as it is, or another valid value where it was not known."""
-    link = column in LINKS and column not in LATER.get(table, {})
-    if link or times.cell_known(table, column, row) <= times.as_of:
-        return row[column]
-    return other(row, column, times.as_of)
+def _as_known(times: Times, table: str, row: Row) -> Row:
+    """Return a row with other valid values in the cells that were not known."""
+    whole, later = times.known(table, row), LATER.get(table, {})
+    return {
+        column: cell
+        if (column in LINKS and column not in later)
+        or times.cell_known(table, column, row, whole) <= times.as_of
+        else other(row, column, times.as_of)
+        for column, cell in row.items()
+    }
 
 
 def other(row: Row, column: str, as_of: datetime) -> Any:
