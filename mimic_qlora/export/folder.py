@@ -1,5 +1,6 @@
 """The folder of a merged model: what other programs load, and what readers must know."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,9 +60,25 @@ def write(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenize
     """
     model.generation_config.eos_token_id = chat.end_token_ids(tokenizer, model)
     model.save_pretrained(folder, max_shard_size=SHARD)
+    _name_rope_twice(folder / "config.json")
     tokenizer_files.save(tokenizer, folder)
     for path in folder.iterdir():
         path.chmod(files.PRIVATE)
+
+
+def _name_rope_twice(path: Path) -> None:
+    """Give a config the keys by which transformers 4 and the vLLM releases on it know RoPE.
+
+    They do not read `rope_parameters`, and take 10,000 for a theta that they do not find: another
+    model than the one merged, without a word.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rope = dict(config.get("rope_parameters") or {})
+    for key in {"rope_theta", "partial_rotary_factor"} & rope.keys():
+        config[key] = rope.pop(key)
+    config["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
+    text = json.dumps(config, indent=2, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def card(run: str, base: BaseModel, divergence: float, data: str) -> str:

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from helpers.scripts import run_here
-from mimic_qlora.export import merging
+from mimic_qlora.export import folder, merging
 from mimic_qlora.llm import chat, likelihood, loading
 
 SCRIPT = "run_files/export_adapter.py"
@@ -60,15 +60,15 @@ def test_merged_logits_are_those_of_base_and_adapter_and_naive_ones_are_not(tune
 
 def test_the_folder_is_private_whole_and_names_what_it_is(tuned_store, exported):
     store, said, options = exported
-    folder = store / "exports" / "seed.1"
-    assert "nats a token" in said and str(folder) in said
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-    config = json.loads((folder / "config.json").read_text())
+    written = store / "exports" / "seed.1"
+    assert "nats a token" in said and str(written) in said
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written.iterdir()} == {0o600}
+    config = json.loads((written / "config.json").read_text())
     assert config["dtype"] == "bfloat16" and "quantization_config" not in config
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((written / "manifest.json").read_text())
     assert list(manifest["inputs"]) == ["adapters/seed.1"]
     assert 0 <= manifest["divergence_nats_per_token"] < merging.TOLERANCE
-    card = (folder / "README.md").read_text()
+    card = (written / "README.md").read_text()
     assert "PhysioNet" in card and "rounding" in card
     again = run_here(SCRIPT, *options, storage=store)
     assert again.returncode == 0 and "up to date" in again.stdout
@@ -81,6 +81,23 @@ def test_other_programs_end_an_answer_where_this_one_does(tuned_store, exported)
     written = exported[0] / "exports" / "seed.1" / "generation_config.json"
     assert named["eos_token_id"] != chat.end_token_ids(tokenizer)
     assert json.loads(written.read_text())["eos_token_id"] == chat.end_token_ids(tokenizer)
+
+
+def test_transformers_4_reads_the_rope_that_the_model_has(tuned_store, tmp_path):
+    """It looks for the keys of before `rope_parameters`, and takes 10,000 for a theta not found."""
+    import transformers
+
+    scaling = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}
+    scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    model = loading.load_base(tuned_store.model)
+    for kind in (scaling, {"rope_type": "default"}):
+        model.config.rope_parameters = {"rope_theta": 500000.0, **kind}
+        folder.write(tmp_path, model, chat.load_tokenizer(tuned_store.model))
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["rope_theta"] == 500000.0
+        assert config["rope_scaling"] == (kind if kind is scaling else None)
+        again = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert again.rope_parameters == {"rope_theta": 500000.0, **kind}
 
 
 def test_a_merge_that_changes_the_model_is_refused_and_leaves_nothing(
