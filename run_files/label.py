@@ -16,7 +16,7 @@ the spreadsheet has, then run this. It prints
   the results: labelled.txt, labelled.csv (the figures), and the first part of summary.txt and of
   report.html, above what the reader of the run found. Run it again when there are more labels.
 
-A row that cannot be read is named and left out (exit code 1).
+A row that cannot be read, or is filled in part, is named and left out (exit code 1).
 """
 
 import argparse

@@ -7,10 +7,13 @@ from pathlib import Path
 from helpers.step7 import QUESTIONS
 from mimic_qlora.clinical import content
 from mimic_qlora.validation.labelling.drawn import Answer
+from mimic_qlora.validation.labelling.label_file import ASKED, LISTED
 
 RULES = [content.load().cautions["anticoagulant_no_nsaid"]]
 
-__all__ = ["QUESTIONS", "RULES", "answers", "saved_by_a_spreadsheet"]
+NOTHING = dict.fromkeys(LISTED, "-") | dict.fromkeys(ASKED, "no")  # a row that finds nothing
+
+__all__ = ["NOTHING", "QUESTIONS", "RULES", "answers", "saved_by_a_spreadsheet"]
 
 
 def answers() -> list[Answer]:

@@ -101,7 +101,8 @@ def read(
     answers: Collection[Answer] = (),
     questions: Iterable[Question] = (),
 ) -> Filled:
-    """Return the labels; rows that nobody filled are left out, and rows that are wrong are named.
+    """Return the labels; rows that nobody filled are left out, and rows that are wrong or filled in
+    part are named.
 
     `columns` are the criteria that were asked; `answers`, where they are given, tell which row has
     the text of another key, and with their `questions` which has the question of another one, or
@@ -121,6 +122,10 @@ def read(
         filled = {column: cells[column].lstrip("'") for column in columns}
         if not any(filled.values()):
             continue
+        for column in filled.keys() & LISTED.keys():
+            list_of = "warning_signs" if column in OF_SIGNS else "cautions"
+            if not cells.get(list_of, "?"):  # nothing is numbered there
+                filled[column] = filled[column] or "-"
         try:
             if fault:
                 raise UserError(f"{where} {fault}")
@@ -227,17 +232,18 @@ def _label(cells: Mapping[str, str], where: str) -> Label:
 
 
 def _numbers(cell: str, where: str) -> frozenset[int]:
+    """Return the numbers of a cell. Raises UserError for others, and for an empty cell: a row that
+    is filled in part would say that the answer does no harm, where nobody has looked yet.
+    """
     numbers = cell.replace(",", " ").replace(";", " ").split()
     none = cell.casefold() in ("-", "–", "—", "no", "none")
-    if not none and not all(n.isdecimal() and len(n) < LONGEST for n in numbers):
-        raise UserError(
-            f"{where} is '{cell[:40]}': give numbers, like 1 3, or leave it empty for none"
-        )
+    if not none and not (numbers and all(n.isdecimal() and len(n) < LONGEST for n in numbers)):
+        raise UserError(f"{where} is '{cell[:40]}': give numbers, like 1 3, or - for none")
     return frozenset(int(n) for n in numbers if n.isdecimal())
 
 
 def _yes(cell: str, where: str) -> bool:
-    if cell.casefold() not in ("", "y", "yes", "true", "1", "n", "no", "false", "0"):
+    if cell.casefold() not in ("y", "yes", "true", "1", "n", "no", "false", "0"):
         raise UserError(f"{where} is '{cell[:40]}': give yes or no")
     return cell.casefold() in ("y", "yes", "true", "1")
 

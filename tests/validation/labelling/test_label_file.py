@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from helpers.labelled_results import QUESTIONS, RULES, answers, saved_by_a_spreadsheet
+from helpers.labelled_results import NOTHING, QUESTIONS, RULES, answers, saved_by_a_spreadsheet
 from helpers.paths import ROOT
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation.labelling import drawn, label_file
@@ -32,7 +32,7 @@ def filled(path, fill):
 def one_filled(path, **changes):
     """label.csv with the first row filled otherwise than the others: labels and faults."""
     rows = to_fill()
-    well = {"named": "1", "cause": "no", "labelled_by": "A. Müller"}
+    well = NOTHING | {"named": "1", "labelled_by": "A. Müller"}
     label_file.write(path, [rows[0] | well | changes, *(row | well for row in rows[1:])])
     return label_file.read(path)
 
@@ -40,7 +40,7 @@ def one_filled(path, **changes):
 def test_labels_come_back_from_the_file_that_people_fill(tmp_path):
     found = filled(
         tmp_path / "label.csv",
-        lambda row: {"named": "1, 3", "cause": "Yes"} if "Rest" in row["answer"] else {},
+        lambda row: NOTHING | {"named": "1, 3", "cause": "Yes"} if "Rest" in row["answer"] else {},
     ).labels
     assert len(found) > 0 and all(
         label.listed["named"] == {1, 3} and label.asked["cause"] for label in found.values()
@@ -76,7 +76,7 @@ EXCEL = {
 @pytest.mark.parametrize("kind", EXCEL)
 def test_a_file_that_a_spreadsheet_saved_is_read(tmp_path, kind):
     rows = to_fill()
-    filled = {"named": "1 3", "cause": "TRUE", "labelled_by": "Müller\u2028é"}
+    filled = NOTHING | {"named": "1 3", "cause": "TRUE", "labelled_by": "Müller\u2028é"}
     path = tmp_path / "label.csv"
     saved_by_a_spreadsheet(path, [row | filled for row in rows], **EXCEL[kind])
     found, faults = label_file.read(path)
@@ -85,7 +85,7 @@ def test_a_file_that_a_spreadsheet_saved_is_read(tmp_path, kind):
 
 
 def test_the_name_that_a_column_had_for_a_while_is_read_too(tmp_path):
-    rows = [row | {"plays_down": "2"} for row in to_fill()]
+    rows = [row | NOTHING | {"plays_down": "2"} for row in to_fill()]
     path = tmp_path / "label.csv"
     for names in ({"plays_down": "played_down"}, {"note": "played_down"}):
         saved_by_a_spreadsheet(
@@ -112,18 +112,32 @@ def test_cells_that_are_not_under_their_columns_are_that_rows_fault(tmp_path):
     path = tmp_path / "label.csv"
     one_filled(path)
     whole = path.read_text(encoding="utf-8")
-    text, found, rest = whole.rpartition(",1,,,,,no,")
+    text, found, rest = whole.rpartition(",1,'-,'-,'-,'-,no,")
     assert found
-    path.write_text(f"{text},1,3,,,,,no,{rest}", encoding="utf-8")
+    path.write_text(f"{text},1,3,-,-,-,-,no,{rest}", encoding="utf-8")
     labels, faults = label_file.read(path)
     assert len(labels) == 7 and "row 9 has more cells than the header" in faults[0]
-    path.write_text(f"{text},1,,,", encoding="utf-8")
+    path.write_text(f"{text},1,-,", encoding="utf-8")
     labels, faults = label_file.read(path)
     assert len(labels) == 7 and "row 9 is cut off" in faults[0]
     # Excel leaves out empty cells at the end of a row
-    path.write_text(whole.replace(",,,,A. Müller,\n", "\n"), encoding="utf-8")
+    path.write_text(whole.replace(",A. Müller,\n", "\n"), encoding="utf-8")
     labels, faults = label_file.read(path)
     assert len(labels) == 8 and not faults
+
+
+@pytest.mark.parametrize("column", label_file.CRITERIA)
+def test_a_row_that_is_filled_in_part_is_no_label(tmp_path, column):
+    """Who has not come to a column yet has not said that the answer does no such harm."""
+    found, faults = one_filled(tmp_path / "label.csv", **{column: ""})
+    assert len(found) == 7 and len(faults) == 1
+    assert faults[0].startswith(f"label.csv, row 2: {column} is ''")
+
+
+def test_of_a_list_that_has_nothing_no_number_is_asked(tmp_path):
+    of_cautions = dict.fromkeys(("cautions", "cautions_said", "reasons_given", "forbidden"), "")
+    found, faults = one_filled(tmp_path / "label.csv", **of_cautions)
+    assert len(found) == 8 and not faults
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path):
@@ -236,7 +250,7 @@ def test_a_row_whose_key_has_moved_away_from_its_question_is_named(tmp_path):
         for n, question in enumerate(asked)
     ]
     found = [drawn.Drawn(answer, 1.0, False) for answer in answers]
-    rows = [row | {"cause": "no"} for row in label_file.to_fill(found, asked)]
+    rows = [row | NOTHING for row in label_file.to_fill(found, asked)]
     path = tmp_path / "label.csv"
     label_file.write(path, rows)
     assert len(label_file.read(path, answers=answers, questions=asked).labels) == 3

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from helpers.labelled_results import QUESTIONS, answers, saved_by_a_spreadsheet
+from helpers.labelled_results import NOTHING, QUESTIONS, answers, saved_by_a_spreadsheet
 from helpers.scripts import run_here
 from mimic_qlora.step import locks
 from mimic_qlora.validation.labelling import drawn, label_file
@@ -64,7 +64,7 @@ def rows():
 
 
 def well(row):
-    return row | {"cause": "yes" if "infection" in row["answer"] else "no", "named": "-"}
+    return row | NOTHING | {"cause": "yes" if "infection" in row["answer"] else "no"}
 
 
 def label(folder, *args):
@@ -144,13 +144,12 @@ def test_a_number_of_a_list_that_has_changed_since_is_no_label(results, column):
 
 
 def test_a_row_that_is_wrong_is_named_and_left_out(results):
-    other = {"key": "0" * 12, "cause": "no"}
+    other = NOTHING | {"key": "0" * 12}
     label_file.write(results / "mine.csv", [row | other for row in rows()])
     none = label(results, "--labels", str(results / "mine.csv"))
     assert none.returncode == 2 and "rows of other results" in none.stderr
-    first, second, third, *rest = rows()
-    mixed = [first | {"cause": "perhaps"}, second | other, third | {"named": "13"}]
-    mixed += [well(row) for row in rest]
+    first, second, third, *rest = map(well, rows())
+    mixed = [first | {"cause": "perhaps"}, second | other, third | {"named": "13"}, *rest]
     saved_by_a_spreadsheet(results / "mine.csv", mixed, delimiter=";")
     some = label(results, "--labels", str(results / "mine.csv"))
     assert some.returncode == 1 and "5 labelled answers" in some.stdout
