@@ -178,11 +178,15 @@ def agreement_of(
 def claims_of(folder: Path, labelled: "Labelled | None") -> str:
     """Make the results again by labels, and return what they show and what may be claimed."""
     from mimic_qlora.step import terminal
-    from mimic_qlora.validation.labelling import claims, remade
+    from mimic_qlora.validation.labelling import claims, drawn, remade
 
     basis = claims.Basis.read(folder)
     if labelled is None or basis is None:
-        return "These results of an earlier version keep no draw of the answers: no claim is made."
+        return (
+            f"No claim is made, and summary.txt and report.html stay as they are: {drawn.FILE} or "
+            f"{claims.FILE}, which step 7 leaves beside label.csv, is not there (put it back; "
+            "results of an earlier version have none)."
+        )
     lines = remade.write(folder, labelled, basis)
     return "\n".join(terminal.fitted(line, terminal.width()) for line in lines)
 

@@ -112,7 +112,8 @@ def check(
     if lost > 0:
         raise _refusal(
             f"{whose}, and this run of {folder} would leave out {lost:,} of them",
-            source.get("folder"),
+            None,
+            "--sample, --seed and --subjects-file as then (or none, for all)" if source else "",
         )
 
 
@@ -162,11 +163,11 @@ def _same_tables(before: Mapping[str, Any], now: Mapping[str, FileIdentity]) -> 
     return bool(before) and all(is_same(name) for name in before if name != "subjects_file")
 
 
-def _refusal(what: str, folder: str | None) -> UserError:
-    give = f"--mimic-dir {shlex.quote(folder)}" if folder else "--mimic-dir"
+def _refusal(what: str, folder: str | None, give: str = "") -> UserError:
+    tables = f"--mimic-dir {shlex.quote(folder)}" if folder else "--mimic-dir"
+    give = give or f"{tables} (or set MIMIC_DIR to it)"
     return UserError(
-        f"{what}: give {give} (or set MIMIC_DIR to it), another --storage, or --replace-patients "
-        "if that is meant"
+        f"{what}: give {give}, another --storage, or --replace-patients if that is meant"
     )
 
 

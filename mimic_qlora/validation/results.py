@@ -87,10 +87,14 @@ def in_order(store: Path) -> list[Path]:
     """Return the folders of results that step 7 left, the last one last.
 
     They are numbered as they are made, since a clock may be set back; those of earlier versions
-    have no number and come first, by the time in their names.
+    have no number and come first, by the time in their names. A copy that somebody made (`cp -r X
+    X-backup`) has the number of its original, and a name that sorts after it: the original is the
+    later of the two, so that no work goes on in a backup.
     """
     found = (path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}"))
-    return sorted(found, key=lambda folder: (number(folder), folder.name))
+    by_name = sorted(found, key=lambda folder: folder.name)
+    unnumbered = [folder for folder in by_name if not number(folder)]
+    return unnumbered + sorted(filter(number, reversed(by_name)), key=number)
 
 
 def number(folder: Path) -> int:

@@ -199,6 +199,15 @@ def test_the_newest_results_are_those_that_were_made_last_whatever_the_clock_say
     assert results.newest(store) == made[1]
 
 
+def test_a_copy_of_results_is_not_the_newest(tmp_path):
+    names = "20250101-000000-a", "20250102-000000-b", "20250102-000000-b-backup", "copy of b"
+    results_in(tmp_path / "validation", *names)
+    for name, number in zip(names, "1222", strict=True):
+        (tmp_path / "validation" / name / results.NUMBER).write_text(number)
+    assert results.newest(tmp_path).name == "20250102-000000-b"
+    assert results.in_order(tmp_path)[0].name == "20250101-000000-a"
+
+
 def test_of_results_without_numbers_the_last_by_name_is_the_newest(tmp_path):
     assert results.newest(tmp_path) is None
     results_in(tmp_path / "validation", "20250102-000000-b", "20250101-000000-c", ".x.partial")

@@ -245,7 +245,8 @@ def test_results_of_an_earlier_version_are_compared_and_claim_nothing(results):
     (results / drawn.FILE).unlink()
     label_file.write(results / "mine.csv", [well(row) for row in rows()])
     done = label(results, "--labels", str(results / "mine.csv"), "--labelled-by", "clinician")
-    assert done.returncode == 0 and "keep no draw of the answers" in done.stdout
+    assert done.returncode == 0 and "No claim is made" in done.stdout
+    assert "label_draw.csv" in done.stdout and "put it back" in done.stdout
 
 
 def test_a_verdict_by_labels_says_which_look_at_the_patients_it_is_of(results):
