@@ -379,8 +379,9 @@ def _header(path: Path) -> list[str]:
             rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
             header = next(rows, [])
     except (OSError, EOFError, ValueError, GZIP_ERROR, csv.Error) as error:
-        form = _form(getattr(error, "object", b""), path)
-        reason = form or getattr(error, "strerror", None) or error
+        if system := getattr(error, "strerror", None):  # it may not be read, or its disk is away
+            raise UserError(f"{path} cannot be read ({system})") from None
+        reason = _form(getattr(error, "object", b""), path) or error
         raise UserError(f"{path} cannot be read ({reason}): check the download") from None
     if not header:
         raise UserError(f"{path} is empty, or its first line is: check the download")

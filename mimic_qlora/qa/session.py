@@ -125,6 +125,11 @@ def check_room(session: Session, conversations: list[list[Turn]], max_new_tokens
     cut.
     """
     least = min(room(session, conversation) for conversation in conversations)
+    if least <= 0:
+        raise UserError(
+            "the longest prompt leaves no token of the model's context length for an answer "
+            f"({-least:,} too many): give a shorter question"
+        )
     if least < max_new_tokens:
         raise UserError(
             f"the longest prompt leaves {least} tokens of the model's context length for an "

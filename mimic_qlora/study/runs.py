@@ -23,8 +23,8 @@ class TrainedRun:
     base_loss: float | None
     loss: float | None
     bits_per_byte: float | None
-    looks: int = 0  # at validation patients, with this adapter
-    openings: int = 0  # of the test patients
+    looks: int | None = 0  # at validation patients, with this adapter; None with a damaged ledger
+    openings: int | None = 0  # of the test patients
     memorisation: str = audited.NOT_AUDITED  # the verdict of its audit
 
 
@@ -54,18 +54,18 @@ def of_storage(store: Path) -> list[TrainedRun]:
     return found
 
 
-def _entries(store: Path) -> list[ledger.Entry]:
+def _entries(store: Path) -> list[ledger.Entry] | None:
     try:
         return ledger.ledger(store)
     except (UserError, OSError):
-        return []
+        return None
 
 
-def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry]) -> TrainedRun:
+def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry] | None) -> TrainedRun:
     settings, result = _part(manifest, "settings"), _part(manifest, "results")
     # by the weights: a name may have been trained anew since, or given to another adapter
     sha256 = weights_in(manifest)
-    of_run = [e["event"] for e in entries if sha256 in (e.get("adapters") or {}).values()]
+    of_run = [e["event"] for e in entries or () if sha256 in (e.get("adapters") or {}).values()]
     return TrainedRun(
         run=name,
         model=str(_part(manifest, "base_model").get("name", "")),
@@ -75,8 +75,8 @@ def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry]) ->
         base_loss=result.get("validation_loss_base"),
         loss=result.get("validation_loss_adapter"),
         bits_per_byte=(_part(result, "bits_per_byte").get("adapter") or [None])[0],
-        looks=of_run.count("looked"),
-        openings=of_run.count("opened"),
+        looks=None if entries is None else of_run.count("looked"),
+        openings=None if entries is None else of_run.count("opened"),
     )
 
 

@@ -320,7 +320,9 @@ def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
     assert again.ledger["looks"] == again.ledger["openings"] == 1
     path = ledger.path_of(whole)
     path.write_text(path.read_text().replace("looked", "locked"))
-    assert "was edited at line" in look(whole).text
+    damaged = look(whole)
+    assert "was edited at line" in damaged.text
+    assert damaged.runs[0]["looks"] is damaged.runs[0]["openings"] is None  # not 0
 
 
 def test_no_folder_is_one_sentence(tmp_path):

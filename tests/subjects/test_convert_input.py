@@ -1,6 +1,7 @@
 """Step 1 on odd input: layouts of the folder, paths, arguments, storage it cannot write."""
 
 import csv
+import errno
 import gzip
 import os
 import signal
@@ -613,3 +614,12 @@ def test_an_odd_id_of_a_stay_leads_no_row_of_another_table_anywhere(convert, tin
     place = convert("--mimic-dir", tiny_mimic, "--max-rejects", 2)
     rows = {r["subject_id"]: r["extra"] for r in records(place) if r.get("extra")}
     assert [row["x"] for row in rows.pop(10000007)] == ["2"] and len(rows) <= 1
+
+
+def test_a_table_that_may_not_be_read_is_no_fault_of_the_download(tiny_mimic, monkeypatch):
+    def refused(stored, path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(tables, "_uncompressed", refused)  # root may read whatever its mode is
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)$"):
+        tables.find(tiny_mimic)
