@@ -308,7 +308,7 @@ def test_a_talk_too_long_for_the_model_loses_its_oldest_questions_and_never_the_
     )
     assert all(turns[0].startswith("Patient context\n- Age: 43") for turns in asked)
     assert all(talk[0]["role"] == "system" for _, talk in heard)
-    for length, room in ((1550, r"\d+ tokens of"), (3000, r"no token of .*\([\d,]+ too many\)")):
+    for length, room in ((1570, r"\d+ tokens of"), (3000, r"no token of .*\([\d,]+ too many\)")):
         code, out, err = ask(typed=[str(IDS[3]), "x" * length])
         assert code == 0
         assert re.search(f"error: the longest prompt leaves {room}", " ".join(out.split())), out
