@@ -131,7 +131,6 @@ def _connection(spill: str, memory: int) -> contextlib.closing[DuckDBPyConnectio
         }
     )
     con.execute("SET enable_progress_bar = false")
-    con.execute(f"CREATE MACRO said(x) AS {sql.said('x')}")
     con.execute("CREATE SCHEMA whole")
     con.execute("CREATE SCHEMA shared")
     return contextlib.closing(con)
@@ -193,14 +192,19 @@ def _view(con: DuckDBPyConnection, name: str, paths: Sequence[Path], limit: str 
     """Make a view `whole.<name>` of Parquet files, and `<name>` of a table of MIMIC-IV.
 
     The second has MIMIC-IV's own columns alone, so that no further column of the user's is taken
-    for one of another table.
+    for one of another table; its texts are as later steps read them, or a check would flag what
+    they take as it should be.
     """
     rows = f"read_parquet({sql.files(paths)}, hive_partitioning = false) {limit}"
     table = sql.identifier(name)
     con.execute(f"CREATE OR REPLACE VIEW whole.{table} AS FROM {rows}")
     if known := tables.schema().get(name):
         there = columns_of(paths[0])
-        own = ", ".join(sql.identifier(column) for column in known.columns if column in there)
+        own = ", ".join(
+            f"{sql.said(place)} AS {place}" if kind == "text" else place
+            for column, kind in known.columns.items()
+            if column in there and (place := sql.identifier(column))
+        )
         con.execute(f"CREATE OR REPLACE VIEW {table} AS SELECT {own} FROM {rows}")
     if name == "admissions":  # a stay that stands twice makes no fault two
         con.execute("""

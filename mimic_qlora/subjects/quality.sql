@@ -9,7 +9,8 @@
 -- The query returns one row (subject_id, worst) for each faulty row; worst is a number, an interval
 -- or NULL. It sees the patients of one bucket with all their rows, so it may compare the rows of
 -- one patient, but not those of two patients; shared.{table} holds the ids of stays, as `id`, that
--- stand with two. said(text) is null where the text stands for nothing, as NULL and "" do.
+-- stand with two. In tables of MIMIC-IV a text is without the blanks around it, and null where it
+-- stands for nothing, as NULL and "" do.
 
 -- check: negative length of stay
 -- tables: icustays
@@ -311,14 +312,14 @@ SELECT subject_id, NULL AS worst FROM {table} WHERE itemid IS NULL OR charttime 
 -- check: no key
 -- tables: prescriptions
 -- finds: has no drug or no starttime (steps 4 to 7 leave it out)
-SELECT subject_id, NULL AS worst FROM {table} WHERE said(drug) IS NULL OR starttime IS NULL
+SELECT subject_id, NULL AS worst FROM {table} WHERE drug IS NULL OR starttime IS NULL
 
 -- check: code without a title
 -- tables: diagnoses_icd
 -- with: d_icd_diagnoses
 -- finds: has a code that d_icd_diagnoses has no title for
 SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
-  FROM d_icd_diagnoses WHERE said(long_title) IS NOT NULL) USING (icd_code, icd_version)
+  FROM d_icd_diagnoses WHERE long_title IS NOT NULL) USING (icd_code, icd_version)
 WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 
 -- check: code without a title
@@ -326,7 +327,7 @@ WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 -- with: d_icd_procedures
 -- finds: has a code that d_icd_procedures has no title for
 SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
-  FROM d_icd_procedures WHERE said(long_title) IS NOT NULL) USING (icd_code, icd_version)
+  FROM d_icd_procedures WHERE long_title IS NOT NULL) USING (icd_code, icd_version)
 WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 
 -- check: code without a title
@@ -334,7 +335,7 @@ WHERE icd_code IS NOT NULL AND icd_version IS NOT NULL
 -- with: d_labitems
 -- finds: has an item that d_labitems has no name for (its number stands for it)
 SELECT subject_id, NULL AS worst FROM {table} ANTI JOIN (
-  FROM d_labitems WHERE said(label) IS NOT NULL) USING (itemid)
+  FROM d_labitems WHERE label IS NOT NULL) USING (itemid)
 WHERE itemid IS NOT NULL
 
 -- check: code without its zeros
@@ -389,7 +390,7 @@ SELECT subject_id, NULL AS worst FROM {table} WHERE drug_type NOT IN ('MAIN', 'B
 -- tables: omr
 -- finds: result_value is no number, or of a blood pressure no two (prompts leave it out)
 SELECT subject_id, NULL AS worst FROM {table}
-WHERE NOT regexp_full_match(trim(result_value), CASE result_name
+WHERE NOT regexp_full_match(result_value, CASE result_name
   WHEN 'Blood Pressure' THEN '\d+/\d+' ELSE '\d+(\.\d+)?' END)
 AND result_name IN ('Blood Pressure', 'Weight (Lbs)', 'BMI (kg/m2)', 'Height (Inches)')
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from mimic_qlora.mimic import cells
 from mimic_qlora.step.errors import UserError
 
+# all that Arrow and Python take for a blank; DuckDB's own trim leaves tabs and line ends
+_BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001))))
+
 
 def literal(value: str | Path) -> str:
     """Return a text between quotation marks."""
@@ -19,9 +22,14 @@ def identifier(name: str) -> str:
 
 
 def said(text: str) -> str:
-    """Return SQL for a text as later steps read it: null where it stands for nothing."""
-    nothing = ", ".join(map(literal, cells.NOTHING))
-    return f"CASE WHEN trim({text}) NOT IN ({nothing}) THEN {text} END"
+    """Return SQL for a text as later steps read it: null where it stands for nothing.
+
+    Blanks around it are left out.
+    """
+    trimmed = f"trim({text}, {literal(_BLANKS)})"
+    return (
+        f"CASE WHEN {trimmed} NOT IN ({', '.join(map(literal, cells.NOTHING))}) THEN {trimmed} END"
+    )
 
 
 def files(paths: Iterable[Path]) -> str:

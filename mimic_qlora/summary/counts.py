@@ -176,9 +176,9 @@ def diagnoses_per_patient(
 
     The second rows would tell how many these are, and are left out where few others are.
     """
-    counts = con.execute("""
+    counts = con.execute(f"""
         SELECT count(*) AS rows, count(DISTINCT (icd_code, icd_version)) AS codes
-        FROM diagnoses_icd GROUP BY subject_id ORDER BY subject_id""").df()
+        FROM diagnoses_icd WHERE {database.CODED} GROUP BY subject_id ORDER BY subject_id""").df()
     without = manifest["source"]["patients"] - len(counts)
     if is_small(len(counts), min_cell):
         return []
@@ -211,7 +211,7 @@ def diagnoses_histogram(con: DuckDBPyConnection, manifest: SubjectsManifest, min
     """Count patients by number of coded diagnoses: none, bins of 20, 200 or more."""
     bins = con.execute(f"""
         SELECT least(n // {_BIN}, {_BINS}), count(*)
-        FROM (SELECT count(*) AS n FROM diagnoses_icd GROUP BY subject_id)
+        FROM (SELECT count(*) AS n FROM diagnoses_icd WHERE {database.CODED} GROUP BY subject_id)
         GROUP BY 1 ORDER BY 1""").fetchall()
     last = f"{_BIN * _BINS} or more"
     counts: dict[str, int] = {
@@ -274,10 +274,11 @@ def top_phenotypes(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
     database.add_phenotypes(con)
     names = {name: entry.name for name, entry in content.load().phenotypes.items()}
     joined = "diagnoses_icd t JOIN code_phenotype p USING (icd_code, icd_version)"
-    found = top(con, manifest, min_cell, Ranking(joined, {"phenotype": "p.phenotype"}))
+    ranking = Ranking(joined, {"phenotype": "p.phenotype"}, where=database.CODED)
+    found = top(con, manifest, min_cell, ranking)
     by_code: dict[Cell, list[int]] = {}
     for phenotype, n in con.execute(f"""
-        SELECT p.phenotype, count(DISTINCT t.subject_id) FROM {joined}
+        SELECT p.phenotype, count(DISTINCT t.subject_id) FROM {joined} WHERE {database.CODED}
         GROUP BY p.phenotype, t.icd_code, t.icd_version""").fetchall():
         by_code.setdefault(phenotype, []).append(n)
     rows: Rows = []

@@ -140,9 +140,6 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
     if "icustays" in there:
         icu_stays = database.ICU_STAYS
 
-    def text(column: str) -> str:
-        return f"trim({sql.said(column)})"
-
     people = con.execute(f"""
         WITH first AS (
             SELECT subject_id, admittime, race, insurance, admission_type,
@@ -158,12 +155,13 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
             SELECT p.*, p.anchor_age::HUGEINT + CASE WHEN a.admittime IS NULL THEN 0
                 ELSE year(a.admittime) - p.anchor_year::HUGEINT END AS years
             FROM patients p LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1)
-        SELECT p.subject_id, s.split, {text("p.gender")} AS gender,
+        SELECT p.subject_id, s.split, {sql.said("p.gender")} AS gender,
                c.subject_id IS NOT NULL AS coded,
                CASE WHEN p.anchor_age BETWEEN 0 AND {_MOST_YEARS}
                     AND p.years BETWEEN 0 AND {_MOST_YEARS} THEN p.years::BIGINT END AS age,
-               {text("a.race")} AS race, {text("a.insurance")} AS insurance,
-               {text("a.admission_type")} AS admission_type, a.subject_id IS NOT NULL AS admitted,
+               {sql.said("a.race")} AS race, {sql.said("a.insurance")} AS insurance,
+               {sql.said("a.admission_type")} AS admission_type,
+               a.subject_id IS NOT NULL AS admitted,
                coalesce(t.stays, 0) AS stays, coalesce(t.died, 0) AS died, t.days_covered,
                coalesce(i.n, 0) AS icu_stays
         FROM aged p JOIN split s USING (subject_id)

@@ -48,12 +48,12 @@ _DIAGNOSES = Ranking(
         "icd_code": "t.icd_code",
         "title": f"coalesce({sql.said('t.long_title')}, '')",
     },
-    where="t.icd_code IS NOT NULL",
+    where=database.CODED,
     within="icd_version",
 )
-_DRUGS = Ranking(
-    "prescriptions t", {"drug": "t.drug"}, f"{sql.said('t.drug')} IS NOT NULL", typed=True
-)
+_PROCEDURES = replace(_DIAGNOSES, table="procedures_icd_labeled t", where="t.icd_code IS NOT NULL")
+_DRUG = sql.said("t.drug")
+_DRUGS = Ranking("prescriptions t", {"drug": _DRUG}, f"{_DRUG} IS NOT NULL", typed=True)
 
 KINDS = {
     "flow": Kind("Who was left out, and why", "patients", counts.flow),
@@ -87,7 +87,7 @@ KINDS = {
     "top_procedures": Kind(
         f"Top {TOP} procedures of each ICD version",
         "procedures_icd",
-        partial(counts.top, ranking=replace(_DIAGNOSES, table="procedures_icd_labeled t")),
+        partial(counts.top, ranking=_PROCEDURES),
     ),
     "top_drugs": Kind(
         f"Top {TOP} drugs ordered", "prescriptions", partial(counts.top, ranking=_DRUGS)

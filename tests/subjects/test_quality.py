@@ -299,6 +299,20 @@ def test_columns_are_flagged_when_they_are_empty_or_in_upper_case(tmp_path):
     )
 
 
+def test_blanks_around_a_word_are_no_fault_since_later_steps_read_it_without_them(tmp_path):
+    """As where a database filled its columns of fixed width; a tab is a blank too."""
+    patient = sound(FIRST)
+    for row in [row for table in ("patients", "prescriptions", "omr") for row in patient[table]]:
+        for column in {"gender", "drug_type", "result_name", "result_value"} & row.keys():
+            row[column] = f" {row[column]}\t "
+    repeat("prescriptions", drug_type="NULL")(patient)  # nothing said is no other word
+    flags = found(write(tmp_path, [patient]))
+    assert not [check for check, _ in flags if check == "word of another form"]
+    change("omr", result_value=" 4649\t")(patient)
+    flags = found(write(tmp_path, [patient]))
+    assert flags["body mass index out of range", "omr"].rows == 1
+
+
 def test_the_real_demo_has_the_faults_that_were_counted_by_hand(demo_storage, tmp_path, capsys):
     flags = quality.flags(demo_storage / "subjects", memory=64 << 20, temp=tmp_path)
     rows = {(f.check, f.table): f.rows for f in flags}

@@ -139,7 +139,8 @@ def test_each_icd_version_has_a_list_of_its_own(store):
     con = database.connect(store, store)
     con.execute("""
         CREATE OR REPLACE VIEW diagnoses_icd_labeled AS
-        SELECT i AS subject_id, v AS icd_version, i::VARCHAR AS icd_code, '' AS long_title
+        SELECT i AS subject_id, i AS hadm_id, v AS icd_version, i::VARCHAR AS icd_code,
+               '' AS long_title
         FROM range(30) t(i), (VALUES (9), (10)) u(v), range(if(v = 9, 5, 1))""")
     found = KINDS["top_diagnoses_by_rows"].rows(con, {}, 0)
     assert [row["icd_version"] for row in found] == [9] * 20 + [10] * 20
@@ -288,6 +289,28 @@ def test_a_code_of_a_stay_that_is_not_there_makes_no_coded_stay(tmp_path):
     assert [row["n"] for row in result["flow"]][2:] == [with_code, with_code]
     overview = {row["what"].strip(): row["n"] for row in result["overview"]}
     assert overview["with a coded stay"] == result["table1"][0]["overall"] == with_code
+
+
+def test_a_row_that_says_no_stay_code_or_version_is_counted_as_no_coded_diagnosis(tmp_path):
+    """Step 1 says that steps 2 to 7 leave it out."""
+    tables_of = {}
+    for extra in (False, True):
+        mimic, place = tmp_path / f"mimic{extra}", tmp_path / f"storage{extra}"
+        hosp = hospital(mimic) / "hosp"
+        with gzip.open(hosp / "diagnoses_icd.csv.gz", "rt", newline="") as file:
+            rows = list(csv.DictReader(file))
+        more = [row | {c: ""} for row in rows for c in ("hadm_id", "icd_code", "icd_version")]
+        write_table(hosp, "diagnoses_icd", rows + more * extra)
+        assert run_here("convert_to_jsonl.py", "--mimic-dir", mimic, storage=place).stderr == ""
+        assert run_here("summarize_jsonl.py", "--min-cell", 0, storage=place).returncode == 0
+        tables_of[extra] = {
+            name: rows
+            for name, rows in tables(place).items()
+            if name.startswith("diagnoses")
+            or name in ("flow", "top_phenotypes")
+            or name.startswith("top_diagnoses")
+        }
+    assert len(tables_of[True]) == 6 and tables_of[True] == tables_of[False]
 
 
 def test_the_sum_of_all_rows_does_not_tell_the_rows_of_a_small_table(tmp_path):
@@ -555,6 +578,7 @@ def test_a_stay_that_ends_before_it_begins_has_no_days_and_a_word_for_nothing_is
         ("admissions", "Medicare", " NULL"),
         ("admissions", "URGENT", "\\N"),
         ("patients", ",F,", ",NaN,"),
+        ("patients", ",M,", ",M\t,"),
         ("prescriptions", "=HYPERLINK()", "NULL"),
     ):
         path = next((tables / "hosp").glob(f"{name}.*"))
@@ -575,6 +599,7 @@ def test_a_stay_that_ends_before_it_begins_has_no_days_and_a_word_for_nothing_is
     assert not known & {"Other", "nan", "NaN", "NULL", "\\N"}
     unknown = [line.split(",")[1] for line in lines if line.startswith("  not recorded")]
     assert unknown == ["12 (40%)", "3 (10%)", "12 (40%)", "12 (40%)"]
+    assert any(line.startswith("  M,15 (50%)") for line in lines)  # a tab behind it or none
     assert "NULL" not in (summary / "top_drugs.csv").read_text()
     listed = (summary / "top_labs.csv").read_text()
     assert "nan" not in listed and listed.count("\n") == 3  # two labs without a name are not one
