@@ -276,6 +276,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             if hasattr(signal, "pthread_sigmask"):  # not on Windows
                 # run_all.py holds Ctrl-C back while a step starts; one that came comes now
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            limits.check_addresses()
             code = _code(main)
             sys.stdout.flush()
         finally:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 from mimic_qlora.step.errors import UserError
 
 ROOT = Path("/")  # holds proc/ and sys/; tests put another in its place
+# with less, OpenBLAS asks for its memory for ever as scipy is imported, and hears no SIGTERM
+LEAST_ADDRESSES = 1_000_000_000
 OPEN_FILES = 4096  # enough for all buckets of step 1 and all files of a table
 MIB = 1 << 20
 CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "NSLOTS", "LSB_DJOB_NUMPROC", "PBS_NCPUS")
@@ -218,7 +220,7 @@ def address_limit() -> int | None:
     return next((limit for name, limit, *_ in _address_limits() if name == "RLIMIT_AS"), None)
 
 
-def check_addresses(least: int) -> None:
+def check_addresses(least: int = LEAST_ADDRESSES) -> None:
     """Raise UserError where `ulimit -v` allows fewer bytes: libraries would abort the process."""
     if (allowed := address_limit()) is not None and allowed < least:
         raise UserError(
@@ -234,12 +236,12 @@ def _address_limits() -> list[tuple[str, int, int, int]]:
         import resource
     except ImportError:  # Windows
         return []
-    import psutil
-
     found = []
     for name in ("RLIMIT_AS", "RLIMIT_DATA"):
         soft, _ = resource.getrlimit(getattr(resource, name))
         if soft not in (resource.RLIM_INFINITY, -1):
+            import psutil  # here: every command comes this way, and hardly any has a limit
+
             taken = psutil.Process().memory_info()
             found.append((name, soft, taken.vms if name == "RLIMIT_AS" else taken.rss, taken.rss))
     return found
