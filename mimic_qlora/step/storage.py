@@ -59,6 +59,7 @@ COMMANDS = {
     "privacy": "python run_files/audit_adapter.py",
     "models": "python train_qlora.py --save-base",
 }
+OF_RUNS = ("adapters", "exports", "privacy")  # steps with a folder for each run
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,9 @@ def check_owner(path: Path) -> None:
 
 def command_for(step: str) -> str:
     """Return the command that writes a step's folder, such as "adapters/default"."""
-    return COMMANDS[step.split("/")[0]]
+    name, _, run = step.partition("/")
+    named = name in OF_RUNS and run not in ("", "default")
+    return f"{COMMANDS[name]} --run {shlex.quote(run)}" if named else COMMANDS[name]
 
 
 def verified_manifest(
@@ -169,7 +172,8 @@ def _read(place: Path, step: str, kind: type[FinishedManifest]) -> FinishedManif
     """Return the manifest in a step's folder. Raises UserError if it cannot be read."""
     path = place / NAME
     if not path.exists():
-        raise UserError(f"{place} is missing: run `{command_for(step)}` first")
+        missing = path if place.is_dir() else place
+        raise UserError(f"{missing} is missing: run `{command_for(step)}` first")
     try:
         manifest = read_json(path)
         version = manifest["schema_version"]

@@ -15,6 +15,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.scripts import run_script
 from helpers.storage_folders import SUBJECTS_FACTS
+from mimic_qlora.qa import session
 from mimic_qlora.step import errors, faults, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import subjects_manifest
@@ -47,6 +48,20 @@ def test_a_damaged_output_is_refused_by_the_next_step_and_written_anew_by_its_ow
             storage.verified_manifest(tmp_path, "features")
         stored(tmp_path, files)
         assert spoiled.read_text() == files[name]
+
+
+def test_a_run_is_written_again_by_a_command_that_names_it(tmp_path):
+    assert storage.command_for("adapters/default") == "python train_qlora.py"
+    for name in ("whole", "copied"):
+        with storage.step_output(tmp_path, f"adapters/{name}", {}, {}) as out:
+            (out.path / "weights").write_text("a")
+    again = "`python train_qlora.py --run copied`"
+    (tmp_path / "adapters/copied/weights").write_text("b")
+    with pytest.raises(UserError, match=f"was changed since.*{again}"):
+        session.check_runs(tmp_path, ["whole", "copied"])
+    (tmp_path / "adapters/copied/manifest.json").unlink()
+    with pytest.raises(UserError, match=rf"copied/manifest\.json is missing: run {again}"):
+        session.check_runs(tmp_path, ["whole", "copied"])
 
 
 def test_a_file_that_was_edited_is_refused_whatever_its_size(tmp_path):
