@@ -29,7 +29,9 @@ def arguments() -> argparse.Namespace:
     everything = "print all tables, not the size and Table 1 alone"
     parser.add_argument("--all", action="store_true", help=everything)
     command_line.add_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.min_cell = 0 if args.min_cell == 1 else args.min_cell  # of which both hide none
+    return args
 
 
 def main() -> None:

@@ -211,6 +211,9 @@ def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
     done = run_here("summarize_jsonl.py", "--min-cell", 0, storage=store)
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
     assert rows["Died in hospital"]["overall"] == "1 (3%)" and "<10" not in done.stdout
+    # 1 hides none either, so that what refuses the one refuses the other
+    done = run_here("summarize_jsonl.py", "--min-cell", 1, storage=store)
+    assert "is up to date" in done.stdout
     assert run_here("summarize_jsonl.py", "--min-cell", 11, storage=store).returncode == 0
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
     # all patients less those with a coded stay would be those without
