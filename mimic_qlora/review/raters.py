@@ -21,7 +21,8 @@ class Tasks:
     def prepare(self, raters: Sequence[str], items: Sequence[int], results_sha256: str) -> None:
         """Draw the tasks of raters who have none yet.
 
-        Raises UserError when the results are not those that were rated so far.
+        Raises UserError when the results are not those that were rated so far, and for a name that
+        differs from a rater's in capitals alone: one person's two sittings would be two raters.
         """
         with self._database.open(write=True) as db:
             about = dict(db.execute("SELECT name, value FROM about").fetchall())
@@ -33,7 +34,16 @@ class Tasks:
                 )
             about = {"results": results_sha256, "salt": about.get("salt") or secrets.token_hex(16)}
             db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
+            there = [row["name"] for row in db.execute("SELECT name FROM rater")]
             for rater in raters:
+                alike = [name for name in there if name.lower() == rater.lower()]
+                if alike and rater not in alike:
+                    other = alike[0]
+                    raise UserError(
+                        f"{rater} would be another rater than {other}, without the marks of "
+                        f"{other}: write {other}, or give somebody else another name"
+                    )
+                there.append(rater)
                 (number,) = db.execute("SELECT count(*) FROM rater").fetchone()
                 new = "INSERT OR IGNORE INTO rater (name, number) VALUES (?, ?)"
                 if db.execute(new, (rater, number)).rowcount:

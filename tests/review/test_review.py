@@ -129,6 +129,15 @@ def _without_answer(text: str, side: str, answer: str) -> str:
     return text
 
 
+def test_a_name_in_other_capitals_is_not_another_rater(tmp_path):
+    store = Store(tmp_path)
+    store.tasks.prepare(["anna", "ben"], [1, 2], "hash")
+    with pytest.raises(UserError, match="Anna would be another rater than anna"):
+        store.tasks.prepare(["carl", "Anna"], [1, 2], "hash")
+    store.tasks.prepare(["ben", "anna"], [1, 2], "hash")
+    assert store.tasks.raters() == ["anna", "ben"]
+
+
 # ---------------------------------------------------------------- marks
 
 
