@@ -184,14 +184,7 @@ def _statements(section: str, said: str) -> list[str]:
     ]
     if "ordered" not in section:
         return items
-    return [statement for item in items for statement in _orders(item)]
-
-
-def _orders(item: str) -> list[str]:
-    drug, _, inside = item[:-1].rpartition(" (") if item.endswith(")") else (item, "", "")
-    routes = inside.split(", ")
-    end = f", {routes.pop()}" if routes[-1].startswith("stopped ") else ""
-    return [f"{drug} ({route}){end}" if route else f"{drug}{end}" for route in routes or [""]]
+    return [statement for item in items for statement in audit_chart.orders(item)]
 
 
 def _guidance_faults(record: PromptRecord, chart: audit_chart.Chart) -> Iterator[str]:

@@ -143,6 +143,9 @@ def _day_over(row: Row, column: str) -> datetime | None:
     return day and datetime(day.year, day.month, day.day) + timedelta(days=1)
 
 
+ORDER = re.compile(
+    r"(.*) \(((?:[^()]|\([^()]*\))*)\)"
+)  # a drug (its routes, which may have brackets)
 CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)")
 
 
@@ -256,6 +259,19 @@ def _of_home(chart: Chart) -> Iterator[Support]:
         yield Support(plain(row.get("name", "")), "medrecon", row)
 
 
+def orders(item: str) -> list[str]:
+    """Return the statements of a medicine in a list: each of its routes with the drug and its end.
+
+    A comma within a route or within a drug's own brackets looks like one between two routes, so
+    what a row supports is parted in the same way.
+    """
+    match = ORDER.fullmatch(item)
+    drug, inside = match.groups() if match else (item, "")
+    routes = inside.split(", ")
+    end = f", {routes.pop()}" if routes[-1].startswith("stopped ") else ""
+    return [f"{drug} ({route}){end}" if route else f"{drug}{end}" for route in routes or [""]]
+
+
 def _of_orders(chart: Chart) -> Iterator[Support]:
     """Each drug with a route of an order that was not cancelled before it began.
 
@@ -282,8 +298,9 @@ def _of_orders(chart: Chart) -> Iterator[Support]:
         drug, route = plain(row.get("drug", "")), row.get("route", "").strip().upper()
         words = ROUTES.get(route, plain(route, 40).lower())
         end = stopped.get(drug, "")
-        yield Support(f"{drug}{end}", "prescriptions", row)
-        yield Support(f"{drug} ({words}){end}", "prescriptions", row)
+        for said in (drug, f"{drug} ({words})"):
+            for one in (said, *orders(said)):
+                yield Support(f"{one}{end}", "prescriptions", row)
 
 
 def _cancelled(row: Row) -> bool:

@@ -121,6 +121,24 @@ PRESSURE = "Latest measurements: blood pressure 136/73 (was {}), 1 day ago"
             f"{ORDERED}: none on record",
             f"{ORDERED}: Heparin (IV, stopped 3 days ago)",
         ),
+        (
+            [row("prescriptions", **STOPPED[1] | {"route": "PO, crushed"})],
+            f"{ORDERED}: Heparin (po, crushed, stopped 1 day ago)",
+            f"{ORDERED}: Heparin (po, stopped today)",
+        ),
+        (
+            [
+                row("prescriptions", **STOPPED[1] | {"route": "IV (slow)"}),
+                row("prescriptions", **STOPPED[1] | {"route": "SC"}),
+            ],
+            f"{ORDERED}: Heparin (iv (slow), injection under the skin, stopped 1 day ago)",
+            f"{ORDERED}: Heparin (iv (slow), by mouth, stopped 1 day ago)",
+        ),
+        (
+            [row("prescriptions", drug="Vitamins (B1; B2)", starttime="2150-01-01 00:00:00")],
+            f"{ORDERED}: Vitamins (B1, B2)",
+            f"{ORDERED}: Vitamins (B1, B6)",
+        ),
         ([NUMBER], "Latest labs: Potassium 5, 1 day ago", "Latest labs: Potassium 5, today"),
         (
             [NUMBER, LATER],
