@@ -75,7 +75,7 @@ def read(
     from mimic_qlora.validation.labelling import claims, label_file
 
     if not file.is_file():
-        raise UserError(f"{file} is not there: give the filled file with --labels")
+        raise UserError(f"{file} is no file: give the filled file with --labels")
     labelled, faults = label_file.read(file, answers=answers, questions=questions)
     if not labelled and not faults:
         raise UserError(f"{file} has no filled row yet: the help says what goes where")

@@ -368,9 +368,7 @@ def verify(store: Path, sources: Mapping[str, Source]) -> None:
 def _given_file(name: str) -> Path:
     path = files.given_path(name)
     if not path.is_file():
-        raise UserError(
-            f"there is no file {path}: give one with a subject_id a line by --subjects-file"
-        )
+        raise UserError(f"{path} is no file: give one with a subject_id a line by --subjects-file")
     return path
 
 

@@ -39,7 +39,7 @@ def listed(path: Path, patients: Sequence[int]) -> list[int]:
     Raises UserError when the file lists none, or one who is not in `patients`.
     """
     text = plain_text.in_utf8(path.read_bytes(), "replace").decode("utf-8", errors="replace")
-    given = set(text.split()) - {"subject_id"}
+    given = set(text.replace('"', " ").split()) - {"subject_id"}
     unknown = len(given - {str(s) for s in patients})
     if not given or unknown:
         raise UserError(

@@ -213,9 +213,13 @@ def test_a_file_of_subject_ids_chooses_the_patients(run, tiny_mimic, tmp_path):
         10000007,
         10000014,
     ]
+    chosen.write_text('"subject_id"\n"10000007"\n10000014\n')  # as R and csv.QUOTE_ALL write it
+    assert run(*command).returncode == 0
     chosen.write_text("10000007\n99\n")
     refused = run(*command)
     assert refused.returncode == 2 and "1 of them not in patients" in refused.stderr
+    folder = run(*command[:-1], tmp_path)  # a folder is there, as the pipe of <(...) is
+    assert folder.returncode == 2 and f"{tmp_path} is no file" in folder.stderr
 
 
 def cut_off(folder):

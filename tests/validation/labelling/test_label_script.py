@@ -75,6 +75,8 @@ def test_what_people_label_is_compared_corrected_and_kept(results):
     empty = label(results)
     assert empty.returncode == 2 and "has no filled row yet" in empty.stderr
     assert empty.stderr.count("\n") == 1
+    # a folder is there, as the pipe of <(...) is
+    assert f"{results} is no file" in label(results, "--labels", str(results)).stderr
     for name, named in (("anna", "-"), ("ben", "1")):
         filled = [well(row) | {"named": named} for row in rows()]
         label_file.write(results / f"{name}.csv", filled)
