@@ -64,11 +64,16 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
     if step == "validation":
         run = ",".join(_newest_runs(states))
     words = [_TRIALS] if step == "validation" else []
-    words += _settings(_manifest(store, state.step), step, root)
+    manifest, start = _manifest(store, state.step), storage.COMMANDS[step]
+    words += _settings(manifest, step, root)
+    processes = manifest.get("processes")
+    if step == "adapters" and isinstance(processes, int) and processes > 1:
+        # step 5 refuses to go on with a checkpoint of other processes
+        start = start.replace("python", f"torchrun --nproc-per-node {processes}")
     if step == "adapters" and run not in (None, "default"):
-        words += ["--run", str(run)]
+        words += ["--run-name", str(run)]  # torchrun takes no --run
     words += ending.Options(given, model, run or None).of(step)
-    return " ".join([storage.COMMANDS[step], *map(shlex.quote, words)])
+    return " ".join([start, *map(shlex.quote, words)])
 
 
 def _newest_runs(states: Sequence[StepState]) -> list[str]:

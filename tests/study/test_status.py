@@ -255,6 +255,16 @@ def test_a_run_that_stopped_is_told_and_goes_on_with_its_own_settings(whole, mon
     assert look(whole).states["subjects"] == "stopped"
 
 
+def test_a_run_of_several_processes_that_stopped_goes_on_with_as_many(whole):
+    work = whole / "adapters" / ".pair.training"
+    (whole / "adapters" / "default").rename(work)
+    draft = json.loads((work / "manifest.json").read_text()) | {"processes": 2}
+    (work / "draft.json").write_text(json.dumps(draft))
+    (work / "manifest.json").unlink()
+    command = "torchrun --nproc-per-node 2 train_qlora.py --recipe cpu --seed 7 --run-name pair"
+    assert look(whole).next == f"{command} --model meta/L"
+
+
 def test_another_user_s_folder_is_refused(whole):
     if os.getuid():
         pytest.skip("only root can give a folder away")
