@@ -1,5 +1,6 @@
 """Prediction times: when a patient may ask for guidance, and early in a stay."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -24,7 +25,8 @@ def after_discharge(record: Record, seed: int) -> list[Moment]:
     """Return the times, newest last, at which this patient may ask for guidance.
 
     Each is 1 to 14 days after a live discharge to home. The day is drawn by hash from those before
-    the next stay and before death; a stay without such a day has none.
+    the next stay and before death; a stay without such a day has none, nor has one that ended
+    within another: the patient was not at home.
     """
     stays = facts.stays(record)
     dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
@@ -32,12 +34,23 @@ def after_discharge(record: Record, seed: int) -> list[Moment]:
     for stay, following in zip(stays, [*stays[1:], None], strict=False):
         if stay.get(LEFT) not in HOME or "deathtime" in stay or not _has_ended(stay):
             continue
-        end = min(dod, following["admittime"] if following else datetime.max)
+        end = min(dod, _arrival(following) if following else datetime.max)
         days = min(14, (end - stay["dischtime"]).days)
         if days >= 1:
             drawn = 1 + seeded.pick(f"{seed}:{stay['hadm_id']}:as_of", days)
-            found.append(Moment(stay["hadm_id"], stay["dischtime"] + timedelta(days=drawn)))
+            as_of = stay["dischtime"] + timedelta(days=drawn)
+            if not _is_in_hospital(stays, as_of):
+                found.append(Moment(stay["hadm_id"], as_of))
     return found
+
+
+def _arrival(stay: Row) -> datetime:
+    """Return when a patient came, to the emergency department where that was first."""
+    return min(stay.get("edregtime", datetime.max), stay["admittime"])
+
+
+def _is_in_hospital(stays: Iterable[Row], time: datetime) -> bool:
+    return any(s["admittime"] < time < s.get("dischtime", datetime.min) for s in stays)
 
 
 def _has_ended(stay: Row) -> bool:
@@ -49,15 +62,17 @@ def landmarks(record: Record, hours: float) -> list[Moment]:
     """Return the landmark of each coded stay, newest last: `hours` after arrival.
 
     Arrival is the earlier of `edregtime` and `admittime`. A stay that has ended by then has none,
-    since its codes could be known; nor has one that had not yet begun.
+    since its codes could be known; nor has one that had not yet begun, or within which another one
+    had: a context tells of the stay that began last.
     """
     coded = {row["hadm_id"] for row in record["diagnoses_icd_labeled"]}
+    stays = facts.stays(record)
     found = []
-    for stay in facts.stays(record):
-        as_of = min(stay.get("edregtime", stay["admittime"]), stay["admittime"]) + timedelta(
-            hours=hours
-        )
+    for stay, following in zip(stays, [*stays[1:], None], strict=False):
+        as_of = _arrival(stay) + timedelta(hours=hours)
         end = min(stay.get("dischtime", datetime.max), stay.get("deathtime", datetime.max))
+        if following and following["admittime"] <= as_of:
+            continue
         if stay["hadm_id"] in coded and stay["admittime"] <= as_of < end:
             found.append(Moment(stay["hadm_id"], as_of))
     return found
@@ -71,7 +86,8 @@ def latest(record: Record, seed: int) -> Moment:
     """
     if found := after_discharge(record, seed):
         return found[-1]
-    ended = [stay for stay in facts.stays(record) if _has_ended(stay)]
+    stays = facts.stays(record)
+    ended = [stay for stay in stays if _has_ended(stay)]
     if not ended:
         raise UserError(
             f"subject_id {record['subject_id']} has no hospital stay: "
@@ -82,7 +98,10 @@ def latest(record: Record, seed: int) -> Moment:
     alive = [
         moment
         for moment, stay in zip(days_after, ended, strict=True)
-        if moment.as_of <= dod and "deathtime" not in stay and stay.get(LEFT) != "DIED"
+        if moment.as_of <= dod
+        and "deathtime" not in stay
+        and stay.get(LEFT) != "DIED"
+        and not _is_in_hospital(stays, moment.as_of)
     ]
     if alive:
         return alive[-1]

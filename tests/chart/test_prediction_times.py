@@ -57,3 +57,31 @@ def test_a_landmark_counts_from_arrival_and_only_coded_stays_that_last_have_one(
     ]
     # a stay that begins only after the landmark could not be known at it
     assert [m.hadm_id for m in prediction_times.landmarks(record, 12)] == [10, 11]
+
+
+def test_of_stays_that_overlap_the_one_that_a_context_tells_of_is_asked_about():
+    """Guidance asked somebody who lay in hospital, and a landmark stood in another stay's chart."""
+    long = {"hadm_id": 10, "admittime": day("2150-01-01"), "dischtime": day("2150-01-09 10:00")}
+    within = {
+        "hadm_id": 11,
+        "admittime": day("2150-01-01 06:00"),
+        "dischtime": day("2150-01-01 12:00"),
+        "discharge_location": "HOME",
+    }
+    codes = [{"hadm_id": h, "icd_code": "I10", "icd_version": 10} for h in (10, 11)]
+    record = chart(admissions=[long, within], diagnoses_icd_labeled=codes, patients=[{}])
+    assert not prediction_times.landmarks(record, 24)
+    assert [m.hadm_id for m in prediction_times.landmarks(record, 5)] == [10, 11]
+    for seed in range(50):
+        for moment in prediction_times.after_discharge(record, seed):
+            assert moment.as_of >= long["dischtime"]
+    assert prediction_times.latest(record, 0).as_of >= long["dischtime"]
+
+
+def test_a_patient_who_is_back_in_the_emergency_department_is_not_at_home():
+    home, back = chart()["admissions"]
+    back = {**back, "edregtime": home["dischtime"] + 1.5 * prediction_times.DAY}
+    record = chart(admissions=[home, back])
+    for seed in range(20):
+        (moment,) = prediction_times.after_discharge(record, seed)
+        assert moment.as_of <= back["edregtime"]
