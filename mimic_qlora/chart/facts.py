@@ -12,6 +12,7 @@ from mimic_qlora.chart.rows import Record, Row, TableRow
 from mimic_qlora.clinical import codes, content
 
 LAB_DAYS = 365
+HOME_DAYS = 365
 MOST_YEARS = 120  # an age beyond cannot be one
 ACUTE_DAYS = 90  # after the discharge of the stay that an acute phenotype was coded for
 
@@ -46,7 +47,7 @@ class Facts:
     """The facts of a chart at a time that caution rules match on, with the rows that they rest on.
 
     Phenotypes count as long as phenotypes.yaml says. Drug classes are those ordered during the last
-    stay; those of home are what the newest emergency visit was told.
+    stay; those of home are what the newest emergency visit of a year was told.
     """
 
     phenotypes: dict[str, Row]  # id -> row of diagnoses_icd
@@ -88,14 +89,22 @@ def orders_of_stay(view: Record, stay: Row) -> list[Row]:
     ]
 
 
-def told_at_home(view: Record) -> list[Row]:
+def told_at_home(view: Record, as_of: datetime) -> list[Row]:
     """Return the medicines that the newest emergency visit was told of: rows of medrecon, by name.
 
-    They share a time, and another export may have them in another order.
+    A visit may have written them down at several times, and another export may have them in another
+    order. What was told more than HOME_DAYS ago says nothing of today.
     """
+    since = as_of - timedelta(days=HOME_DAYS)
     rows = [row for row in view.get("medrecon", ()) if row.get("name")]
-    newest = max((row["charttime"] for row in rows), default=None)
-    return sorted((row for row in rows if row["charttime"] == newest), key=lambda row: row["name"])
+    newest = max((_told(row) for row in rows if row["charttime"] >= since), default=None)
+    visit = newest and newest[1]
+    return sorted((row for row in rows if _told(row)[1] == visit), key=lambda row: row["name"])
+
+
+def _told(row: Row) -> tuple[datetime, str]:
+    """Return when a row of medrecon was written, and its visit: the time, where it names none."""
+    return row["charttime"], str(row.get("stay_id", row["charttime"]))
 
 
 def facts_of_view(view: Record, as_of: datetime) -> Facts:
@@ -127,7 +136,7 @@ def facts_of_view(view: Record, as_of: datetime) -> Facts:
         person=person,
         age=age,
         sex=sex,
-        home_drug_classes=_home_drug_classes(told_at_home(view)),
+        home_drug_classes=_home_drug_classes(told_at_home(view, as_of)),
     )
 
 

@@ -77,7 +77,7 @@ def sections_of_view(
         "Last stay" if ended else "Current stay": _stay_items(view, stay, as_of),
         "Prior stays": _prior_items(view, others, as_of),
         "Known conditions": _conditions(view, as_of, known),
-        "Medicines taken at home": _home_medicines(view),
+        "Medicines taken at home": _home_medicines(view, as_of),
         f"Medicines ordered during {'the last' if ended else 'this'} stay": _medicines(
             orders, None if ended else as_of
         ),
@@ -208,14 +208,14 @@ def _conditions(view: Record, as_of: datetime, known: Facts) -> list[Item]:
     return [*(named[name] for name in first), *titled.values()] or [Item(NOT_CODED)]
 
 
-def _home_medicines(view: Record) -> list[Item]:
-    """Return the medicines told in the newest emergency visit of MIMIC-IV-ED.
+def _home_medicines(view: Record, as_of: datetime) -> list[Item]:
+    """Return the medicines told in the newest emergency visit of MIMIC-IV-ED within a year.
 
     Those of a class that a rule reads come first, since no answer can name a reason that was cut.
     """
     read_by_rules = content.read_by_rules().home_drug_classes
     rows = sorted(
-        facts.told_at_home(view),
+        facts.told_at_home(view, as_of),
         key=lambda row: read_by_rules.isdisjoint(codes.home_drug_classes_of(row["name"])),
     )
     found = {clean(row["name"]): row for row in rows}

@@ -74,6 +74,19 @@ def test_home_medicines_come_from_the_newest_emergency_visit_alone():
     assert "- Medicines taken at home: the record does not say" in built(chart(), "2150-01-07").text
 
 
+def test_home_medicines_are_all_that_the_newest_visit_told_of_within_a_year():
+    times = {"aspirin": "00:30", "warfarin": "01:00", "zinc": "01:10"}
+    told = [
+        {"stay_id": 7, "charttime": day(f"2150-01-01 {time}"), "name": name}
+        for name, time in times.items()
+    ] + [{"stay_id": 6, "charttime": day("2149-12-30"), "name": "digoxin"}]
+    found = built(chart(medrecon=told), "2150-01-07")
+    assert "- Medicines taken at home: aspirin; warfarin; zinc\n" in found.text
+    later = built(chart(medrecon=told), "2152-01-07")
+    assert "- Medicines taken at home: the record does not say\n" in later.text
+    assert not later.facts.home_drug_classes
+
+
 def test_a_chart_reads_the_same_in_whichever_order_the_rows_of_one_time_come():
     named = ("warfarin", "zinc", "aspirin", "Eliquis", "iron")
     told = [{"stay_id": 7, "charttime": day("2150-01-01 01:00"), "name": name} for name in named]
