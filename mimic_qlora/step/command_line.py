@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from mimic_qlora.step import faults, limits, streams, terminal
 from mimic_qlora.step.errors import UpToDate, UserError
 from mimic_qlora.step.files import is_folder_name
-from mimic_qlora.step.plain_text import printable, typed
+from mimic_qlora.step.plain_text import printable, typed, unhidden
 
 GREATEST = 10**12  # of any count; more than 64 bits fails deep in a library
 MOST = 1_000_000  # the greatest count that makes sense in any argument without a limit of its own
@@ -328,7 +328,7 @@ def _code(main: Callable[[], int | None]) -> int:
 
 def _say_error(sentence: str) -> None:
     """Print an error; a name of a file or column in it must not steer the terminal."""
-    terminal.say_aside(f"error: {printable(sentence)}")
+    terminal.say_aside(f"error: {unhidden(sentence)}")
     streams.drop_unwritable()
 
 

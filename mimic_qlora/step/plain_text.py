@@ -28,6 +28,14 @@ def inline(text: str) -> str:
     return printable(" ".join(text.splitlines()) if text else text)
 
 
+def unhidden(text: str) -> str:
+    """Return the text with what `printable` leaves out as escapes, so that a cause is seen.
+
+    A path that ends in a carriage return looks like one that is there.
+    """
+    return "".join(c if c == "\n" or printable(c) == c else ascii(c)[1:-1] for c in text)
+
+
 def is_whole(text: str) -> bool:
     """Tell whether a text is Unicode: no byte of another encoding, no half of a character."""
     return not any("\ud800" <= c <= "\udfff" for c in text)

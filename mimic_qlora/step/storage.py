@@ -90,6 +90,11 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
             f"the path of the storage folder {path} holds `::`, which stands for a chain of file "
             "systems: give another one with --storage"
         )
+    if any(ord(c) < ord(" ") for c in str(path)):  # no message could tell where the output is
+        raise UserError(
+            f"the path of the storage folder {path} holds a control character, as a settings file "
+            "with the line ends of Windows (\\r\\n) leaves at its end: give it without"
+        )
     if path.exists() and not path.is_dir():
         raise UserError(f"the storage folder {path} is a file: give another one with --storage")
     if not path.exists() and not create:

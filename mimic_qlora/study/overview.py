@@ -90,7 +90,7 @@ def _data(store: Path) -> DataFacts:
         kind=source["kind"],
         version=source["version"],
         folder=source["folder"],
-        folder_is_there=Path(source["folder"]).is_dir(),
+        folder_is_there=os.path.isdir(source["folder"]),  # also where a colleague may not look
         patients=source["patients"],
         split=manifest["split"],
     )
@@ -140,7 +140,7 @@ def _head(found: Overview) -> list[str]:
     split = ", ".join(f"{n:,} {name}" for name, n in (data.split or {}).items())
     told.append(f"{data.line} ({split})")
     if not data.folder_is_there:
-        told.append(f"{data.folder} is not there any more: only step 1 would need it")
+        told.append(f"{data.folder} is not there any more, or not for you: only step 1 needs it")
     return told
 
 

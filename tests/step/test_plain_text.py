@@ -24,6 +24,12 @@ def test_no_character_that_steers_or_hides_is_left(kind):
         assert change(STEERING[kind]).isprintable()
 
 
+def test_an_error_shows_what_else_would_hide_its_cause():
+    assert plain_text.unhidden("no /a é\r: it\nis \x1b[31m\udce9") == (
+        "no /a é\\r: it\nis \\x1b[31m\\udce9"
+    )
+
+
 @pytest.mark.parametrize("text", ["plain", "Ménière µg 漢字 ≥ 😀", "  indented", "two\nlines", ""])
 def test_all_else_stays(text):
     assert plain_text.printable(text) == text

@@ -151,6 +151,7 @@ def test_facts_of_a_step_are_in_its_manifest_and_no_part_of_its_identity(tmp_pat
     ("name", "says"),
     [
         ("caf\udce9", "is not text in this locale: set LC_ALL=C.UTF-8"),  # for DuckDB
+        ("storage\r", "holds a control character"),  # `source settings.env`, saved on Windows
         ("a::b/storage", "holds `::`, which stands for a chain of file systems"),  # for datasets
     ],
 )

@@ -59,7 +59,7 @@ def test_nothing_printed_steers_the_terminal():
     )
     done = leave(body, capture_output=True, env={"PYTHONIOENCODING": "utf-8"})
     assert done.stdout.decode() == "ti]0;x[2Jtle 31m  ab\n"
-    assert done.stderr.decode() == "error: a[31mb\n"
+    assert done.stderr.decode() == "error: a\\x1b[31m\\u202eb\n"
 
 
 CLOSED = {"output": (1,), "errors": (2,), "output and errors": (1, 2), "all three": (0, 1, 2)}

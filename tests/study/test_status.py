@@ -217,6 +217,15 @@ def test_a_moved_folder_stays_done_and_names_mimic_where_it_was(whole, tmp_path)
     assert f"{tmp_path}/mimic is not there any more" in said.text
 
 
+def test_a_colleague_who_may_not_see_where_mimic_was_is_told_the_rest(whole):
+    path = whole / "subjects" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    hidden = "/" + 300 * "x"  # no stat, by any user: as in a folder of somebody else
+    manifest["source"]["folder"] = hidden
+    path.write_text(json.dumps(manifest))
+    assert f"{hidden} is not there any more, or not for you" in " ".join(look(whole).text.split())
+
+
 def test_a_read_only_folder_can_be_looked_at(whole, monkeypatch):
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
