@@ -383,23 +383,26 @@ def stay_owners(
     sources: Mapping[str, Source],
     read: Callable[[Source], Iterator[pa.RecordBatch]] = tables.read,
 ) -> dict[str, Owners]:
-    """Return the id columns that lead to a patient, for tables without subject_id."""
+    """Return the id columns that lead to a patient, for tables without subject_id.
+
+    An id that stands with two patients, such as a stay_id of intensive care and of the emergency
+    department in files of different releases, leads to nobody.
+    """
     if all("subject_id" in source.columns for source in sources.values()):
         return {}
     owners = {}
     for column, names in {"hadm_id": ["admissions"], "stay_id": ["icustays", "edstays"]}.items():
         pairs = {
-            int(row[column]): int(row["subject_id"])
+            (int(row[column]), int(row["subject_id"]))
             for name in names
             if name in sources
             for batch in read(sources[name])
             for row in batch.select(["subject_id", column]).to_pylist()
             if all(re.fullmatch(tables.ABOVE_ZERO, cell or "") for cell in row.values())
         }
-        if pairs:
-            ids = sorted(pairs)
-            subject_ids = [pairs[one] for one in ids]
-            owners[column] = Owners(np.array(ids, np.int64), np.array(subject_ids, np.int64))
+        patients_of = Counter(one for one, _ in pairs)
+        if lead := sorted(pair for pair in pairs if patients_of[pair[0]] == 1):
+            owners[column] = Owners(*np.array(lead, np.int64).T)
     return owners
 
 
@@ -475,4 +478,6 @@ def _faults(
                 of_reason[bad] = reasons == reason
                 yield f"{column} {reason}", of_reason
     if (buckets == NO_PATIENT).any():
-        yield "its patient is not in patients", buckets == NO_PATIENT
+        named = "subject_id" in source.columns
+        why = "its patient is not in patients" if named else "its stay is not that of one patient"
+        yield why, buckets == NO_PATIENT
