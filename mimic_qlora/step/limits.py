@@ -51,7 +51,7 @@ class Gpus(NamedTuple):
 
 
 def prepare() -> None:
-    """Raise the limit on open files, and keep thread pools to the cores of the job.
+    """Raise the limit on open files, keep thread pools to the cores of the job, and name a home.
 
     To be called before OpenMP is loaded, which reads its settings once.
     """
@@ -63,6 +63,8 @@ def prepare() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if cores() < affinity():  # OpenMP sees the affinity, but no quota and no scheduler
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    if os.path.expanduser("~") == "~":  # a user id of a container alone: libraries fail without
+        os.environ["HOME"] = "/"  # as Docker has it
 
 
 def thread_refused() -> RuntimeError | None:

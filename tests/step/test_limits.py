@@ -256,6 +256,18 @@ def test_the_soft_limit_on_open_files_is_raised_as_far_as_it_goes():
     assert int(limited(code, NOFILE=256).stdout) == most
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="user ids")
+def test_a_user_id_without_a_home_gets_one():
+    code = (
+        "import os; os.getuid = lambda: 2**31 - 7; "  # nobody's, as in a container
+        "from mimic_qlora.step import limits; limits.prepare(); "
+        "from mimic_qlora.validation.scoring import likeness; print(likeness.rouge_l('a', 'a'))"
+    )
+    bare = {name: value for name, value in os.environ.items() if name != "HOME"}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True)
+    assert done.stdout == "1.0\n", done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp, which tells its settings")
 @pytest.mark.parametrize(
     ("given", "told"),
