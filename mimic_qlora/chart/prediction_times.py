@@ -29,7 +29,7 @@ def after_discharge(record: Record, seed: int) -> list[Moment]:
     within another: the patient was not at home.
     """
     stays = facts.stays(record)
-    dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
+    dod = _day_of_death(record)
     found = []
     for stay, following in zip(stays, [*stays[1:], None], strict=False):
         if stay.get(LEFT) not in HOME or "deathtime" in stay or not _has_ended(stay):
@@ -42,6 +42,10 @@ def after_discharge(record: Record, seed: int) -> list[Moment]:
             if not _is_in_hospital(stays, as_of):
                 found.append(Moment(stay["hadm_id"], as_of))
     return found
+
+
+def _day_of_death(record: Record) -> datetime:
+    return min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
 
 
 def _arrival(stay: Row) -> datetime:
@@ -62,16 +66,16 @@ def landmarks(record: Record, hours: float) -> list[Moment]:
     """Return the landmark of each coded stay, newest last: `hours` after arrival.
 
     Arrival is the earlier of `edregtime` and `admittime`. A stay that has ended by then has none,
-    since its codes could be known; nor has one that had not yet begun, or within which another one
-    had: a context tells of the stay that began last.
+    since its codes could be known; nor has one whose patient had died on an earlier day, that had
+    not yet begun, or within which another one had: a context tells of the stay that began last.
     """
     coded = {row["hadm_id"] for row in record["diagnoses_icd_labeled"]}
-    stays = facts.stays(record)
+    stays, dod = facts.stays(record), _day_of_death(record)
     found = []
     for stay, following in zip(stays, [*stays[1:], None], strict=False):
         as_of = _arrival(stay) + timedelta(hours=hours)
-        end = min(stay.get("dischtime", datetime.max), stay.get("deathtime", datetime.max))
-        if following and following["admittime"] <= as_of:
+        end = min(stay.get(c, datetime.max) for c in ("dischtime", "deathtime"))
+        if as_of - DAY >= dod or following and following["admittime"] <= as_of:
             continue
         if stay["hadm_id"] in coded and stay["admittime"] <= as_of < end:
             found.append(Moment(stay["hadm_id"], as_of))
@@ -94,7 +98,7 @@ def latest(record: Record, seed: int) -> Moment:
             "choose another or give a time with --as-of"
         )
     days_after = [Moment(stay["hadm_id"], stay["dischtime"] + DAY) for stay in ended]
-    dod = min((p["dod"] for p in record["patients"] if "dod" in p), default=datetime.max)
+    dod = _day_of_death(record)
     alive = [
         moment
         for moment, stay in zip(days_after, ended, strict=True)

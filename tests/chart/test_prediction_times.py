@@ -59,6 +59,15 @@ def test_a_landmark_counts_from_arrival_and_only_coded_stays_that_last_have_one(
     assert [m.hadm_id for m in prediction_times.landmarks(record, 12)] == [10, 11]
 
 
+def test_a_stay_after_death_has_no_landmark():
+    """As of an organ donor, whose stay is coded."""
+    stay = {"hadm_id": 10, "admittime": day("2150-01-05 23:00"), "dischtime": day("2150-01-08")}
+    codes = [{"hadm_id": 10, "icd_code": "I10", "icd_version": 10}]
+    for dod, n in (("2150-01-05", 0), ("2150-01-06", 1)):
+        record = chart(admissions=[stay], diagnoses_icd_labeled=codes, patients=[{"dod": day(dod)}])
+        assert len(prediction_times.landmarks(record, 24)) == n
+
+
 def test_of_stays_that_overlap_the_one_that_a_context_tells_of_is_asked_about():
     """Guidance asked somebody who lay in hospital, and a landmark stood in another stay's chart."""
     long = {"hadm_id": 10, "admittime": day("2150-01-01"), "dischtime": day("2150-01-09 10:00")}
