@@ -112,8 +112,17 @@ def sentence(error: BaseException) -> str | None:
     ):
         name = next(iter(_paths_in(error)), None) or error.filename or "a file or disk"
         reason = os.strerror(error.errno) if error.errno else error.strerror or error
+        if error.errno in (errno.EACCES, errno.EROFS) and _is_to_be_made(str(name)):
+            return (
+                f"{name} cannot be made ({reason}): make its folder writable, or give another place"
+            )
         return f"{name} cannot be used ({reason}): fix that, or redo the step that wrote it"
     return _unreadable_parquet(error)
+
+
+def _is_to_be_made(path: str) -> bool:
+    """Tell whether a path is not there, and not merely in a folder that nobody may look into."""
+    return not os.path.lexists(path) and os.access(os.path.dirname(path) or ".", os.X_OK)
 
 
 def of_the_machine(error: BaseException) -> bool:

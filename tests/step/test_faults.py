@@ -158,6 +158,16 @@ def test_a_full_disk_is_seen_through_safetensors(tiny_disk):
     assert f"the disk of {tiny_disk / 'storage'} is full" in one_sentence(leave(body))
 
 
+def test_what_cannot_be_made_is_not_said_to_be_there(tmp_path):
+    for number in (errno.EACCES, errno.EROFS):
+        new = PermissionError(number, "no", str(tmp_path / "storage"))
+        assert "storage cannot be made (" in faults.sentence(new)
+        there = PermissionError(number, "no", str(tmp_path))
+        assert "cannot be used (" in faults.sentence(there)
+    unseen = PermissionError(errno.EACCES, "no", str(tmp_path / "closed" / "storage"))
+    assert "cannot be used (" in faults.sentence(unseen)
+
+
 def test_a_name_in_a_message_is_no_sign():
     assert faults.sentence(ValueError("No space left on device")) is None
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "Too many open files.csv")
