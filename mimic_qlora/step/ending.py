@@ -56,7 +56,7 @@ def _only_urgency(folder: str | None) -> bool:
 def _whole(name: str) -> str:
     """Return the whole path of a folder that is there, any other name as it is."""
     path = Path(name).expanduser()
-    return str(path.resolve()) if path.is_dir() else name
+    return str(path.resolve()) if os.path.isdir(path) else name  # False where nobody may look
 
 
 def _storage(folder: str | None) -> Path:

@@ -121,7 +121,7 @@ def _settings(manifest: Mapping[str, Any], step: str, root: Path) -> list[str]:
         words = ["--recipe", str(recipe)]
         try:
             known |= recipes.read_recipe(str(recipe), root / "recipes").model_dump()
-        except UserError:  # the file is gone: all that it gave is in the settings
+        except (UserError, OSError):  # gone, or not for us: all that it gave is in the settings
             words = []
     folder = settings.get("folder")
     chosen = {

@@ -218,11 +218,12 @@ def test_a_moved_folder_stays_done_and_names_mimic_where_it_was(whole, tmp_path)
 
 
 def test_a_colleague_who_may_not_see_where_mimic_was_is_told_the_rest(whole):
-    path = whole / "subjects" / "manifest.json"
-    manifest = json.loads(path.read_text())
     hidden = "/" + 300 * "x"  # no stat, by any user: as in a folder of somebody else
-    manifest["source"]["folder"] = hidden
-    path.write_text(json.dumps(manifest))
+    for step, part, key in (("subjects", "source", "folder"), ("prompts", "settings", "model")):
+        path = whole / step / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest[part][key] = hidden
+        path.write_text(json.dumps(manifest))
     assert f"{hidden} is not there any more, or not for you" in " ".join(look(whole).text.split())
 
 
