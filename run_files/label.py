@@ -79,6 +79,8 @@ def read(
     labelled, faults = label_file.read(file, answers=answers, questions=questions)
     if not labelled and not faults:
         raise UserError(f"{file} has no filled row yet: the help says what goes where")
+    if none := label_file.unfilled(file):
+        print(f"note: nobody filled {', '.join(none)} in {file.name}, read as none of it")
     unknown = labelled.keys() - {answer.key for answer in answers}
     if unknown:
         faults.append(

@@ -34,6 +34,7 @@ ASKED = {
 OF_SIGNS = ("named", "plays_down")  # the lists whose numbers are those of warning signs
 EARLIER = {"played_down": "plays_down"}  # what a column was called for a while
 CRITERIA = (*LISTED, *ASKED)
+ADDED = ("reasons_given", "other_harm", "false_statement")  # since people began to fill such files
 LISTS = ("warning_signs", "cautions")
 TO_READ = ("key", "two_labellers", "chart", "question", *LISTS, "answer")
 COLUMNS = (*TO_READ, *CRITERIA, "labelled_by", "note")
@@ -104,6 +105,7 @@ def read(
     """Return the labels; rows that nobody filled are left out, and rows that are wrong or filled in
     part are named.
 
+    A column of ADDED that nobody filled in any row is read as none of it (see `unfilled`).
     `columns` are the criteria that were asked; `answers`, where they are given, tell which row has
     the text of another key, and with their `questions` which has the question of another one, or
     lists of another content. Raises UserError for a file that is no label.csv as a whole.
@@ -117,11 +119,14 @@ def read(
     lists = {one.key: _lists(one, by_id[one.question_id]) for one in answers if by_id}
     faults = []
     needed = LISTS if by_id else ()  # else nobody could tell what a number means
-    for number, cells, fault in _rows(path, [*needed, *columns]):
+    rows = list(_rows(path, [*needed, *columns]))
+    none_of_it = dict.fromkeys(_unfilled(rows, columns), "no")
+    for number, cells, fault in rows:
         where = f"{path.name}, row {number}"
         filled = {column: cells[column].lstrip("'") for column in columns}
         if not any(filled.values()):
             continue
+        filled |= none_of_it
         for column in filled.keys() & LISTED.keys():
             list_of = "warning_signs" if column in OF_SIGNS else "cautions"
             if not cells.get(list_of, "?"):  # nothing is numbered there
@@ -147,6 +152,19 @@ def read(
         except UserError as error:
             faults.append(str(error))
     return Filled(found, faults)
+
+
+def unfilled(path: Path) -> list[str]:
+    """Return the columns of ADDED that nobody filled in a file whose labels can be read."""
+    return _unfilled(list(_rows(path, CRITERIA)), CRITERIA)
+
+
+def _unfilled(rows: Sequence[tuple[int, Row, str]], columns: Collection[str]) -> list[str]:
+    return [
+        column
+        for column in ADDED
+        if column in columns and not any(cells[column] for _, cells, _ in rows)
+    ]
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row, str]]:
