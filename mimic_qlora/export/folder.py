@@ -1,6 +1,5 @@
 """The folder of a merged model: what other programs load, and what readers must know."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,13 +71,12 @@ def _name_rope_twice(path: Path) -> None:
     They do not read `rope_parameters`, and take 10,000 for a theta that they do not find: another
     model than the one merged, without a word.
     """
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = files.read_json(path)
     rope = dict(config.get("rope_parameters") or {})
     for key in {"rope_theta", "partial_rotary_factor"} & rope.keys():
         config[key] = rope.pop(key)
     config["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
-    text = json.dumps(config, indent=2, sort_keys=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    files.write_json(path, config)
 
 
 def card(run: str, base: BaseModel, divergence: float, data: str) -> str:

@@ -143,9 +143,8 @@ def _day_over(row: Row, column: str) -> datetime | None:
     return day and datetime(day.year, day.month, day.day) + timedelta(days=1)
 
 
-ORDER = re.compile(
-    r"(.*) \(((?:[^()]|\([^()]*\))*)\)"
-)  # a drug (its routes, which may have brackets)
+# a drug (its routes, which may have brackets)
+ORDER = re.compile(r"(.*) \(((?:[^()]|\([^()]*\))*)\)")
 CONTROL_TOKEN = re.compile(r"<(?=[|/]|s>|<SYS)|\|(?=>)|\[(?=/?INST)")
 
 

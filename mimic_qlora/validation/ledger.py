@@ -115,8 +115,7 @@ def opening(store: Path, sha256: str, adapters: Mapping[str, str], content: str)
     """
     this: Entry = {"plan_sha256": sha256, "adapters": dict(adapters), "content": content}
     with _alone(store):
-        entries = ledger(store)
-        before = [e for e in entries if e["event"] == "opened"]
+        before = [e for e in ledger(store) if e["event"] == "opened"]
         if not any(_is_of(e, this) for e in before):
             _enter(store, "opened", **this)
     others = [e for e in before if not _is_of(e, this)]
