@@ -19,10 +19,7 @@ from mimic_qlora.step import command_line, ending, limits, storage
 from mimic_qlora.training import settings
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
-EPILOG = (
-    "Where no default is given it is the recipe's; what the command line says goes before the "
-    "recipe."
-)
+EPILOG = "Where no default is given it is the recipe's; the command line goes before the recipe."
 HELP = {
     "model": "base model: a folder or a hub name (default: the embedded SmolLM2-135M-Instruct)",
     "recipe": "file in recipes/, or the path of another (default: the one that fits the machine)",
@@ -33,12 +30,11 @@ HELP = {
     "epochs": "passes over the training prompts",
     "max-steps": "stop after so many optimizer steps, whatever --epochs says",
     "lr": "peak learning rate: 5%% warm-up, then cosine",
-    "rank": "rank of the LoRA matrices, on all linear layers: more ranks hold more, but what is to "
-    "be learned here is a form of answer (default: %(default)s)",
+    "rank": "rank of the LoRA matrices, on all linear layers: what is to be learned here is a form "
+    "of answer (default: %(default)s)",
     "alpha": "LoRA's scale is alpha / rank (default: %(default)s)",
     "rslora": "scale by alpha / sqrt(rank), for ranks of 64 and more",
-    "dropout": "before the LoRA matrices; early stopping guards against learning by heart as well "
-    "and costs no speed (default: %(default)s)",
+    "dropout": "before the LoRA matrices; early stopping costs no speed (default: %(default)s)",
     "max-length": "a longer prompt is refused, never cut (default: %(default)s)",
     "batch-tokens": "room of one packed sequence in tokens",
     "accumulate": "packed sequences per optimizer step, of each process",
@@ -53,6 +49,8 @@ HELP = {
     "limit": "use only the first N prompts of each split, for a trial",
     "save-minutes": "minutes between checkpoints at most (default: %(default)s)",
     "canaries": "plant N made-up patients, for the audit alone; trains into RUN-canaries",
+    "replace-adapter": "replace a finished adapter of other settings, prompts or base (one of up "
+    "to 100 steps gives way unasked)",
     "preview": "print a real sample (patient text!) with its supervised part marked",
 }
 
@@ -91,6 +89,7 @@ def arguments() -> argparse.Namespace:
     add("limit", type=positive_int)
     add("canaries", type=command_line.whole_number(20, 10_000), default=0, metavar="N")
     add("save-minutes", type=command_line.number(0, command_line.MOST), default=10)
+    add("replace-adapter", action="store_true")
     add("preview", action="store_true")
     command_line.add_device(parser)
     command_line.add_arguments(parser)
@@ -133,6 +132,7 @@ def read_job(args: argparse.Namespace) -> settings.Job:
         recipe=name,
         save_minutes=args.save_minutes,
         force=args.force,
+        replace_adapter=args.replace_adapter,
         preview=args.preview,
     )
 

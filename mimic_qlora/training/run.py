@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from mimic_qlora.training import adapter_folder, loop
 
+TRIAL = 100  # optimizer steps: minutes of a GPU; the demo takes 82
+
 
 @dataclass(frozen=True)
 class Run:
@@ -70,7 +72,7 @@ def train_one(job: Job) -> None:
         storage.recover(run.place)
         storage.refuse_other_output(run.store, run.step)
         stop_if_up_to_date(run)
-        say_replaced(run)
+        check_replaced(run)
         samples = read_samples(run)
         data.describe(samples, run.tokenizer)
         if job.preview:
@@ -153,14 +155,33 @@ def stop_if_up_to_date(run: Run) -> None:
         raise
 
 
-def say_replaced(run: Run) -> None:
-    """Say which adapter this run will take the place of, while there is time to choose another."""
+def check_replaced(run: Run) -> None:
+    """Raise UserError where the run would replace a finished adapter that is another one.
+
+    That of a trial gives way without being asked for, which is said.
+    """
     found = manifests.read(run.place)
-    if found and not manifests.is_same_run(found, run.manifest):
-        print(
-            f"note: {run.place} holds an adapter of other {_changed(found, run.manifest)}, which "
-            "this run replaces at its end: to keep it, stop and choose another --run"
+    if not found or manifests.is_same_run(found, run.manifest) or run.job.replace_adapter:
+        return
+    steps = _steps(found)
+    which = "finished" if steps is None else f"of {steps:,} optimizer steps"
+    holds = (
+        f"{run.place} holds an adapter ({which}) of other {_changed(found, run.manifest)}, which "
+        "this run"
+    )
+    if steps is None or steps > TRIAL:
+        raise UserError(
+            f"{holds} would replace: give another --run to train beside it, or --replace-adapter "
+            "if that is meant"
         )
+    print(f"note: {holds} replaces at its end: to keep it, stop and choose another --run")
+
+
+def _steps(manifest: dict[str, Any]) -> int | None:
+    """Return how long an adapter was trained, None where its manifest does not tell."""
+    results = manifest.get("results")
+    steps = results.get("steps") if isinstance(results, dict) else None
+    return steps if isinstance(steps, int) else None
 
 
 def train_along(run: Run) -> None:

@@ -54,6 +54,7 @@ class Job:
     recipe: str  # name or path, for the reader
     save_minutes: float = 10.0  # between checkpoints, at most
     force: bool = False
+    replace_adapter: bool = False  # a finished one of other settings may give way
     preview: bool = False  # print a real sample
 
     def of_seeds(self, seeds: Sequence[int]) -> "list[Job]":

@@ -24,7 +24,7 @@ SECTIONS = {
 NOT_OF_A_STUDY = {
     *("help", "storage", "force", "model", "run-name", "mimic-dir", "replace-patients"),
     *("preview", "audit", "check", "once", "batch", "batch-size", "format", "run", "final"),
-    *("freeze", "save-base", "canaries", "make-certificates"),
+    *("freeze", "save-base", "canaries", "make-certificates", "replace-adapter"),
 }
 OTHERWISE = {"from", "n", "batch-size"}  # fields that are no option, and one of step 7's
 

@@ -135,24 +135,37 @@ def test_an_adapter_that_is_up_to_date_is_not_trained_again(finished, tiny, monk
     assert f"./run.sh 50 --storage {finished.store} --model {tiny}" in shown
 
 
-def test_an_adapter_of_other_settings_is_named_before_it_is_replaced(
-    finished, tiny, monkeypatch, capsys
+OTHER = r"default holds an adapter \(.*\) of other settings \(epochs\), which this run "
+REFUSED = OTHER + "would replace: give another --run .*, or --replace-adapter"
+
+
+@pytest.mark.parametrize(
+    ("steps", "flags", "says"),
+    [
+        (82, [], f"{OTHER}replaces at its end: .* choose another --run\nbegins to train"),
+        (5000, ["--force"], REFUSED),
+        (None, [], REFUSED),
+        (5000, ["--replace-adapter"], "Recipe: cpu\nbegins to train"),
+    ],
+)
+def test_an_adapter_of_other_settings_gives_way_unasked_only_if_it_was_a_trial(
+    finished, tiny, monkeypatch, capsys, steps, flags, says
 ):
     def stop(*_):
-        raise KeyboardInterrupt
+        raise UserError("begins to train")
 
-    options = ["--storage", finished.store, "--model", tiny, *OPTIONS, "--epochs", 5]
+    options = ["--storage", finished.store, "--model", tiny, *OPTIONS, "--epochs", 5, *flags]
     monkeypatch.setattr(sys, "argv", ["train_qlora.py", *map(str, options)])
     monkeypatch.setattr(train_run, "read_samples", stop)
     # an older manifest has a part of the base's fingerprint, which is no other base
     older = files.read_json(finished.folder / "manifest.json")
     base = older["settings"]["base_model"]
     base["fingerprint"] = base["fingerprint"][:16]
+    older["results"]["steps"] = steps
     monkeypatch.setattr(train_run.manifests, "read", lambda place: older)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(UserError) as ended:
         train_qlora.main()
-    shown = capsys.readouterr().out
-    assert f"{finished.folder} holds an adapter of other settings (epochs)" in shown
+    assert re.search(says, capsys.readouterr().out + str(ended.value))
 
 
 def test_every_supervised_token_weighs_the_same_however_a_step_is_cut_up(train):
