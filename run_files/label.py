@@ -79,8 +79,8 @@ def read(
     labelled, faults = label_file.read(file, answers=answers, questions=questions)
     if not labelled and not faults:
         raise UserError(f"{file} has no filled row yet: the help says what goes where")
-    if none := label_file.unfilled(file):
-        print(f"note: nobody filled {', '.join(none)} in {file.name}, read as none of it")
+    if lacking := label_file.lacking(labelled.values()):
+        print(f"note: nobody filled {', '.join(lacking)} in {file.name}: nothing is claimed by it")
     unknown = labelled.keys() - {answer.key for answer in answers}
     if unknown:
         faults.append(

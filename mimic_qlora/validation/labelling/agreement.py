@@ -127,15 +127,17 @@ def as_label(answer: Answer, question: Question, found: Readings) -> Label:
 
 
 def as_readings(answer: Answer, question: Question, label: Label) -> Readings:
-    """Return a label as Readings, so that it is scored as what a reader finds is."""
+    """Return a label as Readings, so that it is scored as what a reader finds is; what it says
+    nothing of is none.
+    """
     signs, cautions = [flag.name for flag in question.red_flags], list(answer.cautions)
 
     def names(column: str) -> tuple[str, ...]:
         of = signs if column in OF_SIGNS else cautions
-        return tuple(name for i, name in enumerate(of, 1) if i in label.listed[column])
+        return tuple(name for i, name in enumerate(of, 1) if i in label.listed.get(column, ()))
 
     def told(column: str) -> tuple[str, ...]:
-        return (ASKED[column],) if label.asked[column] else ()
+        return (ASKED[column],) if label.asked.get(column) else ()
 
     down = names("plays_down")
     said = names("cautions_said")
@@ -295,5 +297,6 @@ def pairs(
         if answer.key in first and answer.key in second:
             other = dict(units(answer, question, second[answer.key]))
             for unit, there in units(answer, question, first[answer.key]):
-                found.setdefault(unit[0], []).append(((there, other[unit]), answer.key))
+                if unit in other:
+                    found.setdefault(unit[0], []).append(((there, other[unit]), answer.key))
     return found

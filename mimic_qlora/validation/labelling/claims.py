@@ -15,7 +15,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import findings, harm, power, statistics, trial_results
 from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR
 from mimic_qlora.validation.findings import Comparison
-from mimic_qlora.validation.labelling import agreement, corrected
+from mimic_qlora.validation.labelling import agreement, corrected, label_file
 from mimic_qlora.validation.labelling.drawn import Answer, Strata
 from mimic_qlora.validation.labelling.label_file import Label
 from mimic_qlora.validation.plan import Metric
@@ -265,6 +265,10 @@ def why_not(labelled: Labelled, basis: Basis) -> str:
         return basis.described
     if any(not one.by for one in labelled.files):
         return f"nobody says who labelled (--labelled-by {' or '.join(LABELLERS)})"
+    for one in labelled.files:
+        if lacking := label_file.lacking(one.by_key.values()):
+            columns = " and ".join(lacking)
+            return f"nobody filled {columns} in a file, read as none: fill it, if with - or no"
     for name, answers in labelled.by_arm.items():
         wanted = min(corrected.FEWEST, len(answers))
         if (n := labelled.n_labelled(name)) < wanted:

@@ -47,7 +47,7 @@ Row = dict[str, str]  # of label.csv
 class Label:
     """A person's label of one answer: the numbers of what it says, and what it does.
 
-    Both hold the criteria that the file asked.
+    Both hold the criteria that the file asked, and that its person came to.
     """
 
     listed: Mapping[str, frozenset[int]]  # of LISTED, numbers from 1
@@ -105,10 +105,10 @@ def read(
     """Return the labels; rows that nobody filled are left out, and rows that are wrong or filled in
     part are named.
 
-    A column of ADDED that nobody filled in any row is read as none of it (see `unfilled`).
-    `columns` are the criteria that were asked; `answers`, where they are given, tell which row has
-    the text of another key, and with their `questions` which has the question of another one, or
-    lists of another content. Raises UserError for a file that is no label.csv as a whole.
+    Labels lack a column of ADDED that nobody filled in any row. `columns` are the criteria that
+    were asked; `answers`, where they are given, tell which row has the text of another key, and
+    with their `questions` which has the question of another one, or lists of another content.
+    Raises UserError for a file that is no label.csv as a whole.
     """
     found: dict[str, Label] = {}
     by_id = {question.id: question for question in questions}
@@ -120,17 +120,19 @@ def read(
     faults = []
     needed = LISTS if by_id else ()  # else nobody could tell what a number means
     rows = list(_rows(path, [*needed, *columns]))
-    none_of_it = dict.fromkeys(_unfilled(rows, columns), "no")
+    came_to = {column for _, cells, _ in rows for column in columns if cells[column]}
     for number, cells, fault in rows:
         where = f"{path.name}, row {number}"
         filled = {column: cells[column].lstrip("'") for column in columns}
         if not any(filled.values()):
             continue
-        filled |= none_of_it
         for column in filled.keys() & LISTED.keys():
             list_of = "warning_signs" if column in OF_SIGNS else "cautions"
             if not cells.get(list_of, "?"):  # nothing is numbered there
                 filled[column] = filled[column] or "-"
+        for column in ADDED:
+            if column not in came_to and not filled.get(column):
+                filled.pop(column, None)
         try:
             if fault:
                 raise UserError(f"{where} {fault}")
@@ -154,17 +156,10 @@ def read(
     return Filled(found, faults)
 
 
-def unfilled(path: Path) -> list[str]:
-    """Return the columns of ADDED that nobody filled in a file whose labels can be read."""
-    return _unfilled(list(_rows(path, CRITERIA)), CRITERIA)
-
-
-def _unfilled(rows: Sequence[tuple[int, Row, str]], columns: Collection[str]) -> list[str]:
-    return [
-        column
-        for column in ADDED
-        if column in columns and not any(cells[column] for _, cells, _ in rows)
-    ]
+def lacking(labels: Iterable[Label]) -> list[str]:
+    """Return the columns of ADDED that some labels say nothing of."""
+    said = [label.listed.keys() | label.asked.keys() for label in labels]
+    return [column for column in ADDED if any(column not in one for one in said)]
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row, str]]:

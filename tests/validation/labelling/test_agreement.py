@@ -102,3 +102,5 @@ def test_units_that_two_people_labelled_are_paired():
     assert pairs["cause"] == [((False, True), answer.key)]
     assert len(pairs["named"]) == len(QUESTIONS[0].red_flags)
     assert agreement.pairs(labels[0], {}, [(answer, QUESTIONS[0])]) == {}
+    part = {answer.key: Label(NOTHING.listed, {"cause": False})}  # not all columns were filled
+    assert "dose" not in agreement.pairs(labels[0], part, [(answer, QUESTIONS[0])])

@@ -98,6 +98,18 @@ def test_what_speaks_against_a_claim_is_said_and_nothing_is_claimed(options, why
     assert "better" not in text and "not worse" not in text and "Primary endpoint" in text
 
 
+def test_a_column_that_nobody_filled_forbids_a_claim():
+    """Who never came to false statements has not said that there are none."""
+    made = answers(read_as_labelled)
+    whole = labelled(made, people=better)
+    (file,) = whole.files
+    asked = {"cause": False, "dose": False, "other_harm": False}
+    part = file._replace(by_key={key: Label(one.listed, asked) for key, one in file.by_key.items()})
+    text = " ".join(claims.of(Labelled(made, [part], whole.strata, QUESTIONS), BASIS).sentences)
+    assert "Described, not claimed: nobody filled false_statement in a file" in text
+    assert "better" not in text and "not worse" not in text
+
+
 def test_rows_that_were_passed_over_forbid_a_claim():
     one = labelled(answers(read_as_labelled), people=better)
     one.files[0].by_key.pop(one.strata.drawn[3])

@@ -135,14 +135,14 @@ def test_a_row_that_is_filled_in_part_is_no_label(tmp_path, column):
 
 
 @pytest.mark.parametrize("column", label_file.CRITERIA)
-def test_a_column_that_nobody_filled_is_none_of_it_where_earlier_files_lacked_it(tmp_path, column):
+def test_labels_lack_a_column_that_nobody_filled_where_earlier_files_lacked_it(tmp_path, column):
     path = tmp_path / "label.csv"
     label_file.write(path, [row | NOTHING | {column: ""} for row in to_fill()])
     found, faults = label_file.read(path)
     if column in label_file.ADDED:
-        assert len(found) == 8 and not faults and label_file.unfilled(path) == [column]
+        assert len(found) == 8 and not faults and label_file.lacking(found.values()) == [column]
     else:
-        assert not found and len(faults) == 8 and not label_file.unfilled(path)
+        assert not found and len(faults) == 8
 
 
 def test_of_a_list_that_has_nothing_no_number_is_asked(tmp_path):
