@@ -421,16 +421,21 @@ def with_subject_ids(
 ) -> tuple[pa.RecordBatch, np.ndarray]:
     """Return the batch with its subject_id column, and that column as int64 [rows].
 
-    0, which no patient has, stands for a cell that is no subject_id.
+    0, which no patient has, stands for a cell that is no subject_id, and for ids of stays that lead
+    to two patients.
     """
     if "subject_id" in batch.schema.names:
         return batch, whole_numbers(batch["subject_id"])
     found = np.zeros(batch.num_rows, np.int64)
+    is_torn = np.zeros(batch.num_rows, bool)
     for column, (ids, subject_ids) in owners.items():
         if column in batch.schema.names:
             values = whole_numbers(batch[column])
             place = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
-            found = np.where((found == 0) & (ids[place] == values), subject_ids[place], found)
+            leads = np.where(ids[place] == values, subject_ids[place], 0)
+            is_torn |= (found > 0) & (leads > 0) & (found != leads)
+            found = np.where(found == 0, leads, found)
+    found[is_torn] = 0
     text = pc.cast(pa.array(found), pa.string())
     return pa.record_batch([text, *batch.columns], names=list(columns)), found
 

@@ -616,19 +616,20 @@ def test_an_odd_id_of_a_stay_leads_no_row_of_another_table_anywhere(convert, tin
     assert [row["x"] for row in rows.pop(10000007)] == ["2"] and len(rows) <= 1
 
 
-def test_a_stay_id_that_two_patients_have_leads_no_row_to_either(convert, tiny_mimic):
-    """As of ICU and emergency stays of different releases: the row went to the latter's patient."""
+def test_stays_of_two_patients_lead_no_row_to_either(convert, tiny_mimic):
+    """As of ICU and emergency stays of different releases, or two ids that do not fit."""
     write_table(
         tiny_mimic, "icustays", "subject_id,stay_id,intime", ["10000000,30000000,2150-01-01"]
     )
     visits = ["10000007,30000000,2150-02-01", "10000007,30000001,2150-02-02"]
     write_table(tiny_mimic, "edstays", "subject_id,stay_id,intime", visits)
-    write_table(tiny_mimic, "ventilation", "stay_id,status", ["30000000,a", "30000001,b"])
+    of_stays = [",30000000,a", ",30000001,b", "20000007,30000001,c", "20000000,30000001,d"]
+    write_table(tiny_mimic, "ventilation", "hadm_id,stay_id,status", of_stays)
     with pytest.raises(UserError, match="in ventilation: its stay is not that of one patient"):
         convert("--mimic-dir", tiny_mimic)
-    place = convert("--mimic-dir", tiny_mimic, "--max-rejects", 1, "--verify")
+    place = convert("--mimic-dir", tiny_mimic, "--max-rejects", 2, "--verify")
     rows = {r["subject_id"]: r["ventilation"] for r in records(place) if r.get("ventilation")}
-    assert [row["status"] for row in rows.pop(10000007)] == ["b"] and not rows
+    assert [row["status"] for row in rows.pop(10000007)] == ["b", "c"] and not rows
 
 
 def test_a_table_that_may_not_be_read_is_no_fault_of_the_download(tiny_mimic, monkeypatch):
