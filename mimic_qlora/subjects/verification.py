@@ -180,7 +180,10 @@ def _hashes(
 
 
 def _jsonl_rows(shard: Path, columns: Mapping[str, Columns]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield a shard's rows by table, a block of patients at a time, as tables of strings."""
+    """Yield a shard's rows by table, a block of patients at a time, as tables of strings.
+
+    Raises UserError when the shard is damaged.
+    """
     for lines in _blocks(shard):
         collected: dict[str, list[dict[str, Any]]] = {}
         for record in map(orjson.loads, lines):
@@ -217,7 +220,10 @@ def _blocks(shard: Path) -> Iterator[list[bytes]]:
     with open(shard, "rb") as file:
         data = file.read(1 << 20)
         while data:
-            rest += decompressor.decompress(data)
+            try:
+                rest += decompressor.decompress(data)
+            except zlib.error:
+                raise parquet_files.damaged(shard) from None
             data = decompressor.unused_data
             if decompressor.eof:
                 decompressor = zlib.decompressobj(31)

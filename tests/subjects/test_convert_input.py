@@ -390,8 +390,9 @@ def test_damage_that_leaves_the_size_is_named_with_what_to_run(convert, tiny_mim
     }.items():
         read()
         spoil(path)
-        with pytest.raises(UserError, match=f"{path.name} is damaged: run .*--force"):
-            read()
+        for look in (read, lambda: conversion.verify(place, tables.find(tiny_mimic))):
+            with pytest.raises(UserError, match=f"{path.name} is damaged: run .*--force"):
+                look()
     spoil(folder / "index.parquet")
     with pytest.raises(UserError, match="index.parquet"):
         storage.verified_manifest(place, "subjects")
