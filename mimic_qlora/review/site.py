@@ -4,6 +4,7 @@ Addresses hold a place in the rater's order or the name of a rule, never anythin
 pages are rendered here, and work without JavaScript but for the link's token.
 """
 
+import sqlite3
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from mimic_qlora.display import html
 from mimic_qlora.review import content_pages, guard
 from mimic_qlora.review import items as review_items
+from mimic_qlora.review.database import FILE
 from mimic_qlora.review.items import PAGES, Item
 from mimic_qlora.review.marks import CRITERIA, HARM, SCALE, SIDES
 from mimic_qlora.review.requests import Fields, Form, Rater, Site, TheSite, goto, own_form, page
 from mimic_qlora.review.store import Store
+from mimic_qlora.step import faults
 
 COOKIE_DAYS = 30
 _STATIC = {  # name -> (file, media type)
@@ -75,11 +78,16 @@ def _refused(request: Request, error: Exception) -> HTMLResponse:
 
 
 def _failed(request: Request, error: Exception) -> HTMLResponse:
-    """Answer an unforeseen failure. The message may hold what was typed, so it is not printed."""
+    """Answer an unforeseen failure. The message may hold what was typed, so it is not printed, but
+    for those of the machine and of SQLite, which name no values.
+    """
     place = traceback.extract_tb(error.__traceback__)[-1]
+    cause = faults.sentence(error)
+    if cause is None and isinstance(error, sqlite3.DatabaseError):
+        cause = f"{FILE} cannot be used ({error})"
     where = f"{Path(place.filename).name}, line {place.lineno}"
-    print(f"error: {type(error).__name__} in {where}", file=sys.stderr)
-    text = "What you had marked before is kept."
+    print(f"error: {cause or type(error).__name__} ({where})", file=sys.stderr, flush=True)
+    text = "What you had marked before is kept. The terminal of review.py says what is wrong."
     return page("message", 500, title="Something went wrong", text=text)
 
 

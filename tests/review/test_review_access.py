@@ -291,7 +291,7 @@ def test_logs_and_addresses_tell_nothing_about_patients(server, anna):
     )
 
 
-def test_an_unforeseen_failure_says_where_it_happened_and_not_what_was_typed(tmp_path):
+def test_a_failure_says_its_cause_and_where_it_happened_and_not_what_was_typed(tmp_path):
     results = make_results(tmp_path / "results")
     with Server(results, raters="anna") as server:
         anna = server.client("anna")
@@ -304,7 +304,9 @@ def test_an_unforeseen_failure_says_where_it_happened_and_not_what_was_typed(tmp
         )
         log = server.log.read_text()
         assert (
-            "error: DatabaseError in " in log and "typed by" not in log and "Traceback" not in log
+            "error: ratings.sqlite cannot be used (file is not a database) (database.py" in log
+            and "typed by" not in log
+            and "Traceback" not in log
         )
 
 

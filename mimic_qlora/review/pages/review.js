@@ -39,7 +39,7 @@ if (form) {
         const body = new URLSearchParams(waiting[0]);
         const keepalive = String(body).length < 60000;  // sent to its end though the page is left; browsers take no more
         const reply = await fetch(form.action, {method: "POST", body, keepalive});
-        if (reply.status >= 500) throw new Error();
+        if (reply.status >= 500) throw new Error("review.py's terminal says why");
         if (!reply.ok) {
           status.textContent = reply.status === 401 ? "Not saved: this page is signed out. Open a new link of review.py."
                              : reply.status === 409 ? "Not saved: this browser is now signed in as another rater."
@@ -49,8 +49,9 @@ if (form) {
         }
         waiting.shift();
         show(await reply.json());
-      } catch {
-        status.textContent = "Not saved yet: no connection. It is tried again until it works; leave this page open.";
+      } catch (error) {
+        const why = error instanceof TypeError ? "no connection" : error.message;
+        status.textContent = "Not saved yet: " + why + ". It is tried again until it works; leave this page open.";
         await new Promise(again => setTimeout(again, 1500));
       }
     }
