@@ -14,6 +14,7 @@ from mimic_qlora.clinical import codes, content
 LAB_DAYS = 365
 HOME_DAYS = 365
 MOST_YEARS = 120  # an age beyond cannot be one
+OVER_89 = 91  # years: the age of everybody above 89, as MIMIC-IV gives it
 ACUTE_DAYS = 90  # after the discharge of the stay that an acute phenotype was coded for
 
 
@@ -240,15 +241,17 @@ def classes_of(order: Row) -> frozenset[str]:
 
 
 def age_at(person: Row, as_of: datetime) -> int | None:
-    """Return the age in years: MIMIC-IV gives it in one shifted year, and 91 for all above 89.
+    """Return the age in years, 91 for everybody above 89: so MIMIC-IV gives it in one shifted year.
 
-    None where a cell is missing or the age cannot be one.
+    Years added to such a 91 would be no age. None where a cell is missing or the age cannot be one.
     """
     if "anchor_age" not in person or "anchor_year" not in person:
         return None
     given = person["anchor_age"]
     age = given + as_of.year - person["anchor_year"]
-    return age if 0 <= given <= MOST_YEARS and 0 <= age <= MOST_YEARS else None
+    if not (0 <= given <= MOST_YEARS and 0 <= age <= MOST_YEARS):
+        return None
+    return OVER_89 if age > 89 else age
 
 
 def newest_first(rows: Iterable[Row], stays_by_id: Mapping[int, Row]) -> list[Row]:

@@ -19,6 +19,7 @@ from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
 _MOST_YEARS = 120  # an age beyond cannot be one
+_OVER_89 = 91  # years: the age of everybody above 89, as MIMIC-IV gives it
 NO_STAY = "no hospital stay"
 _UNKNOWN = (races.NOT_RECORDED, NO_STAY)  # the last rows of a characteristic
 _OTHER_TEXT = "another text"
@@ -40,7 +41,7 @@ _PUBLISHED = {  # levels that MIMIC-IV's pages name; any other may be one patien
 
 NOTE = (
     "Age, race, insurance and admission type are those of the first stay, of whichever kind; "
-    "MIMIC-IV gives everybody above 89 years as 91. Days of each stay are over all stays, "
+    "everybody above 89 years counts as 91, as in MIMIC-IV. Days of each stay are over all stays, "
     "days from first to last over patients."
 )
 
@@ -158,7 +159,8 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
         SELECT p.subject_id, s.split, {sql.said("p.gender")} AS gender,
                c.subject_id IS NOT NULL AS coded,
                CASE WHEN p.anchor_age BETWEEN 0 AND {_MOST_YEARS}
-                    AND p.years BETWEEN 0 AND {_MOST_YEARS} THEN p.years::BIGINT END AS age,
+                    AND p.years BETWEEN 0 AND {_MOST_YEARS}
+                    THEN if(p.years > 89, {_OVER_89}, p.years::BIGINT) END AS age,
                {sql.said("a.race")} AS race, {sql.said("a.insurance")} AS insurance,
                {sql.said("a.admission_type")} AS admission_type,
                a.subject_id IS NOT NULL AS admitted,

@@ -15,8 +15,10 @@ def test_age_and_sex_come_from_patients_and_age_moves_with_time():
     text = built(chart(), "2153-01-08").text
     assert "- Age: 63\n- Sex: female" in text
     assert "- Age: unknown\n- Sex: unknown" in built(chart(patients=[]), "2150-01-08").text
-    old = chart(patients=[{"gender": "M", "anchor_age": 91, "anchor_year": 2150}])
-    assert "- Age: over 89\n- Sex: male" in built(old, "2150-01-08").text
+    old = chart(patients=[{"gender": "M", "anchor_age": 88, "anchor_year": 2150}])
+    told = [built(old, f"{year}-01-08") for year in (2151, 2152, 2154)]
+    assert [one.facts.age for one in told] == [89, 91, 91], "which MIMIC-IV gives all above 89"
+    assert "- Age: over 89\n- Sex: male" in told[1].text
 
 
 def test_what_was_the_evening_before_is_not_called_today():

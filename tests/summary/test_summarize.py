@@ -33,8 +33,8 @@ def hospital(folder: Path) -> Path:
         {
             "subject_id": i,
             "gender": "F" if i % 2 else "M",
-            "anchor_age": 40 + i,
-            "anchor_year": 2150,
+            "anchor_age": min(65 + i, 89) if i <= 30 else 40 + i,
+            "anchor_year": 2145,
             "dod": "",
         }
         for i in ids
@@ -191,7 +191,7 @@ def test_table_1_sets_patients_without_a_coded_stay_apart(store, shown):
     assert rows["Patients"]["overall"] == 30 and rows["Patients"]["no coded stay"] == 10
     assert rows["no hospital stay"]["no coded stay"] == "10 (100%)"
     assert (
-        rows["Age, years"]["overall"] == "56 [48-63]"
+        rows["Age, years"]["overall"] == "86 [78-91]"
         and rows["Age, years"]["no coded stay"] == "76 [73-78]"
     )
     assert rows["Medicare"]["overall"] == "30 (100%)"

@@ -148,7 +148,7 @@ def _visit(record: Record, visit: Row, level: Level, split: Split) -> Visit:
         primary=is_primary(record, visit),
         level=level,
         acuity=int(acuity) if acuity in range(1, 6) else None,
-        age=min(age, 91),
+        age=age,
         sex=person["gender"],
         race=visit.get("race", ""),
         language=newest.get("language", ""),

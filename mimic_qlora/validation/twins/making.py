@@ -8,13 +8,13 @@ facts follow. A twin counts only where nothing else that rules look at has chang
 import copy
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from mimic_qlora.chart import facts as charts
 from mimic_qlora.chart.context import Context
-from mimic_qlora.chart.facts import Facts
 from mimic_qlora.chart.rows import Record, Row
 from mimic_qlora.clinical import codes, conditions, content, derived, phrases
 from mimic_qlora.clinical.conditions import Leaf
@@ -69,7 +69,7 @@ def without(rule: Caution, record: Record, shown: Context, build: Build) -> Twin
     """Return the twin without the finding that calls for a rule; None where no twin is valid."""
     for leaf in conditions.leaves(rule.when, negated=False):
         if leaf.holds(shown.facts):
-            changed = _without(leaf, copy.deepcopy(record), shown.facts)
+            changed = _without(leaf, copy.deepcopy(record), shown.as_of)
             if changed != record and changed["diagnoses_icd_labeled"]:
                 twin = build(changed)
                 if is_valid(rule, shown, twin):
@@ -132,7 +132,7 @@ def _called(shown: Context) -> tuple[set[str], set[str]]:
 # ---------------------------------------------------------------- rows
 
 
-def _without(leaf: Leaf, record: Record, shown: Facts) -> Record:
+def _without(leaf: Leaf, record: Record, as_of: datetime) -> Record:
     """Return a record in which a condition does not hold any more. `record` may be changed."""
     if isinstance(leaf, conditions.HasPhenotype):
         return _without_codes(record, leaf.phenotype)
@@ -153,7 +153,7 @@ def _without(leaf: Leaf, record: Record, shown: Facts) -> Record:
     person = record["patients"][0] if record["patients"] else {}
     if isinstance(leaf, conditions.HasSex):
         return record | {"patients": [person | {"gender": _OTHER_SEX[leaf.sex]}]}
-    return _of_another_age(record, person, leaf, shown)
+    return _of_another_age(record, person, leaf, as_of)
 
 
 def _without_codes(record: Record, phenotype: str) -> Record:
@@ -226,14 +226,14 @@ def _across(row: Row, bound: conditions.LabBound) -> float:
     return float(bound.above * 0.9 if bound.above is not None else (bound.below or 0) * 1.1)
 
 
-def _of_another_age(record: Record, person: Row, leaf: Leaf, shown: Facts) -> Record:
+def _of_another_age(record: Record, person: Row, leaf: Leaf, as_of: datetime) -> Record:
     """Return the record of somebody five years beyond a bound of age; as it was without an age."""
-    if not isinstance(leaf, conditions.HasAge) or shown.age is None:
+    if not isinstance(leaf, conditions.HasAge) or charts.age_at(person, as_of) is None:
         return record
     at_least, below = leaf.age.at_least, leaf.age.below
     wanted = at_least - 5 if at_least is not None else (below or 0) + 5
-    older = int(wanted) - shown.age
-    return record | {"patients": [person | {"anchor_age": person["anchor_age"] + older}]}
+    years = as_of.year - person["anchor_year"]
+    return record | {"patients": [person | {"anchor_age": int(wanted) - years}]}
 
 
 def _unrelated(record: Record, shown: Context) -> Iterator[tuple[str, Record]]:

@@ -16,7 +16,7 @@ RULES = content.load().cautions
 EMPTY = ("icustays", "services", "pharmacy", "omr", "procedures_icd_labeled")
 
 
-def record(codes=("Z8709",), drugs=(), labs=(), age=50, **stay):
+def record(codes=("Z8709",), drugs=(), labs=(), age=50, anchor_year=2150, **stay):
     """A made-up record of one stay; a lab is (itemid, days ago, value, low, high, unit)."""
     stay = {"hadm_id": 9, "discharge_location": "HOME", "marital_status": "MARRIED", **stay}
     stay |= {"admittime": datetime(2150, 3, 1), "dischtime": datetime(2150, 3, 15)}
@@ -24,7 +24,7 @@ def record(codes=("Z8709",), drugs=(), labs=(), age=50, **stay):
     ordered = {"hadm_id": 9, "starttime": datetime(2150, 3, 2), "drug_type": "MAIN", "route": "PO"}
     return {
         "subject_id": 1,
-        "patients": [{"gender": "F", "anchor_age": age, "anchor_year": 2150}],
+        "patients": [{"gender": "F", "anchor_age": age, "anchor_year": anchor_year}],
         "admissions": [stay],
         "diagnoses_icd_labeled": [
             coded | {"seq_num": n, "icd_code": code} for n, code in enumerate(codes)
@@ -90,9 +90,10 @@ def test_a_result_moves_across_its_bound_with_its_flag_and_the_one_before_it():
     assert called(chart) - called(twin.context) == {"low_potassium_lab"}
 
 
-def test_an_age_moves_across_its_bound():
-    chart, twin = twin_of("older_no_sedating_antihistamine", age=70)
-    assert "Age: 70" in chart.text and "Age: 60" in twin.context.text
+@pytest.mark.parametrize(("born", "age"), [(2080, "70"), (2050, "over 89")])
+def test_an_age_moves_across_its_bound(born, age):
+    chart, twin = twin_of("older_no_sedating_antihistamine", age=2145 - born, anchor_year=2145)
+    assert f"Age: {age}" in chart.text and "Age: 60" in twin.context.text
 
 
 @pytest.mark.parametrize(
