@@ -214,7 +214,7 @@ def _read_piece(
             for reason, bad in _faults(batch, source, buckets):
                 for number in np.flatnonzero(bad & (buckets != REJECTED)):
                     place = _place(n_read + int(number), ragged)
-                    rejected.add(place, reason, _text_of_row(batch, int(number)))
+                    rejected.add(place, reason, _text_of_row(batch, source, int(number)))
                 buckets[bad] = REJECTED
             n_read += batch.num_rows
             n_kept += int((buckets >= 0).sum())
@@ -258,8 +258,9 @@ def counts_in_manifest(counts: RowCounts) -> dict[str, int]:
     return dict(zip(IN_MANIFEST, counts, strict=True))
 
 
-def _text_of_row(batch: pa.RecordBatch, number: int) -> str:
-    cells = batch.slice(number, 1).to_pylist()[0].values()
+def _text_of_row(batch: pa.RecordBatch, source: Source, number: int) -> str:
+    """Return a row as its file has it, without a subject_id that was put in front."""
+    cells = batch.select(list(source.columns)).slice(number, 1).to_pylist()[0].values()
     return ",".join(cell or "" for cell in cells)
 
 

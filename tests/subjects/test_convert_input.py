@@ -628,6 +628,8 @@ def test_stays_of_two_patients_lead_no_row_to_either(convert, tiny_mimic):
     write_table(tiny_mimic, "ventilation", "hadm_id,stay_id,status", of_stays)
     with pytest.raises(UserError, match="in ventilation: its stay is not that of one patient"):
         convert("--mimic-dir", tiny_mimic)
+    with open(tiny_mimic.parent / "storage/rejects/ventilation.csv", newline="") as file:
+        assert [row["content"] for row in csv.DictReader(file)] == [of_stays[0], of_stays[3]]
     place = convert("--mimic-dir", tiny_mimic, "--max-rejects", 2, "--verify")
     rows = {r["subject_id"]: r["ventilation"] for r in records(place) if r.get("ventilation")}
     assert [row["status"] for row in rows.pop(10000007)] == ["b", "c"] and not rows
