@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from mimic_qlora.mimic.tables import SUMS
+from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import FileIdentity, atomic_write, file_sha256
 from mimic_qlora.step.storage import locked
@@ -191,8 +192,9 @@ def _fetch(url: str, path: Path, expected: str | None, wait: float) -> None:
                 break
         except OSError as error:  # no network, a time-out, a reset connection; or our own disk
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                short, remedy = faults.shortage(path.parent)
                 raise UserError(
-                    f"the disk of {path.parent} is full: free some space, then run it again"
+                    f"the disk of {path.parent} {short}: {remedy}, then run it again"
                 ) from None
             if error.filename:
                 raise UserError(

@@ -198,7 +198,7 @@ def full_disk(error: BaseException) -> str:
     same = [folder for folder in owners if _disk(place) == _disk(folder)]
     inside = [folder for folder in same if place.is_relative_to(folder)]
     owner = next(iter(inside or same), place)
-    full = f"the disk of {owner} is full, or its quota used up: free some space"
+    full = f"the disk of {owner} {': '.join(shortage(owner))}"
     if owner in _STORAGES:
         return f"{full} or give another --storage"
     if owner == temporary:
@@ -228,13 +228,33 @@ def _paths_in(error: BaseException) -> Iterator[Path]:
 
 def has_no_room(path: Path) -> bool:
     """Tell whether the disk of a path has no room for a file."""
+    return _lacks_bytes(path) or _lacks_inodes(path)
+
+
+def shortage(path: Path) -> tuple[str, str]:
+    """Word what a disk that takes no more is short of, and what to do."""
+    if _lacks_inodes(path) and not _lacks_bytes(path):
+        return "has no inode left for a further file (`df -i`)", "remove some files"
+    return "is full, or its quota used up", "free some space"
+
+
+def _lacks_bytes(path: Path) -> bool:
+    found = _statvfs(path)
+    return found is not None and found.f_bavail * found.f_frsize < _LEAST_FREE
+
+
+def _lacks_inodes(path: Path) -> bool:
+    found = _statvfs(path)
+    # some file systems count none
+    return found is not None and found.f_files > 0 and found.f_favail == 0
+
+
+def _statvfs(path: Path) -> "os.statvfs_result | None":
+    """Return what the system tells of a path's disk, None where it tells nothing."""
     try:
-        found = os.statvfs(_there(path))
+        return os.statvfs(_there(path))
     except (OSError, AttributeError):  # Windows has no statvfs
-        return False
-    return found.f_bavail * found.f_frsize < _LEAST_FREE or bool(
-        found.f_files and not found.f_favail
-    )
+        return None
 
 
 def _free(path: Path) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from mimic_qlora.step import durable, files, held_memory
+from mimic_qlora.step import durable, faults, files, held_memory
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import cost, hardware, preparation
 from mimic_qlora.training.callbacks import Pace, Report, stopped_early
@@ -249,16 +249,16 @@ def ended(state: SavedState, steps: int, patience: int) -> bool:
 
 def raise_if_full(error: Exception, work: Path) -> None:
     """Raise UserError if the disk is full; safetensors and torch wrap that in their own errors."""
-    full = shutil.disk_usage(work).free < 1_000_000
-    if full or "No space left" in str(error) or "os error 28" in str(error):
+    if faults.is_full(error) or faults.has_no_room(work):
         last = last_checkpoint(work)
         kept = (
             f"the checkpoint of step {last.state.global_step} is whole"
             if last
             else "no checkpoint was written yet"
         )
+        short, remedy = faults.shortage(work)
         raise UserError(
-            f"the disk of {work} is full; {kept}: free some space, the same command goes on"
+            f"the disk of {work} {short}; {kept}: {remedy}, the same command goes on"
         ) from None
 
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import shlex
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,7 +29,6 @@ from mimic_qlora.work.engine import Again, Engine, Given
 CONNECT_SECONDS = 20
 PATIENCE_SECONDS = 60.0  # without a worker, its answer, the scheduler or its file
 LATE_SECONDS, LATE_TIMES = 30.0, 3.0  # a task is late after so long, and so many times its share
-FULL_BYTES = 1 << 20  # a disk with less room is full
 
 
 @dataclass(frozen=True)
@@ -272,7 +270,7 @@ class Cluster(Engine):
     def _leave_out(self, worker: str, error: Exception) -> None:
         """Give a host no more work. Raises its error where that is everybody's, or no other is."""
         self._look()
-        here = shutil.disk_usage(self._folders[0]).free < FULL_BYTES
+        here = faults.has_no_room(Path(self._folders[0]))
         self._left_out.add(_host(worker))
         if (faults.is_full(error) and here) or not self._fitting():
             raise error

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,6 +99,16 @@ def test_a_full_storage_is_named_though_what_was_begun_is_removed(tiny_disk):
     said = one_sentence(leave(body))
     assert f"the disk of {store} is full" in said and "another --storage" in said
     assert not list(store.glob(".*.partial")) and not (store / "features").exists()
+
+
+def test_a_disk_without_inodes_is_not_called_full(monkeypatch, tmp_path):
+    """As scratch disks of clusters allow so many files: space that is freed would not help."""
+    monkeypatch.setattr(faults, "_STORAGES", [tmp_path])
+    left = SimpleNamespace(f_bavail=10**9, f_frsize=4096, f_files=9, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda path: left)
+    said = faults.sentence(OSError(errno.ENOSPC, "No space left", str(tmp_path / "a")))
+    asked = "remove some files or give another --storage"
+    assert said == f"the disk of {tmp_path} has no inode left for a further file (`df -i`): {asked}"
 
 
 def test_another_full_disk_is_named_by_its_file(tiny_disk, tmp_path):
