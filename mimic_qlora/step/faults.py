@@ -116,6 +116,8 @@ def sentence(error: BaseException) -> str | None:
             return (
                 f"{name} cannot be made ({reason}): make its folder writable, or give another place"
             )
+        if error.errno == errno.EACCES and (forbidden := _forbidden(Path(name), reason)):
+            return forbidden
         return f"{name} cannot be used ({reason}): fix that, or redo the step that wrote it"
     return _unreadable_parquet(error)
 
@@ -123,6 +125,17 @@ def sentence(error: BaseException) -> str | None:
 def _is_to_be_made(path: str) -> bool:
     """Tell whether a path is not there, and not merely in a folder that nobody may look into."""
     return not os.path.lexists(path) and os.access(os.path.dirname(path) or ".", os.X_OK)
+
+
+def _forbidden(path: Path, reason: object) -> str | None:
+    """Return a sentence on the permission that a path lacks, None where that is not seen."""
+    above = reversed(path.absolute().parents)
+    asked = [(folder, os.X_OK, "looked into", "u+x") for folder in above]
+    asked += [(path, os.R_OK, "read", "u+r"), (path, os.W_OK, "written", "u+w")]
+    for one, mode, verb, change in asked:
+        if os.path.lexists(one) and not os.access(one, mode):
+            return f"{one} may not be {verb} ({reason}): `chmod {change}` it, or ask its owner to"
+    return None
 
 
 def of_the_machine(error: BaseException) -> bool:

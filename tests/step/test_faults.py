@@ -179,6 +179,24 @@ def test_what_cannot_be_made_is_not_said_to_be_there(tmp_path):
     assert "cannot be used (" in faults.sentence(unseen)
 
 
+@pytest.mark.parametrize(
+    ("lacking", "mode", "says"),
+    [
+        ("", os.X_OK, "looked into (Permission denied): `chmod u+x` it"),
+        ("ids.txt", os.R_OK, "read (Permission denied): `chmod u+r` it"),
+        ("ids.txt", os.W_OK, "written (Permission denied): `chmod u+w` it"),
+    ],
+)
+def test_a_permission_that_is_lacking_is_named(tmp_path, monkeypatch, lacking, mode, says):
+    """As of --subjects-file, labels or a plan, which no step wrote; root may all."""
+    (tmp_path / "ids.txt").touch()
+    denied = (tmp_path / lacking, mode)
+    monkeypatch.setattr(os, "access", lambda path, asked: (path, asked) != denied)
+    error = PermissionError(errno.EACCES, "no", str(tmp_path / "ids.txt"))
+    said = f"{denied[0]} may not be {says}, or ask its owner to"
+    assert faults.sentence(error) == said
+
+
 def test_a_name_in_a_message_is_no_sign():
     assert faults.sentence(ValueError("No space left on device")) is None
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", "Too many open files.csv")
