@@ -83,7 +83,7 @@ def by_all_steps(store, temp):
 @pytest.fixture(scope="module")
 def mimic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("names") / "mimic"
-    hospital.write(folder, 60, seed=1, progress=False)
+    hospital.write(folder, 30, seed=1, progress=False)
     for name in COLUMNS:
         add_columns(folder / f"hosp/{name}.csv.gz", [])
     return folder

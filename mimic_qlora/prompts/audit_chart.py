@@ -58,6 +58,18 @@ class Support(NamedTuple):
     reading: Reading | None = None
 
 
+KNOWN_BY = {  # the columns of the times by which a row is known
+    "patients": [],
+    "admissions": ["admittime"],
+    "icustays": ["intime"],
+    "services": ["transfertime"],
+    "vitalsign": ["charttime"],
+    "medrecon": ["charttime"],
+    "labevents": ["charttime", "storetime"],
+    "chartevents": ["charttime", "storetime"],
+}
+
+
 class Chart(NamedTuple):
     """One patient's rows, the names of labs, and the time that statements are judged at.
 
@@ -91,16 +103,7 @@ class Chart(NamedTuple):
             times = [time for p in orders if (time := time_of(p, "entertime"))]
             entered = max(times, default=None)
             return [begin, entered or (begin and begin + timedelta(days=1))]
-        names = {
-            "admissions": ["admittime"],
-            "icustays": ["intime"],
-            "services": ["transfertime"],
-            "vitalsign": ["charttime"],
-            "medrecon": ["charttime"],
-            "labevents": ["charttime", "storetime"],
-            "chartevents": ["charttime", "storetime"],
-        }
-        return [] if table == "patients" else [time_of(row, name) for name in names[table]]
+        return [time_of(row, name) for name in KNOWN_BY[table]]
 
     def _is_of_visit(self, row: Row) -> bool:
         stays = [a for a in self.all("admissions") if a["hadm_id"] == row.get("hadm_id")]
@@ -324,17 +327,17 @@ def _of_labs(chart: Chart) -> Iterator[Support]:
 def _without_number(chart: Chart) -> dict[int, str]:
     """Return itemid -> the words for a newest known result that has no number."""
     newest: dict[int, tuple[Any, ...]] = {}
-    told: dict[int, str] = {}
     for row in chart.all("labevents"):
         if chart.known("labevents", row):
-            item, begin = row["itemid"], row["charttime"]
+            begin = row["charttime"]
             order = (begin, row.get("storetime", begin), row.get("labevent_id", 0))
-            if order > newest.get(item, ("", "", 0)):
-                newest[item] = order
-                when = chart.ago(datetime.fromisoformat(begin))
-                has = number(row.get("valuenum")) is not None
-                told[item] = "" if has else f", newer result without a number {when}"
-    return told
+            if order > newest.get(row["itemid"], ("", "", 0)):
+                newest[row["itemid"]] = (*order, number(row.get("valuenum")))
+    return {
+        item: f", newer result without a number {chart.ago(datetime.fromisoformat(begin))}"
+        for item, (begin, *_, value) in newest.items()
+        if value is None
+    }
 
 
 def _note(row: Row, value: float) -> str:

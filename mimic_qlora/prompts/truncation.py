@@ -160,6 +160,8 @@ def truncated(record: Record, prompt: PromptRecord) -> Record:
 def _as_known(times: Times, table: str, row: Row) -> Row:
     """Return a row with other valid values in the cells that were not known."""
     whole, later = times.known(table, row), LATER.get(table, {})
+    if whole <= times.as_of and not later and table not in ("patients", "triage"):
+        return row  # as nearly all are
     return {
         column: cell
         if (column in LINKS and column not in later)

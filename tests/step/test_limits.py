@@ -6,6 +6,7 @@ Where no group can be made here, its files stand in a folder as data: what the k
 import os
 import subprocess
 import sys
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
@@ -279,7 +280,11 @@ def test_a_user_id_without_a_home_gets_one():
     ],
 )
 def test_threads_that_wait_hardly_spin_unless_the_user_asks_for_it(given, told, monkeypatch):
-    code = "from mimic_qlora.step import limits; limits.prepare(); import sklearn.utils"
+    (library,) = [file for file in files("scikit-learn") if file.name.startswith("libgomp")]
+    code = (
+        "from mimic_qlora.step import limits; limits.prepare(); "
+        f"import ctypes; ctypes.CDLL({str(library.locate())!r})"  # as scikit-learn loads it
+    )
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     done = subprocess.run(
