@@ -18,7 +18,8 @@ import pyarrow as pa
 from isal import igzip, igzip_lib
 from pyarrow import csv as arrow_csv
 
-from mimic_qlora.mimic import second_reader
+from mimic_qlora.mimic import modules, second_reader
+from mimic_qlora.mimic.modules import MODULES
 from mimic_qlora.mimic.pieces import Piece, Rows
 from mimic_qlora.mimic.second_reader import LineCounter, LineCounts, Readable
 from mimic_qlora.step import faults
@@ -31,7 +32,6 @@ Cell = int | float | datetime | str
 
 SUMS = "SHA256SUMS.txt"
 _HEAD = 1 << 12  # bytes at the beginning of a file that tell it from most others
-MODULES = ("hosp", "icu", "ed", "note")
 REQUIRED = ("patients", "admissions")
 BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead
 # what people have typed or dictated, so that a cell may span lines; so it may in all of note/
@@ -112,10 +112,7 @@ def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
     _check_renamed(found)
     for name in REQUIRED:
         if name not in found:
-            raise UserError(
-                f"{mimic_dir} has no {name}.csv.gz: "
-                "give the folder with MIMIC-IV's hosp/ and icu/ by --mimic-dir"
-            )
+            raise UserError(f"{mimic_dir} has no {name}.csv.gz: {_advice(mimic_dir, found)}")
     known = {f"{name}.{column}" for name, source in found.items() for column in source.columns}
     if unknown := sorted({*texts} - known):
         raise UserError(
@@ -140,7 +137,8 @@ def _parts(mimic_dir: Path) -> list[Path]:
             "give the one that holds MIMIC-IV's hosp/ and icu/ with --mimic-dir"
         )
     around = mimic_dir.parent
-    if mimic_dir.name in MODULES and all((around / part).is_dir() for part in ("hosp", "icu")):
+    others = {*MODULES} - {mimic_dir.name}
+    if len(others) < len(MODULES) and any((around / part).is_dir() for part in others):
         raise UserError(
             f"{mimic_dir} is only one part of MIMIC-IV: give the folder around it, {around}"
         )
@@ -150,6 +148,20 @@ def _parts(mimic_dir: Path) -> list[Path]:
             raise UserError(f"{folder} must be {module}, in small letters: rename it")
     parts = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()]
     return parts or [mimic_dir]
+
+
+def _advice(mimic_dir: Path, found: Collection[str]) -> str:
+    """Word what to do about a folder that lacks what is required, by where that is seen."""
+    if hosp := modules.apart(mimic_dir, "hosp"):
+        return f"give {hosp.parent}, which holds hosp/, by --mimic-dir"
+    held = sorted({schema()[name].module for name in found if name in schema()})
+    if held and not {*held} & {"hosp", "icu"}:
+        folders = " and ".join(f"{module}/" for module in held)
+        return (
+            f"put its {folders} beside MIMIC-IV's hosp/ and icu/ (a link does), and give the "
+            "folder of these by --mimic-dir"
+        )
+    return "give the folder with MIMIC-IV's hosp/ and icu/ by --mimic-dir"
 
 
 def _check_unread(mimic_dir: Path, found: Collection[str]) -> None:

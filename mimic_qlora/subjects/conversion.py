@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text import counted
 from mimic_qlora.display.text_tables import text_table
-from mimic_qlora.mimic import download, releases, tables
+from mimic_qlora.mimic import download, modules, releases, tables
 from mimic_qlora.mimic.tables import Columns, Source
 from mimic_qlora.step import files, limits, storage, terminal
 from mimic_qlora.step.errors import GoesOn, UserError
@@ -136,6 +136,10 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
     read = {path for source in sources.values() for path in source.files}
     if outside := [path.name for path in tables.csv_files(folder) if path not in read]:
         print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")
+    held = {tables.schema()[name].module for name in sources if name in tables.schema()}
+    for module in () if folder.name == replacement.SYNTHETIC else modules.MODULES:
+        if module not in held and (apart := modules.apart(folder, module)):
+            print(f"  not read: {apart}. Put it, or a link to it, into {folder} as {module}/")
     for source in sources.values():
         if source.drift:
             print(f"  {source.folder or source.path.name}: {source.drift}")

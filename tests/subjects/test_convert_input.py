@@ -213,16 +213,26 @@ def test_a_row_is_rejected_with_what_is_wrong_with_its_id(convert, tiny_mimic, t
     assert [row["reason"] for row in by_row] == [*faults.values(), *others]
 
 
-def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, capsys):
+@pytest.mark.parametrize("place", ["hosp", ".", "..", "mimic-iv-ed/2.2", "mimic-iv-ed/2.2/ed"])
+def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, capsys, place):
+    """PhysioNet's downloads leave each module in a folder of its own."""
     (tiny_mimic / "icu").mkdir()
     (tiny_mimic / "cohort.csv").write_text("subject_id\n")
-    with pytest.raises(UserError, match="only one part of MIMIC-IV: give the folder around it"):
-        convert("--mimic-dir", tiny_mimic / "hosp")
-    convert("--mimic-dir", tiny_mimic)
-    assert (
-        "not read, as they do not lie in hosp/, icu/, ed/ or note/: cohort.csv"
-        in capsys.readouterr().out
-    )
+    ed = tiny_mimic / "mimic-iv-ed/2.2/ed"
+    ed.mkdir(parents=True)
+    (ed / "edstays.csv").write_text("subject_id,stay_id\n")
+    if place == ".":
+        convert("--mimic-dir", tiny_mimic)
+        said = capsys.readouterr().out
+        assert "not read, as they do not lie in hosp/, icu/, ed/ or note/: cohort.csv" in said
+        assert f"not read: {ed}. Put it, or a link to it, into {tiny_mimic} as ed/" in said
+        return
+    says = {
+        "hosp": "only one part of MIMIC-IV: give the folder around it",
+        "..": f"give {tiny_mimic}, which holds hosp/, by --mimic-dir",
+    }
+    with pytest.raises(UserError, match=says.get(place, "put its ed/ beside MIMIC-IV's hosp/")):
+        convert("--mimic-dir", tiny_mimic / place)
 
 
 def test_a_header_that_differs_is_told_as_expected_and_found(convert, tiny_mimic, capsys):
