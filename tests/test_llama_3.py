@@ -84,6 +84,14 @@ def test_the_hub_cache_is_read_offline_by_name(llama_3, tmp_path, monkeypatch):
     path = finding.model_path(name, tmp_path)
     assert finding.model_name(path) == name
     assert finding.fingerprint(path) == finding.fingerprint(llama_3)
+    (path.parents[1] / "refs" / "main").unlink()  # a snapshot that was copied alone
+    assert finding.model_path(name, tmp_path) == path
+    other = path.with_name("another")
+    other.mkdir()
+    (other / "config.json").touch()
+    with pytest.raises(UserError, match=f"which of .* is meant: give the folder of one, {path} or"):
+        finding.model_path(name, tmp_path)
+    shutil.rmtree(other)
     next(path.glob("model-00002-of-*")).unlink()
     with pytest.raises(UserError, match="lacks model-00002-of-.*hf download meta-llama/"):
         finding.model_path(name, tmp_path)

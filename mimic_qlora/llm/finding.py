@@ -54,6 +54,11 @@ def model_path(name: str | None, storage: Path) -> Path:
             advice = (
                 "give an existing folder, or a hub name such as meta-llama/Meta-Llama-3-8B-Instruct"
             )
+    if path is None and (several := _snapshots(name)):
+        raise UserError(
+            f"the local cache of the hub does not tell which of {len(several)} snapshots of {name} "
+            f"is meant: give the folder of one, {' or '.join(map(str, several))}"
+        )
     if path is None:
         raise UserError(
             f"model {name} is neither a folder nor in the local cache of the hub: {advice}"
@@ -96,8 +101,23 @@ def cached_snapshot(hub_id: str) -> Path | None:
 
     try:
         return Path(snapshot_download(hub_id, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+    except HFValidationError:
         return None
+    except LocalEntryNotFoundError as error:
+        # it lacks a file that the hub lists, such as those in original/, which nobody needs
+        if path := getattr(error, "snapshot_path", None):
+            return Path(path)
+    there = _snapshots(hub_id)  # one that was copied alone has no refs/main
+    return there[0] if len(there) == 1 else None
+
+
+def _snapshots(hub_id: str) -> list[Path]:
+    """Return the folders of all snapshots of a hub model in the local cache."""
+    from huggingface_hub import constants
+
+    name = f"models--{hub_id.replace('/', '--')}"
+    configs = Path(constants.HF_HUB_CACHE, name, "snapshots").glob("*/config.json")
+    return sorted(path.parent for path in configs)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -80,10 +80,17 @@ def without_template(model: Path, folder: Path) -> Path:
 
 
 def hub_cache(model: Path, cache: Path, name: str) -> Path:
-    """Lay a model out as `hf download` leaves it in the hub's cache, and return that cache."""
+    """Lay a model out as `hf download` leaves it in the hub's cache, and return that cache.
+
+    The hub lists files in `original/`, which were excluded.
+    """
     repository = cache / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / ("0e9e39f" + "0" * 33)
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(snapshot.name)
     shutil.copytree(model, snapshot)
+    (repository / "trees").mkdir()
+    listed = {"original/params.json": {"size": 9, "blob_id": "0"}}
+    tree = json.dumps({"format_version": 1, "files": listed})
+    (repository / "trees" / f"{snapshot.name}.json").write_text(tree)
     return cache
