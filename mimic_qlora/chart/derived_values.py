@@ -25,7 +25,8 @@ def of_history(
 ) -> dict[str, DerivedFact]:
     """Return "egfr" and "neutrophils" where the results allow them, each the newest.
 
-    `history` maps itemid to its rows, newest first. Results in other units are left out.
+    `history` maps itemid to its rows, newest first. Results in other units are left out; a value
+    older than a result without a number is none, as that may be far from it ("<0.1").
     """
     found = {"neutrophils": _newest(_neutrophils(history))}
     if age is not None and sex in ("F", "M"):
@@ -33,6 +34,11 @@ def of_history(
         found["egfr"] = _newest(
             (derived.egfr(row["valuenum"], age, sex), (row,)) for row in rows if row["valuenum"] > 0
         )
+    unread = {
+        item: rows[0]["charttime"]
+        for item, rows in history.items()
+        if rows and rows[0].get("valuenum") is None
+    }
     return {
         name: DerivedFact(
             best[0],
@@ -42,6 +48,11 @@ def of_history(
         )
         for name, best in found.items()
         if best is not None
+        and not any(
+            when > best[1][0]["charttime"]
+            for item, when in unread.items()
+            if item in derived.MEANINGS[name].items
+        )
     }
 
 

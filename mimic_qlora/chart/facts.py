@@ -29,7 +29,7 @@ class HasEvidence(Protocol):
 
 
 class LabFact(NamedTuple):
-    """The newest result of a lab item: None where the value is not shown, unit as in valueuom."""
+    """The newest result of a lab item, its unit as in valueuom: None where no number is shown."""
 
     value: float | None
     unit: str | None
@@ -53,8 +53,8 @@ class Facts:
 
     phenotypes: dict[str, Row]  # id -> row of diagnoses_icd
     drug_classes: dict[str, Row]  # id -> row of prescriptions
-    lab_history: dict[int, list[Row]]  # itemid -> rows of labevents within a year, newest first
-    labs: dict[int, LabFact]  # itemid -> newest result, where it is a number
+    lab_history: dict[int, list[Row]]  # itemid -> labevents within a year; both newest first
+    labs: dict[int, LabFact]  # itemid -> newest result, in the order of lab_history
     derived: dict[str, DerivedFact]  # "egfr", "neutrophils" -> newest value
     procedures: list[ProcedureFact]
     procedure_rows: list[Row]  # in the order of `procedures`
@@ -120,10 +120,11 @@ def facts_of_view(view: Record, as_of: datetime) -> Facts:
         lab_history=history,
         labs={
             itemid: LabFact(
-                rows[0]["valuenum"], rows[0].get("valueuom"), (as_of - rows[0]["charttime"]).days
+                rows[0].get("valuenum"),
+                rows[0].get("valueuom"),
+                (as_of - rows[0]["charttime"]).days,
             )
             for itemid, rows in history.items()
-            if "valuenum" in rows[0]
         },
         derived=derived_values.of_history(history, age, sex, as_of),
         procedures=[
@@ -291,7 +292,9 @@ def tells_of_patient(icd_code: str, icd_version: int) -> bool:
 
 
 def lab_history(view: Record, as_of: datetime) -> dict[int, list[Row]]:
-    """Return itemid -> its rows within a year, newest first, those without a number among them.
+    """Return itemid -> its rows within a year, those without a number among them.
+
+    The item with the newest result comes first, and of each item the newest row.
 
     MIMIC-IV has many such results in the comments alone, "<0.01" for one.
     """

@@ -33,7 +33,7 @@ class Facts(Protocol):
 
     @property
     def labs(self) -> Mapping[int, tuple[float | None, str | None, int]]:
-        """The latest result by itemid: value, unit and age in days."""
+        """The latest result by itemid, the newest first: value, unit and age in days."""
         ...
 
     @property
@@ -251,7 +251,7 @@ class HasLab(_Condition):
 
     def holds(self, facts: Facts) -> bool:
         lab, labs = self.lab, facts.labs
-        values = [labs[item] for item in lab.itemid if item in labs]
+        values = [latest for item, latest in labs.items() if item in lab.itemid]
         if not values:
             return False
         value, unit, days_ago = min(values, key=lambda latest: latest[2])

@@ -271,7 +271,7 @@ def _rows(leaf: conditions.Leaf, known: Facts) -> list[TableRow]:
     if isinstance(leaf, conditions.HasHomeDrug):
         return [("medrecon", known.home_drug_classes[leaf.home_drug_class])]
     if isinstance(leaf, conditions.HasLab):
-        measured = [item for item in leaf.lab.itemid if item in known.labs]
+        measured = [item for item in known.labs if item in leaf.lab.itemid]
         newest = min(measured, key=lambda item: known.labs[item].days_ago)
         return [("labevents", known.lab_history[newest][0])]
     if isinstance(leaf, conditions.HasDerived):

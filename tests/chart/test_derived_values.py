@@ -53,3 +53,11 @@ def test_neutrophils_are_counted_or_white_cells_times_percent_of_one_specimen():
     assert values(*pair, counted)["neutrophils"] == (0.8, 1), "the newest"
     assert values(row(51301, 0.4, "K/uL")) == {"neutrophils": (0.4, 1)}, "no more than all"
     assert values(row(51301, 4.0, "K/uL")) == {}
+
+
+def test_no_value_is_older_than_a_result_without_a_number():
+    for number, unread in (
+        (row(50912, 1.5, "mg/dL", 3), row(52546, None, "mg/dL")),
+        (row(52075, 0.8, "K/uL", 3), row(51301, None, "K/uL")),
+    ):
+        assert len(values(number)) == 1 and values(number, unread) == {}

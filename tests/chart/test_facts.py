@@ -69,3 +69,22 @@ def test_dialysis_ends_with_the_injury_or_with_a_new_kidney():
     assert known((400, "Z992", "N186"), (20, "Z940")).isdisjoint({"dialysis", "kidney_failure"})
     assert "dialysis" in known((400, "Z940"), (20, "Z992", "N186")), "the new kidney failed"
     assert "dialysis" in known((20, "Z992", "N186", "T8612"))
+
+
+def test_labs_come_newest_first_and_one_without_a_number_counts_as_newest():
+    """A rule reads several items that measure the same: of a day by the minute."""
+    rows = [
+        {"itemid": item, "charttime": NOW - timedelta(hours=hours), **number}
+        for item, hours, number in (
+            (50971, 8, {"valuenum": 6.2}),
+            (50822, 3, {"valuenum": 4.1}),
+            (52610, 2, {"value": "___"}),
+            (50822, 9, {"valuenum": 6.4}),
+        )
+    ]
+    labs = facts.facts_of_view(chart() | {"labevents": rows}, NOW).labs
+    assert [(item, lab.value) for item, lab in labs.items()] == [
+        (52610, None),
+        (50822, 4.1),
+        (50971, 6.2),
+    ]

@@ -42,6 +42,9 @@ def test_the_newest_of_several_labs_counts_and_a_lab_without_unit_is_read():
     assert "high_potassium_lab" not in matched(
         labs={50971: (6.0, "mEq/L", 9), 50822: (4.0, "mEq/L", 1)}
     )
+    assert "high_potassium_lab" not in matched(  # of one day the first is the newest
+        labs={50822: (4.0, "mEq/L", 1), 50971: (6.0, "mEq/L", 1)}
+    )
     assert "inr_high" in matched(labs={51237: (4.5, None, 1)})
 
 
