@@ -21,6 +21,7 @@ from mimic_qlora.step.errors import UserError
 ROOT = Path("/")  # holds proc/ and sys/; tests put another in its place
 # with less, OpenBLAS asks for its memory for ever as scipy is imported, and hears no SIGTERM
 LEAST_ADDRESSES = 1_000_000_000
+ENOUGH_ADDRESSES = 3_000_000_000  # for step 1, which needs most: what every refusal tells
 OPEN_FILES = 4096  # enough for all buckets of step 1 and all files of a table
 MIB = 1 << 20
 CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "NSLOTS", "LSB_DJOB_NUMPROC", "PBS_NCPUS")
@@ -226,9 +227,9 @@ def check_addresses(least: int = LEAST_ADDRESSES) -> None:
     """Raise UserError where `ulimit -v` allows fewer bytes: libraries would abort the process."""
     if (allowed := address_limit()) is not None and allowed < least:
         raise UserError(
-            f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses and {least / 1e9:g} are "
-            "needed, most of them for memory that is not used: raise it, or ask the scheduler for "
-            "memory in another way"
+            f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses, and the steps need "
+            f"{ENOUGH_ADDRESSES / 1e9:g}, most of them for memory that is not used: raise it, or "
+            "ask the scheduler for memory in another way"
         )
 
 

@@ -38,8 +38,6 @@ from mimic_qlora.work.cluster import Cluster, Target
 from mimic_qlora.work.engine import Engine
 
 LEAST_MEMORY = 0.5  # GB
-# bytes of address space; where it runs out in Arrow's own threads, the process is aborted
-LEAST_ADDRESSES = 3_000_000_000
 DICTIONARIES = {  # the table that each explains, and what its absence means
     "d_icd_diagnoses": ("diagnoses_icd", "diagnoses go without titles"),
     "d_icd_procedures": ("procedures_icd", "procedures go without titles"),
@@ -104,7 +102,8 @@ def memory_bytes(gigabytes: float | None) -> int:
     Of little memory it is more than a quarter. Raises UserError when that is too little to work in,
     or more than there is.
     """
-    limits.check_addresses(LEAST_ADDRESSES)
+    # where addresses run out in Arrow's own threads, the process is aborted
+    limits.check_addresses(limits.ENOUGH_ADDRESSES)
     most = limits.memory()
     if gigabytes is None and most < LEAST_MEMORY * 1e9:
         raise UserError(
