@@ -83,7 +83,7 @@ def check_synthetic(store: Path) -> None:
         raise _refusal(
             f"{place} holds {whose}, which the built-in synthetic ones ({store / SYNTHETIC}) "
             "would replace",
-            source.get("folder"),
+            _tables_of(source.get("folder")),
         )
     _check_unfinished(place, store / SYNTHETIC, {})
 
@@ -110,10 +110,10 @@ def check(
     except (UserError, OSError):  # damaged: the number is what is left to compare
         lost = source.get("patients", 0) - len(chosen())
     if lost > 0:
+        as_then = "--sample, --seed and --subjects-file as then (or none, for all)"
         raise _refusal(
             f"{whose}, and this run of {folder} would leave out {lost:,} of them",
-            None,
-            "--sample, --seed and --subjects-file as then (or none, for all)" if source else "",
+            as_then if source else _tables_of(None),
         )
 
 
@@ -131,7 +131,8 @@ def check_folder(
     whose = f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
     is_other = source.get("kind") != SYNTHETIC and source.get("folder") != str(folder)
     if is_other and not _same_tables(part(found, "inputs"), inputs):
-        raise _refusal(f"{whose}, which those of {folder} would replace", source.get("folder"))
+        tables = _tables_of(source.get("folder"))
+        raise _refusal(f"{whose}, which those of {folder} would replace", tables)
     return whose
 
 
@@ -145,7 +146,7 @@ def _check_unfinished(place: Path, folder: Path, inputs: Mapping[str, FileIdenti
         raise _refusal(
             f"{storage.partial_of(place)} holds an unfinished conversion of {before}, which this "
             f"run of {folder} would drop",
-            before,
+            _tables_of(before),
         )
 
 
@@ -163,9 +164,13 @@ def _same_tables(before: Mapping[str, Any], now: Mapping[str, FileIdentity]) -> 
     return bool(before) and all(is_same(name) for name in before if name != "subjects_file")
 
 
-def _refusal(what: str, folder: str | None, give: str = "") -> UserError:
-    tables = f"--mimic-dir {shlex.quote(folder)}" if folder else "--mimic-dir"
-    give = give or f"{tables} (or set MIMIC_DIR to it)"
+def _tables_of(folder: str | None) -> str:
+    """Word how the tables of a folder are given, where it is known."""
+    place = f" {shlex.quote(folder)}" if folder else ""
+    return f"--mimic-dir{place} (or set MIMIC_DIR to it)"
+
+
+def _refusal(what: str, give: str) -> UserError:
     return UserError(
         f"{what}: give {give}, another --storage, or --replace-patients if that is meant"
     )
