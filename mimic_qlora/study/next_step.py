@@ -128,7 +128,9 @@ def _settings(manifest: Mapping[str, Any], step: str, root: Path) -> list[str]:
         name: value
         for name, value in settings.items()
         if name in kind.model_fields
-        and value not in (None, False, known.get(name))
+        and value is not None
+        and value is not False  # 0 is a seed
+        and value != known.get(name)
         and name not in ("model", "device")
     }
     if step == "subjects":

@@ -269,10 +269,11 @@ def test_a_run_of_several_processes_that_stopped_goes_on_with_as_many(whole):
     work = whole / "adapters" / ".pair.training"
     (whole / "adapters" / "default").rename(work)
     draft = json.loads((work / "manifest.json").read_text()) | {"processes": 2}
+    draft["settings"] |= {"seed": 0, "patience": 0}  # neither is the default
     (work / "draft.json").write_text(json.dumps(draft))
     (work / "manifest.json").unlink()
-    command = "torchrun --nproc-per-node 2 train_qlora.py --recipe cpu --seed 7 --run-name pair"
-    assert look(whole).next == f"{command} --model meta/L"
+    command = "torchrun --nproc-per-node 2 train_qlora.py --recipe cpu --seed 0 --patience 0"
+    assert look(whole).next == f"{command} --run-name pair --model meta/L"
 
 
 def test_another_user_s_folder_is_refused(whole):
