@@ -246,9 +246,7 @@ def _of_folder(name: str, place: Path, folder: Path) -> Source:
     Raises UserError where its files' headers differ, where one of them is there twice, and where
     something else is there: rows in a form that is not read would be missed without a word.
     """
-    files = csv_files(place)
-    if not files:
-        raise UserError(f"{place} is a folder without a CSV file: remove or rename it")
+    files = [path for path in csv_files(place) if not path.is_dir()]
     for path in sorted({*place.iterdir()} - {*files}):
         is_empty = path.is_file() and not path.stat().st_size  # Spark leaves an empty _SUCCESS
         if not (path.name.startswith(".") or path.name == SUMS or is_empty):
@@ -256,6 +254,8 @@ def _of_folder(name: str, place: Path, folder: Path) -> Source:
                 f"{path} is among the files of the table {name}, and only .csv and .csv.gz are "
                 "read: unpack it or finish its download, or move it away"
             )
+    if not files:
+        raise UserError(f"{place} is a folder without a CSV file: remove or rename it")
     _check_twins(path for path in files if path.exists())
     first, *more = files
     source = _source(name, first, folder)

@@ -101,7 +101,7 @@ def lay_in_two(mimic):
     return folder
 
 
-@pytest.mark.parametrize("name", ["3.csv.zst", "3.csv.gz.part", "3.CSV.bz2", "part-3", "3/3.csv"])
+@pytest.mark.parametrize("name", ["3.csv.zst", "3.csv.gz.part", "3.CSV.bz2", "part-3", "3.csv/3.csv"])
 def test_a_piece_of_a_table_that_is_not_read_is_not_absent(tiny_mimic, name):
     folder = lay_in_two(tiny_mimic)
     (folder / "_SUCCESS").touch()
