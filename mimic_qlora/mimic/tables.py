@@ -235,9 +235,27 @@ def csv_files(folder: Path) -> list[Path]:
 
 
 def _table_folders(folder: Path) -> list[Path]:
-    """Return the folders of a table's files, ordered by name: `labevents/` or `labevents.csv/`."""
-    paths = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [path for path in paths if path.name.split(".csv")[0] in schema() and csv_files(path)]
+    """Return the folders of a table's files, ordered by name: `labevents/` or `labevents.csv/`.
+
+    `labevents.csv.bak/` was set aside, and `labevents.csv.tmp/` is not finished.
+    """
+    names = {f"{name}{ending}" for name in schema() for ending in ("", ".csv", ".csv.gz")}
+    return [path for path in _folders(folder) if path.name in names and csv_files(path)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def other_folders(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
+    """Return the folders with CSV files beside the tables that are no table themselves."""
+    read = {path.parent for source in sources.values() for path in source.files}
+    return [
+        folder
+        for part in _parts(mimic_dir)
+        for folder in _folders(part)
+        if folder not in read and any(folder.glob("*.csv*"))
+    ]
 
 
 def _of_folder(name: str, place: Path, folder: Path) -> Source:

@@ -101,7 +101,9 @@ def lay_in_two(mimic):
     return folder
 
 
-@pytest.mark.parametrize("name", ["3.csv.zst", "3.csv.gz.part", "3.CSV.bz2", "part-3", "3.csv/3.csv"])
+@pytest.mark.parametrize(
+    "name", ["3.csv.zst", "3.csv.gz.part", "3.CSV.bz2", "part-3", "3.csv/3.csv"]
+)
 def test_a_piece_of_a_table_that_is_not_read_is_not_absent(tiny_mimic, name):
     folder = lay_in_two(tiny_mimic)
     (folder / "_SUCCESS").touch()
@@ -178,6 +180,13 @@ def test_a_table_in_a_form_that_is_not_read_is_not_absent(tiny_mimic, ending):
         tables.find(tiny_mimic)
     other.rename(labs.with_name("old_labs"))
     assert "labevents" not in tables.find(tiny_mimic)
+
+
+@pytest.mark.parametrize("ending", [".csv.bak", ".csv.tmp", ".csv_old"])
+def test_a_folder_that_was_set_aside_or_not_finished_is_not_read(tiny_mimic, ending):
+    lay_in_two(tiny_mimic).rename(tiny_mimic / f"hosp/labevents{ending}")
+    with pytest.raises(tables.UserError, match=f"labevents{ending} is named like the table"):
+        tables.find(tiny_mimic)
 
 
 @pytest.mark.parametrize("header", ["subject_id,emar_id", "emar_id,subject_id,own"])
