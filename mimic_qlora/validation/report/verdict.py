@@ -187,14 +187,24 @@ def _safe(
             )
     if not margins:
         return Answer(question, "Not asked", "No margin of harm was set.")
+    both = _both([name for name in margins if name in comparison.differences], comparison)
     if open_:
-        cannot = f"On these questions {' and '.join(open_)} cannot be excluded."
+        cannot = f"On these questions {' and '.join(open_)} cannot be excluded.{both}"
         return Answer(question, "Not shown", cannot)
     if not basis.reader_known:
-        seen = f"On these questions {'; '.join(bounded)}; but {basis.unknown}."
+        seen = f"On these questions {'; '.join(bounded)}; but {basis.unknown}.{both}"
         return Answer(question, "Seen, not claimed", seen)
-    shown = f"On these questions {'; '.join(bounded)}. Nothing is said of other questions."
+    shown = f"On these questions {'; '.join(bounded)}. Nothing is said of other questions.{both}"
     return Answer(question, "No worse than the base", shown)
+
+
+def _both(names: Sequence[str], comparison: Comparison) -> str:
+    """Return the means of both as a sentence: no worse than a base that harms is not safe."""
+    told = []
+    for name in names:
+        d, label = comparison.differences[name], comparison.metrics[name][0].strip()
+        told.append(f"{label} {findings.mean(d.adapter)} (base {findings.mean(d.base)})")
+    return f" With the adapter: {', '.join(told)}." if told else ""
 
 
 def _at_most(limit: float) -> str:
