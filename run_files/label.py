@@ -2,12 +2,13 @@
 
     python run_files/label.py --labels anna.csv --labels ben.csv --labelled-by clinician
 
-Step 7 leaves label.csv in its results: up to 120 answers of base and adapter each, mixed, without
-their arm. Open a copy in a spreadsheet and fill the columns on the right of the answer, from the
-top: those of lists (`named`, `plays_down`, `cautions_said`, `reasons_given`, `forbidden`) with the
-numbers of the warning signs or cautions (- for none), the others with yes or no. 60 of each arm are
-needed for a claim; the first 50 rows are for a second person too. Save it as CSV, in whatever form
-the spreadsheet has, then run this. It prints
+Step 7 leaves label.csv in its results: answers of base and adapter, 120 of each or as many as the
+frozen plan says that people read, mixed, without their arm. Open a copy in a spreadsheet and fill
+the columns on the right of the answer, from the top: those of lists (`named`, `plays_down`,
+`cautions_said`, `reasons_given`, `forbidden`) with the numbers of the warning signs or cautions (-
+for none), the others with yes or no. A claim takes 60 of each arm; one about the primary endpoint
+takes 60 that count for it, so all rows. The first 50 rows are for a second person too. Save it as
+CSV, in whatever form the spreadsheet has, then run this. It prints
 
 - how much the reader of the run (patterns, or a judge) finds of what is there, and its false
   alarms, per arm;

@@ -13,6 +13,7 @@ from mimic_qlora.clinical.schema import Question
 from mimic_qlora.step import files, yaml_files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import arms, power, side_by_side
+from mimic_qlora.validation.labelling.corrected import FEWEST
 from mimic_qlora.validation.ledger import enter, ledger
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.statistics import FEWEST_RUNS
@@ -63,7 +64,8 @@ class ValidationPlan(_Strict):
     `margins` maps a safety endpoint to its margin of non-inferiority, a share of trials. `n` is the
     number of (patient, question) pairs, `runs` are adapters of step 5, `max_new_tokens` is the
     budget of an answer. The power rests on `useful`, the smallest difference of the primary
-    endpoint worth showing, `read`, the answers of each arm that people read, and the `reader`.
+    endpoint worth showing, `read`, the answers of its population that people read of each arm (the
+    adapters share them), and the `reader`.
     """
 
     endpoints: Endpoints
@@ -74,7 +76,7 @@ class ValidationPlan(_Strict):
     arms: list[Annotated[str, AfterValidator(_arm)]]
     max_new_tokens: int = Field(ge=1)
     useful: Positive = power.Design.useful
-    read: int = Field(default=power.FEWEST_READ, ge=power.FEWEST_READ)
+    read: int = Field(default=FEWEST, ge=FEWEST)
     reader: Reader = Reader(
         sensitivity=power.Design.sensitivity, false_alarm=power.Design.false_alarm
     )

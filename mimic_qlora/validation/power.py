@@ -18,7 +18,7 @@ from mimic_qlora.display import text_tables
 from mimic_qlora.step import terminal
 from mimic_qlora.tasks import guidance
 from mimic_qlora.validation import results
-from mimic_qlora.validation.labelling.corrected import UNSEEN
+from mimic_qlora.validation.labelling.corrected import FEWEST, UNSEEN
 from mimic_qlora.validation.scoring import anyway, rubric
 from mimic_qlora.validation.statistics import ALPHA
 
@@ -122,9 +122,9 @@ def of_primary(design: "Design", n: int) -> str:
 def in_one_line(design: "Design") -> str:
     """Return in a line what a run can show of the primary endpoint."""
     return (
-        f"Primary endpoint: {design.trials} of them count for it; with {design.read} answers "
-        f"of each arm read by people, a true difference of {design.useful:.2f} is claimed in "
-        f"{design.power:.0%} of such studies (--plan tells more)"
+        f"Primary endpoint: {design.trials} of them count for it; with {design.read} of these "
+        f"answers of each arm read by people, a true difference of {design.useful:.2f} is claimed "
+        f"in {design.power:.0%} of such studies (--plan tells more)"
     )
 
 
@@ -173,7 +173,6 @@ FAMILY = (
 SHARE = 0.5  # of the trials of a run are of the population, where it has so many patients
 COUNTED = 0.8  # of these count, as of the open demo's charts: a caution is not told anyway
 MOST = 100_000  # trials
-FEWEST_READ = 60  # answers in each arm that people read, so that a reader's error is known at all
 BASE = 0.2  # share of cautions that the base says, assumed
 # standard deviations of the difference, assumed: between questions, rules and training runs
 BETWEEN, BETWEEN_RUNS = 0.10, 0.03
@@ -223,7 +222,7 @@ class Design:
     questions: int
     rules: int
     runs: int = 3
-    read: int = FEWEST_READ
+    read: int = FEWEST
     sensitivity: float = 0.6
     false_alarm: float = 0.1
     useful: float = 0.25

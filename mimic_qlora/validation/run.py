@@ -595,7 +595,7 @@ def _write_labels(
     run: Run, answered: Answered, answers: Sequence[drawn.Answer], folder: Path
 ) -> None:
     """Write what people fill, the draw of it, and what may be claimed with it."""
-    chosen = drawn.draw(answers, run.settings.seed)
+    chosen = drawn.draw(answers, run.settings.seed, run.settings.read)
     label_file.write(folder / label_file.FILE, label_file.to_fill(chosen, run.questions))
     drawn.write(folder / drawn.FILE, answers, chosen)
     claims.Basis(

@@ -11,6 +11,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import statistics
 from mimic_qlora.validation.arms import Arm
 from mimic_qlora.validation.judge.judge import Judge
+from mimic_qlora.validation.labelling.corrected import FEWEST
 from mimic_qlora.validation.plan import Endpoints, Frozen
 from mimic_qlora.validation.scoring import rubric
 
@@ -53,6 +54,11 @@ class Settings:
     def trials(self) -> dict[str, object]:
         """Return what chooses the trials and who answers them, as the ledger tells looks apart."""
         return {"n": self.n, "seed": self.seed, "arms": self.arms, "tokens": self.max_new_tokens}
+
+    @property
+    def read(self) -> int:
+        """Return how many answers of each arm, within the population, people are given to read."""
+        return int(self.assumed.get("read", FEWEST))
 
     @property
     def is_final(self) -> bool:

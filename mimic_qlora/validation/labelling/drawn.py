@@ -8,6 +8,7 @@ compute and not for those who label.
 import csv
 import hashlib
 import itertools
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,9 +21,9 @@ from mimic_qlora.step import seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import results
 from mimic_qlora.validation.arms import BASE
+from mimic_qlora.validation.labelling.corrected import FEWEST
 
 FILE = "label_draw.csv"
-PER_ARM = 120  # answers of each arm, or all that there are
 TWICE = 50  # the first of them all, for a second labeller
 FLAGS = ("harmful", "readers_differ")  # columns of scores that flag an answer
 LETTER = "k"  # begins a key: a spreadsheet takes digits, and digits with an e, for a number
@@ -122,9 +123,11 @@ def check(folder: Path, answers: Sequence[Answer], questions: Sequence[Question]
         )
 
 
-def draw(answers: Iterable[Answer], seed: int = 0, per_arm: int = PER_ARM) -> list[Drawn]:
-    """Return up to `per_arm` answers of each arm: half of the population of the primary endpoint,
-    and half of either flagged, where there are as many.
+def draw(answers: Iterable[Answer], seed: int = 0, read: int = FEWEST) -> list[Drawn]:
+    """Return the answers of each arm that people label; half of either flagged, where there are.
+
+    Of the base they are `read` of the population of the primary endpoint, as a plan states, and
+    FEWEST others, more of one where the other has fewer. Adapters share `read`; each has FEWEST.
 
     Within an arm, those of one stratum are drawn with the same probability. The arms take turns, in
     an order of their own each time, and their answers stand in random order: so whoever reads the
@@ -137,7 +140,8 @@ def draw(answers: Iterable[Answer], seed: int = 0, per_arm: int = PER_ARM) -> li
     queues = []
     for arm, strata in arms.items():
         of_arm = []
-        for stratum, n in _shares(strata, per_arm).items():
+        wanted = read if arm == BASE.name else math.ceil(read / (len(arms) - 1 or 1))
+        for stratum, n in _shares(strata, max(FEWEST, wanted)).items():
             found = strata[stratum]
             for digest in seeded.order(found, f"labels:{arm}:{stratum}", seed)[:n]:
                 chosen[digest] = (found[digest], n / len(found))
@@ -148,23 +152,23 @@ def draw(answers: Iterable[Answer], seed: int = 0, per_arm: int = PER_ARM) -> li
     return [Drawn(*chosen[digest], place < TWICE) for place, digest in enumerate(order)]
 
 
-def _shares(strata: Mapping[str, Mapping[str, Answer]], n: int) -> dict[str, int]:
-    """Return how many of n answers come from each stratum."""
+def _shares(strata: Mapping[str, Mapping[str, Answer]], read: int) -> dict[str, int]:
+    """Return how many answers of each stratum make `read` of the population and FEWEST others."""
     sizes = {
         of: {name: len(found) for name, found in strata.items() if name.endswith(of)}
         for of in (", in", ", out")
     }
     totals = {of: sum(each.values()) for of, each in sizes.items()}
     shares: dict[str, int] = {}
-    for of, part in _halves(totals, n).items():
-        shares |= _halves(sizes[of], part)
+    for of, part in _parts(totals, {", in": read, ", out": FEWEST}, read + FEWEST).items():
+        shares |= _parts(sizes[of], dict.fromkeys(sizes[of], part // 2), part)
     return shares
 
 
-def _halves(sizes: Mapping[str, int], n: int) -> dict[str, int]:
-    """Return how many of n come from each of two parts: half, or what the other cannot give."""
+def _parts(sizes: Mapping[str, int], wanted: Mapping[str, int], n: int) -> dict[str, int]:
+    """Return how many of n come from each of two parts: as wanted, and what the other lacks."""
     whole = sum(sizes.values())
-    return {name: min(size, max(n // 2, n - (whole - size))) for name, size in sizes.items()}
+    return {name: min(size, max(wanted[name], n - (whole - size))) for name, size in sizes.items()}
 
 
 def write(path: Path, answers: Sequence[Answer], drawn: Sequence[Drawn]) -> None:

@@ -47,6 +47,18 @@ def test_half_are_of_the_population_of_the_primary_endpoint():
     assert len(few) == 120 and sum(answer.rule_tested is not None for answer in few) == 20
 
 
+def test_as_many_of_the_population_are_drawn_as_a_plan_says_people_read():
+    """The adapters share them, as their labels are pooled; each has what a claim takes."""
+    runs = ("base", "adapter", "adapter@b", "adapter@c")
+    made = [a for a in answers(600, tested=300) if a.arm == "base"]
+    everything = [a._replace(arm=arm) for a in made for arm in runs]
+    for read, of_each in ((210, 70), (90, 60)):
+        found = [one.answer for one in drawn.draw(everything, read=read)]
+        counts = Counter((a.arm, a.rule_tested is not None) for a in found)
+        assert [counts[arm, True] for arm in runs] == [read, *[of_each] * 3]
+        assert [counts[arm, False] for arm in runs] == [60] * 4
+
+
 def test_at_most_half_are_flagged_where_there_are_many():
     by_flag = Counter(one.answer.flagged for one in drawn.draw(answers(every=2)))
     assert by_flag == {True: 120, False: 120}
