@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding
 from mimic_qlora.processes import environment
-from mimic_qlora.step import storage
+from mimic_qlora.step import plain_text, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import subjects_manifest
 from mimic_qlora.training import data, hardware, packing, preparation
@@ -37,7 +37,7 @@ class Needs:
             result = find(*inputs)
         except UserError as error:
             self.missing.append(what)
-            print(f"missing  {what}: {error}")
+            print(f"missing  {what}: {plain_text.unhidden(str(error))}")
             return None
         print(f"ok       {what}")
         return result

@@ -26,6 +26,8 @@ def test_check_names_everything_that_is_missing_and_trains_nothing(train, store,
     said = capsys.readouterr().out
     assert "2 missing: every patient in the split of step 1; model on this machine, whole" in said
     assert not (store / "adapters").exists()
+    assert train.check("--model", f"{damaged}\r") == 2  # of a script saved on Windows
+    assert "damaged\\r is neither a folder" in capsys.readouterr().out
 
 
 def test_check_prints_what_memory_training_needs_also_without_weights(
