@@ -408,6 +408,8 @@ def _header(path: Path) -> list[str]:
         with open(path, "rb") as stored, _uncompressed(stored, path) as file:
             rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
             header = next(rows, [])
+            if any("\0" in name for name in header):
+                raise ValueError("it has bytes of zero, as a tar archive or UTF-16 has")
     except (OSError, EOFError, ValueError, GZIP_ERROR, csv.Error) as error:
         if system := getattr(error, "strerror", None):  # it may not be read, or its disk is away
             raise UserError(f"{path} cannot be read ({system})") from None

@@ -604,6 +604,10 @@ def test_a_compressed_file_that_lacks_its_ending_is_told_so(tiny_mimic):
         (lambda text: text.replace(b",", b"\t"), "has tabs between its columns"),
         (lambda text: text.decode().encode("utf-16"), "it is UTF-16, not UTF-8"),
         (gzip.compress, "it is compressed twice"),
+        (
+            lambda text: b"labevents.csv" + bytes(499) + text,
+            "it has bytes of zero, as a tar archive",
+        ),
     ],
 )
 def test_a_file_in_another_form_is_told_by_it(convert, tiny_mimic, change, says):
