@@ -101,6 +101,9 @@ class Database:
             yield db
             if write:
                 db.execute("COMMIT")
+                # a backup may take the file alone, without the log beside it
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         finally:
             db.close()  # an open transaction is rolled back
 

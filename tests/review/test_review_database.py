@@ -1,7 +1,9 @@
-"""The file of marks where the file system has no locks, which no file system here lacks."""
+"""The file of marks: on file systems without locks, which none here lacks, and as a backup."""
 
 import errno
 import fcntl
+import shutil
+import sqlite3
 
 import pytest
 
@@ -40,6 +42,14 @@ def test_a_lock_file_that_a_dead_review_left_is_named(tmp_path, no_locks, monkey
 def test_with_locks_nothing_changes(tmp_path):
     database = Database(tmp_path)
     assert locks.are_there(database.path) and "vfs" not in database._uri
+
+
+def test_a_copy_of_the_file_alone_holds_the_marks_while_the_page_is_on(tmp_path):
+    database = Database(tmp_path)
+    with database.open(write=True) as db:
+        db.execute("INSERT INTO about VALUES ('a', 'b')")
+    with sqlite3.connect(shutil.copy(database.path, tmp_path / "backup")) as backup:
+        assert backup.execute("SELECT * FROM about").fetchall() == [("a", "b")]
 
 
 def test_a_full_disk_is_no_damage_of_the_ratings(tmp_path, monkeypatch):
