@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -120,7 +120,8 @@ def check(
 def check_folder(
     store: Path, folder: Path, inputs: Mapping[str, FileIdentity], found: Found
 ) -> str:
-    """Raise UserError if a run would replace real patients by those of another MIMIC-IV folder.
+    """Raise UserError if a run would replace real patients by those of another MIMIC-IV folder, or
+    would leave out tables of theirs that are no longer there.
 
     The arguments are those of `check`. Returns in words whose patients there are.
     """
@@ -129,10 +130,18 @@ def check_folder(
     if not source:
         return f"{place} holds patients, though its manifest cannot be read"
     whose = f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
-    is_other = source.get("kind") != SYNTHETIC and source.get("folder") != str(folder)
-    if is_other and not _same_tables(part(found, "inputs"), inputs):
+    if source.get("kind") == SYNTHETIC:
+        return whose
+    before = part(found, "inputs")
+    if source.get("folder") != str(folder) and not _same_tables(before, inputs):
         tables = _tables_of(source.get("folder"))
         raise _refusal(f"{whose}, which those of {folder} would replace", tables)
+    if gone := _table_names(before) - _table_names(inputs):
+        raise _refusal(
+            f"{whose}, and this run would leave out their tables {', '.join(sorted(gone))}, which "
+            "are no longer there",
+            "a --mimic-dir that has them",
+        )
     return whose
 
 
@@ -162,6 +171,11 @@ def _same_tables(before: Mapping[str, Any], now: Mapping[str, FileIdentity]) -> 
         return bool(one.get(key) == other.get(key))
 
     return bool(before) and all(is_same(name) for name in before if name != "subjects_file")
+
+
+def _table_names(inputs: Iterable[str]) -> set[str]:
+    """Return the tables of `hosp/labevents.csv.gz` and `hosp/labevents/part-1.csv`: labevents."""
+    return {name.split("/")[1].split(".csv")[0] for name in inputs if "/" in name}
 
 
 def _tables_of(folder: str | None) -> str:

@@ -107,10 +107,23 @@ def test_a_part_of_them_does_not_but_more_of_them_do(convert, tiny_mimic, tmp_pa
     convert("--mimic-dir", tiny_mimic, "--sample", "0.5", "--replace-patients")
 
 
-def test_a_table_that_was_downloaded_again_may_take_its_place(convert, tiny_mimic):
+def test_a_table_that_was_downloaded_again_may_take_its_place_and_no_table_may_not(
+    convert, tiny_mimic
+):
+    """What is gone was on a disk that is not mounted, or a colleague made room."""
     convert("--mimic-dir", tiny_mimic)
-    rewrite(tiny_mimic / "hosp" / "labevents.csv.gz", lambda header, rows: rows[:-1])
-    assert len(nesting.__doc__) and convert("--mimic-dir", tiny_mimic).is_dir()
+    path = tiny_mimic / "hosp" / "labevents.csv.gz"
+    rewrite(path, lambda header, rows: rows[:-1])
+    path.with_name("labevents").mkdir()
+    path = path.rename(path.with_name("labevents") / "1.csv.gz")  # the table in files of its own
+    before = folder_bytes(subjects := convert("--mimic-dir", tiny_mimic))
+    path.unlink()
+    path.parent.rmdir()
+    (tiny_mimic / "hosp" / "d_icd_diagnoses.csv.gz").unlink()
+    for more in [], ["--force"]:
+        with pytest.raises(UserError, match="their tables d_icd_diagnoses, labevents, which"):
+            convert("--mimic-dir", tiny_mimic, *more)
+    assert folder_bytes(subjects) == before
 
 
 def test_a_folder_whose_manifest_is_damaged_is_not_replaced_by_other_patients(
