@@ -248,13 +248,29 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def other_folders(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
-    """Return the folders with CSV files beside the tables that are no table themselves."""
+    """Return the folders with files beside the tables that are no table themselves."""
     read = {path.parent for source in sources.values() for path in source.files}
     return [
         folder
         for part in _parts(mimic_dir)
         for folder in _folders(part)
-        if folder not in read and any(folder.glob("*.csv*"))
+        if folder not in read and any(folder.glob("*"))
+    ]
+
+
+def other_files(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
+    """Return the files among the tables that are in another form than CSV.
+
+    PhysioNet's pages (`index.html?C=M;O=A`) come with a download by wget.
+    """
+    read = {path for source in sources.values() for path in source.files}
+    return [
+        path
+        for part in _parts(mimic_dir)
+        if part != mimic_dir
+        for path in sorted(part.iterdir())
+        if path not in read and not path.is_dir() and path.name != SUMS
+        if not path.name.startswith((".", "index.html"))
     ]
 
 

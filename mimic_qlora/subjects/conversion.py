@@ -137,6 +137,8 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
         print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")
     if others := [f"{path.name}/" for path in tables.other_folders(folder, sources)]:
         print(f"  not read, as they are not named after a table of MIMIC-IV: {', '.join(others)}")
+    if others := [path.name for path in tables.other_files(folder, sources)]:
+        print(f"  not read, as only .csv and .csv.gz are: {', '.join(others)}")
     held = {tables.schema()[name].module for name in sources if name in tables.schema()}
     for module in () if folder.name == replacement.SYNTHETIC else modules.MODULES:
         if module not in held and (apart := modules.apart(folder, module)):
