@@ -5,6 +5,7 @@ import contextlib
 import csv
 import filecmp
 import io
+import os
 import re
 import unicodedata
 import zlib
@@ -146,6 +147,11 @@ def _parts(mimic_dir: Path) -> list[Path]:
         module = folder.name.lower()
         if module in MODULES and folder.is_dir() and not (mimic_dir / module).is_dir():
             raise UserError(f"{folder} must be {module}, in small letters: rename it")
+        if module in MODULES and folder.is_symlink() and not folder.is_dir():
+            raise UserError(
+                f"{folder} is a link to a folder that cannot be reached ({os.readlink(folder)}): "
+                "mount or mend it, or remove the link"
+            )
     parts = [mimic_dir / module for module in MODULES if (mimic_dir / module).is_dir()]
     return parts or [mimic_dir]
 

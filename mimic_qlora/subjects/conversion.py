@@ -132,6 +132,10 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
     for name, (table, effect) in DICTIONARIES.items():
         if name in missing and table in sources:
             print(f"  without {name}, {effect}")
+    with_tables = {source.module for source in sources.values()}
+    for module in modules.MODULES:
+        if module not in with_tables and (folder / module).is_dir():
+            print(f"  no table in {module}/: is its disk mounted?")
     read = {path for source in sources.values() for path in source.files}
     if outside := [path.name for path in tables.csv_files(folder) if path not in read]:
         print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")

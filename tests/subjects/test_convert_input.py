@@ -213,6 +213,12 @@ def test_a_row_is_rejected_with_what_is_wrong_with_its_id(convert, tiny_mimic, t
     assert [row["reason"] for row in by_row] == [*faults.values(), *others]
 
 
+def test_a_module_whose_disk_is_not_mounted_is_not_taken_for_absent(convert, tiny_mimic):
+    (tiny_mimic / "note").symlink_to("/not/mounted/note")
+    with pytest.raises(UserError, match="note is a link to a folder that cannot be reached"):
+        convert("--mimic-dir", tiny_mimic)
+
+
 @pytest.mark.parametrize("place", ["hosp", ".", "..", "mimic-iv-ed/2.2", "mimic-iv-ed/2.2/ed"])
 def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, capsys, place):
     """PhysioNet's downloads leave each module in a folder of its own."""
@@ -230,6 +236,7 @@ def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, c
         said = capsys.readouterr().out
         assert "not read, as they do not lie in hosp/, icu/, ed/ or note/: cohort.csv" in said
         assert "not read, as they are not named after a table of MIMIC-IV: scores/\n" in said
+        assert "  no table in icu/: is its disk mounted?\n" in said
         assert "not read, as only .csv and .csv.gz are: frailty.parquet\n" in said
         assert f"not read: {ed}. Put it, or a link to it, into {tiny_mimic} as ed/" in said
         return
