@@ -256,17 +256,18 @@ def _differs(path: Path, place: Path, recorded: WrittenFile) -> bool:
 
 
 def unrecorded_files(place: Path) -> list[Path]:
-    """Return the files of a step's folder that no step wrote, such as somebody's notes, or a card
-    that was edited.
+    """Return the files of a step's folder that no step wrote so: somebody's notes, or a file that
+    was edited, as a card or a training record.
 
     Names with a dot in front, and Python's caches, are those of programs. Of a manifest that cannot
     be read nothing is known, and nothing is returned.
     """
     manifest = read(place) or {}
-    ours = {NAME, *_BESIDE, *manifest.get("files", {})}
+    changed = {path.relative_to(place).as_posix() for path in damaged_files(place, manifest)}
+    ours = {NAME, *_BESIDE, *manifest.get("files", {})} - changed
     card = _card_of(place) if "card" in manifest else {}
     if card and card["card"] != manifest["card"]:
-        ours.remove(_CARD)
+        ours.discard(_CARD)
     names = (p.relative_to(place) for p in place.rglob("*") if p.is_symlink() or p.is_file())
     hidden = (".", "__pycache__")
     shown = (name for name in names if not any(part.startswith(hidden) for part in name.parts))

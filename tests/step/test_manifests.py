@@ -261,9 +261,11 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
     for name in names:
         (there / name).write_text(f"my {name}")
     (there / "data").symlink_to(tmp_path)
+    (there / "columns_least.csv").write_text("by hand")  # a step's own file
     made(tmp_path, {"seed": 2})
     left = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if not path.is_dir()}
-    assert left == {"notes.md", "mine/deep/figure.svg"} and (kept / "data").is_symlink()
+    assert left == {"columns_least.csv", "notes.md", "mine/deep/figure.svg"}
+    assert (kept / "data").is_symlink()
     assert (kept / "notes.md").read_text() == "my notes.md"
     assert not (there / "mine").exists() and not (there / "notes.md").exists()
     assert f"they are now in {kept}" in capsys.readouterr().out
