@@ -49,17 +49,26 @@ def start(n: int) -> int:
     """
     started: list[subprocess.Popen[bytes]] = []
     variables = _variables(n)
-    try:
-        with held_back():
-            for rank in range(n):
-                started.append(_one(rank, variables))
-        return _watched(started)
-    except KeyboardInterrupt:
-        _signal(started, signal.SIGINT)
-        return _code(_ended(started[:1])[0])
-    finally:
-        _signal(started, signal.SIGTERM)
-        _ended(started)
+    with _noted() as noted:
+        try:
+            with held_back():
+                for rank in range(n):
+                    started.append(_one(rank, variables))
+            code = _watched(started, noted)
+            if code is not None:
+                return code
+            if noted[0] != signal.SIGINT:
+                raise SystemExit(128 + noted[0])
+            _signal(started, signal.SIGINT)
+            _wait(started[:1], noted)
+            code = started[0].poll()
+            return 130 if code is None else _code(code)
+        finally:
+            _signal(started, signal.SIGTERM)
+            _wait(started, noted)
+            for process in started:
+                process.kill()  # nothing where it has ended
+                process.wait()
 
 
 def _variables(n: int) -> dict[str, str]:
@@ -84,9 +93,14 @@ def _one(rank: int, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
     )
 
 
-def _watched(started: Started) -> int:
-    """Return the exit code of the first process when it ends, or another one fails."""
+def _watched(started: Started, noted: Sequence[int]) -> int | None:
+    """Return the exit code of the first process when it ends, or None when a signal comes.
+
+    Raises GoesOn where another one fails.
+    """
     while started[0].poll() is None:
+        if noted:
+            return None
         for rank, process in enumerate(started):
             # where the first has ended meanwhile, it has said why, and the others ended after it
             if process.poll() and started[0].poll() is None:
@@ -114,16 +128,34 @@ def _signal(started: Started, number: int) -> None:
             process.send_signal(number)
 
 
-def _ended(started: Started) -> list[int]:
-    """Wait for the ends of processes, kill those that take too long, and return their codes."""
-    until = time.monotonic() + PATIENCE
-    for process in started:
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    return [process.returncode for process in started]
+def _wait(started: Started, noted: Sequence[int]) -> None:
+    """Wait for the ends of processes, but not for long, and not after one signal more."""
+    until, before = time.monotonic() + PATIENCE, len(noted)
+    while any(process.poll() is None for process in started):
+        if time.monotonic() > until or len(noted) > before:
+            return
+        time.sleep(POLL)
+
+
+@contextlib.contextmanager
+def _noted() -> Iterator[list[int]]:
+    """Yield a list to which signals that stop a command are added; they raise nothing.
+
+    An exception within `Popen.poll` may leave its lock taken, and whoever waits for that process
+    afterwards waits without end.
+    """
+    noted: list[int] = []
+    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    before = {
+        number: signal.signal(number, lambda number, frame: noted.append(number))
+        for number in known
+        if number and signal.getsignal(number) != signal.SIG_IGN  # as under nohup
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -127,6 +127,9 @@ class Team:
         """Tell whether another process has done all that it was to do."""
         return other in self._seen and self._seen[other].state["state"] == ENDED
 
+    def _is_done(self, other: int) -> bool:
+        return other in self._seen and self._seen[other].state["state"] in (STOPPED, ENDED)
+
     def _others(self) -> range:
         """Return the processes that this one watches: the first all others, these the first."""
         return range(1, self.n) if self.is_first else range(1)
@@ -239,7 +242,7 @@ class Team:
         """Remove the files of this run once all processes have ended, and those of old runs."""
         folder = self._file(0).parent
         until = time.monotonic() + (0 if self._own["error"] else LAST)
-        while not (all_ended := all(map(self.has_ended, self._others()))):
+        while not (all_ended := all(map(self._is_done, self._others()))):
             if time.monotonic() > until:
                 break
             time.sleep(POLL)

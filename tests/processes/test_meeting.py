@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers import launched, squares
+from helpers.paths import ROOT
 from mimic_qlora.processes import launch
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
@@ -113,7 +114,7 @@ def test_the_first_that_ends_between_two_looks_has_said_why():
         def poll(self):
             return next(self.codes, self.returncode)
 
-    assert launch._watched([Ending(None, 2), Ending(None, None, 2)]) == 2
+    assert launch._watched([Ending(None, 2), Ending(None, None, 2)], []) == 2
 
 
 def test_a_fault_of_the_software_in_one_process_keeps_its_traceback(start):
@@ -137,7 +138,31 @@ def test_a_signal_reaches_all_once_and_what_was_done_stays(start, tmp_path, numb
     assert found == code and "Traceback" not in err
     assert out == ("one line\nstopped\n" if number == signal.SIGINT else "one line\n")
     assert ended(start(0.0))[:2] == (0, f"one line\n{SQUARES}\n")
-    assert all(len(who) == 1 for who in made(tmp_path).values())
+    again = sum(len(who) - 1 for who in made(tmp_path).values())
+    assert again <= 2  # each of two may be stopped between making a number and writing it down
+
+
+INTERRUPTED = """
+import os, random, signal, subprocess
+from mimic_qlora.processes import launch
+
+def let_through():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+launch.POLL = 0
+launch._one = lambda rank, variables: subprocess.Popen(["sleep", "60"], preexec_fn=let_through)
+# a timer sends it at any moment of a look
+signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+for _ in range(60):
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.01, 0.02))
+    assert launch.start(1) == 130
+"""
+
+
+def test_ctrl_c_while_the_launcher_looks_at_a_process_leaves_no_lock_taken():
+    """One in five did, and the launcher waited without end for a process that had ended."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, timeout=60)
+    assert done.returncode == 0
 
 
 def two_hosts(start, patience: float, seconds=0.0, **options):
