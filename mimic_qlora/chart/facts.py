@@ -10,11 +10,10 @@ from mimic_qlora.chart import derived_values
 from mimic_qlora.chart.derived_values import DerivedFact
 from mimic_qlora.chart.rows import Record, Row, TableRow
 from mimic_qlora.clinical import codes, content
+from mimic_qlora.mimic import ages
 
 LAB_DAYS = 365
 HOME_DAYS = 365
-MOST_YEARS = 120  # an age beyond cannot be one
-OVER_89 = 91  # years: the age of everybody above 89, as MIMIC-IV gives it
 ACUTE_DAYS = 90  # after the discharge of the stay that an acute phenotype was coded for
 
 
@@ -250,9 +249,9 @@ def age_at(person: Row, as_of: datetime) -> int | None:
         return None
     given = person["anchor_age"]
     age = given + as_of.year - person["anchor_year"]
-    if not (0 <= given <= MOST_YEARS and 0 <= age <= MOST_YEARS):
+    if not (0 <= given <= ages.MOST_YEARS and 0 <= age <= ages.MOST_YEARS):
         return None
-    return OVER_89 if age > 89 else age
+    return ages.ABOVE_89 if age > 89 else age
 
 
 def newest_first(rows: Iterable[Row], stays_by_id: Mapping[int, Row]) -> list[Row]:

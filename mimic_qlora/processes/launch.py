@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from mimic_qlora.processes import environment, meeting
-from mimic_qlora.step import limits
+from mimic_qlora.step import command_line, limits
 from mimic_qlora.step.errors import GoesOn, UserError
 
 POLL = 0.1  # seconds between looks at the processes
@@ -145,11 +145,9 @@ def _noted() -> Iterator[list[int]]:
     afterwards waits without end.
     """
     noted: list[int] = []
-    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
     before = {
         number: signal.signal(number, lambda number, frame: noted.append(number))
-        for number in known
-        if number and signal.getsignal(number) != signal.SIG_IGN  # as under nohup
+        for number in command_line.stopping_signals()
     }
     try:
         yield noted

@@ -161,7 +161,7 @@ def _as_known(times: Times, table: str, row: Row) -> Row:
     """Return a row with other valid values in the cells that were not known."""
     whole, later = times.known(table, row), LATER.get(table, {})
     if whole <= times.as_of and not later and table not in ("patients", "triage"):
-        return row  # as nearly all are
+        return row  # no cell of it was known later than all of it
     return {
         column: cell
         if (column in LINKS and column not in later)

@@ -334,11 +334,11 @@ def _say_error(sentence: str) -> None:
 
 def _end_on_signals() -> None:
     """Let signals end the process at once: all is done, and what Python closes unwinds nothing."""
-    for known in _handled():
+    for known in stopping_signals():
         signal.signal(known, signal.SIG_DFL)
 
 
-def _handled() -> list[signal.Signals]:
+def stopping_signals() -> list[signal.Signals]:
     """Return the signals that stop a command, without those that are ignored, as under nohup."""
     # Windows has no SIGHUP
     known = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
@@ -355,5 +355,5 @@ def _unwind_on_signals(stopped: list[int]) -> None:
         stopped.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    for known in _handled():
+    for known in stopping_signals():
         signal.signal(known, stop)

@@ -11,15 +11,13 @@ import pandas as pd
 from duckdb import DuckDBPyConnection
 
 from mimic_qlora.display.cells import Cell
-from mimic_qlora.mimic import races
+from mimic_qlora.mimic import ages, races
 from mimic_qlora.subjects import database, sql
 from mimic_qlora.subjects.manifest import SubjectsManifest
 from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
 
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
-_MOST_YEARS = 120  # an age beyond cannot be one
-_OVER_89 = 91  # years: the age of everybody above 89, as MIMIC-IV gives it
 NO_STAY = "no hospital stay"
 _UNKNOWN = (races.NOT_RECORDED, NO_STAY)  # the last rows of a characteristic
 _OTHER_TEXT = "another text"
@@ -158,9 +156,9 @@ def _people(con: DuckDBPyConnection) -> pd.DataFrame:
             FROM patients p LEFT JOIN first a ON a.subject_id = p.subject_id AND a.place = 1)
         SELECT p.subject_id, s.split, {sql.said("p.gender")} AS gender,
                c.subject_id IS NOT NULL AS coded,
-               CASE WHEN p.anchor_age BETWEEN 0 AND {_MOST_YEARS}
-                    AND p.years BETWEEN 0 AND {_MOST_YEARS}
-                    THEN if(p.years > 89, {_OVER_89}, p.years::BIGINT) END AS age,
+               CASE WHEN p.anchor_age BETWEEN 0 AND {ages.MOST_YEARS}
+                    AND p.years BETWEEN 0 AND {ages.MOST_YEARS}
+                    THEN if(p.years > 89, {ages.ABOVE_89}, p.years::BIGINT) END AS age,
                {sql.said("a.race")} AS race, {sql.said("a.insurance")} AS insurance,
                {sql.said("a.admission_type")} AS admission_type,
                a.subject_id IS NOT NULL AS admitted,

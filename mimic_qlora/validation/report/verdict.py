@@ -4,7 +4,7 @@ It says no more than may be claimed. How often the reader of the answers errs is
 labels of these very answers; where it is not, what was seen is told as seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mimic_qlora.display.text import counted
@@ -187,23 +187,24 @@ def _safe(
             )
     if not margins:
         return Answer(question, "Not asked", "No margin of harm was set.")
-    both = _both([name for name in margins if name in comparison.differences], comparison)
+    on = "On these questions"
     if open_:
-        cannot = f"On these questions {' and '.join(open_)} cannot be excluded.{both}"
-        return Answer(question, "Not shown", cannot)
-    if not basis.reader_known:
-        seen = f"On these questions {'; '.join(bounded)}; but {basis.unknown}.{both}"
-        return Answer(question, "Seen, not claimed", seen)
-    shown = f"On these questions {'; '.join(bounded)}. Nothing is said of other questions.{both}"
-    return Answer(question, "No worse than the base", shown)
+        answer, because = "Not shown", f"{on} {' and '.join(open_)} cannot be excluded."
+    elif not basis.reader_known:
+        answer, because = "Seen, not claimed", f"{on} {'; '.join(bounded)}; but {basis.unknown}."
+    else:
+        answer = "No worse than the base"
+        because = f"{on} {'; '.join(bounded)}. Nothing is said of other questions."
+    return Answer(question, answer, because + _both(margins, comparison))
 
 
-def _both(names: Sequence[str], comparison: Comparison) -> str:
+def _both(names: Iterable[str], comparison: Comparison) -> str:
     """Return the means of both as a sentence: no worse than a base that harms is not safe."""
     told = []
     for name in names:
-        d, label = comparison.differences[name], comparison.metrics[name][0].strip()
-        told.append(f"{label} {findings.mean(d.adapter)} (base {findings.mean(d.base)})")
+        if d := comparison.differences.get(name):
+            label = comparison.metrics[name][0].strip()
+            told.append(f"{label} {findings.mean(d.adapter)} (base {findings.mean(d.base)})")
     return f" With the adapter: {', '.join(told)}." if told else ""
 
 
