@@ -183,7 +183,8 @@ def test_what_urgency_does_not_read_is_refused(urgency_store, tmp_path):
     assert run.returncode == 2 and "--twins" in run.stderr and run.stderr.count("\n") == 1
 
 
-def test_prompts_without_urgency_name_the_command(tuned_store):
+def test_prompts_without_urgency_name_the_command(tuned_store, tmp_path):
     model = ("--model", str(tuned_store.model))
-    run = run_here(SCRIPT, "20", *ASKED, *model, storage=tuned_store.path)
+    store = shutil.copytree(tuned_store.path, tmp_path / "storage")  # step 7 leaves its lock there
+    run = run_here(SCRIPT, "20", *ASKED, *model, storage=store)
     assert run.returncode == 2 and "--tasks urgency" in run.stderr
