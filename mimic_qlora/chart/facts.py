@@ -10,7 +10,7 @@ from mimic_qlora.chart import derived_values
 from mimic_qlora.chart.derived_values import DerivedFact
 from mimic_qlora.chart.rows import Record, Row, TableRow
 from mimic_qlora.clinical import codes, content
-from mimic_qlora.mimic import ages
+from mimic_qlora.mimic import ages, lab_bounds
 
 LAB_DAYS = 365
 HOME_DAYS = 365
@@ -293,12 +293,13 @@ def tells_of_patient(icd_code: str, icd_version: int) -> bool:
 def lab_history(view: Record, as_of: datetime) -> dict[int, list[Row]]:
     """Return itemid -> its rows within a year, those without a number among them.
 
-    The item with the newest result comes first, and of each item the newest row.
+    The item with the newest result comes first, and of each item the newest row. A number that
+    nobody has (`lab_bounds`) is left out of its row.
 
     MIMIC-IV has many such results in the comments alone, "<0.01" for one.
     """
     since = as_of - timedelta(days=LAB_DAYS)
-    rows = [r for r in view["labevents"] if r["charttime"] >= since]
+    rows = [_possible(r) for r in view["labevents"] if r["charttime"] >= since]
     by_item: dict[int, list[Row]] = {}
     for row in sorted(
         rows,
@@ -311,6 +312,13 @@ def lab_history(view: Record, as_of: datetime) -> dict[int, list[Row]]:
     ):
         by_item.setdefault(row["itemid"], []).append(row)
     return by_item
+
+
+def _possible(row: Row) -> Row:
+    """Return a row of labevents, without its number where nobody has that."""
+    if "valuenum" not in row or lab_bounds.is_possible(row["itemid"], row["valuenum"]):
+        return row
+    return {name: cell for name, cell in row.items() if name != "valuenum"}
 
 
 def is_value(text: str | None) -> bool:

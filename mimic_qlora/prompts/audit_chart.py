@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from mimic_qlora.chart.procedure_words import in_words
 from mimic_qlora.chart.wording import ADMISSIONS, ROUTES
 from mimic_qlora.clinical import codes, content
+from mimic_qlora.mimic import lab_bounds
 from mimic_qlora.prompts.audit_cells import Row
 
 OMR = {
@@ -313,7 +314,7 @@ def _cancelled(row: Row) -> bool:
 def _of_labs(chart: Chart) -> Iterator[Support]:
     newer = _without_number(chart)
     for row in chart.all("labevents"):
-        value, time = number(row.get("valuenum")), time_of(row, "charttime")
+        value, time = _lab_number(row), time_of(row, "charttime")
         if value is not None and time is not None:
             name = plain(chart.labs.get(row["itemid"], f"item {row['itemid']}"))
             text = f"{name} {value} {plain(row.get('valueuom', ''), 40)}".strip()
@@ -324,6 +325,12 @@ def _of_labs(chart: Chart) -> Iterator[Support]:
             yield Support(text, "labevents", row, reading)
 
 
+def _lab_number(row: Row) -> str | None:
+    """Return a lab result's number, None where it has none or one that nobody has."""
+    value = number(row.get("valuenum"))
+    return value if value and lab_bounds.is_possible(row["itemid"], float(value)) else None
+
+
 def _without_number(chart: Chart) -> dict[int, str]:
     """Return itemid -> the words for a newest known result that has no number."""
     newest: dict[int, tuple[Any, ...]] = {}
@@ -332,7 +339,7 @@ def _without_number(chart: Chart) -> dict[int, str]:
             begin = row["charttime"]
             order = (begin, row.get("storetime", begin), row.get("labevent_id", 0))
             if order > newest.get(row["itemid"], ("", "", 0)):
-                newest[row["itemid"]] = (*order, number(row.get("valuenum")))
+                newest[row["itemid"]] = (*order, _lab_number(row))
     return {
         item: f", newer result without a number {chart.ago(datetime.fromisoformat(begin))}"
         for item, (begin, *_, value) in newest.items()

@@ -254,6 +254,14 @@ SELECT subject_id, valuenum / highnormalvalue AS worst
 FROM {table} JOIN (SELECT itemid, max(highnormalvalue) AS highnormalvalue FROM d_items GROUP BY itemid)
 USING (itemid) WHERE highnormalvalue > 0 AND valuenum > 100 * highnormalvalue
 
+-- check: number that nobody has
+-- tables: labevents
+-- finds: a result that nobody has (steps 4 to 7 take it for one without a number)
+-- worst: {worst}
+SELECT subject_id, abs(valuenum) AS worst
+FROM {table} JOIN (VALUES {lab_bounds}) AS bounds(itemid, least, most) USING (itemid)
+WHERE valuenum NOT BETWEEN least AND most
+
 -- check: negative where that cannot be
 -- tables: labevents
 -- finds: below zero where its reference range is not

@@ -292,6 +292,18 @@ def test_a_newer_result_without_a_number_is_not_hidden_by_an_older_one():
     assert kinds and not {kind for kind in kinds if kind.startswith("lab")}
 
 
+@pytest.mark.parametrize("wrong", [999999.0, 53.0, -1.0, 0.0])
+def test_a_number_that_nobody_has_is_none(wrong):
+    """Step 1 counts it; nothing is told by it, and an older result is not taken for the latest."""
+    labs = [
+        {"labevent_id": n, "itemid": 50971, "charttime": when, "storetime": when, "valuenum": v}
+        for n, (when, v) in enumerate([(day("2150-01-02"), 5.0), (day("2150-01-03"), wrong)])
+    ]
+    found = built(chart(labevents=labs), "2150-01-07")
+    assert "Potassium 5, 5 days ago, newer result without a number 4 days ago\n" in found.text
+    assert found.facts.labs[50971].value is None
+
+
 def test_codes_of_what_a_patient_lives_with_are_told_though_they_are_administrative():
     told = {
         ("V1253", 9): "Personal history of sudden cardiac arrest",

@@ -95,6 +95,13 @@ STOPPED = row(
 POTASSIUM = {"itemid": 50971, "charttime": "2150-01-02 00:00:00"}
 NUMBER = row("labevents", valuenum="5.0", storetime="2150-01-02 00:00:00", **POTASSIUM)
 LATER = row("labevents", itemid=50971, charttime="2150-01-03 00:00:00", storetime="2150-01-03")
+TOO_HIGH = row(
+    "labevents",
+    itemid=50971,
+    charttime="2150-01-03 00:00:00",
+    storetime="2150-01-03",
+    valuenum="999999",
+)
 CUFF = [
     row("chartevents", itemid=item, charttime=when, storetime=when, valuenum=value)
     for when, cuff, line in (
@@ -144,6 +151,11 @@ PRESSURE = "Latest measurements: blood pressure 136/73 (was {}), 1 day ago"
             [NUMBER, LATER],
             "Latest labs: Potassium 5, 1 day ago, newer result without a number today",
             "Latest labs: Potassium 5, 1 day ago",
+        ),
+        (
+            [NUMBER, TOO_HIGH],
+            "Latest labs: Potassium 5, 1 day ago, newer result without a number today",
+            "Latest labs: Potassium 999999, today",
         ),
         (CUFF, PRESSURE.format("130/80"), PRESSURE.format("68/56")),
         (CUFF, PRESSURE.format("130/80"), PRESSURE.format("71/50")),

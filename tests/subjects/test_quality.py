@@ -152,6 +152,7 @@ FAULTS = [
     ("id that stands twice", "admissions", repeat("admissions", admittime=time("2150-04-01"))),
     ("far outside the reference range", "labevents", change("labevents", valuenum=111.0)),
     ("far outside the reference range", "labevents", change("labevents", valuenum=0.0039)),
+    ("number that nobody has", "labevents", change("labevents", valuenum=200.0)),
     ("negative where that cannot be", "labevents", change("labevents", valuenum=-0.5)),
     ("negative where that cannot be", "inputevents", change("inputevents", amount=-5.0)),
     ("reference range upside down", "labevents", change("labevents", ref_range_lower=1.2)),
