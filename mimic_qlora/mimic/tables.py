@@ -32,6 +32,7 @@ Columns = Mapping[str, Kind]  # name -> type, in the order of the header
 Cell = int | float | datetime | str
 
 SUMS = "SHA256SUMS.txt"
+PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".parquet")
 _HEAD = 1 << 12  # bytes at the beginning of a file that tell it from most others
 REQUIRED = ("patients", "admissions")
 BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead
@@ -267,14 +268,15 @@ def other_folders(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
 def other_files(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
     """Return the files among the tables that are in another form than CSV.
 
-    PhysioNet's pages (`index.html?C=M;O=A`) come with a download by wget.
+    Beside the modules those that may hold one (`ed.zip`); PhysioNet's texts lie there too. Its
+    pages (`index.html?C=M;O=A`) come with a download by wget.
     """
     read = {path for source in sources.values() for path in source.files}
     return [
         path
         for part in _parts(mimic_dir)
-        if part != mimic_dir
         for path in sorted(part.iterdir())
+        if part != mimic_dir or path.name.endswith(PACKED) and not path.name.endswith(".csv.gz")
         if path not in read and not path.is_dir() and path.name != SUMS
         if not path.name.startswith((".", "index.html"))
     ]

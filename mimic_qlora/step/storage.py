@@ -132,9 +132,11 @@ def check_owner(path: Path) -> None:
     if status.st_uid != os.getuid():
         raise UserError(f"the storage folder {path} belongs to another user: {own}")
     if status.st_mode & stat.S_IWOTH:
+        close = f", or run `chmod 700 {shlex.quote(str(path))}` if nobody else uses it"
+        if status.st_mode & stat.S_ISVTX:  # as /tmp, which others do use
+            close = ""
         raise UserError(
-            f"every user of this machine can write to the storage folder {path}: {own}, "
-            f"or run `chmod 700 {shlex.quote(str(path))}` if nobody else uses it"
+            f"every user of this machine can write to the storage folder {path}: {own}{close}"
         )
 
 
@@ -277,7 +279,7 @@ def _retire(old: Path, place: Path) -> None:
             kept = put_aside(old, place)
     _remove(old)
     if kept:
-        print(f"note: {place} held files of which no step has a record: they are now in {kept}")
+        print(f"note: {place} held files that were added or edited: they are now in {kept}")
 
 
 def _remove(path: Path) -> None:

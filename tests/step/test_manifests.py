@@ -245,7 +245,7 @@ def test_a_folder_that_no_step_wrote_is_kept_when_its_place_is_taken(tmp_path, c
         made(tmp_path)
         kept = there.with_name(f"{there.name}.{name}")
         assert (kept / "chapter.tex").read_text() == name and (there / "manifest.json").is_file()
-        assert f"{there} held files of which no step has a record" in capsys.readouterr().out
+        assert f"{there} held files that were added or edited" in capsys.readouterr().out
         shutil.rmtree(there)
     there.mkdir()
     made(tmp_path)

@@ -196,8 +196,10 @@ def test_a_folder_to_which_all_users_can_write_is_refused_and_keeps_its_mode(
 ):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(mode)
-    with pytest.raises(UserError, match="every user of this machine can write"):
+    with pytest.raises(UserError, match="every user of this machine can write") as said:
         storage.open_storage(str(tmp_path / "open"), create=create)
+    # others work in a folder like /tmp, which must stay open
+    assert ("chmod 700" in str(said.value)) == (not mode & stat.S_ISVTX)
     assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == mode
     assert not list((tmp_path / "open").iterdir())
 

@@ -231,13 +231,15 @@ def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, c
     (tiny_mimic / "hosp/scores/part-0.csv").write_text("subject_id\n")
     for name in "frailty.parquet", "scores/part-0.csv.bak", ".rsync-x", "index.html":
         (tiny_mimic / "hosp" / name).write_text("x")
+    for name in "LICENSE.txt", "note.tar.gz":
+        (tiny_mimic / name).write_text("x")
     if place == ".":
         convert("--mimic-dir", tiny_mimic)
         said = capsys.readouterr().out
         assert "not read, as they do not lie in hosp/, icu/, ed/ or note/: cohort.csv" in said
         assert "not read, as they are not named after a table of MIMIC-IV: scores/\n" in said
         assert "  no table in icu/: is its disk mounted?\n" in said
-        assert "not read, as only .csv and .csv.gz are: frailty.parquet\n" in said
+        assert "not read, as only .csv and .csv.gz are: frailty.parquet, note.tar.gz\n" in said
         assert f"not read: {ed}. Put it, or a link to it, into {tiny_mimic} as ed/" in said
         return
     says = {
