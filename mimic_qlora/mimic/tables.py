@@ -274,7 +274,7 @@ def other_files(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
     read = {path for source in sources.values() for path in source.files}
     return [
         path
-        for part in _parts(mimic_dir)
+        for part in dict.fromkeys((*_parts(mimic_dir), mimic_dir))
         for path in sorted(part.iterdir())
         if part != mimic_dir or path.name.endswith(PACKED) and not path.name.endswith(".csv.gz")
         if path not in read and not path.is_dir() and path.name != SUMS
