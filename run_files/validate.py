@@ -250,13 +250,14 @@ def ask_urgency(
     if team.n > 1:
         raise UserError("--tasks urgency runs in one process: leave out --processes")
     store, sha256 = opened.store, settings.plan_sha256
+    ready = run.prepare(opened, settings)
     machine = machine_of(args, opened, settings, team)
     adapters = machine.identity["adapters"]
     opening = open_tests(opened, sha256, adapters, asked) if sha256 else ""
     chosen = arms.chosen("base", settings.runs)
     this = setting.Run(opened, settings, chosen, [], opening, adapters=adapters)
     with storage.locked(machine.journal.path, "validation"):
-        found = run.find(this, machine)
+        found = run.find(this, machine, ready)
     if not settings.is_final:
         looked = {**settings.trials, "tasks": args.tasks}
         this = replace(this, opened=ledger.looked(store, adapters, looked, asked))

@@ -16,7 +16,7 @@ from mimic_qlora.tasks.urgency import task, visits
 from mimic_qlora.tasks.urgency.visits import Visit
 from mimic_qlora.validation.arms import ADAPTER, PAIR, Arm, Prompt
 from mimic_qlora.validation.run import Machine
-from mimic_qlora.validation.settings import Run
+from mimic_qlora.validation.settings import Run, Settings
 from mimic_qlora.validation.urgency import asked, charts, drawn, options, population, simple
 from mimic_qlora.validation.urgency.asked import Part, Shown
 from mimic_qlora.validation.urgency.endpoint import Floats
@@ -62,9 +62,23 @@ def train(opened: Session, every: Sequence[Visit], seed: int) -> Training:
     )
 
 
-def split(run: Run, machine: Machine, every: Sequence[Visit], name: str, by: Training) -> Split:
-    """Draw visits of a split, and ask all arms and models about them. Raises UserError of none."""
-    opened, settings = run.session, run.settings
+Parts = Sequence[Mapping[Part, asked.Content]]
+
+
+class Sample(NamedTuple):
+    """The visits drawn of a split, with their charts and what is asked about each."""
+
+    split: str
+    drawn: drawn.Drawn
+    shown: Sequence[Shown]
+    parts: Parts
+
+
+def sample(opened: Session, settings: Settings, every: Sequence[Visit], name: str) -> Sample:
+    """Draw visits of a split, and prepare what is asked about them.
+
+    Raises UserError where there are none, or a prompt or the answers cannot be asked.
+    """
     records = charts.records(opened, name)
     mine = [one for one in every if one.split == name and one.subject_id in records]
     found = drawn.draw(mine, settings.n, settings.seed)
@@ -75,21 +89,27 @@ def split(run: Run, machine: Machine, every: Sequence[Visit], name: str, by: Tra
         )
     shown = list(charts.shown(opened, found.visits, records))
     parts = [asked.parts(place, shown) for place in range(len(shown))]
+    system = opened.settings.system_prompts["urgency"]
+    prompts = [asked.turns(system, content) for one in parts for content in one.values()]
+    session.check_room(opened, [list(one) for one in prompts], REASON_TOKENS)
+    options.tokens(opened.tokenizer, WORDS)
+    return Sample(name, found, shown, parts)
+
+
+def ask(run: Run, machine: Machine, these: Sample, by: Training) -> Split:
+    """Ask all arms and models about the visits of a split."""
     return Split(
-        name,
-        found,
-        shown,
-        said(run, machine, parts),
+        these.split,
+        these.drawn,
+        these.shown,
+        said(run, machine, these.parts),
         {
             (target, model, part): risks
             for target, models in by.models.items()
             for model, of in {**models, **(by.earlier if target == PRIMARY else {})}.items()
-            for part, risks in _risks(of, parts).items()
+            for part, risks in _risks(of, these.parts).items()
         },
     )
-
-
-Parts = Sequence[Mapping[Part, asked.Content]]
 
 
 def said(run: Run, machine: Machine, parts: Parts) -> dict[tuple[str, Part], Floats]:
@@ -104,19 +124,18 @@ def said(run: Run, machine: Machine, parts: Parts) -> dict[tuple[str, Part], Flo
                 if part is Part.ALL or arm == ADAPTER:
                     places.append((arm.name, part, place))
                     prompts.append(options.Prompt(asked.turns(system, content), arm.who))
-    session.check_room(opened, [list(prompt.messages) for prompt in prompts], REASON_TOKENS)
-    words = [task.WORDS[level] for level in LEVELS]
     read = options.read(
-        machine.load, opened.tokenizer, prompts, words, machine.batch_size, machine.journal.path
+        machine.load, opened.tokenizer, prompts, WORDS, machine.batch_size, machine.journal.path
     )
     made: dict[tuple[str, Part], Floats] = {}
     for (arm_name, part, place), row in zip(places, read, strict=True):
-        empty = np.full((len(parts), len(words)), np.nan)
+        empty = np.full((len(parts), len(WORDS)), np.nan)
         made.setdefault((arm_name, part), empty)[place] = row
     return made
 
 
 LEVELS: tuple[visits.Level, ...] = tuple(level for level, _ in task.LEVEL_WORDS)
+WORDS = [task.WORDS[level] for level in LEVELS]
 assert population.LEVELS == LEVELS
 
 

@@ -1,15 +1,17 @@
 """One urgency run of step 7: draw visits, ask all arms, measure, and say what may be claimed."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mimic_qlora.features import auroc
 from mimic_qlora.processes import entries
 from mimic_qlora.qa import session
+from mimic_qlora.qa.session import Session
 from mimic_qlora.tasks.urgency import visits
 from mimic_qlora.validation.run import Machine
-from mimic_qlora.validation.settings import Run
+from mimic_qlora.validation.settings import Run, Settings
 from mimic_qlora.validation.urgency import claims, gather, simple, tables
 from mimic_qlora.validation.urgency.asked import Part
 from mimic_qlora.validation.urgency.gather import Training
@@ -20,20 +22,32 @@ from mimic_qlora.validation.urgency.tables import ADAPTER, BASE, Measured, Table
 VALIDATION, TEST = "validation", "test"
 
 
-def find(run: Run, machine: Machine) -> Found:
-    """Ask the visits of validation patients, of test patients too by the frozen plan, and measure.
+class Ready(NamedTuple):
+    """What is asked in a run, and the simple models beside the arms."""
 
-    Raises UserError where step 4 left no visits.
+    samples: Sequence[gather.Sample]
+    training: Training
+
+
+def prepare(opened: Session, settings: Settings) -> Ready:
+    """Draw visits of validation patients, of test patients too by the frozen plan.
+
+    Raises UserError for all that cannot be asked: nothing has been opened then.
     """
-    every = visits.read(run.session.store)
+    every = visits.read(opened.store)
+    training = gather.train(opened, every, settings.seed)
+    names = (VALIDATION, TEST) if settings.is_final else (VALIDATION,)
+    return Ready([gather.sample(opened, settings, every, name) for name in names], training)
+
+
+def find(run: Run, machine: Machine, ready: Ready) -> Found:
+    """Ask the visits, and measure."""
     entries.begin(machine.journal.path, machine.identity, machine.anew)
-    training = gather.train(run.session, every, run.settings.seed)
-    names = (VALIDATION, TEST) if run.settings.is_final else (VALIDATION,)
-    splits = [gather.split(run, machine, every, name, training) for name in names]
+    splits = [gather.ask(run, machine, one, ready.training) for one in ready.samples]
     asked = Visits(splits, run.settings.seed)
     said = list(gather.reasons(run, machine, asked))
     entries.gather(machine.journal.path)
-    return conclude(run, asked, training, said)
+    return conclude(run, asked, ready.training, said)
 
 
 def chosen(first: Split, training: Training) -> str | None:

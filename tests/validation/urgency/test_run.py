@@ -183,8 +183,18 @@ def test_what_urgency_does_not_read_is_refused(urgency_store, tmp_path):
     assert run.returncode == 2 and "--twins" in run.stderr and run.stderr.count("\n") == 1
 
 
-def test_prompts_without_urgency_name_the_command(tuned_store, tmp_path):
+def test_what_cannot_be_asked_opens_no_test_patients(tuned_store, tmp_path, monkeypatch):
+    """Prompts without urgency: the adapter that is trained on others would count as a second one.
+
+    Such an opening would make the study exploration.
+    """
+    monkeypatch.setattr(plan, "check_power", lambda *_: None)
     model = ("--model", str(tuned_store.model))
-    store = shutil.copytree(tuned_store.path, tmp_path / "storage")  # step 7 leaves its lock there
-    run = run_here(SCRIPT, "20", *ASKED, *model, storage=store)
-    assert run.returncode == 2 and "--tasks urgency" in run.stderr
+    store = shutil.copytree(tuned_store.path, tmp_path / "storage")
+    frozen = run_here(SCRIPT, "--freeze", write_plan(tmp_path, n=20), storage=store)
+    assert frozen.returncode == 0, frozen.stderr
+    for asked in (["20"], ["--final"]):
+        run = run_here(SCRIPT, *asked, *ASKED, *model, storage=store)
+        assert run.returncode == 2 and "--tasks urgency" in run.stderr
+    assert '"opened"' not in (store / "validation" / "ledger.jsonl").read_text(encoding="utf-8")
+    assert not (store / "validation" / "answers").exists()
