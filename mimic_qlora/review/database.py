@@ -65,11 +65,12 @@ class Database:
                 there = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
                 if there and "about" not in there:
                     raise sqlite3.DatabaseError("it holds something else than a review")
-                db.execute("PRAGMA journal_mode = WAL")
+                # a log beside the file (WAL) outlives a killed page, and would be written into a
+                # backup that is put back; and a backup of the file alone would lack what it holds
+                db.execute("PRAGMA journal_mode = DELETE")
                 db.executescript(_SCHEMA)
-            # while this connection is open, others do not write the whole log back on closing
-            self._held = sqlite3.connect(self._uri, check_same_thread=False, uri=True)
-            self._held.execute("SELECT count(*) FROM about").fetchone()
+                if (said := db.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
+                    raise sqlite3.DatabaseError(said)
         except sqlite3.DatabaseError as error:
             full = faults.has_no_room(self.path)  # SQLite may call that a disk I/O error
             if made:
@@ -101,9 +102,6 @@ class Database:
             yield db
             if write:
                 db.execute("COMMIT")
-                # a backup may take the file alone, without the log beside it
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         finally:
             db.close()  # an open transaction is rolled back
 

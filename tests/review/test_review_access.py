@@ -296,8 +296,6 @@ def test_a_failure_says_its_cause_and_where_it_happened_and_not_what_was_typed(t
     with Server(results, raters="anna") as server:
         anna = server.client("anna")
         (results / "ratings.sqlite").write_bytes(b"not a database")
-        for end in ("-wal", "-shm"):
-            (results / f"ratings.sqlite{end}").unlink(missing_ok=True)
         answer = anna.post("/items/1", mark(comment="typed by a clinician"))
         assert (
             answer.status == 500 and "Traceback" not in answer.text and "typed" not in answer.text

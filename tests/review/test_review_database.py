@@ -4,6 +4,8 @@ import errno
 import fcntl
 import shutil
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -50,6 +52,39 @@ def test_a_copy_of_the_file_alone_holds_the_marks_while_the_page_is_on(tmp_path)
         db.execute("INSERT INTO about VALUES ('a', 'b')")
     with sqlite3.connect(shutil.copy(database.path, tmp_path / "backup")) as backup:
         assert backup.execute("SELECT * FROM about").fetchall() == [("a", "b")]
+
+
+def written_then_killed(folder, *names):
+    """Write names into the file of marks, and end without closing anything."""
+    lines = [
+        "import os, sys, pathlib",
+        "from mimic_qlora.review.database import Database",
+        "database = Database(pathlib.Path(sys.argv[1]))",
+        "for name in sys.argv[2:]:",
+        "    with database.open(write=True) as db:",
+        "        db.execute('INSERT INTO about VALUES (?, ?)', (name, 'x' * 900))",
+        "os._exit(1)",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines), str(folder), *names], check=False)
+
+
+def test_a_backup_that_is_put_back_after_a_kill_is_what_it_was(tmp_path):
+    written_then_killed(tmp_path, *map(str, range(20)))
+    backup = shutil.copy(tmp_path / FILE, tmp_path / "backup")
+    written_then_killed(tmp_path, *map(str, range(20, 40)))
+    assert len(Database(tmp_path).rows("SELECT name FROM about")) == 40
+    written_then_killed(tmp_path, "last")
+    shutil.copy(backup, tmp_path / FILE)
+    assert len(Database(tmp_path).rows("SELECT name FROM about")) == 20
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, "backup"}
+
+
+def test_a_file_that_is_damaged_further_on_is_refused_in_a_sentence(tmp_path):
+    written_then_killed(tmp_path, *map(str, range(200)))
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be used .*: restore it from a backup"):
+        Database(tmp_path)
 
 
 def test_a_full_disk_is_no_damage_of_the_ratings(tmp_path, monkeypatch):
