@@ -1,5 +1,6 @@
 """What can be removed: old results in /tmp, what dead runs left, copies of the embedded model."""
 
+import filecmp
 import os
 import shutil
 import stat
@@ -19,6 +20,7 @@ from mimic_qlora.study.state import folder_bytes
 from mimic_qlora.validation import delivery, results
 
 _RESULTS, _DEAD = "copies of results of step 7", "folders of runs that ended before their time"
+_DIFFERENT = "results of step 7 that differ from those in the storage folder"
 _STOPPED = "answers of step 6's --batch that was stopped"
 _MODELS = "copies of the embedded model (made again when needed)"
 _BY_RUN = ("adapters", "exports", "privacy")  # a folder for each run
@@ -49,13 +51,35 @@ def of_storage(store: Path) -> list[Leftover]:
 def _results(store: Path) -> list[Leftover]:
     """Return the copies of results in /tmp that are this user's, of whichever storage folder."""
     temporary = delivery.TEMPORARY or Path(tempfile.gettempdir())
-    kept = {_sum_of(path) for path in results.in_order(store)}
-    note = "the results, unless they are in another storage folder: they are not in this one"
+    kept: dict[str, list[Path]] = {}
+    for made in results.in_order(store):
+        kept.setdefault(_sum_of(made), []).append(made)
     return [
-        replace(one, note="" if _sum_of(one.path) in kept else note)
+        _compared(one, kept.get(_sum_of(one.path), []))
         for one in _leftovers(_RESULTS, sorted(temporary.glob("mimic_qlora_*")))
         if one.age > _LEAST_AGE and _is_copy(one.path)
     ]
+
+
+def _compared(one: Leftover, kept: list[Path]) -> Leftover:
+    """Return a copy with what is lost with it; `kept` are the results with the same answers.
+
+    Times do not tell who filled label.csv: `scp -r` gives all files one time.
+    """
+    if not kept:
+        note = "the results, unless they are in another storage folder: they are not in this one"
+        return replace(one, kind=_DIFFERENT, note=note)
+    names = sorted(path.name for path in one.path.iterdir())
+    own = [n for n in names if not any(_is_same(one.path / n, made / n) for made in kept)]
+    note = f"{', '.join(own)}, which the results in the storage folder have otherwise or not at all"
+    return replace(one, kind=_DIFFERENT, note=note) if own else one
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _sum_of(made: Path) -> str:

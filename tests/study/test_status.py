@@ -411,6 +411,29 @@ def test_clean_says_which_copies_may_be_all_there_is(whole, tmp_path):
     assert notes["mimic_qlora_copy"] == "" and "not in this one" in notes["mimic_qlora_sole"]
 
 
+def test_clean_asks_apart_about_copies_that_hold_something_of_their_own(whole, tmp_path, capsys):
+    """Labels came back from a laptop: `scp -r` gives all files one time."""
+    made = whole / "validation" / "20260101-000000-a"
+    made.mkdir(parents=True)
+    for name in ("output.csv", "results.jsonl", "label.csv"):
+        (made / name).write_text("as step 7 wrote it")
+    for name in ("plain", "filled", "noted"):
+        shutil.copytree(made, tmp_path / "tmp" / f"mimic_qlora_{name}")
+    (tmp_path / "tmp/mimic_qlora_filled/label.csv").write_text("filled by a clinician")
+    (tmp_path / "tmp/mimic_qlora_noted/notes.txt").write_text("mine")
+    for folder in (tmp_path / "tmp").iterdir():
+        os.utime(folder, (0, time.time() - 90_000))
+    found = leftovers.of_storage(whole)
+    overview.clean(found, lambda question: "Remove it" in question)
+    assert [path.name for path in sorted((tmp_path / "tmp").iterdir())] == [
+        "mimic_qlora_filled",
+        "mimic_qlora_noted",
+    ]
+    said = capsys.readouterr().out
+    assert "Lost with mimic_qlora_filled: label.csv, which" in said
+    assert "Lost with mimic_qlora_noted: notes.txt, which" in said
+
+
 def test_clean_lists_what_a_killed_training_has_left(whole):
     for name in (".training-prompts.abc", ".canaries.abc"):
         (whole / name).mkdir()
