@@ -1,5 +1,6 @@
 """Private files and folders, hashes, and writes that leave a whole file or none."""
 
+import codecs
 import contextlib
 import functools
 import hashlib
@@ -185,8 +186,18 @@ def read_kept(path: Path) -> str:
 
 
 def rewrite(path: Path, text: str) -> None:
-    """Put a text in the place of a file's, atomically, under the mode that the file has."""
-    atomic_write(path, text, mode=stat.S_IMODE(path.stat().st_mode))
+    """Put a text in the place of a file's, atomically.
+
+    It keeps its mode, its byte order mark, and the line ends of Windows where it has them. Of a
+    link the file behind it is written: it may lie in somebody's repository.
+    """
+    path = path.resolve()
+    before = path.read_bytes()
+    if b"\r\n" in before:
+        text = text.replace("\n", "\r\n")
+    mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+    data = mark + text.encode("utf-8", "surrogateescape")
+    atomic_write(path, data, mode=stat.S_IMODE(path.stat().st_mode))
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -193,3 +193,17 @@ def test_a_file_of_ours_that_an_editor_saved_otherwise_keeps_its_bytes(tmp_path)
     path.write_bytes("# An adapter, très bien\n".encode("cp1252"))
     files.atomic_write(path, files.read_kept(path) + "It is audited: 5 µm.\n")
     assert path.read_bytes() == b"# An adapter, tr\xe8s bien\nIt is audited: 5 \xc2\xb5m.\n"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_file_of_somebody_elses_is_rewritten_where_and_as_it_was(tmp_path, mark, end):
+    """A group keeps its questions in a repository of its own, and links them into run_files/."""
+    (tmp_path / "group").mkdir()
+    kept, link = tmp_path / "group" / "questions.yaml", tmp_path / "questions.yaml"
+    kept.write_bytes(mark + end.join([b"a: 1", b"b: 2", b""]))
+    kept.chmod(0o640)
+    link.symlink_to(kept)
+    files.rewrite(link, files.read_text(link).replace("2", "3"))
+    assert link.is_symlink() and kept.read_bytes() == mark + end.join([b"a: 1", b"b: 3", b""])
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o640
