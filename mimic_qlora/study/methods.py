@@ -3,6 +3,7 @@
 What no manifest knows is left to the authors, in square brackets.
 """
 
+import contextlib
 import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import runs
 from mimic_qlora.summary.disclosure import HIDDEN
 from mimic_qlora.validation import results
-from mimic_qlora.validation.labelling import claims
+from mimic_qlora.validation.labelling import claims, remade
 
 FIRST = ("subjects", "summary", "features", "prompts")  # the steps before training
 _TASKS = {
@@ -208,8 +209,28 @@ def _evaluation(store: Path) -> str:
         f"question, of {n_patients:,} {'/'.join(splits)} patients and "
         f"{len({line.question_id for line in lines})} questions were answered by {', '.join(arms)} "
         f"and scored by a rubric, {plan}. Differences are paired by question, with 95% intervals. "
-        f"{counted}{others}[Human labels and raters: to be filled in.]"
+        f"{_corrected(newest, basis)} {counted}{others}[Human labels and raters: to be filled in.]"
     )
+
+
+def _corrected(made: Path, basis: claims.Basis | None) -> str:
+    """Return in a sentence by whose labels the differences of results are corrected, if at all."""
+    rows = []
+    with contextlib.suppress(FileNotFoundError):  # nobody has labelled
+        with open(made / remade.FIGURES, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    if not rows:
+        reader = basis.reader if basis else "the reader of the run"
+        return f"Answers were read by {reader}; no labels correct the differences."
+    if "labelled_by" not in rows[0]:  # of an earlier version
+        return "They are corrected by labels (labelled.txt says whose)."
+    said = (
+        f"They are corrected by labels of {rows[0]['labelled']} answers of each arm or more "
+        f"({rows[0]['labelled_by']})."
+    )
+    if not any(row["p_holm"] for row in rows):
+        said += " [Nothing is claimed by these labels: labelled.txt says why.]"
+    return said
 
 
 def _plan_of(made: Path) -> str:

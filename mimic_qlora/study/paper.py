@@ -14,7 +14,9 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import methods
 from mimic_qlora.validation import results
 from mimic_qlora.validation.findings import Comparison
+from mimic_qlora.validation.labelling import claims, remade
 from mimic_qlora.validation.report import forest
+from mimic_qlora.validation.report.forest import Forest
 from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.statistics import Difference
 from mimic_qlora.validation.trial_results import APART
@@ -34,13 +36,13 @@ def write(store: Path, folder: Path) -> list[Path]:
     or adapters than those that are there.
     """
     rows = _table1(store)
-    comparison = _comparison(store)
+    plot = forest_of(store)
     files.private_folder(folder)
     contents = {
         "table1.csv": (store / "summary" / "table1.csv").read_bytes(),
         "table1.tex": ("\n".join(latex(rows)) + "\n").encode(),
     }
-    drawn = draw(forest.of(comparison))
+    drawn = draw(*plot)
     for name, date in {"forest.svg": "Date", "forest.pdf": "CreationDate"}.items():
         image = io.BytesIO()
         drawn.savefig(image, format=name.rpartition(".")[2], metadata={date: None})
@@ -74,29 +76,38 @@ def _table1(store: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def _comparison(store: Path) -> Comparison:
-    """Return the comparison of the newest results. Raises UserError where there are none of what is
-    there now.
+def forest_of(store: Path) -> tuple[Forest, str]:
+    """Return the forest plot of the newest results, corrected by labels where there are any, and
+    which of the two it is. Raises UserError where there are no results of what is there now.
     """
     newest = results.newest(store)
     if newest is None:
         raise UserError(f"{store / 'validation'} has no results: run step 7 first")
     if other := methods.of_other(store, newest):
         raise UserError(f"{newest} holds results of {other}. Run step 7 again")
-    path = newest / "summary.csv"
+    labelled = newest / remade.FIGURES
+    found = _differences(labelled, "run_files/label.py") if labelled.is_file() else {}
+    if found:  # a few labels leave no figures
+        metrics = claims.metrics_of(rubric.METRICS.keys() & found)
+        caption = "corrected by labels"
+    else:
+        found = _differences(newest / "summary.csv", "step 7")
+        metrics = dict(rubric.METRICS) | dict(APART)
+        caption = "as the run read them, not corrected by labels"
+    shown = {name: metrics[name] for name in found if name in metrics}
+    return forest.of(Comparison(found, {}, shown)), caption
+
+
+def _differences(path: Path, made_by: str) -> dict[str, Difference]:
+    """Return the rows of summary.csv or labelled.csv as they were written, by metric."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = {row["metric"]: row for row in csv.DictReader(file)}
-        found = {name: _difference(row) for name, row in rows.items()}
+            return {row["metric"]: _difference(row) for row in csv.DictReader(file)}
     except (OSError, KeyError, ValueError, TypeError):
-        raise UserError(f"{path} cannot be read: run step 7 again") from None
-    known = dict(rubric.METRICS) | dict(APART)
-    metrics = {name: known[name] for name in found if name in known}
-    return Comparison(found, {}, metrics)
+        raise UserError(f"{path} cannot be read: run {made_by} again") from None
 
 
 def _difference(row: dict[str, str]) -> Difference:
-    """Return a row of summary.csv as it was written."""
     open_ended = {
         name: float(row[name]) if row[name] else None for name in ("low", "high", "effect", "p")
     }
@@ -131,9 +142,9 @@ def escaped(cell: str) -> str:
     return re.sub(r"(?<=\d)-(?=\d)", "--", told)
 
 
-def draw(of: forest.Forest) -> "Figure":
-    """Return the forest plot; right is better for every metric."""
-    figure, axes = plots.figure(0.9 + 0.24 * max(1, len(of.lines)))
+def draw(of: Forest, caption: str) -> "Figure":
+    """Return the forest plot; right is better for every metric. `caption` says which figures."""
+    figure, axes = plots.figure(1.05 + 0.24 * max(1, len(of.lines)))
     for row, line in enumerate(of.lines):
         colour = _COLOURS[line.kind]
         axes.plot([line.low, line.high], [row, row], color=colour, linewidth=2)
@@ -149,5 +160,7 @@ def draw(of: forest.Forest) -> "Figure":
     axes.axvline((forest.LEFT + forest.RIGHT) / 2, color=plots.INK, linewidth=0.8)
     axes.set_xlim(0, 100)
     axes.set_xticks([tick.place for tick in of.ticks], [tick.text for tick in of.ticks])
-    axes.set_xlabel("difference with its 95% interval; right is better for the adapter")
+    axes.set_xlabel(
+        f"difference with its 95% interval; right is better for the adapter\n({caption})"
+    )
     return figure

@@ -140,11 +140,36 @@ def test_a_text_that_somebody_has_changed_is_kept(store, tmp_path):
 
 
 def test_the_plot_has_the_metrics_with_an_interval_and_right_is_better(store):
-    axes = paper.draw(paper.forest.of(paper._comparison(store))).axes[0]
+    axes = paper.draw(*paper.forest_of(store)).axes[0]
     names = [tick.get_text() for tick in axes.get_yticklabels()]
     assert names[0] == "the rubric" and names[1].endswith("(less is better)") and len(names) == 2
     means = [line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() == "s"]
     assert means[0] > 50 > means[1]
+
+
+@pytest.mark.parametrize("claims_something", [True, False])
+def test_after_labels_the_plot_is_the_corrected_one_and_the_methods_say_so(store, claims_something):
+    """It was the one of the patterns still, where people had found the adapter to do harm."""
+    BASIS.write(results.newest(store))
+    plot = paper.draw(*paper.forest_of(store)).axes[0]
+    assert "as the run read them, not corrected by labels" in plot.get_xlabel()
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert "read by patterns; no labels correct the differences" in said
+    found = Difference(0.1, 0.4, -0.3, -0.5, -0.1, 1.0, 0.01, 2, 1, 2)
+    row = {"metric": "rubric", "higher_is_better": True, **found._asdict()}
+    row |= {"p_holm": 0.02 if claims_something else None}
+    by = {"labelled_by": "clinician and layperson", "labelled": 60}
+    csv_files.write(results.newest(store) / "labelled.csv", [row | by])
+    plot = paper.draw(*paper.forest_of(store)).axes[0]
+    (name,) = (tick.get_text() for tick in plot.get_yticklabels())
+    (mean,) = (x.get_xdata()[0] for x in plot.get_lines() if x.get_marker() == "s")
+    assert name == "the rubric, below 0 too" and mean < 50
+    assert "corrected by labels" in plot.get_xlabel() and "not" not in plot.get_xlabel()
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert "corrected by labels of 60 answers of each arm or more (clinician and layperson)" in said
+    assert ("[Nothing is claimed by these labels" in said) != claims_something
+    csv_files.write(results.newest(store) / "labelled.csv", [])  # of too few labels for figures
+    assert "not corrected" in paper.draw(*paper.forest_of(store)).axes[0].get_xlabel()
 
 
 def test_methods_tell_what_manifests_know_and_leave_the_rest_open(store):

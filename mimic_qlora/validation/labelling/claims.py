@@ -26,6 +26,7 @@ from mimic_qlora.validation.statistics import Difference, Floats
 Row = dict[str, Any]  # of a table, as statistics.compare takes it
 FILE = "reader.json"
 LABELLERS = ("clinician", "layperson", "model")
+UNKNOWN = "person of unknown training"
 # The rubric cut off at 0 has another mean than its parts: the one below 0 too is corrected.
 CORRECTED = {"rubric": "rubric_unclipped"}
 UNCLIPPED = "the rubric, below 0 too"
@@ -131,6 +132,16 @@ class Labelled:
         """Return how many answers of an arm are labelled."""
         return sum(answer.key in self.scores for answer in self.by_arm[arm].values())
 
+    @property
+    def by(self) -> str:
+        """Return who labelled, as a phrase: "clinician and layperson"."""
+        return " and ".join(one.by or UNKNOWN for one in self.files)
+
+    @property
+    def fewest(self) -> int:
+        """Return how many answers of each arm are labelled at least."""
+        return min(self.n_labelled(arm) for arm in self.by_arm)
+
     def arms(self, metric: str, one_a_patient: bool = False) -> "Arrays":
         """Return a metric of all trials that have it in each arm, of the first trial a patient."""
         common = set.intersection(*(set(answers) for answers in self.by_arm.values()))
@@ -214,15 +225,19 @@ class Claims(NamedTuple):
     sentences: Sequence[str]
 
 
+def metrics_of(names: Iterable[str]) -> dict[str, rubric.Metric]:
+    """Return metrics by name, as they are called once labels have corrected them."""
+    metrics = {name: rubric.METRICS[name] for name in names}
+    corrected_ones = CORRECTED.keys() & metrics
+    return metrics | {n: metrics[n]._replace(label=UNCLIPPED) for n in corrected_ones}
+
+
 def compare(labelled: Labelled, basis: Basis) -> tuple[Comparison, list[str]]:
     """Return the comparison corrected by labels, and the metrics of which too few answers have one.
 
     Holm's p stand for the others.
     """
-    metrics = {name: rubric.METRICS[name] for name in basis.claimed}
-    metrics |= {
-        name: metrics[name]._replace(label=UNCLIPPED) for name in CORRECTED.keys() & metrics
-    }
+    metrics = metrics_of(basis.claimed)
     found, few = {}, []
     for name in metrics:
         column = CORRECTED.get(name, name)
@@ -284,7 +299,7 @@ def why_not(labelled: Labelled, basis: Basis) -> str:
 def by_whom(labelled: Labelled) -> str:
     """Return who labelled, and how many answers of each arm, as a phrase."""
     each = ", ".join(f"{labelled.n_labelled(name)} of {name}" for name in labelled.by_arm)
-    by = " and ".join(f"a {one.by or 'person of unknown training'}" for one in labelled.files)
+    by = " and ".join(f"a {one.by or UNKNOWN}" for one in labelled.files)
     return f"{by}: {each}"
 
 

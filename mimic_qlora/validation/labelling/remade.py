@@ -57,8 +57,8 @@ def write(folder: Path, labelled: Labelled, basis: Basis) -> list[str]:
     comparison, sentences = claims.of(labelled, basis)
     concluded = verdict_of(labelled, basis)
     title = f"Corrected by labels (read by {basis.reader})"
-    rows = findings.rows(comparison)
-    csv_files.write(folder / FIGURES, rows)
+    by = {"labelled_by": labelled.by, "labelled": labelled.fewest}
+    csv_files.write(folder / FIGURES, [row | by for row in findings.rows(comparison)])
     for_file = [title, findings.table(*comparison, terminal.WIDTH), "", *sentences]
     _remake_summary(folder / SUMMARY, [*concluded.lines(), "", *for_file])
     made = [FIGURES, SUMMARY]

@@ -131,6 +131,9 @@ def test_the_verdict_is_made_again_by_labels_wherever_it_stands(results):
     with open(results / "labelled.csv", newline="", encoding="utf-8") as file:
         figures = {row["metric"]: row for row in csv.DictReader(file)}
     assert figures["harmful"]["base"] == "0.75" and figures["harmful"]["adapter"] == "0.0"
+    assert {(row["labelled_by"], row["labelled"]) for row in figures.values()} == {
+        ("clinician", "4")
+    }
 
 
 @pytest.mark.parametrize("column", ["warning_signs", "cautions"])
