@@ -5,6 +5,7 @@ import contextlib
 import csv
 import filecmp
 import io
+import itertools
 import os
 import re
 import unicodedata
@@ -332,11 +333,19 @@ def _check_twins(files: Iterable[Path]) -> None:
                 )
 
 
+def without_rows(sources: Mapping[str, Source]) -> list[str]:
+    """Return the tables of which there is the header alone."""
+    return [name for name, source in sources.items() if not any(map(_has_rows, source.files))]
+
+
 def _has_rows(path: Path) -> bool:
-    """Tell whether a file has more than one line."""
-    with open(path, "rb") as stored, _uncompressed(stored, path) as file:
-        file.readline()
-        return bool(file.readline().strip())
+    """Tell whether a file has more than a header; one that is damaged is told when it is read."""
+    try:
+        with open(path, "rb") as stored, _uncompressed(stored, path) as file:
+            lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+            return any(line.strip() for line in itertools.islice(lines, 1, None))
+    except (OSError, EOFError, ValueError, GZIP_ERROR):
+        return True
 
 
 def _same(name: str) -> str:

@@ -78,7 +78,8 @@ def _check_data(file: StudyFile, store: Path) -> None:
         for source in sources.values()
         for path in source.files
     }
-    _as_field(file, ("data", "from"), replacement.check_folder, store, folder, inputs, found)
+    check, empty = replacement.check_folder, tables.without_rows(sources)
+    _as_field(file, ("data", "from"), check, store, folder, inputs, empty, found)
 
 
 def _check_replaced(file: StudyFile, store: Path) -> None:

@@ -170,6 +170,7 @@ def write_subjects(
             store,
             settings.folder,
             inputs,
+            tables.without_rows(sources),
             lambda: _chosen(patients.read(sources["patients"]), settings),
             earlier,
         )

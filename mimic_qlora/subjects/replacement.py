@@ -21,7 +21,13 @@ class _Settings(TypedDict, total=False):
     subjects_file: str | None
 
 
-_SHAPES = {"source": Source, "settings": _Settings, "inputs": dict[str, FileIdentity]}
+_SHAPES = {
+    "source": Source,
+    "settings": _Settings,
+    "inputs": dict[str, FileIdentity],
+    "rows": dict[str, dict[str, int]],
+    "dictionaries": dict[str, int],
+}
 
 
 def one_source(arguments: Mapping[str, Any]) -> str | None:
@@ -92,17 +98,19 @@ def check(
     store: Path,
     folder: Path,
     inputs: Mapping[str, FileIdentity],
+    empty: Collection[str],
     chosen: Callable[[], Collection[int]],
     found: Found,
 ) -> None:
     """Raise UserError if a run would replace real patients by those of another MIMIC-IV folder, or
     by only a part of them.
 
-    It reads `inputs` in `folder` and keeps the patients `chosen()`; `found` is the manifest of
-    those in the storage folder. Where it cannot be read, their split tells who they are.
+    It reads `inputs` in `folder`, of which the tables `empty` have no row, and keeps the patients
+    `chosen()`; `found` is the manifest of those in the storage folder. Where it cannot be read,
+    their split tells who they are.
     """
     source = part(found, "source")
-    whose = check_folder(store, folder, inputs, found)
+    whose = check_folder(store, folder, inputs, empty, found)
     if source.get("kind") == SYNTHETIC:
         return
     try:
@@ -118,10 +126,14 @@ def check(
 
 
 def check_folder(
-    store: Path, folder: Path, inputs: Mapping[str, FileIdentity], found: Found
+    store: Path,
+    folder: Path,
+    inputs: Mapping[str, FileIdentity],
+    empty: Collection[str],
+    found: Found,
 ) -> str:
     """Raise UserError if a run would replace real patients by those of another MIMIC-IV folder, or
-    would leave out tables of theirs that are no longer there.
+    would leave out tables of theirs that are no longer there, files of these, or all their rows.
 
     The arguments are those of `check`. Returns in words whose patients there are.
     """
@@ -136,12 +148,17 @@ def check_folder(
     if source.get("folder") != str(folder) and not _same_tables(before, inputs):
         tables = _tables_of(source.get("folder"))
         raise _refusal(f"{whose}, which those of {folder} would replace", tables)
-    if gone := _table_names(before) - _table_names(inputs):
-        raise _refusal(
-            f"{whose}, and this run would leave out their tables {', '.join(sorted(gone))}, which "
-            "are no longer there",
-            "a --mimic-dir that has them",
-        )
+    losses = {
+        "their tables {}, which are no longer there": _table_names(before) - _table_names(inputs),
+        "their files {}, which are no longer there": _lost_pieces(before, inputs),
+        "the rows of {}, of which only the header is left": _with_rows(found) & {*empty},
+    }
+    for words, names in losses.items():
+        if names:
+            raise _refusal(
+                f"{whose}, and this run would leave out {words.format(', '.join(sorted(names)))}",
+                "a --mimic-dir that has them",
+            )
     return whose
 
 
@@ -176,6 +193,28 @@ def _same_tables(before: Mapping[str, Any], now: Mapping[str, FileIdentity]) -> 
 def _table_names(inputs: Iterable[str]) -> set[str]:
     """Return the tables of `hosp/labevents.csv.gz` and `hosp/labevents/part-1.csv`: labevents."""
     return {name.split("/")[1].split(".csv")[0] for name in inputs if "/" in name}
+
+
+def _lost_pieces(before: Iterable[str], now: Iterable[str]) -> set[str]:
+    """Return the files of tables in several that are gone while others of the table are there.
+
+    Where none of them is there, the table was cut into other files, or made one.
+    """
+    was, there = _pieces(before), _pieces(now)
+    still = {table for table, file in was.keys() & there.keys()}
+    return {was[piece] for piece in was.keys() - there.keys() if piece[0] in still}
+
+
+def _pieces(inputs: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Return the files of tables in several, by their table and their name, packed or not."""
+    parts = ((name, name.split("/")) for name in inputs if name.count("/") == 2)
+    return {(of.split(".csv")[0], file.removesuffix(".gz")): name for name, (_, of, file) in parts}
+
+
+def _with_rows(found: Found) -> set[str]:
+    """Return the tables that had rows when they were converted."""
+    rows = {name: counts.get("in", 0) for name, counts in part(found, "rows").items()}
+    return {name for name, n in (rows | part(found, "dictionaries")).items() if n}
 
 
 def _tables_of(folder: str | None) -> str:

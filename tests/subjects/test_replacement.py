@@ -126,6 +126,37 @@ def test_a_table_that_was_downloaded_again_may_take_its_place_and_no_table_may_n
     assert folder_bytes(subjects) == before
 
 
+def test_a_table_does_not_lose_one_of_its_files_and_may_be_cut_into_others(convert, tiny_mimic):
+    """A file of several was purged; an export that is made anew has names of its own."""
+    whole = tiny_mimic / "hosp" / "labevents.csv.gz"
+    place = whole.with_name("labevents")
+    place.mkdir()
+    shutil.copy(whole, place / "part-0.csv.gz")
+    rewrite(place / "part-0.csv.gz", lambda header, rows: rows[:20])
+    rewrite(whole, lambda header, rows: rows[20:])
+    whole.rename(place / "part-1.csv.gz")
+    before = folder_bytes(subjects := convert("--mimic-dir", tiny_mimic))
+    lost = (place / "part-1.csv.gz").rename(tiny_mimic / "aside")
+    with pytest.raises(UserError, match=r"files hosp/labevents/part-1\.csv\.gz, which are no"):
+        convert("--mimic-dir", tiny_mimic, "--force")
+    assert folder_bytes(subjects) == before
+    lost.rename(place / "b.csv.gz")
+    (place / "part-0.csv.gz").rename(place / "a.csv.gz")
+    assert folder_bytes(convert("--mimic-dir", tiny_mimic)) == before
+
+
+def test_a_table_does_not_lose_all_its_rows(convert, tiny_mimic):
+    """An export that broke off leaves the header alone."""
+    before = folder_bytes(subjects := convert("--mimic-dir", tiny_mimic))
+    for name in "labevents", "d_icd_diagnoses":
+        rewrite(tiny_mimic / "hosp" / f"{name}.csv.gz", lambda header, rows: [])
+        with pytest.raises(UserError, match=rf"the rows of .*{name}.*, of which only the header"):
+            convert("--mimic-dir", tiny_mimic)
+    assert folder_bytes(subjects) == before
+    convert("--mimic-dir", tiny_mimic, "--replace-patients")
+    convert("--mimic-dir", tiny_mimic, "--seed", "7")  # there was none to lose
+
+
 def test_a_folder_whose_manifest_is_damaged_is_not_replaced_by_other_patients(
     convert, tiny_mimic, tmp_path
 ):
