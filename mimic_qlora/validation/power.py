@@ -272,9 +272,10 @@ class Design:
     def enough(self, name: str) -> int | None:
         """Return the fewest `trials`, or answers to `read`, with a power of 80%; None if none has.
 
-        With more trials people may read more answers, but never more than there are.
+        With more trials people may read more answers, but never more than there are. No plan may
+        state fewer than FEWEST to read.
         """
-        low, high = 1, MOST
+        low, high = FEWEST if name == "read" else 1, MOST
         if replace(self, **{name: high}).power < POWER:
             return None
         while low < high:
@@ -291,7 +292,8 @@ class Design:
         fewest = replace(self, read=MOST).enough("trials")
         if fewest is None:
             return "No number of trials has a power of 80%: that takes more questions or rules."
-        n = math.ceil(fewest * 1.25 / SHARE / COUNTED)  # room for not having to read every answer
+        roomy = max(fewest * 1.25, FEWEST)  # room for not having to read every answer
+        n = math.ceil(roomy / SHARE / COUNTED)
         read = replace(self, trials=counted(n)).enough("read")
         return f"80% take n {n:,} with {read} answers of each arm read, for instance."
 

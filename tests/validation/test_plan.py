@@ -97,15 +97,17 @@ def test_a_plan_of_fewer_than_three_training_seeds_is_not_frozen(run_validate):
     assert code == 2 and "names default, seed.1" in err and "--seeds 0,1,2" in err
 
 
-def test_a_plan_that_could_not_show_a_useful_difference_names_the_n_that_could():
-    plan = plans.load(plans.TEMPLATE)
+@pytest.mark.parametrize("useful", [0.25, 0.6])  # the larger one takes fewer than 60 answers
+def test_a_plan_that_could_not_show_a_useful_difference_names_the_n_that_could(useful):
+    plan = plans.load(plans.TEMPLATE).model_copy(update={"useful": useful})
     plans.check_runs(plans.TEMPLATE, plan)
     plans.check_power(plans.TEMPLATE, plan, QUESTIONS)
     with pytest.raises(UserError) as refused:
         plans.check_power(plans.TEMPLATE, plan.model_copy(update={"n": 50}), QUESTIONS)
     n, read = re.search(r"80% take n ([\d,]+) with (\d+) answers", str(refused.value)).groups()
-    enough = plan.model_copy(update={"n": int(n.replace(",", "")), "read": int(read)})
-    plans.check_power(plans.TEMPLATE, enough, QUESTIONS)
+    advised = plan.model_dump() | {"n": int(n.replace(",", "")), "read": int(read)}
+    plans.check_power(plans.TEMPLATE, plans.ValidationPlan(**advised), QUESTIONS)
+    assert plans.power.counted(advised["n"]) >= advised["read"]
     deaf = plans.Reader(sensitivity=0.1, false_alarm=0.1)
     hopeless = plan.model_copy(update={"reader": deaf, "useful": 0.02})
     with pytest.raises(UserError, match="No number of trials has a power of 80%"):
