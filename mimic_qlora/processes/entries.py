@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mimic_qlora.processes.meeting import POLL, Team
-from mimic_qlora.step import files
+from mimic_qlora.step import files, terminal
 
 Entry = dict[str, Any]  # a line; all but the first have a "key"
 Known = dict[str | None, Entry]  # by key
@@ -100,26 +100,30 @@ def part_of(path: Path, team: Team, rank: int) -> Path:
 def kept(path: Path) -> Known:
     """Return the entries by their key.
 
-    Cuts off what comes from the first line on that a killed run left unfinished, or that is not as
-    it was written.
+    Takes lines out of the file that are not as they were written: the last one that a killed run
+    left unfinished, and damaged ones, which it tells of.
     """
-    found, whole = _read(path)
-    if whole < path.stat().st_size:
-        os.truncate(path, whole)
+    found, odd = _read(path)
+    if odd:
+        with open(path, "rb") as file:
+            good = [line for line in file if _entry(line) is not None]
+        files.atomic_write(path, b"".join(good))
+    if damaged := sum(line.endswith(b"\n") for line in odd):
+        terminal.say_aside(f"note: {damaged} of the lines of {path} are damaged, and made again")
     return found
 
 
-def _read(path: Path) -> tuple[Known, int]:
-    """Return the entries by their key, and the bytes of the lines that are as they were written."""
+def _read(path: Path) -> tuple[Known, list[bytes]]:
+    """Return the entries by their key, and the lines that are not as they were written."""
     found: Known = {}
-    whole = 0
+    odd = []
     with open(path, "rb") as file:
         for line in file:
             if (entry := _entry(line)) is None:
-                break
-            whole += len(line)
-            found[entry.get("key")] = entry
-    return found, whole
+                odd.append(line)
+            else:
+                found[entry.get("key")] = entry
+    return found, odd
 
 
 def _entry(line: bytes) -> Entry | None:

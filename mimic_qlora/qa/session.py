@@ -196,10 +196,9 @@ def load_known(session: Session, runs: Sequence[str]) -> tuple["PreTrainedModel"
 
 def identity(session: Session, runs: Sequence[str]) -> dict[str, Any]:
     """Return what answers are made by: base and adapters by their content, the software, the
-    device.
+    device. Where the model lies is none of it.
     """
     return {
-        "model": finding.model_name(session.path),
         "fingerprint": finding.fingerprint(session.path),
         "beside_weights": finding.beside_weights(session.path),
         # a digest ignores the order of a dict, and the cache knows adapters by their place
