@@ -266,6 +266,22 @@ def other_folders(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
     ]
 
 
+def folders_beside(mimic_dir: Path, sources: Mapping[str, Source]) -> dict[str, list[str]]:
+    """Return the folders with CSV files beside the modules, such as `notes/`, by their name.
+
+    Each has the tables of MIMIC-IV in it that are found nowhere else.
+    """
+    if mimic_dir in _parts(mimic_dir):  # there are no modules
+        return {}
+    absent = schema().keys() - sources.keys()
+    found = {
+        folder.name: [path.name.split(".csv")[0] for path in sorted(folder.glob("*.csv*"))]
+        for folder in _folders(mimic_dir)
+        if folder.name not in MODULES and not folder.name.startswith(".")
+    }
+    return {name: [n for n in names if n in absent] for name, names in found.items() if names}
+
+
 def other_files(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
     """Return the files among the tables that are in another form than CSV.
 

@@ -137,7 +137,11 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
         if module not in with_tables and (folder / module).is_dir():
             print(f"  no table in {module}/: is its disk mounted?")
     read = {path for source in sources.values() for path in source.files}
-    if outside := [path.name for path in tables.csv_files(folder) if path not in read]:
+    outside = [path.name for path in tables.csv_files(folder) if path not in read]
+    for beside, lacking in tables.folders_beside(folder, sources).items():
+        named = f" (with {', '.join(lacking)})" if lacking else ""
+        outside.append(f"{beside}/{named}")
+    if outside:
         print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")
     if others := [f"{path.name}/" for path in tables.other_folders(folder, sources)]:
         print(f"  not read, as they are not named after a table of MIMIC-IV: {', '.join(others)}")

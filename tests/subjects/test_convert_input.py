@@ -233,10 +233,14 @@ def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, c
         (tiny_mimic / "hosp" / name).write_text("x")
     for name in "LICENSE.txt", "note.tar.gz":
         (tiny_mimic / name).write_text("x")
+    for name in "notes/discharge.csv", "derived/sofa.csv", "derived/patients.csv", "docs/a.txt":
+        (tiny_mimic / name).parent.mkdir(exist_ok=True)
+        (tiny_mimic / name).write_text("subject_id\n")
     if place == ".":
         convert("--mimic-dir", tiny_mimic)
         said = capsys.readouterr().out
-        assert "not read, as they do not lie in hosp/, icu/, ed/ or note/: cohort.csv" in said
+        others = "cohort.csv, derived/, notes/ (with discharge)\n"
+        assert f"not read, as they do not lie in hosp/, icu/, ed/ or note/: {others}" in said
         assert "not read, as they are not named after a table of MIMIC-IV: scores/\n" in said
         assert "  no table in icu/: is its disk mounted?\n" in said
         assert "not read, as only .csv and .csv.gz are: frailty.parquet, note.tar.gz\n" in said
