@@ -135,10 +135,21 @@ def n_trials(text: str) -> int:
 
 def freeze(store: Path, plan: str, questions: "Sequence[Question]") -> str:
     """Freeze the plan. Returns what was done."""
+    from mimic_qlora.clinical import content
+    from mimic_qlora.validation import ledger
     from mimic_qlora.validation import plan as plans
 
     sha256 = plans.freeze(store, Path(plan), questions)
-    return f"Frozen: {sha256} ({store / 'validation' / 'plan.yaml'})"
+    told = f"Frozen: {sha256} ({store / 'validation' / 'plan.yaml'})"
+    before = ledger.opened_otherwise(store, sha256, content.asked_sha256(questions))
+    if before:
+        note = (
+            "note: the test patients were opened before under another plan, or with other "
+            f"questions or rules ({len(before)} in the ledger, first on {before[0]['time'][:10]}): "
+            "what --final shows by this one is exploration, not a test."
+        )
+        told += "\n" + terminal.fitted(note, terminal.width())
+    return told
 
 
 def plan(store: Path, questions: "Sequence[Question]", n: int) -> str:

@@ -129,6 +129,13 @@ def opening(store: Path, sha256: str, adapters: Mapping[str, str], content: str)
     )
 
 
+def opened_otherwise(store: Path, sha256: str, content: str) -> list[Entry]:
+    """Return the openings under another plan than this, or with other questions or rules."""
+    opened = [entry for entry in ledger(store) if entry["event"] == "opened"]
+    this = {"plan_sha256": sha256, "content": content}
+    return [entry for entry in opened if not _is_of(entry, this)]
+
+
 def looked(
     store: Path, adapters: Mapping[str, str], trials: Mapping[str, object], content: str
 ) -> str:
