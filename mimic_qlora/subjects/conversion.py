@@ -335,16 +335,21 @@ def _keep_rejects(rejected: Mapping[str, int], folder: Path, store: Path, most: 
     a run that allows them reads no table again.
     """
     total = sum(rejected.values())
-    for old in (folder / "rejects", store / "rejects"):
-        rejects.remove_rejects(old)
-    if not total:
+    shutil.rmtree(folder / "rejects", ignore_errors=True)
+    rejects.remove_rejects(store / "rejects")
+    names = [name for name, n in rejected.items() if n]
+    if not names:
         return
     place = folder / "rejects" if total <= most else store / "rejects"
     place.mkdir(exist_ok=True)
-    for name, n in rejected.items():
-        if n:
-            shutil.copyfile(folder / "parts" / f"{name}.{rejects.NAME}", place / f"{name}.csv")
+    for name in names:
+        path = place / f"{name}.csv"
+        if path.exists():
+            kept = files.put_aside(path, path)
+            print(f"note: {path} was edited and is kept as {kept.name}")
+        shutil.copyfile(folder / "parts" / f"{name}.{rejects.NAME}", path)
     if total > most:
+        rejects.remember(place, names)
         worst = max(rejected, key=lambda name: rejected[name])
         reasons = rejects.reasons(place / f"{worst}.csv").most_common(3)
         why = ", or ".join(reason for reason, _ in reasons)

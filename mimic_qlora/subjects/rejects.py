@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from mimic_qlora.display import csv_files
+from mimic_qlora.step import files
 
 _LINE_END = re.compile("\r\n|\r|\n")
 COLUMNS = ("file", "row", "reason", "content")  # of a file of rejected rows
 ROW, REASON = COLUMNS.index("row"), COLUMNS.index("reason")
 NAME = "rejects.csv"  # of a piece's or a dictionary's file
+_SUMS = ".sums.json"
 
 
 class Rejects:
@@ -50,13 +52,24 @@ class Rejects:
         self.folded += folded
 
 
+def remember(folder: Path, names: Iterable[str]) -> None:
+    """Keep the sums of the files of tables, by which one that somebody edits is known."""
+    paths = [folder / f"{name}.csv" for name in names]
+    files.write_json(folder / _SUMS, {path.name: files.file_sha256(path) for path in paths})
+
+
 def remove_rejects(folder: Path) -> None:
-    """Remove the files of an earlier run; others stay, as the folder may be the user's own."""
-    for path in folder.glob("*.csv"):
-        with open(path, "rb") as file:
-            is_ours = file.readline().strip() == ",".join(COLUMNS).encode()
-        if is_ours:
+    """Remove the files of an earlier run as it wrote them; what is somebody's own or was edited
+    stays.
+    """
+    try:
+        written = files.read_json(folder / _SUMS)
+    except (OSError, ValueError):
+        return
+    for name, sha256 in written.items():
+        if (path := folder / name).is_file() and files.file_sha256(path) == sha256:
             path.unlink()
+    (folder / _SUMS).unlink()
     with contextlib.suppress(OSError):  # it is not there, or not empty
         folder.rmdir()
 

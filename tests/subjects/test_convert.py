@@ -379,11 +379,27 @@ def test_rejected_rows_are_kept_with_their_reasons_and_up_to_the_limit_the_rest_
 
 def test_files_of_the_user_in_a_folder_of_rejects_stay(tmp_path):
     own = {"mine.csv": "file,row,why\n1,2,3\n", "notes.txt": "file,row,reason,content\n"}
-    for name, text in {**own, "labevents.csv": "file,row,reason,content\r\na,1,b,c\r\n"}.items():
-        (tmp_path / name).write_text(text, newline="")
+    for name, text in {"labevents.csv": "file,row,reason,content\n", **own}.items():
+        (tmp_path / name).write_text(text)
+    rejects.remember(tmp_path, ["labevents"])
     rejects.remove_rejects(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == own
     rejects.remove_rejects(tmp_path / "nothing")
+
+
+def test_notes_in_a_list_of_rejected_rows_are_kept_beside_the_new_one(run, tiny_mimic, tmp_path):
+    rewrite(tiny_mimic / "hosp/labevents.csv.gz", lambda header, rows: [*rows, rows[0][:2]])
+    listed = tmp_path / "storage/rejects/labevents.csv"
+    for said in ["", "labevents.csv was edited and is kept as labevents.csv.kept1"]:
+        done = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+        assert done.returncode == 2 and said in done.stdout and "kept2" not in done.stdout
+        written = listed.read_bytes()
+        listed.write_bytes(
+            edited := written.replace(b"wrong number", b"cut, drop it: wrong number")
+        )
+    assert listed.with_name("labevents.csv.kept1").read_bytes() == edited != written
+    listed.write_bytes(written)
+    assert "kept" not in run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).stdout
 
 
 def test_a_table_without_subject_id_follows_its_stays(run, tiny_mimic, tmp_path):
