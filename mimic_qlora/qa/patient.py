@@ -17,9 +17,10 @@ from mimic_qlora.subjects import reader
 
 
 class Patient(NamedTuple):
-    """One patient at one time of their shifted calendar, with the context of that time."""
+    """One patient of a split at one time of their shifted calendar, with the context then."""
 
     subject_id: int
+    split: str
     as_of: datetime
     context: context.Context
 
@@ -62,7 +63,8 @@ def find(of: Session, name: object, as_of: datetime | None) -> Patient:
                 "give a time between"
             )
     as_of = as_of or prediction_times.latest(record, of.settings.seed).as_of
-    return Patient(subject_id, as_of, session.build(of, record, as_of))
+    split = reader.split_of(of.store)[subject_id]
+    return Patient(subject_id, split, as_of, session.build(of, record, as_of))
 
 
 def with_part(store: Path, part: str) -> list[str]:
@@ -81,7 +83,8 @@ def describe(patient: Patient) -> str:
     """Return the context as the model gets it, with what was left out to fit the token budget."""
     cuts = ", ".join(f"{n} of {section}" for section, n in patient.context.cuts.items())
     left_out = f"\n(left out to fit: {cuts})\n" if cuts else ""
+    who = f"subject_id {patient.subject_id} ({patient.split} patient)"
     return (
-        f"\nsubject_id {patient.subject_id} as of {patient.as_of}: this is what the model gets\n\n"
+        f"\n{who} as of {patient.as_of}: this is what the model gets\n\n"
         f"{terminal.printable(patient.context.text)}\n{left_out}"
     )

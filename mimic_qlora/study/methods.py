@@ -202,6 +202,8 @@ def _evaluation(store: Path) -> str:
         f"Looks at validation patients: {of.looks:,}; openings of the test patients: "
         f"{of.openings:,} (ledger). "
     )
+    if of.asked:
+        counted += f"Step 6 asked an adapter about {of.asked:,} of the test patients. "
     if of.fault:  # its counts would be zeros
         counted = f"[How often patients were looked at is not known: {of.fault}.] "
     return (

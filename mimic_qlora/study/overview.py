@@ -202,6 +202,8 @@ def _ledger(of: Opened) -> list[str]:
     opened = f"opened {_times(of.openings)}" if of.openings else "never opened"
     looks = f"{of.looks:,} look{'s' * (of.looks != 1)} at validation patients"
     told = [f"Ledger: {plan}, {looks}, test patients {opened}"]
+    if of.asked:
+        told.append(f"Step 6 asked an adapter about {of.asked:,} of the test patients (qa/)")
     if of.last_results:
         told.append(f"Newest results: {of.last_results}")
     return told

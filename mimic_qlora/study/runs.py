@@ -1,12 +1,15 @@
 """The adapters of a storage folder, and what was asked of them: results, looks, openings."""
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mimic_qlora.step import manifests
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.subjects import reader
 from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation import ledger, results
 
@@ -36,9 +39,24 @@ class Opened:
     frozen: int = 0
     looks: int = 0
     openings: int = 0
+    asked: int = 0  # test patients about whom an adapter answered in step 6
     results: int = 0
     last_results: str = ""  # the newest folder of results
     fault: str = ""
+
+
+def _asked_in_step_6(store: Path) -> int:
+    """Return of how many test patients the transcripts hold an adapter's answer."""
+    asked: set[int] = set()
+    for path in (store / "qa").glob("[!.]*.jsonl"):
+        with suppress(OSError, ValueError, TypeError, LookupError):  # a transcript that was edited
+            for line in path.read_bytes().splitlines():
+                entry = json.loads(line)
+                if entry["run"]:
+                    asked.add(entry["subject_id"])
+    with suppress(UserError, OSError):  # a damaged split is told by the steps
+        return sum(name == "test" for who, name in reader.split_of(store).items() if who in asked)
+    return 0
 
 
 def of_storage(store: Path) -> list[TrainedRun]:
@@ -105,6 +123,7 @@ def opened(store: Path) -> Opened:
         frozen=len(plans),
         looks=events.count("looked"),
         openings=events.count("opened"),
+        asked=_asked_in_step_6(store),
         results=len(made),
         last_results=last,
     )

@@ -82,6 +82,8 @@ def test_once_shows_the_exact_context_and_both_arms(ask):
     code, out, err = ask(*once())
     assert code == 0, err
     assert out.splitlines()[0].startswith("Data: ") and out.splitlines()[1].startswith("Model: ")
+    split = reader.split_of(ask.store)[IDS[3]]
+    assert f"subject_id {IDS[3]} ({split} patient) as of" in out
     assert expected_context(ask.store, IDS[3]) in out and "- Age: 43\n- Sex: male" in out
     assert out.index("--- base ---") < out.index("--- adapter ---") and QUESTION in out
 
@@ -352,7 +354,7 @@ def test_a_conversation_that_ends_says_what_was_not_kept(ask, heard, typed, says
 
 def test_a_part_of_a_number_opens_the_one_patient_or_lists_those_that_have_it(ask):
     code, out, err = ask(typed=["413", "10000", "1000002", ":context"])
-    assert code == 0 and IDS[59] == 10000413 and out.count(f"subject_id {IDS[59]} as of") == 2
+    assert code == 0 and IDS[59] == 10000413 and out.count(f"subject_id {IDS[59]} (") == 2
     assert (
         f"60 patients have 10000 in their number: {IDS[0]}, {IDS[1]}," in out
         and "and 52 more: type more digits" in out

@@ -346,6 +346,19 @@ def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
     assert damaged.runs[0]["looks"] is damaged.runs[0]["openings"] is None  # not 0
 
 
+def test_test_patients_that_step_6_asked_an_adapter_about_are_counted(whole):
+    """They were told to be "never opened" alone, though somebody had read answers about all."""
+    (whole / "subjects/split.csv").write_text("subject_id,split\n1,train\n2,test\n3,test\n4,test\n")
+    (whole / "qa").mkdir()
+    asked = [(1, "default"), (2, "default"), (2, "default"), (3, None)]
+    lines = [json.dumps({"subject_id": who, "run": run}) for who, run in asked]
+    (whole / "qa/a.jsonl").write_text("\n".join(lines) + "\n")
+    (whole / "qa/notes.jsonl").write_text("no transcript\n")
+    said = look(whole)
+    assert "test patients never opened Step 6 asked an adapter about 1 of the test" in said.text
+    assert said.ledger["asked"] == 1
+
+
 def test_no_folder_is_one_sentence(tmp_path):
     done = run_here("run_files/status.py", storage=tmp_path / "nowhere")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
