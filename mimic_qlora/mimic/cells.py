@@ -48,6 +48,7 @@ class CellCounts(NamedTuple):
     mended: int = 0
     nothing: int = 0  # texts for nothing, such as `___` in a column of numbers: null
     unreadable: int = 0  # all others: null
+    patients: int = 0  # with cells of the last two kinds, where the cells are of patients
 
     @property
     def misfits(self) -> int:

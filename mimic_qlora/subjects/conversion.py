@@ -438,6 +438,9 @@ def _facts(
         "cells_not_of_their_type": {
             name: c.misfits for name, c in converted.cells.items() if c.misfits
         },
+        "cells_not_of_their_type_patients": {
+            name: c.patients for name, c in converted.cells.items() if c.patients
+        },
         "columns": converted.columns,
         "split": {name: names[name] for name in patients.SHARES},
         "dictionaries": {

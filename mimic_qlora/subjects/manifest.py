@@ -48,6 +48,7 @@ class SubjectsManifest(_Counted, total=False):
     """The manifest of `subjects/`. Tables are named as in MIMIC-IV, such as "labevents"."""
 
     cells_mended: dict[str, int]  # by "table.column"
+    cells_not_of_their_type_patients: dict[str, int]  # by "table.column"
 
 
 def subjects_manifest(storage: Path) -> SubjectsManifest:

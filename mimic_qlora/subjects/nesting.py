@@ -205,6 +205,10 @@ def _nest_table(name: str, columns: Columns, rows: pa.Table, path: Path) -> Nest
         rows, ids = rows.take(order), ids[order]
     rows = rows.combine_chunks()
     typed, counts = cells.typed(columns, rows)
+    for column, found in counts.items():
+        if found.misfits:
+            misfit = pc.and_(pc.is_valid(rows[column]), pc.is_null(typed[column])).to_numpy()
+            counts[column] = found._replace(patients=len(np.unique(ids[misfit])))
     parquet_files.write(typed, path, compression="zstd", row_group_size=1 << 17)
     n_columnar = typed.num_rows
     del typed

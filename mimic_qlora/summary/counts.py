@@ -3,7 +3,7 @@
 Each returns rows as they go into the CSV files, counts of fewer than `min_cell` patients hidden.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,11 +17,12 @@ from mimic_qlora.mimic import tables
 from mimic_qlora.subjects import database, sql
 from mimic_qlora.subjects.manifest import SubjectsManifest
 from mimic_qlora.subjects.quality import without_worst
-from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hide_small, is_small
+from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hide, hide_small, is_small
 
 TOP = 20  # rows of each list of the most frequent
 _BIN = 20  # coded diagnoses of a bin of the histogram
 _BINS = 10  # all patients beyond are in one more
+_ROWS = "rows_of_patients"  # a table of the connection: name, subject_id, n
 Patients = npt.NDArray[np.int64]  # their numbers
 
 
@@ -35,17 +36,18 @@ def overview(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int)
     lines |= {f"  in the {name} split": n for name, n in manifest["split"].items()}
     lines |= by_coding
     lines |= hidden_cells(by_coding, [list(by_coding)], min_cell)
-    stays = {"Hospital stays": database.STAYS}
+    unseen = _hidden_tables(con, manifest, min_cell)  # whose rows no other line may tell
+    stays = {"Hospital stays": ("admissions", database.STAYS)}
     if "icustays" in there:
-        stays["ICU stays"] = database.ICU_STAYS
-    for name, rows in stays.items():
-        n = _count(con, f"SELECT count(*) FROM {rows}")
-        lines[name] = f"<{min_cell}" if is_small(n, min_cell) else n
+        stays["ICU stays"] = ("icustays", database.ICU_STAYS)
+    for name, (table, rows) in stays.items():
+        lines[name] = n = _count(con, f"SELECT count(*) FROM {rows}")
+        if table in unseen or is_small(n, min_cell):
+            hide(lines, [name], min_cell)
     lines["Tables by patient"] = len(manifest["rows"])
-    rows_of = [counts["columnar"] for counts in manifest["rows"].values()]
-    # their sum, less the other tables' rows, would tell the rows of a table that has few
-    few = any(is_small(n, min_cell) for n in rows_of)
-    lines["Rows"] = HIDDEN if few else sum(rows_of)
+    # their sum, less the other tables' rows, would tell those of a hidden table
+    total = sum(counts["columnar"] for counts in manifest["rows"].values())
+    lines["Rows"] = HIDDEN if unseen else total
     return [{"what": what, "n": n} for what, n in lines.items()]
 
 
@@ -106,6 +108,7 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
     order = list(tables.schema())
     total = manifest["source"]["patients"]
     patients_of: dict[str, Patients] = {}
+    _add_rows_of_patients(con, manifest)
     names = sorted(
         manifest["rows"],
         key=lambda name: (order.index(name) if name in order else len(order), name),
@@ -114,9 +117,8 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
     for name in names:
         n, rows, middle, most = 0, 0, None, None
         if manifest["rows"][name]["columnar"]:
-            place = database.table(name)
-            per_patient = f"SELECT subject_id, count(*) AS n FROM {place} GROUP BY 1"
-            found = con.execute(per_patient).df()
+            per_patient = f"SELECT subject_id, n FROM {_ROWS} WHERE name = ?"
+            found = con.execute(per_patient, [name]).df()
             patients_of[name] = found.subject_id.to_numpy()
             n, rows = len(found), int(found.n.sum())
             middle, most = float(found.n.median()), int(found.n.max())
@@ -136,6 +138,29 @@ def rows_per_table(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell
             row.update(dict.fromkeys(("patients", *also), HIDDEN))
     _hide_stays(con, manifest, min_cell, result, ("patients", *also))
     return hide_small(result, ("patients",), min_cell, also, [total])
+
+
+def _add_rows_of_patients(con: DuckDBPyConnection, manifest: SubjectsManifest) -> None:
+    """Add the rows of each patient in each table (name, subject_id, n), unless they are there."""
+    con.execute(f"CREATE TEMP TABLE IF NOT EXISTS {_ROWS} (name TEXT, subject_id BIGINT, n BIGINT)")
+    done = {name for (name,) in con.execute(f"SELECT DISTINCT name FROM {_ROWS}").fetchall()}
+    for name, counts in manifest["rows"].items():
+        if counts["columnar"] and name not in done:
+            per_patient = f"SELECT ?, subject_id, count(*) FROM {database.table(name)} GROUP BY ALL"
+            con.execute(f"INSERT INTO {_ROWS} {per_patient}", [name])
+
+
+def _hidden_tables(
+    con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int
+) -> Collection[str]:
+    """Return the tables whose rows are hidden: no other table may tell them."""
+    rows = rows_per_table(con, manifest, min_cell)
+    return {str(row["table"]) for row in rows if row["rows"] == HIDDEN}
+
+
+def _patients_in(con: DuckDBPyConnection, name: str) -> int:
+    """Count the patients of a table; `_hidden_tables` has counted their rows."""
+    return con.execute(f"SELECT count(*) FROM {_ROWS} WHERE name = ?", [name]).fetchall()[0][0]
 
 
 def _leave_few(some: Patients | None, others: Iterable[Patients], min_cell: int) -> bool:
@@ -312,28 +337,52 @@ def top_labs(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int)
 
 
 def missing(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
-    """Count the empty cells of every column; few filled cells are a small count too.
+    """Count the empty and the filled cells of every column.
 
-    The numbers are in the footers of the tables' files, so no row is read.
+    Both are hidden where few patients, or all but few, have such a cell. The numbers of cells are
+    in the footers of the tables' files; columns that are filled in part are read for the patients.
     """
     result: Rows = []
+    unseen = _hidden_tables(con, manifest, min_cell)
     for name, columns in sorted(manifest["columns"].items()):
         rows = manifest["rows"][name]["columnar"]
         nulls = database.nulls(con, name) if rows else {}
+        empty = {column: nulls.get(column, rows) for column in columns}
+        partly = [column for column, n in empty.items() if 0 < n < rows]
+        few = {*partly} if name in unseen else _of_few(con, name, partly, min_cell)
         for column, type_ in columns.items():
-            empty = nulls.get(column, rows)
-            result.append(
-                {
-                    "column": f"{name}.{column}",
-                    "type": type_,
-                    "rows": rows,
-                    "empty": empty,
-                    "filled": rows - empty,
-                    "empty_share": empty / rows if rows else None,
-                }
-            )
-    cells = ("empty", "filled")
-    return hide_small(result, ("rows", *cells), min_cell, (*cells, "empty_share"))
+            row: dict[str, Cell] = {
+                "column": f"{name}.{column}",
+                "type": type_,
+                "rows": rows,
+                "empty": empty[column],
+                "filled": rows - empty[column],
+                "empty_share": empty[column] / rows if rows else None,
+            }
+            if name in unseen:  # where one of both is 0, the share tells no number of rows
+                hide(row, ("rows", "empty", "filled"), min_cell)
+            if column in few:
+                hide(row, ("empty", "filled", "empty_share"), min_cell)
+            result.append(row)
+    return result
+
+
+def _of_few(
+    con: DuckDBPyConnection, name: str, columns: Sequence[str], min_cell: int
+) -> Collection[str]:
+    """Return the columns of which few patients, or all but few, have a filled or an empty cell."""
+    if not columns or not min_cell:
+        return set()
+    cells = ", ".join(f"count({sql.identifier(c)}) AS f{i}" for i, c in enumerate(columns))
+    patients = ", ".join(f"count_if(f{i} > 0), count_if(f{i} < n)" for i in range(len(columns)))
+    per_patient = f"SELECT count(*) AS n, {cells} FROM {database.table(name)} GROUP BY subject_id"
+    total, *found = con.execute(f"SELECT count(*), {patients} FROM ({per_patient})").fetchall()[0]
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return {
+        column
+        for column, pair in zip(columns, pairs, strict=True)
+        if any(is_small(n, min_cell) or is_small(total - n, min_cell) for n in pair)
+    }
 
 
 def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
@@ -345,21 +394,45 @@ def quality(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) 
         sentence = flag["sentence"]
         if is_small(flag["patients"], min_cell) or is_small(flag["rows"], min_cell):
             sentence = without_worst(flag["check"], sentence)
-        row = {name: flag[name] for name in ("table", "sentence", "rows", "share", "patients")}
-        rows.append({**row, "sentence": sentence})
+        told = {name: flag[name] for name in ("table", "sentence", "rows", "share", "patients")}
+        rows.append({**told, "sentence": sentence})
     also = ("rows", "share", "patients")
     _hide_stays(con, manifest, min_cell, rows, also)
-    return hide_small(rows, ("rows", "patients"), min_cell, also, [manifest["source"]["patients"]])
+    unseen = _hidden_tables(con, manifest, min_cell)
+    result: Rows = []
+    for row in rows:
+        table = str(row["table"])
+        groups = [manifest["source"]["patients"], _patients_in(con, table)]
+        result += hide_small([row], ("rows", "patients"), min_cell, also, groups)
+        if table in unseen:  # its rows are those at fault, divided by their share
+            result[-1] |= {"share": HIDDEN} if row["share"] != 1 else dict.fromkeys(also, HIDDEN)
+    return result
 
 
 def misfits(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
-    """Count cells that are not of their column's type; the JSONL keeps them as they are."""
+    """Count cells that are not of their column's type; the JSONL keeps them as they are.
+
+    They are hidden where few patients, or all but few of the table's, have them, or where a
+    manifest of an older version does not say how many do.
+    """
     rows: Rows = []
+    unseen = _hidden_tables(con, manifest, min_cell)
+    patients_of = manifest.get("cells_not_of_their_type_patients", {})
     for column, n in sorted(manifest["cells_not_of_their_type"].items()):
         table, _, name = column.partition(".")
-        if table in manifest["columns"]:
-            kind, of = manifest["columns"][table][name], manifest["rows"][table]["columnar"]
-        else:  # a dictionary: its columns outside the schema are text, which every cell fits
+        if table not in manifest["columns"]:
+            # a dictionary: its columns outside the schema are text, which every cell fits
             kind, of = tables.schema()[table].columns[name], manifest["dictionaries"][table]
-        rows.append({"column": column, "type": kind, "cells": n, "rows": of})
+            row: dict[str, Cell] = {"column": column, "type": kind, "cells": n, "rows": of}
+            rows.append(row)
+            continue
+        kind, of = manifest["columns"][table][name], manifest["rows"][table]["columnar"]
+        row = {"column": column, "type": kind, "cells": n, "rows": of}
+        who = patients_of.get(column, 0)
+        few = is_small(who or 1, min_cell) or is_small(_patients_in(con, table) - who, min_cell)
+        if few or (table in unseen and n == of):
+            hide(row, ["cells"], min_cell)
+        if table in unseen:
+            hide(row, ["rows"], min_cell)
+        rows.append(row)
     return hide_small(rows, ("cells", "rows"), min_cell)

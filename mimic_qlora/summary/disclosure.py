@@ -1,6 +1,6 @@
 """Disclosure control: counts so small that they may identify a patient are hidden."""
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,13 @@ Key = TypeVar("Key", bound=Hashable)
 def is_small(n: Cell, min_cell: int) -> bool:
     """Tell whether a count may identify a patient: above 0 and below `min_cell`."""
     return isinstance(n, int) and 0 < n < min_cell
+
+
+def hide(row: dict[str, Cell], counts: Iterable[str], min_cell: int) -> None:
+    """Hide counts of a row, whatever they are but 0, which tells of nobody."""
+    for name in counts:
+        if row[name] != 0:
+            row[name] = f"<{min_cell}" if is_small(row[name], min_cell) else HIDDEN
 
 
 def hide_small(

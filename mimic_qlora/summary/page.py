@@ -66,8 +66,10 @@ def empty_columns(rows: Rows) -> str:
     empty = sum(row["filled"] == 0 for row in rows)
     shares = [row["empty_share"] for row in rows]
     mostly = sum(isinstance(share, float) and 0.5 < share < 1 for share in shares)
+    hidden = sum(isinstance(share, str) for share in shares)
     return (
         f"Of {len(rows)} columns, {empty} hold nothing and {mostly} more are more than half empty"
+        + (f"; how full {hidden} others are is hidden" if hidden else "")
     )
 
 

@@ -142,7 +142,7 @@ def test_every_cell_that_was_mended_or_does_not_fit_is_counted(kind):
     counts = typed(texts, kind).counts["c"]
     n_words = sum(text.strip() in WORDS for text in texts if text is not None)
     n_mended = 2 * len(MENDED[kind])
-    assert counts == (3 + n_mended, n_mended, n_words, len(NONE[kind]) + len(words) - n_words)
+    assert counts == (3 + n_mended, n_mended, n_words, len(NONE[kind]) + len(words) - n_words, 0)
     assert counts.misfits == len(NONE[kind]) + len(words)
 
 

@@ -158,7 +158,7 @@ def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, sho
         "share": 0.1,
     }
     many, few = ({**flag, "patients": n} for n in (10, 3))
-    manifest = {"quality": [many, few], "source": {"patients": N}}
+    manifest = {"quality": [many, few], "source": {"patients": N}, "rows": {}}
     shown = counts.quality(database.connect(store, tmp_path), manifest, 10)
     assert (
         shown[0] == {**{k: many[k] for k in shown[0]}}
@@ -423,6 +423,54 @@ def test_a_number_that_all_but_few_of_a_smaller_group_are_in_is_hidden(tmp_path)
     assert sorted(map(str, phenotypes.values())) == ["14", "hidden"]
 
 
+def test_cells_of_few_patients_and_rows_of_a_hidden_table_are_nowhere_told(tmp_path):
+    """In pharmacy a patient has 14 empty and 14 odd cells; three patients have no services."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    orders = [
+        {"subject_id": i, "medication": "A", "route": "", "starttime": "2150-01-01", "status": ""}
+        for i in range(1, 21)
+    ]
+    orders += [{**orders[0], "medication": "", "starttime": "oops"} for _ in range(14)]
+    for row in orders:
+        some = row["subject_id"] <= 10
+        row |= {"route": "IV" * some, "stoptime": "oops" if some else "2150-01-02"}
+    write_table(hosp, "pharmacy", orders)
+    services = [
+        {"subject_id": i, "hadm_id": 1000 + i, "curr_service": "M", "prev_service": "M" * (i < 20)}
+        for i in range(1, 38)
+    ]
+    write_table(hosp, "services", services)
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    done = run_here("summarize_jsonl.py", "--all", storage=place)
+    assert "others are is hidden (missing.csv" in done.stdout
+    result = tables(place)
+    numbers = ("rows", "empty", "filled", "empty_share")
+    cells = {row["column"]: tuple(row[c] for c in numbers) for row in result["missing"]}
+    assert cells["pharmacy.medication"] == (34, "hidden", "hidden", "hidden")
+    assert cells["pharmacy.route"] == (34, 10, 24, 10 / 34)
+    assert cells["pharmacy.status"] == (34, 34, 0, 1.0)
+    assert cells["services.prev_service"] == ("hidden", "hidden", "hidden", "hidden")
+    assert cells["services.curr_service"] == ("hidden", 0, "hidden", 0.0)
+    assert result["overview"][-1] == {"what": "Rows", "n": "hidden"}
+    odd = {"column": "pharmacy.starttime", "type": "time", "cells": "hidden", "rows": 34}
+    assert odd in result["misfits"]
+    assert {**odd, "column": "pharmacy.stoptime", "cells": 24} in result["misfits"]
+    manifest = json.loads((place / "subjects" / "manifest.json").read_text())
+    flag = {"check": "", "table": "services", "sentence": "", "rows": 15, "patients": 15}
+    con = database.connect(place, tmp_path)
+    of_pharmacy = {**flag, "table": "pharmacy", "share": 15 / 34}  # 5 of its patients do not
+    flags = [{**flag, "share": 15 / 37}, {**flag, "share": 1.0}, of_pharmacy]
+    found = counts.quality(con, {**manifest, "quality": flags}, 10)
+    assert [(row["rows"], row["share"], row["patients"]) for row in found] == [
+        (15, "hidden", 15),
+        ("hidden", "hidden", "hidden"),
+        ("hidden", "hidden", "hidden"),
+    ]
+    del manifest["cells_not_of_their_type_patients"]  # as older versions wrote it
+    assert odd in counts.misfits(con, manifest, 10)
+
+
 def test_the_same_input_gives_the_same_bytes(store, shown):
     def content():
         return {
@@ -444,18 +492,20 @@ def test_terminal_fits_100_columns_and_the_page_needs_no_network(store, shown):
     assert not re.search(r"(src|href)=\"(?!data:)|<script|@import|url\(", html)
 
 
-def test_cells_not_of_their_type_and_empty_columns_are_told(store, shown):
+def test_cells_not_of_their_type_and_empty_columns_are_told(store, shown, tmp_path):
     result = tables(store)
     assert result["misfits"] == [
-        {"column": "prescriptions.starttime", "type": "time", "cells": 14, "rows": 15}
-    ]
+        {"column": "prescriptions.starttime", "type": "time", "cells": "hidden", "rows": 15}
+    ]  # all but one patient have them
     by_column = {row["column"]: row["empty_share"] for row in result["missing"]}
     told = {
         "cells_not_of_their_type": {"d_items.lownormalvalue": 12},
         "columns": {},
+        "rows": {},
+        "source": {"patients": N},
         "dictionaries": {"d_items": 90},
     }
-    (row,) = counts.misfits(None, told, 10)  # of a dictionary
+    (row,) = counts.misfits(database.connect(store, tmp_path), told, 10)  # of a dictionary
     assert (row["cells"], row["rows"]) == (12, 90)
     assert by_column["admissions.deathtime"] == 1.0 and by_column["prescriptions.drug"] == 0.0
 
