@@ -136,11 +136,9 @@ def main() -> None:
         download.fetch_demo(folder)
     if args.verify_checksums:
         absent = download.verify_checksums(folder)
-        print("Checksums are right")
-        if absent:
-            print(f"  not checked, as no file has that name: {', '.join(absent)}")
-
     sources = tables.find(folder, args.multiline)
+    if args.verify_checksums:
+        conversion.print_sums(folder, sources, absent)
     conversion.print_sources(folder, sources)
     settings = conversion.ConversionSettings(
         folder=folder,

@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -101,12 +101,7 @@ def verify_checksums(mimic_dir: Path) -> list[str]:
             "download it from PhysioNet, where it lies beside the tables"
         )
     sums = _listed(mimic_dir)
-    places = {
-        name: next(
-            (p for p in (mimic_dir / name, mimic_dir / Path(name).name) if p.is_file()), None
-        )
-        for name in sums
-    }
+    places = _places(mimic_dir, sums)
     absent = [name for name, path in places.items() if path is None]
     if len(absent) == len(sums):
         raise UserError(
@@ -124,6 +119,22 @@ def verify_checksums(mimic_dir: Path) -> list[str]:
             f"{', '.join(wrong)} in {mimic_dir} do not have the sum in {SUMS}: download them again"
         )
     return absent
+
+
+def unlisted(mimic_dir: Path, paths: Iterable[Path]) -> list[str]:
+    """Return the names of files in a MIMIC-IV folder that `verify_checksums` finds in no list."""
+    checked = {*_places(mimic_dir, _listed(mimic_dir)).values()}
+    return [path.relative_to(mimic_dir).as_posix() for path in paths if path not in checked]
+
+
+def _places(mimic_dir: Path, names: Iterable[str]) -> dict[str, Path | None]:
+    """Return where each listed file lies, None for one that is absent."""
+    return {
+        name: next(
+            (p for p in (mimic_dir / name, mimic_dir / Path(name).name) if p.is_file()), None
+        )
+        for name in names
+    }
 
 
 def unlike_listed(mimic_dir: Path, inputs: Mapping[str, FileIdentity]) -> list[str]:

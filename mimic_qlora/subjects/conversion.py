@@ -156,6 +156,18 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
             print(f"  {source.folder or source.path.name}: {source.drift}")
 
 
+def print_sums(folder: Path, sources: Mapping[str, Source], absent: Sequence[str]) -> None:
+    """Print for which files checksums are right, and which are listed but `absent`."""
+    read = [path for source in sources.values() for path in source.files]
+    unlisted = download.unlisted(folder, read)
+    some = f" for {len(read) - len(unlisted):,} of the {len(read):,} files that are read"
+    print(f"Checksums are right{some if unlisted else ''}")
+    if unlisted:
+        print(f"  in no list: {', '.join(unlisted)}")
+    if absent:
+        print(f"  not checked, as no file has that name: {', '.join(absent)}")
+
+
 def write_subjects(
     store: Path, sources: Mapping[str, Source], settings: ConversionSettings, force: bool
 ) -> None:

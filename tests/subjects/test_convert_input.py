@@ -219,6 +219,22 @@ def test_a_module_whose_disk_is_not_mounted_is_not_taken_for_absent(convert, tin
         convert("--mimic-dir", tiny_mimic)
 
 
+def test_sums_of_some_files_are_not_told_as_those_of_all(convert, tiny_mimic, capsys):
+    """ed/ of another download lies beside a list that does not name it, or the list broke off."""
+    write_table(tiny_mimic, "edstays", "subject_id,stay_id", ["10000000,30000000"], "ed")
+    paths = sorted(tiny_mimic.glob("*/*.csv.gz"))
+    lines = [f"{file_sha256(path)}  {path.relative_to(tiny_mimic)}\n" for path in paths]
+    (tiny_mimic / "SHA256SUMS.txt").write_text("".join(lines))
+    convert("--mimic-dir", tiny_mimic, "--verify-checksums")
+    assert "Checksums are right\n" in capsys.readouterr().out
+    (tiny_mimic / "SHA256SUMS.txt").write_text("".join(lines[2:]))
+    convert("--mimic-dir", tiny_mimic, "--verify-checksums")
+    assert (
+        "Checksums are right for 5 of the 7 files that are read\n"
+        "  in no list: hosp/admissions.csv.gz, ed/edstays.csv.gz\n"
+    ) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("place", ["hosp", ".", "..", "mimic-iv-ed/2.2", "mimic-iv-ed/2.2/ed"])
 def test_one_module_of_several_is_not_taken_for_the_whole(convert, tiny_mimic, capsys, place):
     """PhysioNet's downloads leave each module in a folder of its own."""
