@@ -40,7 +40,7 @@ class Judge:
     @property
     def name(self) -> str:
         """Return the name of the model."""
-        return str(self.identity["judge"])
+        return finding.model_name(self.path)
 
 
 def choose(name: str, store: Path, base: Path | None) -> Judge:
@@ -72,7 +72,6 @@ def choose(name: str, store: Path, base: Path | None) -> Judge:
     import torch
 
     identity = {
-        "judge": finding.model_name(path),
         "fingerprint": fingerprint,
         "beside_weights": finding.beside_weights(path),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
