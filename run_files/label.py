@@ -198,7 +198,7 @@ def main() -> int:
     args = arguments()
     from mimic_qlora.clinical import content
     from mimic_qlora.display import text as terminal
-    from mimic_qlora.validation import results
+    from mimic_qlora.validation import edited, results
     from mimic_qlora.validation.labelling import claims, drawn, label_file
 
     if args.results:
@@ -238,7 +238,9 @@ def main() -> int:
     # another run at this time would leave the figures of one person beside the words of another
     with locks.hold(folder / KEPT, "python run_files/label.py", wait=WAIT):
         text = f"{agreed}\n\n{claims_of(folder, labelled)}"
+        edited.keep(folder / KEPT)
         files.atomic_write(folder / KEPT, text + "\n")
+        edited.note(folder / KEPT)
     print(text)
     return 1 if wrong_rows else 0
 

@@ -18,7 +18,7 @@ from mimic_qlora.review.items import Item
 from mimic_qlora.review.marks import CRITERIA, SIDES, Mark
 from mimic_qlora.review.store import Store
 from mimic_qlora.step import files, terminal
-from mimic_qlora.validation import findings, statistics
+from mimic_qlora.validation import edited, findings, statistics
 from mimic_qlora.validation.arms import PAIR
 from mimic_qlora.validation.statistics import Difference
 
@@ -231,9 +231,12 @@ def write(store: Store, items: Mapping[int, Item], folder: Path) -> str:
     """
     rows = unblind(store, items)
     found = summarize(rows, {rater: store.tasks.of(rater) for rater in store.tasks.raters()})
-    csv_files.write(folder / "ratings.csv", rows)
+    table, page = folder / "ratings.csv", folder / "report.html"
+    edited.keep(table)
+    csv_files.write(table, rows)
+    edited.note(table)
     files.write_json(folder / "ratings_report.json", found)
-    written, page = ["ratings.csv", "ratings_report.json"], folder / "report.html"
+    written = [table.name, "ratings_report.json"]
     if found["items"] and page.is_file():
         files.rewrite(page, include(files.read_kept(page), found))
         written.append(page.name)

@@ -157,3 +157,19 @@ def test_the_csv_is_unblinded_escaped_and_private(results, run):
     assert row["harmful_sentences_qlora"] == "See a doctor." and row["harmful_sentences_base"] == ""
     assert (float(row["harmful_qlora"]), float(row["harmful_base"])) == (1, 0)
     assert json.loads((results / "ratings_report.json").read_text())["win_rate"]["qlora"] == 1
+
+
+def test_ratings_that_somebody_has_edited_are_kept(results, run):
+    """A statistician's column of themes was lost at the next report."""
+    store, _ = store_of(results, "anna")
+    path = results / "ratings.csv"
+    for position in (1, 2):  # more marks alone make no other file
+        store.marks.save("anna", position, mark())
+        done = run("run_files/review.py", "--results", results, "--report")
+        assert done.returncode == 0 and "kept" not in done.stderr, done.stderr
+    path.write_text(path.read_text() + "theme: tone\n")
+    done = run("run_files/review.py", "--results", results, "--report")
+    assert f"{path} may have been edited: it is kept as ratings.csv.kept1" in done.stderr
+    assert (results / "ratings.csv.kept1").read_text().endswith("theme: tone\n")
+    assert "theme" not in path.read_text()
+    assert len(list(results.glob("*.kept*"))) == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mimic_qlora.display import csv_files
 from mimic_qlora.step import files, terminal
-from mimic_qlora.validation import findings
+from mimic_qlora.validation import edited, findings
 from mimic_qlora.validation.arms import BASE
 from mimic_qlora.validation.labelling import claims
 from mimic_qlora.validation.labelling.claims import Basis, Labelled
@@ -58,7 +58,9 @@ def write(folder: Path, labelled: Labelled, basis: Basis) -> list[str]:
     concluded = verdict_of(labelled, basis)
     title = f"Corrected by labels (read by {basis.reader})"
     by = {"labelled_by": labelled.by, "labelled": labelled.fewest}
+    edited.keep(folder / FIGURES)
     csv_files.write(folder / FIGURES, [row | by for row in findings.rows(comparison)])
+    edited.note(folder / FIGURES)
     for_file = [title, findings.table(*comparison, terminal.WIDTH), "", *sentences]
     _remake_summary(folder / SUMMARY, [*concluded.lines(), "", *for_file])
     made = [FIGURES, SUMMARY]
@@ -72,4 +74,7 @@ def _remake_summary(path: Path, lines: Sequence[str]) -> None:
     """Put lines above the summary as the run wrote it, in the place of those of earlier labels."""
     before, found, as_read = files.read_kept(path).partition(f"{AS_READ}\n\n")
     folded = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in lines)
+    if found:  # else all of it stays below
+        edited.keep(path)
     files.atomic_write(path, f"{folded}\n\n{AS_READ}\n\n{as_read if found else before}")
+    edited.note(path)

@@ -279,3 +279,22 @@ def test_two_runs_at_one_time_write_one_after_the_other(results, monkeypatch):
     label_file.write(results / label_file.FILE, [well(row) for row in rows()])
     done = label(results)
     assert done.returncode == 0 and held == [[True, True]], done.stderr
+
+
+def test_what_somebody_has_added_to_the_results_by_labels_is_kept(results):
+    label_file.write(results / label_file.FILE, [well(row) for row in rows()])
+    for _ in range(2):
+        done = label(results, "--labelled-by", "clinician")
+        assert done.returncode == 0 and "kept" not in done.stderr, done.stderr
+    names = ["labelled.csv", "labelled.txt", "summary.txt"]
+    for name in names:
+        text = (results / name).read_text(encoding="utf-8")
+        (results / name).write_text(f"read by the board\n{text}", encoding="utf-8")
+    done = label(results, "--labelled-by", "clinician")
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert f"{name} may have been edited: it is kept as {name}.kept1" in done.stderr
+        assert (results / f"{name}.kept1").read_text().startswith("read by the board\n")
+        assert "the board" not in (results / name).read_text()
+    summary = (results / "summary.txt").read_text(encoding="utf-8")
+    assert summary.endswith("before people labelled answers:\n\nDid the adapter help? As read.\n")
