@@ -132,6 +132,8 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
     for name, (table, effect) in DICTIONARIES.items():
         if name in missing and table in sources:
             print(f"  without {name}, {effect}")
+    if empty := tables.without_rows(sources):
+        print(f"  no rows: {', '.join(empty)}")
     with_tables = {source.module for source in sources.values()}
     for module in modules.MODULES:
         if module not in with_tables and (folder / module).is_dir():

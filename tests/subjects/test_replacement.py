@@ -145,7 +145,7 @@ def test_a_table_does_not_lose_one_of_its_files_and_may_be_cut_into_others(conve
     assert folder_bytes(convert("--mimic-dir", tiny_mimic)) == before
 
 
-def test_a_table_does_not_lose_all_its_rows(convert, tiny_mimic):
+def test_a_table_does_not_lose_all_its_rows(convert, tiny_mimic, capsys):
     """An export that broke off leaves the header alone."""
     before = folder_bytes(subjects := convert("--mimic-dir", tiny_mimic))
     for name in "labevents", "d_icd_diagnoses":
@@ -154,6 +154,7 @@ def test_a_table_does_not_lose_all_its_rows(convert, tiny_mimic):
             convert("--mimic-dir", tiny_mimic)
     assert folder_bytes(subjects) == before
     convert("--mimic-dir", tiny_mimic, "--replace-patients")
+    assert "\n  no rows: d_icd_diagnoses, labevents\n" in capsys.readouterr().out
     convert("--mimic-dir", tiny_mimic, "--seed", "7")  # there was none to lose
 
 
