@@ -3,7 +3,6 @@
 What no manifest knows is left to the authors, in square brackets.
 """
 
-import contextlib
 import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -217,10 +216,7 @@ def _evaluation(store: Path) -> str:
 
 def _corrected(made: Path, basis: claims.Basis | None) -> str:
     """Return in a sentence by whose labels the differences of results are corrected, if at all."""
-    rows = []
-    with contextlib.suppress(FileNotFoundError):  # nobody has labelled
-        with open(made / remade.FIGURES, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+    rows = remade.figures_of(made)
     if not rows:
         reader = basis.reader if basis else "the reader of the run"
         return f"Answers were read by {reader}; no labels correct the differences."

@@ -1,5 +1,7 @@
 """The verdict of a run made again by labels: summary.txt, report.html, and a file of figures."""
 
+import contextlib
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,6 +59,7 @@ def write(folder: Path, labelled: Labelled, basis: Basis) -> list[str]:
     comparison, sentences = claims.of(labelled, basis)
     concluded = verdict_of(labelled, basis)
     title = f"Corrected by labels (read by {basis.reader})"
+    _say_if_less(folder, labelled)
     by = {"labelled_by": labelled.by, "labelled": labelled.fewest}
     edited.keep(folder / FIGURES)
     csv_files.write(folder / FIGURES, [row | by for row in findings.rows(comparison)])
@@ -68,6 +71,31 @@ def write(folder: Path, labelled: Labelled, basis: Basis) -> list[str]:
         made.append("report.html")
     told = f"Made again by these labels, in {folder}: {', '.join(made)}."
     return [title, findings.table(*comparison), "", *sentences, "", *concluded.lines(), told]
+
+
+def figures_of(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of labelled.csv; none where nobody labelled, or too few for a figure."""
+    with contextlib.suppress(FileNotFoundError):
+        with open(folder / FIGURES, newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    return []
+
+
+def _say_if_less(folder: Path, labelled: Labelled) -> None:
+    """Say what the verdict rested on before, if on more labels or on those of better people."""
+    with contextlib.suppress(LookupError, ValueError, csv.Error):  # of an earlier version, edited
+        before = figures_of(folder)[0]
+        n, by = int(before["labelled"]), before["labelled_by"]
+        if n > labelled.fewest or _best(by) < _best(labelled.by):
+            terminal.say_aside(
+                f"note: the verdict rested on {n} answers of each arm or more before, labelled by "
+                f"{by}, and rests on these labels alone now: give those files too, with --labels"
+            )
+
+
+def _best(by: str) -> int:
+    """Return the place of the best one of those who labelled among claims.LABELLERS."""
+    return min([*claims.LABELLERS, claims.UNKNOWN].index(one) for one in by.split(" and "))
 
 
 def _remake_summary(path: Path, lines: Sequence[str]) -> None:

@@ -289,12 +289,36 @@ def test_what_somebody_has_added_to_the_results_by_labels_is_kept(results):
     names = ["labelled.csv", "labelled.txt", "summary.txt"]
     for name in names:
         text = (results / name).read_text(encoding="utf-8")
-        (results / name).write_text(f"read by the board\n{text}", encoding="utf-8")
+        (results / name).write_text(f"read by the board \xe9\n{text}", encoding="cp1252")
     done = label(results, "--labelled-by", "clinician")
     assert done.returncode == 0, done.stderr
     for name in names:
         assert f"{name} may have been edited: it is kept as {name}.kept1" in done.stderr
-        assert (results / f"{name}.kept1").read_text().startswith("read by the board\n")
+        assert (results / f"{name}.kept1").read_bytes().startswith(b"read by the board \xe9\n")
         assert "the board" not in (results / name).read_text()
     summary = (results / "summary.txt").read_text(encoding="utf-8")
     assert summary.endswith("before people labelled answers:\n\nDid the adapter help? As read.\n")
+
+
+@pytest.mark.parametrize(
+    ("by", "n", "is_told"),
+    [
+        ("clinician", 8, False),
+        ("clinician", 6, True),
+        ("layperson", 8, True),
+        (None, 8, True),
+    ],
+)
+def test_labels_that_carry_less_than_those_before_are_told(results, by, n, is_told):
+    """A layperson's few labels replaced the verdict of a clinician without a word."""
+    for name, count in (("all", 8), ("some", n)):
+        label_file.write(results / f"{name}.csv", [well(row) for row in rows()][:count])
+    told = "the verdict rested on 4 answers of each arm or more before, labelled by clinician"
+    for _ in range(2):
+        before = label(results, "--labels", results / "all.csv", "--labelled-by", "clinician")
+        assert before.returncode == 0 and told not in before.stderr, before.stderr
+    who = ("--labelled-by", by) if by else ()
+    done = label(results, "--labels", results / "some.csv", *who)
+    assert done.returncode == 0 and (told in done.stderr) == is_told, done.stderr
+    again = label(results, "--labels", results / "all.csv", "--labelled-by", "clinician")
+    assert "rested on" not in again.stderr
