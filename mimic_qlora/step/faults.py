@@ -317,7 +317,7 @@ def _unreadable_parquet(error: BaseException) -> str | None:
     """
     if _library(error) != "_duckdb" or type(error).__name__ not in _DUCKDB_OF_A_FILE:
         return None
-    from mimic_qlora.step.storage import COMMANDS
+    from mimic_qlora.step.storage import command_for
 
     named = re.search(r"""['"]([^'"]+\.parquet)['"]""", str(error))
     kept_out = re.search("Permission denied|Input/output error|Stale file handle", str(error))
@@ -326,4 +326,4 @@ def _unreadable_parquet(error: BaseException) -> str | None:
     if not named and type(error).__name__ != "Error":
         return None
     what = named[1] if named else "a Parquet file of step 1"
-    return f"{what} is damaged: run `{COMMANDS['subjects']} --force` to write it again"
+    return f"{what} is damaged: run `{command_for('subjects')} --force` to write it again"

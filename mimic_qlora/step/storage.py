@@ -38,6 +38,7 @@ from mimic_qlora.step.manifests import (
     is_same_run,
     new_manifest,
     read,
+    read_any,
     unrecorded_files,
     up_to_date,
 )
@@ -60,6 +61,7 @@ COMMANDS = {
     "models": "python train_qlora.py --save-base",
 }
 OF_RUNS = ("adapters", "exports", "privacy")  # steps with a folder for each run
+_OPENED: list[Path] = []  # storage folders that this process opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
             f"the storage folder {path} cannot be written: give another one with --storage"
         )
     faults.remember_storage(path)
+    _OPENED.append(path)
     return path
 
 
@@ -140,11 +143,29 @@ def check_owner(path: Path) -> None:
         )
 
 
-def command_for(step: str) -> str:
+def plain_command(step: str) -> str:
     """Return the command that writes a step's folder, such as "adapters/default"."""
     name, _, run = step.partition("/")
     named = name in OF_RUNS and run not in ("", "default")
     return f"{COMMANDS[name]} --run {shlex.quote(run)}" if named else COMMANDS[name]
+
+
+def command_for(step: str) -> str:
+    """Return the command of a step, with the options by which it finds the storage folder that this
+    process has opened and, for step 1, the real tables that it was made from.
+    """
+    command = plain_command(step)
+    if not _OPENED:
+        return command
+    store = _OPENED[-1]
+    source = read_any(linked_place(store / "subjects")).get("source")
+    source = source if isinstance(source, dict) else {}
+    folder = source.get("folder") if source.get("kind") == "mimic" else None
+    if step == "subjects" and folder:
+        command += f" --mimic-dir {shlex.quote(str(folder))}"
+    if store != resolved_path(os.environ.get("STORAGE_DIR") or "storage"):
+        command += f" --storage {shlex.quote(str(store))}"
+    return command
 
 
 def verified_manifest(

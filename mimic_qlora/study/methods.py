@@ -62,7 +62,7 @@ def _stale(store: Path, step: str) -> str:
 
 
 def _missing(step: str) -> str:
-    return f"[`{storage.command_for(step)}` has not been run]"
+    return f"[`{storage.plain_command(step)}` has not been run]"  # no path of this machine
 
 
 def _data(store: Path) -> str:

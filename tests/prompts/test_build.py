@@ -163,10 +163,10 @@ def test_a_limit_takes_its_share_of_each_task_and_whole_patients(
 def test_missing_and_stale_steps_are_named(run_here, run, tiny_mimic, tmp_path, embedded_model):
     store = tmp_path / "storage"
     store.mkdir()
-    with pytest.raises(UserError, match="run `python convert_to_jsonl.py`"):
+    with pytest.raises(UserError, match="run `python convert_to_jsonl.py --storage "):
         run_here("--model", embedded_model, store=store)
     run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
-    with pytest.raises(UserError, match="run `python feature_select_xgb_columns.py`"):
+    with pytest.raises(UserError, match="run `python feature_select_xgb_columns.py --storage "):
         run_here("--model", embedded_model, store=store)
     step_three_stub(store, "admissions.language")
     for arguments in (
@@ -181,7 +181,7 @@ def test_missing_and_stale_steps_are_named(run_here, run, tiny_mimic, tmp_path, 
             run_here(*arguments, store=store)
     with pytest.raises(UserError, match="/nowhere"):
         run_here("--model", "/nowhere", store=store)
-    with pytest.raises(UserError, match="run `python make_symptom_prompts_ctx_dxpx.py`"):
+    with pytest.raises(UserError, match="run `python make_symptom_prompts_ctx_dxpx.py --storage "):
         run_here("--audit", store=store)
     run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--seed", "7")
     with pytest.raises(UserError, match="older version of subjects"):

@@ -64,6 +64,20 @@ def test_a_run_is_written_again_by_a_command_that_names_it(tmp_path):
         session.check_runs(tmp_path, ["whole", "copied"])
 
 
+def test_a_command_that_a_refusal_names_finds_what_this_one_has_opened(tmp_path, monkeypatch):
+    monkeypatch.delenv("STORAGE_DIR", raising=False)
+    store = storage.open_storage(str(tmp_path / "my store"), create=True)
+    with storage.step_output(store, "subjects", {}, {}) as out:
+        out.facts["source"] = {"kind": "mimic", "folder": "/data/3.1"}
+        (out.path / "split.csv").write_text("a")
+    (store / "subjects/split.csv").write_text("b")
+    again = f"run `python convert_to_jsonl.py --mimic-dir /data/3.1 --storage '{store}'` to write"
+    with pytest.raises(UserError, match=again):
+        storage.verified_manifest(store, "subjects")
+    monkeypatch.setenv("STORAGE_DIR", str(store))
+    assert storage.command_for("summary") == "python summarize_jsonl.py"
+
+
 def test_a_file_that_was_edited_is_refused_whatever_its_size(tmp_path):
     stored(tmp_path, {"columns_least.csv": "labevents.priority"})
     (tmp_path / "features" / "columns_least.csv").write_text("labevents.valuenum")

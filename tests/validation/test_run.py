@@ -299,7 +299,8 @@ def test_no_socket_is_opened(run_validate, monkeypatch):
 def test_a_missing_adapter_names_the_command(run_validate):
     shutil.rmtree(run_validate.store / "adapters")
     code, out, err = run_validate("2")
-    assert code == 2 and "run `python train_qlora.py` first" in err and err.count("\n") == 1
+    command = f"python train_qlora.py --storage {run_validate.store}"
+    assert code == 2 and f"run `{command}` first" in err and err.count("\n") == 1
 
 
 def test_another_chat_template_than_the_prompts_is_refused(run_validate, tuned_store, tmp_path):
