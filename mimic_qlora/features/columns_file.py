@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mimic_qlora.display import csv_files
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.storage import command_for
 
 ALL, TOP, LEAST = "columns_all.csv", "columns_top.csv", "columns_least.csv"
 
@@ -59,7 +60,6 @@ def least_important(storage: Path) -> list[str]:
     columns = [name for name in names if name and all(name.partition("."))]
     if not has_header or len(columns) != len(names):
         raise UserError(
-            f"{path} is not a list of columns: redo step 3 with "
-            f"`python feature_select_xgb_columns.py --force`"
+            f"{path} is not a list of columns: redo step 3 with `{command_for('features')} --force`"
         )
     return sorted(columns)

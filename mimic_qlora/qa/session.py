@@ -152,7 +152,7 @@ def check_runs(store: Path, runs: Sequence[str]) -> None:
     there = sorted(path.parent.name for path in (store / "adapters").glob("[!.]*/manifest.json"))
     for run in runs:
         if there and run not in there and not (store / "adapters" / run).exists():
-            train = f"run `python train_qlora.py --run {run}` first"
+            train = f"run `{storage.command_for(f'adapters/{run}')}` first"
             raise UserError(
                 f"there is no adapter '{run}': give --run {' or '.join(there)}, or {train}"
             )

@@ -633,7 +633,7 @@ def test_the_check_fails_for_a_record_that_is_gone(ask, monkeypatch):
         (once("--as-of", "9999-12-31"), "'9999-12-31' is not a date"),
         (
             once("--arm", "adapter", "--run", "other"),
-            "give --run default or seed.1 or seed.2, or run `python train_qlora.py --run",
+            "default or seed.1 or seed.2, or run `python train_qlora.py --run other --storage ",
         ),
         (once("--max-new-tokens", "0"), "must be a positive whole number, not 0"),
         (once("--max-new-tokens", "100000"), "give a smaller --max-new-tokens"),
