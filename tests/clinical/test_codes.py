@@ -33,6 +33,15 @@ from mimic_qlora.clinical import codes
         ("49320", 9, "copd"),
         ("4350", 9, "past_stroke_or_tia"),
         ("T86810", 10, "organ_or_stem_cell_transplant"),
+        ("V4582", 9, "coronary_stent_or_bypass"),  # an angioplasty, which ICD-9 has stents under
+        ("30553", 9, "past_opioid_use_disorder"),
+        ("F1121", 10, "past_opioid_use_disorder"),
+        ("F1421", 10, "past_other_substance_use"),
+        ("20501", 9, "blood_cancer_in_remission"),
+        ("C9101", 10, "blood_cancer_in_remission"),
+        ("20500", 9, "blood_cancer"),  # without mention of having achieved remission
+        ("C9102", 10, "blood_cancer"),  # in relapse
+        ("I70222", 10, "peripheral_artery_disease"),
     ],
 )
 def test_the_common_codes_have_their_phenotype(code, version, name):
@@ -54,10 +63,53 @@ def test_a_code_means_nothing_in_the_other_version_and_exclusions_hold():
         ("42611", 9, "heart_block"),  # first degree, which has no entry in ICD-10 either
         ("07982", 9, "covid_19"),  # SARS of 2003
         ("T86821", 10, "organ_or_stem_cell_transplant"),  # a skin graft
+        ("5110", 9, "fluid_around_lungs"),  # pleurisy without effusion
+        ("30553", 9, "opioid_use_disorder"),  # in remission
+        ("F1111", 10, "opioid_use_disorder"),
+        ("F1190", 10, "opioid_use_disorder"),  # use, not a disorder
+        ("F10920", 10, "alcohol_use_disorder"),
+        ("30423", 9, "other_substance_use"),
+        ("20501", 9, "blood_cancer"),
+        ("20501", 9, "cancer"),
+        ("C91A1", 10, "blood_cancer"),
+        ("C9001", 10, "cancer"),
+        ("V4500", 9, "pacemaker_or_defibrillator"),  # an unspecified device
+        ("I70208", 10, "peripheral_artery_disease"),  # of an arm
+        ("M8448XA", 10, "spine_fracture"),  # another bone
+        ("S128XXA", 10, "spine_fracture"),  # such as the larynx
+        ("F3281", 10, "depression"),  # premenstrual
     ],
 )
 def test_a_code_is_not_taken_for_more_than_its_title_says(code, version, name):
     assert name not in codes.phenotypes_of([(code, version)])
+
+
+@pytest.mark.parametrize(
+    "code, version, names",
+    [
+        ("3606", 9, ["coronary_angioplasty", "heart_artery_opened", "heart_catheter"]),
+        ("0066", 9, ["coronary_angioplasty", "heart_artery_opened", "heart_catheter"]),
+        ("027034Z", 10, ["coronary_angioplasty", "heart_artery_opened", "heart_catheter"]),
+        ("02703ZZ", 10, ["coronary_angioplasty", "heart_artery_opened", "heart_catheter"]),
+        ("02700ZZ", 10, ["coronary_angioplasty", "heart_artery_opened"]),  # by an open operation
+        ("02C03ZZ", 10, ["heart_artery_opened", "heart_catheter"]),  # a clot is removed
+        ("3609", 9, ["heart_artery_opened", "heart_catheter"]),
+    ],
+)
+def test_an_opened_heart_artery_is_no_stent_or_angioplasty_unless_the_title_says_so(
+    code, version, names
+):
+    found = codes.procedures_of_code(code, version)
+    assert [name for name in found if name != "open_heart_surgery"] == names
+
+
+def test_a_caution_says_of_heart_arteries_what_its_codes_say():
+    stent = CONTENT.cautions["stent_keep_antiplatelet"]
+    assert "a heart stent, angioplasty or bypass" in stent.say
+    assert "heart_artery_opened" not in str(stent.when)  # such as a clot removed
+    assert "angioplasty" in CONTENT.phenotypes["coronary_stent_or_bypass"].name
+    assert "dissection" in CONTENT.cautions["aortic_aneurysm_pain"].say
+    assert "dissection" in CONTENT.phenotypes["aortic_aneurysm"].name
 
 
 @pytest.mark.parametrize(

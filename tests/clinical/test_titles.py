@@ -185,7 +185,8 @@ def _unused(entries, rows):
 @pytest.mark.parametrize(
     "group, words",
     [
-        ("coronary_stent", "coronary"),
+        ("coronary_angioplasty", "angioplasty|coronary artery stent|dilation of coronary"),
+        ("heart_artery_opened", "coronary|angioplasty"),
         ("heart_bypass", "bypass"),
         ("heart_valve_replacement", "replacement of .*valve"),
         ("pacemaker_or_defibrillator", "lead|device|defibrillator|pacemaker|resynch"),
