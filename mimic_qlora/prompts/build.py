@@ -15,6 +15,7 @@ from mimic_qlora.prompts import card, cohort, dataset, records
 from mimic_qlora.prompts.dataset import Counts, Person
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.prompts.records import Groups, PromptMaker
+from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import data_line, subjects_manifest
@@ -73,7 +74,7 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
     maker = replace(maker, visits=found.visits)
     slots = cohort.chosen(found.slots, s.max_total, s.seed)
     split = reader.split_of(store)
-    _check_splits({split[subject_id] for subject_id in slots}, s)
+    _check_splits({split[subject_id] for subject_id in slots}, store, s)
     cut = Counter[str]()
 
     def made() -> Iterator[tuple[PromptRecord, Person]]:
@@ -92,7 +93,7 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
     if found.visits:
         asked = {one.subject_id for many in slots.values() for one in many if one.task == "urgency"}
         visits.write(folder, [found.visits[who] for who in sorted(asked)], found.flow)
-    _check_splits(counts.splits.keys(), s)
+    _check_splits(counts.splits.keys(), store, s)
     n_slots = sum(map(len, slots.values()))
     return Counts(
         **asdict(counts),
@@ -103,10 +104,11 @@ def make_records(store: Path, folder: Path, settings: PromptSettings, maker: Pro
     )
 
 
-def _check_splits(found: Collection[str], settings: PromptSettings) -> None:
+def _check_splits(found: Collection[str], store: Path, settings: PromptSettings) -> None:
     """Raise UserError unless both splits that step 5 needs are among those `found`."""
     for name, kind in (("train", "training"), ("validation", "validation")):
         if name not in found:
+            storage.verified_manifest(store, "features")  # step 1 may have been done again since
             why = f"no {name} patient has a coded stay that a question could be asked about"
             if settings.tasks == ["urgency"]:
                 why = (

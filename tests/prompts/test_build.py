@@ -13,6 +13,7 @@ from mimic_qlora.chart import columns, context
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.clinical import content as clinical
 from mimic_qlora.llm import chat
+from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
@@ -84,6 +85,21 @@ def test_a_set_without_a_prompt_to_train_or_validate_on_takes_no_good_sets_place
             run_here(*options, store=store)
     assert [path.name for path in (tmp_path / "prompts").iterdir()] == ["good"]
     assert not (tmp_path / ".prompts.partial").exists()
+
+
+def test_where_step_1_was_done_again_meanwhile_that_is_named_and_not_max_total(
+    demo_storage, embedded_model, run_here, tmp_path, monkeypatch
+):
+    store = folder_over(demo_storage, tmp_path)
+
+    def other_split(_):
+        with storage.step_output(store, "features", {}, {"subjects": "another"}):
+            return dict.fromkeys(split, "train")
+
+    split = reader.split_of(store)
+    monkeypatch.setattr(reader, "split_of", other_split)
+    with pytest.raises(UserError, match="was made from an older version of subjects"):
+        run_here("--model", embedded_model, "--max-total", 24, store=store)
 
 
 def test_no_context_is_over_budget_and_all_are_told_the_settings_that_later_steps_share(
