@@ -49,8 +49,8 @@ HELP = {
     "limit": "use only the first N prompts of each split, for a trial",
     "save-minutes": "minutes between checkpoints at most (default: %(default)s)",
     "canaries": "plant N made-up patients, for the audit alone; trains into RUN-canaries",
-    "replace-adapter": "replace a finished adapter of other settings, prompts or base (one of up "
-    "to 100 steps gives way unasked)",
+    "replace-adapter": "replace a finished adapter of other settings, prompts or base, or its "
+    "canaries (one of up to 100 steps gives way unasked)",
     "preview": "print a real sample (patient text!) with its supervised part marked",
 }
 

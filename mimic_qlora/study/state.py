@@ -69,10 +69,11 @@ def of_storage(store: Path, system_prompt: str) -> list[StepState]:
     found: dict[str, StepState] = {}
     for step in STEPS[:4]:
         found[step] = _of_folder(store, step, found, _content_now(step, system_prompt))
+    before = found | {"canaries": _of_folder(store, "canaries", found, {})}  # of some adapters
     adapters = _adapters(store)
     for run in adapters or [""]:
         step = f"adapters/{run}" if run else "adapters"
-        found[step] = _of_folder(store, step, found, {}) if run else _kept_back(store / step)
+        found[step] = _of_folder(store, step, before, {}) if run else _kept_back(store / step)
     found["qa"] = _of_many(store / "qa", "*.jsonl", "transcript")
     found["validation"] = _of_results(store, found)
     return list(found.values())

@@ -109,18 +109,42 @@ def open_run(job: Job) -> Run:
     base = data.check_model(store, model, tokenizer)
     settings = job.settings.identity() | {"base_model": asdict(base)}
     step = f"adapters/{job.run}"
+    place = storage.linked_place(store / step)
     inputs = {"prompts": prompts["id"]}
     if n := job.settings.canaries:
         if hardware.is_main():
-            canaries.make(store, n, prompts["id"])
+            with storage.locked(place, step):  # a run that trains into it has read the present ones
+                check_canaries(job, store, prompts["id"])
+                canaries.make(store, n, prompts["id"])
         hardware.wait_for_all()
         inputs["canaries"] = storage.verified_manifest(store, canaries.STEP)["id"]
     identity = manifests.new_manifest(step, settings, inputs)
     how = {"base_model": asdict(base), "recipe": job.recipe, "processes": hardware.n_processes()}
     manifest = {**identity, **how}
     source = subjects["source"]
-    place = storage.linked_place(store / step)
     return Run(job, store, place, model, tokenizer, base, source, manifest)
+
+
+def check_canaries(job: Job, store: Path, prompts_id: str) -> None:
+    """Raise UserError where the run would replace the canaries of a finished adapter.
+
+    A storage folder holds one set of them. Those on other prompts serve no adapter any more.
+    """
+    n = job.settings.canaries
+    asked = canaries.manifest(n, prompts_id)
+    found = manifests.read(store / canaries.STEP)
+    if not found or found["inputs"] != asked["inputs"] or manifests.is_same_run(found, asked):
+        return
+    on_them = manifests.adapters_on(store, canaries.STEP)
+    kept = [run for run in on_them if not _is_trial(manifests.read(store / "adapters" / run) or {})]
+    if kept and not job.replace_adapter:
+        before = found["settings"].get("n")
+        same = "" if before == n else f"--canaries {before}, "
+        raise UserError(
+            f"{store / canaries.STEP} holds the {before} canaries of the finished adapter "
+            f"{', '.join(kept)}, which this run would replace: give {same}another --storage, or "
+            "--replace-adapter if that is meant"
+        )
 
 
 def agree(run: Run) -> None:
@@ -169,7 +193,7 @@ def check_replaced(run: Run) -> None:
         f"{run.place} holds an adapter ({which}) of other {_changed(found, run.manifest)}, which "
         "this run"
     )
-    if steps is None or steps > TRIAL:
+    if not _is_trial(found):
         raise UserError(
             f"{holds} would replace: give another --run to train beside it, or --replace-adapter "
             "if that is meant"
@@ -182,6 +206,11 @@ def _steps(manifest: dict[str, Any]) -> int | None:
     results = manifest.get("results")
     steps = results.get("steps") if isinstance(results, dict) else None
     return steps if isinstance(steps, int) else None
+
+
+def _is_trial(manifest: dict[str, Any]) -> bool:
+    steps = _steps(manifest)
+    return steps is not None and steps <= TRIAL
 
 
 def train_along(run: Run) -> None:

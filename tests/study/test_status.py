@@ -447,6 +447,28 @@ def test_clean_asks_apart_about_copies_that_hold_something_of_their_own(whole, t
     assert "Lost with mimic_qlora_noted: notes.txt, which" in said
 
 
+def test_an_adapter_on_other_canaries_is_stale(whole):
+    def make(n):
+        on = {"prompts": storage.verified_manifest(whole, "prompts")["id"]}
+        with storage.step_output(whole, "canaries", {"n": n}, on) as out:
+            (out.path / "canaries.jsonl").write_text("{}\n" * n)
+        return on | {"canaries": storage.verified_manifest(whole, "canaries")["id"]}
+
+    with storage.step_output(whole, "adapters/a-canaries", {"canaries": 20}, make(20)) as out:
+        (out.path / "adapter_model.safetensors").write_text("weights")
+
+    def told():
+        found = {one.step: one for one in state.of_storage(whole, PROMPT)}
+        assert "canaries" not in found and found["adapters/default"].state == state.DONE
+        return found["adapters/a-canaries"].state, found["adapters/a-canaries"].why
+
+    assert told() == (state.DONE, "")
+    make(30)
+    assert told() == (state.STALE, "made from an older version of canaries")
+    shutil.rmtree(whole / "canaries")
+    assert told() == (state.STALE, "rests on canaries, which is missing")
+
+
 def test_clean_lists_what_a_killed_training_has_left(whole):
     for name in (".training-prompts.abc", ".canaries.abc"):
         (whole / name).mkdir()

@@ -17,13 +17,14 @@ from helpers.paths import ROOT
 from helpers.scripts import folder_bytes, run_script
 from helpers.training_runs import OPTIONS, PATIENTS, record, write_prompts
 from mimic_qlora.llm import chat, generation, loading
-from mimic_qlora.step import files
+from mimic_qlora.step import files, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import (
     callbacks,
     hardware,
 )
 from mimic_qlora.training import run as train_run
+from mimic_qlora.training.memorisation import canaries
 
 
 def test_a_run_lowers_the_validation_loss(finished):
@@ -166,6 +167,41 @@ def test_an_adapter_of_other_settings_gives_way_unasked_only_if_it_was_a_trial(
     with pytest.raises(UserError) as ended:
         train_qlora.main()
     assert re.search(says, capsys.readouterr().out + str(ended.value))
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "kept"),
+    [
+        (5000, ["--canaries", 30], True),
+        (None, ["--canaries", 30, "--run", "b", "--force"], True),
+        (5000, ["--canaries", 20, "--run", "b"], True),
+        (82, ["--canaries", 30], False),
+        (5000, ["--canaries", 30, "--run", "b", "--replace-adapter"], False),
+    ],
+)
+def test_canaries_of_a_finished_adapter_stay_where_others_are_asked_for(
+    train, store, monkeypatch, steps, options, kept
+):
+    def stop(*_):
+        raise UserError("begins to train")
+
+    monkeypatch.setattr(canaries, "_made", lambda store, n, _: map(canary, range(n)))
+    monkeypatch.setattr(train_run, "read_samples", stop)
+    prompts = storage.verified_manifest(store, "prompts")["id"]
+    of_20 = {"prompts": prompts, "canaries": canaries.make(store, 20, prompts)}
+    with storage.step_output(store, "adapters/default-canaries", {"canaries": 20}, of_20) as out:
+        out.facts["results"] = {"steps": steps}
+    before = folder_bytes(store / "canaries")
+    with pytest.raises(UserError) as ended:
+        train(*options)
+    assert (folder_bytes(store / "canaries") == before) is kept
+    refused = "20 canaries of the finished adapter default-canaries.* give --canaries 20, another"
+    others = kept and 30 in options
+    assert re.search(refused if others else "begins to train", str(ended.value))
+
+
+def canary(number: int) -> canaries.Canary:
+    return canaries.Canary(number, [], *canaries.flip(number))
 
 
 def test_every_supervised_token_weighs_the_same_however_a_step_is_cut_up(train):

@@ -21,7 +21,7 @@ from mimic_qlora.llm import chat
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.prompts import records
-from mimic_qlora.step import seeded, storage
+from mimic_qlora.step import manifests, seeded, storage
 from mimic_qlora.step.errors import UpToDate, UserError
 from mimic_qlora.subjects import conversion, reader
 from mimic_qlora.training import packing
@@ -72,11 +72,17 @@ def flip(number: int) -> Flip:
     return Flip(code, serial, dose, bool(seeded.pick(f"canary coin:{number}", 2)))
 
 
+def manifest(n: int, prompts_id: str) -> manifests.Manifest:
+    """Return the manifest of a run that makes so many canaries."""
+    return manifests.new_manifest(STEP, {"n": n}, {"prompts": prompts_id})
+
+
 def make(store: Path, n: int, prompts_id: str) -> str:
     """Write `canaries/` unless it is there, and return the id of its manifest."""
+    run = manifest(n, prompts_id)
     with (
         contextlib.suppress(UpToDate),
-        storage.step_output(store, STEP, {"n": n}, {"prompts": prompts_id}) as out,
+        storage.step_output(store, STEP, run["settings"], run["inputs"]) as out,
     ):
         settings = ContextSettings.read(store)
         with open(out.path / FILE, "wb") as file:
