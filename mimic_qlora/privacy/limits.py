@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from mimic_qlora.privacy.rule import Limits
 from mimic_qlora.step import files, yaml_files
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation.ledger import enter, ledger
 
 TEMPLATE = Path(__file__).parents[2] / "run_files" / "audit.yaml"
@@ -43,7 +44,7 @@ def load(path: Path) -> Limits:
 
 
 def _place(store: Path) -> Path:
-    return store / "privacy" / "limits.yaml"
+    return store / "privacy" / audited.LIMITS
 
 
 def freeze(store: Path, path: Path) -> str:

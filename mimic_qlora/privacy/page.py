@@ -134,7 +134,9 @@ def write(
         sections,
         headline=QUOTE,
     )
-    told = Audited(found.decision.verdict, date, weights, card_lines(found, date))
+    told = Audited(
+        found.decision.verdict, date, weights, card_lines(found, date), settings.limits_sha256
+    )
     told.write(folder)
     return told
 

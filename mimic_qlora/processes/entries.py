@@ -166,10 +166,11 @@ class _Part:
         with open(self.path, "rb") as file:
             file.seek(self.read)
             for line in file:
-                if (entry := _entry(line)) is None:
+                if not line.endswith(b"\n"):  # being written, or left so by a kill
                     break
                 self.read += len(line)
-                found.append(entry)
+                if (entry := _entry(line)) is not None:
+                    found.append(entry)
         return found
 
 

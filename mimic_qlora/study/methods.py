@@ -191,7 +191,7 @@ def _evaluation(store: Path) -> str:
     splits = sorted({line.split for line in lines if line.split})
     frozen = _plan_of(newest)
     plan = f"by a plan frozen before (SHA-256 {frozen[:12]})" if frozen else "without a plan"
-    others = f"[These are results of {other}.] " if (other := of_other(store, newest)) else ""
+    others = f"[These are results of {other}.] " if (other := runs.of_other(store, newest)) else ""
     basis = claims.Basis.read(newest)
     if basis and basis.opened:  # it also says that the patients were opened before
         others += f"[{basis.opened}] "
@@ -238,21 +238,6 @@ def _plan_of(made: Path) -> str:
             return next(csv.DictReader(file), {}).get("plan_sha256") or ""
     except OSError:
         return ""
-
-
-def of_other(store: Path, made: Path) -> str:
-    """Return what results were made of that is no longer there; "" if all of it is, or if they are
-    of a version that did not note it.
-    """
-    basis = claims.Basis.read(made)
-    if basis is None:
-        return ""
-    if basis.subjects and basis.subjects != _manifest(store, "subjects").get("id"):
-        return "other patients: step 1 was run again since"
-    for run, sha256 in basis.adapters.items():
-        if runs.weights_in(_manifest(store, f"adapters/{run}")) != sha256:
-            return f"another adapter {run}: it was trained again since, or is gone"
-    return ""
 
 
 def _software(store: Path) -> str:

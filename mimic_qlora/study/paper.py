@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mimic_qlora.display import plots
 from mimic_qlora.step import files, storage
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.study import methods
+from mimic_qlora.study import methods, runs
 from mimic_qlora.validation import results
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.labelling import claims, remade
@@ -83,7 +83,7 @@ def forest_of(store: Path) -> tuple[Forest, str]:
     newest = results.newest(store)
     if newest is None:
         raise UserError(f"{store / 'validation'} has no results: run step 7 first")
-    if other := methods.of_other(store, newest):
+    if other := runs.of_other(store, newest):
         raise UserError(f"{newest} holds results of {other}. Run step 7 again")
     labelled = newest / remade.FIGURES
     found = _differences(labelled, "run_files/label.py") if labelled.is_file() else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mimic_qlora.step import manifests
+from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.training.memorisation import audited
@@ -57,6 +57,31 @@ def _asked_in_step_6(store: Path) -> int:
     with suppress(UserError, OSError):  # a damaged split is told by the steps
         return sum(name == "test" for who, name in reader.split_of(store).items() if who in asked)
     return 0
+
+
+def of_other(store: Path, made: Path) -> str:
+    """Return what results were made of that is no longer there; "" if all of it is, or if they are
+    of a version that did not note it.
+    """
+    basis = _read(made / results.READER)
+    subjects = (manifests.read(storage.linked_place(store / "subjects")) or {}).get("id")
+    if basis.get("subjects") and basis["subjects"] != subjects:
+        return "other patients: step 1 was run again since"
+    for run, sha256 in (basis.get("adapters") or {}).items():
+        if (
+            weights_in(manifests.read(storage.linked_place(store / "adapters" / run)) or {})
+            != sha256
+        ):
+            return f"another adapter {run}: it was trained again since, or is gone"
+    return ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds; an empty one where it is not there or damaged."""
+    with suppress(OSError, ValueError):
+        if isinstance(found := files.read_json(path), dict):
+            return found
+    return {}
 
 
 def of_storage(store: Path) -> list[TrainedRun]:

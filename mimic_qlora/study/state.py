@@ -18,7 +18,7 @@ from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.prompts import records
 from mimic_qlora.step import faults, files, manifests, storage
 from mimic_qlora.step.version import VERSION
-from mimic_qlora.study import running_now
+from mimic_qlora.study import running_now, runs
 from mimic_qlora.subjects import manifest as subjects_manifest
 from mimic_qlora.validation import results
 
@@ -235,6 +235,9 @@ def _of_results(store: Path, before: Mapping[str, StepState]) -> StepState:
         if is_read and earlier.finished and _seconds(earlier.finished) > made:
             why = f"{state.why}, the last one older than {earlier.step}"
             return StepState("validation", STALE, why, finished=state.finished, bytes=state.bytes)
+    if other := runs.of_other(store, newest):  # a copy may have lost the times
+        why = f"{state.why}, the last one of {other}"
+        return StepState("validation", STALE, why, finished=state.finished, bytes=state.bytes)
     return state
 
 

@@ -4,6 +4,7 @@ Step 7 writes it; run_files/label.py and run_files/review.py read it, from old r
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation.arms import PAIR
 
 FILE = "results.jsonl"
+_NAME = r"[0-9]{8}-[0-9]{6}-\w+"  # of a folder of results, as delivery.py gives it
 NUMBER = "number.txt"
+READER = "reader.json"  # who read the answers, and what they were made of
 
 
 class Line(BaseModel):
@@ -88,13 +91,14 @@ def in_order(store: Path) -> list[Path]:
 
     They are numbered as they are made, since a clock may be set back; those of earlier versions
     have no number and come first, by the time in their names. A copy that somebody made (`cp -r X
-    X-backup`) has the number of its original, and a name that sorts after it: the original is the
-    later of the two, so that no work goes on in a backup.
+    X-backup`) has the number of its original, and a name that step 7 does not give: the original is
+    the later of the two, so that no work goes on in a backup.
     """
-    found = (path.parent for path in (store / "validation").glob(f"[!.]*/{FILE}"))
-    by_name = sorted(found, key=lambda folder: folder.name)
-    unnumbered = [folder for folder in by_name if not number(folder)]
-    return unnumbered + sorted(filter(number, reversed(by_name)), key=number)
+
+    def place(folder: Path) -> tuple[int, bool, str]:
+        return number(folder), re.fullmatch(_NAME, folder.name) is not None, folder.name
+
+    return sorted((one.parent for one in (store / "validation").glob(f"[!.]*/{FILE}")), key=place)
 
 
 def number(folder: Path) -> int:

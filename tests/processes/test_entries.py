@@ -55,3 +55,13 @@ def test_a_kill_between_the_two_files_loses_nothing(path):
     path.replace(path.with_name("answers.before"))
     entries.begin(path, {}, anew=False)
     assert known(path) == {"a": "first"}
+
+
+def test_a_damaged_line_of_a_part_costs_its_own_entry_alone(path):
+    entries.begin(path, {}, anew=False)
+    part = path.with_name("answers.run-1.part")
+    for key in "abc":
+        entries.add(part, {"key": key, "of": "first"})
+    part.write_bytes(part.read_bytes().replace(b'"b"', b'"x"') + b'{"key": "d"')
+    entries.gather(path)
+    assert known(path) == {"a": "first", "c": "first"} and not part.exists()

@@ -23,6 +23,7 @@ from mimic_qlora.prompts import audit, records
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import leftovers, overview, running_now, state
+from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation import delivery, ledger
 
 PROMPT = (ROOT / "run_files" / "system_prompt.txt").read_text(encoding="utf-8").strip()
@@ -324,6 +325,29 @@ def test_results_that_are_labelled_later_stay_as_old_as_they_are(whole):
     os.utime(made / "results.jsonl", (1e9, 1e9))
     (made / "labelled.txt").write_text("")
     assert look(whole).states["validation"] == "stale"
+
+
+def test_results_of_an_adapter_that_was_trained_again_are_stale_whatever_the_times_are(whole):
+    """A copy of the storage folder by `cp -r` has the time of copying on all files."""
+    made = whole / "validation" / "20260101-000000-a"
+    made.mkdir(parents=True)
+    (made / "results.jsonl").write_text("")
+    weights = files.file_sha256(whole / "adapters/default/adapter_model.safetensors")
+    for answered_by, is_now in ((weights, "done"), ("f" * 64, "stale")):
+        (made / "reader.json").write_text(json.dumps({"adapters": {"default": answered_by}}))
+        assert look(whole).states["validation"] == is_now
+
+
+def test_an_audit_by_limits_that_are_no_longer_the_frozen_ones_says_so(whole):
+    weights = files.file_sha256(whole / "adapters/default/adapter_model.safetensors")
+    folder = audited.folder_of(whole, "default")
+    folder.mkdir(parents=True)
+    limits = whole / "privacy" / audited.LIMITS
+    limits.write_text("auc: 0.6")
+    audited.Audited("held", "2026-01-01", weights, (), files.file_sha256(limits)).write(folder)
+    assert look(whole).runs[0]["memorisation"] == "held"
+    limits.write_text("auc: 0.51")
+    assert look(whole).runs[0]["memorisation"] == "held by earlier limits"
 
 
 def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):

@@ -208,6 +208,16 @@ def test_a_copy_of_results_is_not_the_newest(tmp_path):
     assert results.in_order(tmp_path)[0].name == "20250101-000000-a"
 
 
+@pytest.mark.parametrize("number", ["1", ""])
+@pytest.mark.parametrize("copy", ["2025-01-02 before labels", "1-b", "zz", "20250102-000000-b x"])
+def test_a_copy_is_not_the_newest_wherever_its_name_sorts(tmp_path, number, copy):
+    """Labels and marks went into it, and with it when it was removed."""
+    results_in(tmp_path / "validation", "20250102-000000-b", copy)
+    for name in ("20250102-000000-b", copy):
+        (tmp_path / "validation" / name / results.NUMBER).write_text(number)
+    assert results.newest(tmp_path).name == "20250102-000000-b"
+
+
 def test_of_results_without_numbers_the_last_by_name_is_the_newest(tmp_path):
     assert results.newest(tmp_path) is None
     results_in(tmp_path / "validation", "20250102-000000-b", "20250101-000000-c", ".x.partial")

@@ -4,7 +4,7 @@ The audit itself is `mimic_qlora/privacy`, which stands above the steps that tel
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,22 @@ from mimic_qlora.step import files
 
 NOT_AUDITED = "not audited for memorisation"
 PAGE, SUMMARY = "audit.html", "summary.json"
+LIMITS = "limits.yaml"  # the frozen ones, in `privacy/`
 BEGIN, END = "<!-- memorisation -->", "<!-- end of memorisation -->"
 
 
 @dataclass(frozen=True)
 class Audited:
-    """The result of an audit; `weights` is the SHA-256 of the adapter that was audited."""
+    """The result of an audit; `weights` is the SHA-256 of the adapter that was audited.
+
+    `limits` is that of the frozen limits which decided; earlier versions noted none.
+    """
 
     verdict: str
     date: str
     weights: str
     lines: tuple[str, ...]  # of the card
+    limits: str = ""
 
     def write(self, folder: Path) -> None:
         """Write it beside the page."""
@@ -38,12 +43,20 @@ def folder_of(store: Path, run: str) -> Path:
 
 
 def read(store: Path, run: str) -> Audited | None:
-    """Return the audit of an adapter; None where there is none of these weights."""
+    """Return the audit of an adapter; None where there is none of these weights.
+
+    The verdict says so where other limits were frozen since.
+    """
     try:
         raw: dict[str, Any] = files.read_json(folder_of(store, run) / SUMMARY)
         found = Audited(raw["verdict"], raw["date"], raw["weights"], tuple(raw["lines"]))
         weights = store / "adapters" / run / "adapter_model.safetensors"
-        return found if files.unchanged_sha256(weights) == found.weights else None
+        if files.unchanged_sha256(weights) != found.weights:
+            return None
+        limits = raw.get("limits", "")
+        if limits and limits != files.file_sha256(store / "privacy" / LIMITS):
+            return replace(found, verdict=f"{found.verdict} by earlier limits")
+        return found
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Question
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.validation import findings, harm, power, statistics, trial_results
+from mimic_qlora.validation import findings, harm, power, results, statistics, trial_results
 from mimic_qlora.validation.arms import ADAPTER, BASE, PAIR
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.labelling import agreement, corrected, label_file
@@ -24,7 +24,7 @@ from mimic_qlora.validation.scoring import rubric
 from mimic_qlora.validation.statistics import Difference, Floats
 
 Row = dict[str, Any]  # of a table, as statistics.compare takes it
-FILE = "reader.json"
+FILE = results.READER
 LABELLERS = ("clinician", "layperson", "model")
 UNKNOWN = "person of unknown training"
 # The rubric cut off at 0 has another mean than its parts: the one below 0 too is corrected.
