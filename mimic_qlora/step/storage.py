@@ -7,6 +7,7 @@ beside it keeps a second run of the step out.
 import atexit
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -44,6 +45,7 @@ from mimic_qlora.step.manifests import (
 )
 from mimic_qlora.step.plain_text import is_whole
 
+CANARIES = 200  # as docs/memorisation.md has it
 # The command that writes each folder, for messages that tell the user what to run.
 COMMANDS = {
     "subjects": "python convert_to_jsonl.py",
@@ -56,7 +58,7 @@ COMMANDS = {
     "lm_eval": "python make_symptom_prompts_ctx_dxpx.py",
     "lm_eval_test": "cd run_files && ./run.sh --final",
     "exports": "python run_files/export_adapter.py",
-    "canaries": "python train_qlora.py --canaries 200",
+    "canaries": f"python train_qlora.py --canaries {CANARIES}",
     "privacy": "python run_files/audit_adapter.py",
     "models": "python train_qlora.py --save-base",
 }
@@ -143,21 +145,35 @@ def check_owner(path: Path) -> None:
         )
 
 
-def plain_command(step: str) -> str:
-    """Return the command that writes a step's folder, such as "adapters/default"."""
+def plain_command(step: str, canaries: int | None = None) -> str:
+    """Return the command that writes a step's folder, such as "adapters/default".
+
+    `canaries` is how many it holds; None where that is not known.
+    """
     name, _, run = step.partition("/")
-    named = name in OF_RUNS and run not in ("", "default")
-    return f"{COMMANDS[name]} --run {shlex.quote(run)}" if named else COMMANDS[name]
+    options = ""
+    audit = re.fullmatch(r"(.+)-canaries(?:-seed(\d+))?", run)
+    if name == "adapters" and audit and canaries != 0:  # step 5 adds the end of the name
+        run, seed = audit.groups()
+        options = f" --canaries {canaries or CANARIES}" + (f" --seeds {seed}" if seed else "")
+    elif name == "canaries" and canaries:
+        name, options = "adapters", f" --canaries {canaries}"
+    if name in OF_RUNS and run not in ("", "default"):
+        options = f" --run {shlex.quote(run)}{options}"
+    return COMMANDS[name] + options
 
 
 def command_for(step: str) -> str:
     """Return the command of a step, with the options by which it finds the storage folder that this
     process has opened and, for step 1, the real tables that it was made from.
     """
-    command = plain_command(step)
     if not _OPENED:
-        return command
+        return plain_command(step)
     store = _OPENED[-1]
+    settings = read_any(linked_place(store / step)).get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    n = settings.get("n" if step == "canaries" else "canaries")
+    command = plain_command(step, n if isinstance(n, int) else None)
     source = read_any(linked_place(store / "subjects")).get("source")
     source = source if isinstance(source, dict) else {}
     folder = source.get("folder") if source.get("kind") == "mimic" else None

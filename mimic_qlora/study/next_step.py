@@ -70,10 +70,20 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
     if step == "adapters" and isinstance(processes, int) and processes > 1:
         # step 5 refuses to go on with a checkpoint of other processes
         start = start.replace("python", f"torchrun --nproc-per-node {processes}")
+    planted = _canaries(manifest) if step == "adapters" else 0
+    if planted and run:
+        words += ["--canaries", str(planted)]
+        run = run.removesuffix("-canaries")  # which step 5 adds
     if step == "adapters" and run not in (None, "default"):
         words += ["--run-name", str(run)]  # torchrun takes no --run
     words += ending.Options(given, model, run or None).of(step)
     return " ".join([start, *map(shlex.quote, words)])
+
+
+def _canaries(manifest: Mapping[str, Any]) -> int:
+    settings = manifest.get("settings")
+    n = settings.get("canaries") if isinstance(settings, dict) else 0
+    return n if isinstance(n, int) else 0
 
 
 def _newest_runs(states: Sequence[StepState]) -> list[str]:

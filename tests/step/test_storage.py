@@ -78,6 +78,27 @@ def test_a_command_that_a_refusal_names_finds_what_this_one_has_opened(tmp_path,
     assert storage.command_for("summary") == "python summarize_jsonl.py"
 
 
+def test_an_adapter_with_canaries_is_written_again_with_as_many(tmp_path, monkeypatch):
+    monkeypatch.setenv("STORAGE_DIR", str(tmp_path))
+    storage.open_storage()
+    for name, n in (("a-canaries", 20), ("a-canaries-seed3", 30), ("my-canaries", 0)):
+        with storage.step_output(tmp_path, f"adapters/{name}", {"canaries": n}, {}):
+            pass
+    expected = {
+        "default-canaries": "--canaries 200",  # it is not there: as the documents have it
+        "a-canaries": "--run a --canaries 20",
+        "a-canaries-seed3": "--run a --canaries 30 --seeds 3",
+        "my-canaries": "--run my-canaries",
+    }
+    for name, options in expected.items():
+        assert storage.command_for(f"adapters/{name}") == f"python train_qlora.py {options}"
+    again = "python run_files/audit_adapter.py --run a-canaries"
+    assert storage.command_for("privacy/a-canaries") == again
+    with storage.step_output(tmp_path, "canaries", {"n": 24}, {}) as out:
+        (out.path / "canaries.jsonl").write_text("a")
+    assert storage.command_for("canaries") == "python train_qlora.py --canaries 24"
+
+
 def test_a_file_that_was_edited_is_refused_whatever_its_size(tmp_path):
     stored(tmp_path, {"columns_least.csv": "labevents.priority"})
     (tmp_path / "features" / "columns_least.csv").write_text("labevents.valuenum")

@@ -488,6 +488,7 @@ def test_an_adapter_on_other_canaries_is_stale(whole):
 
     assert told() == (state.DONE, "")
     make(30)
+    assert "train_qlora.py --canaries 20 --run-name a " in look(whole).next
     assert told() == (state.STALE, "made from an older version of canaries")
     shutil.rmtree(whole / "canaries")
     assert told() == (state.STALE, "rests on canaries, which is missing")
