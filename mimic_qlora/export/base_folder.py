@@ -33,11 +33,17 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     tokenizer = chat.load_tokenizer(path)
     base = BaseModel.of(path, tokenizer)
     folder = place(store, path)
+    beside = finding.beside_weights(path)
+    del beside["config.json"]  # base.computing is of it, however it is written
     if not force:
-        _check_place(folder, path, base)
+        _check_place(folder, path, base, beside)
     files.private_folder(folder.parent)
     step = folder.relative_to(store).as_posix()
-    settings = {"base_model": asdict(base), "weights": "nf4, double quantisation"}
+    settings = {
+        "base_model": asdict(base),
+        "weights": "nf4, double quantisation",
+        "beside_weights": beside,
+    }
     with storage.step_output(store, step, settings, {}, force) as out:
         # the machine that loads it may have a GPU where this one has none
         dtype = loading.compute_dtype(on_cpu=torch.bfloat16)
@@ -49,13 +55,26 @@ def save(argument: str | None, name: str | None, force: bool = False) -> None:
     )
 
 
-def _check_place(folder: Path, path: Path, base: BaseModel) -> None:
-    """Raise UserError when a folder holds the weights of another model of the same last name."""
-    found = (manifests.read(folder) or {}).get("settings", {}).get("base_model", {})
-    if "fingerprint" in found and not finding.is_of(path, found["fingerprint"]):
+def _check_place(folder: Path, path: Path, base: BaseModel, beside: dict[str, str]) -> None:
+    """Raise UserError when a folder holds another model of the same last name.
+
+    One that an earlier version wrote does not tell of all that is compared.
+    """
+    settings = (manifests.read(folder) or {}).get("settings", {})
+    found = settings.get("base_model", {})
+    if "fingerprint" not in found:
+        return
+    other = [] if finding.is_of(path, found["fingerprint"]) else ["weights"]
+    parts = {"config.json": "computing", "chat template": "template_sha256"}
+    now = asdict(base)
+    other += [name for name, key in parts.items() if found.get(key, now[key]) != now[key]]
+    before = settings.get("beside_weights", beside)
+    names = sorted(beside.keys() | before.keys())
+    other += [name for name in names if before.get(name) != beside.get(name)]
+    if other:
         raise UserError(
-            f"{folder} holds {found.get('name')} in 4 bits, another model than {base.name}: give "
-            "another --storage, or --force if this one shall take its place"
+            f"{folder} holds {found.get('name')} in 4 bits, of other {', '.join(other)} than "
+            f"{base.name}: give another --storage, or --force if this one shall take its place"
         )
 
 

@@ -1,12 +1,14 @@
 """The 4-bit base as a folder: other programs load from it what the adapter was trained beside."""
 
+import shutil
 import stat
 
 import pytest
 
 from helpers.scripts import folder_bytes, run_here
-from helpers.tiny_model import write_tiny_model
+from helpers.tiny_model import TEMPLATE, write_tiny_model
 from mimic_qlora.llm import chat, likelihood, loading
+from mimic_qlora.step.files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +54,43 @@ def test_it_is_private_says_what_it_is_and_is_written_once(tuned_store, saved):
     assert again.returncode == 0 and "up to date" in again.stdout
 
 
-def test_another_model_of_the_same_last_name_does_not_take_its_place(tuned_store, saved, tmp_path):
+def changed(model, name, **values):
+    """Give one of a model's JSON files other values."""
+    write_json(model / name, read_json(model / name) | values)
+    return model
+
+
+OTHERS = {
+    "weights": lambda model: write_tiny_model(model, seed=1),
+    "config.json": lambda model: changed(model, "config.json", rope_theta=77777.0),
+    "chat template": lambda model: write_tiny_model(
+        model, template=TEMPLATE.replace("Date", "Day")
+    ),
+    "generation_config.json": lambda model: changed(
+        model, "generation_config.json", eos_token_id=2
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_model_of_the_same_last_name_does_not_take_its_place(
+    tuned_store, saved, tmp_path, what
+):
     folder, store = saved
     before = folder_bytes(folder)
-    other = write_tiny_model(tmp_path / "tiny", seed=1)
+    other = OTHERS[what](shutil.copytree(tuned_store.model, tmp_path / "tiny"))
     done = run_here("train_qlora.py", "--save-base", "--model", other, storage=store)
     assert done.returncode == 2, done.stdout
-    assert str(tuned_store.model) in done.stderr and "--force" in done.stderr
-    assert folder_bytes(folder) == before
+    assert f"{tuned_store.model} in 4 bits, of other {what}" in done.stderr
+    assert "--force" in done.stderr and folder_bytes(folder) == before
+
+
+def test_a_config_that_says_the_same_is_no_other_model(tuned_store, saved, tmp_path):
+    folder, store = saved
+    same = shutil.copytree(tuned_store.model, tmp_path / "tiny")
+    changed(same, "config.json", transformers_version="4.0.0")
+    done = run_here("train_qlora.py", "--save-base", "--model", same, storage=store)
+    assert done.returncode == 0 and "up to date" in done.stdout
 
 
 def test_options_of_a_run_beside_it_are_refused(tmp_path):
