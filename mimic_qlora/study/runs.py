@@ -67,11 +67,9 @@ def of_other(store: Path, made: Path) -> str:
     subjects = (manifests.read(storage.linked_place(store / "subjects")) or {}).get("id")
     if basis.get("subjects") and basis["subjects"] != subjects:
         return "other patients: step 1 was run again since"
-    for run, sha256 in (basis.get("adapters") or {}).items():
-        if (
-            weights_in(manifests.read(storage.linked_place(store / "adapters" / run)) or {})
-            != sha256
-        ):
+    for run, sha256 in _part(basis, "adapters").items():
+        now = manifests.read(storage.linked_place(store / "adapters" / run)) or {}
+        if weights_in(now) != sha256:
             return f"another adapter {run}: it was trained again since, or is gone"
     return ""
 
