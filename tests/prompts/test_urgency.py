@@ -260,10 +260,10 @@ def test_a_column_without_which_all_levels_are_others_is_refused(
         cohort.find(emergency_store, 42)
 
 
-def test_no_visit_to_ask_about_is_not_called_a_stay_without_codes():
+def test_no_visit_to_ask_about_is_not_called_a_stay_without_codes(emergency_store):
     settings = build.PromptSettings(["urgency"], 1, None, 700, 24, 42, "words")
     with pytest.raises(UserError, match="no validation patient has an emergency visit with a time"):
-        build._check_splits(["train"], settings)
+        build._check_splits(["train"], emergency_store, settings)
 
 
 def test_a_table_that_does_not_cover_a_year_is_refused(emergency_store, monkeypatch):
