@@ -34,7 +34,7 @@ PLANTED = {
 def sound_tables(tmp_path_factory):
     """The tables of some patients without a fault."""
     folder = tmp_path_factory.mktemp("sound") / "mimic"
-    hospital.write(folder, 14, seed=1, progress=False, uncoded_share=0.2)
+    hospital.write(folder, 11, seed=1, progress=False, uncoded_share=0.2)
     change_cells(folder, lambda table, column, kind, n, cell: cell)  # without quoted empty strings
     return folder
 
