@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection
 from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import ages, races
 from mimic_qlora.subjects import database, sql
-from mimic_qlora.subjects.manifest import SubjectsManifest
+from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
 
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
@@ -59,18 +59,18 @@ class Groups(NamedTuple):
     min_cell: int
 
 
-def table1(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -> Rows:
+def table1(data: Data) -> Rows:
     """Return Table 1, overall and by split; patients without a coded stay have their own column.
 
     Counts above 0 and below `min_cell` are hidden, and the next smallest where a sum would reveal
     them. A level that MIMIC-IV does not publish, of fewer patients, is not named.
     """
-    people, stays = _people(con), _stays(con)
+    people, stays = _people(data.con), _stays(data.con)
     for column, published in _PUBLISHED.items():
         n = people[column].map(people[column].value_counts())
-        named = people[column].isin({*published, *_UNKNOWN}) | (n >= min_cell)
+        named = people[column].isin({*published, *_UNKNOWN}) | (n >= data.min_cell)
         people[column] = people[column].where(named, _OTHER_TEXT)
-    groups = _groups(people, min_cell)
+    groups = _groups(people, data.min_cell)
     everybody = groups.people
 
     def yes_no(title: str, column: str, known: bool) -> Rows:
@@ -91,8 +91,8 @@ def table1(con: DuckDBPyConnection, manifest: SubjectsManifest, min_cell: int) -
         groups,
     )
     rows += _quartiles("Days from first to last", lambda part: part.days_covered, groups)
-    (n_flags,) = con.execute("SELECT count(hospital_expire_flag) FROM admissions").fetchall()[0]
-    rows += yes_no("Any ICU stay", "icu_stays", "icustays" in manifest["rows"])
+    n_flags = data.count("SELECT count(hospital_expire_flag) FROM admissions")
+    rows += yes_no("Any ICU stay", "icu_stays", "icustays" in data.manifest["rows"])
     rows += yes_no("Died in hospital", "died", n_flags > 0)
     rows += _quartiles("ICU stays if any", lambda part: part.icu_stays[part.icu_stays > 0], groups)
     return rows

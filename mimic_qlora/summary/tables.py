@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from duckdb import DuckDBPyConnection
 from tqdm import tqdm
 
 from mimic_qlora.subjects import database, sql
 from mimic_qlora.subjects.manifest import SubjectsManifest
 from mimic_qlora.summary import counts, table1
 from mimic_qlora.summary.counts import TOP, Ranking
+from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.disclosure import Rows
 
 
@@ -21,7 +21,7 @@ class Kind(NamedTuple):
 
     heading: str
     needs: str  # the table of MIMIC-IV without which it is left out
-    rows: Callable[[DuckDBPyConnection, SubjectsManifest, int], Rows]
+    rows: Callable[[Data], Rows]
     note: str = ""  # stands under the table
 
 
@@ -64,7 +64,9 @@ KINDS = {
         table1.table1,
         table1.NOTE,
     ),
-    "rows_per_table": Kind("Rows and patients per table", "patients", counts.rows_per_table),
+    "rows_per_table": Kind(
+        "Rows and patients per table", "patients", lambda data: data.rows_per_table
+    ),
     "diagnoses_per_patient": Kind(
         "Coded diagnoses per patient", "diagnoses_icd", counts.diagnoses_per_patient
     ),
@@ -105,10 +107,11 @@ def summarize(storage: Path, temp: Path, manifest: SubjectsManifest, min_cell: i
     """Return the summary of the patients in the storage folder. Queries spill into `temp`."""
     summary = Summary([], [])
     con = database.connect(storage, temp)
+    data = Data(con, manifest, min_cell)
     there = database.names(con)
     for name, kind in tqdm(KINDS.items(), desc="summarizing", unit="table", disable=None):
         if kind.needs in there:
-            rows = kind.rows(con, manifest, min_cell)
+            rows = kind.rows(data)
             summary.tables.append(Table(name, kind.heading, rows, kind.note))
         else:
             summary.skipped.append(f"{kind.heading}: left out, the data has no {kind.needs}")

@@ -12,8 +12,9 @@ import pytest
 
 from helpers.scripts import run_here, run_script
 from mimic_qlora.subjects import database
-from mimic_qlora.summary import counts, disclosure, record_lengths, table1
-from mimic_qlora.summary.tables import KINDS
+from mimic_qlora.summary import counts, data, disclosure, record_lengths, table1
+from mimic_qlora.summary.data import Data
+from mimic_qlora.summary.tables import KINDS, summarize
 
 N = 40
 
@@ -142,7 +143,7 @@ def test_each_icd_version_has_a_list_of_its_own(store):
         SELECT i AS subject_id, i AS hadm_id, v AS icd_version, i::VARCHAR AS icd_code,
                '' AS long_title
         FROM range(30) t(i), (VALUES (9), (10)) u(v), range(if(v = 9, 5, 1))""")
-    found = KINDS["top_diagnoses_by_rows"].rows(con, {}, 0)
+    found = KINDS["top_diagnoses_by_rows"].rows(Data(con, {}, 0))
     assert [row["icd_version"] for row in found] == [9] * 20 + [10] * 20
     assert found[0]["rows"] == 5 and found[20]["rows"] == 1
 
@@ -159,7 +160,7 @@ def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, sho
     }
     many, few = ({**flag, "patients": n} for n in (10, 3))
     manifest = {"quality": [many, few], "source": {"patients": N}, "rows": {}}
-    shown = counts.quality(database.connect(store, tmp_path), manifest, 10)
+    shown = counts.quality(Data(database.connect(store, tmp_path), manifest, 10))
     assert (
         shown[0] == {**{k: many[k] for k in shown[0]}}
         and shown[1]["sentence"] == "ends before it starts"
@@ -461,14 +462,24 @@ def test_cells_of_few_patients_and_rows_of_a_hidden_table_are_nowhere_told(tmp_p
     con = database.connect(place, tmp_path)
     of_pharmacy = {**flag, "table": "pharmacy", "share": 15 / 34}  # 5 of its patients do not
     flags = [{**flag, "share": 15 / 37}, {**flag, "share": 1.0}, of_pharmacy]
-    found = counts.quality(con, {**manifest, "quality": flags}, 10)
+    found = counts.quality(Data(con, {**manifest, "quality": flags}, 10))
     assert [(row["rows"], row["share"], row["patients"]) for row in found] == [
         (15, "hidden", 15),
         ("hidden", "hidden", "hidden"),
         ("hidden", "hidden", "hidden"),
     ]
     del manifest["cells_not_of_their_type_patients"]  # as older versions wrote it
-    assert odd in counts.misfits(con, manifest, 10)
+    assert odd in counts.misfits(Data(con, manifest, 10))
+
+
+def test_rows_and_patients_of_a_table_are_counted_once_for_all_tables_of_the_summary(
+    store, tmp_path, monkeypatch
+):
+    manifest = json.loads((store / "subjects" / "manifest.json").read_text())
+    leave_few, asked = data._leave_few, []
+    monkeypatch.setattr(data, "_leave_few", lambda *given: asked.append(given) or leave_few(*given))
+    assert summarize(store, tmp_path, manifest, 10).tables
+    assert len(asked) == len(manifest["rows"])
 
 
 def test_the_same_input_gives_the_same_bytes(store, shown):
@@ -505,7 +516,8 @@ def test_cells_not_of_their_type_and_empty_columns_are_told(store, shown, tmp_pa
         "source": {"patients": N},
         "dictionaries": {"d_items": 90},
     }
-    (row,) = counts.misfits(database.connect(store, tmp_path), told, 10)  # of a dictionary
+    of_dictionary = Data(database.connect(store, tmp_path), told, 10)
+    (row,) = counts.misfits(of_dictionary)
     assert (row["cells"], row["rows"]) == (12, 90)
     assert by_column["admissions.deathtime"] == 1.0 and by_column["prescriptions.drug"] == 0.0
 
@@ -602,7 +614,7 @@ def test_the_flow_says_who_was_left_out_and_why(store, shown):
     assert page.index('<ol class="flow">') < page.index("<table")
     manifest = {"rows": {"patients": {"in": 99, "unsampled": 50, "rejected": 9}}}
     con = database.connect(store, store)
-    sampled = counts.flow(con, manifest | {"source": {"patients": N}}, 11)
+    sampled = counts.flow(Data(con, manifest | {"source": {"patients": N}}, 11))
     assert [(row["n"], row["left_out"]) for row in sampled] == [
         (99, 50),
         (49, 9),
