@@ -108,7 +108,7 @@ def main() -> None:
     """Find or make the tables, convert them, and compare the result with them if asked to."""
     args = arguments()
 
-    from mimic_qlora.mimic import download, tables
+    from mimic_qlora.mimic import download, passed_over, tables
     from mimic_qlora.subjects import conversion, replacement
     from mimic_qlora.work import certificates, cluster
 
@@ -139,7 +139,8 @@ def main() -> None:
     sources = tables.find(folder, args.multiline)
     if args.verify_checksums:
         conversion.print_sums(folder, sources, absent)
-    conversion.print_sources(folder, sources)
+    empty = passed_over.without_rows(sources)
+    conversion.print_sources(folder, sources, empty)
     settings = conversion.ConversionSettings(
         folder=folder,
         synthetic=not mimic_dir,
@@ -154,7 +155,7 @@ def main() -> None:
     )
     with ending.told("subjects", store, ending.Options(args.storage)):
         try:
-            conversion.write_subjects(store, sources, settings, args.force)
+            conversion.write_subjects(store, sources, empty, settings, args.force)
         except errors.UpToDate:
             if args.verify:
                 conversion.verify(store, sources)

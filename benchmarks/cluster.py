@@ -26,7 +26,7 @@ import replicate
 from hosts import COMMAND, ROOT, Hosts, call, cpu_of, skip_where_not_allowed
 from measure import DEMO
 
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import reading, tables
 
 SMALL = 8  # MB of a bucket, for growth
 PATIENTS = 10  # of growth x1
@@ -156,7 +156,7 @@ def part_of(demo: Path, folder: Path) -> Path:
     )
     with duckdb.connect() as con:
         for name, source in tables.find(demo).items():
-            rows = pa.Table.from_batches(tables.read(source))
+            rows = pa.Table.from_batches(reading.read(source))
             con.register("rows", rows)
             chosen = f"where subject_id in ({listed})" if "subject_id" in source.columns else ""
             path = folder / source.module / f"{name}.csv.gz"

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from isal import igzip
 from tqdm import tqdm
 
-from mimic_qlora.mimic import tables  # noqa: E402
+from mimic_qlora.mimic import reading, tables  # noqa: E402
 
 SLICE = 20_000  # rows whose copies stand together
 STEP = 10_000_000  # between the ids of one copy and the next: the demo's own have 8 digits
@@ -32,7 +32,7 @@ PREFIXED = (
 def replicate(demo: Path, folder: Path, copies: int) -> None:
     sources = tables.find(demo)
     for name, source in tqdm(sources.items(), desc=f"demo x{copies}"):
-        rows = pa.Table.from_batches(tables.read(source))
+        rows = pa.Table.from_batches(reading.read(source))
         write(
             folder / source.module / f"{name}.csv.gz",
             rows,

@@ -1,30 +1,21 @@
-"""The tables of MIMIC-IV: their names, columns and types, and the reader of a folder of them."""
+"""The tables of MIMIC-IV: their names, columns and types, and how a folder of them is found."""
 
 import codecs
-import contextlib
 import csv
 import filecmp
 import io
-import itertools
 import os
 import re
 import unicodedata
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
-import pyarrow as pa
-from isal import igzip, igzip_lib
-from pyarrow import csv as arrow_csv
-
-from mimic_qlora.mimic import modules, second_reader
+from mimic_qlora.mimic import modules
 from mimic_qlora.mimic.modules import MODULES
-from mimic_qlora.mimic.pieces import Piece, Rows
-from mimic_qlora.mimic.second_reader import LineCounter, LineCounts, Readable
-from mimic_qlora.step import faults
+from mimic_qlora.mimic.packed import GZIP_ERROR, has_rows, uncompressed
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import is_whole
 
@@ -33,18 +24,12 @@ Columns = Mapping[str, Kind]  # name -> type, in the order of the header
 Cell = int | float | datetime | str
 
 SUMS = "SHA256SUMS.txt"
-PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".parquet")
 _HEAD = 1 << 12  # bytes at the beginning of a file that tell it from most others
 REQUIRED = ("patients", "admissions")
-BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead
 # what people have typed or dictated, so that a cell may span lines; so it may in all of note/
 FREE_TEXT = ("labevents.comments", "microbiologyevents.comments", "triage.chiefcomplaint")
 IDS = ("subject_id", "hadm_id", "stay_id")  # columns by which a row finds its patient
 LONGEST_NAME = 200  # bytes; files of the table add to its name, and systems allow 255
-# what isal raises for damaged data; its stubs declare it as an object and not as a class
-GZIP_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
-WHOLE = r"^(0|-?[1-9]\d{0,17})$"  # an id: an integer of the JSONL has no leading zero
-ABOVE_ZERO = "[1-9][0-9]{0,17}"  # the id of a patient or a stay
 
 
 class Table(NamedTuple):
@@ -98,7 +83,7 @@ def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
     that is there twice, for a name that the record cannot take, and for an unreadable header.
     """
     found: dict[str, Source] = {}
-    for folder in _parts(mimic_dir):
+    for folder in parts_of(mimic_dir):
         own = _table_folders(folder)
         stored = [(path.name, path) for path in csv_files(folder) if path not in own]
         # each where its file would stand
@@ -128,7 +113,7 @@ def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
     }
 
 
-def _parts(mimic_dir: Path) -> list[Path]:
+def parts_of(mimic_dir: Path) -> list[Path]:
     """Return the folders in which the tables lie. Raises UserError where there can be none."""
     if not is_whole(str(mimic_dir)):
         raise UserError(
@@ -178,7 +163,7 @@ def _check_unread(mimic_dir: Path, found: Collection[str]) -> None:
     So it does for one beside hosp/ and icu/, where only these are read. Without a word it would
     count as absent. `.csv.gz.part` is a download that was not finished.
     """
-    parts = _parts(mimic_dir)
+    parts = parts_of(mimic_dir)
     for path in sorted(path for folder in parts for path in folder.iterdir()):
         name = path.name.split(".")[0]
         if name in schema() and name not in found:
@@ -248,55 +233,12 @@ def _table_folders(folder: Path) -> list[Path]:
     `labevents.csv.bak/` was set aside, and `labevents.csv.tmp/` is not finished.
     """
     names = {f"{name}{ending}" for name in schema() for ending in ("", ".csv", ".csv.gz")}
-    return [path for path in _folders(folder) if path.name in names and csv_files(path)]
+    return [path for path in folders_in(folder) if path.name in names and csv_files(path)]
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, ordered by name."""
     return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def other_folders(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
-    """Return the folders with files beside the tables that are no table themselves."""
-    read = {path.parent for source in sources.values() for path in source.files}
-    return [
-        folder
-        for part in _parts(mimic_dir)
-        for folder in _folders(part)
-        if folder not in read and any(folder.glob("*"))
-    ]
-
-
-def folders_beside(mimic_dir: Path, sources: Mapping[str, Source]) -> dict[str, list[str]]:
-    """Return the folders with CSV files beside the modules, such as `notes/`, by their name.
-
-    Each has the tables of MIMIC-IV in it that are found nowhere else.
-    """
-    if mimic_dir in _parts(mimic_dir):  # there are no modules
-        return {}
-    absent = schema().keys() - sources.keys()
-    found = {
-        folder.name: [path.name.split(".csv")[0] for path in sorted(folder.glob("*.csv*"))]
-        for folder in _folders(mimic_dir)
-        if folder.name not in MODULES and not folder.name.startswith(".")
-    }
-    return {name: [n for n in names if n in absent] for name, names in found.items() if names}
-
-
-def other_files(mimic_dir: Path, sources: Mapping[str, Source]) -> list[Path]:
-    """Return the files among the tables that are in another form than CSV.
-
-    Beside the modules those that may hold one (`ed.zip`); PhysioNet's texts lie there too. Its
-    pages (`index.html?C=M;O=A`) come with a download by wget.
-    """
-    read = {path for source in sources.values() for path in source.files}
-    return [
-        path
-        for part in dict.fromkeys((*_parts(mimic_dir), mimic_dir))
-        for path in sorted(part.iterdir())
-        if part != mimic_dir or path.name.endswith(PACKED) and not path.name.endswith(".csv.gz")
-        if path not in read and not path.is_dir() and path.name != SUMS
-        if not path.name.startswith((".", "index.html"))
-    ]
 
 
 def _of_folder(name: str, place: Path, folder: Path) -> Source:
@@ -340,28 +282,13 @@ def _check_twins(files: Iterable[Path]) -> None:
         for key in (status.st_dev, status.st_ino), (path.name.removesuffix(".gz"),), alike:
             twin = seen.setdefault(key, path)
             is_copy = key is not alike or (
-                filecmp.cmp(path, twin, shallow=False) and _has_rows(path)
+                filecmp.cmp(path, twin, shallow=False) and has_rows(path)
             )
             if twin is not path and is_copy:
                 raise UserError(
                     f"{path} and {twin} are one file or copies of one, whose rows would count "
                     "twice: remove one"
                 )
-
-
-def without_rows(sources: Mapping[str, Source]) -> list[str]:
-    """Return the tables of which there is the header alone."""
-    return [name for name, source in sources.items() if not any(map(_has_rows, source.files))]
-
-
-def _has_rows(path: Path) -> bool:
-    """Tell whether a file has more than a header; one that is damaged is told when it is read."""
-    try:
-        with open(path, "rb") as stored, _uncompressed(stored, path) as file:
-            lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-            return any(line.strip() for line in itertools.islice(lines, 1, None))
-    except (OSError, EOFError, ValueError, GZIP_ERROR):
-        return True
 
 
 def _same(name: str) -> str:
@@ -454,7 +381,7 @@ def _header(path: Path) -> list[str]:
     """Return the names of a file's columns. Raises UserError when they cannot be read or used."""
     header: list[str] = []
     try:
-        with open(path, "rb") as stored, _uncompressed(stored, path) as file:
+        with open(path, "rb") as stored, uncompressed(stored, path) as file:
             rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
             header = next(rows, [])
             if any("\0" in name for name in header):
@@ -494,164 +421,3 @@ def _form(data: bytes, path: Path) -> str | None:
         return None
     twice = path.suffix == ".gz"
     return "it is compressed twice" if twice else "it is compressed, and its name lacks .gz"
-
-
-def _uncompressed(stored: IO[bytes], path: Path) -> IO[bytes]:
-    """Return the bytes of an open CSV file, unpacked if it is compressed."""
-    if path.suffix != ".gz":
-        return stored
-    return cast(IO[bytes], igzip.open(stored, "rb"))
-
-
-class Seams(NamedTuple):
-    """The unpacked bytes by which a piece of a file overlaps its neighbours: see `pieces.Rows`."""
-
-    skipped: int = 0
-    beyond: int = 0
-
-
-class PieceCounts(NamedTuple):
-    """What a second reader has counted in a piece, and the seams of the piece."""
-
-    lines: LineCounts
-    seams: Seams
-
-
-def read(
-    source: Source,
-    on_ragged: Callable[[int, str], None] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
-    on_end: Callable[[PieceCounts], None] | None = None,
-    piece: Piece | None = None,
-) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a table, or of one piece, as batches of strings, as the files have them.
-
-    They come in file order. Nothing between two commas is null; a quoted empty string stays an
-    empty string. A row with too few or too many fields is left out and passed to `on_ragged(row
-    number, text)`, numbered within its piece or file, behind a header; without it such a row is an
-    error. After each batch `on_bytes` gets the number of bytes of the file that have been read. At
-    the end of each piece or file `on_end` gets what a second reader has counted meanwhile. Raises
-    UserError when the file breaks off or is damaged, when a cell spans lines that must not
-    (`Source.texts`), and when the two readers found other numbers of rows.
-    """
-    for one in [piece] if piece else map(Piece, source.files):
-        try:
-            yield from _read(source._replace(path=one.path), one, on_ragged, on_bytes, on_end)
-        except UserError:
-            if one.is_whole:
-                raise
-            # the numbers of its lines count from the cut
-            second_reader.count(one.path, source.columns, source.texts)
-            raise
-
-
-def _read(
-    source: Source,
-    piece: Piece,
-    on_ragged: Callable[[int, str], None] | None,
-    on_bytes: Callable[[int], None] | None,
-    on_end: Callable[[PieceCounts], None] | None,
-) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of one piece: see `read`."""
-    n_rows, seams = 0, Seams()
-
-    def skip(row: arrow_csv.InvalidRow) -> str:
-        nonlocal n_rows
-        if on_ragged:
-            on_ragged(row.number, row.text)
-        n_rows += 1
-        return "skip"
-
-    counter = LineCounter(source.path, source.columns, source.texts)
-    try:
-        with open(source.path, "rb") as stored, contextlib.ExitStack() as opened:
-            if piece.is_whole:
-                file: Readable = opened.enter_context(_uncompressed(stored, source.path))
-            else:
-                file = Rows(stored, piece, source.columns)
-            watched = second_reader.Watched(file, counter)
-            for batch in _batches(source, watched, skip if on_ragged else None):
-                counter.check()
-                if batch.schema.names != list(source.columns):
-                    raise UserError(
-                        f"{source.path} changed while it was read: run the same command again"
-                    )
-                n_rows += batch.num_rows
-                yield batch
-                if on_bytes:
-                    on_bytes(stored.tell() - piece.start)
-            if isinstance(file, Rows):
-                seams = Seams(file.skipped, file.beyond)
-    except EOFError:
-        raise UserError(f"{source.path} breaks off before its end: download it again") from None
-    except (pa.ArrowInvalid, OSError, GZIP_ERROR) as error:
-        if faults.of_the_machine(error):
-            raise
-        raise _unreadable(source, error) from None
-    counted = counter.finish()
-    if counted.rows != n_rows:
-        raise UserError(
-            f"{source.path} has {n_rows:,} rows to one reader and {counted.rows:,} to another: "
-            "check the download, and report this if it is as published"
-        )
-    if on_end:
-        on_end(PieceCounts(counted, seams))
-
-
-def _batches(
-    source: Source,
-    file: second_reader.Watched,
-    skip: Callable[[arrow_csv.InvalidRow], str] | None,
-) -> Iterator[pa.RecordBatch]:
-    """Return Arrow's reader of an open CSV file; `skip` gets the rows of another length."""
-    return arrow_csv.open_csv(
-        file,
-        # one thread: only then do the rows that are skipped carry their number
-        read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=skip is None),
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(source.columns, pa.string()),
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
-    )
-
-
-def _unreadable(source: Source, error: Exception) -> UserError:
-    """Return what is wrong with a file, as the second reader tells it, else as Arrow does."""
-    try:
-        second_reader.count(source.path, source.columns, source.texts)
-    except UserError as fault:
-        return fault
-    except (OSError, EOFError, zlib.error):
-        pass
-    # the reader's message may quote a row; patient data stays out of logs
-    reason = "is damaged"
-    if "Expected" in str(error):
-        reason = "has rows of different lengths"
-    elif "UTF8" in str(error):
-        reason = "is not UTF-8"
-    elif "straddling" in str(error):
-        reason = f"has a row of more than {BLOCK_BYTES >> 20} MiB"
-    return UserError(f"{source.path} cannot be read, it {reason}: check the download")
-
-
-def id_fault(cell: str | None) -> str:
-    """Return why a cell is no id above 0, as the end of a sentence that its column begins."""
-    if not (cell or "").strip():
-        return "is empty"
-    for form, reason in _ID_FAULTS.items():
-        if re.fullmatch(form, cell or ""):
-            return reason
-    return "is not a whole number"
-
-
-_ID_FAULTS = {
-    r"(?i:\.|nan|null|none|na|<na>|n/a|\\n)": "is a word for nothing, which must be an empty cell",
-    r"[-+]?[0-9]*\.[0-9]*": "has a decimal point",
-    r"[-+]?0[0-9]+": "begins with 0",
-    r"[-+]?[0-9]{19,}": "has more than 18 digits",
-    r"\+[0-9]+": "has a sign in front",
-    r"-?[0-9]+": "is not above 0",
-}

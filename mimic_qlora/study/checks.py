@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import finding
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import passed_over, tables
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
@@ -78,7 +78,7 @@ def _check_data(file: StudyFile, store: Path) -> None:
         for source in sources.values()
         for path in source.files
     }
-    check, empty = replacement.check_folder, tables.without_rows(sources)
+    check, empty = replacement.check_folder, passed_over.without_rows(sources)
     _as_field(file, ("data", "from"), check, store, folder, inputs, empty, found)
 
 

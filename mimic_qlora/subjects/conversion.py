@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text import counted
 from mimic_qlora.display.text_tables import text_table
-from mimic_qlora.mimic import download, modules, releases, tables
+from mimic_qlora.mimic import download, modules, passed_over, releases, tables
 from mimic_qlora.mimic.tables import Columns, Source
 from mimic_qlora.step import files, limits, storage, terminal
 from mimic_qlora.step.errors import GoesOn, UserError
@@ -120,8 +120,8 @@ def memory_bytes(gigabytes: float | None) -> int:
     return int(gigabytes * 1e9)
 
 
-def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
-    """Print which tables are there, which are not, and which differ from the schema."""
+def print_sources(folder: Path, sources: Mapping[str, Source], empty: Sequence[str]) -> None:
+    """Print which tables are there, which are not or `empty`, and which differ from the schema."""
     missing = [
         name
         for name, table in tables.schema().items()
@@ -132,23 +132,14 @@ def print_sources(folder: Path, sources: Mapping[str, Source]) -> None:
     for name, (table, effect) in DICTIONARIES.items():
         if name in missing and table in sources:
             print(f"  without {name}, {effect}")
-    if empty := tables.without_rows(sources):
+    if empty:
         print(f"  no rows: {', '.join(empty)}")
     with_tables = {source.module for source in sources.values()}
     for module in modules.MODULES:
         if module not in with_tables and (folder / module).is_dir():
             print(f"  no table in {module}/: is its disk mounted?")
-    read = {path for source in sources.values() for path in source.files}
-    outside = [path.name for path in tables.csv_files(folder) if path not in read]
-    for beside, lacking in tables.folders_beside(folder, sources).items():
-        named = f" (with {', '.join(lacking)})" if lacking else ""
-        outside.append(f"{beside}/{named}")
-    if outside:
-        print(f"  not read, as they do not lie in hosp/, icu/, ed/ or note/: {', '.join(outside)}")
-    if others := [f"{path.name}/" for path in tables.other_folders(folder, sources)]:
-        print(f"  not read, as they are not named after a table of MIMIC-IV: {', '.join(others)}")
-    if others := [path.name for path in tables.other_files(folder, sources)]:
-        print(f"  not read, as only .csv and .csv.gz are: {', '.join(others)}")
+    for why, names in passed_over.not_read(folder, sources).items():
+        print(f"  not read, as {why}: {', '.join(names)}")
     held = {tables.schema()[name].module for name in sources if name in tables.schema()}
     for module in () if folder.name == replacement.SYNTHETIC else modules.MODULES:
         if module not in held and (apart := modules.apart(folder, module)):
@@ -171,10 +162,15 @@ def print_sums(folder: Path, sources: Mapping[str, Source], absent: Sequence[str
 
 
 def write_subjects(
-    store: Path, sources: Mapping[str, Source], settings: ConversionSettings, force: bool
+    store: Path,
+    sources: Mapping[str, Source],
+    empty: Sequence[str],
+    settings: ConversionSettings,
+    force: bool,
 ) -> None:
     """Write step 1's folder: convert the tables, check their quality, show that no row was lost.
 
+    The tables `empty` have the header alone.
     Raises UpToDate when the folder is there and `force` is not given. Raises UserError when a table
     cannot be read, rows are rejected, a file changes meanwhile, or real patients would be replaced.
     """
@@ -188,7 +184,7 @@ def write_subjects(
             store,
             settings.folder,
             inputs,
-            tables.without_rows(sources),
+            empty,
             lambda: _chosen(patients.read(sources["patients"]), settings),
             earlier,
         )

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from mimic_qlora.mimic import cells, tables
+from mimic_qlora.mimic import cells, reading, tables
 from mimic_qlora.mimic.cells import CellCounts
 from mimic_qlora.mimic.pieces import Piece
-from mimic_qlora.mimic.tables import PieceCounts
+from mimic_qlora.mimic.reading import PieceCounts
 from mimic_qlora.subjects import parquet_files, rejects
 from mimic_qlora.subjects.rejects import Rejects
 
@@ -47,7 +47,7 @@ def write(name: str, source: tables.Source, folder: Path) -> DictionaryRows:
             listed.unlink(missing_ok=True)
             with Rejects(listed, path.name) as rejected:
                 reject = functools.partial(_reject_ragged, rejected)
-                for batch in tables.read(source, reject, None, counted.append, Piece(path)):
+                for batch in reading.read(source, reject, None, counted.append, Piece(path)):
                     typed = cells.typed(source.columns, batch)
                     file.write_table(typed.rows)
                     n_kept += typed.rows.num_rows

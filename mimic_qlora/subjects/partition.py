@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from mimic_qlora.mimic import pieces, tables
+from mimic_qlora.mimic import id_cells, pieces, reading
 from mimic_qlora.mimic.pieces import Piece
-from mimic_qlora.mimic.tables import Columns, PieceCounts, Seams, Source
+from mimic_qlora.mimic.reading import PieceCounts, Seams
+from mimic_qlora.mimic.tables import Columns, Source
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import buckets as bucket_sizes
 from mimic_qlora.subjects import rejects, runs
@@ -208,7 +209,7 @@ def _read_piece(
         def tell_how_far(n_bytes: int) -> None:
             tell(n_bytes, n_read)
 
-        for batch in tables.read(source, reject_ragged, tell_how_far, counted.append, job.piece):
+        for batch in reading.read(source, reject_ragged, tell_how_far, counted.append, job.piece):
             batch, subject_ids = with_subject_ids(batch, columns, plan.owners)
             buckets = plan.bucket_of(subject_ids)
             for reason, bad in _faults(batch, source, buckets):
@@ -382,7 +383,7 @@ def split_all(run: Run, engine: Engine, columns: Mapping[str, Columns], rows: Ro
 
 def stay_owners(
     sources: Mapping[str, Source],
-    read: Callable[[Source], Iterator[pa.RecordBatch]] = tables.read,
+    read: Callable[[Source], Iterator[pa.RecordBatch]] = reading.read,
 ) -> dict[str, Owners]:
     """Return the id columns that lead to a patient, for tables without subject_id.
 
@@ -399,7 +400,7 @@ def stay_owners(
             if name in sources
             for batch in read(sources[name])
             for row in batch.select(["subject_id", column]).to_pylist()
-            if all(re.fullmatch(tables.ABOVE_ZERO, cell or "") for cell in row.values())
+            if all(re.fullmatch(id_cells.ABOVE_ZERO, cell or "") for cell in row.values())
         }
         patients_of = Counter(one for one, _ in pairs)
         if lead := sorted(pair for pair in pairs if patients_of[pair[0]] == 1):
@@ -441,7 +442,7 @@ def with_subject_ids(
     return pa.record_batch([text, *batch.columns], names=list(columns)), found
 
 
-_POWERS_OF_TEN = 10 ** np.arange(1, 18)  # up to 18 digits, as `tables.WHOLE` has
+_POWERS_OF_TEN = 10 ** np.arange(1, 18)  # up to 18 digits, as `id_cells.WHOLE` has
 
 
 def _plain_numbers(text: pa.Array) -> np.ndarray | None:
@@ -462,7 +463,7 @@ def whole_numbers(text: pa.Array) -> np.ndarray:
     """Return the cells as int64 [rows], 0 where one is null or no whole number above zero."""
     numbers = _plain_numbers(text)
     if numbers is None:
-        whole = pc.match_substring_regex(text, f"^{tables.ABOVE_ZERO}$")
+        whole = pc.match_substring_regex(text, f"^{id_cells.ABOVE_ZERO}$")
         numbers = pc.fill_null(pc.cast(pc.if_else(whole, text, None), pa.int64()), 0).to_numpy()
     return numbers
 
@@ -476,9 +477,9 @@ def _faults(
             continue
         cells = batch[column]
         if _plain_numbers(cells) is None:
-            whole = pc.match_substring_regex(cells, tables.WHOLE)
+            whole = pc.match_substring_regex(cells, id_cells.WHOLE)
             bad = pc.fill_null(pc.invert(whole), False).to_numpy(zero_copy_only=False)
-            reasons = np.array([tables.id_fault(cell) for cell in cells.to_numpy(False)[bad]])
+            reasons = np.array([id_cells.fault(cell) for cell in cells.to_numpy(False)[bad]])
             for reason in dict.fromkeys(reasons.tolist()):
                 of_reason = bad.copy()
                 of_reason[bad] = reasons == reason

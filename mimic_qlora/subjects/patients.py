@@ -4,7 +4,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import id_cells, reading
+from mimic_qlora.mimic.tables import Source
 from mimic_qlora.step import plain_text, seeded
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.split_file import Split, SplitName
@@ -12,17 +13,17 @@ from mimic_qlora.subjects.split_file import Split, SplitName
 SHARES: dict[SplitName, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
-def read(source: tables.Source) -> list[int]:
+def read(source: Source) -> list[int]:
     """Return the subject_ids of the table `patients`, in file order.
 
     Raises UserError when one is not a whole number above 0 or stands there twice.
     """
-    ids = [value for batch in tables.read(source) for value in batch["subject_id"].to_pylist()]
-    bad = [i for i, value in enumerate(ids) if not re.fullmatch(tables.ABOVE_ZERO, value or "")]
+    ids = [value for batch in reading.read(source) for value in batch["subject_id"].to_pylist()]
+    bad = [i for i, value in enumerate(ids) if not re.fullmatch(id_cells.ABOVE_ZERO, value or "")]
     if bad:
         raise UserError(
             f"{source.path} has {len(bad)} rows whose subject_id cannot be one (first: data row "
-            f"{bad[0] + 1}, where it {tables.id_fault(ids[bad[0]])}): check the download"
+            f"{bad[0] + 1}, where it {id_cells.fault(ids[bad[0]])}): check the download"
         )
     if not ids:
         raise UserError(f"{source.path} has no patients: check the download")

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from isal import igzip_lib
 
 from mimic_qlora.mimic import cells
-from mimic_qlora.mimic.tables import GZIP_ERROR, Cell, Columns
+from mimic_qlora.mimic.packed import GZIP_ERROR
+from mimic_qlora.mimic.tables import Cell, Columns
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import parquet_files, split_file
 from mimic_qlora.subjects.manifest import subjects_manifest

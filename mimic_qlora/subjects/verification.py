@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from mimic_qlora.mimic import cells, second_reader, tables
+from mimic_qlora.mimic import cells, id_cells, second_reader
 from mimic_qlora.mimic.tables import Columns, Kind, Source
 from mimic_qlora.subjects import parquet_files, partition, sql
 from mimic_qlora.subjects.runs import Owners
@@ -160,7 +160,7 @@ def _placed(
     batch, owner = partition.with_subject_ids(batch, columns, owners)
     place = np.minimum(np.searchsorted(ids, owner), len(ids) - 1)
     whole = [
-        pc.match_substring_regex(batch[c], tables.WHOLE)
+        pc.match_substring_regex(batch[c], id_cells.WHOLE)
         for c, kind in columns.items()
         if kind == "id"
     ]

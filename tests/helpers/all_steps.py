@@ -8,7 +8,7 @@ from helpers.prompt_records import SHARED, SPLITS, count_words, read_jsonl
 from helpers.storage_folders import step_three_stub
 from mimic_qlora.chart import context
 from mimic_qlora.features import cohort, matrix
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import passed_over, tables
 from mimic_qlora.prompts import audit, build, records
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
@@ -42,7 +42,8 @@ def convert(
     """Run step 1, and compare its output with the tables."""
     store.mkdir(exist_ok=True)
     sources = tables.find(mimic)
-    conversion.print_sources(mimic, sources)
+    empty = passed_over.without_rows(sources)
+    conversion.print_sources(mimic, sources, empty)
     settings = conversion.ConversionSettings(
         folder=mimic,
         synthetic=False,
@@ -53,7 +54,7 @@ def convert(
         workers=1,
         max_rejects=max_rejects,
     )
-    conversion.write_subjects(store, sources, settings, force=True)
+    conversion.write_subjects(store, sources, empty, settings, force=True)
     conversion.verify(store, sources)
     return store
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from helpers.block_gzip import packed
-from mimic_qlora.mimic import pieces, tables
+from mimic_qlora.mimic import pieces, reading, tables
 
 HEADER = b"subject_id,x\n"
 
@@ -79,7 +79,7 @@ def test_a_table_may_be_a_folder_of_files(tmp_path, tiny_mimic):
         "hosp/labevents/1.csv",
         "hosp/labevents/2.csv.gz",
     ]
-    assert sum(batch.num_rows for batch in tables.read(source)) == 36
+    assert sum(batch.num_rows for batch in reading.read(source)) == 36
     (folder / "3.csv").write_bytes(b"subject_id,value\n")
     with pytest.raises(tables.UserError, match="3.csv has other columns than .*1.csv"):
         tables.find(tiny_mimic)
@@ -194,7 +194,7 @@ def test_a_file_that_another_table_replaces_before_it_is_read_is_named(tiny_mimi
     source = tables.find(tiny_mimic)["labevents"]
     source.path.write_bytes(gzip.compress(f"{header}\n{header}\n".encode()))
     with pytest.raises(tables.UserError, match="labevents.csv.gz changed while it was read"):
-        list(tables.read(source))
+        list(reading.read(source))
 
 
 def test_a_folder_of_tables_in_capital_letters_is_not_absent(tiny_mimic):

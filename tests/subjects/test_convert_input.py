@@ -695,6 +695,6 @@ def test_a_table_that_may_not_be_read_is_no_fault_of_the_download(tiny_mimic, mo
     def refused(stored, path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(tables, "_uncompressed", refused)  # root may read whatever its mode is
+    monkeypatch.setattr(tables, "uncompressed", refused)  # root may read whatever its mode is
     with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)$"):
         tables.find(tiny_mimic)

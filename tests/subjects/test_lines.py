@@ -9,7 +9,7 @@ import pytest
 
 import convert_to_jsonl
 from helpers.mimic_tables import write_table
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import reading, tables
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import conversion, runs
 
@@ -157,29 +157,29 @@ def test_counts_are_kept_of_a_table_that_was_read_before_a_kill(convert, tiny_mi
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(runs, "publish", killed)
         convert("--force")
-    reader = tables.read
+    reader = reading.read
     monkeypatch.setattr(
-        tables, "read", lambda s, *a, **o: read.append(s.path.name) or reader(s, *a, **o)
+        reading, "read", lambda s, *a, **o: read.append(s.path.name) or reader(s, *a, **o)
     )
     assert rows_of(convert("--force"), "labevents") == expected
     assert "labevents.csv.gz" not in read and "patients.csv.gz" in read
 
 
 def test_readers_that_disagree_are_an_error(convert, tiny_mimic, monkeypatch):
-    whole = tables._batches
+    whole = reading._batches
 
     def losing(*arguments):
         for batch in whole(*arguments):
             yield batch.slice(1)
 
-    monkeypatch.setattr(tables, "_batches", losing)
+    monkeypatch.setattr(reading, "_batches", losing)
     with pytest.raises(UserError, match="has 11 rows to one reader and 12 to another"):
         convert()
 
 
 def test_verify_does_not_use_the_reader_that_converted(convert, tiny_mimic, monkeypatch, capsys):
     place, sources = convert(), tables.find(tiny_mimic)
-    monkeypatch.setattr(tables, "read", None)
+    monkeypatch.setattr(reading, "read", None)
     conversion.verify(place, sources)
     assert (
         "Verified: every cell of 5 tables is in the JSONL and in the typed tables, and of 1 that"

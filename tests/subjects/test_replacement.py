@@ -10,6 +10,7 @@ import pytest
 import convert_to_jsonl
 from helpers.mimic_tables import rewrite
 from helpers.scripts import folder_bytes
+from mimic_qlora.mimic import passed_over
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.errors import UserError
@@ -156,6 +157,13 @@ def test_a_table_does_not_lose_all_its_rows(convert, tiny_mimic, capsys):
     convert("--mimic-dir", tiny_mimic, "--replace-patients")
     assert "\n  no rows: d_icd_diagnoses, labevents\n" in capsys.readouterr().out
     convert("--mimic-dir", tiny_mimic, "--seed", "7")  # there was none to lose
+
+
+def test_a_run_looks_once_into_each_file_for_rows(convert, tiny_mimic, monkeypatch):
+    has_rows, asked = passed_over.has_rows, []
+    monkeypatch.setattr(passed_over, "has_rows", lambda path: asked.append(path) or has_rows(path))
+    convert("--mimic-dir", tiny_mimic)
+    assert "labevents.csv.gz" in {path.name for path in asked} and len({*asked}) == len(asked)
 
 
 def test_a_folder_whose_manifest_is_damaged_is_not_replaced_by_other_patients(

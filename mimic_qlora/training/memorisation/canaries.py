@@ -128,7 +128,7 @@ def _charts(folder: Path, n: int, settings: ContextSettings) -> Iterator[str]:
         max_rejects=0,
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        conversion.write_subjects(store, tables.find(folder / "mimic", []), how, False)
+        conversion.write_subjects(store, tables.find(folder / "mimic", []), [], how, False)
     maker = records.PromptMaker(settings, context.lab_labels(store), _words)
     for record in reader.records(store, records.columns.WANTED):
         moments = prediction_times.after_discharge(record, SEED)
