@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mimic_qlora.step import manifests, ssh, storage, terminal
 from mimic_qlora.step.errors import UpToDate, UserError
+from mimic_qlora.step.files import part_of
 
 # step -> what comes after it
 NEXT = {
@@ -49,8 +50,7 @@ class Options:
 def _only_urgency(folder: str | None) -> bool:
     """Return whether step 4 wrote urgency visits and nothing else; step 7 has a way to ask them."""
     found = manifests.read(_storage(folder) / "prompts") or {}
-    settings = found.get("settings")
-    return isinstance(settings, dict) and settings.get("tasks") == ["urgency"]
+    return part_of(found, "settings").get("tasks") == ["urgency"]
 
 
 def _whole(name: str) -> str:

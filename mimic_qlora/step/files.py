@@ -218,6 +218,21 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is nested too deep") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds; {} where there is none."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def part_of(found: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the object under a key of what was read from JSON; {} where it has none there."""
+    part = found.get(key)
+    return part if isinstance(part, dict) else {}
+
+
 def has_shape(data: Any, kind: Any) -> bool:
     """Tell whether what was read from JSON has the type of an annotation.
 

@@ -22,8 +22,8 @@ from mimic_qlora.step.files import (
     digest,
     file_sha256,
     misfits,
-    read_json,
     read_kept,
+    read_object,
     unchanged_sha256,
 )
 from mimic_qlora.step.version import VERSION
@@ -223,11 +223,7 @@ def damaged_parts(found: Mapping[str, Any]) -> list[str]:
 
 def read_any(place: Path) -> dict[str, Any]:
     """Return what can be read of the manifest in a step's folder, in whatever shape it is."""
-    try:
-        found = read_json(place / NAME)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_object(place / NAME)
 
 
 @functools.cache  # reads the metadata of every package that is installed

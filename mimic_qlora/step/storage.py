@@ -22,6 +22,7 @@ from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
 from mimic_qlora.step.files import (
     misfits,
     name_beside,
+    part_of,
     put_aside,
     read_json,
     resolved_path,
@@ -170,12 +171,10 @@ def command_for(step: str) -> str:
     if not _OPENED:
         return plain_command(step)
     store = _OPENED[-1]
-    settings = read_any(linked_place(store / step)).get("settings")
-    settings = settings if isinstance(settings, dict) else {}
+    settings = part_of(read_any(linked_place(store / step)), "settings")
     n = settings.get("n" if step == "canaries" else "canaries")
     command = plain_command(step, n if isinstance(n, int) else None)
-    source = read_any(linked_place(store / "subjects")).get("source")
-    source = source if isinstance(source, dict) else {}
+    source = part_of(read_any(linked_place(store / "subjects")), "source")
     folder = source.get("folder") if source.get("kind") == "mimic" else None
     if step == "subjects" and folder:
         command += f" --mimic-dir {shlex.quote(str(folder))}"

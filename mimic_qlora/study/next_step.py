@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.llm import embedded
-from mimic_qlora.step import ending, manifests, storage
+from mimic_qlora.step import ending, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
 from mimic_qlora.study.state import DONE, RUNNING, STOPPED, UNREADABLE, StepState
@@ -81,8 +81,7 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
 
 
 def _canaries(manifest: Mapping[str, Any]) -> int:
-    settings = manifest.get("settings")
-    n = settings.get("canaries") if isinstance(settings, dict) else 0
+    n = files.part_of(manifest, "settings").get("canaries")
     return n if isinstance(n, int) else 0
 
 
@@ -101,11 +100,8 @@ def _manifest(store: Path, step: str) -> Mapping[str, Any]:
     place = storage.linked_place(store / step)
     if (found := manifests.read(place)) is not None:
         return found
-    try:
-        draft = manifests.read_json(place.with_name(f".{place.name}.training") / DRAFT)
-    except (OSError, ValueError):
-        draft = storage.interrupted_run(place)
-    return draft if isinstance(draft, dict) else {}
+    draft = files.read_object(place.with_name(f".{place.name}.training") / DRAFT)
+    return draft or storage.interrupted_run(place) or {}
 
 
 def _model(store: Path, states: Sequence[StepState]) -> str | None:

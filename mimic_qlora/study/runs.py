@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import part_of, read_object
 from mimic_qlora.subjects import reader
 from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation import ledger, results
@@ -63,23 +64,15 @@ def of_other(store: Path, made: Path) -> str:
     """Return what results were made of that is no longer there; "" if all of it is, or if they are
     of a version that did not note it.
     """
-    basis = _read(made / results.READER)
+    basis = read_object(made / results.READER)
     subjects = (manifests.read(storage.linked_place(store / "subjects")) or {}).get("id")
     if basis.get("subjects") and basis["subjects"] != subjects:
         return "other patients: step 1 was run again since"
-    for run, sha256 in _part(basis, "adapters").items():
+    for run, sha256 in part_of(basis, "adapters").items():
         now = manifests.read(storage.linked_place(store / "adapters" / run)) or {}
         if weights_in(now) != sha256:
             return f"another adapter {run}: it was trained again since, or is gone"
     return ""
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds; an empty one where it is not there or damaged."""
-    with suppress(OSError, ValueError):
-        if isinstance(found := files.read_json(path), dict):
-            return found
-    return {}
 
 
 def of_storage(store: Path) -> list[TrainedRun]:
@@ -103,19 +96,19 @@ def _entries(store: Path) -> list[ledger.Entry] | None:
 
 
 def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry] | None) -> TrainedRun:
-    settings, result = _part(manifest, "settings"), _part(manifest, "results")
+    settings, result = part_of(manifest, "settings"), part_of(manifest, "results")
     # by the weights: a name may have been trained anew since, or given to another adapter
     sha256 = weights_in(manifest)
     of_run = [e["event"] for e in entries or () if sha256 in (e.get("adapters") or {}).values()]
     return TrainedRun(
         run=name,
-        model=str(_part(manifest, "base_model").get("name", "")),
+        model=str(part_of(manifest, "base_model").get("name", "")),
         recipe=str(manifest.get("recipe", "")),
         seed=settings.get("seed"),
         steps=result.get("steps"),
         base_loss=result.get("validation_loss_base"),
         loss=result.get("validation_loss_adapter"),
-        bits_per_byte=(_part(result, "bits_per_byte").get("adapter") or [None])[0],
+        bits_per_byte=(part_of(result, "bits_per_byte").get("adapter") or [None])[0],
         looks=None if entries is None else of_run.count("looked"),
         openings=None if entries is None else of_run.count("opened"),
     )
@@ -123,12 +116,7 @@ def _run(name: str, manifest: Mapping[str, Any], entries: list[ledger.Entry] | N
 
 def weights_in(manifest: Mapping[str, Any]) -> str | None:
     """Return the SHA-256 of an adapter's weights as its manifest has it, None where it has none."""
-    return _part(_part(manifest, "files"), "adapter_model.safetensors").get("sha256")
-
-
-def _part(found: Mapping[str, Any], key: str) -> dict[str, Any]:
-    part = found.get(key)
-    return part if isinstance(part, dict) else {}
+    return part_of(part_of(manifest, "files"), "adapter_model.safetensors").get("sha256")
 
 
 def opened(store: Path) -> Opened:

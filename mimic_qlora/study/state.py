@@ -136,7 +136,7 @@ def _of_folder(
     if not place.exists():
         return _not_there(place, step, who)
     try:
-        raw = manifests.read_json(place / manifests.NAME)
+        raw = files.read_json(place / manifests.NAME)
         version = raw["schema_version"]
         damaged_parts = _DAMAGED_PARTS.get(step, manifests.damaged_parts)
         if version == manifests.SCHEMA_VERSION and damaged_parts(raw):

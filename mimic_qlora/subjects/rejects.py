@@ -62,9 +62,8 @@ def remove_rejects(folder: Path) -> None:
     """Remove the files of an earlier run as it wrote them; what is somebody's own or was edited
     stays.
     """
-    try:
-        written = files.read_json(folder / _SUMS)
-    except (OSError, ValueError):
+    written = files.read_object(folder / _SUMS)
+    if not written:
         return
     for name, sha256 in written.items():
         if (path := folder / name).is_file() and files.file_sha256(path) == sha256:

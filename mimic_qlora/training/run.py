@@ -203,8 +203,7 @@ def check_replaced(run: Run) -> None:
 
 def _steps(manifest: dict[str, Any]) -> int | None:
     """Return how long an adapter was trained, None where its manifest does not tell."""
-    results = manifest.get("results")
-    steps = results.get("steps") if isinstance(results, dict) else None
+    steps = files.part_of(manifest, "results").get("steps")
     return steps if isinstance(steps, int) else None
 
 

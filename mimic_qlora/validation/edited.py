@@ -1,6 +1,5 @@
 """Files of the results that are made again: one that somebody has edited since is kept."""
 
-import contextlib
 from pathlib import Path
 
 from mimic_qlora.step import files, terminal
@@ -25,8 +24,5 @@ def note(path: Path) -> None:
 
 
 def _noted(folder: Path) -> dict[str, str]:
-    with contextlib.suppress(OSError, ValueError):
-        found = files.read_json(folder / NOTED)
-        if files.has_shape(found, dict[str, str]):
-            return dict(found)
-    return {}
+    found = files.read_object(folder / NOTED)
+    return found if files.has_shape(found, dict[str, str]) else {}

@@ -47,6 +47,18 @@ def test_a_mode_can_be_given_and_the_umask_does_not_narrow_it(tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o664
 
 
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "7", "[" * 100_000, "\xff"])
+def test_a_json_file_without_an_object_has_an_empty_one(tmp_path, text):
+    path = tmp_path / "file.json"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    assert files.read_object(path) == {}
+    path.write_text('{"a": {"b": 1}, "c": 2}')
+    found = files.read_object(path)
+    assert files.part_of(found, "a") == {"b": 1} and found["c"] == 2
+    assert files.part_of(found, "c") == files.part_of(found, "d") == {}
+
+
 @pytest.mark.parametrize("before", ["old", None])
 def test_a_kill_half_way_leaves_the_old_file_or_none(tmp_path, before):
     path = tmp_path / "file.txt"

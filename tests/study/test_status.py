@@ -110,14 +110,14 @@ def test_a_manifest_with_a_part_of_another_kind_is_damaged_and_shows_nothing(who
 
 
 def test_a_manifest_that_the_machine_keeps_back_is_told_with_the_reason(whole, monkeypatch):
-    real = manifests.read_json
+    real = files.read_json
 
     def read_json(path):
         if path.parent.name == "features":
             raise OSError(errno.EIO, "Input/output error", str(path))
         return real(path)
 
-    monkeypatch.setattr(manifests, "read_json", read_json)
+    monkeypatch.setattr(files, "read_json", read_json)
     (features,) = (s for s in state.of_storage(whole, "") if s.step == "features")
     assert "manifest.json cannot be read (Input/output error): fix that" in features.why
     assert look(whole).next == ""  # not the command that would make it anew
