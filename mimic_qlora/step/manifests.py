@@ -261,8 +261,7 @@ def unrecorded_files(place: Path) -> list[Path]:
     manifest = read(place) or {}
     changed = {path.relative_to(place).as_posix() for path in damaged_files(place, manifest)}
     ours = {NAME, *_BESIDE, *manifest.get("files", {})} - changed
-    card = _card_of(place) if "card" in manifest else {}
-    if card and card["card"] != manifest["card"]:
+    if _card_of(place).get("card") != manifest.get("card"):  # earlier versions noted none
         ours.discard(_CARD)
     names = (p.relative_to(place) for p in place.rglob("*") if p.is_symlink() or p.is_file())
     hidden = (".", "__pycache__")

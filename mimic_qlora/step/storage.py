@@ -319,11 +319,20 @@ def _retire(old: Path, place: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, or a link to one, if it is there."""
+    """Remove a folder, or a link to one, if it is there.
+
+    Its manifest goes last: what a kill leaves of an output is known as one.
+    """
     if path.is_symlink():
         path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):  # it is not there, or another user's
+        for inside in path.iterdir():
+            if inside.is_dir() and not inside.is_symlink():
+                shutil.rmtree(inside, ignore_errors=True)
+            elif inside.name != NAME:
+                inside.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def locked(place: Path, step: str) -> contextlib.AbstractContextManager[None]:
@@ -362,7 +371,12 @@ def step_output(
         if not is_same_run(read(place) or {}, manifest):
             say_orphaned(storage, step)
         temp = partial_of(place)
-        if not (resumable and (interrupted_run(place) or {}).get("id") == manifest["id"]):
+        stopped = (interrupted_run(place) if resumable else None) or {}
+        if stopped.get("id") != manifest["id"]:
+            if stopped:
+                print(
+                    f"note: {temp} of a stopped run with other settings or inputs goes", flush=True
+                )
             _remove(temp)
             _begin(temp, manifest)
         started = time.time()
@@ -419,7 +433,15 @@ def stop_if_up_to_date(place: Path, manifest: Manifest) -> None:
 
 
 def say_orphaned(storage: Path, step: str) -> None:
-    """Say which adapters rest on the output of a step that a run is about to replace."""
+    """Say which adapters rest on the output of a step that a run is about to replace.
+
+    By a link it may be another storage folder's.
+    """
+    place = linked_place(storage / step)
+    if place != storage / step and read(place):
+        others = adapters_on(place.parent, step)
+        whose = f", on which the adapters {', '.join(others)} of {place.parent} rest" * bool(others)
+        print(f"note: {storage / step} is a link, and this run replaces {place}{whose}", flush=True)
     if not (found := adapters_on(storage, step)):
         return
     which = f"the adapter {found[0]} was"

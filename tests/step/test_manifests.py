@@ -264,13 +264,34 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
     (there / "columns_least.csv").write_text("by hand")  # a step's own file
     made(tmp_path, {"seed": 2})
     left = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if not path.is_dir()}
-    assert left == {"columns_least.csv", "notes.md", "mine/deep/figure.svg"}
+    assert left == {"columns_least.csv", "notes.md", "mine/deep/figure.svg", "README.md"}
     assert (kept / "data").is_symlink()
     assert (kept / "notes.md").read_text() == "my notes.md"
     assert not (there / "mine").exists() and not (there / "notes.md").exists()
     assert f"they are now in {kept}" in capsys.readouterr().out
     made(tmp_path, {"seed": 3})
     assert capsys.readouterr().out == "" and not (tmp_path / "features.kept2").exists()
+
+
+def test_an_output_whose_removal_is_cut_off_is_not_taken_for_somebodys_files(
+    tmp_path, monkeypatch, capsys
+):
+    """Its manifest tells whose the files are, and goes last."""
+    made(tmp_path, **{f"file{n}": "a" for n in range(20)})
+    unlink, old = os.unlink, tmp_path / ".features.old"
+
+    def killed(path, *args, **kwargs):
+        if Path(path).name == manifests.NAME and old.exists():
+            raise KeyboardInterrupt
+        unlink(path, *args, **kwargs)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(os, "unlink", killed)
+        made(tmp_path, {"seed": 2})
+    assert [path.name for path in old.iterdir()] == [manifests.NAME]
+    made(tmp_path, {"seed": 3})
+    assert not list(tmp_path.glob("*.kept*")) and not old.exists()
+    assert "held files" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("edited", [True, False])

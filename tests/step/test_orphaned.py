@@ -55,3 +55,20 @@ def test_nothing_is_said_where_no_adapter_is_lost(store, tmp_path_factory, capsy
     assert "note" not in capsys.readouterr().out, "it rested on others already"
     (store / "adapters" / "two-canaries" / "manifest.json").write_text("[]")
     assert manifests.adapters_on(store, "canaries") == []
+
+
+@pytest.mark.parametrize("place", ["storage", "disk"])
+def test_an_output_of_another_storage_folder_is_not_replaced_by_a_link_without_a_word(
+    store, tmp_path_factory, capsys, place
+):
+    other = tmp_path_factory.mktemp("other")
+    there = store / "prompts" if place == "storage" else tmp_path_factory.mktemp("disk") / "prompts"
+    if place == "disk":
+        (store / "prompts").rename(there)
+    (other / "prompts").symlink_to(there)
+    write(other, "prompts", {"seed": 2})
+    said = capsys.readouterr().out
+    assert f"note: {other / 'prompts'} is a link, and this run replaces {there}" in said
+    assert ("the adapters one, two-canaries of" in said) == (place == "storage")
+    write(other, "prompts", {"seed": 2}, force=True)
+    assert "note" not in capsys.readouterr().out

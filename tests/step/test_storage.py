@@ -146,6 +146,18 @@ def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
     assert ".manifest.json.new" not in storage.verified_manifest(tmp_path, "subjects")["files"]
 
 
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"seed": 2}])
+def test_a_stopped_run_that_another_drops_is_told(tmp_path, capsys, settings):
+    for asked in ({"seed": 1}, settings):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            storage.step_output(tmp_path, "subjects", asked, {}, resumable=True) as out,
+        ):
+            raise KeyboardInterrupt
+    said = capsys.readouterr().out
+    assert (f"note: {out.path} of a stopped run" in said) == (settings["seed"] == 2)
+
+
 HOLD = """
 import sys
 from pathlib import Path
