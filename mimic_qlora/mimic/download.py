@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -16,12 +16,14 @@ from tqdm import tqdm
 from mimic_qlora.mimic.tables import SUMS
 from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.files import FileIdentity, atomic_write, file_sha256
+from mimic_qlora.step.files import FileIdentity, atomic_write, file_sha256, put_aside
 from mimic_qlora.step.storage import locked
 from mimic_qlora.step.version import VERSION
 
 DEMO_URL = "https://physionet.org/files/mimic-iv-demo/2.2/"
 ED_DEMO_URL = "https://physionet.org/files/mimic-iv-ed-demo/2.2/"
+DEMO_ALONE = "demo_subject_id.csv"  # is in the demo's list, and in no other release's
+GIVE = "give --fetch-demo a folder of its own, or --mimic-dir to convert what is there"
 ED = "ed"  # the folder of its tables
 ATTEMPTS = 5
 TIMEOUT = 60  # seconds without a byte
@@ -33,7 +35,13 @@ class _Broken(Exception):
 
 
 def fetch_demo(folder: Path) -> Path:
-    """Download the open 100-patient demo and that of MIMIC-IV-ED into `folder`; return `folder`."""
+    """Download the open 100-patient demo and that of MIMIC-IV-ED into `folder`; return `folder`.
+
+    Raises UserError as `fetch` does, and for the folder of another release.
+    """
+    sums = folder / SUMS
+    if sums.is_file() and DEMO_ALONE not in read_sums(sums):
+        raise UserError(f"{folder} holds another release than the demo, by its {SUMS}: {GIVE}")
     fetch(folder, DEMO_URL)
     return fetch(folder, ED_DEMO_URL, under=ED)
 
@@ -44,25 +52,35 @@ def fetch(folder: Path, base_url: str, under: str = "", wait: float = 1.0) -> Pa
     Of a release that comes to another one, only the tables in the folder `under` are taken, and its
     list is kept there. A file is `<name>.part` until it is whole and its sum is right; after a
     break it goes on where it was. Files that are there and right are not downloaded again: a second
-    call needs no network. `wait` is the pause in seconds before the first new attempt; each further
-    one is twice as long. Raises UserError when network, server or disk fail, or a sum stays wrong.
+    call needs no network. One that was changed since is kept beside the new one. `wait` is the
+    pause in seconds before the first new attempt; each further one is twice as long. Raises
+    UserError when network, server or disk fail, or a sum stays wrong, and when a folder without the
+    list has other files of these names, as real tables have.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder to download the demo into")
     sums = folder / under / SUMS
     base_url = base_url.rstrip("/") + "/"
-    listed = b"" if sums.exists() else _fetch_sums(base_url, wait)  # no network: no folder yet
+    listed = b"" if sums.exists() else _fetch_sums(folder, under, base_url, wait)
     sums.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(folder, "subjects"):
         if not sums.exists():
             atomic_write(sums, listed)
-        for name, expected in read_sums(sums).items():
+        for name, expected in _lacking(folder, sums, under):
             path = folder / name
-            if not under or name.startswith(f"{under}/"):
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if not path.exists() or file_sha256(path) != expected:
-                    _fetch(base_url + urllib.parse.quote(name), path, expected, wait)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _fetch(base_url + urllib.parse.quote(name), path, expected, wait)
     return folder
+
+
+def _lacking(folder: Path, sums: Path, under: str) -> Iterator[tuple[str, str]]:
+    """Yield the files of a list, with their sums, that a folder has not, or not as listed."""
+    for name, expected in read_sums(sums).items():
+        path = folder / name
+        if under and not name.startswith(f"{under}/"):
+            continue
+        if not path.exists() or file_sha256(path) != expected:
+            yield name, expected
 
 
 def read_sums(path: Path) -> dict[str, str]:
@@ -167,11 +185,18 @@ def _listed(mimic_dir: Path) -> dict[str, str]:
     return sums
 
 
-def _fetch_sums(base_url: str, wait: float) -> bytes:
-    """Download the list of a release's files."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / SUMS
+def _fetch_sums(folder: Path, under: str, base_url: str, wait: float) -> bytes:
+    """Download the list of a release's files; without a network there is no folder yet.
+
+    Raises UserError where the folder has other files of these names: nothing was fetched into it.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / SUMS
         _fetch(base_url + SUMS, path, None, wait)
+        for name, _ in _lacking(folder, path, under):
+            for other in (folder / name, folder / name.removesuffix(".gz")):
+                if other.exists():
+                    raise UserError(f"{other} is there and is not the demo's: {GIVE}")
         return path.read_bytes()
 
 
@@ -191,6 +216,9 @@ def _fetch(url: str, path: Path, expected: str | None, wait: float) -> None:
             if expected and file_sha256(part) != expected:
                 part.unlink()
                 raise _Broken("its SHA-256 is not the one in SHA256SUMS.txt")
+            if path.is_file():
+                kept = put_aside(path, path)
+                print(f"note: {path} was damaged or edited: it is kept as {kept.name}", flush=True)
             part.replace(path)
             return
         except _Broken as error:

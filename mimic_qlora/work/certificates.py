@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -76,7 +77,8 @@ def make(name: str) -> Path:
         raise UserError(f"--make-certificates needs the package cryptography: {NEEDED}") from None
     folder = resolved_path(name)
     found = files_in(folder)
-    if there := [path for path in found if path.exists()]:
+    config = folder / "dask.yaml"  # a folder of Dask's own settings has such a file too
+    if there := [path for path in (*found, config) if os.path.lexists(path)]:
         raise UserError(f"{there[0]} is there already: give another folder, or remove it")
     private_folder(folder)
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -102,5 +104,5 @@ def make(name: str) -> Path:
     for path, text in zip(found, [*texts, key], strict=True):
         atomic_write(path, text)
     quoted = {name: json.dumps(str(path)) for name, path in found._asdict().items()}
-    atomic_write(folder / "dask.yaml", CONFIG.format(**quoted))
+    atomic_write(config, CONFIG.format(**quoted))
     return folder

@@ -92,6 +92,7 @@ def test_the_demo_comes_with_the_emergency_tables_of_the_same_patients(
     server.files[f"later/{download.SUMS}"] = sums
     monkeypatch.setattr(download, "DEMO_URL", server.url)
     monkeypatch.setattr(download, "ED_DEMO_URL", f"{server.url}later")
+    monkeypatch.setattr(download, "DEMO_ALONE", "README.txt")
     folder = download.fetch_demo(tmp_path / "demo")
     whole = {name: data for name, data in server.files.items() if not name.startswith("later/")}
     assert here(folder) == whole | tables | {f"ed/{download.SUMS}": sums}
@@ -142,11 +143,37 @@ def test_what_an_earlier_run_left_is_used_or_replaced(server, tmp_path, leftover
     assert here(fetch(server, tmp_path)) == server.files
 
 
-def test_a_file_that_was_damaged_since_comes_again(server, tmp_path):
+def test_a_file_that_was_damaged_or_edited_since_comes_again_and_is_kept(server, tmp_path, capsys):
     folder = fetch(server, tmp_path / "demo")
     (folder / "README.txt").write_bytes(b"changed")
     server.requests.clear()
-    assert here(fetch(server, folder)) == server.files and len(server.requests) == 1
+    found = here(fetch(server, folder))
+    assert found.pop("README.txt.kept1") == b"changed"
+    assert found == server.files and len(server.requests) == 1
+    assert "README.txt was damaged or edited: it is kept as README.txt.kept1" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("name", ["hosp/table1.csv.gz", "hosp/table1.csv", "README.txt"])
+def test_a_folder_with_other_tables_is_left_as_it_is(server, tmp_path, name):
+    """As that of the real ones, named by mistake: the demo's took the place of those it has too."""
+    put(tmp_path / "mimiciv", {name: b"real patients"})
+    (tmp_path / "mimiciv" / download.SUMS).unlink()
+    with pytest.raises(UserError, match=f"{name} is there and is not the demo's: give --fetch-dem"):
+        fetch(server, tmp_path / "mimiciv")
+    assert here(tmp_path / "mimiciv") == {name: b"real patients"}
+
+
+def test_the_demo_is_not_mixed_with_another_release(server, tmp_path, monkeypatch):
+    put(tmp_path, {"hosp/a.csv.gz": b"real"})
+    (tmp_path / download.SUMS).write_bytes(sums_of({"hosp/a.csv.gz": b"real"}))
+    real = here(tmp_path)
+    monkeypatch.setattr(download, "DEMO_URL", server.url)
+    monkeypatch.setattr(download, "ED_DEMO_URL", server.url)
+    with pytest.raises(UserError, match="another release than the demo, by its SHA256SUMS.txt"):
+        download.fetch_demo(tmp_path)
+    assert here(tmp_path) == real and not server.requests
 
 
 def wrong_for_good(server):

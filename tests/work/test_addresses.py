@@ -63,6 +63,15 @@ def test_a_file_of_a_scheduler_that_is_none_is_a_sentence(tmp_path, monkeypatch)
         cluster.target("tcp://127.0.0.1:1", str(file), None)
 
 
+def test_settings_of_dask_are_not_replaced(tmp_path):
+    """As in ~/.config/dask, where a dask.yaml lies without certificates."""
+    pytest.importorskip("cryptography")
+    (tmp_path / "dask.yaml").write_text("mine")
+    with pytest.raises(UserError, match="dask.yaml is there already: give another folder"):
+        certificates.make(str(tmp_path))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("dask.yaml", "mine")]
+
+
 def test_certificates_are_private_and_not_replaced(tmp_path):
     pytest.importorskip("cryptography")
     folder = certificates.make(str(tmp_path / "tls"))
