@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ from mimic_qlora.training.callbacks import Pace, Report, stopped_early
 from mimic_qlora.training.log_files import LogRow, Setup, with_fastest
 from mimic_qlora.training.packing import Pack, Split, pack, totals
 from mimic_qlora.training.settings import TrainSettings
-from mimic_qlora.training.trainer import PackedTrainer, transformers
+from mimic_qlora.training.trainer import PackedTrainer, checkpoints, transformers
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -195,7 +194,6 @@ def arguments(
         greater_is_better=False,
         save_strategy="steps",
         save_steps=10**9,  # `Pace` decides
-        save_total_limit=2,
         logging_steps=max(1, plan.steps // 40),
         # else it would hide a loss that is not a number behind the mean of those before
         logging_nan_inf_filter=False,
@@ -268,7 +266,7 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     One that was damaged, as a power cut or a bad disk leaves it, or that another run wrote, is
     named and removed; so is, without a word, one that a kill left half-written.
     """
-    for path in newest_first(checkpoints(folder)):
+    for path in reversed(checkpoints(folder)):
         fault = durable.fault(path)
         if fault is None:
             saved = files.read_json(path / "trainer_state.json")
@@ -290,15 +288,4 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run; a copy that a user keeps under another name is none."""
-    found = folder.glob("checkpoint-*")
-    return [path for path in found if path.is_dir() and path.name.split("-", 1)[1].isdecimal()]
-
-
 STATE_FIELDS = tuple(SavedState.__dataclass_fields__)
-
-
-def newest_first(paths: Sequence[Path]) -> list[Path]:
-    """Sort folders checkpoint-N by falling N."""
-    return sorted(paths, key=lambda path: -int(path.name.split("-")[1]))

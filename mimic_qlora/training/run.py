@@ -4,6 +4,7 @@ What trains is imported when it trains: peft and bitsandbytes take seconds, whic
 """
 
 import contextlib
+import re
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from mimic_qlora.training import adapter_folder, loop
 
 TRIAL = 100  # optimizer steps: minutes of a GPU; the demo takes 82
+_OF_A_RUN = re.compile(  # the names in its work folder
+    r"\..*|draft\.json|about\.json|validation-\d+\.json|whole|tensorboard|(tmp-)?checkpoint-\d+"
+)
 
 
 @dataclass(frozen=True)
@@ -284,8 +288,21 @@ def draft_of(work: Path) -> dict[str, Any]:
         raise UserError(f"{path} is gone or damaged: give --force to begin the run anew") from None
 
 
+def keep_own(work: Path) -> None:
+    """Put beside the adapter what somebody keeps among its checkpoints, as a copy of one."""
+    found = sorted(work.iterdir()) if work.is_dir() else []
+    own = [p for p in found if not (p.is_symlink() or _OF_A_RUN.fullmatch(p.name))]
+    if own:
+        kept = files.name_beside(work.with_name(work.name[1:].removesuffix(".training")))
+        kept.mkdir(mode=0o700)
+        for path in own:
+            path.rename(kept / path.name)
+        print(f"note: {work} held {', '.join(p.name for p in own)}: now in {kept}", flush=True)
+
+
 def remove_work(work: Path) -> None:
     """Remove the folder of a run that has ended, its draft last: a kill leaves what tells whose."""
+    keep_own(work)
     for path in work.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -307,6 +324,7 @@ def open_work(run: Run) -> None:
             "folder itself there, or give another --run"
         )
     if run.job.force:
+        keep_own(work)
         shutil.rmtree(work, ignore_errors=True)
     before = draft_of(work)
     other = not manifests.is_same_run(before, manifest) or _processes(before) != _processes(
@@ -315,6 +333,7 @@ def open_work(run: Run) -> None:
     ended = manifests.is_same_run(manifests.read(run.place) or {}, before)
     abandoned = ended or not before or not any(work.glob("checkpoint-*"))
     if other and abandoned:
+        keep_own(work)
         shutil.rmtree(work, ignore_errors=True)
     elif other:
         raise UserError(

@@ -1,6 +1,7 @@
 """transformers' Trainer on packed conversations, and its loss."""
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 transformers: Any = quiet_transformers()
 Trainer: Any = transformers.Trainer
+CHECKPOINTS = 2  # of a run, at most
 
 
 def token_losses(model: "PeftModel", batch: Batch) -> torch.Tensor:
@@ -174,6 +176,7 @@ class PackedTrainer(Trainer):
             # with the draft of the run, so that no run takes another's for its own
             draft = [path for path in (work / DRAFT,) if path.exists()]
             durable.seal(folder, [*draft, *validation_loss.written_until(work, step)])
+            drop_older(work, self.state.best_global_step)
 
     def _validation_losses(self) -> validation_loss.Losses:
         """Compute the validation losses of all patients, each process those of its packs."""
@@ -227,3 +230,21 @@ class PackedTrainer(Trainer):
             logs["peak_memory_gib"] = hardware.peak_memory() / 2**30
             self.seen, self.clock = Seen(), time.time()
         super().log(logs, start_time)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run by rising step; a copy under another name is none."""
+    numbers = {path: path.name.split("-", 1)[1] for path in folder.glob("checkpoint-*")}
+    found = [path for path, number in numbers.items() if number.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(numbers[path]))
+
+
+def drop_older(work: Path, best: int | None) -> None:
+    """Remove all checkpoints but the newest and the one of step `best`, or the one before.
+
+    transformers would, before the newest is sealed, and remove copies under other names too.
+    """
+    there = checkpoints(work)
+    older = [path for path in there[:-1] if path.name != f"checkpoint-{best}"]
+    for path in older[: max(0, len(there) - CHECKPOINTS)]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -13,7 +13,7 @@ import train_qlora
 from helpers.training_runs import OPTIONS, adapter_bytes, write_store
 from mimic_qlora.step import durable
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.training import callbacks, loop
+from mimic_qlora.training import callbacks, loop, trainer
 from mimic_qlora.training import run as run_of_step_5
 
 STOP = 3  # the step after which the run is stopped
@@ -146,6 +146,18 @@ def test_what_a_user_keeps_beside_the_checkpoints_is_none_of_them(work, name):
     assert (work / name).exists()
 
 
+@pytest.mark.parametrize(
+    ("best", "left"), [(0, {"2", "10"}), (1, {"1", "10"}), (2, {"2", "10"}), (10, {"2", "10"})]
+)
+def test_the_newest_and_the_best_checkpoint_stay_and_copies_under_other_names(tmp_path, best, left):
+    """transformers took a copy for a checkpoint, and removed it when it saved the next one."""
+    for name in ("1", "2", "10", "old", "1.bak"):
+        (tmp_path / f"checkpoint-{name}").mkdir()
+    trainer.drop_older(tmp_path, best)
+    found = {path.name.removeprefix("checkpoint-") for path in tmp_path.iterdir()}
+    assert found == left | {"old", "1.bak"}
+
+
 def test_a_link_in_the_place_of_the_checkpoints_is_refused(stopped, work, tiny):
     elsewhere = work.rename(work.parents[2] / "elsewhere")
     work.symlink_to(elsewhere)
@@ -184,6 +196,17 @@ def test_a_link_among_the_checkpoints_goes_with_them_and_what_it_names_stays(wor
     (work / "notes").symlink_to(tmp_path / "own")
     run_of_step_5.remove_work(work)
     assert not work.exists() and (tmp_path / "own").is_dir()
+
+
+@pytest.mark.parametrize("options", [["--force"], []])
+def test_what_a_user_keeps_among_the_checkpoints_stays_when_these_go(stopped, work, tiny, options):
+    shutil.copytree(work / f"checkpoint-{STOP}", work / "checkpoint-best")
+    (work / "notes.txt").write_text("mine")
+    said, kept = run(work.parents[1], tiny, *options), work.with_name("default.kept1")
+    assert {path.name for path in kept.iterdir()} == {"checkpoint-best", "notes.txt"}
+    assert f"held checkpoint-best, notes.txt: now in {kept}" in said
+    assert (kept / "checkpoint-best" / "adapter_model.safetensors").is_file()
+    assert not work.exists() and not work.with_name("default.kept2").exists()
 
 
 @pytest.mark.parametrize("name", ["draft.json", "about.json"])
