@@ -186,17 +186,20 @@ def read_kept(path: Path) -> str:
 
 
 def rewrite(path: Path, text: str) -> None:
-    """Put a text in the place of a file's, atomically.
+    """Put a text in the place of a file's, atomically; one that is not there is made.
 
     It keeps its mode, its byte order mark, and the line ends of Windows where it has them. Of a
     link the file behind it is written: it may lie in somebody's repository.
     """
     path = path.resolve()
+    if not path.is_file():
+        atomic_write(path, text)
+        return
     before = path.read_bytes()
     if b"\r\n" in before:
         text = text.replace("\n", "\r\n")
     mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
-    data = mark + text.encode("utf-8", "surrogateescape")
+    data = mark + text.removeprefix("\ufeff").encode("utf-8", "surrogateescape")
     atomic_write(path, data, mode=stat.S_IMODE(path.stat().st_mode))
 
 

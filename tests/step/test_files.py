@@ -207,15 +207,22 @@ def test_a_file_of_ours_that_an_editor_saved_otherwise_keeps_its_bytes(tmp_path)
     assert path.read_bytes() == b"# An adapter, tr\xe8s bien\nIt is audited: 5 \xc2\xb5m.\n"
 
 
+def test_a_file_that_is_not_there_is_written_privately(tmp_path):
+    files.rewrite(tmp_path / "README.md", "a card")
+    assert (tmp_path / "README.md").read_text() == "a card"
+    assert stat.S_IMODE((tmp_path / "README.md").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("read", [files.read_text, files.read_kept])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_file_of_somebody_elses_is_rewritten_where_and_as_it_was(tmp_path, mark, end):
+def test_a_file_of_somebody_elses_is_rewritten_where_and_as_it_was(tmp_path, mark, end, read):
     """A group keeps its questions in a repository of its own, and links them into run_files/."""
     (tmp_path / "group").mkdir()
     kept, link = tmp_path / "group" / "questions.yaml", tmp_path / "questions.yaml"
     kept.write_bytes(mark + end.join([b"a: 1", b"b: 2", b""]))
     kept.chmod(0o640)
     link.symlink_to(kept)
-    files.rewrite(link, files.read_text(link).replace("2", "3"))
+    files.rewrite(link, read(link).replace("2", "3"))
     assert link.is_symlink() and kept.read_bytes() == mark + end.join([b"a: 1", b"b: 3", b""])
     assert stat.S_IMODE(kept.stat().st_mode) == 0o640

@@ -310,6 +310,16 @@ def test_a_card_that_somebody_edited_is_kept_when_the_step_is_done_again(tmp_pat
     assert len(kept) == edited and all(text.endswith("My words.\n") for text in kept)
 
 
+def test_a_card_is_told_of_an_audit_where_it_lies_and_stays_readable_for_a_group(tmp_path):
+    """A link to a repository, or `chmod g+r`, which a file in its place would not have."""
+    (tmp_path / "group.md").write_text("# An adapter\n")
+    (tmp_path / "group.md").chmod(0o640)
+    (tmp_path / "README.md").symlink_to("group.md")
+    audited.tell_card(tmp_path / "README.md", ("held",))
+    assert (tmp_path / "README.md").is_symlink() and "held" in (tmp_path / "group.md").read_text()
+    assert (tmp_path / "group.md").stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize("left", ["", "[]", '{"files": null}', "denied"])
 def test_an_output_whose_manifest_cannot_be_read_is_kept_whole(tmp_path, monkeypatch, capsys, left):
     """Which of its files are a step's is not known; a disk may be back in a minute."""

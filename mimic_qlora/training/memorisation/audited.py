@@ -84,4 +84,4 @@ def tell_card(card: Path, lines: tuple[str, ...]) -> None:
     told = "\n".join(in_card(lines))
     found = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     new = found.sub(lambda _: told, text, count=1) if found.search(text) else f"{text}\n{told}\n"
-    files.atomic_write(card, new)
+    files.rewrite(card, new)

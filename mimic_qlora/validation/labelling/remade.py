@@ -104,5 +104,5 @@ def _remake_summary(path: Path, lines: Sequence[str]) -> None:
     folded = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in lines)
     if found:  # else all of it stays below
         edited.keep(path)
-    files.atomic_write(path, f"{folded}\n\n{AS_READ}\n\n{as_read if found else before}")
+    files.rewrite(path, f"{folded}\n\n{AS_READ}\n\n{as_read if found else before}")
     edited.note(path)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimic_qlora.display import html
-from mimic_qlora.step.files import atomic_write, read_kept
+from mimic_qlora.step.files import read_kept, rewrite
 from mimic_qlora.validation import findings
 from mimic_qlora.validation.findings import Comparison
 from mimic_qlora.validation.report import forest
@@ -63,5 +63,5 @@ def remake(path: Path, verdict: Verdict, comparison: Comparison, notes: Sequence
         if not (found and closed):
             return False
         page = f"{before}{start}{part}{end}{after}"
-    atomic_write(path, page)
+    rewrite(path, page)
     return True
