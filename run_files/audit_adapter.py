@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, ending, errors, storage, terminal
+from mimic_qlora.step import command_line, ending, errors, manifests, storage, terminal
 
 
 def arguments() -> argparse.Namespace:
@@ -84,6 +84,7 @@ def main() -> None:
     planted = canaries.read(store) if adapter["settings"].get("canaries") else []
     inputs = {f"adapters/{args.run}": adapter["id"]}
     asked = {**vars(settings), "controls": args.controls}
+    audit.say_replaced(store, manifests.new_manifest(step, asked, inputs))
     try:
         with storage.step_output(store, step, asked, inputs, args.force) as out:
             how = audit.How(settings, frozen, weights, args.force, planted)

@@ -129,6 +129,15 @@ def check_weights(path: Path, convert: bool = False) -> None:
         )
 
 
+def is_as_converted(path: Path) -> bool:
+    """Tell whether the weights in a folder are those that this software converted, by their sum."""
+    try:
+        recorded = (path / SUM).read_text(encoding="utf-8", errors="replace").strip()
+        return recorded == files.file_sha256(path / WEIGHTS)
+    except OSError:
+        return False
+
+
 def _same_tensors(one: Path, other: Path) -> bool:
     import torch
     from safetensors.torch import load_file

@@ -21,8 +21,9 @@ from mimic_qlora.privacy.rule import CANNOT_TELL, HELD, Criterion, Decision, dec
 from mimic_qlora.privacy.separation import Separation
 from mimic_qlora.processes import entries
 from mimic_qlora.qa import session
-from mimic_qlora.step import files
+from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.training import packed_attention
 from mimic_qlora.training.memorisation.canaries import Canary
 
@@ -80,6 +81,20 @@ class Found:
 def _number_type() -> torch.dtype:
     """Return what the model computes in: float32 on a CPU, where few are fast in bfloat16."""
     return loading.compute_dtype(on_cpu=torch.float32)
+
+
+def say_replaced(store: Path, asked: Manifest) -> None:
+    """Say which finished audit of a run an audit takes the place of, if of other settings."""
+    found = manifests.read(storage.linked_place(store / asked["step"]))
+    if found and not manifests.is_same_run(found, asked):
+        now = {**asked["settings"], **asked["inputs"]}
+        before = {**found["settings"], **found["inputs"]}
+        names = [name for name in now if now[name] != before.get(name)] or ["software"]
+        print(
+            f"note: the audit of {found['finished'][:10]} had another {', '.join(names)}: this one "
+            "takes its place at the end, and the ledger keeps its verdict",
+            flush=True,
+        )
 
 
 def load(opened: "Session", adapter: Path, weights: str) -> "PeftModel":

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mimic_qlora.llm.embedded import EMBEDDED
+from mimic_qlora.llm.embedded import EMBEDDED, is_as_converted
 from mimic_qlora.review import database
 from mimic_qlora.step import storage
 from mimic_qlora.step.errors import UserError
@@ -44,7 +44,9 @@ class Leftover:
 
 def of_storage(store: Path) -> list[Leftover]:
     """Return what can be removed, of all storage folders in /tmp and of this one elsewhere."""
-    models = _leftovers(_MODELS, [store / "models" / EMBEDDED])
+    model = store / "models" / EMBEDDED
+    note = "" if is_as_converted(model) else "weights that no sum shows to be a copy: yours, or old"
+    models = _leftovers(_MODELS, [model], note)
     return [*_results(store), *_dead(store), *_stopped(store), *models]
 
 

@@ -11,6 +11,7 @@ from helpers.audited_store import IDS, SPLIT
 from helpers.scripts import run_here
 from helpers.shared import made_once
 from mimic_qlora.llm import loading
+from mimic_qlora.privacy import audit as attacked
 from mimic_qlora.privacy import controls, limits, membership, page, separation
 from mimic_qlora.privacy.extraction import extract
 from mimic_qlora.processes import entries
@@ -168,6 +169,16 @@ def test_the_audit_of_an_adapter_that_is_trained_again_meanwhile_is_not_the_new_
 
 
 @pytest.mark.usefixtures("no_extraction")
+def test_a_finished_audit_of_other_settings_is_not_replaced_without_a_word(whole, capsys):
+    found = manifests.read(whole / "after" / "privacy" / "default")
+    attacked.say_replaced(whole / "after", found)
+    attacked.say_replaced(whole, found)  # there is none
+    assert capsys.readouterr().out == ""
+    asked = {**found, "settings": found["settings"] | {"controls": False, "most": 20}}
+    attacked.say_replaced(whole / "after", asked)
+    assert "had another most, controls: this one takes its place" in capsys.readouterr().out
+
+
 def test_what_was_read_before_a_kill_is_not_read_again(audit, store, monkeypatch):
     add, kept = entries.add, []
 

@@ -18,6 +18,7 @@ from helpers.scripts import run_here
 from helpers.storage_folders import SUBJECTS_FACTS
 from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
+from mimic_qlora.llm import embedded
 from mimic_qlora.processes import entries
 from mimic_qlora.prompts import audit, records
 from mimic_qlora.step import files, manifests, storage
@@ -431,6 +432,19 @@ def test_clean_removes_what_is_agreed_to_and_nothing_else(whole, tmp_path, capsy
     ]
     overview.clean(left, lambda question: False)
     assert "Lost with lost: lost" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("converted", [True, False])
+def test_clean_calls_no_other_weights_a_copy_of_the_embedded_model(whole, capsys, converted):
+    """A download of that name, on which adapters may have been trained."""
+    model = whole / "models" / embedded.EMBEDDED
+    model.mkdir(parents=True)
+    (model / embedded.WEIGHTS).write_text("weights")
+    if converted:
+        sha256 = files.file_sha256(model / embedded.WEIGHTS)
+        (model / embedded.SUM).write_text(f"{sha256}\n")
+    overview.clean(leftovers.of_storage(whole), lambda question: False)
+    assert (f"Lost with {model.name}: weights that" in capsys.readouterr().out) != converted
 
 
 def test_clean_says_which_copies_may_be_all_there_is(whole, tmp_path):
