@@ -170,11 +170,12 @@ def _training(store: Path) -> str:
         said.append(f"[So {first}; the runs differ in {', '.join(differ)}: to be filled in.]")
     for name, one in found.items():
         r, seed = one["results"], one["settings"]["seed"]
+        # not of how many patients: less those of Table 1, they tell who has no record
         said.append(
             f"Run {name}, seed {seed}: {r['steps']} steps on {r['train_prompts']:,} records; loss "
-            f"on {r['validation_prompts']:,} records of {r['validation_patients']:,} validation "
-            f"patients {r['validation_loss_base']:.3f} (base) and "
-            f"{r['validation_loss_adapter']:.3f} nats a token. {_stale(store, f'adapters/{name}')}"
+            f"on {r['validation_prompts']:,} records of validation patients "
+            f"{r['validation_loss_base']:.3f} (base) and {r['validation_loss_adapter']:.3f} nats a "
+            f"token. {_stale(store, f'adapters/{name}')}"
         )
     if base == embedded.EMBEDDED_ORIGIN:
         said.append("[The built-in model is for trying things out, never for results.]")

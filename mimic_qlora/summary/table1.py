@@ -20,8 +20,8 @@ COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
 NO_STAY = "no hospital stay"
 _UNKNOWN = (races.NOT_RECORDED, NO_STAY)  # the last rows of a characteristic
-_OTHER_TEXT = "another text"
-_PUBLISHED = {  # levels that MIMIC-IV's pages name; any other may be one patient's
+OTHER_TEXT = "another text"
+PUBLISHED = {  # levels that MIMIC-IV's pages name; any other may be one patient's
     "gender": ("F", "M"),
     "insurance": ("Medicare", "Medicaid", "Private", "Other", "No charge"),
     "admission_type": (
@@ -66,10 +66,10 @@ def table1(data: Data) -> Rows:
     them. A level that MIMIC-IV does not publish, of fewer patients, is not named.
     """
     people, stays = _people(data.con), _stays(data.con)
-    for column, published in _PUBLISHED.items():
+    for column, published in PUBLISHED.items():
         n = people[column].map(people[column].value_counts())
         named = people[column].isin({*published, *_UNKNOWN}) | (n >= data.min_cell)
-        people[column] = people[column].where(named, _OTHER_TEXT)
+        people[column] = people[column].where(named, OTHER_TEXT)
     groups = _groups(people, data.min_cell)
     everybody = groups.people
 

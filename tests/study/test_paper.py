@@ -247,28 +247,33 @@ def test_what_the_ledger_said_of_the_opening_is_told(store):
 
 
 def test_runs_of_several_recipes_are_not_told_as_seeds_of_one(store):
-    base = {"name": "meta/L", "fingerprint": "f"}
-    common = dict.fromkeys(("alpha", "dropout", "lr", "epochs", "accumulate", "batch_tokens"), 1)
-    common |= {"seed": 0, "optimizer": "o", "base_model": base}
-    losses = dict.fromkeys(("validation_loss_base", "validation_loss_adapter"), 1.0)
-    counts = ("steps", "train_prompts", "validation_prompts", "validation_patients")
     for run, rank in (("first", 16), ("second", 64)):
-        settings = common | {"rank": rank}
-        with storage.step_output(store, f"adapters/{run}", settings, {}) as out:
-            out.facts["results"] = losses | dict.fromkeys(counts, 1)
+        with storage.step_output(store, f"adapters/{run}", SETTINGS | {"rank": rank}, {}) as out:
+            out.facts["results"] = LOSSES
     said = " ".join(status(store, "--methods").stdout.split())
     assert "of rank 16" in said and "[So first; the runs differ in rank: to be filled in.]" in said
     assert "Run first, seed 0: 1 steps" in said and "Run second, seed 0: 1 steps" in said
 
 
+SETTINGS = dict.fromkeys(("alpha", "dropout", "lr", "epochs", "accumulate", "batch_tokens"), 1)
+SETTINGS |= {"seed": 0, "rank": 8, "optimizer": "o", "base_model": {"name": "meta/L"}}
+LOSSES = dict.fromkeys(("validation_loss_base", "validation_loss_adapter"), 1.0)
+LOSSES |= dict.fromkeys(("steps", "train_prompts", "validation_prompts"), 1)
+
+
 def trained(store: Path, run: str, inputs: dict[str, str]) -> None:
     """Make an adapter's folder, as far as the methods read it."""
-    common = dict.fromkeys(("alpha", "dropout", "lr", "epochs", "accumulate", "batch_tokens"), 1)
-    common |= {"seed": 0, "rank": 8, "optimizer": "o", "base_model": {"name": "meta/L"}}
-    losses = dict.fromkeys(("validation_loss_base", "validation_loss_adapter"), 1.0)
-    counts = ("steps", "train_prompts", "validation_prompts", "validation_patients")
-    with storage.step_output(store, f"adapters/{run}", common, inputs) as out:
-        out.facts["results"] = losses | dict.fromkeys(counts, 1)
+    with storage.step_output(store, f"adapters/{run}", SETTINGS, inputs) as out:
+        out.facts["results"] = LOSSES
+
+
+def test_methods_do_not_tell_how_many_validation_patients_have_a_record(store):
+    """Less the patients with a coded stay, which Table 1 tells or hides, that tells of few."""
+    with storage.step_output(store, "adapters/counted", SETTINGS, {}) as out:
+        out.facts["results"] = LOSSES | {"validation_patients": 4321, "validation_prompts": 987}
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert "loss on 987 records of validation patients 1.000 (base)" in said
+    assert "4,321" not in said
 
 
 def test_a_run_trained_on_other_prompts_than_those_told_of_is_named(store):

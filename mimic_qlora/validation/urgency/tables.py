@@ -9,6 +9,7 @@ import numpy as np
 from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import races
 from mimic_qlora.summary import disclosure
+from mimic_qlora.summary.table1 import OTHER_TEXT, PUBLISHED
 from mimic_qlora.tasks.urgency.visits import Visit
 from mimic_qlora.validation.trial_results import age_band
 from mimic_qlora.validation.urgency import claims, endpoint, population, undertriage
@@ -321,12 +322,19 @@ def _language(visit: Visit) -> str:
     return "English" if word in ("english", "engl") else "another"
 
 
+def _insurance(visit: Visit) -> str:
+    """Return the insurance; a text that MIMIC-IV does not publish may be one patient's."""
+    if not visit.insurance:
+        return races.NOT_RECORDED
+    return visit.insurance if visit.insurance in PUBLISHED["insurance"] else OTHER_TEXT
+
+
 GROUPS: dict[str, Callable[[Visit], str]] = {
     "sex": lambda visit: {"F": "female", "M": "male"}.get(visit.sex, races.NOT_RECORDED),
     "race": lambda visit: races.group(visit.race),
     "age": lambda visit: age_band(visit.age),
     "language": _language,
-    "insurance": lambda visit: visit.insurance or races.NOT_RECORDED,
+    "insurance": _insurance,
 }
 
 
@@ -371,23 +379,30 @@ def by_group(visits: Visits, of: Measured) -> Table:
 
 
 def over_time(visits: Visits, of: Measured, arms: Sequence[str]) -> Table:
-    """Return performance in the latest group of years and in those before."""
+    """Return performance in the latest group of years and in those before.
+
+    Other tables tell the sum of both, so that a small cell hides the one beside it too.
+    """
     years = np.array([visit.year_group for visit in visits.every])
     latest = max(years.tolist(), default="")
-    rows: list[Row] = []
     study, here = of.study, of.study.held
-    for label, part in ((f"latest years ({latest})", years == latest), ("before", years != latest)):
-        counts = [int((here & part & side).sum()) for side in (study.positive, ~study.positive)]
-        row: Row = {"patients of": label, "emergencies": counts[0], "others": counts[1]}
-        few = any(disclosure.is_small(n, MIN_CELL) for n in counts)
-        row |= {"emergencies": "hidden", "others": "hidden"} if few else {}
-        for arm in (*arms, NURSE):
-            for what, side in (("sensitivity", study.positive), ("specificity", ~study.positive)):
-                hits = of.found[arm].called[here & part & side] == (what == "sensitivity")
-                row[f"{what}, {arm}"] = (
-                    "hidden" if few else percent(float(hits.mean())) if len(hits) else ""
-                )
-        rows.append(row)
+    parts = {f"latest years ({latest})": years == latest, "before": years != latest}
+    rows: list[Row] = [{"patients of": label} for label in parts]
+    sides = {"emergencies": study.positive, "others": ~study.positive}
+    counts = {
+        name: [int((here & part & side).sum()) for part in parts.values()]
+        for name, side in sides.items()
+    }
+    few = {name for name in sides if any(disclosure.is_small(n, MIN_CELL) for n in counts[name])}
+    for name in sides:
+        for row, n in zip(rows, counts[name], strict=True):
+            row[name] = disclosure.HIDDEN if name in few else n
+    for arm in (*arms, NURSE):
+        for what, name in (("sensitivity", "emergencies"), ("specificity", "others")):
+            for row, part in zip(rows, parts.values(), strict=True):
+                hits = of.found[arm].called[here & part & sides[name]] == (what == "sensitivity")
+                share = percent(float(hits.mean())) if len(hits) else ""
+                row[f"{what}, {arm}"] = disclosure.HIDDEN if name in few else share
     return Table("temporal", "The temporal split", TEMPORAL_NOTE, rows)
 
 
