@@ -26,6 +26,7 @@ Files = dict[str, dict[str, Path]]  # table -> name of a part -> its Parquet fil
 
 
 ALL = ["{all}"]
+_WORST = ", at worst "  # between a flag's sentence and its worst value
 _STAYS = {"admissions": "hadm_id", "icustays": "stay_id", "edstays": "stay_id"}
 
 
@@ -79,13 +80,9 @@ def checks() -> list[Check]:
     return found
 
 
-def without_worst(check: str, sentence: str) -> str:
-    """Return a flag's sentence without the worst value, which is one patient's.
-
-    Several checks may share a name, so the one is taken that the sentence begins with.
-    """
-    same = [one.finds for one in checks() if one.name == check]
-    return next((finds for finds in same if sentence.startswith(finds)), sentence)
+def without_worst(sentence: str) -> str:
+    """Return a flag's sentence without the worst value, which is one patient's."""
+    return sentence.partition(_WORST)[0]
 
 
 def flags(folder: Path, memory: int = 512 << 20, temp: Path | None = None) -> list[Flag]:
@@ -232,7 +229,7 @@ def _flag(job: tuple[Check, str], n_rows: int, passes: Sequence[Faults]) -> Flag
     check, table = job
     words = check.finds
     if sizes and check.worst:
-        words += f", at worst {check.worst.format(worst=_readable(max(sizes)))}"
+        words += f"{_WORST}{check.worst.format(worst=_readable(max(sizes)))}"
     share = round(rows / n_rows, 6) if n_rows else 0.0
     return Flag(check.name, table, words, rows, share, sum(faults.patients for faults in passes))
 

@@ -14,7 +14,16 @@ from mimic_qlora.mimic import tables
 from mimic_qlora.subjects import database, sql
 from mimic_qlora.subjects.quality import without_worst
 from mimic_qlora.summary.data import Data, plain
-from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hide, hide_small, is_small
+from mimic_qlora.summary.disclosure import (
+    HIDDEN,
+    Rows,
+    hidden_cells,
+    hidden_last,
+    hide,
+    hide_small,
+    is_small,
+    of_few,
+)
 
 TOP = 20  # rows of each list of the most frequent
 _BIN = 20  # coded diagnoses of a bin of the histogram
@@ -87,6 +96,7 @@ def diagnoses_per_patient(data: Data) -> Rows:
             if values.empty:
                 continue
             low, middle, high = (plain(q) for q in values.quantile([0.25, 0.5, 0.75]))
+            most = int(values.max())
             result.append(
                 {
                     "of": who,
@@ -95,7 +105,7 @@ def diagnoses_per_patient(data: Data) -> Rows:
                     "lower_quartile": low,
                     "median": middle,
                     "upper_quartile": high,
-                    "most": int(values.max()),
+                    "most": HIDDEN if of_few(values, most, data.min_cell) else most,
                     "none_share": HIDDEN if is_small(extra, data.min_cell) else extra / len(values),
                 }
             )
@@ -157,7 +167,8 @@ def top(data: Data, ranking: Ranking) -> Rows:
     groups = [data.count(f"SELECT count(DISTINCT subject_id) FROM {of}") for of in ("split", place)]
     if place.startswith("diagnoses_icd"):
         groups.append(data.coded)
-    return hide_small(found, ("patients",), data.min_cell, ("rows",), groups)
+    rows = hide_small(found, ("patients",), data.min_cell, ("rows",), groups)
+    return hidden_last(rows, ranking.order, list(ranking.key), ranking.within)
 
 
 def top_phenotypes(data: Data) -> Rows:
@@ -182,7 +193,7 @@ def top_phenotypes(data: Data) -> Rows:
         ):
             one.update(patients=HIDDEN, rows=HIDDEN)
         rows.append(one)
-    return rows
+    return hidden_last(rows, "patients", ["phenotype"])
 
 
 def top_labs(data: Data) -> Rows:
@@ -256,9 +267,7 @@ def quality(data: Data) -> Rows:
     for flag in data.manifest["quality"]:
         if not flag["rows"]:
             continue
-        sentence = flag["sentence"]
-        if is_small(flag["patients"], data.min_cell) or is_small(flag["rows"], data.min_cell):
-            sentence = without_worst(flag["check"], sentence)
+        sentence = without_worst(flag["sentence"]) if data.min_cell else flag["sentence"]
         told = {name: flag[name] for name in ("table", "sentence", "rows", "share", "patients")}
         rows.append({**told, "sentence": sentence})
     also = ("rows", "share", "patients")

@@ -12,7 +12,14 @@ from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import tables
 from mimic_qlora.subjects import database
 from mimic_qlora.subjects.manifest import SubjectsManifest
-from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hide_small, is_small
+from mimic_qlora.summary.disclosure import (
+    HIDDEN,
+    Rows,
+    hidden_cells,
+    hide_small,
+    is_small,
+    of_few,
+)
 
 Patients = npt.NDArray[np.int64]  # their numbers
 
@@ -96,13 +103,18 @@ class Data:
         )
         result: Rows = []
         for name in names:
-            n, rows, middle, most = 0, 0, None, None
+            n, rows = 0, 0
+            middle: Cell = None
+            most: Cell = None
             if self.manifest["rows"][name]["columnar"]:
                 per_patient = f"SELECT subject_id, n FROM {self._rows_of_patients} WHERE name = ?"
                 found = self.con.execute(per_patient, [name]).df()
                 patients_of[name] = found.subject_id.to_numpy()
                 n, rows = len(found), int(found.n.sum())
-                middle, most = plain(float(found.n.median())), int(found.n.max())
+                middle, most = (
+                    HIDDEN if of_few(found.n, value, self.min_cell) else plain(value)
+                    for value in (float(found.n.median()), float(found.n.max()))
+                )
             result.append(
                 {
                     "table": name,

@@ -4,6 +4,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from mimic_qlora.display.cells import Cell
@@ -49,6 +50,30 @@ def hide_small(
         others: dict[str, Cell] = dict.fromkeys(also, HIDDEN) if small else {}
         result.append({**row, **others, **small})
     return result
+
+
+def of_few(values: pd.Series, told: float, min_cell: int) -> bool:
+    """Tell whether few of the values lie at one that is told of them, or on one side of it.
+
+    So does a maximum that one patient alone has. `values` has one of each patient.
+    """
+    return min((values <= told).sum(), (values >= told).sum()) < min_cell
+
+
+def hidden_last(rows: Rows, column: str, named: Sequence[str], within: str | None = None) -> Rows:
+    """Return rows that are sorted by a count, those in which it is hidden behind the others.
+
+    Their place would tell between which two counts theirs lies, and often the count itself. They
+    stand in the order of what they are named by; each value of `within` has a list of its own.
+    """
+    lists = [*dict.fromkeys(row[within] for row in rows)] if within else []
+
+    def place(row: Mapping[str, Cell]) -> tuple[int, bool, list[str]]:
+        hidden = isinstance(row[column], str) and str(row[column]).startswith((HIDDEN, "<"))
+        names = [str(row[name]) for name in named] if hidden else []
+        return lists.index(row[within]) if within else 0, hidden, names
+
+    return sorted(rows, key=place)
 
 
 def hidden_cells(

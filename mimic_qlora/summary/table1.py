@@ -14,7 +14,7 @@ from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import ages, races
 from mimic_qlora.subjects import database, sql
 from mimic_qlora.summary.data import Data
-from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, is_small
+from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hidden_last, is_small
 
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
@@ -83,7 +83,10 @@ def table1(data: Data) -> Rows:
     rows: Rows = [{"characteristic": "Patients", **groups.sizes}]
     rows += _quartiles("Age, years", lambda part: part.age, groups)
     for title, column in _LEVELS.items():
-        rows += _levels(title, _counts(people, column, everybody), groups)
+        heading, *levels = _levels(title, _counts(people, column, everybody), groups)
+        last = [row for row in levels if str(row["characteristic"]).strip() in _UNKNOWN]
+        levels = [row for row in levels if row not in last]
+        rows += [heading, *hidden_last(levels, COLUMNS[0], ["characteristic"]), *last]
     rows += _quartiles("Stays per patient", lambda part: part.stays, groups)
     rows += _quartiles(
         "Days of each stay",

@@ -133,7 +133,20 @@ def test_counts_are_those_of_the_hospital(store, shown):
     assert [r["icd_code"] for r in result["top_diagnoses_by_rows"]] == ["4019", "E785", "I10"]
     everybody, _, some, _ = result["diagnoses_per_patient"]
     assert (everybody["mean"], everybody["median"], everybody["none_share"]) == (70 / N, 1, 0.25)
-    assert some["mean"] == round(70 / 30, 2) and some["most"] == 5
+    assert some["mean"] == round(70 / 30, 2) and some["lower_quartile"] == 1
+
+
+def test_a_largest_number_that_few_patients_have_is_not_told(store, shown):
+    """Four of 30 patients have five diagnoses each: the most rows are theirs, the median is not."""
+    result = tables(store)
+    rows = {
+        row["table"]: (row["median_rows"], row["most_rows"]) for row in result["rows_per_table"]
+    }
+    assert rows["diagnoses_icd"] == (1, "hidden") and rows["admissions"] == (1, 1)
+    assert {row["most"] for row in result["diagnoses_per_patient"]} == {"hidden"}
+    assert not disclosure.of_few(pd.Series([1] * 9 + [2] * 10), 2, 10)
+    assert disclosure.of_few(pd.Series([1] * 9 + [3] * 9), 2, 10)
+    assert not disclosure.of_few(pd.Series([1, 2, 3]), 3, 0)
 
 
 def test_each_icd_version_has_a_list_of_its_own(store):
@@ -148,7 +161,7 @@ def test_each_icd_version_has_a_list_of_its_own(store):
     assert found[0]["rows"] == 5 and found[20]["rows"] == 1
 
 
-def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, shown, tmp_path):
+def test_flags_of_step_1_are_shown_and_their_worst_value_is_not(store, shown, tmp_path):
     flags = tables(store)["quality"]
     assert flags and all(row["rows"] for row in flags)
     flag = {
@@ -160,11 +173,11 @@ def test_flags_of_step_1_are_shown_and_a_single_patients_value_is_not(store, sho
     }
     many, few = ({**flag, "patients": n} for n in (10, 3))
     manifest = {"quality": [many, few], "source": {"patients": N}, "rows": {}}
-    shown = counts.quality(Data(database.connect(store, tmp_path), manifest, 10))
-    assert (
-        shown[0] == {**{k: many[k] for k in shown[0]}}
-        and shown[1]["sentence"] == "ends before it starts"
-    )
+    con = database.connect(store, tmp_path)
+    shown = counts.quality(Data(con, manifest, 10))
+    assert {row["sentence"] for row in shown} == {"ends before it starts"}
+    assert shown[0] == {k: many[k] for k in shown[0]} | {"sentence": "ends before it starts"}
+    assert counts.quality(Data(con, manifest, 0))[1] == {k: few[k] for k in shown[0]}
     assert shown[1]["rows"] == shown[1]["share"] == "hidden" and shown[1]["patients"] == "<10"
 
 
@@ -203,8 +216,8 @@ def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
     assert rows["Died in hospital"]["overall"] == "<10" and rows["Asian"]["overall"] == "<10"
     race = [row["overall"] for row in tables(store)["table1"]][
         5:9
-    ]  # the heading, White, Asian, no hospital stay
-    assert race == ["", "hidden", "<10", "0 (0%)"]
+    ]  # the heading, Asian, White, no hospital stay
+    assert race == ["", "<10", "hidden", "0 (0%)"]
     assert (
         rows["Patients"]["test"] == "<10" and rows["White"]["test"] == "hidden"
     )  # of a small split, nothing
@@ -250,6 +263,47 @@ def test_no_hidden_count_can_be_worked_out_where_rows_and_columns_cross():
     assert found.keys() > list_by_list and found["a", "validation"] == "hidden"
     everything = disclosure.hidden_cells({"few": 3, "0": 0}, [["few", "0"]], 10)
     assert everything == {"few": "<10"}  # its sum tells it, and nothing is there to hide
+
+
+def test_the_place_of_a_hidden_count_among_sorted_ones_does_not_tell_it(tmp_path):
+    """A phenotype stood between one of 16 and one of 15 patients, the names of both before its own:
+    it had 16, and less the 13 of one of its codes that told three."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    with gzip.open(hosp / "diagnoses_icd.csv.gz", "rt", newline="") as file:
+        first, *_ = csv.DictReader(file)
+    coded = [(i, "4019", 9) for i in range(1, 17)]  # hypertension
+    coded += [(i, "3051", 9) for i in range(1, 14)] + [(i, "F1720", 10) for i in (14, 15, 16)]
+    coded += [(i, "2720", 9) for i in range(16, 31)]  # hyperlipidemia
+    coded += [(i, "V1582", 9) for i in range(1, 10)] + [(i, "311", 9) for i in range(10, 17)]
+    rows = [
+        first | {"subject_id": i, "hadm_id": 1000 + i, "icd_code": code, "icd_version": version}
+        for i, code, version in coded
+    ]
+    write_table(hosp, "diagnoses_icd", rows)
+    with gzip.open(hosp / "admissions.csv.gz", "rt", newline="") as file:
+        stays = list(csv.DictReader(file))
+    kinds = ["URGENT"] * 12 + ["ELECTIVE"] * 11 + ["DIRECT EMER."] * 4 + ["EW EMER."] * 3
+    write_table(
+        hosp,
+        "admissions",
+        [row | {"admission_type": kind} for row, kind in zip(stays, kinds, strict=True)],
+    )
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
+    result = tables(place)
+    for name, key in (("top_phenotypes", "phenotype"), ("top_diagnoses_by_patients", "icd_code")):
+        rows = [row for row in result[name] if row.get("icd_version", 9) == 9]
+        is_hidden = [isinstance(row["patients"], str) for row in rows]
+        assert sum(is_hidden) > 1 and is_hidden == sorted(is_hidden), rows
+        names = [row[key] for row in rows if isinstance(row["patients"], str)]
+        assert names == sorted(names)
+    phenotypes = {row["phenotype"]: row["patients"] for row in result["top_phenotypes"]}
+    assert phenotypes["tobacco_use"] == "hidden" and phenotypes["hyperlipidemia"] == 15
+    overall = {row["characteristic"].strip(): row["overall"] for row in result["table1"]}
+    kinds = [*overall][[*overall].index("Admission type") + 1 :][:4]
+    assert kinds == ["URGENT", "DIRECT EMER.", "ELECTIVE", "EW EMER."], overall
+    assert overall["URGENT"] == "12 (40%)" and overall["ELECTIVE"] == "hidden"
 
 
 def test_what_one_table_hides_no_other_tells(tmp_path):
