@@ -81,7 +81,10 @@ def cohort_line(people: pd.DataFrame, source: Source, hours: float, drawn: bool 
             "coded stay, as many as half of this job's memory has room for"
         )
     else:
-        who = f"{len(people):,} of {source['patients']:,} patients have a coded stay"
+        who = (
+            f"{len(people):,} of {source['patients']:,} patients have a coded stay that does not "
+            "end before it begins"
+        )
     return (
         f"Cohort: {who} "
         f"({', '.join(f'{name} {n:,}' for name, n in sizes.items())}); the others are left out, "
