@@ -40,6 +40,7 @@ TO_READ = ("key", "two_labellers", "chart", "question", *LISTS, "answer")
 COLUMNS = (*TO_READ, *CRITERIA, "labelled_by", "note")
 
 LONGEST = 10  # digits of no number of a list
+_LONGEST_SHOWN = 12  # characters of a cell that a message quotes
 Row = dict[str, str]  # of label.csv
 
 
@@ -251,13 +252,18 @@ def _numbers(cell: str, where: str) -> frozenset[int]:
     numbers = cell.replace(",", " ").replace(";", " ").split()
     none = cell.casefold() in ("-", "–", "—", "no", "none")
     if not none and not (numbers and all(n.isdecimal() and len(n) < LONGEST for n in numbers)):
-        raise UserError(f"{where} is '{cell[:40]}': give numbers, like 1 3, or - for none")
+        raise UserError(f"{where} is {_shown(cell)}: give numbers, like 1 3, or - for none")
     return frozenset(int(n) for n in numbers if n.isdecimal())
+
+
+def _shown(cell: str) -> str:
+    """Return a cell as a message may hold it: in shifted columns a long one is an answer's text."""
+    return f"'{cell}'" if len(cell) <= _LONGEST_SHOWN else "a text"
 
 
 def _yes(cell: str, where: str) -> bool:
     if cell.casefold() not in ("y", "yes", "true", "1", "n", "no", "false", "0"):
-        raise UserError(f"{where} is '{cell[:40]}': give yes or no")
+        raise UserError(f"{where} is {_shown(cell)}: give yes or no")
     return cell.casefold() in ("y", "yes", "true", "1")
 
 

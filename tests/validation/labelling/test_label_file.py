@@ -62,6 +62,15 @@ def test_a_label_that_cannot_be_read_is_named_by_row_and_column(tmp_path, column
     assert faults[0].startswith(f"label.csv, row 2: {column} is '{cell}'")
 
 
+@pytest.mark.parametrize("column", ["named", "cause"])
+def test_the_text_of_an_answer_in_a_column_of_labels_is_not_printed(tmp_path, column):
+    """Columns that were shifted in a spreadsheet put it there, and 40 of its letters were told."""
+    text = "You take warfarin since your clot of 2150"
+    _, faults = one_filled(tmp_path / "label.csv", **{column: text})
+    assert faults[0].startswith(f"label.csv, row 2: {column} is a text: give ")
+    assert "warfarin" not in faults[0]
+
+
 EXCEL = {
     "UTF-8": {"encoding": "utf-8-sig"},
     "ANSI": {"encoding": "cp1252"},
