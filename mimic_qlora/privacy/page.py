@@ -41,6 +41,7 @@ THREATS = (
 # the 8B model of the README, computed: 16 GFLOP a token forward, at 40% of an H100's peak
 EIGHT_B = 16e9 / (0.4 * 990e12)
 Row = dict[str, Cell]
+_Key = tuple[tuple[str, ...], int]  # a group and its side
 
 
 def lines(found: Found, settings: Settings) -> list[str]:
@@ -191,12 +192,20 @@ def _interval(of: "Separation | tuple[float, ...]") -> str:
 def _groups(found: Found, min_cell: int) -> list[Row]:
     """Return the AUC within groups; where a count could tell of few patients, that it is hidden."""
     groups = membership.groups(found.table, *found.worst)
-    counts = {(key, side): len(groups[key][side]) for key in groups for side in (0, 1)}
-    sums = [
+    counts: dict[_Key, int] = {
+        (key, side): len(groups[key][side]) for key in groups for side in (0, 1)
+    }
+    sums: list[list[_Key]] = [
         [(key, side) for key in groups if key[0] == kind]
         for kind in membership.EXHAUSTIVE
         for side in (0, 1)
     ]
+    for key in groups:
+        if key[0] not in membership.EXHAUSTIVE:  # the page tells of how many patients they are
+            for side, name in enumerate((MEMBER, OTHER)):
+                others = (*key, "the others"), side
+                counts[others] = found.n(name) - counts[key, side]
+                sums.append([(key, side), others])
     hidden = disclosure.hidden_cells(counts, sums, min_cell)
     rows: list[Row] = []
     for key, sides in groups.items():

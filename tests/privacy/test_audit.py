@@ -4,6 +4,7 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from helpers import audited_store
@@ -320,3 +321,17 @@ def test_half_of_the_validation_patients_choose_and_the_others_are_not_seen():
     assert len(chose) == 14 and chose < {*held_out}
     assert selection.choosing(reversed(held_out)) == chose
     assert len(selection.choosing(held_out[:3])) == 2
+
+
+def test_a_task_that_all_but_few_patients_have_tells_of_no_few(monkeypatch):
+    """Less the number of patients, which the page begins with, it told how many have no record."""
+    groups = {
+        ("task", "guidance"): (np.zeros(50), np.zeros(50)),
+        ("rarity", "rare"): (np.zeros(30), np.zeros(12)),
+    }
+    monkeypatch.setattr(membership, "groups", lambda *_: groups)
+    found = SimpleNamespace(table=None, worst=("", ""), n={page.MEMBER: 54, page.OTHER: 70}.get)
+    guidance, rare = page._groups(found, 10)
+    assert (guidance["trained on"], guidance["never seen"]) == ("hidden", 50)
+    assert (rare["trained on"], rare["never seen"]) == (30, 12)
+    assert page._groups(found, 0)[0]["trained on"] == 50
