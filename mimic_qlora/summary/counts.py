@@ -45,7 +45,9 @@ def overview(data: Data) -> Rows:
         stays["ICU stays"] = ("icustays", database.ICU_STAYS)
     for name, (table, rows) in stays.items():
         lines[name] = n = data.count(f"SELECT count(*) FROM {rows}")
-        if table in unseen or is_small(n, data.min_cell):
+        # less its stays, the rows of the table would tell of how many that stand twice
+        twice = data.manifest["rows"][table]["columnar"] - n
+        if table in unseen or any(is_small(few, data.min_cell) for few in (n, twice)):
             hide(lines, [name], data.min_cell)
     lines["Tables by patient"] = len(data.manifest["rows"])
     # their sum, less the other tables' rows, would tell those of a hidden table
@@ -86,6 +88,8 @@ def diagnoses_per_patient(data: Data) -> Rows:
     without = data.patients - len(counts)
     if is_small(len(counts), data.min_cell):
         return []
+    # less the mean of all patients, the rows of the table would tell of how many that say no code
+    saying_none = data.manifest["rows"]["diagnoses_icd"]["columnar"] - int(counts.rows.sum())
     result: Rows = []
     groups = {"all patients": without, "patients with any": 0}
     if is_small(without, data.min_cell):
@@ -97,11 +101,12 @@ def diagnoses_per_patient(data: Data) -> Rows:
                 continue
             low, middle, high = (plain(q) for q in values.quantile([0.25, 0.5, 0.75]))
             most = int(values.max())
+            tells = column == "rows" and is_small(saying_none, data.min_cell)
             result.append(
                 {
                     "of": who,
                     "what": what,
-                    "mean": round(float(values.mean()), 2),
+                    "mean": HIDDEN if tells else round(float(values.mean()), 2),
                     "lower_quartile": low,
                     "median": middle,
                     "upper_quartile": high,

@@ -371,6 +371,34 @@ def test_a_row_that_says_no_stay_code_or_version_is_counted_as_no_coded_diagnosi
     assert len(tables_of[True]) == 6 and tables_of[True] == tables_of[False]
 
 
+def test_rows_that_a_flag_hides_are_not_told_by_the_numbers_of_stays_and_codes(tmp_path):
+    """30 stays in 32 rows, 70 codes in 73: overview and mean told the two rows and the three."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    with gzip.open(hosp / "admissions.csv.gz", "rt", newline="") as file:
+        stays = list(csv.DictReader(file))
+    write_table(hosp, "admissions", [*stays, *stays[:2]])
+    with gzip.open(hosp / "diagnoses_icd.csv.gz", "rt", newline="") as file:
+        codes = list(csv.DictReader(file))
+    write_table(hosp, "diagnoses_icd", [*codes, *(row | {"icd_code": ""} for row in codes[:3])])
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
+    result = tables(place)
+    rows = {row["table"]: row["rows"] for row in result["rows_per_table"]}
+    overview = {row["what"].strip(): row["n"] for row in result["overview"]}
+    assert (rows["admissions"], overview["Hospital stays"]) == (32, "hidden")
+    means = [(row["what"], row["mean"]) for row in result["diagnoses_per_patient"]]
+    assert rows["diagnoses_icd"] == 73 and means == [
+        ("coded diagnoses", "hidden"),
+        ("different codes", 1.15),
+        ("coded diagnoses", "hidden"),
+        ("different codes", 1.53),
+    ]
+    assert run_here("summarize_jsonl.py", "--min-cell", 0, storage=place).returncode == 0
+    overview = {row["what"].strip(): row["n"] for row in tables(place)["overview"]}
+    assert overview["Hospital stays"] == 30
+
+
 def test_the_sum_of_all_rows_does_not_tell_the_rows_of_a_small_table(tmp_path):
     """All rows less those of the other tables were the one row, and so the one patient."""
     hosp = hospital(tmp_path / "mimic") / "hosp"
