@@ -255,8 +255,8 @@ def unrecorded_files(place: Path) -> list[Path]:
     """Return the files of a step's folder that no step wrote so: somebody's notes, or a file that
     was edited, as a card or a training record.
 
-    Names with a dot in front, and Python's caches, are those of programs. Of a manifest that cannot
-    be read nothing is known, and nothing is returned.
+    Names with a dot in front but Git's, and Python's caches, are those of programs. Of a manifest
+    that cannot be read nothing is known, and nothing is returned.
     """
     manifest = read(place) or {}
     changed = {path.relative_to(place).as_posix() for path in damaged_files(place, manifest)}
@@ -264,8 +264,8 @@ def unrecorded_files(place: Path) -> list[Path]:
     if _card_of(place).get("card") != manifest.get("card"):  # earlier versions noted none
         ours.discard(_CARD)
     names = (p.relative_to(place) for p in place.rglob("*") if p.is_symlink() or p.is_file())
-    hidden = (".", "__pycache__")
-    shown = (name for name in names if not any(part.startswith(hidden) for part in name.parts))
+    hidden = re.compile(r"\.(?!git)|__pycache__")
+    shown = (name for name in names if not any(map(hidden.match, name.parts)))
     return [place / name for name in shown if manifest and name.as_posix() not in ours]
 
 

@@ -258,13 +258,20 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
     (there / "mine" / "deep").mkdir(parents=True)
     (there / "__pycache__").mkdir()  # as lm_eval leaves beside our documents.py
     names = ("notes.md", "mine/deep/figure.svg", "README.md", ".DS_Store", "__pycache__/a.pyc")
-    for name in names:
+    (there / ".git").mkdir()
+    for name in (*names, ".git/HEAD"):
         (there / name).write_text(f"my {name}")
     (there / "data").symlink_to(tmp_path)
     (there / "columns_least.csv").write_text("by hand")  # a step's own file
     made(tmp_path, {"seed": 2})
     left = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if not path.is_dir()}
-    assert left == {"columns_least.csv", "notes.md", "mine/deep/figure.svg", "README.md"}
+    assert left == {
+        "columns_least.csv",
+        "notes.md",
+        "mine/deep/figure.svg",
+        "README.md",
+        ".git/HEAD",
+    }
     assert (kept / "data").is_symlink()
     assert (kept / "notes.md").read_text() == "my notes.md"
     assert not (there / "mine").exists() and not (there / "notes.md").exists()
