@@ -122,10 +122,13 @@ def memory_bytes(gigabytes: float | None) -> int:
 
 def print_sources(folder: Path, sources: Mapping[str, Source], empty: Sequence[str]) -> None:
     """Print which tables are there, which are not or `empty`, and which differ from the schema."""
+    with_tables = {source.module for source in sources.values()}
+    # of a module that nobody has nothing is missing; of note/ steps read one table alone
+    asked = {"hosp", "icu", *({"ed"} & with_tables)}
     missing = [
         name
         for name, table in tables.schema().items()
-        if table.module in ("hosp", "icu") and name not in sources
+        if table.module in asked and name not in sources
     ]
     absent = f"; absent: {', '.join(missing)}" if missing else ""
     print(f"Tables: {len(sources)} found in {folder}{absent}")
@@ -134,7 +137,6 @@ def print_sources(folder: Path, sources: Mapping[str, Source], empty: Sequence[s
             print(f"  without {name}, {effect}")
     if empty:
         print(f"  no rows: {', '.join(empty)}")
-    with_tables = {source.module for source in sources.values()}
     for module in modules.MODULES:
         if module not in with_tables and (folder / module).is_dir():
             print(f"  no table in {module}/: is its disk mounted?")

@@ -219,6 +219,18 @@ def test_a_module_whose_disk_is_not_mounted_is_not_taken_for_absent(convert, tin
         convert("--mimic-dir", tiny_mimic)
 
 
+def test_absent_tables_of_an_emergency_department_that_is_there_are_named(
+    convert, tiny_mimic, capsys
+):
+    """A download of ed/ that was stopped lacked triage: no complaint, no medicine of home."""
+    convert("--mimic-dir", tiny_mimic)
+    assert "triage" not in capsys.readouterr().out
+    write_table(tiny_mimic, "edstays", "subject_id,stay_id", ["10000000,30000000"], "ed")
+    convert("--mimic-dir", tiny_mimic)
+    said = capsys.readouterr().out
+    assert "diagnosis, medrecon, pyxis, triage, vitalsign\n" in said and "radiology" not in said
+
+
 def test_sums_of_some_files_are_not_told_as_those_of_all(convert, tiny_mimic, capsys):
     """ed/ of another download lies beside a list that does not name it, or the list broke off."""
     write_table(tiny_mimic, "edstays", "subject_id,stay_id", ["10000000,30000000"], "ed")
