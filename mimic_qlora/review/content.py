@@ -212,11 +212,17 @@ def _change(path: Path, reviews: Mapping[str, Review]) -> Change:
 def left_to_settle(run_files: Path, decisions: Sequence[Decision]) -> list[str]:
     """Return a line for each entry that somebody still has to look at.
 
-    It was rejected, edited without approval, changed in its file since it was decided about, or its
-    text lost what is searched for.
+    It was rejected, edited without approval, changed in its file or taken out of it since it was
+    decided about, or its text lost what is searched for.
     """
-    lines = []
-    for key, item in current(run_files, decisions).items():
+    there = current(run_files, decisions)
+    gone_from_files = {d.entry: d for d in decisions if d.entry not in there}  # the last of each
+    lines = [
+        f"{key}: {last.rater} {_did(last)} it, and no file has an entry of that id any more: give "
+        "it its id back, or decide about the new one on the page"
+        for key, last in gone_from_files.items()
+    ]
+    for key, item in there.items():
         approved = ", ".join(d.rater for d in item.approved)
         for d in item.rejected:
             others = f", but approved by {approved}" if approved else ""
@@ -226,15 +232,18 @@ def left_to_settle(run_files: Path, decisions: Sequence[Decision]) -> list[str]:
             lines.append(f"{key}: changed by {item.history[-1].rater}, and not approved yet")
         if item.outdated:
             last = item.history[-1]
-            did = {"approve": "approved", "reject": "rejected"}.get(last.verdict, "changed")
             lines.append(
-                f"{key}: its file was changed since {last.rater} {did} it, which holds no more: "
-                "decide about it on the page again"
+                f"{key}: its file was changed since {last.rater} {_did(last)} it, which holds no "
+                "more: decide about it on the page again"
             )
         if item.history and (gone := lost(item.entry)):
             said = "; ".join(gone)
             lines.append(f"{key}: the text no longer says what the validation looks for: {said}")
     return lines
+
+
+def _did(decision: Decision) -> str:
+    return {"approve": "approved", "reject": "rejected"}.get(decision.verdict, "changed")
 
 
 def _read(folder: Path, kind: str) -> dict[str, InFile]:

@@ -247,6 +247,21 @@ def test_a_decision_that_lapsed_as_its_file_was_changed_is_named(copy, store, ve
     assert not [line for line in left if "its file was changed" in line]
 
 
+def test_a_decision_on_an_entry_that_no_file_has_any_more_is_named(copy, store):
+    """An id that was corrected left the clinician's words behind: --export said nothing of them."""
+    path = copy / "questions.yaml"
+    decide(store, copy, "ben", "questions/cough", "edit", ["Rest. Call 911 for blue lips."])
+    decide(store, copy, "anna", "questions/cough", "approve")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("- id: cough\n", "- id: a_cough\n"), encoding="utf-8")
+    assert content_review.export(copy, store.decisions.all()) == {}
+    (line,) = content_review.left_to_settle(copy, store.decisions.all())
+    assert line.startswith("questions/cough: anna approved it, and no file has an entry of that id")
+    path.write_text(text, encoding="utf-8")
+    assert "no file has" not in str(content_review.left_to_settle(copy, store.decisions.all()))
+    assert content_review.export(copy, store.decisions.all())
+
+
 def test_words_that_lose_what_the_validation_looks_for_are_named(copy, store):
     assert [
         key
