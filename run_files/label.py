@@ -226,8 +226,11 @@ def main() -> int:
         wrong_rows += wrong
     for fault in wrong_rows:
         print(f"left out: {terminal.printable(fault)}", file=sys.stderr)
-    if not any(one.by_key for one in given):
+    used = [(path, one) for path, one in zip(paths, given, strict=True) if one.by_key]
+    if not used:
         raise UserError(f"{paths[0]} has no row that can be used")
+    # who has no row that counts has labelled nothing, and the verdict shall not rest on them
+    paths, given = [path for path, _ in used], [one for _, one in used]
     say_alike(paths, given)
     strata = drawn.read(folder / drawn.FILE, answers)
     labelled = claims.Labelled(answers, given, strata, questions) if strata else None

@@ -96,6 +96,20 @@ def test_what_people_label_is_compared_corrected_and_kept(results):
     assert wrong.returncode == 2 and "once for each --labels" in wrong.stderr
 
 
+def test_a_file_of_which_no_row_counts_is_nobodys_labels(results):
+    """The verdict rested on "a layperson and a clinician", whose labels were of other results."""
+    label_file.write(results / "anna.csv", [well(row) for row in rows()])
+    other = [well(row) | {"key": f"k{n:012x}", "answer": ""} for n, row in enumerate(rows())]
+    label_file.write(results / "ben.csv", other)
+    files = ("--labels", str(results / "anna.csv"), "--labels", str(results / "ben.csv"))
+    by = ("--labelled-by", "layperson", "--labelled-by", "clinician")
+    done = label(results, *files, *by)
+    assert done.returncode == 1 and "8 rows of other results" in done.stderr
+    assert "Labelled by a layperson: 4 of base, 4 of adapter answers" in done.stdout
+    assert "clinician" not in done.stdout and "How far" not in done.stdout
+    assert "clinician" not in (results / "labelled.csv").read_text(encoding="utf-8")
+
+
 def test_labels_of_results_before_the_newest_are_named(results, tmp_path_factory):
     """Step 7 ran again after they were filled."""
     store = tmp_path_factory.mktemp("storage")
