@@ -50,8 +50,11 @@ def _asked_in_step_6(store: Path) -> int:
     """Return of how many test patients the transcripts hold an adapter's answer."""
     asked: set[int] = set()
     for path in (store / "qa").glob("[!.]*.jsonl"):
-        with suppress(OSError, ValueError, TypeError, LookupError):  # a transcript that was edited
-            for line in path.read_bytes().splitlines():
+        lines: list[bytes] = []
+        with suppress(OSError):
+            lines = path.read_bytes().splitlines()
+        for line in lines:
+            with suppress(ValueError, TypeError, LookupError):  # it was edited: the others count
                 entry = json.loads(line)
                 if entry["run"]:
                     asked.add(entry["subject_id"])

@@ -349,6 +349,8 @@ def test_an_audit_by_limits_that_are_no_longer_the_frozen_ones_says_so(whole):
     assert look(whole).runs[0]["memorisation"] == "held"
     limits.write_text("auc: 0.51")
     assert look(whole).runs[0]["memorisation"] == "held by earlier limits"
+    limits.unlink()  # a copy of the run's folder alone was "not audited"
+    assert look(whole).runs[0]["memorisation"] == "held by limits that are gone"
 
 
 def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
@@ -377,6 +379,7 @@ def test_test_patients_that_step_6_asked_an_adapter_about_are_counted(whole):
     (whole / "qa").mkdir()
     asked = [(1, "default"), (2, "default"), (2, "default"), (3, None)]
     lines = [json.dumps({"subject_id": who, "run": run}) for who, run in asked]
+    lines.insert(1, '{"subject_id": 2, "run"')  # an edit: what stood behind it was not counted
     (whole / "qa/a.jsonl").write_text("\n".join(lines) + "\n")
     (whole / "qa/notes.jsonl").write_text("no transcript\n")
     said = look(whole)

@@ -45,7 +45,7 @@ def folder_of(store: Path, run: str) -> Path:
 def read(store: Path, run: str) -> Audited | None:
     """Return the audit of an adapter; None where there is none of these weights.
 
-    The verdict says so where other limits were frozen since.
+    The verdict says so where other limits were frozen since, or the frozen ones are gone.
     """
     try:
         raw: dict[str, Any] = files.read_json(folder_of(store, run) / SUMMARY)
@@ -53,9 +53,11 @@ def read(store: Path, run: str) -> Audited | None:
         weights = store / "adapters" / run / "adapter_model.safetensors"
         if files.unchanged_sha256(weights) != found.weights:
             return None
-        limits = raw.get("limits", "")
-        if limits and limits != files.file_sha256(store / "privacy" / LIMITS):
-            return replace(found, verdict=f"{found.verdict} by earlier limits")
+        frozen = store / "privacy" / LIMITS
+        now = files.file_sha256(frozen) if frozen.is_file() else ""
+        if (limits := raw.get("limits", "")) and limits != now:
+            which = "earlier limits" if now else "limits that are gone"
+            return replace(found, verdict=f"{found.verdict} by {which}")
         return found
     except (OSError, ValueError, KeyError, TypeError):
         return None
