@@ -18,6 +18,7 @@ from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.tables import Kind
 from mimic_qlora.step import limits
 from mimic_qlora.subjects import parquet_files, reader, split_file
+from mimic_qlora.subjects.manifest import subjects_manifest
 from mimic_qlora.subjects.sql import files, identifier, parquet
 
 MEMORY = 768_000_000  # bytes; less where the job has less than three times that
@@ -52,7 +53,8 @@ def connect(storage: Path, temp: Path, threads: int | None = None) -> DuckDBPyCo
 
     This has subject_id and split. A view of a table of MIMIC-IV has all columns of its schema: one
     that the source did not have is null. Spilled data goes to `temp`. `threads=1` makes sums of
-    decimal numbers the same on every run. Raises UserError when a file was changed since.
+    decimal numbers the same on every run. Files that step 1 did not write, such as a copy beside
+    one, are no part of a table. Raises UserError when a file was changed since.
     """
     con = duckdb.connect(
         config={
@@ -73,6 +75,8 @@ def connect(storage: Path, temp: Path, threads: int | None = None) -> DuckDBPyCo
     places |= {
         path.stem: [path] for path in sorted((folder / "dictionaries").glob("[!.]*.parquet"))
     }
+    written = {folder / name for name in subjects_manifest(storage)["files"]}
+    places = {name: [path for path in paths if path in written] for name, paths in places.items()}
     parquet_files.checked(storage, (path for paths in places.values() for path in paths))
     listed = [(name, str(path)) for name, paths in places.items() for path in paths]
     names_and_paths = [pa.array(values, pa.string()) for values in zip(*listed, strict=True)]

@@ -164,6 +164,13 @@ def keep(folder: Path, made: Tables) -> Path:
     }
     facts = {**SUBJECTS_FACTS, "source": source, "columns": own, "rows": rows}
     facts["cells_not_of_their_type"] = {}
+    facts["files"] = {
+        path.relative_to(subjects).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": files.file_sha256(path),
+        }
+        for path in subjects.glob("tables/*/*.parquet")
+    }
     write_bare_manifest(subjects, "subjects", {}, {"content": files.digest(made)}, **facts)
     return folder
 

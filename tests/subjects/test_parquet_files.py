@@ -2,6 +2,7 @@
 
 import errno
 import random
+import shutil
 
 import pyarrow as pa
 import pytest
@@ -84,3 +85,20 @@ def test_a_table_that_may_not_be_read_is_not_called_damaged(store, monkeypatch):
     monkeypatch.setattr(parquet_files, "unchanged_sha256", refused)
     with pytest.raises(PermissionError):
         parquet_files.checked(store, [store / "subjects/tables/admissions/part-00000.parquet"])
+
+
+def test_a_copy_beside_a_file_of_step_1_is_no_part_of_a_table(store, tmp_path):
+    """What a sync client or `cp` leaves there was counted: rows twice, and a table of its own."""
+    folder = store / "subjects"
+    part = folder / "tables/admissions/part-00000.parquet"
+
+    def found():
+        with database.connect(store, tmp_path) as con:
+            n = con.execute("SELECT count(*) FROM admissions").fetchall()
+            return n, database.names(con)
+
+    before = found()
+    shutil.copy(part, part.with_name("part-00000 (conflicted copy).parquet"))
+    shutil.copytree(part.parent, folder / "tables/admissions-backup")
+    shutil.copy(part, folder / "dictionaries/d_labitems-backup.parquet")
+    assert found() == before
