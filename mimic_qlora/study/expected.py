@@ -4,12 +4,11 @@ Slopes were measured on two cores of an AMD EPYC without a GPU (benchmarks/READM
 commands). What runs on a GPU is computed from the model's shape, and time there only for training.
 """
 
-import gzip
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mimic_qlora.display import text_tables
 from mimic_qlora.display.cells import Row
@@ -21,7 +20,7 @@ from mimic_qlora.step import limits, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
 from mimic_qlora.study.study_file import EMBEDDED, StudyFile
-from mimic_qlora.subjects import buckets
+from mimic_qlora.subjects import buckets, patients
 from mimic_qlora.training import cost, recipes
 from mimic_qlora.validation import plan as plans
 
@@ -88,28 +87,40 @@ def of_study(file: StudyFile, store: Path, root: Path) -> list[Expected]:
 
 def _sizes(file: StudyFile, store: Path) -> Sizes:
     study = file.study
-    share = study.data.sample or 1.0
+    listed = 1.0
     if study.data.is_synthetic:
         everybody = float(study.data.synthetic_patients or 400)
         csv = everybody * SYNTHETIC_PATIENT
     else:
-        csv, everybody = _of_folder(file)
+        csv, everybody, listed = _of_folder(file)
+    share = listed * (study.data.sample or 1.0)
     tasks = len(study.prompts.tasks or (1, 2, 3))
     records = everybody * share * tasks * (study.prompts.pairs_per_subject or 2) * KEPT
     records = min(records, study.prompts.max_total or records)
     return Sizes(csv, everybody * share, share, records, _recipe(file), _config(file, store))
 
 
-def _of_folder(file: StudyFile) -> tuple[float, float]:
-    """Return the unpacked bytes of a MIMIC-IV folder and its patients; of the demo if none yet."""
-    folder = commands.mimic_of(file)
+class _Folder(NamedTuple):
+    """A folder of MIMIC-IV: its bytes, unpacked, its patients, and the share of them listed."""
+
+    csv: float
+    patients: float
+    listed: float = 1.0
+
+
+def _of_folder(file: StudyFile) -> _Folder:
+    """Return the sizes of a MIMIC-IV folder; of the demo if there is none yet.
+
+    Raises UserError for what step 1 would refuse in its patients, or in the list of those wanted.
+    """
+    folder, wanted = commands.mimic_of(file), file.study.data.subjects_file
     if not folder.exists():  # the demo is to be fetched
-        return 0.11 * GB, 100
+        return _Folder(0.11 * GB, 100)
     found = tables.find(folder, file.study.data.multiline or [])
-    path = found["patients"].path
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
-        patients = sum(1 for _ in lines) - 1
-    return float(sum(map(buckets.unpacked_bytes, found.values()))), float(patients)
+    everybody = patients.read(found["patients"])
+    listed = patients.listed(file.near(wanted), everybody) if wanted else everybody
+    csv = float(sum(map(buckets.unpacked_bytes, found.values())))
+    return _Folder(csv, float(len(everybody)), len(listed) / len(everybody))
 
 
 def _recipe(file: StudyFile) -> str:

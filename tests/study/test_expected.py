@@ -1,11 +1,13 @@
 """What a study is expected to take follows sample, seeds and model, and says what is computed."""
 
+import gzip
 import json
 
 import pytest
 
 from helpers.paths import ROOT
 from mimic_qlora.step import limits
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import expected, study_file
 
 LLAMA = {  # the shape of Llama 3 8B
@@ -59,6 +61,27 @@ def test_it_grows_with_patients_records_seeds_and_trials(take):
 def test_a_real_folder_is_measured_by_its_files(take, tiny_mimic):
     found = take("data: {from: MIMIC}")
     assert 0 < found["subjects"].disk < 1e6 and found["adapters"].seconds < 200
+
+
+def test_patients_in_several_files_and_those_of_a_list_are_counted(take, tiny_mimic, tmp_path):
+    """The first file alone was counted; with a list of ten, the hours of everybody were told."""
+    whole = take("data: {from: MIMIC}")
+    table = tiny_mimic / "hosp" / "patients.csv.gz"
+    with gzip.open(table, "rt") as file:
+        header, *rows = file.read().splitlines(keepends=True)
+    listed = tmp_path / "some.txt"
+    listed.write_text(rows[0].split(",")[0] + "\n")
+    some = take(f"data: {{from: MIMIC, subjects_file: {listed}}}")
+    assert some["subjects"].disk * len(rows) == pytest.approx(whole["subjects"].disk)
+    assert some["prompts"].disk * len(rows) == pytest.approx(whole["prompts"].disk)
+    table.unlink()
+    (tiny_mimic / "hosp" / "patients").mkdir()
+    for number, row in enumerate(rows):
+        (tiny_mimic / f"hosp/patients/part-{number}.csv").write_text(header + row)
+    assert take("data: {from: MIMIC}")["prompts"].disk == pytest.approx(whole["prompts"].disk)
+    listed.write_text("5\n")
+    with pytest.raises(UserError, match="1 of them not in patients"):
+        take(f"data: {{from: MIMIC, subjects_file: {listed}}}")
 
 
 def test_on_a_gpu_memory_and_training_are_computed_and_answers_are_not_known(take):
