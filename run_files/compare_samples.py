@@ -42,6 +42,11 @@ def main() -> None:
     for name, ran in (("Base", base), ("Adapter", adapter)):
         beside = f", adapter {ran.adapter}" if ran.adapter else ""
         print(f"{name}: {ran.model or 'unknown model'}{beside} ({ran.precision})")
+        if ran.passed_over:
+            print(
+                f"note: not compared, as {ran.folder} holds earlier runs of them alone: "
+                f"{', '.join(ran.passed_over)}; run all tasks in one"
+            )
     pairs = pairing.pair(base, adapter)
     found = pairing.compare(base, pairs)
     print(f"\n{verdict.table(found)}\n")

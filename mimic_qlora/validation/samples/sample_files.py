@@ -48,6 +48,7 @@ class Ran:
     precision: str
     asked: Mapping[str, str]  # what both runs must share, in words -> value
     tasks: Mapping[str, Task]
+    passed_over: tuple[str, ...] = ()  # tasks of which the folder holds earlier runs alone
 
 
 def read(folder: Path) -> Ran:
@@ -69,15 +70,19 @@ def read(folder: Path) -> Ran:
     date = RESULTS.fullmatch(newest.name)
     assert date, "it was found by that name"
     tasks: dict[str, Task] = {}
+    of_it, earlier = set(), set()
     for path in sorted(newest.parent.glob("samples_*.jsonl")):
         match = SAMPLES.fullmatch(path.name)
         if match and match[2] == date[1]:
+            of_it.add(match[1])
             tasks |= _tasks(path, match[1], results)
+        elif match:
+            earlier.add(match[1])
     if not tasks:
         raise UserError(
             f"{newest.parent} holds no samples: run lm-evaluation-harness with --log_samples"
         )
-    return _ran(newest, results, tasks)
+    return _ran(newest, results, tasks, tuple(sorted(earlier - of_it)))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -160,7 +165,12 @@ def score(value: Any) -> float | None:
     return None
 
 
-def _ran(path: Path, results: Mapping[str, Any], tasks: Mapping[str, Task]) -> Ran:
+def _ran(
+    path: Path,
+    results: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    passed_over: tuple[str, ...],
+) -> Ran:
     config = results["config"]
     arguments = _arguments(config.get("model_args"))
     model = arguments.get("pretrained", "")
@@ -180,6 +190,7 @@ def _ran(path: Path, results: Mapping[str, Any], tasks: Mapping[str, Task]) -> R
         precision=_precision(model, str(config.get("model_dtype")), arguments),
         asked={name: json.dumps(value, sort_keys=True) for name, value in asked.items()},
         tasks=tasks,
+        passed_over=passed_over,
     )
 
 

@@ -96,6 +96,18 @@ def compared(base: Path, adapter: Path):
     return one, pairing.pair(one, other)
 
 
+def test_tasks_of_earlier_runs_in_a_folder_are_named(folders):
+    """Two tasks run one after the other into one folder: the first one was passed over silently."""
+    for folder in folders:
+        for name, date in (("medqa", "2026-01-01T10-00-00.5"), ("pubmedqa", DATE)):
+            write_run(folder, {name: ("acc", public(50), right(50, 10))}, date=date)
+    text = said(*folders)
+    assert text.count("holds earlier runs of them alone: medqa;") == 2
+    for folder in folders:
+        write_run(folder, {"medqa": ("acc", public(50), right(50, 10))}, date="2099" + DATE[4:])
+    assert "alone: pubmedqa;" in said(*folders)
+
+
 def test_our_own_tasks_are_clustered_by_question_and_patient(folders):
     base, adapter = folders
     documents = [{"question_id": f"q{i % 8}", "patient": i // 8} for i in range(64)]
