@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora.chart import columns, context, visibility
+from mimic_qlora.chart import columns, context, procedure_words, visibility
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.prediction_times import Moment
 from mimic_qlora.chart.prompt import messages
 from mimic_qlora.chart.rows import Record
 from mimic_qlora.clinical import content
+from mimic_qlora.mimic import lab_bounds, omr_bounds
 from mimic_qlora.prompts.cohort import Slot
 from mimic_qlora.prompts.dataset import Person
 from mimic_qlora.prompts.record_files import PromptRecord
@@ -115,13 +116,19 @@ def system_prompts(guidance_prompt: str) -> dict[str, str]:
 
 
 def content_sha256(guidance_prompt: str) -> str:
-    """Hash clinical content, visibility, label and prompts: what shapes a record beside data."""
+    """Hash clinical content, visibility, label and prompts: what shapes a record beside data.
+
+    So do bounds beyond which a value is left out, and the words for procedures.
+    """
     digest = hashlib.sha256(content.content_sha256().encode())
     own = Path(label.__file__).parent
     for path in (
         Path(visibility.__file__).parent / "visibility.csv",
         own / "label.yaml",
         own / "cohort.yaml",
+        Path(lab_bounds.__file__).with_suffix(".csv"),
+        Path(omr_bounds.__file__).with_suffix(".csv"),
+        Path(procedure_words.__file__).with_suffix(".csv"),
     ):
         digest.update(path.read_bytes())
     for text in (

@@ -2,9 +2,13 @@
 
 import json
 from datetime import datetime
+from pathlib import Path
+
+import pytest
 
 from helpers.prompt_records import SHARED, count_words, prompt_record, records_of
-from mimic_qlora.chart import columns, context, visibility
+from mimic_qlora.chart import columns, context, procedure_words, visibility
+from mimic_qlora.mimic import lab_bounds, omr_bounds
 from mimic_qlora.prompts import cohort, record_files
 from mimic_qlora.prompts import records as prompts
 from mimic_qlora.subjects import reader
@@ -53,3 +57,14 @@ def test_a_value_that_reads_like_an_instruction_changes_nothing(charts):
                 assert after.answer == before.answer and after.rubric == before.rubric
                 seen += 1
     assert seen > 8
+
+
+@pytest.mark.parametrize("module", [lab_bounds, omr_bounds, procedure_words])
+def test_a_table_that_shapes_contexts_belongs_to_the_content(module, tmp_path, monkeypatch):
+    """After an edit step 4 was "up to date", with the prompts of the table before."""
+    before = prompts.content_sha256("p")
+    table = Path(module.__file__).with_suffix(".csv")
+    edited = tmp_path / table.name
+    edited.write_bytes(table.read_bytes() + b"\n")
+    monkeypatch.setattr(module, "__file__", str(edited.with_suffix(".py")))
+    assert prompts.content_sha256("p") != before
