@@ -30,8 +30,9 @@ from mimic_qlora.prompts import (
 from mimic_qlora.prompts.audit_chart import Support
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import manifests
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import read_json, write_json
-from mimic_qlora.step.storage import linked_place, verified_manifest
+from mimic_qlora.step.storage import command_for, linked_place, verified_manifest
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import subjects_manifest
 from mimic_qlora.tasks.urgency import task as urgency
@@ -82,8 +83,8 @@ class Audit(NamedTuple):
 def of_storage(store: Path) -> Audit:
     """Audit all records of `prompts/`.
 
-    Raises UserError when `prompts/` is missing, cannot be read, or was made from an older
-    `subjects/`.
+    Raises UserError when `prompts/` is missing, cannot be read, was made from an older `subjects/`,
+    or is of symptoms or cautions that the clinical content has no more.
     """
     content_id = verified_manifest(store, "prompts")["id"]
     split, labs, folder = reader.split_of(store), _lab_names(store), store / "prompts"
@@ -96,6 +97,11 @@ def of_storage(store: Path) -> Audit:
         for number, (offset, record) in enumerate(
             record_files.read_located(folder / record_files.file_name(name)), 1
         ):
+            if gone := audit_guidance.gone(record):
+                raise UserError(
+                    f"{folder} has guidance of {gone}, which the clinical content has no more: "
+                    f"make the records again with `{command_for('prompts')}`"
+                )
             subject_id = record.subject_id
             splits_of.setdefault(subject_id, set()).add(name)
             right = split.get(subject_id) == name == record.split

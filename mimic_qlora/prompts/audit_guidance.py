@@ -23,6 +23,15 @@ def first_step(start: str) -> str:
     return next((how.first_step for how in levels.LEVELS.values() if how.opening == start), "")
 
 
+def gone(record: PromptRecord) -> str:
+    """Return the symptom or caution of a guidance record that the content has not, "" for none."""
+    if record.task != "guidance":
+        return ""
+    clinical = content.load()
+    unknown = {record.symptom or ""} - clinical.symptoms.keys()
+    return min(unknown | {*record.cautions} - clinical.cautions.keys(), default="")
+
+
 def faults(record: PromptRecord, facts: Facts) -> Iterator[str]:
     """Yield the checks that a guidance record fails, by the names of audit.CHECKS.
 

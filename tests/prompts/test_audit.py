@@ -15,6 +15,7 @@ from mimic_qlora.clinical import content as clinical
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.prompts import audit, audit_chart, records, truncation
 from mimic_qlora.prompts.record_files import PromptRecord
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 
 
@@ -247,6 +248,15 @@ def test_the_audit_finds_patients_in_two_splits(demo_prompts, tmp_path):
     for name, text in zip(SPLITS, (first, first, ""), strict=True):
         written_otherwise(tmp_path / "prompts" / f"{name}.jsonl", text)
     assert len(audit.of_storage(tmp_path).faults["split"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["symptoms", "cautions"])
+def test_records_of_an_entry_that_the_content_has_no_more_are_told(demo_prompts, monkeypatch, kind):
+    """After an id was corrected, --audit ended in a traceback: KeyError."""
+    loaded = clinical.load()
+    monkeypatch.setattr(clinical, "load", lambda: loaded._replace(**{kind: {}}))
+    with pytest.raises(UserError, match="the clinical content has no more: make the records again"):
+        audit.of_storage(demo_prompts.store)
 
 
 def test_synthetic_charts_with_bedside_vitals_pass_the_audit(
