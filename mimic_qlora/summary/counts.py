@@ -13,7 +13,7 @@ from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import tables
 from mimic_qlora.subjects import database, sql
 from mimic_qlora.subjects.quality import without_worst
-from mimic_qlora.summary.data import Data, plain
+from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.disclosure import (
     HIDDEN,
     Rows,
@@ -22,7 +22,8 @@ from mimic_qlora.summary.disclosure import (
     hide,
     hide_small,
     is_small,
-    of_few,
+    largest,
+    plain,
 )
 
 TOP = 20  # rows of each list of the most frequent
@@ -100,7 +101,6 @@ def diagnoses_per_patient(data: Data) -> Rows:
             if values.empty:
                 continue
             low, middle, high = (plain(q) for q in values.quantile([0.25, 0.5, 0.75]))
-            most = int(values.max())
             tells = column == "rows" and is_small(saying_none, data.min_cell)
             result.append(
                 {
@@ -110,7 +110,7 @@ def diagnoses_per_patient(data: Data) -> Rows:
                     "lower_quartile": low,
                     "median": middle,
                     "upper_quartile": high,
-                    "most": HIDDEN if of_few(values, most, data.min_cell) else most,
+                    "most": largest(values, data.min_cell),
                     "none_share": HIDDEN if is_small(extra, data.min_cell) else extra / len(values),
                 }
             )

@@ -18,7 +18,8 @@ from mimic_qlora.summary.disclosure import (
     hidden_cells,
     hide_small,
     is_small,
-    of_few,
+    largest,
+    middle,
 )
 
 Patients = npt.NDArray[np.int64]  # their numbers
@@ -104,24 +105,22 @@ class Data:
         result: Rows = []
         for name in names:
             n, rows = 0, 0
-            middle: Cell = None
+            median: Cell = None
             most: Cell = None
             if self.manifest["rows"][name]["columnar"]:
                 per_patient = f"SELECT subject_id, n FROM {self._rows_of_patients} WHERE name = ?"
                 found = self.con.execute(per_patient, [name]).df()
                 patients_of[name] = found.subject_id.to_numpy()
                 n, rows = len(found), int(found.n.sum())
-                middle, most = (
-                    HIDDEN if of_few(found.n, value, self.min_cell) else plain(value)
-                    for value in (float(found.n.median()), float(found.n.max()))
-                )
+                median = middle(found.n, self.min_cell)
+                most = largest(found.n, self.min_cell)
             result.append(
                 {
                     "table": name,
                     "rows": rows,
                     "patients": n,
                     "patients_share": n / self.patients,
-                    "median_rows": middle,
+                    "median_rows": median,
                     "most_rows": most,
                 }
             )
@@ -136,11 +135,6 @@ class Data:
     def hidden_tables(self) -> Collection[str]:
         """The tables whose rows are hidden: no other table may tell them."""
         return {str(row["table"]) for row in self.rows_per_table if row["rows"] == HIDDEN}
-
-
-def plain(value: float) -> Cell:
-    """Return a number as an int where it is whole, else with two decimals."""
-    return int(value) if value == int(value) else round(float(value), 2)
 
 
 def _leave_few(some: Patients | None, others: Iterable[Patients], min_cell: int) -> bool:

@@ -52,12 +52,25 @@ def hide_small(
     return result
 
 
-def of_few(values: pd.Series, told: float, min_cell: int) -> bool:
-    """Tell whether few of the values lie at one that is told of them, or on one side of it.
+def middle(values: pd.Series, min_cell: int) -> Cell:
+    """Return the median of one value of each patient, unless few patients lie on a side of it."""
+    told = float(values.median())
+    sides = (values <= told).sum(), (values >= told).sum()
+    return HIDDEN if min(sides) < min_cell else plain(told)
 
-    So does a maximum that one patient alone has. `values` has one of each patient.
+
+def largest(values: pd.Series, min_cell: int) -> Cell:
+    """Return the largest of one value of each patient that `min_cell` patients reach.
+
+    The largest of all may be a single patient's. Without that many patients it is hidden.
     """
-    return min((values <= told).sum(), (values >= told).sum()) < min_cell
+    reached = values.nlargest(max(min_cell, 1))
+    return HIDDEN if len(reached) < min_cell else plain(float(reached.iloc[-1]))
+
+
+def plain(value: float) -> Cell:
+    """Return a number as an int where it is whole, else with two decimals."""
+    return int(value) if value == int(value) else round(float(value), 2)
 
 
 def hidden_last(rows: Rows, column: str, named: Sequence[str], within: str | None = None) -> Rows:

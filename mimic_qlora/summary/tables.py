@@ -55,6 +55,8 @@ _PROCEDURES = replace(_DIAGNOSES, table="procedures_icd_labeled t", where="t.icd
 _DRUG = sql.said("t.drug")
 _DRUGS = Ranking("prescriptions t", {"drug": _DRUG}, f"{_DRUG} IS NOT NULL", typed=True)
 
+_MOST = "Most: what --min-cell patients or more reach, as the largest of all may be one patient's."
+
 KINDS = {
     "flow": Kind("Who was left out, and why", "patients", counts.flow),
     "overview": Kind("Size of the data", "patients", counts.overview),
@@ -65,10 +67,10 @@ KINDS = {
         table1.NOTE,
     ),
     "rows_per_table": Kind(
-        "Rows and patients per table", "patients", lambda data: data.rows_per_table
+        "Rows and patients per table", "patients", lambda data: data.rows_per_table, _MOST
     ),
     "diagnoses_per_patient": Kind(
-        "Coded diagnoses per patient", "diagnoses_icd", counts.diagnoses_per_patient
+        "Coded diagnoses per patient", "diagnoses_icd", counts.diagnoses_per_patient, _MOST
     ),
     "diagnoses_histogram": Kind(
         "Patients by number of coded diagnoses", "diagnoses_icd", counts.diagnoses_histogram

@@ -136,17 +136,18 @@ def test_counts_are_those_of_the_hospital(store, shown):
     assert some["mean"] == round(70 / 30, 2) and some["lower_quartile"] == 1
 
 
-def test_a_largest_number_that_few_patients_have_is_not_told(store, shown):
-    """Four of 30 patients have five diagnoses each: the most rows are theirs, the median is not."""
+def test_the_most_is_what_enough_patients_reach(store, shown):
+    """Twelve of 30 patients have four diagnoses, four of these one more: that is not told."""
     result = tables(store)
     rows = {
         row["table"]: (row["median_rows"], row["most_rows"]) for row in result["rows_per_table"]
     }
-    assert rows["diagnoses_icd"] == (1, "hidden") and rows["admissions"] == (1, 1)
-    assert {row["most"] for row in result["diagnoses_per_patient"]} == {"hidden"}
-    assert not disclosure.of_few(pd.Series([1] * 9 + [2] * 10), 2, 10)
-    assert disclosure.of_few(pd.Series([1] * 9 + [3] * 9), 2, 10)
-    assert not disclosure.of_few(pd.Series([1, 2, 3]), 3, 0)
+    assert rows["diagnoses_icd"] == (1, 4) and rows["admissions"] == (1, 1)
+    assert [row["most"] for row in result["diagnoses_per_patient"]] == [4, 2] * 2
+    assert disclosure.middle(pd.Series([1] * 9 + [2] * 10), 10) == 2
+    assert disclosure.middle(pd.Series([1] * 9 + [3] * 9), 10) == "hidden"
+    assert disclosure.largest(pd.Series([5] * 9), 10) == "hidden"
+    assert disclosure.largest(pd.Series([1, 2, 3]), 0) == 3
 
 
 def test_each_icd_version_has_a_list_of_its_own(store):
