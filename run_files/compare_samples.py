@@ -47,6 +47,11 @@ def main() -> None:
                 f"note: not compared, as {ran.folder} holds earlier runs of them alone: "
                 f"{', '.join(ran.passed_over)}; run all tasks in one"
             )
+        if ran.incomplete:
+            print(
+                f"note: not compared, as not every document in {ran.folder} has a score: "
+                f"{', '.join(ran.incomplete)}"
+            )
     pairs = pairing.pair(base, adapter)
     found = pairing.compare(base, pairs)
     print(f"\n{verdict.table(found)}\n")

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Ran:
     asked: Mapping[str, str]  # what both runs must share, in words -> value
     tasks: Mapping[str, Task]
     passed_over: tuple[str, ...] = ()  # tasks of which the folder holds earlier runs alone
+    incomplete: tuple[str, ...] = ()  # metrics that some documents of a task lack, in words
 
 
 def read(folder: Path) -> Ran:
@@ -71,18 +72,22 @@ def read(folder: Path) -> Ran:
     assert date, "it was found by that name"
     tasks: dict[str, Task] = {}
     of_it, earlier = set(), set()
+    incomplete: list[str] = []
     for path in sorted(newest.parent.glob("samples_*.jsonl")):
         match = SAMPLES.fullmatch(path.name)
         if match and match[2] == date[1]:
             of_it.add(match[1])
-            tasks |= _tasks(path, match[1], results)
+            found_in, lacking = _tasks(path, match[1], results)
+            tasks |= found_in
+            incomplete += lacking
         elif match:
             earlier.add(match[1])
     if not tasks:
         raise UserError(
             f"{newest.parent} holds no samples: run lm-evaluation-harness with --log_samples"
         )
-    return _ran(newest, results, tasks, tuple(sorted(earlier - of_it)))
+    ran = _ran(newest, results, tasks)
+    return replace(ran, passed_over=tuple(sorted(earlier - of_it)), incomplete=tuple(incomplete))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -99,10 +104,14 @@ def _json(path: Path) -> dict[str, Any]:
     )
 
 
-def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> dict[str, Task]:
-    """Return the task of a file, or one for each filter of its answers where there are several."""
+def _tasks(
+    path: Path, name: str, results: Mapping[str, Any]
+) -> tuple[dict[str, Task], list[str]]:
+    """Return the task of a file, or one for each filter of its answers where there are several;
+    and its metrics that some documents lack.
+    """
     by_filter: dict[str, dict[str, Sample]] = {}
-    names: list[str] = []
+    names: dict[str, None] = {}
     where = ""
     try:
         better = results["higher_is_better"][name]
@@ -110,7 +119,7 @@ def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> dict[str, Task]
             if line:
                 where = f", line {number}"
                 row = json.loads(line.decode("utf-8"))
-                names = row["metrics"]
+                names |= dict.fromkeys(row["metrics"])
                 samples = by_filter.setdefault(str(row["filter"]), {})
                 document = str(row["doc_id"])
                 if document in samples:
@@ -125,13 +134,20 @@ def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> dict[str, Task]
         raise UserError(
             f"{path}{where} cannot be read as samples of lm-evaluation-harness: run it again"
         ) from None
-    found = {}
+    found, lacking = {}, []
     for used, samples in by_filter.items():
-        known = set.intersection(*(set(sample.scores) for sample in samples.values()))
-        metrics = {metric: bool(better.get(metric, True)) for metric in names if metric in known}
-        if metrics:
-            found[name if len(by_filter) == 1 else f"{name} ({used})"] = Task(samples, metrics)
-    return found
+        task = name if len(by_filter) == 1 else f"{name} ({used})"
+        n = {metric: sum(metric in one.scores for one in samples.values()) for metric in names}
+        whole = [metric for metric in names if n[metric] == len(samples)]
+        if whole:
+            metrics = {metric: bool(better.get(metric, True)) for metric in whole}
+            found[task] = Task(samples, metrics)
+        lacking += [
+            f"{metric} of {task} ({len(samples) - n[metric]:,} of {len(samples):,} lack it)"
+            for metric in names
+            if 0 < n[metric] < len(samples)
+        ]
+    return found, lacking
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
@@ -165,12 +181,7 @@ def score(value: Any) -> float | None:
     return None
 
 
-def _ran(
-    path: Path,
-    results: Mapping[str, Any],
-    tasks: Mapping[str, Task],
-    passed_over: tuple[str, ...],
-) -> Ran:
+def _ran(path: Path, results: Mapping[str, Any], tasks: Mapping[str, Task]) -> Ran:
     config = results["config"]
     arguments = _arguments(config.get("model_args"))
     model = arguments.get("pretrained", "")
@@ -190,7 +201,6 @@ def _ran(
         precision=_precision(model, str(config.get("model_dtype")), arguments),
         asked={name: json.dumps(value, sort_keys=True) for name, value in asked.items()},
         tasks=tasks,
-        passed_over=passed_over,
     )
 
 

@@ -108,6 +108,22 @@ def test_tasks_of_earlier_runs_in_a_folder_are_named(folders):
     assert "alone: pubmedqa;" in said(*folders)
 
 
+def test_a_metric_that_some_documents_lack_is_named(folders):
+    base, adapter = folders
+    for folder in folders:
+        write_run(folder, {"medqa": ("acc", public(4), right(4, 0))})
+    path = base / "__model__" / f"samples_medqa_{DATE}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for place, row in enumerate(rows):
+        row |= {"metrics": ["f1", "acc"] if place < 3 else ["acc"], "f1": 1.0}
+    path.write_text("\n".join(map(json.dumps, rows)))
+    text = said(base, adapter)
+    told = f"not every document in {path.parent} has a score: f1 of medqa (1 of 4 lack it)"
+    assert told in text and text.count("not every document") == 1
+    (only,) = pairing.compare(*compared(base, adapter))
+    assert only.metric == "acc"
+
+
 def test_our_own_tasks_are_clustered_by_question_and_patient(folders):
     base, adapter = folders
     documents = [{"question_id": f"q{i % 8}", "patient": i // 8} for i in range(64)]
