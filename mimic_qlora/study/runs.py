@@ -68,6 +68,8 @@ def of_other(store: Path, made: Path) -> str:
     of a version that did not note it.
     """
     basis = read_object(made / results.READER)
+    if not basis and (made / results.READER).exists():
+        return f"unknown adapters: its {results.READER} cannot be read"
     subjects = (manifests.read(storage.linked_place(store / "subjects")) or {}).get("id")
     if basis.get("subjects") and basis["subjects"] != subjects:
         return "other patients: step 1 was run again since"

@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mimic_qlora.qa.session import Turn
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.files import read_object
 from mimic_qlora.validation.arms import PAIR
 
 FILE = "results.jsonl"
 _NAME = r"[0-9]{8}-[0-9]{6}-\w+"  # of a folder of results, as delivery.py gives it
 NUMBER = "number.txt"
 READER = "reader.json"  # who read the answers, and what they were made of
+N_ANSWERS = "answers"  # in it: the number of lines
 
 
 class Line(BaseModel):
@@ -73,17 +75,27 @@ def write(folder: Path, lines: Iterable[Line]) -> None:
 
 
 def read(folder: Path) -> list[Line]:
-    """Return the lines of a results folder. Raises UserError when they are missing or damaged."""
+    """Return the lines of a results folder. Raises UserError when they are missing or damaged.
+
+    Of a copy that was cut off at the end of a line, the number in reader.json alone tells.
+    """
     path = folder / FILE
     if not path.is_file():
         raise UserError(f"{path} is missing: give step 7's results folder with --results")
     try:
         text = path.read_text(encoding="utf-8-sig")  # someone may have opened it in an editor
-        return [Line.model_validate_json(line) for line in text.split("\n") if line]
+        found = [Line.model_validate_json(line) for line in text.split("\n") if line]
     except (ValidationError, UnicodeDecodeError):
         raise UserError(
             f"{path} cannot be read: run step 7 again, or give another folder with --results"
         ) from None
+    written = read_object(folder / READER).get(N_ANSWERS)
+    if isinstance(written, int) and written not in (0, len(found)):  # once it was not noted
+        raise UserError(
+            f"{path} holds {len(found):,} of the {written:,} answers that step 7 wrote: copy it once "
+            "more from where it was made, or run step 7 again"
+        )
+    return found
 
 
 def in_order(store: Path) -> list[Path]:

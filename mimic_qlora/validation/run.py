@@ -538,7 +538,7 @@ def write(run: Run, answered: Answered, folder: Path) -> str:
     (folder / "summary.txt").write_text(summary + "\n", encoding="utf-8")
     if under := manifests.study_used():
         (folder / "study.yaml").write_text(under.text, encoding="utf-8")
-    _write_labels(run, answered, drawn.of_lines(lines, bool(run.differ)), folder)
+    _write_labels(run, answered, lines, folder)
     found = page.Content(
         run,
         answered.trials,
@@ -592,9 +592,10 @@ def _further_tables(
 
 
 def _write_labels(
-    run: Run, answered: Answered, answers: Sequence[drawn.Answer], folder: Path
+    run: Run, answered: Answered, lines: Sequence[results.Line], folder: Path
 ) -> None:
     """Write what people fill, the draw of it, and what may be claimed with it."""
+    answers = drawn.of_lines(lines, bool(run.differ))
     chosen = drawn.draw(answers, run.settings.seed, run.settings.read)
     label_file.write(folder / label_file.FILE, label_file.to_fill(chosen, run.questions))
     drawn.write(folder / drawn.FILE, answers, chosen)
@@ -612,4 +613,5 @@ def _write_labels(
         subjects=run.session.manifest["id"],
         adapters=dict(run.adapters),
         opened=answered.opened(run),
+        answers=len(lines),
     ).write(folder)

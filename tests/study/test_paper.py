@@ -313,7 +313,7 @@ def test_steps_of_several_versions_are_not_told_as_of_the_last(store):
 BASIS = claims.Basis(reader="patterns", primary="rubric", claimed=("rubric",), margins={})
 
 
-@pytest.mark.parametrize("other", ["patients", "adapter", "none"])
+@pytest.mark.parametrize("other", ["patients", "adapter", "none", "unreadable"])
 def test_results_of_other_patients_or_adapters_are_no_part_of_a_paper(store, tmp_path, other):
     """Table 1 told of some, and the plot of others."""
     ids = {"prompts": None}
@@ -324,15 +324,18 @@ def test_results_of_other_patients_or_adapters_are_no_part_of_a_paper(store, tmp
     was = {"subjects": subjects, "adapters": {"default": weights}}
     was |= {"patients": {"subjects": "x"}, "adapter": {"adapters": {"default": "x"}}}.get(other, {})
     BASIS.model_copy(update=was).write(results.newest(store))
+    if other == "unreadable":
+        path = results.newest(store) / results.READER
+        path.write_text(path.read_text()[:-9])
     done = status(store, "--paper", tmp_path / "paper")
     said = " ".join(status(store, "--methods").stdout.split())
     if other == "none":
         assert done.returncode == 0 and "These are results of" not in said
         return
     assert done.returncode == 2 and not (tmp_path / "paper").exists()
-    named = "other patients" if other == "patients" else "another adapter default"
-    assert f"holds results of {named}" in done.stderr
-    assert "[These are results of" in said and "again since" in said
+    named = {"patients": "other patients", "adapter": "another adapter default"}
+    assert f"holds results of {named.get(other, 'unknown adapters')}" in done.stderr
+    assert other == "unreadable" or "[These are results of" in said and "again since" in said
 
 
 def test_without_results_one_sentence_says_what_to_run(store, tmp_path):

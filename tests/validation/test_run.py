@@ -75,6 +75,8 @@ def test_results_note_of_which_patients_and_adapters_they_are(run_validate):
     weights = files.file_sha256(store / "adapters/default/adapter_model.safetensors")
     assert "look 1 at validation patients" in noted["opened"]
     assert noted["subjects"] == subjects["id"] and noted["adapters"] == {"default": weights}
+    lines = (results(out) / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert noted["answers"] == len(lines)
 
 
 def train_again(store):

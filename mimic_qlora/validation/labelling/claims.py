@@ -41,8 +41,8 @@ class Basis(BaseModel):
     `first_alone` that the adapters are of several recipes, so that the first one is labelled alone,
     `of_chart` in which metrics the adapter was read to do worse with another patient's chart.
     `subjects` is the id of step 1's output, `adapters` the SHA-256 of the weights that answered, by
-    run, `opened` the ledger's sentence on this look at the patients or their opening; earlier
-    versions noted none of these.
+    run, `opened` the ledger's sentence on this look at the patients or their opening, `answers` the
+    number of lines of results.jsonl; earlier versions noted none of these.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +60,7 @@ class Basis(BaseModel):
     subjects: str = ""
     adapters: dict[str, str] = {}
     opened: str = ""
+    answers: int = 0
 
     def write(self, folder: Path) -> None:
         """Write it into a folder of results."""

@@ -110,6 +110,21 @@ def test_a_file_of_which_no_row_counts_is_nobodys_labels(results):
     assert "clinician" not in (results / "labelled.csv").read_text(encoding="utf-8")
 
 
+def test_answers_that_a_copy_lost_are_missed(results):
+    """Cut at the end of a line the file is whole to see: the verdict rested on what was left."""
+    label_file.write(results / "anna.csv", [well(row) for row in rows()])
+    path, made = results / "results.jsonl", results / "reader.json"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    BASIS.model_copy(update={"answers": len(lines)}).write(results)
+    assert label(results, "--labels", str(results / "anna.csv")).returncode == 0
+    path.write_text("".join(lines[:-2]), encoding="utf-8")
+    done = label(results, "--labels", str(results / "anna.csv"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{path} holds 6 of the 8 answers that step 7 wrote" in done.stderr
+    made.unlink()  # as of an earlier version
+    assert label(results, "--labels", str(results / "anna.csv")).returncode == 1
+
+
 def test_labels_of_results_before_the_newest_are_named(results, tmp_path_factory):
     """Step 7 ran again after they were filled."""
     store = tmp_path_factory.mktemp("storage")
