@@ -109,7 +109,7 @@ def main() -> None:
     args = arguments()
 
     from mimic_qlora.mimic import download, passed_over, tables
-    from mimic_qlora.subjects import conversion, replacement
+    from mimic_qlora.subjects import conversion, manifest, replacement
     from mimic_qlora.work import certificates, cluster
 
     if args.make_certificates:
@@ -157,6 +157,7 @@ def main() -> None:
         try:
             conversion.write_subjects(store, sources, empty, settings, args.force)
         except errors.UpToDate:
+            manifest.say_older_flags(store)
             if args.verify:
                 conversion.verify(store, sources)
             raise

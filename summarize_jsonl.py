@@ -39,7 +39,7 @@ def main() -> None:
     args = arguments()
     store = storage.open_storage(args.storage)
 
-    from mimic_qlora.subjects.manifest import data_line, subjects_manifest
+    from mimic_qlora.subjects.manifest import FLAGS, data_line, flags_sha256, subjects_manifest
 
     manifest = subjects_manifest(store)
     print(data_line(manifest["source"]))
@@ -51,7 +51,13 @@ def main() -> None:
     path = finding.model_path(args.model, store) if args.model is not None else None
     model = finding.model_name(path) if path else None
     settings = {"min_cell": args.min_cell, "model": model}
-    inputs = {"subjects": manifest["id"], "clinical content": content.content_sha256()}
+    inputs = {
+        "subjects": manifest["id"],
+        "clinical content": content.content_sha256(),
+        FLAGS: flags_sha256(manifest),
+    }
+    if path:
+        inputs["tokenizer"] = finding.tokenizer_sha256(path)
     options = ending.Options(args.storage, args.model)
     with (
         ending.told("summary", store, options, "summary.html"),

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def of_storage(store: Path, system_prompt: str) -> list[StepState]:
     found: dict[str, StepState] = {}
     for step in STEPS[:4]:
         found[step] = _of_folder(store, step, found, _content_now(step, system_prompt))
+    _tell_older_flags(store, found)
     before = found | {"canaries": _of_folder(store, "canaries", found, {})}  # of some adapters
     adapters = _adapters(store)
     for run in adapters or [""]:
@@ -88,6 +89,17 @@ def _content_now(step: str, system_prompt: str) -> dict[str, str]:
     if step == "prompts":
         return {"clinical_content": records.content_sha256(system_prompt)}
     return {}
+
+
+def _tell_older_flags(store: Path, found: dict[str, StepState]) -> None:
+    """Say of step 1 that its flags are by other checks, and of step 2 that it has older ones."""
+    one, two = (manifests.read_any(storage.linked_place(store / step)) for step in STEPS[:2])
+    state, summary = found["subjects"], found["summary"]
+    if state.state == DONE and (older := subjects_manifest.older_flags(one)):
+        found["subjects"] = replace(state, why="; ".join(filter(None, [state.why, older])))
+    had = files.part_of(two, "inputs").get(subjects_manifest.FLAGS)
+    if summary.state == DONE and had not in (None, subjects_manifest.flags_sha256(one)):
+        found["summary"] = replace(summary, state=STALE, why="has the flags of quality of before")
 
 
 def _adapters(store: Path) -> list[str]:

@@ -29,7 +29,7 @@ from mimic_qlora.subjects import (
     split_file,
 )
 from mimic_qlora.subjects.dictionaries import DictionaryRows
-from mimic_qlora.subjects.manifest import data_line, subjects_manifest
+from mimic_qlora.subjects.manifest import CHECKS, checks_sha256, data_line, subjects_manifest
 from mimic_qlora.subjects.nesting import NestedBucket
 from mimic_qlora.subjects.partition import RowCounts
 from mimic_qlora.subjects.runs import Run
@@ -211,6 +211,7 @@ def write_subjects(
         unlike = download.unlike_listed(settings.folder, inputs)
         out.facts.update(_facts(converted, settings, release, unlike))
         out.facts["quality"] = [flag._asdict() for flag in flags if flag.rows]
+        out.facts[CHECKS] = checks_sha256()
         _print_release(release, unlike)
         print(data_line(out.facts["source"]))
         cell_report.print_cells(converted.cells, {n: s.columns for n, s in sources.items()})

@@ -4,10 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from mimic_qlora.mimic import lab_bounds, omr_bounds
 from mimic_qlora.mimic.tables import Columns, schema
-from mimic_qlora.step.files import misfits
+from mimic_qlora.step.files import digest, misfits
 from mimic_qlora.step.manifests import NAME, FinishedManifest
 from mimic_qlora.step.storage import damaged_manifest, linked_place, verified_manifest
+
+CHECKS = "quality_checks"  # the key of the hash of the checks by which rows were flagged
+FLAGS = "flags of quality"  # in the inputs of step 2: the hash of the flags
 
 
 class _Data(TypedDict):
@@ -49,6 +53,7 @@ class SubjectsManifest(_Counted, total=False):
 
     cells_mended: dict[str, int]  # by "table.column"
     cells_not_of_their_type_patients: dict[str, int]  # by "table.column"
+    quality_checks: str  # hash of the checks by which rows were flagged
 
 
 def subjects_manifest(storage: Path) -> SubjectsManifest:
@@ -84,6 +89,43 @@ def _dictionary(table: str) -> Columns:
     """Return the columns of a dictionary that may be other than text; every cell fits a text."""
     found = schema().get(table)
     return found.columns if found else {}
+
+
+def checks_text() -> str:
+    """Return the checks of quality.sql with the bounds of values filled in."""
+    found = Path(__file__).with_name("quality.sql").read_text(encoding="utf-8")
+    return omr_bounds.filled_in(found).replace("{lab_bounds}", lab_bounds.as_values())
+
+
+def checks_sha256() -> str:
+    """Return the hash of the checks and bounds by which this software flags rows."""
+    return digest(checks_text())
+
+
+def flags_sha256(found: Mapping[str, Any]) -> str:
+    """Return the hash of the flags in a manifest of step 1, of which its id tells nothing."""
+    return digest(found.get("quality"))
+
+
+def older_flags(found: Mapping[str, Any]) -> str:
+    """Return a sentence where rows were flagged by other checks than this software's, else "".
+
+    The rows themselves are the same, so that step 1 is not done again for it. Earlier versions
+    noted nothing of it.
+    """
+    now = checks_sha256()
+    if found.get(CHECKS, now) == now:
+        return ""
+    return (
+        "its flags of quality are by other checks or bounds than this software's (quality.sql): "
+        "--force makes them anew"
+    )
+
+
+def say_older_flags(storage: Path) -> None:
+    """Say where step 1 keeps flags by other checks than this software's."""
+    if older := older_flags(subjects_manifest(storage)):
+        print(f"note: {older}")
 
 
 def data_line(source: Source, with_folder: bool = True) -> str:

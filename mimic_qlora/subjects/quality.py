@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text_tables import text_table
-from mimic_qlora.mimic import lab_bounds, omr_bounds, tables
+from mimic_qlora.mimic import tables
 from mimic_qlora.step import limits
 from mimic_qlora.subjects import sql
+from mimic_qlora.subjects.manifest import checks_text
 
 BYTES_PER_PASS = 64 << 20  # of Parquet
 
@@ -64,9 +65,7 @@ class Faults(NamedTuple):
 def checks() -> list[Check]:
     """Return the checks of quality.sql, in its order."""
     found = []
-    text = (Path(__file__).parent / "quality.sql").read_text(encoding="utf-8")
-    text = omr_bounds.filled_in(text).replace("{lab_bounds}", lab_bounds.as_values())
-    for block in text.split("\n\n"):
+    for block in checks_text().split("\n\n"):
         head = dict(
             line[3:].split(": ", 1)
             for line in block.splitlines()

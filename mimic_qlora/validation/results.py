@@ -92,8 +92,8 @@ def read(folder: Path) -> list[Line]:
     written = read_object(folder / READER).get(N_ANSWERS)
     if isinstance(written, int) and written not in (0, len(found)):  # once it was not noted
         raise UserError(
-            f"{path} holds {len(found):,} of the {written:,} answers that step 7 wrote: copy it once "
-            "more from where it was made, or run step 7 again"
+            f"{path} holds {len(found):,} of the {written:,} answers that step 7 wrote: copy it "
+            "once more from where it was made, or run step 7 again"
         )
     return found
 

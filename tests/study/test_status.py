@@ -24,6 +24,7 @@ from mimic_qlora.prompts import audit, records
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import leftovers, overview, running_now, state
+from mimic_qlora.subjects import manifest as manifest_of_1
 from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation import delivery, ledger
 
@@ -108,6 +109,24 @@ def test_a_manifest_with_a_part_of_another_kind_is_damaged_and_shows_nothing(who
         path.write_text(json.dumps({**manifest, part: odd}))
         said = look(whole)
         assert said.states[step] == "damaged" and "manifest.json cannot be read" in said.text
+
+
+def test_flags_by_other_checks_and_a_summary_of_earlier_ones_are_told(whole):
+    """Bounds of values had changed: nothing said that rows were flagged by those of before."""
+    for step in ("subjects", "summary"):
+        path = whole / step / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest |= {manifest_of_1.CHECKS: "x"} if step == "subjects" else {}
+        manifest["inputs"] |= {manifest_of_1.FLAGS: "x"} if step == "summary" else {}
+        said = look(whole)
+        assert said.states[step] == "done" and "flags of quality" not in said.text
+        path.write_text(json.dumps(manifest))
+        said = look(whole)
+        found = f"{step}: {'its flags of quality are by' if step == 'subjects' else 'has the'}"
+        assert found in said.text
+        assert said.states[step] == ("done" if step == "subjects" else "stale")
+        manifest.pop(manifest_of_1.CHECKS, None)
+        path.write_text(json.dumps(manifest))
 
 
 def test_a_manifest_that_the_machine_keeps_back_is_told_with_the_reason(whole, monkeypatch):

@@ -13,7 +13,7 @@ import convert_to_jsonl
 from helpers.mimic_tables import rewrite, write_table
 from helpers.scripts import folder_bytes, run_script
 from mimic_qlora.mimic import tables
-from mimic_qlora.subjects import buckets, patients, reader, rejects
+from mimic_qlora.subjects import buckets, manifest, patients, reader, rejects
 
 
 def lines(storage):
@@ -128,9 +128,18 @@ def test_same_input_gives_same_bytes_and_a_rerun_ends_at_once(run, tiny_mimic, t
     first, written = folder_bytes(folder), times_of(folder)
     again = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
     assert "up to date" in again.stdout and again.returncode == 0
-    assert times_of(folder) == written
+    assert times_of(folder) == written and "flags of quality" not in again.stdout
     assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--force").returncode == 0
     assert folder_bytes(folder) == first and times_of(folder) != written
+
+
+def test_a_rerun_says_where_rows_were_flagged_by_other_checks(run, tiny_mimic, monkeypatch):
+    """An update had brought other bounds of values: the rows were "up to date" with their flags."""
+    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 0
+    monkeypatch.setattr(manifest, "checks_text", lambda: "other bounds")
+    again = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
+    assert again.returncode == 0 and "is up to date" in again.stdout
+    assert "its flags of quality are by other checks or bounds" in again.stdout
 
 
 def test_output_is_private_whatever_the_umask(run, tiny_mimic, tmp_path):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from helpers.scripts import run_here, run_script
+from mimic_qlora.llm import finding
 from mimic_qlora.subjects import database
 from mimic_qlora.summary import counts, data, disclosure, record_lengths, table1
 from mimic_qlora.summary.data import Data
@@ -180,6 +181,24 @@ def test_flags_of_step_1_are_shown_and_their_worst_value_is_not(store, shown, tm
     assert shown[0] == {k: many[k] for k in shown[0]} | {"sentence": "ends before it starts"}
     assert counts.quality(Data(con, manifest, 0))[1] == {k: few[k] for k in shown[0]}
     assert shown[1]["rows"] == shown[1]["share"] == "hidden" and shown[1]["patients"] == "<10"
+
+
+def test_other_flags_and_another_tokenizer_make_the_summary_anew(store, tmp_path, monkeypatch):
+    """Step 1's id tells nothing of its flags: step 2 kept those of before as up to date."""
+    copy = tmp_path / "storage"
+    shutil.copytree(store, copy, ignore=shutil.ignore_patterns("summary", ".*"))
+    assert run_here("summarize_jsonl.py", storage=copy).returncode == 0
+    assert "is up to date" in run_here("summarize_jsonl.py", storage=copy).stdout
+    path = copy / "subjects" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "quality": manifest["quality"][1:]}))
+    done = run_here("summarize_jsonl.py", storage=copy)
+    assert "is up to date" not in done.stdout
+    assert len(tables(copy)["quality"]) == len(manifest["quality"]) - 1
+    of_model = ("summarize_jsonl.py", "--model", "SmolLM2-135M-Instruct")
+    for sha256, again in (("one", False), ("one", True), ("other", False)):
+        monkeypatch.setattr(finding, "tokenizer_sha256", lambda _, now=sha256: now)
+        assert ("is up to date" in run_here(*of_model, storage=copy).stdout) == again
 
 
 def test_tokens_of_long_records_are_those_of_their_pieces_in_proportion(store, monkeypatch):

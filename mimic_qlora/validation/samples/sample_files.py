@@ -104,9 +104,7 @@ def _json(path: Path) -> dict[str, Any]:
     )
 
 
-def _tasks(
-    path: Path, name: str, results: Mapping[str, Any]
-) -> tuple[dict[str, Task], list[str]]:
+def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> tuple[dict[str, Task], list[str]]:
     """Return the task of a file, or one for each filter of its answers where there are several;
     and its metrics that some documents lack.
     """
