@@ -46,13 +46,18 @@ clean:  ## remove .venv and caches (never the storage folder)
 	rm -rf .venv .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './storage*' -prune -exec rm -rf {} +
 
-# What the tests of the review page look through: Debian's chromium and axe-core. Where they cannot
-# be had, those tests are skipped with a word, and the next `make test` tries again.
+# What the tests of the review page look through, Debian's chromium and axe-core, and the server
+# that the printed scp lines are tried on. Where they cannot be had, those tests are skipped with a
+# word, and the next `make test` tries again.
 AXE := axe-core@4.14.1
-APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
+CHROMIUM := $(APT) chromium chromium-driver
+SFTP := $(APT) --no-install-recommends openssh-client openssh-sftp-server
 .venv/browser: .venv/installed-dev
 	@command -v chromedriver >/dev/null || { command -v apt-get >/dev/null && \
-	  { $(APT) || sudo -n $(APT); } >/dev/null 2>&1; } || true
+	  { $(CHROMIUM) || sudo -n $(CHROMIUM); } >/dev/null 2>&1; } || true
+	@test -x /usr/lib/openssh/sftp-server || { command -v apt-get >/dev/null && \
+	  { $(SFTP) || sudo -n $(SFTP); } >/dev/null 2>&1; } || true
 	@test -f .venv/axe/package/axe.min.js || { mkdir -p .venv/axe && cd .venv/axe && \
 	  npm pack --silent $(AXE) && tar xzf axe-core-*.tgz package/axe.min.js && \
 	  rm axe-core-*.tgz; } >/dev/null 2>&1 || true
