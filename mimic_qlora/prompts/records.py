@@ -19,7 +19,7 @@ from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.subjects import reader
 from mimic_qlora.tasks import chart_qa, diagnoses, guidance
 from mimic_qlora.tasks.gold import Gold
-from mimic_qlora.tasks.urgency import label
+from mimic_qlora.tasks.urgency import label, symptoms
 from mimic_qlora.tasks.urgency import task as urgency
 from mimic_qlora.tasks.urgency.visits import Visit
 
@@ -118,7 +118,8 @@ def system_prompts(guidance_prompt: str) -> dict[str, str]:
 def content_sha256(guidance_prompt: str) -> str:
     """Hash clinical content, visibility, label and prompts: what shapes a record beside data.
 
-    So do bounds beyond which a value is left out, and the words for procedures.
+    So do bounds beyond which a value is left out, and the words for procedures; the words for
+    symptoms shape a table beside the records.
     """
     digest = hashlib.sha256(content.content_sha256().encode())
     own = Path(label.__file__).parent
@@ -126,6 +127,7 @@ def content_sha256(guidance_prompt: str) -> str:
         Path(visibility.__file__).parent / "visibility.csv",
         own / "label.yaml",
         own / "cohort.yaml",
+        Path(symptoms.__file__).with_suffix(".yaml"),
         Path(lab_bounds.__file__).with_suffix(".csv"),
         Path(omr_bounds.__file__).with_suffix(".csv"),
         Path(procedure_words.__file__).with_suffix(".csv"),

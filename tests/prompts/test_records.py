@@ -12,6 +12,7 @@ from mimic_qlora.mimic import lab_bounds, omr_bounds
 from mimic_qlora.prompts import cohort, record_files
 from mimic_qlora.prompts import records as prompts
 from mimic_qlora.subjects import reader
+from mimic_qlora.tasks.urgency import symptoms
 
 
 def test_rows_that_are_not_read_in_bulk_would_change_no_context(demo_storage):
@@ -59,11 +60,11 @@ def test_a_value_that_reads_like_an_instruction_changes_nothing(charts):
     assert seen > 8
 
 
-@pytest.mark.parametrize("module", [lab_bounds, omr_bounds, procedure_words])
+@pytest.mark.parametrize("module", [lab_bounds, omr_bounds, procedure_words, symptoms])
 def test_a_table_that_shapes_contexts_belongs_to_the_content(module, tmp_path, monkeypatch):
     """After an edit step 4 was "up to date", with the prompts of the table before."""
     before = prompts.content_sha256("p")
-    table = Path(module.__file__).with_suffix(".csv")
+    table = Path(module.__file__).with_suffix(".yaml" if module is symptoms else ".csv")
     edited = tmp_path / table.name
     edited.write_bytes(table.read_bytes() + b"\n")
     monkeypatch.setattr(module, "__file__", str(edited.with_suffix(".py")))

@@ -70,7 +70,8 @@ def _samples(ran: Ran, name: str) -> Mapping[str, Sample]:
 
 
 def compare(base: Ran, pairs: Pairs) -> list[Compared]:
-    """Compare each task on each of its metrics, then all right-or-wrong tasks pooled.
+    """Compare each task on each metric that all its documents have, then all right-or-wrong tasks
+    pooled.
 
     Pooled are the documents that are independent, so not those of our own tasks.
     """
@@ -78,8 +79,9 @@ def compare(base: Ran, pairs: Pairs) -> list[Compared]:
     whole: dict[str, list[tuple[float, float]]] = {}
     for name, rows in pairs.tasks.items():
         task: Task = base.tasks[name]
-        for place, (metric, better) in enumerate(task.metrics.items()):
-            values = [(a.scores[metric], b.scores[metric]) for a, b in rows if metric in b.scores]
+        shared = {m: up for m, up in task.metrics.items() if all(m in b.scores for _, b in rows)}
+        for place, (metric, better) in enumerate(shared.items()):
+            values = [(a.scores[metric], b.scores[metric]) for a, b in rows]
             d = difference(rows, metric)
             if d is None:
                 continue
@@ -102,12 +104,11 @@ def difference(rows: list[tuple[Sample, Sample]], metric: str) -> Difference | N
     Documents that name no patient are independent: right or wrong ones get a score interval. Those
     of our own tasks are clustered by question and patient.
     """
-    known = [(a, b) for a, b in rows if metric in a.scores and metric in b.scores]
-    before = [a.scores[metric] for a, _ in known]
-    after = [b.scores[metric] for _, b in known]
-    if any(a.patient is None for a, _ in known):
+    before = [a.scores[metric] for a, _ in rows]
+    after = [b.scores[metric] for _, b in rows]
+    if any(a.patient is None for a, _ in rows):
         if all(value in (0, 1) for value in (*before, *after)):
             return statistics.of_right_or_wrong(before, after)
-        return statistics.paired(before, after, range(len(known)))
-    questions = [a.question for a, _ in known]
-    return statistics.paired(before, after, questions, [a.patient for a, _ in known])
+        return statistics.paired(before, after, range(len(rows)))
+    questions = [a.question for a, _ in rows]
+    return statistics.paired(before, after, questions, [a.patient for a, _ in rows])

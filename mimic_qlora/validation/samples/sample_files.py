@@ -137,7 +137,7 @@ def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> tuple[dict[str,
         task = name if len(by_filter) == 1 else f"{name} ({used})"
         n = {metric: sum(metric in one.scores for one in samples.values()) for metric in names}
         whole = [metric for metric in names if n[metric] == len(samples)]
-        if whole:
+        if any(n.values()):
             metrics = {metric: bool(better.get(metric, True)) for metric in whole}
             found[task] = Task(samples, metrics)
         lacking += [

@@ -122,6 +122,12 @@ def test_a_metric_that_some_documents_lack_is_named(folders):
     assert told in text and text.count("not every document") == 1
     (only,) = pairing.compare(*compared(base, adapter))
     assert only.metric == "acc"
+    lacks = adapter / "__model__" / path.name
+    lines = lacks.read_text().splitlines()
+    lines[0] = lines[0].replace('["acc"]', "[]")
+    lacks.write_text("\n".join(lines))
+    assert "acc of medqa (1 of 4 lack it)" in said(base, adapter)
+    assert pairing.compare(*compared(base, adapter)) == []
 
 
 def test_our_own_tasks_are_clustered_by_question_and_patient(folders):
