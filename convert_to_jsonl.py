@@ -157,7 +157,7 @@ def main() -> None:
         try:
             conversion.write_subjects(store, sources, empty, settings, args.force)
         except errors.UpToDate:
-            manifest.say_older_flags(store)
+            manifest.say_outdated(store)
             if args.verify:
                 conversion.verify(store, sources)
             raise

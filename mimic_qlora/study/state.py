@@ -69,7 +69,7 @@ def of_storage(store: Path, system_prompt: str) -> list[StepState]:
     found: dict[str, StepState] = {}
     for step in STEPS[:4]:
         found[step] = _of_folder(store, step, found, _content_now(step, system_prompt))
-    _tell_older_flags(store, found)
+    _tell_outdated(store, found)
     before = found | {"canaries": _of_folder(store, "canaries", found, {})}  # of some adapters
     adapters = _adapters(store)
     for run in adapters or [""]:
@@ -91,11 +91,11 @@ def _content_now(step: str, system_prompt: str) -> dict[str, str]:
     return {}
 
 
-def _tell_older_flags(store: Path, found: dict[str, StepState]) -> None:
-    """Say of step 1 that its flags are by other checks, and of step 2 that it has older ones."""
+def _tell_outdated(store: Path, found: dict[str, StepState]) -> None:
+    """Say of step 1 what this software makes otherwise, and of step 2 that it has older flags."""
     one, two = (manifests.read_any(storage.linked_place(store / step)) for step in STEPS[:2])
     state, summary = found["subjects"], found["summary"]
-    if state.state == DONE and (older := subjects_manifest.older_flags(one)):
+    if state.state == DONE and (older := subjects_manifest.outdated(one)):
         found["subjects"] = replace(state, why="; ".join(filter(None, [state.why, older])))
     had = files.part_of(two, "inputs").get(subjects_manifest.FLAGS)
     if summary.state == DONE and had not in (None, subjects_manifest.flags_sha256(one)):

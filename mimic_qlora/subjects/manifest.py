@@ -6,7 +6,7 @@ from typing import Any, TypedDict, cast
 
 from mimic_qlora.mimic import lab_bounds, omr_bounds
 from mimic_qlora.mimic.tables import Columns, schema
-from mimic_qlora.step.files import digest, misfits
+from mimic_qlora.step.files import digest, misfits, part_of
 from mimic_qlora.step.manifests import NAME, FinishedManifest
 from mimic_qlora.step.storage import damaged_manifest, linked_place, verified_manifest
 
@@ -79,14 +79,16 @@ def _disagreeing(found: SubjectsManifest) -> Iterator[str]:
         yield "rows"
     for name in found["cells_not_of_their_type"]:
         table, _, column = name.partition(".")
-        known = columns.get(table) or (_dictionary(table) if table in dictionaries else {})
+        known = columns.get(table) or (_columns_of(table) if table in dictionaries else {})
         if column not in known:
             yield "cells_not_of_their_type"
             return
 
 
-def _dictionary(table: str) -> Columns:
-    """Return the columns of a dictionary that may be other than text; every cell fits a text."""
+def _columns_of(table: str) -> Columns:
+    """Return the columns that MIMIC-IV has of a table, none of another table; every cell fits a
+    text.
+    """
     found = schema().get(table)
     return found.columns if found else {}
 
@@ -107,25 +109,33 @@ def flags_sha256(found: Mapping[str, Any]) -> str:
     return digest(found.get("quality"))
 
 
-def older_flags(found: Mapping[str, Any]) -> str:
-    """Return a sentence where rows were flagged by other checks than this software's, else "".
+def outdated(found: Mapping[str, Any]) -> str:
+    """Return a sentence on what this software would make otherwise of the same tables, else "".
 
-    The rows themselves are the same, so that step 1 is not done again for it. Earlier versions
-    noted nothing of it.
+    Step 1 takes hours, so that it is not done again unasked. Earlier versions did not note their
+    checks.
     """
-    now = checks_sha256()
-    if found.get(CHECKS, now) == now:
-        return ""
-    return (
-        "its flags of quality are by other checks or bounds than this software's (quality.sql): "
-        "--force makes them anew"
-    )
+    now, told = checks_sha256(), []
+    if others := list(_of_other_types(found)):
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        told.append(f"its columns {others[0]}{more} have another type in this software")
+    if found.get(CHECKS, now) != now:
+        told.append("its flags of quality are by other checks or bounds than this software's")
+    return f"{', and '.join(told)}: --force makes it anew" if told else ""
 
 
-def say_older_flags(storage: Path) -> None:
-    """Say where step 1 keeps flags by other checks than this software's."""
-    if older := older_flags(subjects_manifest(storage)):
-        print(f"note: {older}")
+def _of_other_types(found: Mapping[str, Any]) -> Iterator[str]:
+    for table, columns in part_of(found, "columns").items():
+        known = _columns_of(table)
+        for column, kind in columns.items():
+            if known.get(column, kind) != kind:
+                yield f"{table}.{column}"
+
+
+def say_outdated(storage: Path) -> None:
+    """Say what this software would make otherwise of the tables that step 1 keeps."""
+    if sentence := outdated(subjects_manifest(storage)):
+        print(f"note: {sentence}")
 
 
 def data_line(source: Source, with_folder: bool = True) -> str:

@@ -133,13 +133,18 @@ def test_same_input_gives_same_bytes_and_a_rerun_ends_at_once(run, tiny_mimic, t
     assert folder_bytes(folder) == first and times_of(folder) != written
 
 
-def test_a_rerun_says_where_rows_were_flagged_by_other_checks(run, tiny_mimic, monkeypatch):
+def test_a_rerun_says_what_this_software_makes_otherwise(run, tiny_mimic, monkeypatch):
     """An update had brought other bounds of values: the rows were "up to date" with their flags."""
     assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 0
     monkeypatch.setattr(manifest, "checks_text", lambda: "other bounds")
     again = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
     assert again.returncode == 0 and "is up to date" in again.stdout
     assert "its flags of quality are by other checks or bounds" in again.stdout
+    kinds = {**tables.schema()["admissions"].columns, "race": "code"}
+    other = {**tables.schema(), "admissions": tables.schema()["admissions"]._replace(columns=kinds)}
+    monkeypatch.setattr(manifest, "schema", lambda: other)
+    again = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).stdout
+    assert "its columns admissions.race have another type in this software, and its" in again
 
 
 def test_output_is_private_whatever_the_umask(run, tiny_mimic, tmp_path):
