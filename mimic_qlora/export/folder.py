@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimic_qlora.export import merging
-from mimic_qlora.llm import chat, tokenizer_files
+from mimic_qlora.llm import chat, finding, tokenizer_files
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line
@@ -30,7 +30,9 @@ def export(
     tokenizer = chat.load_tokenizer(base)
     chat.check_tokenizer(store, base, tokenizer, [run])
     model = BaseModel.of(base, tokenizer)
-    step, settings = f"exports/{run}", {"base_model": asdict(model), "weights": "bfloat16"}
+    step, beside = f"exports/{run}", finding.beside_weights(base)
+    del beside["config.json"]  # model.computing is of it, however it is written
+    settings = {"base_model": asdict(model), "weights": "bfloat16", "beside_weights": beside}
     inputs = {f"adapters/{run}": adapter["id"]}
     files.private_folder(store / "exports")
     with storage.step_output(store, step, settings, inputs, force) as out:

@@ -74,6 +74,20 @@ def test_the_folder_is_private_whole_and_names_what_it_is(tuned_store, exported)
     assert again.returncode == 0 and "up to date" in again.stdout
 
 
+def test_other_files_beside_the_base_make_the_export_anew(tuned_store, tmp_path):
+    """End tokens had been mended in the base: the merged model kept those of before."""
+    store, model = tmp_path / "storage", tmp_path / "tiny"
+    shutil.copytree(tuned_store.path, store)
+    shutil.copytree(tuned_store.model, model)
+    path = model / "generation_config.json"
+    for ends in (1, [1, 7]):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": ends}))
+        done = run_here(SCRIPT, "--run", "default", "--model", model, storage=store)
+        assert done.returncode == 0 and "up to date" not in done.stdout, done.stderr
+    written = store / "exports" / "default" / "generation_config.json"
+    assert 7 in json.loads(written.read_text())["eos_token_id"]
+
+
 def test_other_programs_end_an_answer_where_this_one_does(tuned_store, exported):
     """The tiny model names the end of a text alone, as the first Llama 3 did; its turns end so."""
     tokenizer = chat.load_tokenizer(tuned_store.model)
