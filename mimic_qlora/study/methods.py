@@ -204,6 +204,8 @@ def _evaluation(store: Path) -> str:
     )
     if of.asked:
         counted += f"Step 6 asked an adapter about {of.asked:,} of the test patients. "
+    if of.stopped:
+        counted += "[Patients of a stopped --batch of step 6 are not counted: let it go on.] "
     if of.fault:  # its counts would be zeros
         counted = f"[How often patients were looked at is not known: {of.fault}.] "
     return (

@@ -204,6 +204,11 @@ def _ledger(of: Opened) -> list[str]:
     told = [f"Ledger: {plan}, {looks}, test patients {opened}"]
     if of.asked:
         told.append(f"Step 6 asked an adapter about {of.asked:,} of the test patients (qa/)")
+    if of.stopped:
+        told.append(
+            f"Step 6 has {of.stopped:,} --batch without an end that an adapter answered: about "
+            "whom is known once the same command has gone on"
+        )
     if of.last_results:
         told.append(f"Newest results: {of.last_results}")
     return told

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Opened:
     looks: int = 0
     openings: int = 0
     asked: int = 0  # test patients about whom an adapter answered in step 6
+    stopped: int = 0  # batches of step 6 without an end yet: about whom, no transcript tells
     results: int = 0
     last_results: str = ""  # the newest folder of results
     fault: str = ""
@@ -61,6 +63,20 @@ def _asked_in_step_6(store: Path) -> int:
     with suppress(UserError, OSError):  # a damaged split is told by the steps
         return sum(name == "test" for who, name in reader.split_of(store).items() if who in asked)
     return 0
+
+
+def _stopped_in_step_6(store: Path) -> int:
+    """Return how many batches an adapter answered in part, stopped or running.
+
+    What was printed of them is in no transcript until the same command has gone on to the end.
+    """
+    found = 0
+    for path in (store / "qa" / ".answers").glob("*.jsonl"):
+        with suppress(OSError, ValueError), open(path, "rb") as file:
+            first, *answered = islice(file, 2)
+            by = part_of(json.loads(first), "by") if answered else {}
+            found += bool(part_of(by, "adapters"))
+    return found
 
 
 def of_other(store: Path, made: Path) -> str:
@@ -140,6 +156,7 @@ def opened(store: Path) -> Opened:
         looks=events.count("looked"),
         openings=events.count("opened"),
         asked=_asked_in_step_6(store),
+        stopped=_stopped_in_step_6(store),
         results=len(made),
         last_results=last,
     )

@@ -403,7 +403,15 @@ def test_test_patients_that_step_6_asked_an_adapter_about_are_counted(whole):
     (whole / "qa/notes.jsonl").write_text("no transcript\n")
     said = look(whole)
     assert "test patients never opened Step 6 asked an adapter about 1 of the test" in said.text
-    assert said.ledger["asked"] == 1
+    assert said.ledger["asked"] == 1 and "--batch without an end" not in said.text
+    (whole / "qa/.answers").mkdir()
+    for name, adapters in (("x", {"default": "sum"}), ("y", {}), ("z", {"default": "sum"})):
+        path = whole / "qa/.answers" / f"{name}.jsonl"
+        entries.begin(path, {"adapters": adapters}, anew=False)
+        if name != "z":  # of which nothing is answered yet
+            entries.add(path, {"key": "k", "answers": []})
+    said = look(whole)  # its answers were printed: a kill had left them uncounted
+    assert said.ledger["stopped"] == 1 and "Step 6 has 1 --batch without an end" in said.text
 
 
 def test_no_folder_is_one_sentence(tmp_path):
