@@ -6,6 +6,7 @@ memory: 31 MB for 100,000 prompts in place of 551 MB (`benchmarks/training_memor
 
 import contextlib
 import itertools
+import shlex
 import shutil
 import tempfile
 import time
@@ -139,15 +140,19 @@ def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -
     """
     base = BaseModel.of(path, tokenizer)
     shared = ContextSettings.read(store)
-    model = embedded.EMBEDDED if embedded.is_embedded(path) else path
-    again = f"run `{storage.command_for('prompts')} --model {model}`"
+    same_name = Path(shared.model).name == Path(base.name).name
+    meant = f"give --model {shlex.quote(shared.model)}, or "
+    if shared.model == embedded.EMBEDDED_ORIGIN:
+        meant = "leave --model out, or "
+    model = embedded.EMBEDDED if embedded.is_embedded(path) else str(path)
+    again = f"run `{storage.command_for('prompts')} --model {shlex.quote(model)}`"
+    again = again if same_name else meant + again
     if shared.template_sha256 != base.template_sha256:
         raise UserError(
             f"the prompts in {store / 'prompts'} were budgeted for {shared.model}, whose chat "
             f"template is not that of {base.name}: {again}"
         )
     inputs = storage.verified_manifest(store, "prompts")["inputs"]
-    same_name = Path(shared.model).name == Path(base.name).name
     if counted_by := inputs.get("tokenizer"):
         is_its = counted_by == finding.tokenizer_sha256(path)
     else:

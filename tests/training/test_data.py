@@ -71,7 +71,7 @@ def broken_line(store):
         (empty_answer, [], "line 1: the answer is empty"),
         (add_test_patient, [], "line 4 is of a patient whom step 1 put into test"),
         (same_patient_twice, [], "line 1 is of a patient whom step 1 put into train"),
-        (other_template, [], "budgeted for other/model"),
+        (other_template, [], "budgeted for other/model.*: give --model other/model, or run"),
         (other_model, [], "budgeted for other/model, not for"),
         (other_tokenizer, [], "budgeted for .*, with another tokenizer: run"),
         (broken_line, [], r"train.jsonl cannot be read \(line 1 is not a conversation"),
