@@ -129,13 +129,22 @@ def _say_replaced(talk: Conversation) -> None:
         print(f"note: the adapter {answerer.run} was trained again: start again to ask the new one")
 
 
+def _say_left_out(talk: Conversation, arm: str, built: list[Turn]) -> None:
+    """Say how many questions `turns` had no room for: the answer knows nothing of them."""
+    before = sum(arm in entry.answers for entry in talk.thread)
+    if left := before + 1 - sum(turn["role"] == "user" for turn in built):
+        oldest = f"the first {left} questions have" if left > 1 else "the first question has"
+        print(f"note: {oldest} no room in this model and no part in this answer")
+
+
 def _stream(talk: Conversation, arm: str, question: str) -> tuple[transcript.Reply, bool]:
     """Print one arm's answer as it is generated. Returns it, and whether Ctrl-C stopped it."""
-    answerer = talk.answerer
+    answerer, built = talk.answerer, turns(talk, arm, question)
+    _say_left_out(talk, arm, built)
     flow = generation.stream(
         answerer.model,
         answerer.session.tokenizer,
-        turns(talk, arm, question),
+        built,
         arm,
         answerer.max_new_tokens,
     )

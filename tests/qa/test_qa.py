@@ -308,6 +308,10 @@ def test_a_talk_too_long_for_the_model_loses_its_oldest_questions_and_never_the_
         and "first" not in "".join(asked[-1])
         and len(asked[-1]) > 1
     )
+    left = 4 - len(asked[-1])  # nothing said so
+    words = "the first question has" if left == 1 else f"the first {left} questions have"
+    assert f"note: {words} no room in this model" in out.rpartition("--- base ---")[2]
+    assert "note:" not in out.partition("--- base ---")[2].partition("--- base ---")[0]
     assert all(turns[0].startswith("Patient context\n- Age: 43") for turns in asked)
     assert all(talk[0]["role"] == "system" for _, talk in heard)
     for length, room in ((1570, r"\d+ tokens of"), (3000, r"no token of .*\([\d,]+ too many\)")):
