@@ -130,8 +130,12 @@ def _say_replaced(talk: Conversation) -> None:
 
 
 def _say_left_out(talk: Conversation, arm: str, built: list[Turn]) -> None:
-    """Say how many questions `turns` had no room for: the answer knows nothing of them."""
+    """Say of how many earlier questions an answer knows nothing: others answered them, or `turns`
+    had no room.
+    """
     before = sum(arm in entry.answers for entry in talk.thread)
+    if unasked := len(talk.thread) - before:
+        print(f"note: {arm} was not asked {terminal.counted(unasked, 'question')} before this one")
     if left := before + 1 - sum(turn["role"] == "user" for turn in built):
         oldest = f"the first {left} questions have" if left > 1 else "the first question has"
         print(f"note: {oldest} no room in this model and no part in this answer")

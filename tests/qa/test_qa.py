@@ -290,6 +290,13 @@ def test_a_follow_up_keeps_the_talk_of_each_arm_until_it_is_forgotten(ask, heard
     assert charts == [1] * 7, "the chart stands before the first question alone"
 
 
+def test_an_arm_that_joins_late_is_told_to_know_nothing_of_what_was_asked_before(ask, heard):
+    _, out, _ = ask(typed=[str(IDS[3]), ":base", "one", "two", ":both", "three"])
+    assert [len(talk) for _, talk in heard] == [2, 4, 6, 2]
+    assert out.count("was not asked") == 1
+    assert "note: adapter was not asked 2 questions before this one" in out
+
+
 def test_a_talk_too_long_for_the_model_loses_its_oldest_questions_and_never_the_chart(ask, heard):
     long = "and what about this " * 20
     code, out, err = ask(
