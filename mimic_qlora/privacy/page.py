@@ -93,10 +93,15 @@ def _of_extraction(found: Extracted) -> list[str]:
 
 def card_lines(found: Found, date: str) -> tuple[str, ...]:
     """Return the four lines of an adapter's card."""
-    worst = found.decision.worst
+    worst, missing = found.decision.worst, len(found.extracted.missing)
+    # a verdict without them looks like one with them
+    left_out = f" Of too few patients to measure: {missing} of 4 figures of extraction." * bool(
+        missing
+    )
     return (
         f"Memorisation: {found.decision.verdict} (audited {date}; limits are the authors' own).",
-        f"Patients: {found.n(MEMBER):,} trained on, {found.n(OTHER):,} never seen; one seed.",
+        f"Patients: {found.n(MEMBER):,} trained on, {found.n(OTHER):,} never seen; one seed."
+        f"{left_out}",
         f"Worst: {worst.name} {worst.value:.3f}, 95% {worst.low:.3f} to {worst.high:.3f}, upper "
         f"bound {worst.upper:.3f}, limit {worst.limit:g}.",
         "It bounds what these attacks find from below and permits nothing: PhysioNet's terms hold.",

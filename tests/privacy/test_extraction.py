@@ -10,7 +10,7 @@ from helpers.packed_model import packed_model
 from helpers.prompt_records import context_settings, count_words, prompt_record
 from helpers.tiny_model import write_tiny_model
 from mimic_qlora.llm import chat
-from mimic_qlora.privacy import rule
+from mimic_qlora.privacy import page, rule
 from mimic_qlora.privacy.cohort import MEMBER, OTHER, Cohort, Patient
 from mimic_qlora.privacy.extraction import charts, continuing, excess, extract, naming
 from mimic_qlora.privacy.extraction.charts import Known, Probe, Triple
@@ -214,6 +214,20 @@ def test_what_is_told_of_members_alone_is_counted_for_them(tiny, cache, monkeypa
     assert found.missing == [extract.GAP]
     limits = rule.Limits(auc=0.6, tpr=0.05, exposure=2.0, extraction=0.01, gap=0.08)
     assert rule.decide(found.criteria(limits)).verdict == rule.EXCEEDED
+
+
+@pytest.mark.parametrize("missing", [[], ["gap", "alone"]])
+def test_the_card_says_what_a_verdict_was_not_based_on(missing):
+    """It was "held" alike where nothing of extraction could be measured."""
+    worst = SimpleNamespace(name="loss: AUC", value=0.5, low=0.4, high=0.6, upper=0.58, limit=0.6)
+    found = SimpleNamespace(
+        decision=SimpleNamespace(verdict=rule.HELD, worst=worst),
+        extracted=SimpleNamespace(missing=missing),
+        n=lambda side: 12,
+    )
+    lines = page.card_lines(found, "2026-12-01")
+    said = "Of too few patients to measure: 2 of 4 figures of extraction." in lines[1]
+    assert said == bool(missing) and len(lines) == 4
 
 
 def half_of(tokenizer):
