@@ -47,6 +47,11 @@ def main() -> None:
                 f"note: not compared, as {ran.folder} holds earlier runs of them alone: "
                 f"{', '.join(ran.passed_over)}; run all tasks in one"
             )
+        if ran.lost:
+            print(
+                f"note: {ran.folder} lacks documents that were asked, so copy its samples once "
+                f"more: {', '.join(ran.lost)} are there"
+            )
         if ran.incomplete:
             print(
                 f"note: not compared, as not every document in {ran.folder} has a score: "

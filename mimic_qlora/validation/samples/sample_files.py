@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +50,7 @@ class Ran:
     tasks: Mapping[str, Task]
     passed_over: tuple[str, ...] = ()  # tasks of which the folder holds earlier runs alone
     incomplete: tuple[str, ...] = ()  # metrics that some documents of a task lack, in words
+    lost: tuple[str, ...] = ()  # tasks of which not all documents are there, in words
 
 
 def read(folder: Path) -> Ran:
@@ -73,11 +74,12 @@ def read(folder: Path) -> Ran:
     tasks: dict[str, Task] = {}
     of_it, earlier = set(), set()
     incomplete: list[str] = []
+    read_of: dict[str, int] = {}
     for path in sorted(newest.parent.glob("samples_*.jsonl")):
         match = SAMPLES.fullmatch(path.name)
         if match and match[2] == date[1]:
             of_it.add(match[1])
-            found_in, lacking = _tasks(path, match[1], results)
+            found_in, lacking, read_of[match[1]] = _tasks(path, match[1], results)
             tasks |= found_in
             incomplete += lacking
         elif match:
@@ -87,7 +89,20 @@ def read(folder: Path) -> Ran:
             f"{newest.parent} holds no samples: run lm-evaluation-harness with --log_samples"
         )
     ran = _ran(newest, results, tasks)
-    return replace(ran, passed_over=tuple(sorted(earlier - of_it)), incomplete=tuple(incomplete))
+    passed_over = tuple(sorted(earlier - of_it))
+    lost = tuple(_lost(results, {*earlier} - of_it, read_of))
+    return replace(ran, passed_over=passed_over, incomplete=tuple(incomplete), lost=lost)
+
+
+def _lost(
+    results: Mapping[str, Any], passed_over: Collection[str], read_of: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield the tasks of which fewer documents are there than were asked: a copy may lack some."""
+    asked = files.part_of(results, "n-samples")
+    for name in sorted(asked.keys() - passed_over):
+        n, found = files.part_of(asked, name).get("effective"), read_of.get(name, 0)
+        if isinstance(n, int) and found < n:
+            yield f"{name} ({found:,} of {n:,})"
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -104,9 +119,11 @@ def _json(path: Path) -> dict[str, Any]:
     )
 
 
-def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> tuple[dict[str, Task], list[str]]:
+def _tasks(
+    path: Path, name: str, results: Mapping[str, Any]
+) -> tuple[dict[str, Task], list[str], int]:
     """Return the task of a file, or one for each filter of its answers where there are several;
-    and its metrics that some documents lack.
+    its metrics that some documents lack, and how many documents it has.
     """
     by_filter: dict[str, dict[str, Sample]] = {}
     names: dict[str, None] = {}
@@ -145,7 +162,7 @@ def _tasks(path: Path, name: str, results: Mapping[str, Any]) -> tuple[dict[str,
             for metric in names
             if 0 < n[metric] < len(samples)
         ]
-    return found, lacking
+    return found, lacking, max(map(len, by_filter.values()), default=0)
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:

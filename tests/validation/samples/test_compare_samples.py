@@ -130,6 +130,21 @@ def test_a_metric_that_some_documents_lack_is_named(folders):
     assert pairing.compare(*compared(base, adapter)) == []
 
 
+def test_documents_that_both_copies_lack_are_missed(folders):
+    """A lost file, or one cut at the end of a line, left a comparison of the rest."""
+    for folder in folders:
+        tasks = {name: ("acc", public(50), right(50, 10)) for name in ("medqa", "pubmedqa", "mmlu")}
+        write_run(folder, tasks, **{"n-samples": {n: {"effective": 50} for n in tasks}})
+        assert sample_files.read(folder).lost == ()
+        place = folder / "__model__"
+        (place / f"samples_mmlu_{DATE}.jsonl").unlink()
+        cut = place / f"samples_medqa_{DATE}.jsonl"
+        cut.write_text("\n".join(cut.read_text().splitlines()[:40]))
+    text = said(*folders)
+    assert text.count("medqa (40 of 50)") == text.count("mmlu (0 of 50)") == 2
+    assert "pubmedqa (" not in text
+
+
 def test_our_own_tasks_are_clustered_by_question_and_patient(folders):
     base, adapter = folders
     documents = [{"question_id": f"q{i % 8}", "patient": i // 8} for i in range(64)]
