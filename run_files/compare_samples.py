@@ -49,8 +49,8 @@ def main() -> None:
             )
         if ran.lost:
             print(
-                f"note: {ran.folder} lacks documents that were asked, so copy its samples once "
-                f"more: {', '.join(ran.lost)} are there"
+                f"note: {ran.folder} holds fewer documents than its results count, so copy its "
+                f"samples once more, unless --samples chose some: {', '.join(ran.lost)}"
             )
         if ran.incomplete:
             print(
