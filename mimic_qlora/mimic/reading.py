@@ -1,10 +1,13 @@
 """The reader of a table's files: batches of rows, checked by a second reader on the way."""
 
 import contextlib
+import threading
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
@@ -17,6 +20,7 @@ from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 
 BLOCK_BYTES = 2 << 20  # more than any row has; the reader runs up to 32 blocks ahead
+LET_GO_SECONDS = 1.0  # to wait until Arrow's threads have let a file go
 
 
 class Seams(NamedTuple):
@@ -85,17 +89,22 @@ def _read(
                 file: Readable = opened.enter_context(uncompressed(stored, source.path))
             else:
                 file = Rows(stored, piece, source.columns)
-            watched = second_reader.Watched(file, counter)
-            for batch in _batches(source, watched, skip if on_ragged else None):
-                counter.check()
-                if batch.schema.names != list(source.columns):
-                    raise UserError(
-                        f"{source.path} changed while it was read: run the same command again"
-                    )
-                n_rows += batch.num_rows
-                yield batch
-                if on_bytes:
-                    on_bytes(stored.tell() - piece.start)
+            lent, let_go = _lend(second_reader.Watched(file, counter))
+            try:
+                for batch in _batches(source, lent, skip if on_ragged else None):
+                    counter.check()
+                    if batch.schema.names != list(source.columns):
+                        raise UserError(
+                            f"{source.path} changed while it was read: run the same command again"
+                        )
+                    n_rows += batch.num_rows
+                    yield batch
+                    if on_bytes:
+                        on_bytes(stored.tell() - piece.start)
+            finally:
+                lent.take_back()
+                del lent
+                let_go.wait(LET_GO_SECONDS)
             if isinstance(file, Rows):
                 seams = Seams(file.skipped, file.beyond)
     except EOFError:
@@ -114,9 +123,50 @@ def _read(
         on_end(PieceCounts(counted, seams))
 
 
+class _Block(np.ndarray):
+    """Bytes of a file, as an array: `bytes` cannot keep their file alive."""
+
+    lent: "_Lent"
+
+
+class _Lent:
+    """A file that Arrow's threads read ahead; once it is taken back, it is at its end.
+
+    It lives as long as Arrow has it, or a block of it.
+    """
+
+    closed = False  # as Arrow asks
+
+    def __init__(self, file: Readable) -> None:
+        self._file: Readable | None = file
+
+    def read(self, size: int = -1) -> np.ndarray:
+        file = self._file
+        block = np.frombuffer(file.read(size) if file else b"", np.uint8).view(_Block)
+        block.lent = self
+        return block
+
+    def take_back(self) -> None:
+        self._file = None
+
+    def close(self) -> None:
+        """Leave the file to who has opened it."""
+
+
+def _lend(file: Readable) -> tuple[_Lent, threading.Event]:
+    """Return a file for Arrow, and what is set when Arrow has let it go.
+
+    A thread that has it still when Python ends is ended within C++, which aborts the process: the
+    exit code of the error is lost, and a core dump holds rows of patients.
+    """
+    lent, let_go = _Lent(file), threading.Event()
+    weakref.finalize(lent, let_go.set)
+    return lent, let_go
+
+
 def _batches(
     source: Source,
-    file: second_reader.Watched,
+    file: _Lent,
     skip: Callable[[arrow_csv.InvalidRow], str] | None,
 ) -> Iterator[pa.RecordBatch]:
     """Return Arrow's reader of an open CSV file; `skip` gets the rows of another length."""
