@@ -40,14 +40,27 @@ def listed(path: Path, patients: Sequence[int]) -> list[int]:
     Raises UserError when the file lists none, or one who is not in `patients`.
     """
     text = plain_text.in_utf8(path.read_bytes(), "replace").decode("utf-8", errors="replace")
-    given = set(text.replace('"', " ").split()) - {"subject_id"}
-    unknown = len(given - {str(s) for s in patients})
-    if not given or unknown:
-        raise UserError(
-            f"{path} must list subject_ids, one a line: "
-            f"it has {len(given)}, {unknown} of them not in patients"
+    known = {str(s) for s in patients}
+    places: dict[str, int] = {}  # each word and the first line that has it
+    for number, line in enumerate(text.splitlines(), start=1):
+        for word in line.replace('"', " ").split():
+            places.setdefault(word, number)
+    places.pop("subject_id", None)
+    if not places:
+        raise UserError(f"{path} must list subject_ids, one a line: it has none")
+    unknown = {word: number for word, number in places.items() if word not in known}
+    if unknown:
+        first, number = next(iter(unknown.items()))
+        # the line and not the word: it may be a patient's
+        why = (
+            "is not in patients" if re.fullmatch(id_cells.ABOVE_ZERO, first) else "is no subject_id"
         )
-    return [s for s in patients if str(s) in given]
+        raise UserError(
+            f"{path} must list subject_ids of the table patients, one a line: it has "
+            f"{len(places):,}, {len(unknown):,} of them not in patients; the first is in line "
+            f"{number:,}, where it {why}"
+        )
+    return [s for s in patients if str(s) in places]
 
 
 def assign(subject_ids: Iterable[int], seed: int) -> Split:

@@ -229,9 +229,18 @@ def test_a_file_of_subject_ids_chooses_the_patients(run, tiny_mimic, tmp_path):
     ]
     chosen.write_text('"subject_id"\n"10000007"\n10000014\n')  # as R and csv.QUOTE_ALL write it
     assert run(*command).returncode == 0
-    chosen.write_text("10000007\n99\n")
-    refused = run(*command)
-    assert refused.returncode == 2 and "1 of them not in patients" in refused.stderr
+    for text, place in (
+        ("10000007\n99\n", "line 2, where it is not in patients"),
+        ("subject_id,age\n10000007,50\n", "line 1, where it is no subject_id"),
+        ("10000007.0\n", "line 1, where it is no subject_id"),
+    ):
+        chosen.write_text(text)
+        refused = run(*command)
+        assert refused.returncode == 2 and f"not in patients; the first is in {place}" in (
+            refused.stderr
+        )
+    chosen.write_text("subject_id\n")
+    assert "one a line: it has none" in run(*command).stderr
     folder = run(*command[:-1], tmp_path)  # a folder is there, as the pipe of <(...) is
     assert folder.returncode == 2 and f"{tmp_path} is no file" in folder.stderr
 
