@@ -35,6 +35,7 @@ def export(
     settings = {"base_model": asdict(model), "weights": "bfloat16", "beside_weights": beside}
     inputs = {f"adapters/{run}": adapter["id"]}
     files.private_folder(store / "exports")
+    _say_replaced(storage.linked_place(store / step), run, adapter["id"])
     with storage.step_output(store, step, settings, inputs, force) as out:
         merged = merging.merge(base, store / "adapters" / run, tokenizer)
         if manifests.damaged_files(store / "adapters" / run, adapter):
@@ -51,6 +52,17 @@ def export(
             f"token on {len(merging.CHECKED)} prompts (rounding; up to {merging.TOLERANCE} passes)"
         )
     return store / step
+
+
+def _say_replaced(place: Path, run: str, adapter: str) -> None:
+    """Say that a merged model of another adapter gives way: nothing else may hold that one."""
+    found = manifests.read(place)
+    if found and found["inputs"].get(f"adapters/{run}") != adapter:
+        print(
+            f"note: {place} is of another adapter {run} than is there now, and this run replaces "
+            "it at its end: to keep it, stop and move it out of the storage folder",
+            flush=True,
+        )
 
 
 def write(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -142,6 +142,21 @@ def test_an_adapter_that_is_trained_again_meanwhile_is_not_taken_for_the_one_bef
     assert [path.name for path in (store / "exports").iterdir()] == [".default.lock"]
 
 
+def test_a_merged_model_of_an_adapter_that_is_gone_is_not_replaced_without_a_word(
+    tuned_store, exported, tmp_path
+):
+    store = tmp_path / "storage"
+    shutil.copytree(exported[0], store)
+    options = exported[2]
+    anew = run_here(SCRIPT, *options, "--force", storage=store)
+    assert anew.returncode == 0 and "is of another" not in anew.stdout
+    shutil.rmtree(store / "adapters" / "seed.1")
+    shutil.copytree(store / "adapters" / "seed.2", store / "adapters" / "seed.1")
+    done = run_here(SCRIPT, *options, storage=store)
+    assert done.returncode == 0, done.stderr
+    assert f"note: {store / 'exports' / 'seed.1'} is of another adapter seed.1" in done.stdout
+
+
 def test_a_run_that_is_not_there_is_told_before_anything_is_loaded(tuned_store, tmp_path):
     store = tmp_path / "storage"
     shutil.copytree(tuned_store.path, store)
