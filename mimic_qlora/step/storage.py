@@ -12,7 +12,7 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -63,6 +63,8 @@ COMMANDS = {
     "privacy": "python run_files/audit_adapter.py",
     "models": "python train_qlora.py --save-base",
 }
+# The settings of step 1 that choose the patients and their split, with what they are unasked.
+WHOM: Mapping[str, float | None] = {"subjects_file": None, "sample": 1.0, "seed": 42}
 OF_RUNS = ("adapters", "exports", "privacy")  # steps with a folder for each run
 _OPENED: list[Path] = []  # storage folders that this process opened
 
@@ -166,7 +168,8 @@ def plain_command(step: str, canaries: int | None = None) -> str:
 
 def command_for(step: str) -> str:
     """Return the command of a step, with the options by which it finds the storage folder that this
-    process has opened and, for step 1, the real tables that it was made from.
+    process has opened and, for step 1, the real tables that it was made from and the patients that
+    were chosen: without these it would convert everybody, with another split.
     """
     if not _OPENED:
         return plain_command(step)
@@ -178,6 +181,9 @@ def command_for(step: str) -> str:
     folder = source.get("folder") if source.get("kind") == "mimic" else None
     if step == "subjects" and folder:
         command += f" --mimic-dir {shlex.quote(str(folder))}"
+    for name, usual in WHOM.items() if step == "subjects" else ():
+        if (value := settings.get(name)) not in (None, usual):
+            command += f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
     if store != resolved_path(os.environ.get("STORAGE_DIR") or "storage"):
         command += f" --storage {shlex.quote(str(store))}"
     return command

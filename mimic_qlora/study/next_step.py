@@ -27,7 +27,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "adapters": Training,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "subjects": {"sample": 1.0, "seed": 42},
+    "subjects": dict(storage.WHOM),
     "summary": {"min_cell": 10},
     "features": asdict(FeatureSettings()),
     "prompts": {

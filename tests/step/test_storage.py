@@ -78,6 +78,23 @@ def test_a_command_that_a_refusal_names_finds_what_this_one_has_opened(tmp_path,
     assert storage.command_for("summary") == "python summarize_jsonl.py"
 
 
+def test_patients_are_written_again_by_a_command_that_chooses_the_same(tmp_path, monkeypatch):
+    """Pasted without, it converted everybody, and dealt them to other splits."""
+    monkeypatch.setenv("STORAGE_DIR", str(tmp_path))
+    storage.open_storage()
+    usual = {"sample": 1.0, "seed": 42, "subjects_file": None, "folder": "/data", "bucket_bytes": 9}
+    for chosen, options in (
+        ({}, ""),
+        ({"sample": 0.1, "seed": 0}, " --sample 0.1 --seed 0"),
+        ({"subjects_file": "/my lists/a.txt"}, " --subjects-file '/my lists/a.txt'"),
+    ):
+        with storage.step_output(tmp_path, "subjects", usual | chosen, {}) as out:
+            (out.path / "split.csv").write_text("a")
+        (tmp_path / "subjects/split.csv").write_text("b")
+        with pytest.raises(UserError, match=f"run `python convert_to_jsonl.py{options}` to write"):
+            storage.verified_manifest(tmp_path, "subjects")
+
+
 def test_an_adapter_with_canaries_is_written_again_with_as_many(tmp_path, monkeypatch):
     monkeypatch.setenv("STORAGE_DIR", str(tmp_path))
     storage.open_storage()
