@@ -89,7 +89,7 @@ def load(store: Path, model: str | None) -> Session:
         raise UserError(
             f"the prompts were made for {made_for}, whose chat template differs from that of "
             f"{name}: give --model {made_for}, or run "
-            f"`{storage.command_for('prompts')} --model {name}` again"
+            f"`{storage.command_for('prompts', model=name)}` again"
         )
     return Session(
         store=store,

@@ -63,8 +63,27 @@ COMMANDS = {
     "privacy": "python run_files/audit_adapter.py",
     "models": "python train_qlora.py --save-base",
 }
-# The settings of step 1 that choose the patients and their split, with what they are unasked.
-WHOM: Mapping[str, float | None] = {"subjects_file": None, "sample": 1.0, "seed": 42}
+# The settings of a step that its command names again, with what they are unasked: with others it
+# would write something else.
+CARRIED: Mapping[str, Mapping[str, object]] = {
+    "subjects": {"subjects_file": None, "sample": 1.0, "seed": 42},
+    "features": {
+        "targets": "phenotypes",
+        "n_targets": 20,
+        "landmark_hours": 24,
+        "seeds": 5,
+        "margin": 0.01,
+    },
+    "prompts": {
+        "tasks": ["guidance", "chart_qa", "diagnoses"],
+        "pairs_per_subject": 2,
+        "max_total": None,
+        "token_budget": 700,
+        "landmark_hours": 24,
+        "seed": 42,
+        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    },
+}
 OF_RUNS = ("adapters", "exports", "privacy")  # steps with a folder for each run
 _OPENED: list[Path] = []  # storage folders that this process opened
 
@@ -166,13 +185,15 @@ def plain_command(step: str, canaries: int | None = None) -> str:
     return COMMANDS[name] + options
 
 
-def command_for(step: str) -> str:
+def command_for(step: str, **others: object) -> str:
     """Return the command of a step, with the options by which it finds the storage folder that this
-    process has opened and, for step 1, the real tables that it was made from and the patients that
-    were chosen: without these it would convert everybody, with another split.
+    process has opened and, for step 1, the real tables that it was made from.
+
+    What is there was made with settings that the command has too, but for the `others`: without
+    them step 1 would convert everybody, with another split, and step 4 make other prompts.
     """
     if not _OPENED:
-        return plain_command(step)
+        return plain_command(step) + _options(step, others)
     store = _OPENED[-1]
     settings = part_of(read_any(linked_place(store / step)), "settings")
     n = settings.get("n" if step == "canaries" else "canaries")
@@ -181,12 +202,20 @@ def command_for(step: str) -> str:
     folder = source.get("folder") if source.get("kind") == "mimic" else None
     if step == "subjects" and folder:
         command += f" --mimic-dir {shlex.quote(str(folder))}"
-    for name, usual in WHOM.items() if step == "subjects" else ():
-        if (value := settings.get(name)) not in (None, usual):
-            command += f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+    command += _options(step, settings | others)
     if store != resolved_path(os.environ.get("STORAGE_DIR") or "storage"):
         command += f" --storage {shlex.quote(str(store))}"
     return command
+
+
+def _options(step: str, settings: Mapping[str, object]) -> str:
+    """Return the options of a step's command, with a blank in front of each."""
+    options = ""
+    for name, usual in CARRIED.get(step, {}).items():
+        if (value := settings.get(name)) not in (None, usual):
+            words = value if isinstance(value, list) else [value]
+            options += f" --{name.replace('_', '-')} " + shlex.join(map(str, words))
+    return options
 
 
 def verified_manifest(

@@ -15,7 +15,7 @@ from mimic_qlora.step import ending, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
 from mimic_qlora.study.state import DONE, RUNNING, STOPPED, UNREADABLE, StepState
-from mimic_qlora.study.study_file import USUAL_TASKS, Data, Features, Prompts, Summary, Training
+from mimic_qlora.study.study_file import Data, Features, Prompts, Summary, Training
 from mimic_qlora.training import recipes
 from mimic_qlora.training.settings import DRAFT, TrainSettings
 
@@ -27,16 +27,10 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "adapters": Training,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "subjects": dict(storage.WHOM),
+    "subjects": dict(storage.CARRIED["subjects"]),
     "summary": {"min_cell": 10},
     "features": asdict(FeatureSettings()),
-    "prompts": {
-        "tasks": list(USUAL_TASKS),
-        "pairs_per_subject": 2,
-        "token_budget": 700,
-        "landmark_hours": 24,
-        "seed": 42,
-    },
+    "prompts": dict(storage.CARRIED["prompts"]),
     "adapters": {f.name: f.default for f in fields(TrainSettings) if f.default is not MISSING},
 }
 _TRIALS = "50"  # of a first look with step 7

@@ -145,7 +145,7 @@ def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -
     if shared.model == embedded.EMBEDDED_ORIGIN:
         meant = "leave --model out, or "
     model = embedded.EMBEDDED if embedded.is_embedded(path) else str(path)
-    again = f"run `{storage.command_for('prompts')} --model {shlex.quote(model)}`"
+    again = f"run `{storage.command_for('prompts', model=model)}`"
     again = again if same_name else meant + again
     if shared.template_sha256 != base.template_sha256:
         raise UserError(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.helpers.paths import ROOT
+from helpers.paths import ROOT
 
 READ = """
 import sys, time

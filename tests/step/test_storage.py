@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ import pytest
 from helpers.paths import ROOT
 from helpers.scripts import run_script
 from helpers.storage_folders import SUBJECTS_FACTS
+from mimic_qlora.features.settings import FeatureSettings
+from mimic_qlora.llm.embedded import EMBEDDED_ORIGIN
 from mimic_qlora.qa import session
 from mimic_qlora.step import errors, faults, manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.study.study_file import USUAL_TASKS
 from mimic_qlora.subjects.manifest import subjects_manifest
 
 
@@ -93,6 +97,28 @@ def test_patients_are_written_again_by_a_command_that_chooses_the_same(tmp_path,
         (tmp_path / "subjects/split.csv").write_text("b")
         with pytest.raises(UserError, match=f"run `python convert_to_jsonl.py{options}` to write"):
             storage.verified_manifest(tmp_path, "subjects")
+
+
+def test_prompts_are_written_again_by_a_command_that_makes_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("STORAGE_DIR", str(tmp_path))
+    storage.open_storage()
+    usual = dict(storage.CARRIED["prompts"])
+    command = "python make_symptom_prompts_ctx_dxpx.py"
+    for chosen, options in (
+        ({}, ""),
+        ({"tasks": ["chart_qa", "guidance"], "seed": 0}, " --tasks chart_qa guidance --seed 0"),
+        ({"token_budget": 560, "model": "/my llama"}, " --token-budget 560 --model '/my llama'"),
+    ):
+        with storage.step_output(tmp_path, "prompts", usual | chosen, {}):
+            pass
+        assert storage.command_for("prompts") == command + options
+    assert storage.command_for("prompts", model="b") == f"{command} --token-budget 560 --model b"
+    usual = asdict(FeatureSettings())
+    assert (
+        storage.CARRIED["features"].items() <= usual.items()
+        and storage.CARRIED["prompts"].items()
+        >= {"tasks": list(USUAL_TASKS), "model": EMBEDDED_ORIGIN}.items()
+    )
 
 
 def test_an_adapter_with_canaries_is_written_again_with_as_many(tmp_path, monkeypatch):

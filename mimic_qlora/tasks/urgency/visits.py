@@ -97,7 +97,7 @@ def read(store: Path) -> list[Visit]:
     Raises UserError where there are none, or the file is damaged.
     """
     path = store / "prompts" / FILE
-    again = f"run `{command_for('prompts')} --tasks urgency --force`"
+    again = f"run `{command_for('prompts', tasks=['urgency'])} --force`"
     if not path.exists():
         raise UserError(f"{path.parent} has no visits of the urgency task: {again}")
     try:
