@@ -213,16 +213,20 @@ def _evaluation(store: Path) -> str:
         f"question, of {n_patients:,} {'/'.join(splits)} patients and "
         f"{len({line.question_id for line in lines})} questions were answered by {', '.join(arms)} "
         f"and scored by a rubric, {plan}. Differences are paired by question, with 95% intervals. "
-        f"{_corrected(newest, basis)} {counted}{others}[Human labels and raters: to be filled in.]"
+        f"{_corrected(store, newest, basis)} {counted}{others}[Human labels and raters: to be "
+        "filled in.]"
     )
 
 
-def _corrected(made: Path, basis: claims.Basis | None) -> str:
+def _corrected(store: Path, made: Path, basis: claims.Basis | None) -> str:
     """Return in a sentence by whose labels the differences of results are corrected, if at all."""
     rows = remade.figures_of(made)
     if not rows:
         reader = basis.reader if basis else "the reader of the run"
-        return f"Answers were read by {reader}; no labels correct the differences."
+        said = f"Answers were read by {reader}; no labels correct the differences."
+        if earlier := remade.in_earlier(store):
+            said += f" [The earlier results {earlier.name} have labels, and these have none.]"
+        return said
     if "labelled_by" not in rows[0]:  # of an earlier version
         return "They are corrected by labels (labelled.txt says whose)."
     said = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimic_qlora.display import plots
-from mimic_qlora.step import files, storage
+from mimic_qlora.step import files, storage, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import methods, runs
 from mimic_qlora.validation import results
@@ -37,6 +37,11 @@ def write(store: Path, folder: Path) -> list[Path]:
     """
     rows = _table1(store)
     plot = forest_of(store)
+    if earlier := remade.in_earlier(store):
+        terminal.say_aside(
+            f"note: {earlier} has labels, and the newest results have none: the plot is of these, "
+            "which no labels correct (run_files/label.py --labels takes those that fit)"
+        )
     files.private_folder(folder)
     contents = {
         "table1.csv": (store / "summary" / "table1.csv").read_bytes(),

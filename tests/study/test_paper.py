@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from mimic_qlora.prompts import audit
 from mimic_qlora.step import files, storage
 from mimic_qlora.study import paper
 from mimic_qlora.validation import ledger, results
-from mimic_qlora.validation.labelling import claims
+from mimic_qlora.validation.labelling import claims, remade
 from mimic_qlora.validation.statistics import Difference
 
 TABLE = [
@@ -170,6 +171,20 @@ def test_after_labels_the_plot_is_the_corrected_one_and_the_methods_say_so(store
     assert ("[Nothing is claimed by these labels" in said) != claims_something
     csv_files.write(results.newest(store) / "labelled.csv", [])  # of too few labels for figures
     assert "not corrected" in paper.draw(*paper.forest_of(store)).axes[0].get_xlabel()
+
+
+def test_labels_of_earlier_results_are_told_where_the_newest_have_none(store, tmp_path):
+    """Step 7 ran again after the answers were labelled: its plot is of what no labels correct."""
+    folder, earlier = tmp_path / "paper", store / "validation" / "20251231-000000-b"
+    shutil.copytree(results.newest(store), earlier)
+    assert "note:" not in status(store, "--paper", folder).stderr
+    by = {"labelled_by": "clinician", "labelled": 60, "p_holm": None}
+    csv_files.write(earlier / "labelled.csv", [by])
+    assert f"note: {earlier} has labels" in status(store, "--paper", folder).stderr
+    said = " ".join(status(store, "--methods").stdout.split())
+    assert f"[The earlier results {earlier.name} have labels, and these have none.]" in said
+    shutil.copy(earlier / "labelled.csv", results.newest(store))
+    assert remade.in_earlier(store) is None
 
 
 def test_methods_tell_what_manifests_know_and_leave_the_rest_open(store):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mimic_qlora.display import csv_files
 from mimic_qlora.step import files, terminal
-from mimic_qlora.validation import edited, findings
+from mimic_qlora.validation import edited, findings, results
 from mimic_qlora.validation.arms import BASE
 from mimic_qlora.validation.labelling import claims
 from mimic_qlora.validation.labelling.claims import Basis, Labelled
@@ -79,6 +79,22 @@ def figures_of(folder: Path) -> list[dict[str, str]]:
         with open(folder / FIGURES, newline="", encoding="utf-8-sig") as file:
             return list(csv.DictReader(file))
     return []
+
+
+def in_earlier(store: Path) -> Path | None:
+    """Return the last results with figures of labels where the newest have none: step 7 ran again.
+
+    None where the newest have them, or none do.
+    """
+
+    def has_figures(folder: Path) -> bool:
+        with contextlib.suppress(OSError, ValueError, csv.Error):
+            return bool(figures_of(folder))
+        return False
+
+    newest_first = [*reversed(results.in_order(store))]
+    found = next(filter(has_figures, newest_first), None)
+    return found if found not in newest_first[:1] else None
 
 
 def _say_if_less(folder: Path, labelled: Labelled) -> None:
