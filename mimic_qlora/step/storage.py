@@ -202,10 +202,20 @@ def command_for(step: str, **others: object) -> str:
     folder = source.get("folder") if source.get("kind") == "mimic" else None
     if step == "subjects" and folder:
         command += f" --mimic-dir {shlex.quote(str(folder))}"
+    elif step == "subjects":
+        command += "".join(f" {word}" for word in synthetic_options(store))
     command += _options(step, settings | others)
     if store != resolved_path(os.environ.get("STORAGE_DIR") or "storage"):
         command += f" --storage {shlex.quote(str(store))}"
     return command
+
+
+def synthetic_options(store: Path) -> list[str]:
+    """Return the options of step 1 that made the built-in patients of a storage folder."""
+    settings = part_of(read_any(store / "synthetic"), "settings")
+    n = settings.get("patients")
+    words = ["--synthetic-patients", str(n)] if isinstance(n, int) and n != 400 else []
+    return words + ["--synthetic-emergency"] * (settings.get("emergency") is True)
 
 
 def _options(step: str, settings: Mapping[str, object]) -> str:

@@ -60,6 +60,8 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
     words = [_TRIALS] if step == "validation" else []
     manifest, start = _manifest(store, state.step), storage.COMMANDS[step]
     words += _settings(manifest, step, root)
+    if step == "subjects" and "--mimic-dir" not in words:
+        words += storage.synthetic_options(store)
     processes = manifest.get("processes")
     if step == "adapters" and isinstance(processes, int) and processes > 1:
         # step 5 refuses to go on with a checkpoint of other processes

@@ -21,6 +21,8 @@ from mimic_qlora.llm.embedded import EMBEDDED_ORIGIN
 from mimic_qlora.qa import session
 from mimic_qlora.step import errors, faults, manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.study import next_step
+from mimic_qlora.study.state import StepState
 from mimic_qlora.study.study_file import USUAL_TASKS
 from mimic_qlora.subjects.manifest import subjects_manifest
 
@@ -97,6 +99,24 @@ def test_patients_are_written_again_by_a_command_that_chooses_the_same(tmp_path,
         (tmp_path / "subjects/split.csv").write_text("b")
         with pytest.raises(UserError, match=f"run `python convert_to_jsonl.py{options}` to write"):
             storage.verified_manifest(tmp_path, "subjects")
+
+
+def test_built_in_patients_are_written_again_as_many(tmp_path, monkeypatch):
+    """Pasted without, the command made 400 others, and none of the emergency department."""
+    monkeypatch.setenv("STORAGE_DIR", str(tmp_path))
+    storage.open_storage()
+    command = "python convert_to_jsonl.py"
+    for n, emergency, options in (
+        (400, False, ""),
+        (60, True, " --synthetic-patients 60 --synthetic-emergency"),
+    ):
+        settings = {"patients": n, "seed": 42, "emergency": emergency}
+        with storage.step_output(tmp_path, "synthetic", settings, {}):
+            pass
+        assert storage.command_for("subjects") == command + options
+        assert next_step.command(tmp_path, None, [StepState("subjects", "stale")], ROOT) == (
+            command + options
+        )
 
 
 def test_prompts_are_written_again_by_a_command_that_makes_the_same(tmp_path, monkeypatch):
