@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PATIENTS, EPOCHS = 50, 20
 CALLED = (0.02, 0.09)  # share of shuffles that 5% may call
 
+FAILED = "controls not passed: this audit shows nothing"
+
 
 @dataclass(frozen=True)
 class Controls:
@@ -46,13 +48,13 @@ class Controls:
         area = self.positive.separations[part, attack].auc
         n = self.positive.n(MEMBER)
         what = "is found" if self.positive.decision.verdict == EXCEEDED else "is not found"
-        passed = "passed" if self.are_passed else "not passed: this audit shows nothing"
+        passed = "Controls passed" if self.are_passed else FAILED.capitalize()
         return [
             f"An adapter trained {EPOCHS} epochs on {n} patients {what}: "
             f"{membership.name_of(part, attack)}, AUC {area.value:.2f} ({area.low:.2f} to "
             f"{area.high:.2f}).",
             f"Membership shuffled {membership.SHUFFLED} times is called at 5% in {self.called:.1%} "
-            f"of them ({CALLED[0]:.0%} to {CALLED[1]:.0%} is right). Controls {passed}.",
+            f"of them ({CALLED[0]:.0%} to {CALLED[1]:.0%} is right). {passed}.",
         ]
 
 

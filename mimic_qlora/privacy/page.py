@@ -13,7 +13,7 @@ from mimic_qlora.display.html import Section
 from mimic_qlora.privacy import exposure, membership, planted
 from mimic_qlora.privacy.audit import Found, Settings
 from mimic_qlora.privacy.cohort import FEWEST, MEMBER, OTHER
-from mimic_qlora.privacy.controls import Controls
+from mimic_qlora.privacy.controls import FAILED, Controls
 from mimic_qlora.privacy.extraction import continuing
 from mimic_qlora.privacy.extraction.extract import Extracted
 from mimic_qlora.privacy.planted import Planted
@@ -91,7 +91,13 @@ def _of_extraction(found: Extracted) -> list[str]:
     return told
 
 
-def card_lines(found: Found, date: str) -> tuple[str, ...]:
+def verdict_of(found: Found, control: Controls | None) -> str:
+    """Return the verdict as card, ledger, report and status tell it: none without its controls."""
+    failed = control is not None and not control.are_passed
+    return found.decision.verdict + f", but {FAILED}" * failed
+
+
+def card_lines(found: Found, date: str, control: Controls | None = None) -> tuple[str, ...]:
     """Return the four lines of an adapter's card."""
     worst, missing = found.decision.worst, len(found.extracted.missing)
     # a verdict without them looks like one with them
@@ -99,7 +105,8 @@ def card_lines(found: Found, date: str) -> tuple[str, ...]:
         missing
     )
     return (
-        f"Memorisation: {found.decision.verdict} (audited {date}; limits are the authors' own).",
+        f"Memorisation: {verdict_of(found, control)} (audited {date}; limits are the authors' "
+        "own).",
         f"Patients: {found.n(MEMBER):,} trained on, {found.n(OTHER):,} never seen; one seed."
         f"{left_out}",
         f"Worst: {worst.name} {worst.value:.3f}, 95% {worst.low:.3f} to {worst.high:.3f}, upper "
@@ -133,6 +140,8 @@ def write(
     if found.decision.verdict == EXCEEDED:
         sections.insert(1, Section("What to change", [html.listed(REMEDIES)]))
     headline, *lead = lines(found, settings)
+    if control is not None and not control.are_passed:
+        lead.insert(0, f"Not to be used: {FAILED}.")
     html.write_page(
         folder / PAGE,
         f"What the adapter {found.run} gives away",
@@ -141,7 +150,11 @@ def write(
         headline=QUOTE,
     )
     told = Audited(
-        found.decision.verdict, date, weights, card_lines(found, date), settings.limits_sha256
+        verdict_of(found, control),
+        date,
+        weights,
+        card_lines(found, date, control),
+        settings.limits_sha256,
     )
     told.write(folder)
     return told

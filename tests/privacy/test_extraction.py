@@ -228,6 +228,11 @@ def test_the_card_says_what_a_verdict_was_not_based_on(missing):
     lines = page.card_lines(found, "2026-12-01")
     said = "Of too few patients to measure: 2 of 4 figures of extraction." in lines[1]
     assert said == bool(missing) and len(lines) == 4
+    for passed in (True, False):
+        control = SimpleNamespace(are_passed=passed)
+        said = page.card_lines(found, "2026-12-01", control)[0]
+        assert ("held, but controls not passed: this audit shows nothing" in said) != passed
+        assert page.verdict_of(found, control) in said
 
 
 def half_of(tokenizer):
