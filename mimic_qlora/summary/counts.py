@@ -20,10 +20,12 @@ from mimic_qlora.summary.disclosure import (
     hidden_cells,
     hidden_last,
     hide,
+    hide_repeats,
     hide_small,
     is_small,
     largest,
     plain,
+    quartiles,
 )
 
 TOP = 20  # rows of each list of the most frequent
@@ -100,7 +102,8 @@ def diagnoses_per_patient(data: Data) -> Rows:
             values = pd.concat([counts[column], pd.Series([0] * extra, dtype="int64")])
             if values.empty:
                 continue
-            low, middle, high = (plain(q) for q in values.quantile([0.25, 0.5, 0.75]))
+            found = quartiles(values, len(values), data.min_cell)
+            low, middle, high = map(plain, found)
             tells = column == "rows" and is_small(saying_none, data.min_cell)
             result.append(
                 {
@@ -173,6 +176,7 @@ def top(data: Data, ranking: Ranking) -> Rows:
     if place.startswith("diagnoses_icd"):
         groups.append(data.coded)
     rows = hide_small(found, ("patients",), data.min_cell, ("rows",), groups)
+    rows = hide_repeats(rows, data.min_cell)
     return hidden_last(rows, ranking.order, list(ranking.key), ranking.within)
 
 

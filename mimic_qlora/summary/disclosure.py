@@ -52,6 +52,32 @@ def hide_small(
     return result
 
 
+def hide_repeats(rows: Rows, min_cell: int) -> Rows:
+    """Return rows without their number of `rows` where it is greater than `patients` by a little.
+
+    13 rows of 12 patients tell that one patient has two.
+    """
+    result = []
+    for row in rows:
+        n, patients = row["rows"], row["patients"]
+        told = isinstance(n, int) and isinstance(patients, int) and is_small(n - patients, min_cell)
+        result.append({**row, "rows": HIDDEN} if told else {**row})
+    return result
+
+
+def quartiles(values: pd.Series, patients: int, min_cell: int) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile of numbers of so many patients.
+
+    Where a quarter of the patients are few, these are values that are there and none between two:
+    of whole numbers of ten patients, 1.75 tells that three are 2 or more.
+    """
+    if patients >= 4 * min_cell:
+        low, median, high = values.quantile([0.25, 0.5, 0.75])
+        return low, median, high
+    low, median = values.quantile([0.25, 0.5], interpolation="lower")
+    return low, median, float(values.quantile(0.75, interpolation="higher"))
+
+
 def middle(values: pd.Series, min_cell: int) -> Cell:
     """Return the median of one value of each patient, unless few patients lie on a side of it."""
     told = float(values.median())

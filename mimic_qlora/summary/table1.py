@@ -14,7 +14,14 @@ from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import ages, races
 from mimic_qlora.subjects import database, sql
 from mimic_qlora.summary.data import Data
-from mimic_qlora.summary.disclosure import HIDDEN, Rows, hidden_cells, hidden_last, is_small
+from mimic_qlora.summary.disclosure import (
+    HIDDEN,
+    Rows,
+    hidden_cells,
+    hidden_last,
+    is_small,
+    quartiles,
+)
 
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
 SPLITS = COLUMNS[:4]  # the first is the sum of the others
@@ -238,12 +245,11 @@ def _quartiles(title: str, values: Callable[[pd.DataFrame], pd.Series], groups: 
     row: dict[str, Cell] = {"characteristic": title}
     for name, part in groups.people.items():
         numbers = values(part).dropna()
-        if isinstance(groups.sizes[name], str) or is_small(
-            numbers.index.nunique(), groups.min_cell
-        ):
+        patients = numbers.index.nunique()
+        if isinstance(groups.sizes[name], str) or is_small(patients, groups.min_cell):
             row[name] = HIDDEN
         elif len(numbers):
-            low, middle, high = numbers.quantile([0.25, 0.5, 0.75])
+            low, middle, high = quartiles(numbers, patients, groups.min_cell)
             row[name] = f"{_short(middle)} [{_short(low)}-{_short(high)}]"
         else:
             row[name] = ""
