@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from mimic_qlora.step import files
+from mimic_qlora.step import faults, files
 
 SEAL = "seal.json"
 
@@ -26,7 +26,10 @@ def seal(folder: Path, beside: Iterable[Path] = ()) -> None:
 
 
 def fault(folder: Path) -> str | None:
-    """Return the first file that a folder's seal finds changed or gone; None when it is whole."""
+    """Return the first file that a folder's seal finds changed or gone; None when it is whole.
+
+    Raises OSError where one cannot be read now, as it may be whole.
+    """
     try:
         sums = files.read_json(folder / SEAL)
         if not sums:
@@ -35,6 +38,8 @@ def fault(folder: Path) -> str | None:
             if files.file_sha256(folder / name) != expected:
                 return name
     except (OSError, ValueError, AttributeError) as error:
+        if faults.of_the_machine(error):
+            raise
         return Path(getattr(error, "filename", None) or SEAL).name
     return None
 

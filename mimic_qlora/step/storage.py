@@ -507,10 +507,13 @@ def partial_of(place: Path) -> Path:
 def interrupted_run(place: Path) -> dict[str, Any] | None:
     """Return the manifest of the run that left a partial folder; None if nothing can go on from it.
 
-    Of a run of an earlier version it holds the id alone.
+    Of a run of an earlier version it holds the id alone. Raises OSError where it cannot be read
+    now.
     """
     try:
         found = read_json(partial_of(place) / RUN_ID)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if faults.of_the_machine(error):
+            raise
         return None
     return found if isinstance(found, dict) else {"id": found}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mimic_qlora.step import files, manifests, storage
+from mimic_qlora.step import faults, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import split_file
@@ -115,7 +115,9 @@ def check(
         return
     try:
         lost = len(split_file.read(store).keys() - set(chosen()))
-    except (UserError, OSError):  # damaged: the number is what is left to compare
+    except (UserError, OSError) as error:  # damaged: the number is what is left to compare
+        if faults.of_the_machine(error):
+            raise
         lost = source.get("patients", 0) - len(chosen())
     if lost > 0:
         as_then = "--sample, --seed and --subjects-file as then (or none, for all)"

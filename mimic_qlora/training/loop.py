@@ -127,8 +127,9 @@ def read_setup(work: Path) -> Setup | None:
         setup = Setup(**files.read_json(path))
         if setup.compute in NAMES.values():
             return setup
-    except (OSError, ValueError, TypeError):
-        pass
+    except (OSError, ValueError, TypeError) as error:
+        if faults.of_the_machine(error):
+            raise
     raise UserError(f"{path} is damaged: give --force to begin the run anew")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mimic_qlora.llm import chat, finding
 from mimic_qlora.processes import environment, meeting
-from mimic_qlora.step import durable, ending, errors, files, manifests, storage
+from mimic_qlora.step import durable, ending, errors, faults, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
@@ -284,7 +284,9 @@ def draft_of(work: Path) -> dict[str, Any]:
         draft = files.read_json(path)
         _compared(draft, draft)
         return draft
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if faults.of_the_machine(error):
+            raise
         raise UserError(f"{path} is gone or damaged: give --force to begin the run anew") from None
 
 

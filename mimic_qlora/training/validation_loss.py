@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mimic_qlora.step import files
+from mimic_qlora.step import faults, files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training.packing import Sample
 
@@ -110,7 +110,9 @@ def read(folder: Path, step: int) -> Losses:
     try:
         rows = files.read_json(path)
         return {int(patient): PatientLoss(*row) for patient, row in rows.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        if faults.of_the_machine(error):
+            raise
         raise UserError(
             f"{path} is gone or damaged: train again with `python train_qlora.py --force`"
         ) from None

@@ -190,7 +190,7 @@ def _head(store: Path) -> Head | None:
         return Head.model_validate_json((store / HEAD).read_bytes())
     except FileNotFoundError:
         return None
-    except (ValidationError, OSError):
+    except ValidationError:
         raise _edited(store, f"has no head that can be read ({store / HEAD})") from None
 
 

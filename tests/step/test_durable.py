@@ -1,11 +1,12 @@
 """Sealed folders."""
 
+import errno
 import json
 import os
 
 import pytest
 
-from mimic_qlora.step import durable
+from mimic_qlora.step import durable, files
 
 
 @pytest.fixture
@@ -68,3 +69,14 @@ def test_the_seal_comes_last_when_all_else_is_on_the_disk(tmp_path, monkeypatch)
         assert sorted(calls[:2]) == ["a", "b"]
         assert calls[2:] == [folder.name, f".{durable.SEAL}.new", folder.name, tmp_path.name]
     assert json.loads((folder / durable.SEAL).read_text()).keys() == {"a", "b"}
+
+
+def test_a_file_that_cannot_be_read_now_is_not_called_damaged(sealed, monkeypatch):
+    """The checkpoint would be removed; a stale handle of NFS is gone a minute later."""
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(files, "file_sha256", stale)
+    with pytest.raises(OSError, match="Stale"):
+        durable.fault(sealed)

@@ -1,5 +1,7 @@
 """A run that replaces what a trained adapter rests on says so first."""
 
+import errno
+
 import pytest
 
 from mimic_qlora.step import errors, manifests, storage
@@ -72,3 +74,21 @@ def test_an_output_of_another_storage_folder_is_not_replaced_by_a_link_without_a
     assert ("the adapters one, two-canaries of" in said) == (place == "storage")
     write(other, "prompts", {"seed": 2}, force=True)
     assert "note" not in capsys.readouterr().out
+
+
+def test_a_stopped_run_that_cannot_be_read_now_is_not_begun_anew(store, monkeypatch):
+    def stopped():
+        with storage.step_output(store, "summary", {}, {}, resumable=True) as out:
+            (out.path / "hours of work").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+
+    def unreadable(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as bad_disk, pytest.raises(OSError, match="Input/output"):
+        bad_disk.setattr(storage, "read_json", unreadable)
+        stopped()
+    assert (storage.partial_of(store / "summary") / "hours of work").exists()

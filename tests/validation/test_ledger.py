@@ -1,8 +1,10 @@
 """The ledger: no line can be changed or taken away unseen, and none ends in a traceback."""
 
+import errno
 import hashlib
 import json
 from concurrent import futures
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +171,17 @@ def test_a_head_that_cannot_be_read_is_one_sentence(store, head):
     (store / ledger.HEAD).write_bytes(head)
     with pytest.raises(UserError, match="has no head that can be read"):
         ledger.ledger(store)
+
+
+def test_a_head_on_a_disk_that_does_not_answer_is_not_called_edited(store, monkeypatch):
+    """The advice for an edited one is to begin anew, without what was opened."""
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    with pytest.raises(OSError, match="Stale"):
+        ledger._head(store)
 
 
 @pytest.mark.parametrize(
