@@ -1,7 +1,7 @@
 """Table 1: the cohort of steps 3 to 7, the patients with a coded stay, and all others apart.
 
-The library tableone gives the same figures, and brings three further packages. It cannot hide a
-small count, nor the count beside it from which the small one could be worked out.
+The library tableone gives the same figures but quartiles of few, and brings three further packages.
+It cannot hide a small count, nor the count beside it from which the small one could be worked out.
 """
 
 from collections.abc import Callable, Mapping

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from helpers.unreadable import unreadable
 from mimic_qlora.step import durable, files
 
 
@@ -73,10 +74,6 @@ def test_the_seal_comes_last_when_all_else_is_on_the_disk(tmp_path, monkeypatch)
 
 def test_a_file_that_cannot_be_read_now_is_not_called_damaged(sealed, monkeypatch):
     """The checkpoint would be removed; a stale handle of NFS is gone a minute later."""
-
-    def stale(path):
-        raise OSError(errno.ESTALE, "Stale file handle", str(path))
-
-    monkeypatch.setattr(files, "file_sha256", stale)
+    monkeypatch.setattr(files, "file_sha256", unreadable(errno.ESTALE))
     with pytest.raises(OSError, match="Stale"):
         durable.fault(sealed)

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from helpers.unreadable import unreadable
 from mimic_qlora.step import errors, manifests, storage
 
 
@@ -84,11 +85,7 @@ def test_a_stopped_run_that_cannot_be_read_now_is_not_begun_anew(store, monkeypa
 
     with pytest.raises(KeyboardInterrupt):
         stopped()
-
-    def unreadable(path):
-        raise OSError(errno.EIO, "Input/output error", str(path))
-
     with monkeypatch.context() as bad_disk, pytest.raises(OSError, match="Input/output"):
-        bad_disk.setattr(storage, "read_json", unreadable)
+        bad_disk.setattr(storage, "read_json", unreadable(errno.EIO))
         stopped()
     assert (storage.partial_of(store / "summary") / "hours of work").exists()

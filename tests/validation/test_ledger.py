@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.step7 import QUESTIONS
+from helpers.unreadable import unreadable
 from mimic_qlora.clinical import content
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.validation import ledger, plan
@@ -175,11 +176,7 @@ def test_a_head_that_cannot_be_read_is_one_sentence(store, head):
 
 def test_a_head_on_a_disk_that_does_not_answer_is_not_called_edited(store, monkeypatch):
     """The advice for an edited one is to begin anew, without what was opened."""
-
-    def stale(path):
-        raise OSError(errno.ESTALE, "Stale file handle", str(path))
-
-    monkeypatch.setattr(Path, "read_bytes", stale)
+    monkeypatch.setattr(Path, "read_bytes", unreadable(errno.ESTALE))
     with pytest.raises(OSError, match="Stale"):
         ledger._head(store)
 
