@@ -30,6 +30,8 @@ REQUIRED = ("patients", "admissions")
 FREE_TEXT = ("labevents.comments", "microbiologyevents.comments", "triage.chiefcomplaint")
 IDS = ("subject_id", "hadm_id", "stay_id")  # columns by which a row finds its patient
 LONGEST_NAME = 200  # bytes; files of the table add to its name, and systems allow 255
+_ID = r"(?<!\d)[123]\d{7}(?!\d)"  # of a patient, of a stay in hospital or ICU; a date without signs
+_DATE = r"\d{4}[-/._]\d\d?[-/._]\d|\d[-/._]\d\d?[-/._]\d{4}"
 
 
 class Table(NamedTuple):
@@ -80,7 +82,8 @@ def find(mimic_dir: Path, texts: Collection[str] = ()) -> dict[str, Source]:
     may be a folder of files there, named after it. Cells may span lines in the columns
     "table.column" of `texts`, of FREE_TEXT, and of note/.
     Raises UserError when the folder, `patients` or `admissions` is missing. So it does for a table
-    that is there twice, for a name that the record cannot take, and for an unreadable header.
+    that is there twice, for a name that the record cannot take or that may tell of a patient, and
+    for an unreadable header.
     """
     found: dict[str, Source] = {}
     for folder in parts_of(mimic_dir):
@@ -314,6 +317,11 @@ def _table_name(path: Path) -> str:
         raise UserError(
             f"{path} has a name that no table of the record can have: rename or remove it"
         )
+    if re.search(_ID, name):
+        raise UserError(
+            f"{path.parent} has a table whose name holds a number like an id of MIMIC-IV's, which "
+            "step 2's tables would tell: rename it, or put such files' rows into one table"
+        )
     known = _alike(name, schema())
     if known not in (None, name):
         raise UserError(
@@ -398,6 +406,12 @@ def _header(path: Path) -> list[str]:
             raise UserError(
                 f"{path} has {word} between its columns: save it as CSV with commas, in UTF-8"
             )
+    if told := sum(bool(re.search(f"{_ID}|{_DATE}", name)) for name in header):
+        raise UserError(
+            f"{path} has names like an id of MIMIC-IV's or a date for {told} of its columns, which "
+            "step 2's tables would tell: turn these columns into rows, rename them, or put the "
+            "header above its first row"
+        )
     for place, name in enumerate(header):
         if not name or name != name.strip() or not name.isprintable():
             raise UserError(

@@ -4,6 +4,7 @@ import csv
 import errno
 import gzip
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -618,6 +619,26 @@ def test_a_first_line_that_is_no_header_reaches_no_message(
         said = str(refused)
     said += "".join(capsys.readouterr())
     assert LEAK not in said and "Secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "n"),
+    [
+        (
+            "turned",
+            "10000000,20000000_hr,x30000000,2019,24,50912,glucose_1",
+            "for 3 of its columns",
+        ),
+        ("turned", "2150-03-01,1/3/2150 8:00,21500301,y2019,v1.2.3", "for 3 of its columns"),
+        ("of_10000000", "x", "table whose name"),
+    ],
+)
+def test_names_that_are_patients_ids_or_dates_are_refused_unquoted(tiny_mimic, name, columns, n):
+    """Step 2's tables name columns and tables, and may leave the machine."""
+    write_table(tiny_mimic, name, f"subject_id,{columns}", [])
+    with pytest.raises(UserError, match=f" has .*{n}") as refused:
+        tables.find(tiny_mimic)
+    assert not re.search("0000000|2150", str(refused.value).replace(str(tiny_mimic), ""))
 
 
 @pytest.mark.parametrize("table", ["d_icd_diagnoses", "d_labitems", "provider"])
