@@ -22,8 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, faults, files, storage, terminal
+from mimic_qlora.step import command_line, faults, files, places, storage, terminal
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.step_commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,11 +56,10 @@ def arguments() -> argparse.Namespace:
 
 def find(given: str | None) -> Path:
     """Return the storage folder. Raises UserError if it is missing or another user's."""
-    default = os.environ.get("STORAGE_DIR") or str(ROOT / "storage")
-    store = files.resolved_path(given or default)
+    store = places.storage_path(given, str(ROOT / "storage"))
     if not store.is_dir():
         raise UserError(
-            f"there is no storage folder {store}: run `{storage.COMMANDS['subjects']}` first or "
+            f"there is no storage folder {store}: run `{COMMANDS['subjects']}` first or "
             "give --storage"
         )
     storage.check_owner(store)

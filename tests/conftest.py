@@ -13,7 +13,7 @@ from helpers.paths import DEMO
 from helpers.prompt_records import SPLITS, folder_over, read_jsonl
 from helpers.scripts import run_here, run_script
 from helpers.shared import made_once
-from mimic_qlora.step import storage
+from mimic_qlora.step import step_commands
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # another worker has the other cores
@@ -29,7 +29,7 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_I
 @pytest.fixture(autouse=True)
 def _no_storage_is_open(monkeypatch) -> None:
     """Each test begins as a process does; messages name the folder that was opened last."""
-    monkeypatch.setattr(storage, "_OPENED", [])
+    monkeypatch.setattr(step_commands, "_OPENED", [])
 
 
 @pytest.fixture(scope="session")

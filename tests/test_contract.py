@@ -16,7 +16,7 @@ from helpers.mimic_tables import rewrite, write_table, write_tiny_mimic
 from helpers.paths import ROOT
 from helpers.scripts import run_here
 from mimic_qlora.mimic import tables
-from mimic_qlora.step import storage
+from mimic_qlora.step import step_commands
 
 PAGE = (ROOT / "docs" / "data_contract.md").read_text(encoding="utf-8")
 
@@ -155,7 +155,7 @@ def test_the_record_is_as_the_page_says(subjects):
 
 
 def test_every_step_is_on_the_page():
-    assert all(f"`{step}/" in PAGE or f"## {step}/" in PAGE for step in storage.COMMANDS)
+    assert all(f"`{step}/" in PAGE or f"## {step}/" in PAGE for step in step_commands.COMMANDS)
 
 
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from mimic_qlora.step import files, storage
+from mimic_qlora.step import files, step_commands, storage
 from mimic_qlora.step.errors import UserError
 
 FILE = "context.json"
@@ -41,5 +41,5 @@ class ContextSettings:
             return cls(**{field.name: found[field.name] for field in fields(cls)})
         except (OSError, ValueError, LookupError, TypeError):
             raise UserError(
-                f"{path} cannot be read: run `{storage.command_for('prompts')} --force`"
+                f"{path} cannot be read: run `{step_commands.command_for('prompts')} --force`"
             ) from None

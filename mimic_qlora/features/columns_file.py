@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mimic_qlora.display import csv_files
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.storage import command_for
+from mimic_qlora.step.step_commands import command_for
 
 ALL, TOP, LEAST = "columns_all.csv", "columns_top.csv", "columns_least.csv"
 

@@ -32,7 +32,9 @@ from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import manifests
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import read_json, write_json
-from mimic_qlora.step.storage import command_for, linked_place, verified_manifest
+from mimic_qlora.step.places import linked_place
+from mimic_qlora.step.step_commands import command_for
+from mimic_qlora.step.storage import verified_manifest
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import subjects_manifest
 from mimic_qlora.tasks.urgency import task as urgency

@@ -12,7 +12,7 @@ import orjson
 from mimic_qlora.chart.columns import Citation
 from mimic_qlora.chart.prompt import Message, split_prompt
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.storage import command_for
+from mimic_qlora.step.step_commands import command_for
 from mimic_qlora.subjects import patients
 from mimic_qlora.tasks.gold import Criterion
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding, generation, loading
-from mimic_qlora.step import manifests, seeded, storage
+from mimic_qlora.step import manifests, seeded, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line, subjects_manifest
@@ -89,7 +89,7 @@ def load(store: Path, model: str | None) -> Session:
         raise UserError(
             f"the prompts were made for {made_for}, whose chat template differs from that of "
             f"{name}: give --model {made_for}, or run "
-            f"`{storage.command_for('prompts', model=name)}` again"
+            f"`{step_commands.command_for('prompts', model=name)}` again"
         )
     return Session(
         store=store,
@@ -152,7 +152,7 @@ def check_runs(store: Path, runs: Sequence[str]) -> None:
     there = sorted(path.parent.name for path in (store / "adapters").glob("[!.]*/manifest.json"))
     for run in runs:
         if there and run not in there and not (store / "adapters" / run).exists():
-            train = f"run `{storage.command_for(f'adapters/{run}')}` first"
+            train = f"run `{step_commands.command_for(f'adapters/{run}')}` first"
             raise UserError(
                 f"there is no adapter '{run}': give --run {' or '.join(there)}, or {train}"
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimic_qlora.step import manifests, ssh, storage, terminal
+from mimic_qlora.step import manifests, ssh, step_commands, terminal
 from mimic_qlora.step.errors import UpToDate, UserError
 from mimic_qlora.step.files import part_of
 
@@ -72,7 +72,7 @@ def _is_default(folder: str) -> bool:
 def command(step: str, options: Options) -> str:
     """Return the command of a step, with the options that it needs."""
     trials = [TRIALS] if step == "validation" else []
-    return " ".join([storage.COMMANDS[step], *map(shlex.quote, [*trials, *options.of(step)])])
+    return " ".join([step_commands.COMMANDS[step], *map(shlex.quote, [*trials, *options.of(step)])])
 
 
 def next_lines(step: str, options: Options, others: Sequence[str] = ()) -> str:

@@ -317,7 +317,7 @@ def _unreadable_parquet(error: BaseException) -> str | None:
     """
     if _library(error) != "_duckdb" or type(error).__name__ not in _DUCKDB_OF_A_FILE:
         return None
-    from mimic_qlora.step.storage import command_for
+    from mimic_qlora.step.step_commands import command_for
 
     named = re.search(r"""['"]([^'"]+\.parquet)['"]""", str(error))
     kept_out = re.search("Permission denied|Input/output error|Stale file handle", str(error))

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import stat
 import tempfile
 import zlib
@@ -62,13 +63,32 @@ def resolved_path(text: str) -> Path:
         ) from None
 
 
+def check_link(path: Path) -> None:
+    """Raise UserError if a path is a link to a folder that is gone, with all that lay beside it.
+
+    That is what a disk leaves that is not mounted. A folder made in its place would be hidden as
+    soon as the disk is back, and until then a step would begin anew what is there.
+    """
+    there = Path(os.path.realpath(path))
+    if path.is_symlink() and not there.exists() and not _has_entries(there.parent):
+        raise UserError(
+            f"{path} is a link to {there}, which is not there: mount its disk, or run `mkdir -p "
+            f"{shlex.quote(str(there))}` if it is to begin empty"
+        )
+
+
+def _has_entries(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def private_folder(path: Path) -> Path:
     """Return a folder for patient data that its owner alone can read, made if it is missing.
 
     A folder that was there, or to which the user's own link leads, keeps its mode, unless all users
     could write to it. Raises UserError if another user of a shared host has put a link or a folder
-    in its place.
+    in its place, or the disk of a link is away.
     """
+    check_link(path)
     made = not os.path.lexists(path)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)

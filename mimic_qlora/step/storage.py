@@ -7,25 +7,22 @@ beside it keeps a second run of the step out.
 import atexit
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from mimic_qlora.step import faults, locks
+from mimic_qlora.step import faults, locks, places, step_commands
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
 from mimic_qlora.step.files import (
     misfits,
     name_beside,
-    part_of,
     put_aside,
     read_json,
-    resolved_path,
     write_json,
 )
 from mimic_qlora.step.manifests import (
@@ -40,52 +37,12 @@ from mimic_qlora.step.manifests import (
     is_same_run,
     new_manifest,
     read,
-    read_any,
     unrecorded_files,
     up_to_date,
 )
+from mimic_qlora.step.places import linked_place, partial_of
 from mimic_qlora.step.plain_text import is_whole
-
-CANARIES = 200  # as docs/memorisation.md has it
-# The command that writes each folder, for messages that tell the user what to run.
-COMMANDS = {
-    "subjects": "python convert_to_jsonl.py",
-    "summary": "python summarize_jsonl.py",
-    "features": "python feature_select_xgb_columns.py",
-    "prompts": "python make_symptom_prompts_ctx_dxpx.py",
-    "adapters": "python train_qlora.py",
-    "qa": "python qa_by_subject.py",
-    "validation": "cd run_files && ./run.sh",
-    "lm_eval": "python make_symptom_prompts_ctx_dxpx.py",
-    "lm_eval_test": "cd run_files && ./run.sh --final",
-    "exports": "python run_files/export_adapter.py",
-    "canaries": f"python train_qlora.py --canaries {CANARIES}",
-    "privacy": "python run_files/audit_adapter.py",
-    "models": "python train_qlora.py --save-base",
-}
-# The settings of a step that its command names again, with what they are unasked: with others it
-# would write something else.
-CARRIED: Mapping[str, Mapping[str, object]] = {
-    "subjects": {"subjects_file": None, "sample": 1.0, "seed": 42},
-    "features": {
-        "targets": "phenotypes",
-        "n_targets": 20,
-        "landmark_hours": 24,
-        "seeds": 5,
-        "margin": 0.01,
-    },
-    "prompts": {
-        "tasks": ["guidance", "chart_qa", "diagnoses"],
-        "pairs_per_subject": 2,
-        "max_total": None,
-        "token_budget": 700,
-        "landmark_hours": 24,
-        "seed": 42,
-        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-    },
-}
-OF_RUNS = ("adapters", "exports", "privacy")  # steps with a folder for each run
-_OPENED: list[Path] = []  # storage folders that this process opened
+from mimic_qlora.step.step_commands import COMMANDS, command_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +62,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     Raises UserError if it is missing and not to be made, is another user's, or cannot be written,
     or if every user can write to it: they could replace what the steps leave.
     """
-    path = resolved_path(argument or os.environ.get("STORAGE_DIR") or "storage")
+    path = places.storage_path(argument)
     if not is_whole(str(path)):  # DuckDB opens no such path
         raise UserError(
             f"the path of the storage folder {path} is not text in this locale: "
@@ -139,7 +96,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
             f"the storage folder {path} cannot be written: give another one with --storage"
         )
     faults.remember_storage(path)
-    _OPENED.append(path)
+    step_commands.remember_storage(path)
     return path
 
 
@@ -167,67 +124,6 @@ def check_owner(path: Path) -> None:
         )
 
 
-def plain_command(step: str, canaries: int | None = None) -> str:
-    """Return the command that writes a step's folder, such as "adapters/default".
-
-    `canaries` is how many it holds; None where that is not known.
-    """
-    name, _, run = step.partition("/")
-    options = ""
-    audit = re.fullmatch(r"(.+)-canaries(?:-seed(\d+))?", run)
-    if name == "adapters" and audit and canaries != 0:  # step 5 adds the end of the name
-        run, seed = audit.groups()
-        options = f" --canaries {canaries or CANARIES}" + (f" --seeds {seed}" if seed else "")
-    elif name == "canaries" and canaries:
-        name, options = "adapters", f" --canaries {canaries}"
-    if name in OF_RUNS and run not in ("", "default"):
-        options = f" --run {shlex.quote(run)}{options}"
-    return COMMANDS[name] + options
-
-
-def command_for(step: str, **others: object) -> str:
-    """Return the command of a step, with the options by which it finds the storage folder that this
-    process has opened and, for step 1, the real tables that it was made from.
-
-    What is there was made with settings that the command has too, but for the `others`: without
-    them step 1 would convert everybody, with another split, and step 4 make other prompts.
-    """
-    if not _OPENED:
-        return plain_command(step) + _options(step, others)
-    store = _OPENED[-1]
-    settings = part_of(read_any(linked_place(store / step)), "settings")
-    n = settings.get("n" if step == "canaries" else "canaries")
-    command = plain_command(step, n if isinstance(n, int) else None)
-    source = part_of(read_any(linked_place(store / "subjects")), "source")
-    folder = source.get("folder") if source.get("kind") == "mimic" else None
-    if step == "subjects" and folder:
-        command += f" --mimic-dir {shlex.quote(str(folder))}"
-    elif step == "subjects":
-        command += "".join(f" {word}" for word in synthetic_options(store))
-    command += _options(step, settings | others)
-    if store != resolved_path(os.environ.get("STORAGE_DIR") or "storage"):
-        command += f" --storage {shlex.quote(str(store))}"
-    return command
-
-
-def synthetic_options(store: Path) -> list[str]:
-    """Return the options of step 1 that made the built-in patients of a storage folder."""
-    settings = part_of(read_any(store / "synthetic"), "settings")
-    n = settings.get("patients")
-    words = ["--synthetic-patients", str(n)] if isinstance(n, int) and n != 400 else []
-    return words + ["--synthetic-emergency"] * (settings.get("emergency") is True)
-
-
-def _options(step: str, settings: Mapping[str, object]) -> str:
-    """Return the options of a step's command, with a blank in front of each."""
-    options = ""
-    for name, usual in CARRIED.get(step, {}).items():
-        if (value := settings.get(name)) not in (None, usual):
-            words = value if isinstance(value, list) else [value]
-            options += f" --{name.replace('_', '-')} " + shlex.join(map(str, words))
-    return options
-
-
 def verified_manifest(
     storage: Path, step: str, kind: type[FinishedManifest] = FinishedManifest
 ) -> FinishedManifest:
@@ -237,7 +133,7 @@ def verified_manifest(
     Raises UserError, with the command to run, if the step is missing, damaged, older than a step
     that it rests on, of another schema version, or if its manifest has not the shape of `kind`.
     """
-    place = linked_place(storage / step)
+    place = places.output_place(storage, step)
     if not place.exists() and _previous(place).exists():
         with locked(place, step):
             recover(place)
@@ -295,14 +191,6 @@ def damaged_manifest(path: Path, wrong: Sequence[str], step: str) -> UserError:
         f"{path} cannot be read, as its {' and '.join(wrong)} is missing or of another kind: run "
         f"`{command_for(step)} --force` to write it again"
     )
-
-
-def linked_place(place: Path) -> Path:
-    """Return the folder that a step's output takes the place of: what a link in it points to.
-
-    A link to a folder on another disk stays, and the output is renamed on that disk.
-    """
-    return Path(os.path.realpath(place)) if place.is_symlink() else place
 
 
 def _previous(place: Path) -> Path:
@@ -406,7 +294,7 @@ def step_output(
     content had written; the step itself knows which of it is whole.
     Raises UpToDate if the place already holds the output of an equal run, unless `force` is given.
     """
-    place = linked_place(storage / step)
+    place = places.output_place(storage, step)
     with locked(place, step):
         recover(place)
         refuse_other_output(storage, step)
@@ -497,11 +385,6 @@ def say_orphaned(storage: Path, step: str) -> None:
         "adapter beside others: to keep it in use, stop and give another --storage",
         flush=True,
     )
-
-
-def partial_of(place: Path) -> Path:
-    """Return the folder of a run that is not finished, beside the place that it will take."""
-    return place.with_name(f".{place.name}.partial")
 
 
 def interrupted_run(place: Path) -> dict[str, Any] | None:

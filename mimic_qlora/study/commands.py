@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from mimic_qlora.step.storage import COMMANDS
+from mimic_qlora.step.step_commands import COMMANDS
 from mimic_qlora.study.study_file import EMBEDDED, StudyFile
 
 _SPREAD = ("tasks", "multiline")  # options that take several words; others take a,b,c

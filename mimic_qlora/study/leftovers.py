@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mimic_qlora.llm.embedded import EMBEDDED, is_as_converted
 from mimic_qlora.review import database
-from mimic_qlora.step import storage
+from mimic_qlora.step import step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256
 from mimic_qlora.study import running_now
@@ -24,7 +24,7 @@ _DIFFERENT = "results of step 7 that differ from those in the storage folder"
 _STOPPED = "answers of step 6's --batch that was stopped"
 _MODELS = "copies of the embedded model (made again when needed)"
 _BY_RUN = ("adapters", "exports", "privacy")  # a folder for each run
-_AT_TOP = (*storage.COMMANDS, "synthetic")  # what steps write into the storage folder itself
+_AT_TOP = (*step_commands.COMMANDS, "synthetic")  # what steps write into the storage folder itself
 _LEAST_AGE = 600  # seconds; a run that goes on may be about to write it
 _OF_KILLED = (".training-prompts.", ".canaries.")  # begin the names of folders of single commands
 _LONGEST = 3600  # seconds that such a folder may be in use

@@ -11,7 +11,7 @@ from typing import Any
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import embedded
 from mimic_qlora.prompts import audit
-from mimic_qlora.step import manifests, storage
+from mimic_qlora.step import manifests, places, step_commands
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import runs
 from mimic_qlora.summary.disclosure import HIDDEN
@@ -48,21 +48,21 @@ def _told(tell: Callable[[Path], str], store: Path) -> str:
 
 
 def _manifest(store: Path, step: str) -> Mapping[str, Any]:
-    return manifests.read(storage.linked_place(store / step)) or {}
+    return manifests.read(places.linked_place(store / step)) or {}
 
 
 def _stale(store: Path, step: str) -> str:
     """Return a note for each version of another step that a step was made from and is not told."""
     notes = []
     for name, was in (_manifest(store, step).get("inputs") or {}).items():
-        now = _manifest(store, name).get("id") if name in storage.COMMANDS else was
+        now = _manifest(store, name).get("id") if name in step_commands.COMMANDS else was
         if was and now != was:
             notes.append(f"[{step} was made from another version of {name} than this tells of.] ")
     return "".join(notes)
 
 
 def _missing(step: str) -> str:
-    return f"[`{storage.plain_command(step)}` has not been run]"  # no path of this machine
+    return f"[`{step_commands.plain_command(step)}` has not been run]"  # no path of this machine
 
 
 def _data(store: Path) -> str:
@@ -139,7 +139,7 @@ def _prompts(store: Path) -> str:
 def _audited(store: Path) -> str:
     found = audit.kept(store)
     if found is None:
-        return f"[`{storage.COMMANDS['prompts']} --audit` has not been run]"
+        return f"[`{step_commands.COMMANDS['prompts']} --audit` has not been run]"
     # not of how many patients: step 2 may hide that
     counted = ", ".join(f"{n:,} {what}" for what, n in found.counts.items() if what != "patients")
     return (

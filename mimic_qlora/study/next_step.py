@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.llm import embedded
-from mimic_qlora.step import ending, files, manifests, storage
+from mimic_qlora.step import ending, files, manifests, places, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
 from mimic_qlora.study.state import DONE, RUNNING, STOPPED, UNREADABLE, StepState
@@ -27,10 +27,10 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "adapters": Training,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "subjects": dict(storage.CARRIED["subjects"]),
+    "subjects": dict(step_commands.CARRIED["subjects"]),
     "summary": {"min_cell": 10},
     "features": asdict(FeatureSettings()),
-    "prompts": dict(storage.CARRIED["prompts"]),
+    "prompts": dict(step_commands.CARRIED["prompts"]),
     "adapters": {f.name: f.default for f in fields(TrainSettings) if f.default is not MISSING},
 }
 _TRIALS = "50"  # of a first look with step 7
@@ -58,10 +58,10 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
     if step == "validation":
         run = ",".join(_newest_runs(states))
     words = [_TRIALS] if step == "validation" else []
-    manifest, start = _manifest(store, state.step), storage.COMMANDS[step]
+    manifest, start = _manifest(store, state.step), step_commands.COMMANDS[step]
     words += _settings(manifest, step, root)
     if step == "subjects" and "--mimic-dir" not in words:
-        words += storage.synthetic_options(store)
+        words += step_commands.synthetic_options(store)
     processes = manifest.get("processes")
     if step == "adapters" and isinstance(processes, int) and processes > 1:
         # step 5 refuses to go on with a checkpoint of other processes
@@ -93,7 +93,7 @@ def _newest_runs(states: Sequence[StepState]) -> list[str]:
 
 def _manifest(store: Path, step: str) -> Mapping[str, Any]:
     """Return the manifest of a step, or of the run that stopped before it had one."""
-    place = storage.linked_place(store / step)
+    place = places.linked_place(store / step)
     if (found := manifests.read(place)) is not None:
         return found
     draft = files.read_object(place.with_name(f".{place.name}.training") / DRAFT)

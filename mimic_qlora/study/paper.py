@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimic_qlora.display import plots
-from mimic_qlora.step import files, storage, terminal
+from mimic_qlora.step import files, step_commands, storage, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import methods, runs
 from mimic_qlora.validation import results
@@ -69,7 +69,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _table1(store: Path) -> list[list[str]]:
     if not storage.verified_manifest(store, "summary")["settings"].get("min_cell"):
-        again = storage.command_for("summary")
+        again = step_commands.command_for("summary")
         raise UserError(
             f"{store / 'summary'} shows small counts (--min-cell 0), which no paper may: run "
             f"`{again}` first"

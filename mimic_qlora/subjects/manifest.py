@@ -8,7 +8,8 @@ from mimic_qlora.mimic import lab_bounds, omr_bounds
 from mimic_qlora.mimic.tables import Columns, schema
 from mimic_qlora.step.files import digest, misfits, part_of
 from mimic_qlora.step.manifests import NAME, FinishedManifest
-from mimic_qlora.step.storage import damaged_manifest, linked_place, verified_manifest
+from mimic_qlora.step.places import linked_place
+from mimic_qlora.step.storage import damaged_manifest, verified_manifest
 
 CHECKS = "quality_checks"  # the key of the hash of the checks by which rows were flagged
 FLAGS = "flags of quality"  # in the inputs of step 2: the hash of the flags

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import unchanged_sha256
-from mimic_qlora.step.storage import command_for
+from mimic_qlora.step.step_commands import command_for
 from mimic_qlora.subjects.manifest import subjects_manifest
 
 

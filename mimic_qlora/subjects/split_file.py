@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.storage import command_for
+from mimic_qlora.step.step_commands import command_for
 
 SplitName = Literal["train", "validation", "test"]
 Split = dict[int, SplitName]  # subject_id -> split, ordered by subject_id

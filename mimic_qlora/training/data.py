@@ -20,7 +20,7 @@ from mimic_qlora.display.text import counted
 from mimic_qlora.llm import chat, embedded, finding
 from mimic_qlora.llm.offline import quiet_datasets
 from mimic_qlora.prompts import record_files
-from mimic_qlora.step import storage
+from mimic_qlora.step import step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.training import hardware, packing
@@ -112,7 +112,7 @@ def _rows(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
 
 
 def _again() -> str:
-    return f"run `{storage.command_for('prompts')} --force`"
+    return f"run `{step_commands.command_for('prompts')} --force`"
 
 
 def check_split(store: Path, prompts: Prompts) -> None:
@@ -145,7 +145,7 @@ def check_model(store: Path, path: Path, tokenizer: "PreTrainedTokenizerBase") -
     if shared.model == embedded.EMBEDDED_ORIGIN:
         meant = "leave --model out, or "
     model = embedded.EMBEDDED if embedded.is_embedded(path) else str(path)
-    again = f"run `{storage.command_for('prompts', model=model)}`"
+    again = f"run `{step_commands.command_for('prompts', model=model)}`"
     again = again if same_name else meant + again
     if shared.template_sha256 != base.template_sha256:
         raise UserError(

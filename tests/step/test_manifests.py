@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -358,8 +359,40 @@ def test_files_that_cannot_be_moved_are_kept_with_the_old_output(tmp_path, monke
     assert (kept / "notes.md").read_text() == "mine" and str(kept) in capsys.readouterr().out
 
 
-def test_a_link_whose_folder_is_gone_gets_a_new_one(tmp_path):
+@pytest.mark.parametrize(
+    ("link", "step"),
+    [
+        ("store", "features"),
+        ("store/features", "features"),
+        ("store/adapters", "adapters/default"),
+    ],
+)
+@pytest.mark.parametrize("is_mount_point", [True, False])
+def test_a_link_to_a_disk_that_is_away_is_refused(
+    tmp_path, monkeypatch, link, step, is_mount_point
+):
+    """What a step made there would be hidden when the disk is back; a step that goes on would have
+    begun anew.
+    """
+    disk, link = tmp_path / "disk", tmp_path / link
+    if is_mount_point:
+        disk.mkdir()
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(disk / link.name)
+    monkeypatch.chdir(tmp_path)
+    sentence = f"{link} is a link to {disk / link.name}, which is not there: mount its disk, or"
+    with pytest.raises(errors.UserError, match=re.escape(sentence)):
+        store = storage.open_storage("store", create=True)
+        with storage.step_output(store, step, {}, {}):
+            pass
+    with pytest.raises(errors.UserError, match=re.escape(sentence)):
+        files.private_folder(link)
+    assert disk.is_dir() == is_mount_point and not list(tmp_path.glob("disk/*"))
+
+
+def test_a_link_whose_folder_alone_was_removed_gets_a_new_one(tmp_path):
     (tmp_path / "store").mkdir()
+    (tmp_path / "disk" / "mimic").mkdir(parents=True)
     (tmp_path / "store" / "features").symlink_to(tmp_path / "disk" / "features")
     assert made(tmp_path / "store")[1] and (tmp_path / "disk" / "features").is_dir()
 

@@ -21,6 +21,7 @@ from mimic_qlora.llm.embedded import EMBEDDED_ORIGIN
 from mimic_qlora.qa import session
 from mimic_qlora.step import errors, faults, manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.step_commands import CARRIED, command_for
 from mimic_qlora.study import next_step
 from mimic_qlora.study.state import StepState
 from mimic_qlora.study.study_file import USUAL_TASKS
@@ -57,7 +58,7 @@ def test_a_damaged_output_is_refused_by_the_next_step_and_written_anew_by_its_ow
 
 
 def test_a_run_is_written_again_by_a_command_that_names_it(tmp_path):
-    assert storage.command_for("adapters/default") == "python train_qlora.py"
+    assert command_for("adapters/default") == "python train_qlora.py"
     for name in ("whole", "copied"):
         with storage.step_output(tmp_path, f"adapters/{name}", {}, {}) as out:
             (out.path / "weights").write_text("a")
@@ -81,7 +82,7 @@ def test_a_command_that_a_refusal_names_finds_what_this_one_has_opened(tmp_path,
     with pytest.raises(UserError, match=again):
         storage.verified_manifest(store, "subjects")
     monkeypatch.setenv("STORAGE_DIR", str(store))
-    assert storage.command_for("summary") == "python summarize_jsonl.py"
+    assert command_for("summary") == "python summarize_jsonl.py"
 
 
 def test_patients_are_written_again_by_a_command_that_chooses_the_same(tmp_path, monkeypatch):
@@ -113,7 +114,7 @@ def test_built_in_patients_are_written_again_as_many(tmp_path, monkeypatch):
         settings = {"patients": n, "seed": 42, "emergency": emergency}
         with storage.step_output(tmp_path, "synthetic", settings, {}):
             pass
-        assert storage.command_for("subjects") == command + options
+        assert command_for("subjects") == command + options
         assert next_step.command(tmp_path, None, [StepState("subjects", "stale")], ROOT) == (
             command + options
         )
@@ -122,7 +123,7 @@ def test_built_in_patients_are_written_again_as_many(tmp_path, monkeypatch):
 def test_prompts_are_written_again_by_a_command_that_makes_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("STORAGE_DIR", str(tmp_path))
     storage.open_storage()
-    usual = dict(storage.CARRIED["prompts"])
+    usual = dict(CARRIED["prompts"])
     command = "python make_symptom_prompts_ctx_dxpx.py"
     for chosen, options in (
         ({}, ""),
@@ -131,12 +132,12 @@ def test_prompts_are_written_again_by_a_command_that_makes_the_same(tmp_path, mo
     ):
         with storage.step_output(tmp_path, "prompts", usual | chosen, {}):
             pass
-        assert storage.command_for("prompts") == command + options
-    assert storage.command_for("prompts", model="b") == f"{command} --token-budget 560 --model b"
+        assert command_for("prompts") == command + options
+    assert command_for("prompts", model="b") == f"{command} --token-budget 560 --model b"
     usual = asdict(FeatureSettings())
     assert (
-        storage.CARRIED["features"].items() <= usual.items()
-        and storage.CARRIED["prompts"].items()
+        CARRIED["features"].items() <= usual.items()
+        and CARRIED["prompts"].items()
         >= {"tasks": list(USUAL_TASKS), "model": EMBEDDED_ORIGIN}.items()
     )
 
@@ -154,12 +155,12 @@ def test_an_adapter_with_canaries_is_written_again_with_as_many(tmp_path, monkey
         "my-canaries": "--run my-canaries",
     }
     for name, options in expected.items():
-        assert storage.command_for(f"adapters/{name}") == f"python train_qlora.py {options}"
+        assert command_for(f"adapters/{name}") == f"python train_qlora.py {options}"
     again = "python run_files/audit_adapter.py --run a-canaries"
-    assert storage.command_for("privacy/a-canaries") == again
+    assert command_for("privacy/a-canaries") == again
     with storage.step_output(tmp_path, "canaries", {"n": 24}, {}) as out:
         (out.path / "canaries.jsonl").write_text("a")
-    assert storage.command_for("canaries") == "python train_qlora.py --canaries 24"
+    assert command_for("canaries") == "python train_qlora.py --canaries 24"
 
 
 def test_a_file_that_was_edited_is_refused_whatever_its_size(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.paths import ROOT
 from helpers.scripts import run_here
-from mimic_qlora.step.storage import COMMANDS
+from mimic_qlora.step.step_commands import COMMANDS
 from mimic_qlora.study import commands, study_file
 
 SECTIONS = {

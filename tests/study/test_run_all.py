@@ -16,7 +16,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.scripts import load_script, run_here
 from mimic_qlora.step.files import file_identity, write_json
-from mimic_qlora.step.storage import COMMANDS
+from mimic_qlora.step.step_commands import COMMANDS
 from mimic_qlora.study import running
 from mimic_qlora.study.commands import Command
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 from mimic_qlora.display import csv_files
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.storage import command_for
+from mimic_qlora.step.step_commands import command_for
 from mimic_qlora.subjects.split_file import NAMES, SplitName
 from mimic_qlora.tasks.urgency import symptoms
 

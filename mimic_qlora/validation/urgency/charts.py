@@ -8,7 +8,7 @@ from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.qa import session
 from mimic_qlora.qa.session import Session
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.storage import command_for
+from mimic_qlora.step.step_commands import command_for
 from mimic_qlora.subjects import reader
 from mimic_qlora.tasks.urgency import task
 from mimic_qlora.tasks.urgency.visits import Visit
