@@ -26,7 +26,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from mimic_qlora.llm import loading  # noqa: E402
-from mimic_qlora.step import held_memory  # noqa: E402
+from mimic_qlora.processes import held_memory  # noqa: E402
 from mimic_qlora.training import (  # noqa: E402
     cost,
     gradient_check,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, faults, files, places, storage, terminal
+from mimic_qlora.step import command_line, faults, files, storage, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.step_commands import COMMANDS
 
@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
 
 def find(given: str | None) -> Path:
     """Return the storage folder. Raises UserError if it is missing or another user's."""
-    store = places.storage_path(given, str(ROOT / "storage"))
+    store = files.storage_path(given, str(ROOT / "storage"))
     if not store.is_dir():
         raise UserError(
             f"there is no storage folder {store}: run `{COMMANDS['subjects']}` first or "

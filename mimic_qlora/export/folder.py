@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mimic_qlora.export import merging
 from mimic_qlora.llm import chat, finding, tokenizer_files
-from mimic_qlora.step import files, manifests, places, storage
+from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line
 from mimic_qlora.training import adapter_folder
@@ -35,7 +35,7 @@ def export(
     settings = {"base_model": asdict(model), "weights": "bfloat16", "beside_weights": beside}
     inputs = {f"adapters/{run}": adapter["id"]}
     files.private_folder(store / "exports")
-    _say_replaced(places.linked_place(store / step), run, adapter["id"])
+    _say_replaced(files.linked_place(store / step), run, adapter["id"])
     with storage.step_output(store, step, settings, inputs, force) as out:
         merged = merging.merge(base, store / "adapters" / run, tokenizer)
         if manifests.damaged_files(store / "adapters" / run, adapter):

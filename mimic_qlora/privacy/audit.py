@@ -21,7 +21,7 @@ from mimic_qlora.privacy.rule import CANNOT_TELL, HELD, Criterion, Decision, dec
 from mimic_qlora.privacy.separation import Separation
 from mimic_qlora.processes import entries
 from mimic_qlora.qa import session
-from mimic_qlora.step import files, manifests, places
+from mimic_qlora.step import files, manifests
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.training import packed_attention
@@ -85,7 +85,7 @@ def _number_type() -> torch.dtype:
 
 def say_replaced(store: Path, asked: Manifest) -> None:
     """Say which finished audit of a run an audit takes the place of, if of other settings."""
-    found = manifests.read(places.linked_place(store / asked["step"]))
+    found = manifests.read(files.linked_place(store / asked["step"]))
     if found and not manifests.is_same_run(found, asked):
         now = {**asked["settings"], **asked["inputs"]}
         before = {**found["settings"], **found["inputs"]}

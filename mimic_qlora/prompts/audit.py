@@ -31,8 +31,7 @@ from mimic_qlora.prompts.audit_chart import Support
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import manifests
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.files import read_json, write_json
-from mimic_qlora.step.places import linked_place
+from mimic_qlora.step.files import linked_place, read_json, write_json
 from mimic_qlora.step.step_commands import command_for
 from mimic_qlora.step.storage import verified_manifest
 from mimic_qlora.subjects import reader

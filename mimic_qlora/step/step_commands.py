@@ -6,9 +6,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from mimic_qlora.step.files import part_of, resolved_path
+from mimic_qlora.step.files import linked_place, part_of, resolved_path
 from mimic_qlora.step.manifests import read_any
-from mimic_qlora.step.places import linked_place
 
 CANARIES = 200  # as docs/memorisation.md has it
 COMMANDS = {

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from mimic_qlora.step import faults, locks, places, step_commands
+from mimic_qlora.step import faults, files, locks, step_commands
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
 from mimic_qlora.step.files import (
+    linked_place,
     misfits,
     name_beside,
+    partial_of,
     put_aside,
     read_json,
     write_json,
@@ -40,7 +42,6 @@ from mimic_qlora.step.manifests import (
     unrecorded_files,
     up_to_date,
 )
-from mimic_qlora.step.places import linked_place, partial_of
 from mimic_qlora.step.plain_text import is_whole
 from mimic_qlora.step.step_commands import COMMANDS, command_for
 
@@ -62,7 +63,7 @@ def open_storage(argument: str | None = None, create: bool = False) -> Path:
     Raises UserError if it is missing and not to be made, is another user's, or cannot be written,
     or if every user can write to it: they could replace what the steps leave.
     """
-    path = places.storage_path(argument)
+    path = files.storage_path(argument)
     if not is_whole(str(path)):  # DuckDB opens no such path
         raise UserError(
             f"the path of the storage folder {path} is not text in this locale: "
@@ -133,7 +134,7 @@ def verified_manifest(
     Raises UserError, with the command to run, if the step is missing, damaged, older than a step
     that it rests on, of another schema version, or if its manifest has not the shape of `kind`.
     """
-    place = places.output_place(storage, step)
+    place = files.output_place(storage, step)
     if not place.exists() and _previous(place).exists():
         with locked(place, step):
             recover(place)
@@ -294,7 +295,7 @@ def step_output(
     content had written; the step itself knows which of it is whole.
     Raises UpToDate if the place already holds the output of an equal run, unless `force` is given.
     """
-    place = places.output_place(storage, step)
+    place = files.output_place(storage, step)
     with locked(place, step):
         recover(place)
         refuse_other_output(storage, step)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import finding
 from mimic_qlora.mimic import passed_over, tables
-from mimic_qlora.step import files, manifests, places, step_commands, storage
+from mimic_qlora.step import files, manifests, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
 from mimic_qlora.study.study_file import EMBEDDED, StudyFile
@@ -72,7 +72,7 @@ def _check_data(file: StudyFile, store: Path) -> None:
         what = "give the one that holds hosp/ and icu/ of MIMIC-IV, or synthetic"
         raise file.mistake(f"there is no folder {folder}: {what}", "data", "from")
     sources = _as_field(file, ("data", "from"), tables.find, folder, data.multiline or [])
-    found = manifests.read_any(places.linked_place(store / "subjects"))
+    found = manifests.read_any(files.linked_place(store / "subjects"))
     inputs = {
         source.key(path): files.file_identity(path)
         for source in sources.values()
@@ -87,7 +87,7 @@ def _check_replaced(file: StudyFile, store: Path) -> None:
 
     Step 1 looks again, under its lock.
     """
-    place = places.linked_place(store / "subjects")
+    place = files.linked_place(store / "subjects")
     source = replacement.part(manifests.read_any(place), "source")
     unfinished = replacement.part(storage.interrupted_run(place) or {}, "settings").get("folder")
     is_there = place.is_dir() and any(place.iterdir())

@@ -11,7 +11,7 @@ from typing import Any
 from mimic_qlora.clinical import content
 from mimic_qlora.llm import embedded
 from mimic_qlora.prompts import audit
-from mimic_qlora.step import manifests, places, step_commands
+from mimic_qlora.step import files, manifests, step_commands
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import runs
 from mimic_qlora.summary.disclosure import HIDDEN
@@ -48,7 +48,7 @@ def _told(tell: Callable[[Path], str], store: Path) -> str:
 
 
 def _manifest(store: Path, step: str) -> Mapping[str, Any]:
-    return manifests.read(places.linked_place(store / step)) or {}
+    return manifests.read(files.linked_place(store / step)) or {}
 
 
 def _stale(store: Path, step: str) -> str:

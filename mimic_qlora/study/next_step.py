@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.llm import embedded
-from mimic_qlora.step import ending, files, manifests, places, step_commands, storage
+from mimic_qlora.step import ending, files, manifests, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import commands
 from mimic_qlora.study.state import DONE, RUNNING, STOPPED, UNREADABLE, StepState
@@ -93,7 +93,7 @@ def _newest_runs(states: Sequence[StepState]) -> list[str]:
 
 def _manifest(store: Path, step: str) -> Mapping[str, Any]:
     """Return the manifest of a step, or of the run that stopped before it had one."""
-    place = places.linked_place(store / step)
+    place = files.linked_place(store / step)
     if (found := manifests.read(place)) is not None:
         return found
     draft = files.read_object(place.with_name(f".{place.name}.training") / DRAFT)

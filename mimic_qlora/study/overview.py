@@ -11,7 +11,7 @@ from mimic_qlora.display import text_tables
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text import size
 from mimic_qlora.prompts import audit
-from mimic_qlora.step import files, manifests, places, terminal
+from mimic_qlora.step import files, manifests, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import leftovers, next_step, runs, state
 from mimic_qlora.study.leftovers import Leftover
@@ -81,7 +81,7 @@ def of_storage(store: Path, given: str | None, root: Path, writable: bool) -> Ov
 
 
 def _data(store: Path) -> DataFacts:
-    manifest = manifests.read_any(places.linked_place(store / "subjects"))
+    manifest = manifests.read_any(files.linked_place(store / "subjects"))
     if damaged_parts(manifest):  # nothing converted, or the manifest is damaged
         return DataFacts()
     source = cast(SubjectsManifest, manifest)["source"]
@@ -99,7 +99,7 @@ def _data(store: Path) -> DataFacts:
 def _studies(store: Path, states: Sequence[StepState]) -> dict[str, str]:
     found = {}
     for one in states:
-        study = (manifests.read(places.linked_place(store / one.step)) or {}).get("study")
+        study = (manifests.read(files.linked_place(store / one.step)) or {}).get("study")
         if isinstance(study, dict):
             found[one.step] = f"{study.get('file')} {str(study.get('sha256'))[:12]}"
     return found
@@ -190,7 +190,7 @@ def _old_exports(store: Path) -> list[str]:
     for place in sorted((store / "exports").glob("[!.]*")):
         adapter = f"adapters/{place.name}"
         was = ((manifests.read(place) or {}).get("inputs") or {}).get(adapter)
-        if was and was != (manifests.read(places.linked_place(store / adapter)) or {}).get("id"):
+        if was and was != (manifests.read(files.linked_place(store / adapter)) or {}).get("id"):
             told.append(f"exports/{place.name}: of another {adapter} than is there now")
     return told
 

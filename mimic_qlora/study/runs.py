@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mimic_qlora.step import manifests, places
+from mimic_qlora.step import files, manifests
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import part_of, read_object
 from mimic_qlora.subjects import reader
@@ -86,11 +86,11 @@ def of_other(store: Path, made: Path) -> str:
     basis = read_object(made / results.READER)
     if not basis and (made / results.READER).exists():
         return f"unknown adapters: its {results.READER} cannot be read"
-    subjects = (manifests.read(places.linked_place(store / "subjects")) or {}).get("id")
+    subjects = (manifests.read(files.linked_place(store / "subjects")) or {}).get("id")
     if basis.get("subjects") and basis["subjects"] != subjects:
         return "other patients: step 1 was run again since"
     for run, sha256 in part_of(basis, "adapters").items():
-        now = manifests.read(places.linked_place(store / "adapters" / run)) or {}
+        now = manifests.read(files.linked_place(store / "adapters" / run)) or {}
         if weights_in(now) != sha256:
             return f"another adapter {run}: it was trained again since, or is gone"
     return ""

@@ -16,7 +16,7 @@ from typing import Any
 from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.prompts import records
-from mimic_qlora.step import faults, files, manifests, places
+from mimic_qlora.step import faults, files, manifests
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import running_now, runs
 from mimic_qlora.subjects import manifest as subjects_manifest
@@ -93,7 +93,7 @@ def _content_now(step: str, system_prompt: str) -> dict[str, str]:
 
 def _tell_outdated(store: Path, found: dict[str, StepState]) -> None:
     """Say of step 1 what this software makes otherwise, and of step 2 that it has older flags."""
-    one, two = (manifests.read_any(places.linked_place(store / step)) for step in STEPS[:2])
+    one, two = (manifests.read_any(files.linked_place(store / step)) for step in STEPS[:2])
     state, summary = found["subjects"], found["summary"]
     if state.state == DONE and (older := subjects_manifest.outdated(one)):
         found["subjects"] = replace(state, why="; ".join(filter(None, [state.why, older])))
@@ -142,7 +142,7 @@ def _of_folder(
     store: Path, step: str, before: Mapping[str, StepState], now: Mapping[str, str]
 ) -> StepState:
     """Return the state of a folder with a manifest; `before` are the earlier steps."""
-    place = places.linked_place(store / step)
+    place = files.linked_place(store / step)
     who = running_now.holder(place)
     size = folder_bytes(place)
     if not place.exists():
@@ -214,7 +214,7 @@ def _left(place: Path) -> str:
         numbers = [path.name.rpartition("-")[2] for path in training.glob("checkpoint-*")]
         steps = max((int(number) for number in numbers if number.isdecimal()), default=0)
         return f"a training stopped, its last checkpoint after step {steps}"
-    return "a run stopped" if places.partial_of(place).exists() else ""
+    return "a run stopped" if files.partial_of(place).exists() else ""
 
 
 def _left_bytes(place: Path) -> int:

@@ -6,9 +6,8 @@ from typing import Any, TypedDict, cast
 
 from mimic_qlora.mimic import lab_bounds, omr_bounds
 from mimic_qlora.mimic.tables import Columns, schema
-from mimic_qlora.step.files import digest, misfits, part_of
+from mimic_qlora.step.files import digest, linked_place, misfits, part_of
 from mimic_qlora.step.manifests import NAME, FinishedManifest
-from mimic_qlora.step.places import linked_place
 from mimic_qlora.step.storage import damaged_manifest, verified_manifest
 
 CHECKS = "quality_checks"  # the key of the hash of the checks by which rows were flagged

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mimic_qlora.step import faults, files, manifests, places, storage
+from mimic_qlora.step import faults, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import split_file
@@ -54,7 +54,7 @@ def earlier(store: Path) -> Found:
 
     Raises UserError while another run of step 1 goes on.
     """
-    place = places.output_place(store, "subjects")
+    place = files.output_place(store, "subjects")
     with storage.locked(place, "subjects"):
         storage.recover(place)
         return manifests.read_any(place)
@@ -82,7 +82,7 @@ def check_synthetic(store: Path) -> None:
 
     A folder whose manifest cannot be read counts as real.
     """
-    found, place = earlier(store), places.linked_place(store / "subjects")
+    found, place = earlier(store), files.linked_place(store / "subjects")
     source = part(found, "source")
     whose = f"the patients of {source['folder']}" if source.get("folder") else "patients"
     if place.is_dir() and any(place.iterdir()) and source.get("kind") != SYNTHETIC:
@@ -139,7 +139,7 @@ def check_folder(
 
     The arguments are those of `check`. Returns in words whose patients there are.
     """
-    place, source = places.linked_place(store / "subjects"), part(found, "source")
+    place, source = files.linked_place(store / "subjects"), part(found, "source")
     _check_unfinished(place, folder, inputs)
     if not source:
         return f"{place} holds patients, though its manifest cannot be read"
@@ -172,7 +172,7 @@ def _check_unfinished(place: Path, folder: Path, inputs: Mapping[str, FileIdenti
         return
     if not _same_tables(part(unfinished, "inputs"), inputs):
         raise _refusal(
-            f"{places.partial_of(place)} holds an unfinished conversion of {before}, which this "
+            f"{files.partial_of(place)} holds an unfinished conversion of {before}, which this "
             f"run of {folder} would drop",
             _tables_of(before),
         )

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 from mimic_qlora.llm import loading
-from mimic_qlora.processes import environment
-from mimic_qlora.step import held_memory, limits
+from mimic_qlora.processes import environment, held_memory
+from mimic_qlora.step import limits
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import inline
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from mimic_qlora.step import durable, faults, files, held_memory
+from mimic_qlora.processes import held_memory
+from mimic_qlora.step import durable, faults, files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.training import cost, hardware, preparation
 from mimic_qlora.training.callbacks import Pace, Report, stopped_early

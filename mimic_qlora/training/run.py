@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mimic_qlora.llm import chat, finding
 from mimic_qlora.processes import environment, meeting
-from mimic_qlora.step import durable, ending, errors, faults, files, manifests, places, storage
+from mimic_qlora.step import durable, ending, errors, faults, files, manifests, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
@@ -113,7 +113,7 @@ def open_run(job: Job) -> Run:
     base = data.check_model(store, model, tokenizer)
     settings = job.settings.identity() | {"base_model": asdict(base)}
     step = f"adapters/{job.run}"
-    place = places.output_place(store, step)
+    place = files.output_place(store, step)
     inputs = {"prompts": prompts["id"]}
     if n := job.settings.canaries:
         if hardware.is_main():

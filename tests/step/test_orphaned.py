@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from helpers.unreadable import unreadable
-from mimic_qlora.step import errors, manifests, places, storage
+from mimic_qlora.step import errors, files, manifests, storage
 
 
 def write(store, step, settings=None, force=False, **inputs):
@@ -88,4 +88,4 @@ def test_a_stopped_run_that_cannot_be_read_now_is_not_begun_anew(store, monkeypa
     with monkeypatch.context() as bad_disk, pytest.raises(OSError, match="Input/output"):
         bad_disk.setattr(storage, "read_json", unreadable(errno.EIO))
         stopped()
-    assert (places.partial_of(store / "summary") / "hours of work").exists()
+    assert (files.partial_of(store / "summary") / "hours of work").exists()

@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from helpers.paths import ROOT
-from mimic_qlora.step import held_memory
+from mimic_qlora.processes import held_memory
 
 MB = 1_000_000
 # Measured in a new interpreter: one that has run other tests gives pages back whenever it likes.
 MEASURE = """
 import json, mmap, sys
-from mimic_qlora.step import held_memory
+from mimic_qlora.processes import held_memory
 
 MB = 1_000_000
 watch = held_memory.Watch()
