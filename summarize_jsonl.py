@@ -19,7 +19,7 @@ def arguments() -> argparse.Namespace:
         "--min-cell",
         type=command_line.whole_number(0),
         default=10,
-        help="hide counts of fewer patients than this; 0 hides none (default: %(default)s)",
+        help="hide counts of fewer patients than this; 0 or 1 hides none (default: %(default)s)",
     )
     parser.add_argument(
         "--model",

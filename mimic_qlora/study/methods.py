@@ -96,7 +96,7 @@ def _flow(store: Path) -> str:
         ]
         rest = rows[-1]["n"].replace(HIDDEN, "the others")
         if left and not _manifest(store, "summary")["settings"].get("min_cell"):
-            return "[Who was left out: run step 2 without `--min-cell 0`.] "
+            return "[Who was left out: run step 2 without `--min-cell 0` or `1`.] "
         return f"Left out: {', '.join(left)}; {rest} remained. " if left else ""
     except (OSError, KeyError, IndexError, csv.Error):
         return ""

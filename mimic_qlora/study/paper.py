@@ -71,7 +71,7 @@ def _table1(store: Path) -> list[list[str]]:
     if not storage.verified_manifest(store, "summary")["settings"].get("min_cell"):
         again = step_commands.command_for("summary")
         raise UserError(
-            f"{store / 'summary'} shows small counts (--min-cell 0), which no paper may: run "
+            f"{store / 'summary'} shows small counts (--min-cell 0 or 1), which no paper may: run "
             f"`{again}` first"
         )
     path = store / "summary" / "table1.csv"

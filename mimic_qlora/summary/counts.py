@@ -34,7 +34,7 @@ _BINS = 10  # all patients beyond are in one more
 
 
 def overview(data: Data) -> Rows:
-    """Count patients, stays and rows. Sizes of splits follow from a rule and are never hidden."""
+    """Count patients, stays and rows. Sizes of splits follow from their number: never hidden."""
     there = database.names(data.con)
     coded, without = data.coded, data.patients - data.coded
     by_coding = {"  with a coded stay": coded, "  without any coded stay": without}
@@ -48,9 +48,11 @@ def overview(data: Data) -> Rows:
         stays["ICU stays"] = ("icustays", database.ICU_STAYS)
     for name, (table, rows) in stays.items():
         lines[name] = n = data.count(f"SELECT count(*) FROM {rows}")
-        # less its stays, the rows of the table would tell of how many that stand twice
+        # the rows of the table less its stays tell how many stand twice, its stays less their
+        # patients how many have several
         twice = data.manifest["rows"][table]["columnar"] - n
-        if table in unseen or any(is_small(few, data.min_cell) for few in (n, twice)):
+        several = n - data.count(f"SELECT count(DISTINCT subject_id) FROM {rows}")
+        if table in unseen or any(is_small(few, data.min_cell) for few in (n, twice, several)):
             hide(lines, [name], data.min_cell)
     lines["Tables by patient"] = len(data.manifest["rows"])
     # their sum, less the other tables' rows, would tell those of a hidden table
@@ -105,6 +107,7 @@ def diagnoses_per_patient(data: Data) -> Rows:
             found = quartiles(values, len(values), data.min_cell)
             low, middle, high = map(plain, found)
             tells = column == "rows" and is_small(saying_none, data.min_cell)
+            tells = tells or is_small(int(values.sum()) - len(counts), data.min_cell)
             result.append(
                 {
                     "of": who,
@@ -121,21 +124,32 @@ def diagnoses_per_patient(data: Data) -> Rows:
 
 
 def diagnoses_histogram(data: Data) -> Rows:
-    """Count patients by number of coded diagnoses: none, bins of 20, 200 or more."""
+    """Count patients by number of coded diagnoses: none, bins of 20, 200 or more.
+
+    A bin of few patients is one with its neighbour: beside quartiles, no bound would hide it.
+    """
     bins = data.con.execute(f"""
         SELECT least(n // {_BIN}, {_BINS}), count(*)
         FROM (SELECT count(*) AS n FROM diagnoses_icd WHERE {database.CODED} GROUP BY subject_id)
         GROUP BY 1 ORDER BY 1""").fetchall()
-    last = f"{_BIN * _BINS} or more"
-    counts: dict[str, int] = {
-        f"{_BIN * low or 1} to {_BIN * low + _BIN - 1}" if low < _BINS else last: n
-        for low, n in bins
-    }
-    if without := data.patients - sum(counts.values()):
-        counts = {"0": without, **counts}
-    sums = [[label for label in counts if label != "0"], list(counts)]  # the overview may tell 0
-    shown: dict[str, Cell] = {**counts, **hidden_cells(counts, sums, data.min_cell)}
-    return [{"coded_diagnoses": label, "patients": n} for label, n in shown.items()]
+    found = [(_BIN * low or 1, _BIN * low + _BIN - 1, n) for low, n in bins]
+    if without := data.patients - sum(n for _, _, n in found):
+        found.insert(0, (0, 0, without))
+    merged: list[tuple[int, int, int]] = []
+    for i, (low, high, n) in enumerate(found):
+        # or where all that is left is too little for a bin
+        if merged and min(merged[-1][2], sum(n for _, _, n in found[i:])) < data.min_cell:
+            before = merged.pop()
+            low, n = before[0], before[2] + n
+        merged.append((low, high, n))
+    return [{"coded_diagnoses": _of_bin(low, high), "patients": n} for low, high, n in merged]
+
+
+def _of_bin(low: int, high: int) -> str:
+    """Return the numbers of coded diagnoses of a bin in words."""
+    if high >= _BIN * _BINS:
+        return f"{low} or more"
+    return f"{low} to {high}" if high else "0"
 
 
 @dataclass(frozen=True)
@@ -286,7 +300,8 @@ def quality(data: Data) -> Rows:
     for row in rows:
         table = str(row["table"])
         groups = [data.patients, data.patients_in(table)]
-        result += hide_small([row], ("rows", "patients"), data.min_cell, also, groups)
+        shown = hide_small([row], ("rows", "patients"), data.min_cell, also, groups)
+        result += hide_repeats(shown, data.min_cell)
         if table in unseen:  # its rows are those at fault, divided by their share
             result[-1] |= {"share": HIDDEN} if row["share"] != 1 else dict.fromkeys(also, HIDDEN)
     return result

@@ -16,6 +16,7 @@ from mimic_qlora.summary.disclosure import (
     HIDDEN,
     Rows,
     hidden_cells,
+    hide_repeats,
     hide_small,
     is_small,
     largest,
@@ -129,7 +130,8 @@ class Data:
             if _leave_few(patients_of.get(str(row["table"])), patients_of.values(), self.min_cell):
                 row.update(dict.fromkeys(("patients", *also), HIDDEN))
         self.hide_stays(result, ("patients", *also))
-        return hide_small(result, ("patients",), self.min_cell, also, [self.patients])
+        result = hide_small(result, ("patients",), self.min_cell, also, [self.patients])
+        return hide_repeats(result, self.min_cell)
 
     @cached_property
     def hidden_tables(self) -> Collection[str]:

@@ -55,13 +55,14 @@ def hide_small(
 def hide_repeats(rows: Rows, min_cell: int) -> Rows:
     """Return rows without their number of `rows` where it is greater than `patients` by a little.
 
-    13 rows of 12 patients tell that one patient has two.
+    13 rows of 12 patients tell that one patient has two. Their share of a table goes with them.
     """
     result = []
     for row in rows:
         n, patients = row["rows"], row["patients"]
         told = isinstance(n, int) and isinstance(patients, int) and is_small(n - patients, min_cell)
-        result.append({**row, "rows": HIDDEN} if told else {**row})
+        hidden = {"rows", "share"} & row.keys() if told else set()
+        result.append({**row, **dict.fromkeys(hidden, HIDDEN)})
     return result
 
 

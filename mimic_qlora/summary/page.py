@@ -81,7 +81,7 @@ def privacy(min_cell: int) -> str:
             "cells that would reveal them as hidden (--min-cell 0 shows all: keep that on this "
             "machine)"
         )
-    return "Small counts are shown (--min-cell 0): keep the summary on this machine"
+    return "Small counts are shown (--min-cell 0 or 1): keep the summary on this machine"
 
 
 def write_files(folder: Path, summary: Summary, data: str, min_cell: int) -> None:

@@ -123,6 +123,9 @@ def _groups(people: pd.DataFrame, min_cell: int) -> Groups:
     sums = [["overall", "no coded stay"], *([name, f"not coded: {name}"] for name in of_split)]
     totals = [SPLITS, ["no coded stay", *rest]]
     hidden = hidden_cells(sizes | rest, sums, min_cell, totals, unseen=rest)
+    if any(is_small(sizes[name] + rest[f"not coded: {name}"], min_cell) for name in of_split):
+        # a 0, or a bound, would tell how many of a small split have a coded stay
+        hidden |= dict.fromkeys(of_split, HIDDEN)
     return Groups(parts, {name: hidden.get(name, n) for name, n in sizes.items()}, min_cell)
 
 

@@ -13,7 +13,7 @@ import pytest
 from helpers.scripts import run_here, run_script
 from mimic_qlora.llm import finding
 from mimic_qlora.subjects import database
-from mimic_qlora.summary import counts, data, disclosure, record_lengths, table1
+from mimic_qlora.summary import counts, data, disclosure, page, record_lengths, table1
 from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.tables import KINDS, summarize
 
@@ -179,13 +179,15 @@ def test_flags_of_step_1_are_shown_and_their_worst_value_is_not(store, shown, tm
         "share": 0.1,
     }
     many, few = ({**flag, "patients": n} for n in (10, 3))
-    manifest = {"quality": [many, few], "source": {"patients": N}, "rows": {}}
+    twice = {**many, "rows": 12}  # at most two of ten patients have such a row twice
+    manifest = {"quality": [many, few, twice], "source": {"patients": N}, "rows": {}}
     con = database.connect(store, tmp_path)
     shown = counts.quality(Data(con, manifest, 10))
     assert {row["sentence"] for row in shown} == {"ends before it starts"}
     assert shown[0] == {k: many[k] for k in shown[0]} | {"sentence": "ends before it starts"}
     assert counts.quality(Data(con, manifest, 0))[1] == {k: few[k] for k in shown[0]}
     assert shown[1]["rows"] == shown[1]["share"] == "hidden" and shown[1]["patients"] == "<10"
+    assert [shown[2][c] for c in ("rows", "share", "patients")] == ["hidden", "hidden", 10]
 
 
 def test_other_flags_and_another_tokenizer_make_the_summary_anew(store, tmp_path, monkeypatch):
@@ -243,9 +245,9 @@ def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
         5:9
     ]  # the heading, Asian, White, no hospital stay
     assert race == ["", "<10", "hidden", "0 (0%)"]
-    assert (
-        rows["Patients"]["test"] == "<10" and rows["White"]["test"] == "hidden"
-    )  # of a small split, nothing
+    # the overview tells the sizes of splits: of small ones, and so of the rest, nothing
+    of_splits = {row[split] for row in rows.values() for split in table1.SPLITS[1:]}
+    assert of_splits == {"", "hidden", "not recorded"}
     assert "written as <10" in shown
     done = run_here("summarize_jsonl.py", "--min-cell", 0, storage=store)
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
@@ -253,6 +255,7 @@ def test_small_cells_are_hidden_everywhere_and_shown_on_request(store, shown):
     # 1 hides none either, so that what refuses the one refuses the other
     done = run_here("summarize_jsonl.py", "--min-cell", 1, storage=store)
     assert "is up to date" in done.stdout
+    assert "(--min-cell 0 or 1)" in page.privacy(0)
     assert run_here("summarize_jsonl.py", "--min-cell", 11, storage=store).returncode == 0
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
     # all patients less those with a coded stay would be those without
@@ -353,9 +356,9 @@ def test_what_one_table_hides_no_other_tells(tmp_path):
         assert shown[name]["patients"] == shown[name]["rows"] == "hidden"
     of_admissions = [r for r in result["quality"] if r["table"] == "admissions"]
     assert of_admissions and {row["patients"] for row in of_admissions} == {"hidden"}
-    # 14 without a code are in the overview: beside them the histogram hides another bin
+    # the bin of few is one with its neighbour
     histogram = {row["coded_diagnoses"]: row["patients"] for row in result["diagnoses_histogram"]}
-    assert histogram == {"0": 14, "1 to 19": "hidden", "20 to 39": "<10"}
+    assert histogram == {"0": 14, "1 to 39": 26}
 
 
 def test_a_code_of_a_stay_that_is_not_there_makes_no_coded_stay(tmp_path):
@@ -397,10 +400,11 @@ def test_a_row_that_says_no_stay_code_or_version_is_counted_as_no_coded_diagnosi
 
 
 def test_rows_that_a_flag_hides_are_not_told_by_the_numbers_of_stays_and_codes(tmp_path):
-    """30 stays in 32 rows, 70 codes in 73: overview and mean told the two rows and the three."""
+    """50 stays in 52 rows, 70 codes in 73: overview and mean told the two rows and the three."""
     hosp = hospital(tmp_path / "mimic") / "hosp"
     with gzip.open(hosp / "admissions.csv.gz", "rt", newline="") as file:
         stays = list(csv.DictReader(file))
+    stays += [row | {"hadm_id": 2000 + i} for i, row in enumerate(stays[:20])]
     write_table(hosp, "admissions", [*stays, *stays[:2]])
     with gzip.open(hosp / "diagnoses_icd.csv.gz", "rt", newline="") as file:
         codes = list(csv.DictReader(file))
@@ -411,7 +415,7 @@ def test_rows_that_a_flag_hides_are_not_told_by_the_numbers_of_stays_and_codes(t
     result = tables(place)
     rows = {row["table"]: row["rows"] for row in result["rows_per_table"]}
     overview = {row["what"].strip(): row["n"] for row in result["overview"]}
-    assert (rows["admissions"], overview["Hospital stays"]) == (32, "hidden")
+    assert (rows["admissions"], overview["Hospital stays"]) == (52, "hidden")
     means = [(row["what"], row["mean"]) for row in result["diagnoses_per_patient"]]
     assert rows["diagnoses_icd"] == 73 and means == [
         ("coded diagnoses", "hidden"),
@@ -421,7 +425,26 @@ def test_rows_that_a_flag_hides_are_not_told_by_the_numbers_of_stays_and_codes(t
     ]
     assert run_here("summarize_jsonl.py", "--min-cell", 0, storage=place).returncode == 0
     overview = {row["what"].strip(): row["n"] for row in tables(place)["overview"]}
-    assert overview["Hospital stays"] == 30
+    assert overview["Hospital stays"] == 50
+
+
+def test_few_rows_more_than_patients_are_not_told(tmp_path):
+    """33 stays of 30 patients: three of them at most have more than one."""
+    hosp = hospital(tmp_path / "mimic") / "hosp"
+    for name in ("admissions", "diagnoses_icd"):
+        with gzip.open(hosp / f"{name}.csv.gz", "rt", newline="") as file:
+            rows = list(csv.DictReader(file))[:30]
+        more = [row | {"hadm_id": 2000 + i, "icd_code": "I10"} for i, row in enumerate(rows[:3])]
+        write_table(hosp, name, rows + [{k: row[k] for k in rows[0]} for row in more])
+    place = tmp_path / "storage"
+    assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
+    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
+    result = tables(place)
+    shown = {row["table"]: (row["rows"], row["patients"]) for row in result["rows_per_table"]}
+    assert shown["admissions"] == shown["diagnoses_icd"] == ("hidden", 30)
+    overview = {row["what"].strip(): row["n"] for row in result["overview"]}
+    assert (overview["Hospital stays"], overview["Rows"]) == ("hidden", "hidden")
+    assert {row["mean"] for row in result["diagnoses_per_patient"]} == {"hidden"}
 
 
 def test_the_sum_of_all_rows_does_not_tell_the_rows_of_a_small_table(tmp_path):
@@ -495,7 +518,7 @@ def test_a_number_that_all_but_few_patients_are_in_is_hidden(tmp_path):
         assert {shown[name][c] for c in ("patients", "rows", "patients_share")} == {"hidden"}
     assert shown["patients"]["patients"] == N
     assert {row["of"] for row in result["diagnoses_per_patient"]} == {"all patients"}
-    assert {row["patients"] for row in result["diagnoses_histogram"]} == {"<10", "hidden"}
+    assert result["diagnoses_histogram"] == [{"coded_diagnoses": "0 to 19", "patients": N}]
     assert {row["patients"] for row in result["top_diagnoses_by_patients"]} == {"hidden"}
     of_admissions = [r for r in result["quality"] if r["table"] == "admissions"]
     assert of_admissions and {row["patients"] for row in of_admissions} == {"hidden"}
