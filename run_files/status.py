@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of t
 
 from mimic_qlora.step import command_line, faults, files, storage, terminal
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.step_commands import COMMANDS
+from mimic_qlora.step.step_commands import COMMANDS, remember_storage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,6 +65,7 @@ def find(given: str | None) -> Path:
     storage.check_owner(store)
     if not os.access(store, os.R_OK | os.X_OK):
         raise UserError(f"the storage folder {store} cannot be read: give another --storage")
+    remember_storage(store)
     return store
 
 

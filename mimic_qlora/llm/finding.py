@@ -18,6 +18,7 @@ from mimic_qlora.llm.embedded import (
 from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers
 from mimic_qlora.step import faults, files
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.step_commands import command_for
 
 # files beside the weights on which answers rest: how a model computes, where it ends, its words
 BESIDE_WEIGHTS = (
@@ -137,10 +138,16 @@ def remedy(path: Path) -> str:
     if is_embedded(path):
         return f"remove {path}, and the same command makes it anew"
     if (path / "adapter_config.json").exists():
-        return "train it again with `python train_qlora.py --force`, or copy it anew"
+        return f"train it again with `{training_command(path)} --force`, or copy it anew"
     if any(map(_is_pointer, path.glob("*.*"))):
         return f"files there are pointers of Git LFS, so run `git lfs pull` in {path}"
     return f"fetch {model_name(path)} anew, or copy it again"
+
+
+def training_command(folder: Path) -> str:
+    """Return the command that trains the adapter of a folder."""
+    is_run = folder.parent.name == "adapters"  # else a copy, or a checkpoint
+    return command_for(f"adapters/{folder.name}" if is_run else "adapters")
 
 
 def _is_pointer(path: Path) -> bool:

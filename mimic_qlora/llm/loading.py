@@ -13,6 +13,7 @@ from mimic_qlora.llm.finding import (
     model_name,
     read_json,
     remedy,
+    training_command,
 )
 from mimic_qlora.llm.offline import FROM_HERE, quiet_transformers, refuse_own_code
 from mimic_qlora.step import faults, files, limits
@@ -255,7 +256,7 @@ def _check_adapter(folder: Path, base: Path) -> None:
     parts = ("adapter_config.json", "adapter_model.safetensors")
     if not all((folder / part).is_file() for part in parts):
         raise UserError(
-            f"{folder} holds no adapter as safetensors: run `python train_qlora.py` first"
+            f"{folder} holds no adapter as safetensors: run `{training_command(folder)}` first"
         )
     manifest = folder / "manifest.json"
     trained_on = read_json(manifest).get("base_model") if manifest.is_file() else None

@@ -12,6 +12,7 @@ from mimic_qlora.prompts import near_duplicates, record_files, records
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import seeded, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.step_commands import command_for
 from mimic_qlora.subjects import reader
 from mimic_qlora.training.memorisation import selection
 
@@ -59,7 +60,7 @@ def find(opened: "Session", manifest: Mapping[str, Any], most: int, seed: int) -
     if prompts["id"] != manifest["inputs"].get("prompts"):
         raise UserError(
             f"{store / 'prompts'} has changed since the adapter was trained on it: train again "
-            "with `python train_qlora.py`, or put the old prompts back"
+            f"with `{command_for(manifest['step'])}`, or put the old prompts back"
         )
     settings, results = manifest.get("settings", {}), manifest.get("results", {})
     trained = _by_patient(store, "train", settings.get("limit"))

@@ -14,6 +14,7 @@ from mimic_qlora.qa.session import Answerer, Chart, Turn
 from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.plain_text import typed
+from mimic_qlora.step.step_commands import command_for
 from mimic_qlora.step.terminal import Flow
 
 ARMS = {"base": ("base",), "adapter": ("adapter",), "both": ("base", "adapter")}  # by --arm
@@ -201,8 +202,8 @@ def let_answer(talk: Conversation, arm: str) -> None:
     """Choose who answers. Raises UserError for the adapter where none is loaded."""
     if arm != "base" and not talk.answerer.has_adapter:
         raise UserError(
-            f"there is no adapter '{talk.answerer.run}': run `python train_qlora.py` "
-            "and start again"
+            f"there is no adapter '{talk.answerer.run}': run "
+            f"`{command_for(f'adapters/{talk.answerer.run}')}` and start again"
         )
     talk.answerer = replace(talk.answerer, arms=ARMS[arm])
     print(f"{arm} answers")

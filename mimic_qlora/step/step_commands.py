@@ -92,10 +92,18 @@ def command_for(step: str, **others: object) -> str:
         command += f" --mimic-dir {shlex.quote(str(folder))}"
     elif step == "subjects":
         command += "".join(f" {word}" for word in synthetic_options(store))
-    command += _options(step, settings | others)
-    if store != resolved_path(os.environ.get("STORAGE_DIR") or "storage"):
-        command += f" --storage {shlex.quote(str(store))}"
-    return command
+    return command + _options(step, settings | others) + storage_option()
+
+
+def storage_option(store: Path | None = None) -> str:
+    """Return the option by which a command finds a storage folder, with a blank in front.
+
+    It is the one that this process has opened, unless another is given. The usual one needs none.
+    """
+    store = store or (_OPENED[-1] if _OPENED else None)
+    if store in (None, resolved_path(os.environ.get("STORAGE_DIR") or "storage")):
+        return ""
+    return f" --storage {shlex.quote(str(store))}"
 
 
 def synthetic_options(store: Path) -> list[str]:

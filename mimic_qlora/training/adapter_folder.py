@@ -82,8 +82,8 @@ def write(
     best = work / f"checkpoint-{state.best_global_step}"
     if (fault := durable.fault(best)) is not None:
         raise UserError(
-            f"{best}, the best adapter of the run, is damaged or gone ({fault}): train again with "
-            "`python train_qlora.py --force`"
+            f"{best}, the best adapter of the run, is damaged or gone ({fault}): run the same "
+            "command again with --force"
         )
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copy(best / file, whole)

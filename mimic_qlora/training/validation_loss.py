@@ -114,7 +114,7 @@ def read(folder: Path, step: int) -> Losses:
         if faults.of_the_machine(error):
             raise
         raise UserError(
-            f"{path} is gone or damaged: train again with `python train_qlora.py --force`"
+            f"{path} is gone or damaged: run the same command again with --force"
         ) from None
 
 

@@ -12,6 +12,7 @@ from mimic_qlora.clinical import content
 from mimic_qlora.clinical.schema import Question
 from mimic_qlora.step import files, yaml_files
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.step_commands import command_for, storage_option
 from mimic_qlora.validation import arms, power, side_by_side
 from mimic_qlora.validation.labelling.corrected import FEWEST
 from mimic_qlora.validation.ledger import enter, ledger
@@ -117,7 +118,7 @@ def check_runs(path: Path, plan: ValidationPlan) -> None:
     if len(set(plan.runs)) < FEWEST_RUNS:
         raise UserError(
             f"{path} names {', '.join(plan.runs)}: a test takes {FEWEST_RUNS} training seeds "
-            "or more, whose spread enters the interval (`python train_qlora.py --seeds 0,1,2`)"
+            f"or more, whose spread enters the interval (`{command_for('adapters')} --seeds 0,1,2`)"
         )
 
 
@@ -169,18 +170,18 @@ def frozen(store: Path, asked: str) -> Frozen:
     if not path.is_file():
         raise UserError(
             "--final opens the test patients and needs a plan made before: "
-            f"edit a copy of {TEMPLATE} and run `./run.sh --freeze copy.yaml`"
+            f"edit a copy of {TEMPLATE} and run `./run.sh --freeze copy.yaml{storage_option()}`"
         )
     sha256 = files.file_sha256(path)
     lines = [entry for entry in ledger(store) if entry["event"] == "frozen"]
     if sha256 not in [line["plan_sha256"] for line in lines[-1:]]:
         raise UserError(
             f"{path} is not the plan that was frozen last (it was edited, or its freezing was "
-            "stopped): freeze it anew with `./run.sh --freeze FILE`"
+            f"stopped): freeze it anew with `./run.sh --freeze FILE{storage_option()}`"
         )
     if lines[-1].get("content", asked) != asked:
         raise UserError(
             f"the questions or rules were edited since {path} was frozen: put them back, or freeze "
-            "the plan for these with `./run.sh --freeze FILE`"
+            f"the plan for these with `./run.sh --freeze FILE{storage_option()}`"
         )
     return Frozen(load(path), sha256)

@@ -17,6 +17,7 @@ from helpers.paths import ROOT
 from helpers.scripts import run_script
 from helpers.storage_folders import SUBJECTS_FACTS
 from mimic_qlora.features.settings import FeatureSettings
+from mimic_qlora.llm import loading
 from mimic_qlora.llm.embedded import EMBEDDED_ORIGIN
 from mimic_qlora.qa import session
 from mimic_qlora.step import errors, faults, manifests, storage
@@ -26,6 +27,7 @@ from mimic_qlora.study import next_step
 from mimic_qlora.study.state import StepState
 from mimic_qlora.study.study_file import USUAL_TASKS
 from mimic_qlora.subjects.manifest import subjects_manifest
+from mimic_qlora.validation import plan
 
 
 def stored(place, files: dict):
@@ -81,6 +83,10 @@ def test_a_command_that_a_refusal_names_finds_what_this_one_has_opened(tmp_path,
     again = f"run `python convert_to_jsonl.py --mimic-dir /data/3.1 --storage '{store}'` to write"
     with pytest.raises(UserError, match=again):
         storage.verified_manifest(store, "subjects")
+    with pytest.raises(UserError, match=f"train_qlora.py --run b --storage '{store}'` first"):
+        loading._check_adapter(store / "adapters/b", store)
+    with pytest.raises(UserError, match=f"run.sh --freeze copy.yaml --storage '{store}'`"):
+        plan.frozen(store, "")
     monkeypatch.setenv("STORAGE_DIR", str(store))
     assert command_for("summary") == "python summarize_jsonl.py"
 

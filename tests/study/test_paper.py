@@ -227,9 +227,9 @@ def test_a_paper_takes_nothing_from_a_summary_that_shows_small_counts(store, tmp
         stages = [{"patients": "with a stay", "n": 1000, "left_out": 3, "because": "no code"}]
         stages += [{"patients": "coded", "n": 997, "left_out": "", "because": ""}]
         csv_files.write(out.path / "flow.csv", stages)
-    done = status(store, "--paper", tmp_path / "paper")
+    done = status(tmp_path, "--storage", store, "--paper", tmp_path / "paper")
     assert done.returncode == 2 and not (tmp_path / "paper").exists()
-    assert "run `python summarize_jsonl.py` first" in done.stderr
+    assert f"run `python summarize_jsonl.py --storage {store}` first" in done.stderr
     said = status(store, "--methods").stdout
     assert "without `--min-cell 0`" in said and "3 with no code" not in said and "997" not in said
 

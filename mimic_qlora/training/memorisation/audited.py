@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from mimic_qlora.display import html
 from mimic_qlora.step import files
+from mimic_qlora.step.step_commands import command_for
 
 NOT_AUDITED = "not audited for memorisation"
 PAGE, SUMMARY = "audit.html", "summary.json"
@@ -67,8 +68,8 @@ def sentence(store: Path, run: str) -> Markup:
     """Return what a report says of an adapter's audit, with a link to its page."""
     found = read(store, run)
     if found is None:
-        command = f"`python run_files/audit_adapter.py --run {run}`"
-        return html.with_commands(f"Adapter {run}: {NOT_AUDITED} ({command}).")
+        command = command_for(f"privacy/{run}")
+        return html.with_commands(f"Adapter {run}: {NOT_AUDITED} (`{command}`).")
     page = (folder_of(store, run) / PAGE).resolve().as_uri()
     return Markup('<a href="{}">Memorisation audit</a> of adapter {}, {}: {}.').format(
         page, run, found.date, found.verdict
