@@ -341,7 +341,7 @@ def _source(name: str, path: Path, folder: Path) -> Source:
     if missing and (name in REQUIRED or "subject_id" in missing or is_none):
         raise UserError(
             f"{path} is not MIMIC-IV's {name}: expected column {missing[0]}, found "
-            f"{', '.join(_shown(header, header))}"
+            f"{', '.join(shown(header, header))}"
         )
     for column in unknown:
         expected = _alike(column, [*missing, *IDS])
@@ -350,7 +350,7 @@ def _source(name: str, path: Path, folder: Path) -> Source:
                 f"{path} has a column {column}, which is {expected} but for capital letters: "
                 f"name it {expected}, or otherwise"
             )
-    found = [name for name in _shown(header, header) if name not in known.columns]
+    found = [name for name in shown(header, header) if name not in known.columns]
     drift = (
         f"expected {', '.join(missing) or 'no other columns'}, "
         f"found {', '.join(found) or 'no such column'}"
@@ -361,7 +361,7 @@ def _source(name: str, path: Path, folder: Path) -> Source:
     return Source(path, known.module, types, drift if missing or unknown else "")
 
 
-def _shown(names: list[str], header: list[str]) -> list[str]:
+def shown(names: list[str], header: list[str]) -> list[str]:
     """Return names of a header as messages may hold them, without what may be a cell's value.
 
     A file may have lost its header, or the line break after it: then these are cells of a patient,
@@ -422,7 +422,7 @@ def _header(path: Path) -> list[str]:
             but = "" if twin == name else ", but for capital letters"
             raise UserError(
                 f"{path} has two columns of one name in its header{but}, "
-                f"{', '.join(_shown([twin, name], header))}: rename or remove one"
+                f"{', '.join(shown([twin, name], header))}: rename or remove one"
             )
     return header
 

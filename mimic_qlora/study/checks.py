@@ -80,7 +80,7 @@ def _check_data(file: StudyFile, store: Path) -> None:
         for path in source.files
     }
     check, empty = replacement.check_folder, passed_over.without_rows(sources)
-    _as_field(file, ("data", "from"), check, store, folder, inputs, empty, found)
+    _as_field(file, ("data", "from"), check, store, folder, inputs, sources, empty, found)
 
 
 def _check_replaced(file: StudyFile, store: Path) -> None:

@@ -181,11 +181,14 @@ def write_subjects(
         paths["subjects_file"] = _given_file(settings.subjects_file)
     earlier = replacement.earlier(store)
     inputs = replacement.recognised(paths, settings.in_manifest(), earlier)
-    if not (settings.replace_patients or settings.synthetic):
+    if settings.replace_patients or settings.synthetic:
+        earlier = {}
+    else:
         replacement.check(
             store,
             settings.folder,
             inputs,
+            sources,
             empty,
             lambda: _chosen(patients.read(sources["patients"]), settings),
             earlier,
@@ -195,7 +198,7 @@ def write_subjects(
     ) as out:
         parts = out.path / "parts"
         try:
-            converted = convert(sources, out.path, store, settings)
+            converted = convert(sources, out.path, store, settings, earlier)
 
             from mimic_qlora.subjects import quality  # DuckDB: 30 MB, not to add to the peak above
 
@@ -220,12 +223,17 @@ def write_subjects(
 
 
 def convert(
-    sources: Mapping[str, Source], folder: Path, store: Path, settings: ConversionSettings
+    sources: Mapping[str, Source],
+    folder: Path,
+    store: Path,
+    settings: ConversionSettings,
+    earlier: replacement.Found,
 ) -> Converted:
     """Read every table once into buckets, nest the buckets, and check that no row is lost.
 
     Files go to `folder`, and rejected rows to `store` if they are more than allowed. What a run
-    that was killed has finished in `folder` is not redone.
+    that was killed has finished in `folder` is not redone. `earlier` is the manifest of patients
+    whose tables must not become smaller.
     """
     buckets.use_system_allocator()
     for name in ("shards", "tables", "dictionaries", "parts"):
@@ -253,6 +261,10 @@ def convert(
                 f"{sources['admissions'].path} has no rows that can be read, and every later step "
                 "needs hospital stays: check the download"
             )
+        usable = {
+            name: counts.read - rejected[name] for name, counts in (rows | no_subject).items()
+        }
+        replacement.check_rows(store, earlier, usable)
         in_buckets = partition.split_all(run, engine, columns, in_buckets)
         nested = nesting.nest_all(run, engine, columns, in_buckets)
     nesting.write_index(run)

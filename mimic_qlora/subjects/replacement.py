@@ -2,12 +2,13 @@
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from mimic_qlora.mimic import tables
 from mimic_qlora.step import faults, files, manifests, storage
-from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.errors import GoesOn, UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import split_file
 from mimic_qlora.subjects.manifest import Source
@@ -26,6 +27,7 @@ _SHAPES = {
     "settings": _Settings,
     "inputs": dict[str, FileIdentity],
     "rows": dict[str, dict[str, int]],
+    "columns": dict[str, dict[str, str]],
     "dictionaries": dict[str, int],
 }
 
@@ -98,6 +100,7 @@ def check(
     store: Path,
     folder: Path,
     inputs: Mapping[str, FileIdentity],
+    sources: Mapping[str, tables.Source],
     empty: Collection[str],
     chosen: Callable[[], Collection[int]],
     found: Found,
@@ -105,12 +108,12 @@ def check(
     """Raise UserError if a run would replace real patients by those of another MIMIC-IV folder, or
     by only a part of them.
 
-    It reads `inputs` in `folder`, of which the tables `empty` have no row, and keeps the patients
-    `chosen()`; `found` is the manifest of those in the storage folder. Where it cannot be read,
-    their split tells who they are.
+    It reads `inputs` in `folder`, those of the tables `sources`, of which `empty` have no row, and
+    keeps the patients `chosen()`; `found` is the manifest of those in the storage folder. Where it
+    cannot be read, their split tells who they are.
     """
     source = part(found, "source")
-    whose = check_folder(store, folder, inputs, empty, found)
+    whose = check_folder(store, folder, inputs, sources, empty, found)
     if source.get("kind") == SYNTHETIC:
         return
     try:
@@ -131,20 +134,19 @@ def check_folder(
     store: Path,
     folder: Path,
     inputs: Mapping[str, FileIdentity],
+    sources: Mapping[str, tables.Source],
     empty: Collection[str],
     found: Found,
 ) -> str:
     """Raise UserError if a run would replace real patients by those of another MIMIC-IV folder, or
-    would leave out tables of theirs that are no longer there, files of these, or all their rows.
+    would leave out tables of theirs that are no longer there, files or columns of these, or all
+    their rows.
 
     The arguments are those of `check`. Returns in words whose patients there are.
     """
-    place, source = files.linked_place(store / "subjects"), part(found, "source")
-    _check_unfinished(place, folder, inputs)
-    if not source:
-        return f"{place} holds patients, though its manifest cannot be read"
-    whose = f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
-    if source.get("kind") == SYNTHETIC:
+    source, whose = part(found, "source"), _whose(store, found)
+    _check_unfinished(files.linked_place(store / "subjects"), folder, inputs)
+    if not source or source.get("kind") == SYNTHETIC:
         return whose
     before = part(found, "inputs")
     if source.get("folder") != str(folder) and not _same_tables(before, inputs):
@@ -153,7 +155,8 @@ def check_folder(
     losses = {
         "their tables {}, which are no longer there": _table_names(before) - _table_names(inputs),
         "their files {}, which are no longer there": _lost_pieces(before, inputs),
-        "the rows of {}, of which only the header is left": _with_rows(found) & {*empty},
+        "the columns {}, which are no longer there": {*_lost_columns(store, found, sources)},
+        "the rows of {}, of which only the header is left": {*filter(_rows_of(found).get, empty)},
     }
     for words, names in losses.items():
         if names:
@@ -162,6 +165,35 @@ def check_folder(
                 "a --mimic-dir that has them",
             )
     return whose
+
+
+def check_rows(store: Path, found: Found, rows: Mapping[str, int]) -> None:
+    """Raise GoesOn if a run would replace tables of real patients by some with fewer rows.
+
+    `rows` are those of each table that this run can use; `found` is the manifest of the patients in
+    the storage folder.
+    """
+    if part(found, "source").get("kind") == SYNTHETIC:
+        return
+    fewer = [
+        f"{name} ({n:,} rows then, {rows[name]:,} now)"
+        for name, n in _rows_of(found).items()
+        if rows.get(name, n) < n
+    ]
+    if fewer:
+        refusal = _refusal(
+            f"{_whose(store, found)}, and this run would leave out rows of {', '.join(fewer)}",
+            "a --mimic-dir that has them",
+        )
+        raise GoesOn(f"{refusal}, which goes on from what was read")
+
+
+def _whose(store: Path, found: Found) -> str:
+    """Word whose patients the storage folder holds, by their manifest."""
+    place, source = files.linked_place(store / "subjects"), part(found, "source")
+    if not source:
+        return f"{place} holds patients, though its manifest cannot be read"
+    return f"{place} holds {source.get('patients', 0):,} patients of {source.get('folder')}"
 
 
 def _check_unfinished(place: Path, folder: Path, inputs: Mapping[str, FileIdentity]) -> None:
@@ -213,10 +245,36 @@ def _pieces(inputs: Iterable[str]) -> dict[tuple[str, str], str]:
     return {(of.split(".csv")[0], file.removesuffix(".gz")): name for name, (_, of, file) in parts}
 
 
-def _with_rows(found: Found) -> set[str]:
-    """Return the tables that had rows when they were converted."""
-    rows = {name: counts.get("in", 0) for name, counts in part(found, "rows").items()}
-    return {name for name, n in (rows | part(found, "dictionaries")).items() if n}
+def _rows_of(found: Found) -> dict[str, int]:
+    """Return the rows of each table that could be used when it was converted."""
+    rows = {n: c.get("in", 0) - c.get("rejected", 0) for n, c in part(found, "rows").items()}
+    return rows | part(found, "dictionaries")
+
+
+def _lost_columns(store: Path, found: Found, sources: Mapping[str, tables.Source]) -> Iterator[str]:
+    """Yield the columns of the earlier tables that those of this run lack."""
+    before = part(found, "columns") | _dictionary_columns(store, found)
+    for name in before.keys() & sources.keys():
+        now = {*sources[name].columns}
+        if not now.isdisjoint(tables.IDS):
+            now.add("subject_id")  # step 1 adds it, by the stay
+        lost = [column for column in before[name] if column not in now]
+        yield from (f"{name}.{column}" for column in tables.shown(lost, [*before[name]]))
+
+
+def _dictionary_columns(store: Path, found: Found) -> dict[str, list[str]]:
+    """Return the columns of each dictionary that was converted and is whole."""
+    from pyarrow import ArrowException, parquet
+
+    columns = {}
+    for name in part(found, "dictionaries"):
+        path = store / "subjects" / "dictionaries" / f"{name}.parquet"
+        try:
+            columns[name] = parquet.read_schema(path).names
+        except (ArrowException, OSError) as error:
+            if faults.of_the_machine(error):
+                raise
+    return columns
 
 
 def _tables_of(folder: str | None) -> str:

@@ -1,5 +1,7 @@
 """Real patients are not replaced unasked, and the same tables elsewhere are the same."""
 
+import contextlib
+import gzip
 import json
 import os
 import shlex
@@ -8,13 +10,13 @@ import shutil
 import pytest
 
 import convert_to_jsonl
-from helpers.mimic_tables import rewrite
+from helpers.mimic_tables import rewrite, write_table
 from helpers.scripts import folder_bytes
-from mimic_qlora.mimic import passed_over
+from mimic_qlora.mimic import passed_over, tables
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.step import manifests, storage
-from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import conversion, nesting, reader
+from mimic_qlora.step.errors import GoesOn, UserError
+from mimic_qlora.subjects import conversion, nesting, partition, reader, replacement
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def test_a_table_that_was_downloaded_again_may_take_its_place_and_no_table_may_n
     """What is gone was on a disk that is not mounted, or a colleague made room."""
     convert("--mimic-dir", tiny_mimic)
     path = tiny_mimic / "hosp" / "labevents.csv.gz"
-    rewrite(path, lambda header, rows: rows[:-1])
+    rewrite(path, lambda header, rows: rows[::-1])
     path.with_name("labevents").mkdir()
     path = path.rename(path.with_name("labevents") / "1.csv.gz")  # the table in files of its own
     before = folder_bytes(subjects := convert("--mimic-dir", tiny_mimic))
@@ -157,6 +159,68 @@ def test_a_table_does_not_lose_all_its_rows(convert, tiny_mimic, capsys):
     convert("--mimic-dir", tiny_mimic, "--replace-patients")
     assert "\n  no rows: d_icd_diagnoses, labevents\n" in capsys.readouterr().out
     convert("--mimic-dir", tiny_mimic, "--seed", "7")  # there was none to lose
+
+
+def test_a_table_does_not_lose_some_of_its_rows(convert, tiny_mimic, monkeypatch):
+    """What was read is kept for the run that is told to take the fewer rows."""
+    before = folder_bytes(subjects := convert("--mimic-dir", tiny_mimic))
+    for name in "labevents", "d_icd_diagnoses":
+        rewrite(tiny_mimic / "hosp" / f"{name}.csv.gz", lambda header, rows: rows[:-1])
+    said = (
+        r"rows of labevents \(36 rows then, 35 now\), d_icd_diagnoses \(3 rows then, 2 now\): give"
+    )
+    with pytest.raises(GoesOn, match=f"12 patients of {tiny_mimic}, and .* {said}"):
+        convert("--mimic-dir", tiny_mimic)
+    assert folder_bytes(subjects) == before
+    monkeypatch.setattr(partition, "_read_piece", None)
+    convert("--mimic-dir", tiny_mimic, "--replace-patients")
+
+
+FOUND = {
+    "source": {"kind": "mimic", "version": "", "folder": "there", "patients": 3},
+    "rows": {"labevents": {"in": 12, "rejected": 2}, "own": {"in": 5, "rejected": 0}},
+    "dictionaries": {"d_items": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "fewer"),
+    [
+        ("mimic", {"labevents": 10, "own": 6, "d_items": 4}, None),
+        ("mimic", {"labevents": 9, "own": 5, "d_items": 4}, "labevents (10 rows then, 9 now)"),
+        ("mimic", {"labevents": 10, "own": 5, "d_items": 3}, "d_items (4 rows then, 3 now)"),
+        ("synthetic", {"labevents": 1, "own": 1, "d_items": 1}, None),
+    ],
+)
+def test_rows_that_can_be_used_are_compared(tmp_path, kind, rows, fewer):
+    """Of a row that spans lines and was rejected, each line counted as a row."""
+    found = FOUND | {"source": FOUND["source"] | {"kind": kind}}
+    with contextlib.nullcontext() if fewer is None else pytest.raises(GoesOn) as error:
+        replacement.check_rows(tmp_path, found, rows)
+    assert fewer is None or f"rows of {fewer}: give" in str(error.value)
+
+
+def rename_column(path, old, new):
+    text = gzip.decompress(path.read_bytes()).replace(old, new, 1)
+    path.write_bytes(gzip.compress(text))
+
+
+def test_a_table_does_not_lose_a_column(convert, tiny_mimic):
+    """By its id's other name a table of patients becomes a dictionary, and leaves their records."""
+    own = write_table(tiny_mimic, "frailty", "subject_id,score", ["10000000,3"])
+    write_table(tiny_mimic, "of_stays", "hadm_id,score", ["20000000,3"])  # its owner is added
+    before = folder_bytes(subjects := convert("--mimic-dir", tiny_mimic))
+    rename_column(own, b"subject_id", b"SubjectID2")
+    rename_column(tiny_mimic / "hosp/labevents.csv.gz", b"valuenum", b"number")
+    rename_column(tiny_mimic / "hosp/d_icd_diagnoses.csv.gz", b"long_title", b"title")
+    found, sources = manifests.read_any(subjects), tables.find(tiny_mimic)
+    with pytest.raises(UserError) as error:
+        replacement.check_folder(subjects.parent, tiny_mimic, found["inputs"], sources, [], found)
+    lost = "d_icd_diagnoses.long_title, frailty.subject_id, labevents.valuenum"
+    assert f"leave out the columns {lost}, which are no longer there: give" in str(error.value)
+    with pytest.raises(UserError, match=lost):
+        convert("--mimic-dir", tiny_mimic, "--force")
+    assert folder_bytes(subjects) == before
 
 
 def test_a_run_looks_once_into_each_file_for_rows(convert, tiny_mimic, monkeypatch):
