@@ -119,7 +119,7 @@ class Room(NamedTuple):
 
     def in_words(self) -> str:
         """Return both as text."""
-        where, least = ("the GPU", " at least") if hardware.gpu() else ("this machine", "")
+        where, least = ("the GPU", " at least") if hardware.gpu() else ("this job", "")
         return (
             f"{where} has {self.free / 1e9:.1f} GB of memory free, training needs "
             f"{self.needed / 1e9:.1f} GB{least} (computed)"
@@ -152,8 +152,8 @@ def check_memory(room: Room) -> None:
     # sharded, each process holds a part
     if room.free < room.needed and not os.environ.get("ACCELERATE_USE_FSDP"):
         raise UserError(
-            f"{room.in_words()}: stop what holds it (nvidia-smi, top), lower --batch-tokens, give "
-            "--checkpointing all, or take a larger machine"
+            f"{room.in_words()}: stop what holds it (nvidia-smi, top), ask for more (the "
+            "scheduler, `ulimit -v`), lower --batch-tokens, or give --checkpointing all"
         )
 
 

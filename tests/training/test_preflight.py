@@ -46,7 +46,7 @@ def test_check_prints_what_memory_training_needs_also_without_weights(
     assert "ok       memory" in said and "training needs" in said
     monkeypatch.setattr("mimic_qlora.training.hardware.free_memory", lambda: 1000)
     assert train.check("--model", config.parent) == 2
-    assert "missing  memory: this machine has 0.0 GB" in capsys.readouterr().out
+    assert "missing  memory: this job has 0.0 GB" in capsys.readouterr().out
     config.write_text('{"model_type": "gpt2"}')
     assert train.check("--model", config.parent) == 2
     assert "does not give the shape of a model of the Llama family" in capsys.readouterr().out
