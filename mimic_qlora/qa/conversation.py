@@ -319,12 +319,18 @@ def remember_lines(talk: Conversation) -> None:
         path.touch(mode=0o600)
         readline.read_history_file(path)
         readline.set_history_length(500)
-        atexit.register(_keep_lines, path)
+        atexit.register(_keep_lines, path, readline.get_current_history_length())
 
 
-def _keep_lines(path: Path) -> None:
-    """Write the history of lines; a full disk is no reason to end in a traceback."""
+def _keep_lines(path: Path, n_before: int) -> None:
+    """Add the lines after the first `n_before` to the history, beside those of another window.
+
+    A full disk is no reason to end in a traceback. Python with libedit can only write all lines.
+    """
     import readline
 
     with contextlib.suppress(OSError):
-        readline.write_history_file(path)
+        if add := getattr(readline, "append_history_file", None):
+            add(readline.get_current_history_length() - n_before, path)
+        else:
+            readline.write_history_file(path)

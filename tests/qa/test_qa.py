@@ -20,7 +20,7 @@ from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.chart.sections import Item
 from mimic_qlora.llm import chat, finding, generation, tokenizer_files
-from mimic_qlora.qa import batch, patient, session
+from mimic_qlora.qa import batch, conversation, patient, session
 from mimic_qlora.step import command_line
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
@@ -678,3 +678,16 @@ def test_a_missing_step_names_its_command(ask, step, command):
     shutil.rmtree(ask.store / step)
     code, _, err = ask(*once())
     assert code == 2 and f"run `python {command}" in err
+
+
+def test_two_windows_keep_the_lines_of_both(tmp_path):
+    readline = pytest.importorskip("readline")
+    path = tmp_path / ".history"
+    path.write_text("before\n")
+    readline.clear_history()
+    readline.read_history_file(path)
+    readline.add_history("typed here")
+    with open(path, "a") as other:
+        other.write("typed there\n")
+    conversation._keep_lines(path, 1)
+    assert path.read_text().splitlines() == ["before", "typed there", "typed here"]
