@@ -1,15 +1,18 @@
 """Step 1's JSON cells as the audit reads them: by docs/data_contract.md, not by the code it checks.
 
 A cell that does not fit its column's type is no cell here, and a row without the cells that it
-cannot do without is no row. A stay whose row stands twice is one stay.
+cannot do without is no row. A stay whose row stands twice is one stay. A word of MIMIC-IV in other
+capitals is that word.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import isfinite
 from typing import Any
+
+from mimic_qlora.mimic.words import WORDS
 
 Row = dict[str, Any]  # column -> text, in the form of its type; whole number for an id
 
@@ -38,7 +41,7 @@ def _rows(name: str, rows: Any, columns: Mapping[str, Mapping[str, str]]) -> Any
         return rows
     table = name.removesuffix("_labeled")
     types = columns.get(table, {})
-    found = [_row(row, types) for row in rows]
+    found = [_row(row, types, _capitals(table)) for row in rows]
     found = [row for row in found if all(c in row for c in WITH.get(table, []))]
     if table == "admissions":
         return _once(found, "hadm_id", "admittime", "dischtime")
@@ -56,12 +59,25 @@ def _once(rows: list[Row], key: str, begin: str, end: str) -> list[Row]:
     return [rows[n] for n in sorted(first.values())]
 
 
-def _row(row: Row, types: Mapping[str, str]) -> Row:
+@cache
+def _capitals(table: str) -> dict[str, dict[str, str]]:
+    """Return column -> word in capitals -> word as MIMIC-IV writes it."""
     return {
+        column: {word.upper(): word for word in words}
+        for column, words in WORDS.get(table, {}).items()
+    }
+
+
+def _row(row: Row, types: Mapping[str, str], words: Mapping[str, Mapping[str, str]]) -> Row:
+    found = {
         column: cell
         for column, text in row.items()
         if (cell := _cell(column, types.get(column, "text"), text)) is not None
     }
+    said = {
+        column: words[column].get(str(found[column]).upper()) for column in words if column in found
+    }
+    return found | {column: word for column, word in said.items() if word}
 
 
 def _cell(column: str, kind: str, cell: int | str) -> int | str | None:

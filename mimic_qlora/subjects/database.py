@@ -16,10 +16,11 @@ from duckdb import DuckDBPyConnection
 from mimic_qlora.clinical.codes import phenotypes_of
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.tables import Kind
+from mimic_qlora.mimic.words import WORDS
 from mimic_qlora.step import limits
 from mimic_qlora.subjects import parquet_files, reader, split_file
 from mimic_qlora.subjects.manifest import subjects_manifest
-from mimic_qlora.subjects.sql import files, identifier, parquet
+from mimic_qlora.subjects.sql import files, identifier, parquet, word
 
 MEMORY = 768_000_000  # bytes; less where the job has less than three times that
 _FURTHER = "further"  # the schema of tables that MIMIC-IV does not have
@@ -52,9 +53,10 @@ def connect(storage: Path, temp: Path, threads: int | None = None) -> DuckDBPyCo
     """Return a connection with a view for every table and dictionary, and the table `split`.
 
     This has subject_id and split. A view of a table of MIMIC-IV has all columns of its schema: one
-    that the source did not have is null. Spilled data goes to `temp`. `threads=1` makes sums of
-    decimal numbers the same on every run. Files that step 1 did not write, such as a copy beside
-    one, are no part of a table. Raises UserError when a file was changed since.
+    that the source did not have is null. Words of `mimic.words` stand as MIMIC-IV writes them.
+    Spilled data goes to `temp`. `threads=1` makes sums of decimal numbers the same on every run.
+    Files that step 1 did not write, such as a copy beside one, are no part of a table. Raises
+    UserError when a file was changed since.
     """
     con = duckdb.connect(
         config={
@@ -106,7 +108,13 @@ def _view(con: DuckDBPyConnection, name: str, paths: Sequence[Path]) -> None:
     of_mimic = tables.schema().get(name.removesuffix("_labeled"))
     known = of_mimic.columns if of_mimic else {}
     absent = _nulls({column: kind for column, kind in known.items() if column not in there})
-    columns = ", ".join(["*", *absent])
+    words = [
+        f"{word(place, words, place)} AS {place}"
+        for column, words in WORDS.get(name, {}).items()
+        if column in there and (place := identifier(column))
+    ]
+    own = f"* REPLACE ({', '.join(words)})" if words else "*"
+    columns = ", ".join([own, *absent])
     con.execute(f"CREATE VIEW {table(name)} AS SELECT {columns} FROM {rows}")
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text_tables import text_table
 from mimic_qlora.mimic import tables
+from mimic_qlora.mimic.words import WORDS
 from mimic_qlora.step import limits
 from mimic_qlora.subjects import sql
 from mimic_qlora.subjects.manifest import checks_text
@@ -198,7 +199,7 @@ def _view(con: DuckDBPyConnection, name: str, paths: Sequence[Path], limit: str 
     if known := tables.schema().get(name):
         there = columns_of(paths[0])
         own = ", ".join(
-            f"{sql.said(place)} AS {place}" if kind == "text" else place
+            f"{_as_read(name, column)} AS {place}" if kind == "text" else place
             for column, kind in known.columns.items()
             if column in there and (place := sql.identifier(column))
         )
@@ -207,6 +208,12 @@ def _view(con: DuckDBPyConnection, name: str, paths: Sequence[Path], limit: str 
         con.execute("""
             CREATE OR REPLACE VIEW stays AS
             SELECT DISTINCT ON (subject_id, hadm_id) * FROM admissions ORDER BY ALL""")
+
+
+def _as_read(table: str, column: str) -> str:
+    """Return SQL for a text of a table of MIMIC-IV as later steps read it."""
+    place, words = sql.identifier(column), WORDS.get(table, {}).get(column)
+    return sql.word(place, words, sql.said(place)) if words else sql.said(place)
 
 
 @cache
@@ -247,7 +254,10 @@ def _readable(worst: float | timedelta) -> str:
 def _column_flags(
     con: DuckDBPyConnection, table: str, paths: Sequence[Path]
 ) -> tuple[int, list[Flag]]:
-    """Return a table's number of rows, and flags about whole columns, from its files' footers."""
+    """Return a table's number of rows, and flags about whole columns.
+
+    From its files' footers, but for words: of these the first one that is known ends the search.
+    """
     columns = con.execute(f"""
         SELECT path_in_schema, sum(num_values), sum(stats_null_count)
         FROM parquet_metadata({sql.files(paths)})
@@ -260,6 +270,10 @@ def _column_flags(
             "holds nothing in",
             [name for name, values, nulls in columns if values and values == nulls],
         ),
+        "no known word": (
+            "has no word of MIMIC-IV (later steps look for these) in",
+            [name for name, _, _ in columns if _has_unknown_words_alone(con, table, name, paths)],
+        ),
         "upper-case columns": (
             "writes in upper case",
             [name for name, _, _ in columns if name != name.lower()],
@@ -271,6 +285,21 @@ def _column_flags(
         for check, (words, names) in kinds.items()
         if names
     ]
+
+
+def _has_unknown_words_alone(
+    con: DuckDBPyConnection, table: str, column: str, paths: Sequence[Path]
+) -> bool:
+    """Return whether a column of words has texts, none of which is one of its words."""
+    words = WORDS.get(table, {}).get(column)
+    if not words:
+        return False
+    text, known = _as_read(table, column), ", ".join(map(sql.literal, words))
+    rows = sql.parquet(paths)
+    ((some, any_known),) = con.execute(f"""
+        SELECT EXISTS (FROM {rows} WHERE {text} IS NOT NULL),
+               EXISTS (FROM {rows} WHERE {text} IN ({known}))""").fetchall()
+    return bool(some and not any_known)
 
 
 def print_flags(flags: Sequence[Flag]) -> None:

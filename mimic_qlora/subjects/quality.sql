@@ -9,8 +9,8 @@
 -- The query returns one row (subject_id, worst) for each faulty row; worst is a number, an interval
 -- or NULL. It sees the patients of one bucket with all their rows, so it may compare the rows of
 -- one patient, but not those of two patients; shared.{table} holds the ids of stays, as `id`, that
--- stand with two. In tables of MIMIC-IV a text is without the blanks around it, and null where it
--- stands for nothing, as NULL and "" do.
+-- stand with two. In tables of MIMIC-IV a text is without the blanks around it, null where it
+-- stands for nothing, as NULL and "" do, and a word of mimic/words.py is in MIMIC-IV's capitals.
 
 -- check: negative length of stay
 -- tables: icustays
@@ -386,13 +386,18 @@ SELECT subject_id, NULL AS worst FROM {table} WHERE stay_id IN (SELECT id FROM s
 
 -- check: word of another form
 -- tables: patients
--- finds: gender is neither F nor M (steps 3 to 7 take the sex as not known)
+-- finds: gender is neither F nor M, in any capitals (steps 3 to 7 take the sex as not known)
 SELECT subject_id, NULL AS worst FROM {table} WHERE gender IS NULL OR gender NOT IN ('F', 'M')
 
 -- check: word of another form
 -- tables: prescriptions
--- finds: drug_type is not MAIN, BASE or ADDITIVE (prompts show MAIN alone)
+-- finds: drug_type is not MAIN, BASE or ADDITIVE, in any capitals (prompts show MAIN alone)
 SELECT subject_id, NULL AS worst FROM {table} WHERE drug_type NOT IN ('MAIN', 'BASE', 'ADDITIVE')
+
+-- check: word of another form
+-- tables: diagnoses_icd procedures_icd
+-- finds: icd_version is neither 9 nor 10 (steps 2 to 7 do not know what such a code means)
+SELECT subject_id, NULL AS worst FROM {table} WHERE icd_version NOT IN (9, 10)
 
 -- check: word of another form
 -- tables: omr

@@ -15,6 +15,7 @@ from isal import igzip_lib
 from mimic_qlora.mimic import cells
 from mimic_qlora.mimic.packed import GZIP_ERROR
 from mimic_qlora.mimic.tables import Cell, Columns
+from mimic_qlora.mimic.words import WORDS
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import parquet_files, split_file
 from mimic_qlora.subjects.manifest import subjects_manifest
@@ -120,7 +121,8 @@ def record(storage: Path, subject_id: int, wanted: Wanted) -> Record:
     """Return one patient's rows, typed, of the tables and columns that are wanted.
 
     Rows without a cell of NEEDED are left out, as are further rows of a stay (ONCE). Texts but
-    WORDINGS come without blanks around them; those for nothing are left out as nulls are.
+    WORDINGS come without blanks around them; those for nothing are left out as nulls are. Words of
+    `mimic.words` come as MIMIC-IV writes them.
     """
     raw = raw_record(storage, subject_id)
     found: Record = {"subject_id": subject_id}
@@ -129,7 +131,7 @@ def record(storage: Path, subject_id: int, wanted: Wanted) -> Record:
         kept = {column: types[column] for column in ("subject_id", *columns) if column in types}
         texts = {c: pa.array(_texts(raw.get(table, []), c), pa.string()) for c in kept}
         rows = _usable(cells.typed(kept, pa.table(texts)).rows, table, columns)
-        found[table] = _each_once(table, list(_rows(rows, columns)))
+        found[table] = _each_once(table, list(_rows(rows, table, columns)))
     return found
 
 
@@ -179,7 +181,7 @@ def records(
                 rows = _between(rows, ids, *within[table])
             rows = _usable(rows, table, columns)
             owners = rows["subject_id"].to_pylist()
-            for owner, row in zip(owners, _rows(rows, kept), strict=True):
+            for owner, row in zip(owners, _rows(rows, table, kept), strict=True):
                 bucket[owner][table].append(row)
         for record in bucket.values():
             yield {
@@ -198,10 +200,10 @@ def _usable(rows: pa.Table, table: str, wanted: Iterable[str]) -> pa.Table:
     return rows
 
 
-def _rows(rows: pa.Table, wanted: Iterable[str]) -> Iterator[Row]:
+def _rows(rows: pa.Table, table: str, wanted: Iterable[str]) -> Iterator[Row]:
     """Yield rows as column -> value, without what is null."""
     names = [column for column in wanted if column in rows.column_names]
-    columns = [_values(_without_nothing(rows[name], name)) for name in names]
+    columns = [_values(_as_told(rows[name], table, name)) for name in names]
     if not names:
         return iter([{}] * len(rows))
     return (
@@ -210,8 +212,8 @@ def _rows(rows: pa.Table, wanted: Iterable[str]) -> Iterator[Row]:
     )
 
 
-def _without_nothing(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Return a column of texts, null where one stands for nothing.
+def _as_told(column: pa.ChunkedArray, table: str, name: str) -> pa.ChunkedArray:
+    """Return a column of texts, null where one stands for nothing, its WORDS in their own capitals.
 
     Blanks around them are left out, but of WORDINGS.
     """
@@ -221,6 +223,10 @@ def _without_nothing(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     nothing = [""] if name == _RESULTS else [*cells.NOTHING]
     is_nothing = pc.is_in(trimmed, pa.array(nothing, column.type))
     column = column if name in WORDINGS else trimmed
+    if words := WORDS.get(table, {}).get(name):
+        known = pa.array([word.upper() for word in words], column.type)
+        places = pc.index_in(pc.utf8_upper(column), known)
+        column = pc.coalesce(pc.take(pa.array(words, column.type), places), column)
     return pc.if_else(is_nothing, None, column) if pc.any(is_nothing).as_py() else column
 
 
@@ -273,6 +279,6 @@ def labels(
     rows = parquet_files.read(path)
     if not {key, value} <= {*rows.column_names}:
         return {}
-    keys, values = (_values(_without_nothing(rows[c], c)) for c in (key, value))
+    keys, values = (_values(_as_told(rows[c], dictionary, c)) for c in (key, value))
     found = dict(zip(reversed(keys), reversed(values), strict=True))
     return {k: found[k] for k in dict.fromkeys(keys) if k is not None}

@@ -1,7 +1,7 @@
 """Values, names and paths as DuckDB's SQL has them: whatever the user's are, they are data."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mimic_qlora.mimic import cells
@@ -26,10 +26,27 @@ def said(text: str) -> str:
 
     Blanks around it are left out.
     """
-    trimmed = f"trim({text}, {literal(_BLANKS)})"
+    trimmed = _trimmed(text)
     return (
         f"CASE WHEN {trimmed} NOT IN ({', '.join(map(literal, cells.NOTHING))}) THEN {trimmed} END"
     )
+
+
+def word(text: str, words: Sequence[str], other: str) -> str:
+    """Return SQL for the word that a text is, whatever its capitals and the blanks around it.
+
+    `other` is SQL for what is none of the words. Lists, since of a CASE each word would be a copy
+    of the text, and a search of its own.
+    """
+    known, capitals = (
+        f"[{', '.join(map(literal, listed))}]" for listed in (words, [w.upper() for w in words])
+    )
+    place = f"list_position({capitals}, upper({_trimmed(text)}))"
+    return f"coalesce(list_extract({known}, {place}), {other})"
+
+
+def _trimmed(text: str) -> str:
+    return f"trim({text}, {literal(_BLANKS)})"
 
 
 def files(paths: Iterable[Path]) -> str:

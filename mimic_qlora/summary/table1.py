@@ -12,6 +12,7 @@ from duckdb import DuckDBPyConnection
 
 from mimic_qlora.display.cells import Cell
 from mimic_qlora.mimic import ages, races
+from mimic_qlora.mimic.words import WORDS
 from mimic_qlora.subjects import database, sql
 from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.disclosure import (
@@ -29,19 +30,9 @@ NO_STAY = "no hospital stay"
 _UNKNOWN = (races.NOT_RECORDED, NO_STAY)  # the last rows of a characteristic
 OTHER_TEXT = "another text"
 PUBLISHED = {  # levels that MIMIC-IV's pages name; any other may be one patient's
-    "gender": ("F", "M"),
-    "insurance": ("Medicare", "Medicaid", "Private", "Other", "No charge"),
-    "admission_type": (
-        "AMBULATORY OBSERVATION",
-        "DIRECT EMER.",
-        "DIRECT OBSERVATION",
-        "ELECTIVE",
-        "EU OBSERVATION",
-        "EW EMER.",
-        "OBSERVATION ADMIT",
-        "SURGICAL SAME DAY ADMISSION",
-        "URGENT",
-    ),
+    "gender": WORDS["patients"]["gender"],
+    "insurance": WORDS["admissions"]["insurance"],
+    "admission_type": WORDS["admissions"]["admission_type"],
 }
 
 NOTE = (

@@ -166,7 +166,8 @@ FAULTS = [
         change("diagnoses_icd", icd_code="88", icd_version=9),
     ),
     ("word of another form", "patients", change("patients", gender="female")),
-    ("word of another form", "prescriptions", change("prescriptions", drug_type="Main")),
+    ("word of another form", "prescriptions", change("prescriptions", drug_type="main drug")),
+    ("word of another form", "diagnoses_icd", change("diagnoses_icd", icd_version=1)),
     ("word of another form", "omr", change("omr", 1, result_value="refused")),
     ("no key", "prescriptions", change("prescriptions", drug=None)),
     ("no key", "prescriptions", change("prescriptions", drug=" NULL ")),
@@ -300,12 +301,29 @@ def test_columns_are_flagged_when_they_are_empty_or_in_upper_case(tmp_path):
     )
 
 
-def test_blanks_around_a_word_are_no_fault_since_later_steps_read_it_without_them(tmp_path):
+def test_a_column_without_any_known_word_is_flagged_and_one_new_word_is_none(tmp_path):
+    """As of a hospital that writes in another language, beside one that has a place of its own."""
+    patients = [sound(FIRST), sound(SECOND)]
+    for patient in patients:
+        change("patients", gender="kvinna")(patient)
+        change("prescriptions", route="per os")(patient)
+        change("admissions", discharge_location="HEMMET", marital_status=None)(patient)
+    change("admissions", discharge_location="home ")(patients[0])
+    flags = found(write(tmp_path, patients))
+    told = {table: flag.sentence for (check, table), flag in flags.items() if "known" in check}
+    assert told == {
+        "patients": "has no word of MIMIC-IV (later steps look for these) in gender",
+        "prescriptions": "has no word of MIMIC-IV (later steps look for these) in route",
+    }
+    assert flags["no known word", "patients"].rows == 2
+
+
+def test_blanks_and_capitals_are_no_fault_since_later_steps_read_the_word_all_the_same(tmp_path):
     """As where a database filled its columns of fixed width; a tab is a blank too."""
     patient = sound(FIRST)
     for row in [row for table in ("patients", "prescriptions", "omr") for row in patient[table]]:
         for column in {"gender", "drug_type", "result_name", "result_value"} & row.keys():
-            row[column] = f" {row[column]}\t "
+            row[column] = f" {row[column].swapcase()}\t "
     repeat("prescriptions", drug_type="NULL")(patient)  # nothing said is no other word
     flags = found(write(tmp_path, [patient]))
     assert not [check for check, _ in flags if check == "word of another form"]
@@ -320,6 +338,7 @@ def test_the_real_demo_has_the_faults_that_were_counted_by_hand(demo_storage, tm
     assert rows["stop before start", "prescriptions"] == 753
     assert rows["ICU stay outside its hospital stay", "icustays"] == 24
     assert rows["stored before it happened", "outputevents"] == 1457
+    assert not [check for check, _ in rows if check == "no known word"]
     assert (
         rows["rows that stand twice", "prescriptions"] == rows["orphan hadm_id", "labevents"] == 0
     )
