@@ -13,6 +13,7 @@ from mimic_qlora.export.folder import write
 from mimic_qlora.llm import chat, finding, loading
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.plain_text import in_markdown
 from mimic_qlora.training.data import BaseModel
 
 
@@ -81,7 +82,7 @@ def _check_place(folder: Path, path: Path, base: BaseModel, beside: dict[str, st
 def card(base: BaseModel) -> str:
     """Return the card of the 4-bit base, in Markdown."""
     lines = [
-        f"# {base.name} in 4 bits, as adapters are trained beside it",
+        f"# {in_markdown(base.name)} in 4 bits, as adapters are trained beside it",
         "",
         "Quantised (NF4, double quantisation, by bitsandbytes), for benchmarks and other programs: "
         "peft, TRL and lm-evaluation-harness load this folder like any model, and an adapter of "

@@ -8,6 +8,7 @@ from mimic_qlora.export import merging
 from mimic_qlora.llm import chat, finding, tokenizer_files
 from mimic_qlora.step import files, manifests, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.plain_text import in_markdown
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line
 from mimic_qlora.training import adapter_folder
 from mimic_qlora.training.data import BaseModel
@@ -96,11 +97,11 @@ def _name_rope_twice(path: Path) -> None:
 def card(run: str, base: BaseModel, divergence: float, data: str) -> str:
     """Return the card of a merged model, in Markdown. It names no patient."""
     lines = [
-        f"# {base.name} with the adapter {run}, merged",
+        f"# {in_markdown(base.name)} with the adapter {run}, merged",
         "",
         f"The 4-bit NF4 weights that the adapter was trained beside, unpacked, with the adapter "
         f"added, in bfloat16. Base: weights {base.fingerprint}, chat template "
-        f"{base.template_sha256[:16]}. {data}.",
+        f"{base.template_sha256[:16]}. {in_markdown(data)}.",
         "",
         f"Mean divergence from base and adapter side by side: {divergence:.4f} nats a token, which "
         "is rounding. Added to the unquantised checkpoint, the same adapter gives another model.",
@@ -109,5 +110,5 @@ def card(run: str, base: BaseModel, divergence: float, data: str) -> str:
         "",
         adapter_folder.TERMS,
     ]
-    lines += [line for one in manifests.study_sentences() for line in ("", one)]
+    lines += [line for one in manifests.study_sentences() for line in ("", in_markdown(one))]
     return "\n".join([*lines, ""])

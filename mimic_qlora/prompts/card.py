@@ -9,6 +9,7 @@ from mimic_qlora.clinical import content as clinical
 from mimic_qlora.prompts import near_duplicates
 from mimic_qlora.prompts.dataset import SILENT, Counts
 from mimic_qlora.step import manifests
+from mimic_qlora.step.plain_text import in_markdown
 
 TASKS = {
     "guidance": (
@@ -45,12 +46,16 @@ TABLES = {
 def card(data_line: str, settings: ContextSettings, counts: Counts) -> str:
     """Return the dataset card: content of the records, counts, lengths, balance, what to avoid."""
     content = clinical.load()
-    template = jinja2.Environment(
+    environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    ).from_string((Path(__file__).parent / "card.md.jinja").read_text(encoding="utf-8"))
+    )
+    environment.filters["inert"] = in_markdown
+    template = environment.from_string(
+        (Path(__file__).parent / "card.md.jinja").read_text(encoding="utf-8")
+    )
     return template.render(
         data_line=data_line,
         study=manifests.study_sentences(),

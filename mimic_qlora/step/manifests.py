@@ -26,6 +26,7 @@ from mimic_qlora.step.files import (
     read_object,
     unchanged_sha256,
 )
+from mimic_qlora.step.plain_text import inline
 from mimic_qlora.step.version import VERSION
 
 NAME = "manifest.json"
@@ -105,7 +106,7 @@ def study_used() -> StudyUsed | None:
     except (OSError, ValueError):  # no variable, or the copy is gone
         return None
     name = f"{path.stem[: -STUDY_HASH - 1]}{path.suffix}"
-    return StudyUsed(name, hashlib.sha256(data).hexdigest(), text)
+    return StudyUsed(inline(name), hashlib.sha256(data).hexdigest(), text)
 
 
 def study_facts() -> dict[str, Any]:

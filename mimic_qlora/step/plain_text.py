@@ -1,6 +1,7 @@
 """Text of charts, models, files and people: inert where it is shown, whole where it is read."""
 
 import codecs
+import re
 import unicodedata
 
 # control, formatting, private use, surrogates, line and paragraph separators
@@ -26,6 +27,11 @@ def inline(text: str) -> str:
     For cells, labels and names, whose place allows no second line.
     """
     return printable(" ".join(text.splitlines()) if text else text)
+
+
+def in_markdown(text: str) -> str:
+    """Return the text on one line that Markdown shows as it stands: a name is no link, no HTML."""
+    return re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", inline(text))
 
 
 def unhidden(text: str) -> str:

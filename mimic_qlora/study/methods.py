@@ -12,6 +12,7 @@ from mimic_qlora.clinical import content
 from mimic_qlora.llm import embedded
 from mimic_qlora.prompts import audit
 from mimic_qlora.step import files, manifests, step_commands
+from mimic_qlora.step.plain_text import inline
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import runs
 from mimic_qlora.summary.disclosure import HIDDEN
@@ -37,7 +38,7 @@ def text(store: Path) -> str:
         "Evaluation": _evaluation,
         "Software and availability": _software,
     }
-    return "\n\n".join(f"{title}. {_told(tell, store)}" for title, tell in parts.items())
+    return "\n\n".join(f"{title}. {inline(_told(tell, store))}" for title, tell in parts.items())
 
 
 def _told(tell: Callable[[Path], str], store: Path) -> str:

@@ -12,6 +12,7 @@ from mimic_qlora.display.text import counted
 from mimic_qlora.llm import tokenizer_files
 from mimic_qlora.step import durable, manifests
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.plain_text import in_markdown
 from mimic_qlora.subjects.manifest import Source, data_line
 from mimic_qlora.training import log_files, validation_loss
 from mimic_qlora.training.data import BaseModel
@@ -133,10 +134,11 @@ def card(
         "---",
         "# QLoRA adapter for symptom guidance",
         "",
-        f"Base model: {base.name} (weights {base.fingerprint}, chat template "
+        f"Base model: {in_markdown(base.name)} (weights {base.fingerprint}, chat template "
         f"{base.template_sha256[:16]}), 4-bit NF4 with double quantisation, computing in "
         f"{manifest['training']['compute']}.",
-        f"{data_line(source, with_folder=False)}. Prompts: {manifest['inputs']['prompts']}.",
+        f"{in_markdown(data_line(source, with_folder=False))}. "
+        f"Prompts: {manifest['inputs']['prompts']}.",
         "",
         "| on the validation patients | nats per supervised token "
         "| bits per byte of the answer (95% interval) |",
@@ -166,8 +168,11 @@ def card(
             "",
             "This one was trained on synthetic patients: for trying things out, never for results.",
         ]
-    lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in settings.items())]
-    lines += [line for one in manifests.study_sentences() for line in ("", one)]
+    lines += [
+        "",
+        "Settings: " + ", ".join(f"{k} {in_markdown(str(v))}" for k, v in settings.items()),
+    ]
+    lines += [line for one in manifests.study_sentences() for line in ("", in_markdown(one))]
     lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in manifests.versions().items()), ""]
     return "\n".join(lines)
 

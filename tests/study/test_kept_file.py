@@ -1,10 +1,14 @@
 """The study under which a step runs: its manifest has the file, also when nothing is new."""
 
+import re
+
 import pytest
 
+from mimic_qlora.export import base_folder, folder
 from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.errors import UpToDate
 from mimic_qlora.study import kept_file
+from mimic_qlora.training.data import BaseModel
 
 TEXT = "data:\r\n  from: synthetic\r\n"
 
@@ -30,6 +34,16 @@ def test_a_manifest_names_the_study_and_the_content_s_id_does_not_depend_on_it(
     with pytest.raises(UpToDate):
         write(tmp_path / "s")
     assert manifests.read(tmp_path / "s" / "summary")["study"]["file"] == "other.yaml"
+
+
+def test_the_name_of_a_study_is_no_link_and_no_html_in_a_card(tmp_path, monkeypatch):
+    name = "a\n<img src=x>[b](c)|`\x1b[31m.yaml"
+    ((variable, path),) = kept_file.keep(tmp_path, name, TEXT).items()
+    monkeypatch.setenv(variable, path)
+    base = BaseModel("/models/<b>", "1", "2", "3")
+    for card in (base_folder.card(base), folder.card("run", base, 0.0, "data in <i>")):
+        assert not re.search(r"(?<!\\)[<\[|`]|\x1b", card)
+    assert r"a \<img src=x\>\[b\](c)\|\`\[31m.yaml (SHA" in card
 
 
 def test_without_a_study_or_with_one_that_is_gone_nothing_is_named(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from mimic_qlora.llm import chat
 from mimic_qlora.prompts import record_files
 from mimic_qlora.prompts.record_files import PromptRecord
 from mimic_qlora.step import errors, files, manifests, storage
+from mimic_qlora.step.plain_text import in_markdown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,5 +111,5 @@ def write_files(folder: Path, tasks: dict[str, list[Document]], split: str) -> N
     names = ", ".join(f"mimic_{name}" for name in tasks)
     n = sum(map(len, tasks.values()))
     text = README.format(n=f"{n:,}", split=split, tasks=names)
-    text += "".join(f"\n{one}.\n" for one in manifests.study_sentences())
+    text += "".join(f"\n{in_markdown(one)}.\n" for one in manifests.study_sentences())
     (folder / "README.md").write_text(text, encoding="utf-8")
