@@ -307,10 +307,11 @@ def step_output(
         temp = partial_of(place)
         stopped = (interrupted_run(place) if resumable else None) or {}
         if stopped.get("id") != manifest["id"]:
-            if stopped:
-                print(
-                    f"note: {temp} of a stopped run with other settings or inputs goes", flush=True
-                )
+            why = "it has other settings or inputs" if stopped else ""
+            if resumable and is_unrecorded(place):
+                why = f"its record ({RUN_ID}) is gone or damaged"
+            if why:
+                print(f"note: {temp} of a stopped run goes, as {why}", flush=True)
             _remove(temp)
             _begin(temp, manifest)
         started = time.time()
@@ -400,4 +401,11 @@ def interrupted_run(place: Path) -> dict[str, Any] | None:
         if faults.of_the_machine(error):
             raise
         return None
-    return found if isinstance(found, dict) else {"id": found}
+    found = found if isinstance(found, dict) else {"id": found}
+    return found if isinstance(found.get("id"), str) else None
+
+
+def is_unrecorded(place: Path) -> bool:
+    """Tell whether a stopped run left work from which none goes on, as its record is damaged."""
+    left = partial_of(place).glob("[!.]*")
+    return interrupted_run(place) is None and any(left)

@@ -93,7 +93,9 @@ def _check_replaced(file: StudyFile, store: Path) -> None:
     unfinished = replacement.part(storage.interrupted_run(place) or {}, "settings").get("folder")
     is_there = place.is_dir() and any(place.iterdir())
     if (is_there and source.get("kind") != replacement.SYNTHETIC) or (
-        unfinished and Path(unfinished).name != replacement.SYNTHETIC
+        storage.is_unrecorded(place)
+        or unfinished
+        and Path(unfinished).name != replacement.SYNTHETIC
     ):
         raise UserError(
             f"{store} holds real patients, which the synthetic ones of {file.path} would replace: "

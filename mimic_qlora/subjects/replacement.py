@@ -93,6 +93,12 @@ def check_synthetic(store: Path) -> None:
             "would replace",
             _tables_of(source.get("folder")),
         )
+    if storage.is_unrecorded(place):
+        raise _refusal(
+            f"{files.partial_of(place)} holds a conversion that stopped, and whose record is "
+            "damaged, which that of the built-in synthetic patients would drop",
+            _tables_of(None),
+        )
     _check_unfinished(place, store / SYNTHETIC, {})
 
 

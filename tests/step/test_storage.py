@@ -216,16 +216,33 @@ def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
     assert ".manifest.json.new" not in storage.verified_manifest(tmp_path, "subjects")["files"]
 
 
-@pytest.mark.parametrize("settings", [{"seed": 1}, {"seed": 2}])
-def test_a_stopped_run_that_another_drops_is_told(tmp_path, capsys, settings):
-    for asked in ({"seed": 1}, settings):
+@pytest.mark.parametrize(
+    ("seed", "record", "work", "told"),
+    [
+        (1, None, True, ""),
+        (2, None, True, "of a stopped run goes, as it has other settings or inputs"),
+        (1, "", True, "of a stopped run goes, as its record (.run.json) is gone or damaged"),
+        (
+            1,
+            '{"id": 1}',
+            True,
+            "of a stopped run goes, as its record (.run.json) is gone or damaged",
+        ),
+        (1, "", False, ""),  # it was killed as it began
+    ],
+)
+def test_a_stopped_run_that_another_drops_is_told(tmp_path, capsys, seed, record, work, told):
+    for asked in (1, seed):
         with (
             pytest.raises(KeyboardInterrupt),
-            storage.step_output(tmp_path, "subjects", asked, {}, resumable=True) as out,
+            storage.step_output(tmp_path, "subjects", {"seed": asked}, {}, resumable=True) as out,
         ):
+            if work:
+                (out.path / "tables").mkdir(exist_ok=True)
+            if record is not None:
+                (out.path / ".run.json").write_text(record)
             raise KeyboardInterrupt
-    said = capsys.readouterr().out
-    assert (f"note: {out.path} of a stopped run" in said) == (settings["seed"] == 2)
+    assert capsys.readouterr().out == (told and f"note: {out.path} {told}\n")
 
 
 HOLD = """

@@ -188,11 +188,14 @@ def test_a_dry_run_checks_and_makes_nothing(tmp_path):
     assert "python train_qlora.py" in done.stdout and not (tmp_path / "storage").exists()
 
 
-@pytest.mark.parametrize("source", [{"kind": "mimic"}, ["damaged"], None])
+@pytest.mark.parametrize("source", [{"kind": "mimic"}, ["damaged"], None, "unfinished"])
 def test_real_patients_are_not_replaced_by_the_demo(tmp_path, source):
     subjects = tmp_path / "storage" / "subjects"
-    subjects.mkdir(parents=True)
-    write_json(subjects / "manifest.json", {"source": source})
+    if source == "unfinished":  # and the record of the run is gone
+        (subjects.with_name(".subjects.partial") / "parts").mkdir(parents=True)
+    else:
+        subjects.mkdir(parents=True)
+        write_json(subjects / "manifest.json", {"source": source})
     done = run_all(tmp_path / "storage", "demo.yaml")
     assert done.returncode == 2 and "holds real patients" in done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1

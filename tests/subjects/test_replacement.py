@@ -253,6 +253,12 @@ def test_an_unfinished_conversion_is_not_dropped(convert, tiny_mimic, tmp_path, 
     for arguments in ([], ["--mimic-dir", others(tmp_path, tiny_mimic)]):
         with pytest.raises(UserError, match=f"unfinished conversion of {tiny_mimic}"):
             convert(*arguments, "--force")
+    record = tmp_path / "storage" / ".subjects.partial" / ".run.json"
+    whole = record.read_bytes()
+    record.write_bytes(b"")
+    with pytest.raises(UserError, match="a conversion that stopped, and whose record is damaged"):
+        convert("--force")
+    record.write_bytes(whole)
     convert("--mimic-dir", tiny_mimic)
 
 
