@@ -93,12 +93,12 @@ def read(
     return claims.Labels(kept, by), [*faults, *(f"{file}: {one}" for one in beyond.values())]
 
 
-def check_newest(store: Path, folder: Path) -> None:
-    """Raise UserError where nobody filled label.csv of the newest results, and an earlier one is.
+def check_filled(folder: Path, store: Path | None) -> None:
+    """Raise UserError where nobody filled label.csv of these results, and another one is.
 
-    Step 7 may have run again since.
+    That of a copy in /tmp may be, or of earlier results in the storage folder.
     """
-    from mimic_qlora.validation import results
+    from mimic_qlora.validation import delivery, results
     from mimic_qlora.validation.labelling import label_file
 
     def is_filled(place: Path) -> bool:
@@ -107,12 +107,15 @@ def check_newest(store: Path, folder: Path) -> None:
             return bool(found.labels or found.faults)
         return False
 
-    newest_first = [folder, *reversed(results.in_order(store))]
-    filled = next(filter(is_filled, newest_first), folder)
+    newest_first = [folder, *(reversed(results.in_order(store)) if store else ())]
+    places = ((kept, place) for kept in newest_first for place in (kept, *delivery.copies(kept)))
+    of, filled = next((pair for pair in places if is_filled(pair[1])), (folder, folder))
     if filled != folder:
+        options = ["--results", str(of)]
+        options += ["--labels", str(filled / label_file.FILE)] * (filled != of)
         raise UserError(
-            f"{label_file.FILE} of the newest results has no filled row yet, and that of {filled} "
-            f"has: give `--results {shlex.quote(str(filled))}` for it"
+            f"{folder / label_file.FILE} has no filled row yet, and that of {filled} has: give "
+            f"`{shlex.join(options)}` for it"
         )
 
 
@@ -201,13 +204,13 @@ def main() -> int:
     from mimic_qlora.validation import edited, results
     from mimic_qlora.validation.labelling import claims, drawn, label_file
 
-    if args.results:
-        folder = files.given_path(args.results)
-    else:
-        store = storage.open_storage(args.storage)
+    store = None if args.results else storage.open_storage(args.storage)
+    if store:
         folder = results.newest(store) or store / "validation"
-        if not args.labels:
-            check_newest(store, folder)
+    else:
+        folder = files.given_path(args.results)
+    if not args.labels:
+        check_filled(folder, store)
     faults.remember_folder(folder)
     basis = claims.Basis.read(folder)
     answers = drawn.of_lines(results.read(folder), basis is not None and basis.first_alone)

@@ -1,6 +1,5 @@
 """What can be removed: old results in /tmp, what dead runs left, copies of the embedded model."""
 
-import filecmp
 import os
 import shutil
 import stat
@@ -72,16 +71,9 @@ def _compared(one: Leftover, kept: list[Path]) -> Leftover:
         note = "the results, unless they are in another storage folder: they are not in this one"
         return replace(one, kind=_DIFFERENT, note=note)
     names = sorted(path.name for path in one.path.iterdir())
-    own = [n for n in names if not any(_is_same(one.path / n, made / n) for made in kept)]
+    own = [n for n in names if not any(delivery.is_same(one.path / n, made / n) for made in kept)]
     note = f"{', '.join(own)}, which the results in the storage folder have otherwise or not at all"
     return replace(one, kind=_DIFFERENT, note=note) if own else one
-
-
-def _is_same(path: Path, other: Path) -> bool:
-    try:
-        return filecmp.cmp(path, other, shallow=False)
-    except OSError:
-        return False
 
 
 def _sum_of(made: Path) -> str:

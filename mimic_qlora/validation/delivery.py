@@ -1,6 +1,7 @@
 """Deliver step 7's results: a copy that outlives /tmp, and the command that fetches them."""
 
 import contextlib
+import filecmp
 import os
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from mimic_qlora.step.files import file_sha256, private_folder
 from mimic_qlora.validation import results
 
 TEMPORARY = None if os.name == "nt" else Path("/tmp")
+_PREFIX = "mimic_qlora_"
 
 
 class Kept(NamedTuple):
@@ -38,7 +40,7 @@ def fresh_folder() -> Path:
                 f"{TEMPORARY} lets every user replace the files of others: "
                 f"ask for `chmod 1777 {TEMPORARY}`"
             )
-    return Path(tempfile.mkdtemp(prefix="mimic_qlora_", dir=TEMPORARY))
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=TEMPORARY))
 
 
 @contextlib.contextmanager
@@ -61,6 +63,25 @@ def kept_results(place: Path) -> Iterator[Kept]:
         if full:
             raise UserError(full) from error
         raise
+
+
+def copies(kept: Path) -> list[Path]:
+    """Return the copies of some results under /tmp that are this user's."""
+    places = sorted((TEMPORARY or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"))
+    return [
+        place
+        for place in places
+        if is_same(place / results.FILE, kept / results.FILE)
+        and place.stat().st_uid == kept.stat().st_uid
+    ]
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Tell whether two files are there and hold the same."""
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:
+        return False
 
 
 def copy_to_temporary(kept: Path) -> Path:

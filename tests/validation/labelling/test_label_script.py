@@ -11,6 +11,7 @@ import pytest
 from helpers.labelled_results import NOTHING, QUESTIONS, answers, saved_by_a_spreadsheet
 from helpers.scripts import run_here
 from mimic_qlora.step import locks
+from mimic_qlora.validation import delivery
 from mimic_qlora.validation.labelling import drawn, label_file
 from mimic_qlora.validation.labelling.claims import Basis
 
@@ -125,8 +126,8 @@ def test_answers_that_a_copy_lost_are_missed(results):
     assert label(results, "--labels", str(results / "anna.csv")).returncode == 1
 
 
-def test_labels_of_results_before_the_newest_are_named(results, tmp_path_factory):
-    """Step 7 ran again after they were filled."""
+def test_labels_of_other_results_or_of_a_copy_are_named(results, tmp_path_factory, monkeypatch):
+    """Step 7 ran again after they were filled, or its copy in /tmp was filled."""
     store = tmp_path_factory.mktemp("storage")
     for number, name in enumerate(("filled", "newest"), 1):
         shutil.copytree(results, store / "validation" / name)
@@ -135,7 +136,15 @@ def test_labels_of_results_before_the_newest_are_named(results, tmp_path_factory
     done = run_here("run_files/label.py", storage=store)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"give `--results {store}/validation/filled` for it" in done.stderr
-    label_file.write(store / "validation/newest/label.csv", [well(rows()[0])])
+    copy = tmp_path_factory.mktemp("tmp") / "mimic_qlora_secret"  # the copy that step 7 names first
+    shutil.copytree(results, copy)
+    label_file.write(copy / "label.csv", [well(row) for row in rows()])
+    monkeypatch.setattr(delivery, "TEMPORARY", copy.parent)
+    newest = store / "validation/newest"
+    give = f"give `--results {newest} --labels {copy}/label.csv` for it"
+    for options in ((), ("--results", newest)):
+        assert give in run_here("run_files/label.py", *options, storage=store).stderr
+    label_file.write(newest / "label.csv", [well(rows()[0])])
     assert run_here("run_files/label.py", storage=store).returncode == 0
 
 
