@@ -1,5 +1,6 @@
 """The patients whom a run of step 1 would replace: real ones are not replaced unasked."""
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from mimic_qlora.mimic import tables
 from mimic_qlora.step import faults, files, manifests, storage
 from mimic_qlora.step.errors import GoesOn, UserError
 from mimic_qlora.step.files import FileIdentity
-from mimic_qlora.subjects import split_file
+from mimic_qlora.subjects import parquet_files, split_file
 from mimic_qlora.subjects.manifest import Source
 
 SYNTHETIC = "synthetic"  # folder of the built-in data in the storage folder, and their kind
@@ -116,24 +117,36 @@ def check(
 
     It reads `inputs` in `folder`, those of the tables `sources`, of which `empty` have no row, and
     keeps the patients `chosen()`; `found` is the manifest of those in the storage folder. Where it
-    cannot be read, their split tells who they are.
+    cannot be read, their split tells who they are, or the index of their records.
     """
     source = part(found, "source")
     whose = check_folder(store, folder, inputs, sources, empty, found)
     if source.get("kind") == SYNTHETIC:
         return
-    try:
-        lost = len(split_file.read(store).keys() - set(chosen()))
-    except (UserError, OSError) as error:  # damaged: the number is what is left to compare
-        if faults.of_the_machine(error):
-            raise
-        lost = source.get("patients", 0) - len(chosen())
-    if lost > 0:
+    there = _patients(store)
+    if there is None and source:
+        raise UserError(
+            f"{whose}, and nothing tells who they are, as split.csv and index.parquet there are "
+            "damaged: give another --storage, or --replace-patients if that is meant"
+        )
+    if lost := len({*(there or ())}.difference(chosen())):
         as_then = "--sample, --seed and --subjects-file as then (or none, for all)"
         raise _refusal(
             f"{whose}, and this run of {folder} would leave out {lost:,} of them",
             as_then if source else _tables_of(None),
         )
+
+
+def _patients(store: Path) -> Collection[int] | None:
+    """Return the patients in the storage folder, by their split or else the index of their records.
+
+    None where neither can be read.
+    """
+    with contextlib.suppress(UserError, FileNotFoundError):
+        return split_file.read(store).keys()
+    with contextlib.suppress(UserError):
+        return parquet_files.read(store / "subjects" / "index.parquet")["subject_id"].to_pylist()
+    return None
 
 
 def check_folder(

@@ -16,7 +16,7 @@ from mimic_qlora.mimic import passed_over, tables
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.errors import GoesOn, UserError
-from mimic_qlora.subjects import conversion, nesting, partition, reader, replacement
+from mimic_qlora.subjects import conversion, nesting, partition, patients, reader, replacement
 
 
 @pytest.fixture
@@ -243,6 +243,24 @@ def test_a_folder_whose_manifest_is_damaged_is_not_replaced_by_other_patients(
     (subjects / "manifest.json").unlink()
     (subjects / "split.csv").write_bytes(b"\xff\0")
     convert("--mimic-dir", tiny_mimic)
+
+
+@pytest.mark.parametrize("index", ["whole", "damaged", "gone"])
+def test_other_patients_of_the_same_number_are_told_without_the_split(convert, tiny_mimic, index):
+    """The table was exported anew into the same folder, for a cohort of as many."""
+    subjects = convert("--mimic-dir", tiny_mimic)
+    (subjects / "split.csv").write_text("subject_id,split\n10000000,tr")
+    if index == "damaged":
+        (subjects / "index.parquet").write_bytes(b"PAR1")
+    elif index == "gone":
+        (subjects / "index.parquet").unlink()
+    found, sources = manifests.read_any(subjects), tables.find(tiny_mimic)
+    asked = (subjects.parent, tiny_mimic, found["inputs"], sources, [])
+    same = patients.read(sources["patients"])
+    told = "would leave out 12 of them" if index == "whole" else "nothing tells who they are"
+    for chosen, may in ((same, index == "whole"), ([s + 1 for s in same], False)):
+        with contextlib.nullcontext() if may else pytest.raises(UserError, match=told):
+            replacement.check(*asked, chosen.copy, found)
 
 
 def test_an_unfinished_conversion_is_not_dropped(convert, tiny_mimic, tmp_path, monkeypatch):
