@@ -38,8 +38,8 @@ def arguments() -> argparse.Namespace:
     how.add_argument(
         "--clean",
         action="store_true",
-        help="list old results in /tmp, what dead runs left and copies of the embedded model, and "
-        "remove them after asking",
+        help="list old results in /tmp, what dead runs left, what audits read and copies of the "
+        "embedded model, and remove them after asking",
     )
     how.add_argument(
         "--methods",

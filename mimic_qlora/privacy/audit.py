@@ -25,6 +25,7 @@ from mimic_qlora.step import files, manifests
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.manifests import Manifest
 from mimic_qlora.training import packed_attention
+from mimic_qlora.training.memorisation import audited
 from mimic_qlora.training.memorisation.canaries import Canary
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def cache(opened: "Session", weights: str, name: str, anew: bool) -> Path:
     identity["computing"] = str(_number_type())
     identity["adapters"] = {name: weights}
     files.private_folder(opened.store / "privacy")
-    folder = files.private_folder(opened.store / "privacy" / ".readings")
+    folder = files.private_folder(opened.store / "privacy" / audited.READINGS)
     path = folder / f"{files.digest(identity)}.jsonl"
     entries.begin(path, identity, anew)
     return path

@@ -18,6 +18,7 @@ from mimic_qlora.privacy.rule import EXCEEDED
 from mimic_qlora.step import files
 from mimic_qlora.training import data, loop
 from mimic_qlora.training.encoding import new_lines
+from mimic_qlora.training.memorisation import audited
 from mimic_qlora.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _trained(opened: "Session", manifest: Mapping[str, Any], patients: set[int])
     of = [manifest["inputs"]["prompts"], sorted(patients), finding.fingerprint(opened.path)]
     name = files.digest([settings.identity(), *of])
     files.private_folder(opened.store / "privacy")
-    work = files.private_folder(opened.store / "privacy" / f".control-{name}")
+    work = files.private_folder(opened.store / "privacy" / f"{audited.CONTROL}{name}")
     marked = new_lines.mark(few, opened.tokenizer)
     done = loop.train(settings, opened.path, finding.model_name(opened.path), marked, work, 10.0)
     return work / f"checkpoint-{done.state.best_global_step}"

@@ -1,11 +1,13 @@
-"""What can be removed: old results in /tmp, what dead runs left, copies of the embedded model."""
+"""What can be removed: old results in /tmp, what dead runs left, what audits read, copies of the
+embedded model.
+"""
 
 import os
 import shutil
 import stat
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256
 from mimic_qlora.study import running_now
 from mimic_qlora.study.state import folder_bytes
+from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation import delivery, results
 
 _RESULTS, _DEAD = "copies of results of step 7", "folders of runs that ended before their time"
 _DIFFERENT = "results of step 7 that differ from those in the storage folder"
 _STOPPED = "answers of step 6's --batch that was stopped"
+_AUDITS = "what audits read and their controls (made again when needed)"
 _MODELS = "copies of the embedded model (made again when needed)"
 _BY_RUN = ("adapters", "exports", "privacy")  # a folder for each run
 _AT_TOP = (*step_commands.COMMANDS, "synthetic")  # what steps write into the storage folder itself
@@ -46,7 +50,7 @@ def of_storage(store: Path) -> list[Leftover]:
     model = store / "models" / EMBEDDED
     note = "" if is_as_converted(model) else "weights that no sum shows to be a copy: yours, or old"
     models = _leftovers(_MODELS, [model], note)
-    return [*_results(store), *_dead(store), *_stopped(store), *models]
+    return [*_results(store), *_dead(store), *_stopped(store), *_of_audits(store), *models]
 
 
 def _results(store: Path) -> list[Leftover]:
@@ -125,6 +129,20 @@ def _stopped(store: Path) -> list[Leftover]:
     return [one for one in found if not running_now.holder(one.path)]
 
 
+def _of_audits(store: Path) -> list[Leftover]:
+    """Return what audits left beside their pages, while none runs."""
+    folder = store / "privacy"
+    if any(running_now.holder(folder / run) for run in _locked_in(folder)):
+        return []
+    note = "hours of reading and training, if the same adapter is audited again"
+    paths = [folder / audited.READINGS, *sorted(folder.glob(f"{audited.CONTROL}*"))]
+    return _leftovers(_AUDITS, paths, note)
+
+
+def _locked_in(folder: Path) -> list[str]:
+    return [path.name[1:].removesuffix(".lock") for path in folder.glob(".*.lock")]
+
+
 def _leftovers(kind: str, paths: list[Path], note: str = "") -> list[Leftover]:
     """Return the folders and files of these paths that are this user's own."""
     found = []
@@ -151,6 +169,11 @@ def remove(one: Leftover) -> None:
                 _remove(path)
             with suppress(OSError):  # Windows removes no open file
                 one.path.with_name(f".{one.path.name}.lock").unlink()
+    elif one.kind == _AUDITS:
+        with ExitStack() as held:  # an audit that has begun since would lose what it reads
+            for run in _locked_in(parent):
+                held.enter_context(storage.locked(parent / run, f"privacy/{run}"))
+            _remove(one.path)
     elif one.kind == _DEAD and parent.name != "validation":
         step = (
             f"{parent.name}/{name}" if parent.name in ("adapters", "exports", "privacy") else name

@@ -1,7 +1,7 @@
 """The adapters of a storage folder, and what was asked of them: results, looks, openings."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -70,13 +70,16 @@ def _stopped_in_step_6(store: Path) -> int:
 
     What was printed of them is in no transcript until the same command has gone on to the end.
     """
-    found = 0
-    for path in (store / "qa" / ".answers").glob("*.jsonl"):
+    return sum(map(bool, _answered(store / "qa" / ".answers")))
+
+
+def _answered(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the adapters of each journal in a folder, run -> SHA-256, if it has an entry."""
+    for path in folder.glob("*.jsonl"):
         with suppress(OSError, ValueError), open(path, "rb") as file:
-            first, *answered = islice(file, 2)
-            by = part_of(json.loads(first), "by") if answered else {}
-            found += bool(part_of(by, "adapters"))
-    return found
+            first, *entries = islice(file, 2)
+            if entries:
+                yield part_of(part_of(json.loads(first), "by"), "adapters")
 
 
 def of_other(store: Path, made: Path) -> str:
@@ -103,10 +106,18 @@ def of_storage(store: Path) -> list[TrainedRun]:
     for place in sorted((store / "adapters").glob("[!.]*")):
         manifest = manifests.read(place)
         if manifest is not None:
-            audit = audited.read(store, place.name)
-            verdict = audit.verdict if audit else audited.NOT_AUDITED
-            found.append(replace(_run(place.name, manifest, entries), memorisation=verdict))
+            one = _run(place.name, manifest, entries)
+            found.append(replace(one, memorisation=_memorisation(store, place.name, manifest)))
     return found
+
+
+def _memorisation(store: Path, run: str, manifest: Mapping[str, Any]) -> str:
+    """Return the verdict of an adapter's audit, or how far one has come."""
+    if audit := audited.read(store, run):
+        return audit.verdict
+    read = _answered(store / "privacy" / audited.READINGS)
+    is_begun = any(weights_in(manifest) in adapters.values() for adapters in read)
+    return "audit begun, not finished" if is_begun else audited.NOT_AUDITED
 
 
 def _entries(store: Path) -> list[ledger.Entry] | None:

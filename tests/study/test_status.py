@@ -372,6 +372,27 @@ def test_an_audit_by_limits_that_are_no_longer_the_frozen_ones_says_so(whole):
     assert look(whole).runs[0]["memorisation"] == "held by limits that are gone"
 
 
+def test_an_audit_that_stopped_is_told_and_what_audits_keep_can_be_removed(whole, capsys):
+    """A stopped one was "not audited", and what it had read of charts stayed for ever."""
+    weights = files.file_sha256(whole / "adapters/default/adapter_model.safetensors")
+    (whole / "privacy/.readings").mkdir(parents=True)
+    (whole / "privacy/.control-abc").mkdir()
+    path = whole / "privacy/.readings/x.jsonl"
+    entries.begin(path, {"adapters": {"default": weights}}, anew=False)
+    assert look(whole).runs[0]["memorisation"] == audited.NOT_AUDITED
+    entries.add(path, {"key": "k", "value": []})
+    assert look(whole).runs[0]["memorisation"] == "audit begun, not finished"
+    with storage.locked(whole / "privacy/default", "privacy/default"):
+        assert leftovers.of_storage(whole) == []
+    found = leftovers.of_storage(whole)
+    with storage.locked(whole / "privacy/default", "privacy/default"):  # it goes on meanwhile
+        with pytest.raises(UserError, match="another run of"):
+            overview.clean(found, lambda question: True)
+    assert overview.clean(found, lambda question: True).startswith("Removed 2 of 2, ")
+    assert "hours of reading and training" in capsys.readouterr().out
+    assert not [path for path in (whole / "privacy").iterdir() if path.suffix != ".lock"]
+
+
 def test_the_ledger_is_counted_by_adapter_and_an_edited_one_is_told(whole):
     ledger.enter(whole, "frozen", plan_sha256="abc")
     folder = whole / "adapters" / "default"

@@ -17,6 +17,8 @@ from mimic_qlora.step.step_commands import command_for
 NOT_AUDITED = "not audited for memorisation"
 PAGE, SUMMARY = "audit.html", "summary.json"
 LIMITS = "limits.yaml"  # the frozen ones, in `privacy/`
+READINGS = ".readings"  # journals of what audits read, beside them
+CONTROL = ".control-"  # begins the names of the folders in which they train controls
 BEGIN, END = "<!-- memorisation -->", "<!-- end of memorisation -->"
 
 
