@@ -130,6 +130,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         if faults.of_the_machine(error):
             raise
+        if getattr(error, "doc", "").startswith("\ufeff"):
+            raise UserError(
+                f"{path} begins with a byte order mark, with which transformers reads no JSON: "
+                "save it as UTF-8 without one"
+            ) from None
     raise UserError(f"{path} is damaged: {remedy(path.parent)}")
 
 

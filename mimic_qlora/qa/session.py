@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding, generation, loading
-from mimic_qlora.step import manifests, seeded, step_commands, storage
+from mimic_qlora.step import files, manifests, seeded, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line, subjects_manifest
@@ -149,7 +149,8 @@ def check_runs(store: Path, runs: Sequence[str]) -> None:
     """Raise UserError when an adapter of step 5 is missing or stale; name the others where there
     are any.
     """
-    there = sorted(path.parent.name for path in (store / "adapters").glob("[!.]*/manifest.json"))
+    found = [path.parent.name for path in (store / "adapters").glob("[!.]*/manifest.json")]
+    there = sorted(filter(files.is_folder_name, found))
     for run in runs:
         if there and run not in there and not (store / "adapters" / run).exists():
             train = f"run `{step_commands.command_for(f'adapters/{run}')}` first"

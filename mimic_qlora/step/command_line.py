@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from mimic_qlora.step import faults, limits, streams, terminal
 from mimic_qlora.step.errors import UpToDate, UserError
-from mimic_qlora.step.files import is_folder_name
+from mimic_qlora.step.files import FOLDER_NAME, is_folder_name
 from mimic_qlora.step.plain_text import printable, typed, unhidden
 
 GREATEST = 10**12  # of any count; more than 64 bits fails deep in a library
@@ -230,9 +230,9 @@ def text(given: str) -> str:
 
 
 def folder_name(text: str) -> str:
-    """Read a name that can be a folder's: letters, digits, '-', '_' and '.', no leading '.'."""
+    """Read a name that can be a folder's."""
     if not is_folder_name(text):
-        raise _must("be a name of letters, digits, '-', '_' and '.'", repr(text))
+        raise _must(f"be {FOLDER_NAME}", repr(text))
     return text
 
 

@@ -162,8 +162,11 @@ def put_aside(path: Path, place: Path) -> Path:
     return path.rename(name_beside(place))
 
 
+FOLDER_NAME = "a name of letters, digits, '-', '_' and '.' that begins with no '-' or '.'"
+
+
 def is_folder_name(name: str) -> bool:
-    """Tell whether a run may have this name: letters, digits, '-', '_' and '.', no leading '.'."""
+    """Tell whether a run may have this name, which is FOLDER_NAME."""
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) is not None
 
 

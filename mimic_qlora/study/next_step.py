@@ -44,6 +44,8 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
     """
     if any(state.state in (RUNNING, UNREADABLE) for state in states):
         return ""
+    # a folder that was renamed so that no --run can name it
+    states = [s for s in states if files.is_folder_name(s.step.rpartition("/")[2])]
     begun = any(s.step.startswith("adapters/") and s.state in (DONE, STOPPED) for s in states)
     to_do = (
         state

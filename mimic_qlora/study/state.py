@@ -27,6 +27,7 @@ RUNNING, STOPPED, UNREADABLE = "running", "stopped", "unreadable"
 STEPS = ("subjects", "summary", "features", "prompts", "adapters", "qa", "validation")
 _DAMAGED_PARTS = {"subjects": subjects_manifest.damaged_parts}
 _TO_REDO = (STALE, DAMAGED, MISSING, STOPPED)
+_UNTYPED = f"rename it: --run takes {files.FOLDER_NAME}"
 _LATER = "later steps take it as it is, and the step would do it again"
 
 
@@ -75,6 +76,8 @@ def of_storage(store: Path, system_prompt: str) -> list[StepState]:
     for run in adapters or [""]:
         step = f"adapters/{run}" if run else "adapters"
         found[step] = _of_folder(store, step, before, {}) if run else _kept_back(store / step)
+        if run and not files.is_folder_name(run):
+            found[step] = replace(found[step], why=_UNTYPED)
     found["qa"] = _of_many(store / "qa", "*.jsonl", "transcript")
     found["validation"] = _of_results(store, found)
     return list(found.values())

@@ -128,9 +128,7 @@ def _check_against(planned: _Planned, asked: Asked) -> None:
 def _check_runs(runs: tuple[str, ...]) -> None:
     for run in runs:
         if not files.is_folder_name(run):
-            raise UserError(
-                f"--run must be a name of letters, digits, '-', '_' and '.', not {run!r}"
-            )
+            raise UserError(f"--run must be {files.FOLDER_NAME}, not {run!r}")
     if len(set(runs)) < len(runs):
         raise UserError(f"--run {','.join(runs)} names an adapter twice: one run counts once")
 

@@ -57,6 +57,10 @@ def named(folder: Path) -> dict:
         ),
         (lambda f: [path.unlink() for path in shards(f)], "lacks model-00001-of-"),
         (lambda f: (f / finding.INDEX).write_text("{"), "index.json is damaged.*anew"),
+        (
+            lambda f: (f / finding.INDEX).write_text("\ufeff{}"),
+            "index.json begins with a byte order",
+        ),
         (lambda f: write_index(f, {}), "index.json is damaged.*anew"),
         (lambda f: write_index(f, {"a": 3}), "index.json is damaged.*anew"),
         (lambda f: write_index(f, ["a"]), "index.json is damaged.*anew"),

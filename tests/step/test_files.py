@@ -116,7 +116,15 @@ def test_only_the_users_own_link_may_stand_in_the_place_of_a_private_folder(tmp_
 
 @pytest.mark.parametrize(
     "name, fits",
-    [("a", True), ("seed-0.b_c", True), ("", False), (".a", False), ("a/b", False), ("a\n", False)],
+    [
+        ("a", True),
+        ("seed-0.b_c", True),
+        ("", False),
+        (".a", False),
+        ("a/b", False),
+        ("a\n", False),
+        ("-a", False),
+    ],
 )
 def test_names_that_can_be_folders(name, fits):
     assert files.is_folder_name(name) == fits

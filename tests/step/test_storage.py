@@ -71,6 +71,10 @@ def test_a_run_is_written_again_by_a_command_that_names_it(tmp_path):
     (tmp_path / "adapters/copied/manifest.json").unlink()
     with pytest.raises(UserError, match=rf"copied/manifest\.json is missing: run {again}"):
         session.check_runs(tmp_path, ["whole", "copied"])
+    with storage.step_output(tmp_path, "adapters/no word", {}, {}):
+        pass
+    with pytest.raises(UserError, match="there is no adapter 'other': give --run whole, or"):
+        session.check_runs(tmp_path, ["other"])
 
 
 def test_a_command_that_a_refusal_names_finds_what_this_one_has_opened(tmp_path, monkeypatch):

@@ -372,6 +372,15 @@ def test_an_audit_by_limits_that_are_no_longer_the_frozen_ones_says_so(whole):
     assert look(whole).runs[0]["memorisation"] == "held by limits that are gone"
 
 
+def test_an_adapter_that_no_command_can_name_is_told_and_not_proposed(whole):
+    (whole / "adapters/default").rename(whole / "adapters/my run")
+    said = look(whole)
+    assert "adapters/my run: rename it: --run takes a name of letters" in said.text
+    assert "my run" not in said.next
+    write(whole, "subjects", "other")  # so that each step would be done again
+    assert "my run" not in look(whole).next
+
+
 def test_an_audit_that_stopped_is_told_and_what_audits_keep_can_be_removed(whole, capsys):
     """A stopped one was "not audited", and what it had read of charts stayed for ever."""
     weights = files.file_sha256(whole / "adapters/default/adapter_model.safetensors")
