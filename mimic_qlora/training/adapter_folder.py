@@ -84,7 +84,7 @@ def write(
     if (fault := durable.fault(best)) is not None:
         raise UserError(
             f"{best}, the best adapter of the run, is damaged or gone ({fault}): run the same "
-            "command again with --force"
+            "command again, which goes on from the last whole checkpoint before it, or anew"
         )
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copy(best / file, whole)

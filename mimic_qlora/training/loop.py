@@ -18,7 +18,7 @@ from mimic_qlora.training import cost, hardware, preparation
 from mimic_qlora.training.callbacks import Pace, Report, stopped_early
 from mimic_qlora.training.log_files import LogRow, Setup, with_fastest
 from mimic_qlora.training.packing import Pack, Split, pack, totals
-from mimic_qlora.training.settings import TrainSettings
+from mimic_qlora.training.settings import TrainSettings, damaged
 from mimic_qlora.training.trainer import PackedTrainer, checkpoints, transformers
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def read_setup(work: Path) -> Setup | None:
     except (OSError, ValueError, TypeError) as error:
         if faults.of_the_machine(error):
             raise
-    raise UserError(f"{path} is damaged: give --force to begin the run anew")
+    raise damaged(path)
 
 
 def describe(prepared: preparation.Prepared, settings: TrainSettings, plan: Plan) -> Setup:

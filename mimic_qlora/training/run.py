@@ -20,7 +20,7 @@ from mimic_qlora.subjects.manifest import Source, data_line, subjects_manifest
 from mimic_qlora.training import data, hardware, packing
 from mimic_qlora.training.encoding import new_lines
 from mimic_qlora.training.memorisation import canaries
-from mimic_qlora.training.settings import DRAFT, Job
+from mimic_qlora.training.settings import DRAFT, Job, damaged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -287,7 +287,7 @@ def draft_of(work: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         if faults.of_the_machine(error):
             raise
-        raise UserError(f"{path} is gone or damaged: give --force to begin the run anew") from None
+        raise damaged(path) from None
 
 
 def keep_own(work: Path) -> None:

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from mimic_qlora.step.errors import UserError
 
 COMPUTE = ("auto", "bf16", "fp16", "fp32")
 # Beyond these no adapter learns: a LoRA run at 0.1 diverges, and one at 1e-8 stays where it began.
@@ -68,3 +71,11 @@ class Job:
 def is_checkpointing(text: str) -> bool:
     """Return whether a text is none, all, auto, or a number of layers."""
     return text in ("none", "all", "auto") or text.isdecimal() and int(text) > 0
+
+
+def damaged(path: Path) -> UserError:
+    """Return the error for a file without which no run goes on from the checkpoints beside it."""
+    return UserError(
+        f"{path} is gone or damaged: put it back as it was, choose another --run, or give --force, "
+        "which removes the checkpoints beside it and begins the run anew"
+    )

@@ -114,7 +114,8 @@ def read(folder: Path, step: int) -> Losses:
         if faults.of_the_machine(error):
             raise
         raise UserError(
-            f"{path} is gone or damaged: run the same command again with --force"
+            f"{path} is gone or damaged: run the same command again, which goes on from the last "
+            "whole checkpoint before it, or anew"
         ) from None
 
 

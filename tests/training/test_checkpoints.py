@@ -166,9 +166,12 @@ def test_a_link_in_the_place_of_the_checkpoints_is_refused(stopped, work, tiny):
     assert list(elsewhere.glob("checkpoint-*"))
 
 
+LOST = "is gone or damaged: .* --force, which removes the checkpoints beside it"
+
+
 def test_checkpoints_without_the_draft_of_their_run_are_not_dropped_unasked(stopped, work, tiny):
     (work / "draft.json").unlink()
-    with pytest.raises(UserError, match="draft.json is gone or damaged: give --force"):
+    with pytest.raises(UserError, match=f"draft.json {LOST}"):
         run(work.parents[1], tiny)
     assert list(work.glob("checkpoint-*"))
 
@@ -215,7 +218,7 @@ def test_what_is_known_of_a_run_is_named_when_damaged_and_force_begins_anew(
     stopped, work, tiny, name, content
 ):
     (work / name).write_text(content)
-    with pytest.raises(UserError, match=f"{name} is (gone or )?damaged: give --force"):
+    with pytest.raises(UserError, match=f"{name} {LOST}"):
         run(work.parents[1], tiny)
     if (name, content) == ("draft.json", "{"):
         run(work.parents[1], tiny, "--force")
