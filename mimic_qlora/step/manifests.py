@@ -18,10 +18,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypedDict
 
+from mimic_qlora.step import faults
 from mimic_qlora.step.files import (
     digest,
     file_sha256,
     misfits,
+    read_json,
     read_kept,
     read_object,
     unchanged_sha256,
@@ -225,6 +227,15 @@ def damaged_parts(found: Mapping[str, Any]) -> list[str]:
 def read_any(place: Path) -> dict[str, Any]:
     """Return what can be read of the manifest in a step's folder, in whatever shape it is."""
     return read_object(place / NAME)
+
+
+def check_readable(place: Path) -> None:
+    """Raise OSError where a step's manifest cannot be read now, as its folder may be whole."""
+    try:
+        read_json(place / NAME)
+    except (OSError, ValueError) as error:
+        if faults.of_the_machine(error):
+            raise
 
 
 @functools.cache  # reads the metadata of every package that is installed

@@ -34,6 +34,7 @@ from mimic_qlora.step.manifests import (
     FinishedManifest,
     Manifest,
     adapters_on,
+    check_readable,
     damaged_files,
     finish_manifest,
     is_same_run,
@@ -301,6 +302,7 @@ def step_output(
         refuse_other_output(storage, step)
         manifest = new_manifest(step, settings, inputs)
         if not force:
+            check_readable(place)
             stop_if_up_to_date(place, manifest)
         if not is_same_run(read(place) or {}, manifest):
             say_orphaned(storage, step)

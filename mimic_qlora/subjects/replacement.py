@@ -55,11 +55,12 @@ def one_source(arguments: Mapping[str, Any]) -> str | None:
 def earlier(store: Path) -> Found:
     """Return the manifest of the patients in the storage folder; empty where there is none.
 
-    Raises UserError while another run of step 1 goes on.
+    Raises UserError while another run of step 1 goes on, and OSError where it cannot be read now.
     """
     place = files.output_place(store, "subjects")
     with storage.locked(place, "subjects"):
         storage.recover(place)
+        manifests.check_readable(place)
         return manifests.read_any(place)
 
 

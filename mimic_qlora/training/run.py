@@ -186,8 +186,10 @@ def stop_if_up_to_date(run: Run) -> None:
 def check_replaced(run: Run) -> None:
     """Raise UserError where the run would replace a finished adapter that is another one.
 
-    That of a trial gives way without being asked for, which is said.
+    That of a trial gives way without being asked for, which is said. Raises OSError where it cannot
+    be read now which one it is.
     """
+    manifests.check_readable(run.place)
     found = manifests.read(run.place)
     if not found or manifests.is_same_run(found, run.manifest) or run.job.replace_adapter:
         return

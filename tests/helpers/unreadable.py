@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def unreadable(number: int) -> Callable[[Path], bytes]:
+def unreadable(number: int) -> Callable[..., bytes]:
     """Return a function in the place of one that reads a file: it fails with an error of errno."""
 
-    def read(path: Path) -> bytes:
+    def read(path: Path, **options: object) -> bytes:
         raise OSError(number, os.strerror(number), str(path))
 
     return read

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.unreadable import unreadable
 from mimic_qlora.step import errors, files, manifests, storage
+from mimic_qlora.subjects import replacement
 from mimic_qlora.training.memorisation import audited
 
 
@@ -25,6 +27,18 @@ def made(place, settings=None, inputs=None, force=False, **contents):
     except errors.UpToDate:
         fresh = False
     return storage.verified_manifest(place, "features")["id"], fresh
+
+
+def test_an_output_whose_manifest_cannot_be_read_now_is_not_made_anew(tmp_path, monkeypatch):
+    """It may be whole: only --force makes it again."""
+    made(tmp_path)
+    with monkeypatch.context() as bad_disk:
+        bad_disk.setattr(Path, "read_text", unreadable(errno.EIO))
+        for what in (lambda: made(tmp_path), lambda: replacement.earlier(tmp_path)):
+            with pytest.raises(OSError, match=r"Input/output error: .*manifest\.json"):
+                what()
+        with storage.step_output(tmp_path, "features", {}, {}, force=True):
+            pass
 
 
 def as_by_an_earlier_version(place, identity="0123456789abcdef"):

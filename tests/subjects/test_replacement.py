@@ -1,22 +1,35 @@
 """Real patients are not replaced unasked, and the same tables elsewhere are the same."""
 
 import contextlib
+import errno
 import gzip
 import json
 import os
 import shlex
 import shutil
+from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 import convert_to_jsonl
 from helpers.mimic_tables import rewrite, write_table
 from helpers.scripts import folder_bytes
+from helpers.unreadable import unreadable
 from mimic_qlora.mimic import passed_over, tables
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.step import manifests, storage
 from mimic_qlora.step.errors import GoesOn, UserError
-from mimic_qlora.subjects import conversion, nesting, partition, patients, reader, replacement
+from mimic_qlora.subjects import (
+    conversion,
+    nesting,
+    parquet_files,
+    partition,
+    patients,
+    reader,
+    replacement,
+    split_file,
+)
 
 
 @pytest.fixture
@@ -198,6 +211,16 @@ def test_rows_that_can_be_used_are_compared(tmp_path, kind, rows, fewer):
     with contextlib.nullcontext() if fewer is None else pytest.raises(GoesOn) as error:
         replacement.check_rows(tmp_path, found, rows)
     assert fewer is None or f"rows of {fewer}: give" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [(split_file, "read"), (parquet_files, "read"), (pyarrow.parquet, "read_schema")],
+)
+def test_what_cannot_be_read_now_does_not_let_others_in(tmp_path, monkeypatch, module, function):
+    monkeypatch.setattr(module, function, unreadable(errno.ESTALE))
+    with pytest.raises(OSError, match="Stale file handle"):
+        replacement.check(tmp_path, Path("there"), {}, {}, [], list, FOUND)
 
 
 def rename_column(path, old, new):

@@ -1,6 +1,7 @@
 """Checkpoints that were damaged: an older whole one is taken, never a damaged one."""
 
 import contextlib
+import errno
 import io
 import shutil
 import sys
@@ -11,9 +12,10 @@ import pytest
 
 import train_qlora
 from helpers.training_runs import OPTIONS, adapter_bytes, write_store
+from helpers.unreadable import unreadable
 from mimic_qlora.step import durable
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.training import callbacks, loop, trainer
+from mimic_qlora.training import callbacks, loop, trainer, validation_loss
 from mimic_qlora.training import run as run_of_step_5
 
 STOP = 3  # the step after which the run is stopped
@@ -223,3 +225,22 @@ def test_what_is_known_of_a_run_is_named_when_damaged_and_force_begins_anew(
     if (name, content) == ("draft.json", "{"):
         run(work.parents[1], tiny, "--force")
         assert adapter_bytes(work.parents[1]) == stopped.adapter
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        run_of_step_5.draft_of,
+        loop.read_setup,
+        lambda work: validation_loss.read(work, 0),
+        lambda work: run_of_step_5.check_replaced(SimpleNamespace(place=work)),
+    ],
+    ids=["draft", "about", "validation", "finished"],
+)
+def test_what_cannot_be_read_now_is_neither_damaged_nor_missing(tmp_path, monkeypatch, read):
+    """Without the manifest of the finished adapter, another training began."""
+    for name in ("draft.json", "about.json", "manifest.json"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(Path, "read_text", unreadable(errno.ESTALE))
+    with pytest.raises(OSError, match="Stale file handle"):
+        read(tmp_path)
