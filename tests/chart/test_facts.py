@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from mimic_qlora.chart import facts
+from mimic_qlora.clinical import content
 
 NOW = datetime(2150, 5, 20, 12)
 EMPTY = {"patients": [], "prescriptions": [], "procedures_icd_labeled": [], "labevents": []}
@@ -88,3 +89,11 @@ def test_labs_come_newest_first_and_one_without_a_number_counts_as_newest():
         (50822, 4.1),
         (50971, 6.2),
     ]
+
+
+@pytest.mark.parametrize(("first", "then"), [("F322", "F3340"), ("F3342", "F332")])
+def test_of_depression_and_its_remission_the_later_code_counts(first, then):
+    (now,) = known((400, first), (40, then))
+    assert now == ("depression_in_remission" if then == "F3340" else "depression")
+    called = content.load().cautions["depression_mood_log"].when
+    assert called.holds(facts.facts_of_view(chart((40, then)), NOW))

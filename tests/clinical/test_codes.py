@@ -41,6 +41,9 @@ from mimic_qlora.clinical import codes
         ("C9101", 10, "blood_cancer_in_remission"),
         ("20500", 9, "blood_cancer"),  # without mention of having achieved remission
         ("C9102", 10, "blood_cancer"),  # in relapse
+        ("29625", 9, "depression_in_remission"),
+        ("F3340", 10, "depression_in_remission"),
+        ("29624", 9, "depression"),
         ("I70222", 10, "peripheral_artery_disease"),
     ],
 )
@@ -78,6 +81,9 @@ def test_a_code_means_nothing_in_the_other_version_and_exclusions_hold():
         ("M8448XA", 10, "spine_fracture"),  # another bone
         ("S128XXA", 10, "spine_fracture"),  # such as the larynx
         ("F3281", 10, "depression"),  # premenstrual
+        ("29636", 9, "depression"),  # in full remission
+        ("F325", 10, "depression"),
+        ("F3341", 10, "depression"),
     ],
 )
 def test_a_code_is_not_taken_for_more_than_its_title_says(code, version, name):
