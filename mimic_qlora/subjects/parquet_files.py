@@ -5,6 +5,7 @@ it reads is compared with the SHA-256 sum that the manifest has of it.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,26 @@ def read(path: Path, **options: Any) -> pa.Table:
         if faults.of_the_machine(error):
             raise
         raise damaged(path) from None
+
+
+def filled(paths: Iterable[Path]) -> Counter[str]:
+    """Count the cells of each column that are not null, by the footers of a table's files.
+
+    Raises UserError when one is damaged.
+    """
+    cells = Counter[str]()
+    for path in paths:
+        try:
+            footer = pq.read_metadata(path)
+        except (pa.ArrowException, OSError) as error:
+            if faults.of_the_machine(error):
+                raise
+            raise damaged(path) from None
+        for group in map(footer.row_group, range(footer.num_row_groups)):
+            for column in map(group.column, range(footer.num_columns)):
+                nulls = column.statistics.null_count if column.statistics else 0
+                cells[column.path_in_schema] += column.num_values - nulls
+    return cells
 
 
 def damaged(path: Path) -> UserError:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,6 +15,7 @@ from mimic_qlora.subjects import parquet_files, split_file
 from mimic_qlora.subjects.manifest import Source
 
 SYNTHETIC = "synthetic"  # folder of the built-in data in the storage folder, and their kind
+LEAST_CELLS = 10  # of a column: fewer may be slips, which were corrected
 Found = Mapping[str, Any]  # a manifest, as far as it can be read
 
 
@@ -187,6 +188,33 @@ def check_folder(
     return whose
 
 
+def check_cells(store: Path, found: Found, folder: Path) -> None:
+    """Raise GoesOn if a run that wrote the typed tables in `folder` would leave out most cells of a
+    column of real patients.
+
+    `found` is the manifest of these. Fewer than LEAST_CELLS are not compared.
+    """
+    if part(found, "source").get("kind") == SYNTHETIC:
+        return
+    fewer = []
+    for name in _rows_of(found):
+        now = parquet_files.filled(_typed(folder, name))
+        with contextlib.suppress(UserError):  # an earlier file is damaged
+            before = parquet_files.filled(_typed(store / "subjects", name))
+            fewer += [
+                f"{name}.{column} ({n:,} then, {now[column]:,} now)"
+                for column, n in before.items()
+                if n >= LEAST_CELLS and 2 * now[column] < n
+            ]
+    _refuse_fewer(store, found, "cells", fewer)
+
+
+def _typed(folder: Path, name: str) -> list[Path]:
+    """Return the files of a typed table in a folder of step 1, by patient or not."""
+    parts = (folder / "tables" / name).glob("part-*.parquet")
+    return [*parts, *(folder / "dictionaries").glob(f"{name}.parquet")]
+
+
 def check_rows(store: Path, found: Found, rows: Mapping[str, int]) -> None:
     """Raise GoesOn if a run would replace tables of real patients by some with fewer rows.
 
@@ -196,16 +224,21 @@ def check_rows(store: Path, found: Found, rows: Mapping[str, int]) -> None:
     if part(found, "source").get("kind") == SYNTHETIC:
         return
     fewer = [
-        f"{name} ({n:,} rows then, {rows[name]:,} now)"
+        f"{name} ({n:,} then, {rows[name]:,} now)"
         for name, n in _rows_of(found).items()
         if rows.get(name, n) < n
     ]
+    _refuse_fewer(store, found, "rows", fewer)
+
+
+def _refuse_fewer(store: Path, found: Found, what: str, fewer: Sequence[str]) -> None:
+    """Raise GoesOn where a run would leave out rows or cells, which `fewer` names."""
     if fewer:
         refusal = _refusal(
-            f"{_whose(store, found)}, and this run would leave out rows of {', '.join(fewer)}",
+            f"{_whose(store, found)}, and this run would leave out {what} of {', '.join(fewer)}",
             "a --mimic-dir that has them",
         )
-        raise GoesOn(f"{refusal}, which goes on from what was read")
+        raise GoesOn(f"{refusal}, which goes on from what is done")
 
 
 def _whose(store: Path, found: Found) -> str:
