@@ -200,11 +200,20 @@ def _previous(place: Path) -> Path:
 
 
 def recover(place: Path) -> None:
-    """Put the previous output back if a run was killed between the renames of `replace_folder`.
+    """Bring a run to its end that was killed as its output, whole, was to take its place.
 
     Call only while holding the step's lock. Without it, a run that is between its two renames
     looks like one that was killed.
     """
+    _put_back(place)
+    temp = partial_of(place)
+    whole = None if (temp / RUN_ID).exists() else read(temp)
+    if whole and not damaged_files(temp, whole):
+        replace_folder(temp, place)
+
+
+def _put_back(place: Path) -> None:
+    """Put the previous output back if a run was killed between the renames of `replace_folder`."""
     old = _previous(place)
     if old.exists():
         if place.exists():
@@ -219,7 +228,7 @@ def replace_folder(temp: Path, place: Path) -> None:
     A folder that no step wrote, by its name or by a link in its place, is kept beside it.
     """
     old = _previous(place)
-    recover(place)
+    _put_back(place)
     if place.exists():
         place.rename(old)
     temp.rename(place)

@@ -220,6 +220,38 @@ def test_a_manifest_that_a_kill_cut_short_is_no_part_of_the_output(tmp_path):
     assert ".manifest.json.new" not in storage.verified_manifest(tmp_path, "subjects")["files"]
 
 
+@pytest.mark.parametrize("name", ["subjects", ".subjects.partial"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_run_that_is_killed_as_its_output_takes_its_place_is_brought_to_its_end(
+    tmp_path, monkeypatch, name, cut
+):
+    """Hours of work were begun anew: all was written but the name."""
+
+    def written(text):
+        with storage.step_output(tmp_path, "subjects", {"seed": text}, {}, resumable=True) as out:
+            (out.path / "records").write_text(text)
+
+    written("before")
+    rename = Path.rename
+
+    def killed(path, target):
+        if path.name == name:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(Path, "rename", killed)
+        written("after")
+    if cut:  # as a power cut leaves a file that was not on the disk yet
+        (tmp_path / ".subjects.partial" / "records").write_text("")
+        written("after")
+    else:
+        with pytest.raises(errors.UpToDate):
+            written("after")
+    assert (tmp_path / "subjects" / "records").read_text() == "after"
+    assert not list(tmp_path.glob(".subjects.[po]*"))
+
+
 @pytest.mark.parametrize(
     ("seed", "record", "work", "told"),
     [
