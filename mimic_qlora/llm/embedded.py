@@ -8,6 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from mimic_qlora.llm import tokenizer_files
@@ -170,7 +172,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         if terminal.is_terminal(sys.stderr)
         else contextlib.redirect_stderr(io.StringIO())
     )
-    with shown:
+    with shown, _each_read_once():
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, **source, **dense
         )
@@ -182,6 +184,22 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     config.pop("quantization_config", None)
     config["_name_or_path"] = EMBEDDED_ORIGIN
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _each_read_once() -> Iterator[None]:
+    """Keep what transformers asks of a GGUF file: its header thrice, names for each module.
+
+    That was half of a conversion.
+    """
+    import gguf
+
+    read = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = map(cache, read)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = read
 
 
 def is_embedded(path: Path) -> bool:
