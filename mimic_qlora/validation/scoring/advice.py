@@ -84,6 +84,7 @@ def way_of(text: str) -> str | None:
     return next((way for way in WAYS if way in said), None)
 
 
+@lru_cache(maxsize=20_000)
 def only_times(text: str) -> bool:
     """Return whether a clause plays down only in that it names a time, as with a sign put off.
 
@@ -249,6 +250,7 @@ def _names(text: str, signs: Sequence[str]) -> bool:
     return any(names(pattern, text) for pattern in signs)
 
 
+@lru_cache(maxsize=20_000)
 def names(pattern: str, text: str) -> bool:
     """Return whether a text names a warning sign, in its pattern's words or in lay words."""
     return phrases.names(pattern, text) or any(

@@ -39,31 +39,46 @@ def causes(answer: str, chart: str = "", heard: Sequence[advice.Advice] | None =
 def _claimed(answer: str, listed: str) -> Iterator[str]:
     """Yield the causes that sentences claim, and the diseases that they say the person has."""
     for sentence in re.split(r"(?<=[.!?])\s+|\n+", answer):
-        claimed = _any("not_claimed").sub(" ", sentence)
-        for pattern in _each("claims"):
-            for match in pattern.finditer(claimed):
-                yield match["name"].strip() or match[0]
-        for match in _any("has").finditer(claimed):
-            if (name := match["name"].strip()).casefold() not in listed:
-                yield name
+        blamed, had = _of_sentence(sentence)
+        yield from blamed
+        yield from (name for name in had if name.casefold() not in listed)
+
+
+@lru_cache(maxsize=20_000)
+def _of_sentence(sentence: str) -> tuple[list[str], list[str]]:
+    """Return the causes that a sentence claims, and the diseases that it says the person has."""
+    claimed = _any("not_claimed").sub(" ", sentence)
+    found = (match for pattern in _each("claims") for match in pattern.finditer(claimed))
+    had = _any("has").finditer(claimed)
+    return [m["name"].strip() or m[0] for m in found], [m["name"].strip() for m in had]
 
 
 def _mentioned(clauses: Sequence[advice.Advice], listed: str) -> Iterator[str]:
     """Yield the diseases that clauses mention without a reason to seek care."""
     for clause in clauses:
-        excused = _any("mentioned").search(clause.text) or "?" in clause.text
-        if clause.way not in ("urgent", "care") and not excused:
-            claimed = _any("not_claimed").sub(" ", clause.text)
-            for match in _any("a_disease").finditer(claimed):
-                if match[0].strip().casefold() not in listed:
-                    yield match[0]
+        if clause.way not in ("urgent", "care"):
+            names = _diseases(clause.text)
+            yield from (name for name in names if name.strip().casefold() not in listed)
+
+
+@lru_cache(maxsize=20_000)
+def _diseases(clause: str) -> list[str]:
+    """Return the diseases that a clause mentions, unless something in it excuses that."""
+    if _any("mentioned").search(clause) or "?" in clause:
+        return []
+    claimed = _any("not_claimed").sub(" ", clause)
+    return [match[0] for match in _any("a_disease").finditer(claimed)]
 
 
 def doses(answer: str, chart: str = "") -> list[str]:
     """Return amounts of medicine, and changes of one, that `chart` does not hold, as written."""
     listed = _without_blanks(chart)
-    found = [match[0] for match in _any("dose").finditer(answer)]
-    return list(dict.fromkeys(dose for dose in found if _without_blanks(dose) not in listed))
+    return [dose for dose in _doses(answer) if _without_blanks(dose) not in listed]
+
+
+@lru_cache(maxsize=1024)
+def _doses(answer: str) -> list[str]:
+    return list(dict.fromkeys(match[0] for match in _any("dose").finditer(answer)))
 
 
 def _without_blanks(text: str) -> str:

@@ -126,6 +126,7 @@ def _unfounded(claim: Claim, borne_out: Sequence[str], holds: frozenset[str]) ->
             yield told[slice(*span)].strip()
 
 
+@lru_cache(maxsize=20_000)
 def _named(told: str, kind: str) -> list[tuple[tuple[int, int], Finding]]:
     """Return the findings named, each with its place, of names that hold each other the longest."""
     spans = [
