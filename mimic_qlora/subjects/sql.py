@@ -35,14 +35,16 @@ def said(text: str) -> str:
 def word(text: str, words: Sequence[str], other: str) -> str:
     """Return SQL for the word that a text is, whatever its capitals and the blanks around it.
 
-    `other` is SQL for what is none of the words. Lists, since of a CASE each word would be a copy
-    of the text, and a search of its own.
+    `other` is SQL for what is none of the words. Lists are searched for the few words that stand
+    otherwise alone: it takes 1 microsecond a cell, and of labevents there are 100 million.
     """
-    known, capitals = (
-        f"[{', '.join(map(literal, listed))}]" for listed in (words, [w.upper() for w in words])
+    capitals = [w.upper() for w in words]
+    known, upper = (", ".join(map(literal, listed)) for listed in (words, capitals))
+    as_upper = f"upper({_trimmed(text)})"
+    return (
+        f"CASE WHEN {text} IN ({known}) THEN {text} WHEN {as_upper} IN ({upper}) "
+        f"THEN list_extract([{known}], list_position([{upper}], {as_upper})) ELSE {other} END"
     )
-    place = f"list_position({capitals}, upper({_trimmed(text)}))"
-    return f"coalesce(list_extract({known}, {place}), {other})"
 
 
 def _trimmed(text: str) -> str:
