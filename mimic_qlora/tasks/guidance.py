@@ -36,8 +36,8 @@ def bearing(caution: Caution, symptom: content.AnySymptom, asked: Collection[str
     named = set(caution.symptoms)
     if isinstance(symptom, Symptom) and any(
         conflicts.outranked(flag, [caution])
-        for flag in symptom.urgent
-        if flag in symptom.urgent[:FIRST_FLAGS] or _raises(caution, flag, asked)
+        for place, flag in enumerate(symptom.urgent)
+        if place < FIRST_FLAGS or _raises(caution, flag, asked)
     ):
         return 4
     if symptom.id in named:
