@@ -161,6 +161,18 @@ def test_a_sign_has_the_highest_level_and_what_gives_it_comes_into_the_answer():
         assert "sign number 2" in answer and "sign number 3" in answer
 
 
+def test_a_caution_bears_most_on_the_first_two_signs_and_on_one_that_the_question_names():
+    signs = ("fever", "chills", "seizure")
+    urgent = [
+        flag.model_copy(update={"signs": (sign,)})
+        for flag, sign in zip(symptom().urgent, signs, strict=False)
+    ]
+    made = symptom().model_copy(update={"urgent": tuple(urgent)})
+    rules = [caution(level="911", signs=(sign,), symptoms=("nosebleed",)) for sign in signs]
+    assert [guidance.bearing(rule, made) for rule in rules] == [4, 4, 0]
+    assert [guidance.bearing(rule, made, {"seizure"}) for rule in rules] == [4, 4, 4]
+
+
 def test_a_general_sign_that_a_caution_names_at_the_same_level_is_not_named_twice():
     made, rule = symptom(), caution(level="today", signs=("fever",), section="urgent")
     for answer in answers(made, of(rule), [rule]):
