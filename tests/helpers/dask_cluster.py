@@ -1,22 +1,20 @@
 """A real Dask scheduler, real workers and step 1, as processes on addresses of this machine alone.
 
-They are forked from a process that has imported the libraries, which takes seconds. A worker may
-be told to wait in the middle of its tasks, to write little, to be of another version, or to die.
+They are forked from a process that has imported the libraries. A worker may be told to wait in the
+middle of its tasks, to write little, to be of another version, or to die.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
+from helpers.forking import begin, forked
 from helpers.paths import ROOT
 from helpers.scripts import load_script
 from mimic_qlora.step import command_line
@@ -24,7 +22,6 @@ from mimic_qlora.subjects import buckets, conversion, nesting, partition, qualit
 from mimic_qlora.work import cluster as clusters
 from mimic_qlora.work import remote
 
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 PRELOADED = [
     "distributed.cli.dask_scheduler",
     "distributed.cli.dask_worker",
@@ -43,17 +40,6 @@ class Worker(NamedTuple):
 
 
 USUAL = Worker()
-
-
-def begin(output: Path) -> None:
-    """Let a forked process end with its parent, and print to a file."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the forking process ignores it
-    log = open(output, "wb", buffering=0)
-    for number in (1, 2):
-        os.dup2(log.fileno(), number)
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
 
 
 def run_dask(kind: str, options: list[str], output: Path, keys: Path | None, how: Worker) -> None:
@@ -103,22 +89,15 @@ def run_step_1(options: list[str], output: Path, patience: float) -> None:
     command_line.run(load_script(ROOT / "convert_to_jsonl.py").main)
 
 
-def forked(task, *arguments) -> multiprocessing.Process:
-    """Start a process that does a task."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=task, args=arguments)
-    process.start()
-    return process
-
-
 class Step1:
     """Step 1 in a process of its own."""
 
     def __init__(self, mimic: Path, storage: Path, *options, patience: float = 300):
         self.output = storage.with_name(f"{storage.name}-{time.monotonic_ns()}.log")
         words = ["--mimic-dir", mimic, "--storage", storage, *options]
-        self.process = forked(run_step_1, [str(word) for word in words], self.output, patience)
+        self.process = forked(
+            PRELOADED, run_step_1, [str(word) for word in words], self.output, patience
+        )
 
     def ended(self) -> tuple[int, str]:
         """Wait until it has ended; return its exit code, and what it printed."""
@@ -144,7 +123,7 @@ class DaskCluster:
         options = [*options, "--dashboard-address", "127.0.0.1:0", "--scheduler-file"]
         log = self.folder / f"{len(self.running)}.log"
         arguments = kind, [*options, str(self.file)], log, self.certificates, how
-        self.running.append(forked(run_dask, *arguments))
+        self.running.append(forked(PRELOADED, run_dask, *arguments))
         return self.running[-1]
 
     def scheduler(self):
@@ -206,8 +185,3 @@ def dask_cluster(folder: Path, certificates: Path | None = None) -> Iterator[Das
         yield cluster
     finally:
         cluster.stop()
-
-
-def stop_forking() -> None:
-    """End the process to fork from: the next one imports what its first user needs."""
-    forkserver._forkserver._stop()

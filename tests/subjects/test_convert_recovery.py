@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,68 +12,37 @@ from pathlib import Path
 import pytest
 
 import convert_to_jsonl
-from helpers.paths import ROOT
-from helpers.scripts import folder_bytes
+from helpers.forking import stop_forking
+from helpers.interrupted_step_1 import Pause, Run, small_buckets
+from helpers.scripts import folder_bytes, run_here
+from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import buckets, nesting
+from mimic_qlora.subjects import buckets, conversion, nesting
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+TABLES = "patients admissions diagnoses_icd labevents prescriptions icustays chartevents".split()
+WITHOUT_PATIENTS = "d_icd_diagnoses d_labitems provider".split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forking():
+    """Fork from a process that has imported what these tests need."""
+    stop_forking()
+    yield
+    stop_forking()
 
 
 @pytest.fixture(scope="module")
 def mimic(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mimic")
-    hospital.write(folder, 60, seed=1, progress=False)
+    """Some tables of 36 synthetic patients, which are twelve buckets."""
+    whole, folder = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("mimic")
+    hospital.write(whole, 36, seed=1, progress=False)
+    for name in (*TABLES, *WITHOUT_PATIENTS):
+        (path,) = whole.glob(f"*/{name}.csv.gz")
+        (folder / path.parent.name).mkdir(exist_ok=True)
+        shutil.copy(path, folder / path.parent.name)
     return folder
-
-
-def start(mimic, storage, change="", *options):
-    """A run with many small buckets, in a session of its own; `change` is Python run before it."""
-    code = f"""
-import sys
-from pathlib import Path
-
-from mimic_qlora.step import command_line
-from mimic_qlora.subjects import buckets, nesting, partition
-
-buckets.PATIENTS_PER_BUCKET = 5
-{change}
-import convert_to_jsonl
-
-sys.argv[0] = "convert_to_jsonl.py"
-command_line.run(convert_to_jsonl.main)
-"""
-    command = [sys.executable, "-c", code, "--mimic-dir", mimic, "--storage", storage]
-    return subprocess.Popen(
-        [*map(str, command), "--workers", "1", *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-class Pause:
-    """Makes a run wait at the n-th call of a function until it is let go, killed or interrupted."""
-
-    def __init__(self, folder, function, call):
-        self.reached, self.go = folder / "reached", folder / "go"
-        self.change = f"""
-import itertools, time
-whole, calls = {function}, itertools.count(1)
-def pausing(*arguments, **options):
-    if next(calls) == {call}:
-        Path({str(self.reached)!r}).touch()
-        while not Path({str(self.go)!r}).exists():
-            time.sleep(0.01)
-    return whole(*arguments, **options)
-{function} = pausing
-"""
-
-    def wait(self, running):
-        while not self.reached.exists():
-            assert running.poll() is None, running.communicate()
-            time.sleep(0.01)
 
 
 MARKER = "buckets.atomic_write"  # writes the marker of a table or a bucket that is done
@@ -82,35 +52,38 @@ MARKER = "buckets.atomic_write"  # writes the marker of a table or a bucket that
 def undisturbed(mimic, tmp_path_factory):
     storage = tmp_path_factory.mktemp("undisturbed")
     began = time.time()
-    assert start(mimic, storage).wait() == 0
-    return folder_bytes(storage / "subjects"), time.time() - began
+    code, errors = Run(mimic, storage / "s").ended()
+    assert code == 0, errors
+    return folder_bytes(storage / "s/subjects"), time.time() - began
 
 
-def rerun(mimic, storage, change=""):
-    again = start(mimic, storage, change)
-    _, errors = again.communicate()
-    assert again.returncode == 0, errors
+def rerun(mimic, storage):
+    """Run step 1 in this process, whose hashes are others than those of the processes before."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_buckets(patch.setattr)
+        command = ("convert_to_jsonl.py", "--mimic-dir", mimic, "--workers", "1")
+        return run_here(*command, storage=storage)
 
 
 @pytest.mark.parametrize(
     ("function", "call"),
     [
         (MARKER, 3),  # between two tables
-        ("partition.pa.ipc.new_stream", 100),  # within a table
-        ("nesting.parquet_files.write", 40),  # within a bucket
-        ("nesting.igzip.compress", 33),  # within a shard
-        (MARKER, 30),  # between two buckets
+        ("partition.pa.ipc.new_stream", 30),  # within a table
+        ("nesting.parquet_files.write", 12),  # within a bucket
+        ("nesting.igzip.compress", 12),  # within a shard
+        (MARKER, 13),  # between two buckets
         ("nesting.write_index", 1),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(mimic, undisturbed, tmp_path, function, call):
     pause = Pause(tmp_path, function, call)
-    running = start(mimic, tmp_path / "s", pause.change)
+    running = Run(mimic, tmp_path / "s", pause=pause)
     pause.wait(running)
-    running.kill()
-    running.communicate()
+    running.killed()
     assert not (tmp_path / "s/subjects").exists()
-    rerun(mimic, tmp_path / "s")
+    done = rerun(mimic, tmp_path / "s")
+    assert done.returncode == 0, done.stderr
     assert folder_bytes(tmp_path / "s/subjects") == undisturbed[0]
 
 
@@ -120,33 +93,28 @@ def test_fifty_kills_at_random_moments_end_with_the_same_bytes(mimic, undisturbe
     expected, seconds = undisturbed
     draw = random.Random(ten)
     for n in range(10):
-        running = start(mimic, tmp_path / str(n))
+        running = Run(mimic, tmp_path / str(n))
         time.sleep(draw.uniform(0, seconds * 1.1))
-        running.kill()
-        running.communicate()
-        rerun(mimic, tmp_path / str(n))
+        running.killed()
+        assert rerun(mimic, tmp_path / str(n)).returncode == 0
         assert folder_bytes(tmp_path / str(n) / "subjects") == expected
 
 
-def test_what_is_done_is_not_redone(mimic, undisturbed, tmp_path):
-    pause = Pause(tmp_path, MARKER, 35)  # the first call keeps the number of buckets
-    running = start(mimic, tmp_path / "s", pause.change)
+def test_what_is_done_is_not_redone(mimic, undisturbed, tmp_path, monkeypatch):
+    pause = Pause(tmp_path, MARKER, 15)  # the first call keeps the number of buckets
+    running = Run(mimic, tmp_path / "s", pause=pause)
     pause.wait(running)
-    running.kill()
-    running.communicate()
+    running.killed()
     done = {path.name for path in (tmp_path / "s/.subjects.partial/parts").rglob("*.done.json")}
-    assert len(done) == 33 and any(name.startswith("bucket-") for name in done)
-    log = tmp_path / "log"
-    tell = f"""
-whole = {MARKER}
-def telling(path, content):
-    with open({str(log)!r}, "a") as file:
-        file.write(path.name + "\\n")
-    whole(path, content)
-{MARKER} = telling
-"""
-    rerun(mimic, tmp_path / "s", tell)
-    redone = set(log.read_text().split())
+    assert len(done) == 13 and any(name.startswith("bucket-") for name in done)
+    whole, redone = buckets.atomic_write, set()
+
+    def telling(path, content):
+        redone.add(path.name)
+        whole(path, content)
+
+    monkeypatch.setattr(buckets, "atomic_write", telling)
+    assert rerun(mimic, tmp_path / "s").returncode == 0
     assert redone and not redone & done
     assert folder_bytes(tmp_path / "s/subjects") == undisturbed[0]
 
@@ -212,28 +180,29 @@ def test_too_little_space_for_the_rest_costs_nothing_of_what_is_done(
 
 def test_ctrl_c_says_how_far_it_came_and_keeps_the_previous_output(mimic, undisturbed, tmp_path):
     pause = Pause(tmp_path, MARKER, 7)
-    running = start(mimic, tmp_path / "s", pause.change)
+    running = Run(mimic, tmp_path / "s", pause=pause)
     pause.wait(running)
-    os.killpg(running.pid, signal.SIGINT)
-    _, errors = running.communicate()
-    assert running.returncode == 130 and "Traceback" not in errors
+    os.killpg(running.process.pid, signal.SIGINT)
+    code, errors = running.ended()
+    assert code == 130 and "Traceback" not in errors
     assert (
         "5 pieces of tables read and 0 buckets of patients nested; the same command goes" in errors
     )
-    rerun(mimic, tmp_path / "s")
+    done = rerun(mimic, tmp_path / "s")
+    assert done.returncode == 0, done.stderr
     assert folder_bytes(tmp_path / "s/subjects") == undisturbed[0]
 
 
 def test_two_runs_at_once_are_refused(mimic, tmp_path):
     pause = Pause(tmp_path, MARKER, 1)
-    first = start(mimic, tmp_path / "s", pause.change)
+    first = Run(mimic, tmp_path / "s", pause=pause)
     pause.wait(first)
-    second = start(mimic, tmp_path / "s")
-    _, errors = second.communicate()
-    pause.go.touch()
-    _, errors_of_first = first.communicate()
-    assert first.returncode == 0, errors_of_first
-    assert second.returncode == 2 and "another run" in errors and errors.count("\n") == 1
+    second = rerun(mimic, tmp_path / "s")
+    pause.go()
+    code, errors = first.ended()
+    assert code == 0, errors
+    assert second.returncode == 2 and "another run" in second.stderr
+    assert second.stderr.count("\n") == 1
 
 
 def test_a_full_disk_ends_in_a_sentence_and_leaves_the_previous_output(mimic, tmp_path, tiny_mimic):
@@ -244,26 +213,18 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_the_previous_output(mimic, tm
     if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root on Linux")
     try:
-        first = start(tiny_mimic, disk / "s", "buckets.unpacked_bytes = lambda source: 0")
-        assert (first.communicate(), first.returncode)[1] == 0
+        code, errors = Run(tiny_mimic, disk / "s", any_space=True).ended()
+        assert code == 0, errors
         before = folder_bytes(disk / "s" / "subjects")
-        second = start(
-            mimic, disk / "s", "buckets.unpacked_bytes = lambda source: 0", "--replace-patients"
-        )
-        _, errors = second.communicate()
-        assert second.returncode == 2 and "is full" in errors and "Traceback" not in errors
+        second = Run(mimic, disk / "s", "--replace-patients", any_space=True)
+        code, errors = second.ended()
+        assert code == 2 and "is full" in errors and "Traceback" not in errors
         assert folder_bytes(disk / "s" / "subjects") == before
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_too_little_space_is_refused_before_the_start(run, mimic, tmp_path, monkeypatch):
-    import shutil
-
-    from mimic_qlora.mimic import tables
-    from mimic_qlora.step.errors import UserError
-    from mimic_qlora.subjects import conversion
-
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     sources = tables.find(mimic)
     with pytest.raises(UserError, match=r"0\.0 GB free"):

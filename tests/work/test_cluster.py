@@ -11,7 +11,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.dask_cluster import Step1, dask_cluster, stop_forking
+from helpers.dask_cluster import Step1, dask_cluster
+from helpers.forking import stop_forking
 from helpers.paths import ROOT
 from helpers.scripts import folder_bytes
 from mimic_qlora.mimic.synthetic import hospital
