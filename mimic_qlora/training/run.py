@@ -292,10 +292,9 @@ def draft_of(work: Path) -> dict[str, Any]:
         raise damaged(path) from None
 
 
-def keep_own(work: Path) -> None:
+def _keep_own(work: Path) -> None:
     """Put beside the adapter what somebody keeps among its checkpoints, as a copy of one."""
-    found = sorted(work.iterdir()) if work.is_dir() else []
-    own = [p for p in found if not (p.is_symlink() or _OF_A_RUN.fullmatch(p.name))]
+    own = [p for p in sorted(work.iterdir()) if not (p.is_symlink() or _OF_A_RUN.fullmatch(p.name))]
     if own:
         kept = files.name_beside(work.with_name(work.name[1:].removesuffix(".training")))
         kept.mkdir(mode=0o700)
@@ -305,8 +304,13 @@ def keep_own(work: Path) -> None:
 
 
 def remove_work(work: Path) -> None:
-    """Remove the folder of a run that has ended, its draft last: a kill leaves what tells whose."""
-    keep_own(work)
+    """Remove the folder of a run that ended or is dropped, but for what somebody keeps in it.
+
+    Its draft goes last: a kill leaves what tells whose it is.
+    """
+    if not work.is_dir():
+        return
+    _keep_own(work)
     for path in work.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -328,8 +332,7 @@ def open_work(run: Run) -> None:
             "folder itself there, or give another --run"
         )
     if run.job.force:
-        keep_own(work)
-        shutil.rmtree(work, ignore_errors=True)
+        remove_work(work)
     before = draft_of(work)
     other = not manifests.is_same_run(before, manifest) or _processes(before) != _processes(
         manifest
@@ -337,8 +340,7 @@ def open_work(run: Run) -> None:
     ended = manifests.is_same_run(manifests.read(run.place) or {}, before)
     abandoned = ended or not before or not any(work.glob("checkpoint-*"))
     if other and abandoned:
-        keep_own(work)
-        shutil.rmtree(work, ignore_errors=True)
+        remove_work(work)
     elif other:
         raise UserError(
             f"{work} holds an unfinished run with other {_changed(before, manifest)}: go on with "
