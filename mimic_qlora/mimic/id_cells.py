@@ -18,6 +18,7 @@ def fault(cell: str | None) -> str:
 
 _ID_FAULTS = {
     r"(?i:\.|nan|null|none|na|<na>|n/a|\\n)": "is a word for nothing, which must be an empty cell",
+    r"\s+[0-9]+\s*|[0-9]+\s+": "has blanks around it",
     r"[-+]?[0-9]*\.[0-9]*": "has a decimal point",
     r"[-+]?0[0-9]+": "begins with 0",
     r"[-+]?[0-9]{19,}": "has more than 18 digits",

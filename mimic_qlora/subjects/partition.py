@@ -485,6 +485,8 @@ def _faults(
                 of_reason[bad] = reasons == reason
                 yield f"{column} {reason}", of_reason
     if (buckets == NO_PATIENT).any():
-        named = "subject_id" in source.columns
-        why = "its patient is not in patients" if named else "its stay is not that of one patient"
+        why = "its stay is not that of one patient"
+        if "subject_id" in source.columns:
+            yield "subject_id is empty", batch["subject_id"].is_null().to_numpy(False)
+            why = "its patient is not in patients"
         yield why, buckets == NO_PATIENT

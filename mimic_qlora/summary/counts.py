@@ -16,6 +16,7 @@ from mimic_qlora.subjects.quality import without_worst
 from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.disclosure import (
     HIDDEN,
+    QUARTILES,
     Rows,
     hidden_cells,
     hidden_last,
@@ -104,8 +105,12 @@ def diagnoses_per_patient(data: Data) -> Rows:
             values = pd.concat([counts[column], pd.Series([0] * extra, dtype="int64")])
             if values.empty:
                 continue
-            found = quartiles(values, len(values), data.min_cell)
-            low, middle, high = map(plain, found)
+            found = quartiles(values, data.min_cell)
+            # less those without any, a quartile just above them tells the number of few patients
+            low, middle, high = (
+                HIDDEN if 0 <= q * len(values) - extra < data.min_cell and extra else plain(value)
+                for q, value in zip(QUARTILES, found, strict=True)
+            )
             tells = column == "rows" and is_small(saying_none, data.min_cell)
             tells = tells or is_small(int(values.sum()) - len(counts), data.min_cell)
             result.append(
@@ -126,22 +131,28 @@ def diagnoses_per_patient(data: Data) -> Rows:
 def diagnoses_histogram(data: Data) -> Rows:
     """Count patients by number of coded diagnoses: none, bins of 20, 200 or more.
 
-    A bin of few patients is one with its neighbour: beside quartiles, no bound would hide it.
+    Bins are one where either has few patients, or few lie between their bound and a quartile that
+    is told: no `<10` would hide these.
     """
     bins = data.con.execute(f"""
         SELECT least(n // {_BIN}, {_BINS}), count(*)
         FROM (SELECT count(*) AS n FROM diagnoses_icd WHERE {database.CODED} GROUP BY subject_id)
         GROUP BY 1 ORDER BY 1""").fetchall()
     found = [(_BIN * low or 1, _BIN * low + _BIN - 1, n) for low, n in bins]
-    if without := data.patients - sum(n for _, _, n in found):
+    coded = sum(n for _, _, n in found)
+    if without := data.patients - coded:
         found.insert(0, (0, 0, without))
-    merged: list[tuple[int, int, int]] = []
-    for i, (low, high, n) in enumerate(found):
-        # or where all that is left is too little for a bin
-        if merged and min(merged[-1][2], sum(n for _, _, n in found[i:])) < data.min_cell:
-            before = merged.pop()
-            low, n = before[0], before[2] + n
-        merged.append((low, high, n))
+    cuts = [
+        of * q + below for of, below in ((data.patients, 0), (coded, without)) for q in QUARTILES
+    ]
+    merged, first, before, up_to = [], 0, 0, 0
+    for low, high, n in found:
+        first, up_to = (low if up_to == before else first), up_to + n
+        others = (before, data.patients, *(cuts if high else ()))  # all of bin 0 have one value
+        is_end = up_to == data.patients
+        if is_end or min(abs(up_to - other) for other in others) >= data.min_cell:
+            merged.append((first, high, up_to - before))
+            before = up_to
     return [{"coded_diagnoses": _of_bin(low, high), "patients": n} for low, high, n in merged]
 
 

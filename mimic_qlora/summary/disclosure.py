@@ -66,17 +66,20 @@ def hide_repeats(rows: Rows, min_cell: int) -> Rows:
     return result
 
 
-def quartiles(values: pd.Series, patients: int, min_cell: int) -> tuple[float, float, float]:
-    """Return the lower quartile, the median and the upper quartile of numbers of so many patients.
+QUARTILES = [0.25, 0.5, 0.75]
 
-    Where a quarter of the patients are few, these are values that are there and none between two:
-    of whole numbers of ten patients, 1.75 tells that three are 2 or more.
+
+def quartiles(values: pd.Series, min_cell: int) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile of numbers.
+
+    Where counts are hidden, these are values that are there and none between two: of whole numbers
+    of 100 patients, 48.25 tells that 75 are 48 or less, and with another count how few lie between.
     """
-    if patients >= 4 * min_cell:
-        low, median, high = values.quantile([0.25, 0.5, 0.75])
+    if not min_cell:
+        low, median, high = values.quantile(QUARTILES)
         return low, median, high
-    low, median = values.quantile([0.25, 0.5], interpolation="lower")
-    return low, median, float(values.quantile(0.75, interpolation="higher"))
+    low, median = values.quantile(QUARTILES[:2], interpolation="lower")
+    return low, median, float(values.quantile(QUARTILES[2], interpolation="higher"))
 
 
 def middle(values: pd.Series, min_cell: int) -> Cell:

@@ -1,7 +1,8 @@
 """Table 1: the cohort of steps 3 to 7, the patients with a coded stay, and all others apart.
 
-The library tableone gives the same figures but quartiles of few, and brings three further packages.
-It cannot hide a small count, nor the count beside it from which the small one could be worked out.
+The library tableone gives the same figures, but of quartiles between two values, and brings three
+further packages. It cannot hide a small count, nor the count beside it from which the small one
+could be worked out.
 """
 
 from collections.abc import Callable, Mapping
@@ -243,7 +244,7 @@ def _quartiles(title: str, values: Callable[[pd.DataFrame], pd.Series], groups: 
         if isinstance(groups.sizes[name], str) or is_small(patients, groups.min_cell):
             row[name] = HIDDEN
         elif len(numbers):
-            low, middle, high = quartiles(numbers, patients, groups.min_cell)
+            low, middle, high = quartiles(numbers, groups.min_cell)
             row[name] = f"{_short(middle)} [{_short(low)}-{_short(high)}]"
         else:
             row[name] = ""

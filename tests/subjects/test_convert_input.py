@@ -196,20 +196,22 @@ def test_a_row_is_rejected_with_what_is_wrong_with_its_id(convert, tiny_mimic, t
         "9223372036854775807": "hadm_id has more than 18 digits",
         '""': "hadm_id is empty",
         "+5": "hadm_id has a sign in front",
+        " 5": "hadm_id has blanks around it",
         "x.y": "hadm_id is not a whole number",
         "NA": "hadm_id is a word for nothing, which must be an empty cell",
         ".": "hadm_id is a word for nothing, which must be an empty cell",
         "\\N": "hadm_id is a word for nothing, which must be an empty cell",
     }
     rows = [f"10000000,{cell},1,I10,10" for cell in faults]
-    rows += ["010000000,20000000,1,I10,10", "5,20000000,1,I10,10"]
+    rows += ["010000000,20000000,1,I10,10", "5,20000000,1,I10,10", ",20000000,1,I10,10"]
     header = "subject_id,hadm_id,seq_num,icd_code,icd_version"
     write_table(tiny_mimic, "diagnoses_icd", header, rows)
-    with pytest.raises(UserError, match="11 rows cannot be read"):
+    with pytest.raises(UserError, match="13 rows cannot be read"):
         convert("--mimic-dir", tiny_mimic)
     place = tmp_path / "storage" / "rejects" / "diagnoses_icd.csv"
     listed = list(csv.DictReader(open(place, newline="")))
     others = ["subject_id begins with 0", "its patient is not in patients"]
+    others += ["subject_id is empty"]
     by_row = sorted(listed, key=lambda row: int(row["row"]))
     assert [row["reason"] for row in by_row] == [*faults.values(), *others]
 

@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import duckdb
 import pandas as pd
 import pytest
 
@@ -149,8 +151,10 @@ def test_the_most_is_what_enough_patients_reach(store, shown):
     assert disclosure.middle(pd.Series([1] * 9 + [3] * 9), 10) == "hidden"
     assert disclosure.largest(pd.Series([5] * 9), 10) == "hidden"
     stays = pd.Series([1] * 7 + [2, 2, 3])  # 1 [1-1.75] would tell the three of two or more
-    assert disclosure.quartiles(stays, 10, 10) == (1, 1, 2)
-    assert disclosure.quartiles(stays, 10, 0) == (1, 1, 1.75)
+    assert disclosure.quartiles(stays, 10) == (1, 1, 2)
+    assert disclosure.quartiles(stays, 0) == (1, 1, 1.75)
+    # between two values it would tell that exactly 30 of 40 patients have less than ten
+    assert disclosure.quartiles(pd.Series([1] * 30 + [11] * 10), 10)[2] == 11
     rows = [{"patients": 12, "rows": n} for n in (12, 13, 22)]
     assert [r["rows"] for r in disclosure.hide_repeats(rows, 10)] == [12, "hidden", 22]
     assert disclosure.largest(pd.Series([1, 2, 3]), 0) == 3
@@ -332,6 +336,30 @@ def test_the_place_of_a_hidden_count_among_sorted_ones_does_not_tell_it(tmp_path
     kinds = [*overall][[*overall].index("Admission type") + 1 :][:4]
     assert kinds == ["URGENT", "DIRECT EMER.", "ELECTIVE", "EW EMER."], overall
     assert overall["URGENT"] == "12 (40%)" and overall["ELECTIVE"] == "hidden"
+
+
+@pytest.mark.parametrize(
+    ("by_bin", "shown"),
+    [
+        ([46, 25, 9, 5, 15], {"1 to 79": 85, "80 to 99": 15}),  # 4 lie between 71 and 75
+        ([25, 25, 25, 25], {"1 to 79": 100}),  # each bound is a quartile's
+        ([150, 120, 130], {"1 to 19": 150, "20 to 39": 120, "40 to 59": 130}),
+        ([150, 48, 202], {"1 to 19": 150, "20 to 59": 250}),  # the median cuts the bin 48 to 2
+    ],
+)
+def test_no_bound_of_the_histogram_lies_few_patients_from_a_quartile(by_bin, shown):
+    codes = [20 * i + 1 for i, n in enumerate(by_bin) for _ in range(n)]
+    con = duckdb.connect()
+    con.execute(
+        """CREATE TABLE diagnoses_icd AS SELECT who AS subject_id, 1 AS hadm_id,
+        'I10' AS icd_code, 10 AS icd_version
+        FROM (SELECT unnest(range(len($1))) AS who, unnest($1) AS n), range(n)""",
+        [codes],
+    )
+    hospital = SimpleNamespace(con=con, patients=sum(by_bin), min_cell=10)
+    rows = counts.diagnoses_histogram(hospital)
+    found = {row["coded_diagnoses"]: row["patients"] for row in rows}
+    assert found == shown
 
 
 def test_what_one_table_hides_no_other_tells(tmp_path):
