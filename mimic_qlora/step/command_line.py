@@ -289,7 +289,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             _say_error(str(faults.sentence(refused)))
             code = 2
         else:
-            print("\nstopped; the output of earlier runs is unchanged", file=sys.stderr)
+            print("\nstopped; nothing that earlier runs finished is lost", file=sys.stderr)
             code = 130
     except BrokenPipeError:  # `| head` closed the pipe: nothing more to say to it
         streams.let_go(sys.stdout)

@@ -118,7 +118,10 @@ def sentence(error: BaseException) -> str | None:
             )
         if error.errno == errno.EACCES and (forbidden := _forbidden(Path(name), reason)):
             return forbidden
-        return f"{name} cannot be used ({reason}): fix that, or redo the step that wrote it"
+        then = "or redo the step that wrote it"
+        if of_the_machine(error):
+            then = "and run the same command again"
+        return f"{name} cannot be used ({reason}): fix that, {then}"
     return _unreadable_parquet(error)
 
 

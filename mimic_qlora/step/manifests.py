@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 
 from mimic_qlora.step import faults
 from mimic_qlora.step.files import (
+    check_link,
     digest,
     file_sha256,
     misfits,
@@ -379,8 +380,15 @@ def up_to_date(place: Path, manifest: Manifest) -> dict[str, Any] | None:
 
 
 def adapters_on(store: Path, step: str) -> list[str]:
-    """Return the runs whose adapters rest on the present output of a step, at once or not."""
+    """Return the runs whose adapters rest on the present output of a step, at once or not.
+
+    Raises OSError or UserError where that of one cannot be told now, as its disk is away.
+    """
+    check_link(store / "adapters")
     folders = sorted((store / "adapters").glob("[!.]*"))
+    for folder in folders:
+        check_link(folder)
+        check_readable(folder)
     return [folder.name for folder in folders if _rests(store, read(folder) or {}, step)]
 
 

@@ -57,7 +57,11 @@ def _results(store: Path) -> list[Leftover]:
     """Return the copies of results in /tmp that are this user's, of whichever storage folder."""
     temporary = delivery.TEMPORARY or Path(tempfile.gettempdir())
     kept: dict[str, list[Path]] = {}
-    for made in results.in_order(store):
+    try:
+        there = results.in_order(store)
+    except UserError:  # their disk is away: of no copy can be said that they are kept
+        return []
+    for made in there:
         kept.setdefault(_sum_of(made), []).append(made)
     return [
         _compared(one, kept.get(_sum_of(one.path), []))

@@ -153,12 +153,14 @@ def weights_in(manifest: Mapping[str, Any]) -> str | None:
 
 def opened(store: Path) -> Opened:
     """Return what was frozen, looked at and opened."""
-    made = results.in_order(store)
-    last = str(made[-1]) if made else ""
+    made: list[Path] = []
     try:
+        made = results.in_order(store)
         entries = ledger.ledger(store)
     except (UserError, OSError) as error:
+        last = str(made[-1]) if made else ""
         return Opened(results=len(made), last_results=last, fault=str(error))
+    last = str(made[-1]) if made else ""
     events = [entry["event"] for entry in entries]
     plans = [entry["plan_sha256"] for entry in entries if entry["event"] == "frozen"]
     return Opened(

@@ -17,6 +17,7 @@ from mimic_qlora.clinical import content
 from mimic_qlora.features import inputs as feature_inputs
 from mimic_qlora.prompts import records
 from mimic_qlora.step import faults, files, manifests
+from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import running_now, runs
 from mimic_qlora.subjects import manifest as subjects_manifest
@@ -111,7 +112,9 @@ def _adapters(store: Path) -> list[str]:
     for path in _entries(store / "adapters"):
         if path.name.startswith("."):
             names |= {path.name[1:].removesuffix(end) for end in _unfinished(path.name)}
-        elif path.is_dir() and not re.search(rf"{re.escape(files.KEPT)}\d+$", path.name):
+        elif re.search(rf"{re.escape(files.KEPT)}\d+$", path.name):
+            continue
+        elif path.is_dir() or path.is_symlink():
             names.add(path.name)
     return sorted(names)
 
@@ -129,12 +132,24 @@ def _entries(folder: Path) -> list[Path]:
 
 def _kept_back(folder: Path) -> StepState:
     """Return the state of a folder in which nothing was found: missing, or kept from this user."""
+    if away := _away(folder):
+        return away
     try:
         os.listdir(folder)
     except OSError as error:
         if faults.of_the_machine(error):
             return StepState(folder.name, UNREADABLE, _unreadable(error))
     return StepState(folder.name, MISSING, bytes=folder_bytes(folder))
+
+
+def _away(folder: Path) -> StepState | None:
+    """Return the state of a folder to which a link leads whose disk is away; None for another."""
+    try:
+        files.check_link(folder)
+    except UserError as error:
+        name = folder.name if folder.parent.name != "adapters" else f"adapters/{folder.name}"
+        return StepState(name, UNREADABLE, str(error))
+    return None
 
 
 def _unreadable(error: OSError) -> str:
@@ -145,6 +160,8 @@ def _of_folder(
     store: Path, step: str, before: Mapping[str, StepState], now: Mapping[str, str]
 ) -> StepState:
     """Return the state of a folder with a manifest; `before` are the earlier steps."""
+    if away := _away(store / step):
+        return away
     place = files.linked_place(store / step)
     who = running_now.holder(place)
     size = folder_bytes(place)
@@ -241,8 +258,8 @@ def _of_many(folder: Path, pattern: str, what: str) -> StepState:
 def _of_results(store: Path, before: Mapping[str, StepState]) -> StepState:
     """Return the state of step 7: stale where an adapter or the data are newer than its results."""
     state = _of_many(store / "validation", f"[!.]*/{results.FILE}", "result")
-    newest = results.newest(store)
-    if state.state != DONE or newest is None:
+    newest = results.newest(store) if state.state == DONE else None
+    if newest is None:
         return state
     made = (newest / results.FILE).stat().st_mtime  # labels and ratings come into the folder later
     for earlier in before.values():

@@ -54,8 +54,9 @@ def ledger(store: Path) -> list[Entry]:
     """Return the entries, oldest first.
 
     Raises UserError at the first line that does not hold the hash of the one before, and when lines
-    are gone.
+    are gone, or the disk that a link leads to.
     """
+    files.check_link(store / "validation")
     path, head = path_of(store), _head(store)
     before, entries = "", []
     lines = _lines(path, head)

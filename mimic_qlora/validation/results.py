@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mimic_qlora.qa.session import Turn
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.files import read_object
+from mimic_qlora.step.files import check_link, read_object
 from mimic_qlora.validation.arms import PAIR
 
 FILE = "results.jsonl"
@@ -104,12 +104,14 @@ def in_order(store: Path) -> list[Path]:
     They are numbered as they are made, since a clock may be set back; those of earlier versions
     have no number and come first, by the time in their names. A copy that somebody made (`cp -r X
     X-backup`) has the number of its original, and a name that step 7 does not give: the original is
-    the later of the two, so that no work goes on in a backup.
+    the later of the two, so that no work goes on in a backup. Raises UserError where the disk is
+    away that a link leads to.
     """
 
     def place(folder: Path) -> tuple[int, bool, str]:
         return number(folder), re.fullmatch(_NAME, folder.name) is not None, folder.name
 
+    check_link(store / "validation")
     return sorted((one.parent for one in (store / "validation").glob(f"[!.]*/{FILE}")), key=place)
 
 

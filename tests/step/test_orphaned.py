@@ -89,3 +89,25 @@ def test_a_stopped_run_that_cannot_be_read_now_is_not_begun_anew(store, monkeypa
         bad_disk.setattr(storage, "read_json", unreadable(errno.EIO))
         stopped()
     assert (files.partial_of(store / "summary") / "hours of work").exists()
+
+
+@pytest.mark.parametrize("link", ["adapters", "adapters/one"])
+def test_an_adapter_whose_disk_is_away_is_not_orphaned(store, tmp_path_factory, link):
+    (store / link).rename(tmp_path_factory.mktemp("disk") / "away")
+    (store / link).symlink_to(store / "not mounted" / "away")
+    with pytest.raises(errors.UserError, match="mount its disk"):
+        write(store, "prompts", {"seed": 2})
+    assert storage.verified_manifest(store, "prompts")["settings"] == {}
+
+
+def test_an_adapter_that_cannot_be_read_now_is_not_orphaned(store, monkeypatch):
+    read_json = files.read_json
+
+    def of_a_bad_disk(path):
+        return (unreadable(errno.EIO) if path.parent.name == "one" else read_json)(path)
+
+    monkeypatch.setattr(manifests, "read_json", of_a_bad_disk)
+    with pytest.raises(OSError, match="Input/output"):
+        write(store, "prompts", {"seed": 2})
+    monkeypatch.undo()
+    assert storage.verified_manifest(store, "prompts")["settings"] == {}

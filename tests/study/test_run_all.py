@@ -169,7 +169,7 @@ def test_ctrl_c_while_a_step_starts_ends_it_with_a_sentence(root, capfd):
     ended = running.run_all(steps, root, {"PYTHONPATH": str(ROOT)})
     assert (ended.command.number, ended.code) == (1, 130)
     said = capfd.readouterr().err
-    assert said == "\nstopped; the output of earlier runs is unchanged\n"
+    assert said == "\nstopped; nothing that earlier runs finished is lost\n"
 
 
 def run_all(storage, *args, **environment):

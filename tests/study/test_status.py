@@ -26,7 +26,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.study import leftovers, overview, running_now, state
 from mimic_qlora.subjects import manifest as manifest_of_1
 from mimic_qlora.training.memorisation import audited
-from mimic_qlora.validation import delivery, ledger
+from mimic_qlora.validation import delivery, ledger, results
 
 PROMPT = (ROOT / "run_files" / "system_prompt.txt").read_text(encoding="utf-8").strip()
 SOURCE = {"kind": "mimic", "version": "MIMIC-IV 2.2", "patients": 60, "unexpected": []}
@@ -160,6 +160,20 @@ def test_a_folder_of_another_user_is_not_called_missing(whole, monkeypatch, step
     said = look(whole)
     assert said.states[step] == "unreadable" and "cannot be read (Permission denied)" in said.text
     assert said.next == "" and "Next: let what cannot be read be read again" in said.text
+
+
+@pytest.mark.parametrize("step", ["features", "prompts", "adapters/default", "qa", "validation"])
+def test_a_folder_whose_disk_is_away_is_not_called_missing(whole, step):
+    """Its command would make it anew, and the ledger would be called edited."""
+    shutil.rmtree(whole / step, ignore_errors=True)
+    (whole / step).symlink_to(whole / "not mounted" / "away")
+    said = look(whole)
+    assert said.states[step] == "unreadable" and "mount its disk" in said.text
+    assert said.next == ""
+    if step == "validation":
+        for read in (ledger.ledger, results.newest):
+            with pytest.raises(UserError, match="mount its disk"):
+                read(whole)
 
 
 def test_what_is_done_is_told_with_losses_and_the_next_command(whole):
