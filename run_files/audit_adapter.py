@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Read, attack, decide, write."""
     args = arguments()
-    store = storage.open_storage(args.storage)
+    store = storage.open_storage(args.storage, checkout=Path(__file__).resolve().parents[1])
     if args.freeze:
         from mimic_qlora.privacy import limits
 

@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Merge, check and write."""
     args = arguments()
-    store = storage.open_storage(args.storage)
+    store = storage.open_storage(args.storage, checkout=Path(__file__).resolve().parents[1])
     storage.verified_manifest(store, f"adapters/{args.run}")  # before torch takes its seconds
 
     from mimic_qlora.export import folder

@@ -204,7 +204,7 @@ def main() -> int:
     from mimic_qlora.validation import edited, results
     from mimic_qlora.validation.labelling import claims, drawn, label_file
 
-    store = None if args.results else storage.open_storage(args.storage)
+    store = None if args.results else storage.open_storage(args.storage, checkout=HERE.parent)
     if store:
         folder = results.newest(store) or store / "validation"
     else:

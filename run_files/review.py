@@ -146,9 +146,8 @@ def results_folder(args: Arguments) -> Folder:
         path = files.resolved_path(args.results)
         has_none = path.name == ALONE and not (path / results.FILE).exists()
         return Folder(path, not (has_none and (path / FILE).exists()))
-    # where step 7 leaves its results, as in run.sh
-    os.environ.setdefault("STORAGE_DIR", str(HERE.parent / "storage"))
-    store = storage.open_storage(args.storage, create=not (args.report or args.export))
+    create = not (args.report or args.export)
+    store = storage.open_storage(args.storage, create, checkout=HERE.parent)
     alone = store / ALONE
     if newest := results.newest(store):
         if (alone / FILE).exists():

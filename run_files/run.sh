@@ -42,7 +42,7 @@ print(", ".join(name for name in names.split() if importlib.util.find_spec(name)
 ')"
 if [ -n "$missing" ]; then
   echo "error: $(command -v "$python") lacks the packages $missing: activate the environment" \
-    "that has them, or run \`pip install -r $root/requirements.txt\`" >&2
+    "that has them, or run \`pip install -r \"$root/requirements.txt\"\`" >&2
   exit 2
 fi
 

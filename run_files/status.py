@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
 
 def find(given: str | None) -> Path:
     """Return the storage folder. Raises UserError if it is missing or another user's."""
-    store = files.storage_path(given, str(ROOT / "storage"))
+    store = files.storage_path(given, ROOT)
     if not store.is_dir():
         raise UserError(
             f"there is no storage folder {store}: run `{COMMANDS['subjects']}` first or "

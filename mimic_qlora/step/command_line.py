@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:
     """Add `--storage`, which every step has, and `--force`, where the step can be redone."""
     parser.add_argument(
         "--storage",
-        help="storage folder shared by the steps (default: $STORAGE_DIR, else ./storage)",
+        help="storage folder shared by the steps (default: $STORAGE_DIR, else ./storage, "
+        "for the scripts of run_files/ also that of the folder above them)",
     )
     if force:
         parser.add_argument(

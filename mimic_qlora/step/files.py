@@ -81,11 +81,15 @@ def _has_entries(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def storage_path(argument: str | None, default: str = "storage") -> Path:
-    """Return the path of the storage folder as it is given, in STORAGE_DIR, or `default`.
+def storage_path(argument: str | None, checkout: Path | None = None) -> Path:
+    """Return the path of the storage folder as it is given, in STORAGE_DIR, or here.
 
-    Raises UserError where it leads over a link whose disk is away.
+    A script of run_files/ takes that of its `checkout` where none is here. Raises UserError where
+    the path leads over a link whose disk is away.
     """
+    default = "storage"
+    if checkout and not os.path.lexists(default):
+        default = str(checkout / default)
     given = argument or os.environ.get("STORAGE_DIR") or default
     path = Path(os.path.abspath(given_path(given)))
     for link in (*reversed(path.parents), path):

@@ -56,15 +56,18 @@ class StepOutput:
     facts: dict[str, Any] = field(default_factory=dict)  # counts and the like, for the manifest
 
 
-def open_storage(argument: str | None = None, create: bool = False) -> Path:
+def open_storage(
+    argument: str | None = None, create: bool = False, checkout: Path | None = None
+) -> Path:
     """Return the storage folder. One that is made is readable by its owner alone.
 
+    Where it is: see `files.storage_path`.
     A folder that was there keeps its mode; what the steps put into it is private all the same. One
     that is made goes at the end of the process if nothing was put into it: the command was refused.
     Raises UserError if it is missing and not to be made, is another user's, or cannot be written,
     or if every user can write to it: they could replace what the steps leave.
     """
-    path = files.storage_path(argument)
+    path = files.storage_path(argument, checkout)
     if not is_whole(str(path)):  # DuckDB opens no such path
         raise UserError(
             f"the path of the storage folder {path} is not text in this locale: "

@@ -234,3 +234,18 @@ def test_a_file_of_somebody_elses_is_rewritten_where_and_as_it_was(tmp_path, mar
     files.rewrite(link, read(link).replace("2", "3"))
     assert link.is_symlink() and kept.read_bytes() == mark + end.join([b"a: 1", b"b: 3", b""])
     assert stat.S_IMODE(kept.stat().st_mode) == 0o640
+
+
+def test_a_script_of_run_files_takes_the_storage_folder_here_else_the_checkouts(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("STORAGE_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    checkout = tmp_path / "checkout"
+    assert files.storage_path(None) == tmp_path / "storage"
+    assert files.storage_path(None, checkout) == checkout / "storage"
+    (tmp_path / "storage").mkdir()
+    assert files.storage_path(None, checkout) == tmp_path / "storage"
+    monkeypatch.setenv("STORAGE_DIR", "other")
+    assert files.storage_path(None, checkout) == tmp_path / "other"
+    assert files.storage_path("given", checkout) == tmp_path / "given"
