@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of t
 
 from mimic_qlora.step import command_line, faults, files, storage, terminal
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.step_commands import COMMANDS, remember_storage
+from mimic_qlora.step.step_commands import COMMANDS, from_here, remember_storage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,7 +59,7 @@ def find(given: str | None) -> Path:
     store = files.storage_path(given, ROOT)
     if not store.is_dir():
         raise UserError(
-            f"there is no storage folder {store}: run `{COMMANDS['subjects']}` first or "
+            f"there is no storage folder {store}: run `{from_here(COMMANDS['subjects'])}` first or "
             "give --storage"
         )
     storage.check_owner(store)

@@ -72,7 +72,8 @@ def _is_default(folder: str) -> bool:
 def command(step: str, options: Options) -> str:
     """Return the command of a step, with the options that it needs."""
     trials = [TRIALS] if step == "validation" else []
-    return " ".join([step_commands.COMMANDS[step], *map(shlex.quote, [*trials, *options.of(step)])])
+    words = map(shlex.quote, [*trials, *options.of(step)])
+    return step_commands.from_here(" ".join([step_commands.COMMANDS[step], *words]))
 
 
 def next_lines(step: str, options: Options, others: Sequence[str] = ()) -> str:

@@ -55,6 +55,17 @@ def remember_storage(path: Path) -> None:
     _OPENED.append(path)
 
 
+def from_here(command: str) -> str:
+    """Return a command of the checkout as it is to be pasted in the folder of this process.
+
+    Step 7 is run in run_files/, and those beside it often are.
+    """
+    if not Path("run.sh").is_file() or not Path("../convert_to_jsonl.py").is_file():
+        return command
+    there = "cd run_files && "
+    return command.removeprefix(there) if command.startswith(there) else f"cd .. && {command}"
+
+
 def plain_command(step: str, canaries: int | None = None) -> str:
     """Return the command that writes a step's folder, such as "adapters/default".
 
@@ -81,7 +92,7 @@ def command_for(step: str, **others: object) -> str:
     them step 1 would convert everybody, with another split, and step 4 make other prompts.
     """
     if not _OPENED:
-        return plain_command(step) + _options(step, others)
+        return from_here(plain_command(step) + _options(step, others))
     store = _OPENED[-1]
     settings = part_of(read_any(linked_place(store / step)), "settings")
     n = settings.get("n" if step == "canaries" else "canaries")

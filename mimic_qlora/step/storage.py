@@ -44,7 +44,7 @@ from mimic_qlora.step.manifests import (
     up_to_date,
 )
 from mimic_qlora.step.plain_text import is_whole
-from mimic_qlora.step.step_commands import COMMANDS, command_for
+from mimic_qlora.step.step_commands import COMMANDS, command_for, from_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def open_storage(
     if not path.exists() and not create:
         raise UserError(
             f"there is no storage folder {path}: "
-            f"run `{COMMANDS['subjects']}` first or give --storage"
+            f"run `{from_here(COMMANDS['subjects'])}` first or give --storage"
         )
     if not path.exists():
         new = [one for one in (path, *path.parents) if not one.exists()]

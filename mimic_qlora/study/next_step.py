@@ -75,7 +75,7 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
     if step == "adapters" and run not in (None, "default"):
         words += ["--run-name", str(run)]  # torchrun takes no --run
     words += ending.Options(given, model, run or None).of(step)
-    return " ".join([start, *map(shlex.quote, words)])
+    return step_commands.from_here(" ".join([start, *map(shlex.quote, words)]))
 
 
 def _canaries(manifest: Mapping[str, Any]) -> int:
