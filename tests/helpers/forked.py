@@ -1,6 +1,5 @@
 """Runs of steps 6 and 7 in processes forked from one that has imported the libraries: 10 s less."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers import launched
+from helpers.forking import forked
 from helpers.paths import ROOT
 from helpers.scripts import load_script
 from mimic_qlora.llm import generation, loading
@@ -18,6 +18,11 @@ from mimic_qlora.processes import meeting
 from mimic_qlora.qa import session
 from mimic_qlora.step import command_line
 from mimic_qlora.validation.scoring import likeness
+
+PRELOADED = [
+    *("peft", "bitsandbytes", "scipy.stats", "rouge_score.rouge_scorer", "helpers.forked"),
+    *("mimic_qlora.validation.run", "mimic_qlora.validation.asking"),
+]
 
 
 class Kill(NamedTuple):
@@ -80,19 +85,13 @@ def start(
 
     Process.wait() is join(); .exitcode is what a shell would see.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["peft", "bitsandbytes", "helpers.forked"])
     started = []
     Path(f"{log}.killed").unlink(missing_ok=True)
     for rank in range(n):
         own = launched.variables(rank, n) | {"LOCAL_RANK": "0"} if n > 1 else {}
         texts, output = [str(a) for a in arguments], f"{log}.{rank}"
-        process = context.Process(
-            target=run_main,
-            args=(script, texts, output, {**own, "COLUMNS": "100", **variables}, kill),
-        )
-        process.start()
-        started.append(process)
+        environment = {**own, "COLUMNS": "100", **variables}
+        started.append(forked(PRELOADED, run_main, script, texts, output, environment, kill))
     return started
 
 

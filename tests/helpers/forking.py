@@ -9,16 +9,24 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 def forked(preloaded: Sequence[str], task: Callable, *arguments) -> multiprocessing.Process:
-    """Start a process that does a task."""
+    """Start a process that does a task, from one that has imported modules, and no others."""
+    from multiprocessing import forkserver  # which Windows has not
+
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*preloaded])
+    if forkserver._forkserver._preload_modules != [*preloaded]:
+        stop_forking()
+        context.set_forkserver_preload([*preloaded])
+    with pytest.MonkeyPatch.context() as patch:  # else it finds no helper, and says nothing of it
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
     process = context.Process(target=task, args=arguments)
     process.start()
     return process
@@ -36,5 +44,7 @@ def begin(output: Path, errors: Path | None = None) -> None:
 
 
 def stop_forking() -> None:
-    """End the process to fork from: the next one imports what its first user needs."""
+    """End the process to fork from, which holds what it has imported."""
+    from multiprocessing import forkserver
+
     forkserver._forkserver._stop()

@@ -1,7 +1,6 @@
 """Storage folders for step 5 as steps 1 and 4 leave them, and runs in processes of their own."""
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from threading import Timer
 from typing import NamedTuple
 
 import train_qlora
+from helpers.forking import forked
 from helpers.prompt_records import context_settings, prompt_record
 from helpers.storage_folders import SUBJECTS_FACTS, write_bare_manifest
 from helpers.tiny_model import TALK
@@ -34,6 +34,10 @@ OPTIONS = [
     "0.1",
 ]
 OPTIONS += ["--patience", "0", "--compute", "fp32"]
+PRELOADED = [
+    *("peft", "bitsandbytes", "datasets", "scipy.stats", "matplotlib.pyplot"),
+    *("mimic_qlora.training.run", "mimic_qlora.training.loop", "helpers.training_runs"),
+]
 
 
 def record(subject_id: int, answer: str = "- Rest and drink water.") -> dict:
@@ -138,15 +142,6 @@ def run_main(arguments: list, output: str, environment: dict, event) -> None:
     command_line.run(train_qlora.main)
 
 
-def warm():
-    """The way to start processes from one that has imported the libraries."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["peft", "bitsandbytes", "matplotlib.pyplot", "datasets", "mimic_qlora.training.run"]
-    )
-    return context
-
-
 def start(
     store: Path,
     tiny: Path,
@@ -159,14 +154,10 @@ def start(
 
     Process.wait() is join(); .exitcode is what a shell would see.
     """
-    context = warm()
     arguments = ["--storage", store, "--model", tiny, *OPTIONS, *options]
     output = output or store.with_suffix(".log")
-    process = context.Process(
-        target=run_main, args=([str(a) for a in arguments], str(output), environment or {}, event)
-    )
-    process.start()
-    return process
+    words = [str(one) for one in arguments]
+    return forked(PRELOADED, run_main, words, str(output), environment or {}, event)
 
 
 def adapter_bytes(store: Path, run: str = "default") -> bytes:

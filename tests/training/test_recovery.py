@@ -12,9 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from helpers.forking import forked
 from helpers.launched import variables
 from helpers.ports import free_port
-from helpers.training_runs import Hold, KillAfter, adapter_bytes, start, warm, write_store
+from helpers.training_runs import (
+    PRELOADED,
+    Hold,
+    KillAfter,
+    adapter_bytes,
+    start,
+    write_store,
+)
 from mimic_qlora.training import callbacks
 
 pytestmark = pytest.mark.skipif(
@@ -28,9 +36,7 @@ EPOCHS = [*LENGTH, "--save-minutes", "0"]
 def undisturbed(tiny, tmp_path_factory) -> tuple[bytes, float]:
     """The adapter of a run that nothing disturbs, and its seconds."""
     store = write_store(tmp_path_factory.mktemp("undisturbed") / "storage", tiny)
-    first = warm().Process(target=time.time)  # which imports the libraries, and waits for it
-    first.start()
-    first.join()
+    forked(PRELOADED, time.time).join()  # which imports the libraries, and waits for it
     began = time.time()
     run = start(store, tiny, *EPOCHS)
     run.join()
