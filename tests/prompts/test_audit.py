@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections import Counter
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 
@@ -29,14 +28,12 @@ def test_every_statement_of_the_real_demo_is_a_cell_known_at_its_time(demo_promp
 
 
 def audited(charts):
-    """The faults of records that are made anew from these charts, as (check, section)."""
-    found = Counter()
+    """Yield the faults of records that are made anew from these charts, as (check, section)."""
     for record in charts.typed:
         raw = charts.raw[record["subject_id"]]
         for one in records_of(record, charts.labels):
             chart = audit_chart.Chart(raw, charts.labels, one.as_of)
-            found.update(audit.of_record(one, chart)[1])
-    return found
+            yield from audit.of_record(one, chart)[1]
 
 
 ENDS = ("admissions", "dischtime", ["always"])
@@ -64,13 +61,11 @@ def test_the_audit_fails_on_each_planted_leak(charts, monkeypatch, section):
     for table, column, known in LEAKS[section]:
         planted[table][column] = known
     monkeypatch.setattr(visibility, "rules", lambda: planted)
-    found = audited(charts)
-    sections = {name for _, name in found}
-    assert section in sections, found
+    assert any(where == section for _, where in audited(charts))
 
 
 def test_the_audit_finds_no_fault_where_none_is_planted(charts):
-    assert not audited(charts)
+    assert not [*audited(charts)]
 
 
 def row(table, **cells):
@@ -262,7 +257,7 @@ def test_records_of_an_entry_that_the_content_has_no_more_are_told(demo_prompts,
 def test_synthetic_charts_with_bedside_vitals_pass_the_audit(
     tmp_path, embedded_model, run, run_here, capsys, monkeypatch
 ):
-    hospital.write(tmp_path / "mimic", 60, seed=1, progress=False)
+    hospital.write(tmp_path / "mimic", 20, seed=1, progress=False)
     store = tmp_path / "storage"
     assert run("convert_to_jsonl.py", "--mimic-dir", tmp_path / "mimic").returncode == 0
     step_three_stub(store, "admissions.language")
