@@ -65,9 +65,8 @@ def assert_same_cells(mimic_dir, storage):
         assert found == expected, name
 
 
-def test_no_cell_is_lost_or_changed(run, tiny_mimic, tmp_path):
-    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 0
-    assert_same_cells(tiny_mimic, tmp_path / "storage")
+def test_no_cell_is_lost_or_changed(of_tiny):
+    assert_same_cells(of_tiny / "mimic", of_tiny / "storage")
 
 
 def test_no_cell_of_the_real_demo_is_lost_or_changed(demo_dir, demo_converted):
@@ -78,9 +77,8 @@ def test_no_cell_of_the_real_demo_is_lost_or_changed(demo_dir, demo_converted):
     assert sum(c["in"] for c in rows.values()) == sum(c["jsonl"] for c in rows.values()) == 383_794
 
 
-def test_codes_get_the_title_of_their_own_version(run, tiny_mimic, tmp_path):
-    run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
-    labeled = orjson.loads(lines(tmp_path / "storage")[0])["diagnoses_icd_labeled"]
+def test_codes_get_the_title_of_their_own_version(of_tiny):
+    labeled = orjson.loads(lines(of_tiny / "storage")[0])["diagnoses_icd_labeled"]
     titles = {(row["icd_code"], row["icd_version"]): row.get("long_title") for row in labeled}
     # E8120 is a traffic accident in ICD-9 alone
     assert titles == {
@@ -90,12 +88,9 @@ def test_codes_get_the_title_of_their_own_version(run, tiny_mimic, tmp_path):
     }
 
 
-def test_one_patient_is_the_same_by_index_and_in_bulk(run, tiny_mimic, tmp_path):
-    run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
-    storage = tmp_path / "storage"
-    wanted = {
-        name: s.columns for name, s in tables.find(tiny_mimic).items() if "subject_id" in s.columns
-    }
+def test_one_patient_is_the_same_by_index_and_in_bulk(of_tiny):
+    storage, found = of_tiny / "storage", tables.find(of_tiny / "mimic")
+    wanted = {name: s.columns for name, s in found.items() if "subject_id" in s.columns}
     bulk = list(reader.records(storage, wanted))
     assert [r["subject_id"] for r in bulk] == sorted(r["subject_id"] for r in bulk) and len(
         bulk
@@ -109,7 +104,16 @@ def test_the_size_of_buckets_changes_no_record(tiny_mimic, tmp_path, monkeypatch
         monkeypatch.setattr(buckets, "PATIENTS_PER_BUCKET", size)
         storage = tmp_path / f"storage{size}"
         monkeypatch.setattr(
-            "sys.argv", ["convert", "--mimic-dir", str(tiny_mimic), "--storage", str(storage)]
+            "sys.argv",
+            [
+                "convert",
+                "--mimic-dir",
+                str(tiny_mimic),
+                "--storage",
+                str(storage),
+                "--workers",
+                "1",
+            ],
         )
         convert_to_jsonl.main()
         found.append((len(list((storage / "subjects/shards").iterdir())), lines(storage)))
@@ -133,9 +137,8 @@ def test_same_input_gives_same_bytes_and_a_rerun_ends_at_once(run, tiny_mimic, t
     assert folder_bytes(folder) == first and times_of(folder) != written
 
 
-def test_a_rerun_says_what_this_software_makes_otherwise(run, tiny_mimic, monkeypatch):
+def test_a_rerun_says_what_this_software_makes_otherwise(run, tiny_mimic, converted, monkeypatch):
     """An update had brought other bounds of values: the rows were "up to date" with their flags."""
-    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 0
     monkeypatch.setattr(manifest, "checks_text", lambda: "other bounds")
     again = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
     assert again.returncode == 0 and "is up to date" in again.stdout
@@ -203,18 +206,16 @@ def test_verify_finds_a_changed_cell_and_says_where(run, tiny_mimic, tmp_path):
     )
 
 
-def test_verify_tells_an_empty_string_from_null(run, tiny_mimic, tmp_path):
+def test_verify_tells_an_empty_string_from_null(run, tiny_mimic, converted):
     command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--verify")
-    run(*command)
-    rewrite_shard(tmp_path / "storage/subjects", b',"drug":""', b"")
+    rewrite_shard(converted / "subjects", b',"drug":""', b"")
     assert "differ in prescriptions" in run(*command).stderr
 
 
-def test_verify_tells_a_number_from_its_text(run, tiny_mimic, tmp_path):
+def test_verify_tells_a_number_from_its_text(run, tiny_mimic, converted):
     command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--verify")
-    run(*command)
-    rewrite_shard(tmp_path / "storage/subjects", b'"value":"500,000"', b'"value":500000')
-    rewrite_shard(tmp_path / "storage/subjects", b'"hadm_id":20000000', b'"hadm_id":"20000000"')
+    rewrite_shard(converted / "subjects", b'"value":"500,000"', b'"value":500000')
+    rewrite_shard(converted / "subjects", b'"hadm_id":20000000', b'"hadm_id":"20000000"')
     assert "differ in admissions, labevents" in run(*command).stderr
 
 
@@ -358,19 +359,17 @@ def not_gzip(folder):
     + [header_in_upper_case, second_download],
 )
 def test_bad_input_is_refused_in_a_sentence_and_leaves_the_previous_output(
-    run, tiny_mimic, tmp_path, spoil
+    run, tiny_mimic, converted, spoil
 ):
-    storage = tmp_path / "storage"
-    assert run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic).returncode == 0
-    before = folder_bytes(storage / "subjects")
+    before = folder_bytes(converted / "subjects")
     expected = spoil(tiny_mimic)
     done = run("convert_to_jsonl.py", "--mimic-dir", tiny_mimic)
     assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1, (
         done.stderr
     )
-    assert folder_bytes(storage / "subjects") == before
+    assert folder_bytes(converted / "subjects") == before
     # what was read is kept for a run that allows the rejected rows, and for no other
-    assert (storage / ".subjects.partial").exists() == ("--max-rejects" in done.stderr)
+    assert (converted / ".subjects.partial").exists() == ("--max-rejects" in done.stderr)
 
 
 def test_rejected_rows_are_kept_with_their_reasons_and_up_to_the_limit_the_rest_is_converted(

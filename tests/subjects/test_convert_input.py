@@ -100,8 +100,8 @@ def two_gzip_members(folder):
         two_gzip_members,
     ],
 )
-def test_the_layout_of_the_folder_changes_no_record(convert, tiny_mimic, lay):
-    expected = records(convert("--mimic-dir", tiny_mimic))
+def test_the_layout_of_the_folder_changes_no_record(convert, tiny_mimic, converted, lay):
+    expected = records(converted)
     lay(tiny_mimic)
     assert records(convert("--mimic-dir", tiny_mimic)) == expected
 
@@ -386,8 +386,8 @@ def test_two_sources_of_tables_are_refused(tmp_path, tiny_mimic, arguments):
     assert not place.exists()
 
 
-def test_more_workers_and_least_memory_change_no_byte(convert, tiny_mimic):
-    expected = folder_bytes(convert("--mimic-dir", tiny_mimic) / "subjects")
+def test_more_workers_and_least_memory_change_no_byte(convert, tiny_mimic, converted):
+    expected = folder_bytes(converted / "subjects")
     place = convert(
         "--mimic-dir", tiny_mimic, "--force", "--workers", "1000000000", "--memory", "0.5"
     )
@@ -395,9 +395,9 @@ def test_more_workers_and_least_memory_change_no_byte(convert, tiny_mimic):
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(
-    convert, tiny_mimic, tmp_path, monkeypatch
+    convert, tiny_mimic, converted, monkeypatch
 ):
-    before = folder_bytes(convert("--mimic-dir", tiny_mimic) / "subjects")
+    before = folder_bytes(converted / "subjects")
     whole = conversion.convert
 
     def change_meanwhile(*arguments):
@@ -408,13 +408,13 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(
     monkeypatch.setattr(conversion, "convert", change_meanwhile)
     with pytest.raises(UserError, match="hosp/labevents.csv.gz changed while it was read"):
         convert("--mimic-dir", tiny_mimic, "--force")
-    assert folder_bytes(tmp_path / "storage/subjects") == before
+    assert folder_bytes(converted / "subjects") == before
 
 
 def test_a_run_stopped_while_it_looks_at_the_quality_reads_no_table_again(
-    convert, tiny_mimic, tmp_path, monkeypatch
+    convert, tiny_mimic, converted, monkeypatch
 ):
-    expected = folder_bytes(convert("--mimic-dir", tiny_mimic) / "subjects")
+    expected = folder_bytes(converted / "subjects")
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(quality, "flags", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
         convert("--mimic-dir", tiny_mimic, "--force")
@@ -423,8 +423,7 @@ def test_a_run_stopped_while_it_looks_at_the_quality_reads_no_table_again(
     assert folder_bytes(convert("--mimic-dir", tiny_mimic, "--force") / "subjects") == expected
 
 
-def test_more_memory_than_a_bucket_needs_changes_nothing(convert, tiny_mimic, capsys):
-    convert("--mimic-dir", tiny_mimic)
+def test_more_memory_than_a_bucket_needs_changes_nothing(convert, tiny_mimic, converted, capsys):
     convert("--mimic-dir", tiny_mimic, "--memory", "1.5")
     assert "is up to date" in capsys.readouterr().out
 
@@ -437,9 +436,8 @@ def spoil(path):
     path.write_bytes(data)
 
 
-def test_damage_that_leaves_the_size_is_named_with_what_to_run(convert, tiny_mimic):
-    place = convert("--mimic-dir", tiny_mimic)
-    folder = place / "subjects"
+def test_damage_that_leaves_the_size_is_named_with_what_to_run(tiny_mimic, converted):
+    place, folder = converted, converted / "subjects"
     for path, read in {
         folder / "shards/part-00000.jsonl.gz": lambda: [
             reader.raw_record(place, s) for s in reader.split_of(place)
@@ -458,8 +456,8 @@ def test_damage_that_leaves_the_size_is_named_with_what_to_run(convert, tiny_mim
         storage.verified_manifest(place, "subjects")
 
 
-def test_damage_that_duckdb_finds_is_named_with_what_to_run(convert, tiny_mimic, run):
-    damaged = convert("--mimic-dir", tiny_mimic) / "subjects/tables/labevents/part-00000.parquet"
+def test_damage_that_duckdb_finds_is_named_with_what_to_run(converted, run):
+    damaged = converted / "subjects/tables/labevents/part-00000.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"gone")
     done = run("summarize_jsonl.py")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
@@ -472,8 +470,8 @@ def test_a_worker_that_the_system_killed_is_told_in_a_sentence():
     assert "fewer --workers" in faults.sentence(BrokenProcessPool("terminated abruptly"))
 
 
-def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(tiny_mimic, convert):
-    place = convert("--mimic-dir", tiny_mimic)
+def test_a_previous_output_is_not_put_back_while_a_run_renames_its_own(converted):
+    place = converted
     os.rename(place / "subjects", place / ".subjects.old")
     with (
         storage.locked(place / "subjects", "subjects"),
