@@ -125,13 +125,13 @@ def check(
     whose = check_folder(store, folder, inputs, sources, empty, found)
     if source.get("kind") == SYNTHETIC:
         return
-    there = _patients(store)
-    if there is None and source:
+    there = _patients(store, source.get("patients"))
+    if len(there) < source.get("patients", 0):
         raise UserError(
             f"{whose}, and nothing tells who they are, as split.csv and index.parquet there are "
             "damaged: give another --storage, or --replace-patients if that is meant"
         )
-    if lost := len({*(there or ())}.difference(chosen())):
+    if lost := len(there.difference(chosen())):
         as_then = "--sample, --seed and --subjects-file as then (or none, for all)"
         raise _refusal(
             f"{whose}, and this run of {folder} would leave out {lost:,} of them",
@@ -139,16 +139,19 @@ def check(
         )
 
 
-def _patients(store: Path) -> Collection[int] | None:
-    """Return the patients in the storage folder, by their split or else the index of their records.
+def _patients(store: Path, n: int | None) -> set[int]:
+    """Return the `n` patients in the storage folder, by their split and the index of their records.
 
-    None where neither can be read.
+    They are fewer where both are damaged: a split that is cut has other patients than its number.
     """
+    there: set[int] = set()
     with contextlib.suppress(UserError, FileNotFoundError):
-        return split_file.read(store).keys()
-    with contextlib.suppress(UserError):
-        return parquet_files.read(store / "subjects" / "index.parquet")["subject_id"].to_pylist()
-    return None
+        there |= split_file.read(store).keys()
+    if len(there) != n:
+        with contextlib.suppress(UserError):
+            index = parquet_files.read(store / "subjects" / "index.parquet")
+            there |= {*index["subject_id"].to_pylist()}
+    return there
 
 
 def check_folder(
@@ -198,14 +201,16 @@ def check_cells(store: Path, found: Found, folder: Path) -> None:
         return
     fewer = []
     for name in _rows_of(found):
-        now = parquet_files.filled(_typed(folder, name))
+        written = _typed(folder, name)
+        now = parquet_files.filled(written)
         with contextlib.suppress(UserError):  # an earlier file is damaged
-            before = parquet_files.filled(_typed(store / "subjects", name))
-            fewer += [
-                f"{name}.{column} ({n:,} then, {now[column]:,} now)"
-                for column, n in before.items()
-                if n >= LEAST_CELLS and 2 * now[column] < n
-            ]
+            earlier_ones = _typed(store / "subjects", name)
+            for column, n in parquet_files.filled(earlier_ones).items():
+                if n >= LEAST_CELLS and 2 * now[column] < n:
+                    # "" is a cell, which another export leaves out
+                    then, there = (parquet_files.said(p, column) for p in (earlier_ones, written))
+                    if then >= LEAST_CELLS and 2 * there < then:
+                        fewer.append(f"{name}.{column} ({then:,} then, {there:,} now)")
     _refuse_fewer(store, found, "cells", fewer)
 
 

@@ -187,6 +187,23 @@ def test_a_table_does_not_lose_some_of_its_rows(convert, tiny_mimic, monkeypatch
     convert("--mimic-dir", tiny_mimic, "--replace-patients")
 
 
+def test_an_empty_text_that_another_export_leaves_out_is_no_cell_lost(convert, tiny_mimic):
+    """pandas writes `""` as nothing: that is all that it takes away."""
+    path = tiny_mimic / "hosp" / "labevents.csv.gz"
+
+    def as_empty(cell):
+        return lambda header, rows: [
+            [cell if header[i] == "valueuom" else c for i, c in enumerate(row)] for row in rows
+        ]
+
+    rewrite(path, as_empty("EMPTY"))
+    text = gzip.decompress(path.read_bytes()).decode()
+    path.write_bytes(gzip.compress(text.replace("EMPTY", '""').encode()))
+    convert("--mimic-dir", tiny_mimic)
+    rewrite(path, as_empty(""))
+    convert("--mimic-dir", tiny_mimic)
+
+
 def test_columns_do_not_lose_most_of_their_cells(convert, tiny_mimic, monkeypatch):
     """An export in which a column came out empty has all rows and all columns."""
 
@@ -294,11 +311,14 @@ def test_a_folder_whose_manifest_is_damaged_is_not_replaced_by_other_patients(
     convert("--mimic-dir", tiny_mimic)
 
 
+@pytest.mark.parametrize("cut", ["10000000,tr", "", "10000000,train\n"])
 @pytest.mark.parametrize("index", ["whole", "damaged", "gone"])
-def test_other_patients_of_the_same_number_are_told_without_the_split(convert, tiny_mimic, index):
+def test_other_patients_of_the_same_number_are_told_without_the_split(
+    convert, tiny_mimic, index, cut
+):
     """The table was exported anew into the same folder, for a cohort of as many."""
     subjects = convert("--mimic-dir", tiny_mimic)
-    (subjects / "split.csv").write_text("subject_id,split\n10000000,tr")
+    (subjects / "split.csv").write_text(f"subject_id,split\n{cut}")
     if index == "damaged":
         (subjects / "index.parquet").write_bytes(b"PAR1")
     elif index == "gone":
