@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.forking import stop_forking
 from helpers.mimic_tables import write_tiny_mimic
 from helpers.paths import DEMO
 from helpers.prompt_records import SPLITS, folder_over, read_jsonl
@@ -89,6 +90,14 @@ def emergency_store(tmp_path_factory) -> Path:
     from helpers import emergency_store  # imports the steps, for which most tests wait
 
     return made_once(tmp_path_factory, "emergency", emergency_store.write) / "storage"
+
+
+@pytest.fixture(scope="module")
+def forking():
+    """Fork from a process that has imported what a module's tests need, and end it after them."""
+    stop_forking()
+    yield
+    stop_forking()
 
 
 @pytest.fixture

@@ -70,14 +70,15 @@ def check_link(path: Path) -> None:
     soon as the disk is back, and until then a step would begin anew what is there.
     """
     there = Path(os.path.realpath(path))
-    if path.is_symlink() and not there.exists() and not _has_entries(there.parent):
+    if path.is_symlink() and not there.exists() and not has_entries(there.parent):
         raise UserError(
             f"{path} is a link to {there}, which is not there: mount its disk, or run `mkdir -p "
             f"{shlex.quote(str(there))}` if it is to begin empty"
         )
 
 
-def _has_entries(folder: Path) -> bool:
+def has_entries(folder: Path) -> bool:
+    """Tell whether something lies in a folder; one that is not there holds nothing."""
     return folder.is_dir() and any(folder.iterdir())
 
 

@@ -103,7 +103,7 @@ def command_for(step: str, **others: object) -> str:
         command += f" --mimic-dir {shlex.quote(str(folder))}"
     elif step == "subjects":
         command += "".join(f" {word}" for word in synthetic_options(store))
-    return command + _options(step, settings | others) + storage_option()
+    return from_here(command + _options(step, settings | others) + storage_option())
 
 
 def storage_option(store: Path | None = None) -> str:

@@ -91,7 +91,7 @@ def _check_replaced(file: StudyFile, store: Path) -> None:
     place = files.linked_place(store / "subjects")
     source = replacement.part(manifests.read_any(place), "source")
     unfinished = replacement.part(storage.interrupted_run(place) or {}, "settings").get("folder")
-    is_there = place.is_dir() and any(place.iterdir())
+    is_there = files.has_entries(place)
     if (is_there and source.get("kind") != replacement.SYNTHETIC) or (
         storage.is_unrecorded(place)
         or unfinished

@@ -160,7 +160,6 @@ def opened(store: Path) -> Opened:
     except (UserError, OSError) as error:
         last = str(made[-1]) if made else ""
         return Opened(results=len(made), last_results=last, fault=str(error))
-    last = str(made[-1]) if made else ""
     events = [entry["event"] for entry in entries]
     plans = [entry["plan_sha256"] for entry in entries if entry["event"] == "frozen"]
     return Opened(
@@ -171,5 +170,5 @@ def opened(store: Path) -> Opened:
         asked=_asked_in_step_6(store),
         stopped=_stopped_in_step_6(store),
         results=len(made),
-        last_results=last,
+        last_results=str(made[-1]) if made else "",
     )

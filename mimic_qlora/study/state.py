@@ -132,7 +132,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _kept_back(folder: Path) -> StepState:
     """Return the state of a folder in which nothing was found: missing, or kept from this user."""
-    if away := _away(folder):
+    if away := _away(folder, folder.name):
         return away
     try:
         os.listdir(folder)
@@ -142,13 +142,12 @@ def _kept_back(folder: Path) -> StepState:
     return StepState(folder.name, MISSING, bytes=folder_bytes(folder))
 
 
-def _away(folder: Path) -> StepState | None:
+def _away(folder: Path, step: str) -> StepState | None:
     """Return the state of a folder to which a link leads whose disk is away; None for another."""
     try:
         files.check_link(folder)
     except UserError as error:
-        name = folder.name if folder.parent.name != "adapters" else f"adapters/{folder.name}"
-        return StepState(name, UNREADABLE, str(error))
+        return StepState(step, UNREADABLE, str(error))
     return None
 
 
@@ -160,7 +159,7 @@ def _of_folder(
     store: Path, step: str, before: Mapping[str, StepState], now: Mapping[str, str]
 ) -> StepState:
     """Return the state of a folder with a manifest; `before` are the earlier steps."""
-    if away := _away(store / step):
+    if away := _away(store / step, step):
         return away
     place = files.linked_place(store / step)
     who = running_now.holder(place)

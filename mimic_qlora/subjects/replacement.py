@@ -90,7 +90,7 @@ def check_synthetic(store: Path) -> None:
     found, place = earlier(store), files.linked_place(store / "subjects")
     source = part(found, "source")
     whose = f"the patients of {source['folder']}" if source.get("folder") else "patients"
-    if place.is_dir() and any(place.iterdir()) and source.get("kind") != SYNTHETIC:
+    if files.has_entries(place) and source.get("kind") != SYNTHETIC:
         raise _refusal(
             f"{place} holds {whose}, which the built-in synthetic ones ({store / SYNTHETIC}) "
             "would replace",

@@ -20,7 +20,7 @@ from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.llm import loading
 from mimic_qlora.llm.embedded import EMBEDDED_ORIGIN
 from mimic_qlora.qa import session
-from mimic_qlora.step import ending, errors, faults, manifests, storage
+from mimic_qlora.step import ending, errors, faults, manifests, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.step_commands import CARRIED, command_for
 from mimic_qlora.study import next_step
@@ -499,7 +499,7 @@ def test_a_part_within_a_part_is_missed_too(converted, tmp_path, part, odd):
         subjects_manifest(tmp_path)
 
 
-def test_a_command_is_worded_for_the_folder_that_it_is_pasted_in(monkeypatch):
+def test_a_command_is_worded_for_the_folder_that_it_is_pasted_in(tmp_path, monkeypatch):
     """Step 7 runs in run_files/, where there is no convert_to_jsonl.py."""
     step_1, step_7 = "python convert_to_jsonl.py", "cd run_files && ./run.sh"
     for folder, first, last in (
@@ -507,5 +507,8 @@ def test_a_command_is_worded_for_the_folder_that_it_is_pasted_in(monkeypatch):
         (ROOT / "run_files", f"cd .. && {step_1}", "./run.sh"),
     ):
         monkeypatch.chdir(folder)
+        monkeypatch.setattr(step_commands, "_OPENED", [])
         assert command_for("subjects") == first and command_for("validation") == last
+        step_commands.remember_storage(tmp_path)
+        assert command_for("subjects") == f"{first} --storage {tmp_path}"
         assert ending.command("validation", ending.Options()) == f"{last} {ending.TRIALS}"

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import convert_to_jsonl
-from helpers.forking import stop_forking
 from helpers.interrupted_step_1 import Pause, Run, small_buckets
 from helpers.scripts import folder_bytes, run_here
 from mimic_qlora.mimic import tables
@@ -20,17 +19,12 @@ from mimic_qlora.mimic.synthetic import hospital
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import buckets, conversion, nesting
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked"),
+    pytest.mark.usefixtures("forking"),
+]
 TABLES = "patients admissions diagnoses_icd labevents prescriptions icustays chartevents".split()
 WITHOUT_PATIENTS = "d_icd_diagnoses d_labitems provider".split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forking():
-    """Fork from a process that has imported what these tests need."""
-    stop_forking()
-    yield
-    stop_forking()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.dask_cluster import Step1, dask_cluster
-from helpers.forking import stop_forking
 from helpers.paths import ROOT
 from helpers.scripts import folder_bytes
 from mimic_qlora.mimic.synthetic import hospital
@@ -21,17 +20,12 @@ from mimic_qlora.work.cluster import Cluster, Target
 from mimic_qlora.work.engine import Engine, Given
 
 pytest.importorskip("distributed")
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked"),
+    pytest.mark.usefixtures("forking"),
+]
 TABLES = "patients admissions diagnoses_icd d_icd_diagnoses poe prescriptions".split()
 BUCKETS = 12  # of two patients each
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forking():
-    """Fork from a process that has imported what these tests need."""
-    stop_forking()
-    yield
-    stop_forking()
 
 
 @pytest.fixture(scope="module")
