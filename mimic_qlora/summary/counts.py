@@ -16,7 +16,6 @@ from mimic_qlora.subjects.quality import without_worst
 from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.disclosure import (
     HIDDEN,
-    QUARTILES,
     Rows,
     hidden_cells,
     hidden_last,
@@ -24,9 +23,8 @@ from mimic_qlora.summary.disclosure import (
     hide_repeats,
     hide_small,
     is_small,
-    largest,
-    plain,
-    quartiles,
+    spread,
+    told_places,
 )
 
 TOP = 20  # rows of each list of the most frequent
@@ -84,55 +82,43 @@ def flow(data: Data) -> Rows:
 
 
 def diagnoses_per_patient(data: Data) -> Rows:
-    """Describe coded diagnoses per patient, over all patients and over those with any.
-
-    The second rows would tell how many these are, and are left out where few others are.
-    """
+    """Describe coded diagnoses per patient, over those with any."""
     counts = data.con.execute(f"""
         SELECT count(*) AS rows, count(DISTINCT (icd_code, icd_version)) AS codes
         FROM diagnoses_icd WHERE {database.CODED} GROUP BY subject_id ORDER BY subject_id""").df()
     without = data.patients - len(counts)
-    if is_small(len(counts), data.min_cell):
+    if counts.empty or is_small(len(counts), data.min_cell):
         return []
     # less the mean of all patients, the rows of the table would tell of how many that say no code
     saying_none = data.manifest["rows"]["diagnoses_icd"]["columnar"] - int(counts.rows.sum())
     result: Rows = []
-    groups = {"all patients": without, "patients with any": 0}
-    if is_small(without, data.min_cell):
-        del groups["patients with any"]
-    for who, extra in groups.items():
-        for what, column in (("coded diagnoses", "rows"), ("different codes", "codes")):
-            values = pd.concat([counts[column], pd.Series([0] * extra, dtype="int64")])
-            if values.empty:
-                continue
-            found = quartiles(values, data.min_cell)
-            # less those without any, a quartile just above them tells the number of few patients
-            low, middle, high = (
-                HIDDEN if 0 <= q * len(values) - extra < data.min_cell and extra else plain(value)
-                for q, value in zip(QUARTILES, found, strict=True)
-            )
-            tells = column == "rows" and is_small(saying_none, data.min_cell)
-            tells = tells or is_small(int(values.sum()) - len(counts), data.min_cell)
-            result.append(
-                {
-                    "of": who,
-                    "what": what,
-                    "mean": HIDDEN if tells else round(float(values.mean()), 2),
-                    "lower_quartile": low,
-                    "median": middle,
-                    "upper_quartile": high,
-                    "most": largest(values, data.min_cell),
-                    "none_share": HIDDEN if is_small(extra, data.min_cell) else extra / len(values),
-                }
-            )
+    for what, values in (("coded diagnoses", counts.rows), ("different codes", counts.codes)):
+        # of the rows, which are known, the mean tells how many patients have any
+        few = [int(values.sum()) - len(counts), without]
+        few += [saying_none] if what == "coded diagnoses" else []
+        tells = any(is_small(n, data.min_cell) for n in few)
+        low, median, high, most = spread(values, data.min_cell)
+        result.append(
+            {
+                "what": what,
+                "mean": HIDDEN if tells else round(float(values.mean()), 2),
+                "lower_quartile": low,
+                "median": median,
+                "upper_quartile": high,
+                "most": most,
+                "none_share": HIDDEN
+                if is_small(without, data.min_cell)
+                else without / data.patients,
+            }
+        )
     return result
 
 
 def diagnoses_histogram(data: Data) -> Rows:
     """Count patients by number of coded diagnoses: none, bins of 20, 200 or more.
 
-    Bins are one where either has few patients, or few lie between their bound and a quartile that
-    is told: no `<10` would hide these.
+    Bins are one where either has few patients, or few lie between their bound and a quartile, or
+    the most, that is told: no `<10` would hide these.
     """
     bins = data.con.execute(f"""
         SELECT least(n // {_BIN}, {_BINS}), count(*)
@@ -142,9 +128,8 @@ def diagnoses_histogram(data: Data) -> Rows:
     coded = sum(n for _, _, n in found)
     if without := data.patients - coded:
         found.insert(0, (0, 0, without))
-    cuts = [
-        of * q + below for of, below in ((data.patients, 0), (coded, without)) for q in QUARTILES
-    ]
+    told = told_places(pd.RangeIndex(coded), data.min_cell).values()
+    cuts = [without + place + side for place in told for side in (0, 1)]
     merged, first, before, up_to = [], 0, 0, 0
     for low, high, n in found:
         first, up_to = (low if up_to == before else first), up_to + n

@@ -19,8 +19,7 @@ from mimic_qlora.summary.disclosure import (
     hide_repeats,
     hide_small,
     is_small,
-    largest,
-    middle,
+    spread,
 )
 
 Patients = npt.NDArray[np.int64]  # their numbers
@@ -113,8 +112,7 @@ class Data:
                 found = self.con.execute(per_patient, [name]).df()
                 patients_of[name] = found.subject_id.to_numpy()
                 n, rows = len(found), int(found.n.sum())
-                median = middle(found.n, self.min_cell)
-                most = largest(found.n, self.min_cell)
+                _, median, _, most = spread(found.n, self.min_cell)
             result.append(
                 {
                     "table": name,
@@ -126,8 +124,12 @@ class Data:
                 }
             )
         also = ("rows", "patients_share", "median_rows", "most_rows")
+        # less those with a coded stay, the table's patients would tell of those with none of a code
+        told = is_small(self.patients_in("diagnoses_icd") - self.coded, self.min_cell)
         for row in result:
-            if _leave_few(patients_of.get(str(row["table"])), patients_of.values(), self.min_cell):
+            name = str(row["table"])
+            leaves_few = _leave_few(patients_of.get(name), patients_of.values(), self.min_cell)
+            if leaves_few or (told and name == "diagnoses_icd"):
                 row.update(dict.fromkeys(("patients", *also), HIDDEN))
         self.hide_stays(result, ("patients", *also))
         result = hide_small(result, ("patients",), self.min_cell, also, [self.patients])

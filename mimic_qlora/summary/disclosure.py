@@ -1,7 +1,7 @@
 """Disclosure control: counts so small that they may identify a patient are hidden."""
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from mimic_qlora.display.cells import Cell
 
-HIDDEN = "hidden"
+HIDDEN: Final = "hidden"
 
 Rows = list[dict[str, Cell]]  # of a table, each with the same keys
 
@@ -66,39 +66,54 @@ def hide_repeats(rows: Rows, min_cell: int) -> Rows:
     return result
 
 
-QUARTILES = [0.25, 0.5, 0.75]
+QUARTILES = ("low", "median", "high")
 
 
-def quartiles(values: pd.Series, min_cell: int) -> tuple[float, float, float]:
-    """Return the lower quartile, the median and the upper quartile of numbers.
+Told = float | Literal["hidden"]
 
-    Where counts are hidden, these are values that are there and none between two: of whole numbers
-    of 100 patients, 48.25 tells that 75 are 48 or less, and with another count how few lie between.
+
+class Spread(NamedTuple):
+    """The quartiles of numbers, and the largest that enough patients reach."""
+
+    low: Told
+    median: Told
+    high: Told
+    most: Told
+
+
+def spread(values: pd.Series, min_cell: int) -> Spread:
+    """Return the quartiles of numbers and their most, those hidden that tell of few patients.
+
+    The index of `values` tells whose each is. Where counts are hidden, what is told is a value
+    that is there: one between two would tell how many lie on each side. The most is what
+    `min_cell` patients reach, as the largest of all may be a single patient's.
     """
-    if not min_cell:
-        low, median, high = values.quantile(QUARTILES)
-        return low, median, high
-    low, median = values.quantile(QUARTILES[:2], interpolation="lower")
-    return low, median, float(values.quantile(QUARTILES[2], interpolation="higher"))
+    if min_cell <= 1:
+        return Spread(*map(plain, [*values.quantile([0.25, 0.5, 0.75]), values.max()]))
+    ordered = values.sort_values(kind="stable")
+    told = told_places(ordered.index, min_cell)
+    cells: dict[str, Told] = {name: plain(ordered.iloc[place]) for name, place in told.items()}
+    return Spread(*(cells.get(name, HIDDEN) for name in Spread._fields))
 
 
-def middle(values: pd.Series, min_cell: int) -> Cell:
-    """Return the median of one value of each patient, unless few patients lie on a side of it."""
-    told = float(values.median())
-    sides = (values <= told).sum(), (values >= told).sum()
-    return HIDDEN if min(sides) < min_cell else plain(told)
+def told_places(owners: pd.Index, min_cell: int) -> dict[str, int]:
+    """Return where, among sorted numbers, those fields of their `Spread` stand that may be told.
 
-
-def largest(values: pd.Series, min_cell: int) -> Cell:
-    """Return the largest of one value of each patient that `min_cell` patients reach.
-
-    The largest of all may be a single patient's. Without that many patients it is hidden.
+    owners: whose each number is. At least `min_cell` patients stand before the first place, between
+    two, and from the last one on, so that no two fields tell of fewer, whatever the numbers are.
     """
-    reached = values.nlargest(max(min_cell, 1))
-    return HIDDEN if len(reached) < min_cell else plain(float(reached.iloc[-1]))
+    n = len(owners)
+    places = {"low": (n - 1) // 4, "median": (n - 1) // 2, "high": -(-3 * (n - 1) // 4)}
+    places["most"] = n - min_cell
+    for names in (tuple(places), QUARTILES, ("median",)):
+        at = [places[name] for name in names]
+        starts, ends = [0, *(place + 1 for place in at[:-1]), at[-1]], [*at, n]
+        if all(owners[a:b].nunique() >= min_cell for a, b in zip(starts, ends, strict=True)):
+            return dict(zip(names, at, strict=True))
+    return {}
 
 
-def plain(value: float) -> Cell:
+def plain(value: float) -> float:
     """Return a number as an int where it is whole, else with two decimals."""
     return int(value) if value == int(value) else round(float(value), 2)
 

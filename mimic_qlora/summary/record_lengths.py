@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from mimic_qlora.step import seeded
 from mimic_qlora.subjects import reader
-from mimic_qlora.summary.disclosure import Rows
+from mimic_qlora.summary.disclosure import Rows, spread
 
 SAMPLE = 200  # records
 PIECE = 20_000  # bytes that are tokenized at each of PIECES places of a record of up to 500 MB
@@ -26,7 +27,7 @@ def per_record(storage: Path, count: Callable[[str], int], min_cell: int) -> Row
     lengths = [_lengths(reader.raw_line(storage, subject_id), count) for subject_id in ids]
     rows: Rows = []
     for what, values in zip(("bytes", "tokens"), np.array(lengths).T, strict=True):
-        low, middle, high = (round(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
+        low, middle, high, _ = spread(pd.Series(values.round()), min_cell)
         rows.append(
             {
                 "of_each_record": what,

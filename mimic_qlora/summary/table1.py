@@ -19,10 +19,11 @@ from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.disclosure import (
     HIDDEN,
     Rows,
+    Told,
     hidden_cells,
     hidden_last,
     is_small,
-    quartiles,
+    spread,
 )
 
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
@@ -228,7 +229,9 @@ def _share(n: int, size: int) -> str:
     return f"{n:,} (<1%)" if 0 < n / size < 0.005 else f"{n:,} ({n / size:.0%})"
 
 
-def _short(value: float) -> str:
+def _short(value: Told) -> str:
+    if isinstance(value, str):
+        return value
     return f"{value:,.0f}" if value >= 20 or value == int(value) else f"{value:.1f}"
 
 
@@ -240,12 +243,12 @@ def _quartiles(title: str, values: Callable[[pd.DataFrame], pd.Series], groups: 
     row: dict[str, Cell] = {"characteristic": title}
     for name, part in groups.people.items():
         numbers = values(part).dropna()
-        patients = numbers.index.nunique()
-        if isinstance(groups.sizes[name], str) or is_small(patients, groups.min_cell):
+        if isinstance(groups.sizes[name], str):
             row[name] = HIDDEN
-        elif len(numbers):
-            low, middle, high = quartiles(numbers, groups.min_cell)
-            row[name] = f"{_short(middle)} [{_short(low)}-{_short(high)}]"
-        else:
+        elif numbers.empty:
             row[name] = ""
+        else:
+            low, middle, high = map(_short, spread(numbers, groups.min_cell)[:3])
+            ends = HIDDEN if low == HIDDEN else f"{low}-{high}"
+            row[name] = HIDDEN if middle == HIDDEN else f"{middle} [{ends}]"
     return [row]

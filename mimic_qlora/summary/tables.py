@@ -55,7 +55,10 @@ _PROCEDURES = replace(_DIAGNOSES, table="procedures_icd_labeled t", where="t.icd
 _DRUG = sql.said("t.drug")
 _DRUGS = Ranking("prescriptions t", {"drug": _DRUG}, f"{_DRUG} IS NOT NULL", typed=True)
 
-_MOST = "Most: what --min-cell patients or more reach, as the largest of all may be one patient's."
+_MOST = (
+    "Most: what --min-cell patients or more reach, as the largest of all may be one patient's. It "
+    "and quartiles are hidden where fewer patients than that lie between two of them."
+)
 
 KINDS = {
     "flow": Kind("Who was left out, and why", "patients", counts.flow),
@@ -70,7 +73,10 @@ KINDS = {
         "Rows and patients per table", "patients", lambda data: data.rows_per_table, _MOST
     ),
     "diagnoses_per_patient": Kind(
-        "Coded diagnoses per patient", "diagnoses_icd", counts.diagnoses_per_patient, _MOST
+        "Coded diagnoses per patient with any",
+        "diagnoses_icd",
+        counts.diagnoses_per_patient,
+        _MOST,
     ),
     "diagnoses_histogram": Kind(
         "Patients by number of coded diagnoses", "diagnoses_icd", counts.diagnoses_histogram

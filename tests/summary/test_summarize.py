@@ -134,30 +134,42 @@ def test_counts_are_those_of_the_hospital(store, shown):
         (10, "I10", "<10"),
     ]
     assert [r["icd_code"] for r in result["top_diagnoses_by_rows"]] == ["4019", "E785", "I10"]
-    everybody, _, some, _ = result["diagnoses_per_patient"]
-    assert (everybody["mean"], everybody["median"], everybody["none_share"]) == (70 / N, 1, 0.25)
-    assert some["mean"] == round(70 / 30, 2) and some["lower_quartile"] == 1
+    some, _ = result["diagnoses_per_patient"]
+    assert (some["mean"], some["median"], some["none_share"]) == (round(70 / 30, 2), 1, 0.25)
+    assert some["lower_quartile"] == some["upper_quartile"] == some["most"] == "hidden"
 
 
-def test_the_most_is_what_enough_patients_reach(store, shown):
-    """Twelve of 30 patients have four diagnoses, four of these one more: that is not told."""
-    result = tables(store)
-    rows = {
-        row["table"]: (row["median_rows"], row["most_rows"]) for row in result["rows_per_table"]
-    }
-    assert rows["diagnoses_icd"] == (1, 4) and rows["admissions"] == (1, 1)
-    assert [row["most"] for row in result["diagnoses_per_patient"]] == [4, 2] * 2
-    assert disclosure.middle(pd.Series([1] * 9 + [2] * 10), 10) == 2
-    assert disclosure.middle(pd.Series([1] * 9 + [3] * 9), 10) == "hidden"
-    assert disclosure.largest(pd.Series([5] * 9), 10) == "hidden"
-    stays = pd.Series([1] * 7 + [2, 2, 3])  # 1 [1-1.75] would tell the three of two or more
-    assert disclosure.quartiles(stays, 10) == (1, 1, 2)
-    assert disclosure.quartiles(stays, 0) == (1, 1, 1.75)
-    # between two values it would tell that exactly 30 of 40 patients have less than ten
-    assert disclosure.quartiles(pd.Series([1] * 30 + [11] * 10), 10)[2] == 11
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (range(20), ("hidden",) * 4),  # nine lie before the tenth, which is the median
+        (range(21), ("hidden", 10, "hidden", "hidden")),
+        (range(42), ("hidden", 20, "hidden", "hidden")),
+        (range(43), (10, 21, 32, "hidden")),
+        (range(60), (14, 29, 45, "hidden")),  # of ten that reach 50, four would lie from 45 to it
+        (range(83), (20, 41, 62, 73)),
+        ([1] * 60 + [4] * 30, (1, 1, 4, 4)),
+        ([1] * 68 + [11] * 22, (1, 1, 1, 11)),
+        ([1] * 66 + [9] * 2 + [11] * 22, (1, 1, 9, 11)),  # a value that is there, none between two
+        ([], ("hidden",) * 4),
+    ],
+)
+def test_quartiles_and_the_most_lie_many_patients_apart(values, told):
+    assert disclosure.spread(pd.Series(values, dtype=float), 10) == told
+
+
+def test_numbers_of_few_patients_are_hidden_however_many_they_are():
+    """Of 200 stays, the last 60 are of one patient."""
+    whose = [*range(140), *[140] * 60]
+    assert disclosure.spread(pd.Series(range(200), index=whose), 10)[2:] == ("hidden", "hidden")
+    assert disclosure.spread(pd.Series(range(200)), 10)[2:] == (150, 190)
+    stays = pd.Series([1] * 7 + [2, 2, 3])  # shown where no count is hidden
+    assert disclosure.spread(stays, 0) == (1, 1, 1.75, 3)
+
+
+def test_rows_that_are_few_more_than_patients_are_hidden():
     rows = [{"patients": 12, "rows": n} for n in (12, 13, 22)]
     assert [r["rows"] for r in disclosure.hide_repeats(rows, 10)] == [12, "hidden", 22]
-    assert disclosure.largest(pd.Series([1, 2, 3]), 0) == 3
 
 
 def test_each_icd_version_has_a_list_of_its_own(store):
@@ -235,10 +247,8 @@ def test_table_1_sets_patients_without_a_coded_stay_apart(store, shown):
     rows = {row["characteristic"].strip(): row for row in tables(store)["table1"]}
     assert rows["Patients"]["overall"] == 30 and rows["Patients"]["no coded stay"] == 10
     assert rows["no hospital stay"]["no coded stay"] == "10 (100%)"
-    assert (
-        rows["Age, years"]["overall"] == "85 [78-91]"
-        and rows["Age, years"]["no coded stay"] == "75 [73-78]"
-    )
+    assert rows["Age, years"]["overall"] == "85 [hidden]"
+    assert rows["Age, years"]["no coded stay"] == "hidden"  # of ten patients
     assert rows["Medicare"]["overall"] == "30 (100%)"
 
 
@@ -341,7 +351,7 @@ def test_the_place_of_a_hidden_count_among_sorted_ones_does_not_tell_it(tmp_path
 @pytest.mark.parametrize(
     ("by_bin", "shown"),
     [
-        ([46, 25, 9, 5, 15], {"1 to 79": 85, "80 to 99": 15}),  # 4 lie between 71 and 75
+        ([46, 25, 9, 5, 15], {"1 to 99": 100}),  # 4 lie between 71 and 75, 5 between 85 and 90
         ([25, 25, 25, 25], {"1 to 79": 100}),  # each bound is a quartile's
         ([150, 120, 130], {"1 to 19": 150, "20 to 39": 120, "40 to 59": 130}),
         ([150, 48, 202], {"1 to 19": 150, "20 to 59": 250}),  # the median cuts the bin 48 to 2
@@ -447,8 +457,6 @@ def test_rows_that_a_flag_hides_are_not_told_by_the_numbers_of_stays_and_codes(t
     means = [(row["what"], row["mean"]) for row in result["diagnoses_per_patient"]]
     assert rows["diagnoses_icd"] == 73 and means == [
         ("coded diagnoses", "hidden"),
-        ("different codes", 1.15),
-        ("coded diagnoses", "hidden"),
         ("different codes", 1.53),
     ]
     assert run_here("summarize_jsonl.py", "--min-cell", 0, storage=place).returncode == 0
@@ -545,7 +553,8 @@ def test_a_number_that_all_but_few_patients_are_in_is_hidden(tmp_path):
     for name in ("admissions", "diagnoses_icd"):
         assert {shown[name][c] for c in ("patients", "rows", "patients_share")} == {"hidden"}
     assert shown["patients"]["patients"] == N
-    assert {row["of"] for row in result["diagnoses_per_patient"]} == {"all patients"}
+    told = [(row["mean"], row["none_share"]) for row in result["diagnoses_per_patient"]]
+    assert told == [("hidden", "hidden")] * 2
     assert result["diagnoses_histogram"] == [{"coded_diagnoses": "0 to 19", "patients": N}]
     assert {row["patients"] for row in result["top_diagnoses_by_patients"]} == {"hidden"}
     of_admissions = [r for r in result["quality"] if r["table"] == "admissions"]
