@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mimic_qlora.step import faults, ssh, terminal
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256, private_folder
-from mimic_qlora.validation import results
+from mimic_qlora.validation import ledger, results
 
 TEMPORARY = None if os.name == "nt" else Path("/tmp")
 _PREFIX = "mimic_qlora_"
@@ -54,9 +54,10 @@ def kept_results(place: Path) -> Iterator[Kept]:
     kept = Kept(partial, place / f"{time.strftime('%Y%m%d-%H%M%S')}-{secret}")
     try:
         yield kept
-        last = max(map(results.number, place.iterdir()), default=0)
-        (partial / results.NUMBER).write_text(f"{last + 1}\n", encoding="ascii")
-        partial.rename(kept.place)
+        with ledger.alone(place.parent):  # two runs that end at once would take one number
+            last = max(map(results.number, place.iterdir()), default=0)
+            (partial / results.NUMBER).write_text(f"{last + 1}\n", encoding="ascii")
+            partial.rename(kept.place)
     except BaseException as error:
         full = faults.full_disk(error) if faults.is_full(error) else ""
         shutil.rmtree(partial, ignore_errors=True)

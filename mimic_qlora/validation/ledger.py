@@ -74,15 +74,15 @@ def ledger(store: Path) -> list[Entry]:
     return entries
 
 
-def _alone(store: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the ledger, for which runs of other adapters wait: each writes a line in a moment."""
+def alone(store: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the ledger, for which runs of other adapters wait: each takes it for a moment."""
     files.private_folder(store / "validation")
     return locks.hold(path_of(store), "cd run_files && ./run.sh", wait=WAIT)
 
 
 def enter(store: Path, event: str, **facts: object) -> None:
     """Add a line to the ledger. Raises UserError when it was edited."""
-    with _alone(store):
+    with alone(store):
         _enter(store, event, **facts)
 
 
@@ -115,7 +115,7 @@ def opening(store: Path, sha256: str, adapters: Mapping[str, str], content: str)
     with the same adapters and content, resumed or done again, opens nothing new.
     """
     this: Entry = {"plan_sha256": sha256, "adapters": dict(adapters), "content": content}
-    with _alone(store):
+    with alone(store):
         before = [e for e in ledger(store) if e["event"] == "opened"]
         if not any(_is_of(e, this) for e in before):
             _enter(store, "opened", **this)
@@ -146,7 +146,7 @@ def looked(
     """
     this: Entry = {"plan_sha256": "", "adapters": dict(adapters), "trials": dict(trials)}
     this["content"] = content
-    with _alone(store):
+    with alone(store):
         before = [e for e in ledger(store) if e["event"] == "looked"]
         place = next((n for n, e in enumerate(before, 1) if _is_of(e, this)), None)
         if place is None:

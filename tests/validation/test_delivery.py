@@ -1,12 +1,15 @@
 """Results reach their user: private folders on a shared host, and the command to fetch them."""
 
+import contextlib
 import errno
 import os
 import shutil
 import socket
 import stat
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -197,6 +200,26 @@ def test_the_newest_results_are_those_that_were_made_last_whatever_the_clock_say
     assert results.in_order(store)[1:] == made
     (made[-1] / results.NUMBER).write_text("no number")
     assert results.newest(store) == made[1]
+
+
+def test_two_runs_that_end_at_once_get_two_numbers(tmp_path, monkeypatch):
+    """The one that began later was taken for the newest."""
+    real, both = results.number, threading.Barrier(2)
+
+    def number(folder):
+        found = real(folder)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.1)
+        return found
+
+    def deliver(name):
+        with delivery.kept_results(tmp_path / "validation") as kept:
+            results_in(kept.partial.parent, kept.partial.name)
+
+    monkeypatch.setattr(results, "number", number)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(deliver, "ab"))
+    assert sorted(map(real, results.in_order(tmp_path))) == [1, 2]
 
 
 def test_a_copy_of_results_is_not_the_newest(tmp_path):
