@@ -16,8 +16,9 @@ from mimic_qlora.review import database
 from mimic_qlora.step import step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256
+from mimic_qlora.step.manifests import read
 from mimic_qlora.study import running_now
-from mimic_qlora.study.state import folder_bytes
+from mimic_qlora.study.state import folder_bytes, is_left_over
 from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation import delivery, results
 
@@ -117,6 +118,8 @@ def _dead(store: Path) -> list[Leftover]:
                 continue
             if end in ("partial", "training") and not running_now.holder(parent / name):
                 note = "what it has done so far; the same command would go on from it"
+                if end == "training" and is_left_over(parent / name, read(parent / name) or {}):
+                    note = "nothing: its adapter is finished"
                 found += _leftovers(_DEAD, [path], note)
     for name in _OF_KILLED:
         old = _leftovers(_DEAD, sorted(store.glob(f"{name}*")), "nothing: it is made again")

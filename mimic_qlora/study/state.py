@@ -21,6 +21,7 @@ from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.version import VERSION
 from mimic_qlora.study import running_now, runs
 from mimic_qlora.subjects import manifest as subjects_manifest
+from mimic_qlora.training.settings import DRAFT
 from mimic_qlora.validation import results
 
 DONE, STALE, DAMAGED, MISSING = "done", "stale", "damaged", "missing"
@@ -195,6 +196,8 @@ def _of_folder(
         state, why = STALE, f"{named} of this software differs from what it was made with: {_LATER}"
     elif raw.get("software") != VERSION:
         state, why = STALE, f"made by version {raw.get('software')} of this software: {_LATER}"
+    elif is_left_over(place, raw):
+        why = "finished; what its training left goes with the same command, or by --clean"
     elif left := _left(place):
         why = f"{left}: the same command goes on"
     return StepState(step, state, why, content_id, finished, seconds, size)
@@ -224,6 +227,18 @@ def _not_there(place: Path, step: str, who: str) -> StepState:
         why = f"{left}: the same command goes on or begins anew"
         return StepState(step, STOPPED, why, bytes=_left_bytes(place))
     return StepState(step, MISSING)
+
+
+def is_left_over(place: Path, finished: Mapping[str, Any]) -> bool:
+    """Tell whether the folder of a training beside an adapter is of the run that made the adapter.
+
+    A kill came as it was removed, its draft last.
+    """
+    work = place.with_name(f".{place.name}.training")
+    if not work.is_dir():
+        return False
+    draft = files.read_object(work / DRAFT)
+    return manifests.is_same_run(draft, finished) if draft else not any(work.iterdir())
 
 
 def _left(place: Path) -> str:

@@ -178,7 +178,8 @@ def stop_if_up_to_date(run: Run) -> None:
     except errors.UpToDate:
         # a kill came between the end of the run and its tidying up
         with contextlib.suppress(UserError):
-            if manifests.is_same_run(draft_of(run.work), run.manifest):
+            # the draft goes last, and then the folder
+            if manifests.is_same_run(draft_of(run.work) or run.manifest, run.manifest):
                 remove_work(run.work)
         raise
 

@@ -594,6 +594,24 @@ def test_clean_lists_what_a_killed_training_has_left(whole):
     assert not list(whole.glob(".*.abc"))
 
 
+def test_what_a_kill_left_of_a_finished_training_is_no_training_that_stopped(whole):
+    place, work = whole / "adapters/default", whole / "adapters/.default.training"
+    (work / "checkpoint-12").mkdir(parents=True)
+    shutil.copyfile(place / "manifest.json", work / "draft.json")
+
+    def told():
+        why = {one.step: one.why for one in state.of_storage(whole, PROMPT)}["adapters/default"]
+        return why.split(";")[0], leftovers.of_storage(whole)[0].note.split(":")[0]
+
+    assert told() == ("finished", "nothing")
+    draft = json.loads((work / "draft.json").read_text())
+    (work / "draft.json").write_text(json.dumps({**draft, "settings": {"lr": 2}}))
+    assert told()[0].startswith("a training stopped") and told()[1] != "nothing"
+    shutil.rmtree(work / "checkpoint-12")
+    (work / "draft.json").unlink()
+    assert told() == ("finished", "nothing")
+
+
 def test_clean_lists_the_answers_of_a_batch_that_nobody_goes_on_with(whole, capsys):
     folder = whole / "qa" / ".answers"
     folder.mkdir(parents=True)

@@ -129,7 +129,10 @@ def test_an_adapter_that_is_up_to_date_is_not_trained_again(finished, tiny, monk
     options = ["--storage", finished.store, "--model", tiny, *OPTIONS, "--epochs", 4]
     monkeypatch.setattr(sys, "argv", ["train_qlora.py", *map(str, options)])
     before = folder_bytes(finished.folder)
+    work = finished.folder.with_name(".default.training")
+    work.mkdir()  # a kill came before it went itself
     train_qlora.main()
+    assert not work.exists()
     shown = capsys.readouterr().out
     assert "is up to date (--force redoes it)" in shown and folder_bytes(finished.folder) == before
     # the next steps, with what they need to find this adapter
