@@ -392,6 +392,12 @@ def adapters_on(store: Path, step: str) -> list[str]:
     return [folder.name for folder in folders if _rests(store, read(folder) or {}, step)]
 
 
+def damaged_adapters(store: Path) -> list[str]:
+    """Return the runs of whose adapters the manifest is there and cannot be read."""
+    folders = sorted((store / "adapters").glob("[!.]*"))
+    return [one.name for one in folders if (one / NAME).exists() and read(one) is None]
+
+
 def _rests(store: Path, manifest: Mapping[str, Any], step: str) -> bool:
     """Tell whether the output with a manifest was made from the present one of a step."""
     inputs = manifest.get("inputs")

@@ -35,6 +35,7 @@ from mimic_qlora.step.manifests import (
     Manifest,
     adapters_on,
     check_readable,
+    damaged_adapters,
     damaged_files,
     finish_manifest,
     is_same_run,
@@ -45,6 +46,8 @@ from mimic_qlora.step.manifests import (
 )
 from mimic_qlora.step.plain_text import is_whole
 from mimic_qlora.step.step_commands import COMMANDS, command_for, from_here
+
+UNDER_ADAPTERS = ("subjects", "features", "prompts", "canaries")  # steps on which adapters rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +394,12 @@ def say_orphaned(storage: Path, step: str) -> None:
         others = adapters_on(place.parent, step)
         whose = f", on which the adapters {', '.join(others)} of {place.parent} rest" * bool(others)
         print(f"note: {storage / step} is a link, and this run replaces {place}{whose}", flush=True)
+    if step in UNDER_ADAPTERS and read(place) and (damaged := damaged_adapters(storage)):
+        print(
+            f"note: {', '.join(damaged)} in {storage / 'adapters'} (damaged manifest) may rest on "
+            f"the {step} that this run replaces: to keep both, stop and give another --storage",
+            flush=True,
+        )
     if not (found := adapters_on(storage, step)):
         return
     which = f"the adapter {found[0]} was"

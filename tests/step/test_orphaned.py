@@ -60,6 +60,18 @@ def test_nothing_is_said_where_no_adapter_is_lost(store, tmp_path_factory, capsy
     assert manifests.adapters_on(store, "canaries") == []
 
 
+@pytest.mark.parametrize("cut", ["", '{"step": "adapters/one"'])
+def test_an_adapter_with_a_damaged_manifest_is_named_as_that(store, cut, capsys):
+    (store / "adapters/one/manifest.json").write_text(cut)
+    write(store, "summary")
+    write(store, "summary", {"min_cell": 5})
+    assert "note" not in capsys.readouterr().out
+    write(store, "prompts", {"seed": 2})
+    said = capsys.readouterr().out
+    assert f"note: one in {store / 'adapters'} (damaged manifest) may rest on the prompts" in said
+    assert "the adapter two-canaries was trained on" in said
+
+
 @pytest.mark.parametrize("place", ["storage", "disk"])
 def test_an_output_of_another_storage_folder_is_not_replaced_by_a_link_without_a_word(
     store, tmp_path_factory, capsys, place
