@@ -245,8 +245,7 @@ def main() -> int:
     with locks.hold(folder / KEPT, "python run_files/label.py", wait=WAIT):
         text = f"{agreed}\n\n{claims_of(folder, labelled)}"
         edited.keep(folder / KEPT)
-        files.atomic_write(folder / KEPT, text + "\n")
-        edited.note(folder / KEPT)
+        edited.write(folder / KEPT, text + "\n")
     print(text)
     return 1 if wrong_rows else 0
 

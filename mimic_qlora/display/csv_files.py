@@ -28,8 +28,19 @@ def write(
 ) -> None:
     """Write rows as UTF-8 CSV, without a byte order mark, which other readers take for a name.
 
-    A full disk or a kill leaves what was there before, whole. The columns are those given, else all
-    that a row has, those named in `first` in front.
+    A full disk or a kill leaves what was there before, whole.
+    """
+    files.atomic_write(path, as_text(rows, columns, first))
+
+
+def as_text(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Iterable[str] | None = None,
+    first: Sequence[str] = (),
+) -> str:
+    """Return rows as CSV.
+
+    The columns are those given, else all that a row has, those named in `first` in front.
     """
     columns = list(columns or dict.fromkeys([*first, *(column for row in rows for column in row)]))
     table = io.StringIO()
@@ -37,4 +48,4 @@ def write(
     if columns:
         writer.writerow(columns)
     writer.writerows([safe_cell(row.get(column)) for column in columns] for row in rows)
-    files.atomic_write(path, table.getvalue())
+    return table.getvalue()

@@ -233,8 +233,7 @@ def write(store: Store, items: Mapping[int, Item], folder: Path) -> str:
     found = summarize(rows, {rater: store.tasks.of(rater) for rater in store.tasks.raters()})
     table, page = folder / "ratings.csv", folder / "report.html"
     edited.keep(table)
-    csv_files.write(table, rows)
-    edited.note(table)
+    edited.write(table, csv_files.as_text(rows))
     files.write_json(folder / "ratings_report.json", found)
     written = [table.name, "ratings_report.json"]
     if found["items"] and page.is_file():

@@ -12,7 +12,7 @@ import shlex
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -167,6 +167,22 @@ def put_aside(path: Path, place: Path) -> Path:
     return path.rename(name_beside(place))
 
 
+def gathered(paths: Iterable[Path], folder: Path, place: Path) -> Path:
+    """Rename what is somebody's in a folder into a new one beside `place`, and return its name.
+
+    It is gathered inside the folder first: a kill leaves it there, for the next run to go on with,
+    and no two folders with a part each.
+    """
+    own = folder / "kept.unfinished"
+    own.mkdir(mode=0o700, exist_ok=True)
+    for path in paths:
+        if not path.is_relative_to(own):
+            there = own / path.relative_to(folder)
+            there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.rename(there)
+    return put_aside(own, place)
+
+
 FOLDER_NAME = "a name of letters, digits, '-', '_' and '.' that begins with no '-' or '.'"
 
 
@@ -255,15 +271,17 @@ def rewrite(path: Path, text: str) -> None:
     link the file behind it is written: it may lie in somebody's repository.
     """
     path = path.resolve()
-    if not path.is_file():
-        atomic_write(path, text)
-        return
-    before = path.read_bytes()
+    mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else PRIVATE
+    atomic_write(path, rewritten(path, text), mode)
+
+
+def rewritten(path: Path, text: str) -> bytes:
+    """Return the bytes that `rewrite` puts into a file."""
+    before = path.read_bytes() if path.is_file() else b""
     if b"\r\n" in before:
         text = text.replace("\n", "\r\n")
     mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
-    data = mark + text.removeprefix("\ufeff").encode("utf-8", "surrogateescape")
-    atomic_write(path, data, mode=stat.S_IMODE(path.stat().st_mode))
+    return mark + text.removeprefix("\ufeff").encode("utf-8", "surrogateescape")
 
 
 def write_json(path: Path, data: Any) -> None:

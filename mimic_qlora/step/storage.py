@@ -19,9 +19,9 @@ from typing import Any, cast
 from mimic_qlora.step import faults, files, locks, step_commands
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
 from mimic_qlora.step.files import (
+    gathered,
     linked_place,
     misfits,
-    name_beside,
     partial_of,
     put_aside,
     read_json,
@@ -255,12 +255,8 @@ def _retire(old: Path, place: Path) -> None:
     if is_folder and not is_output and any(old.iterdir()):
         kept = put_aside(old, place)
     elif is_output and (notes := unrecorded_files(old)):
-        kept = name_beside(place)
         try:
-            for path in notes:
-                there = kept / path.relative_to(old)
-                there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.rename(there)
+            kept = gathered(notes, old, place)
         except OSError:  # a folder of another user's in it, or no room for a new one
             kept = put_aside(old, place)
     _remove(old)

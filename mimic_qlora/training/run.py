@@ -297,10 +297,8 @@ def _keep_own(work: Path) -> None:
     """Put beside the adapter what somebody keeps among its checkpoints, as a copy of one."""
     own = [p for p in sorted(work.iterdir()) if not (p.is_symlink() or _OF_A_RUN.fullmatch(p.name))]
     if own:
-        kept = files.name_beside(work.with_name(work.name[1:].removesuffix(".training")))
-        kept.mkdir(mode=0o700)
-        for path in own:
-            path.rename(kept / path.name)
+        place = work.with_name(work.name[1:].removesuffix(".training"))
+        kept = files.gathered(own, work, place)
         print(f"note: {work} held {', '.join(p.name for p in own)}: now in {kept}", flush=True)
 
 

@@ -295,6 +295,28 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
     assert capsys.readouterr().out == "" and not (tmp_path / "features.kept2").exists()
 
 
+@pytest.mark.parametrize("n", range(5))  # renames before the kill
+def test_a_kill_leaves_somebodys_files_together(tmp_path, monkeypatch, n):
+    """Part of them lay in one folder, and part in another."""
+    made(tmp_path)
+    names, real, calls = {"README.md", "notes.md"}, Path.rename, []
+    for name in names:
+        (tmp_path / "features" / name).write_text("mine")
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) > n:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(Path, "rename", killed)
+        made(tmp_path, {"seed": 2})
+    made(tmp_path, {"seed": 2})
+    (kept,) = tmp_path.glob("features.kept*")
+    assert {path.name for path in kept.iterdir()} == names
+
+
 def test_an_output_whose_removal_is_cut_off_is_not_taken_for_somebodys_files(
     tmp_path, monkeypatch, capsys
 ):
@@ -367,7 +389,11 @@ def test_an_output_whose_manifest_cannot_be_read_is_kept_whole(tmp_path, monkeyp
 def test_files_that_cannot_be_moved_are_kept_with_the_old_output(tmp_path, monkeypatch, capsys):
     made(tmp_path)
     (tmp_path / "features" / "notes.md").write_text("mine")
-    monkeypatch.setattr(storage, "name_beside", lambda place: Path("/proc/nothing"))
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "mine")
+
+    monkeypatch.setattr(storage, "gathered", refused)
     made(tmp_path, {"seed": 2})
     kept = tmp_path / "features.kept1"
     assert (kept / "notes.md").read_text() == "mine" and str(kept) in capsys.readouterr().out

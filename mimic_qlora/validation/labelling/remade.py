@@ -62,8 +62,8 @@ def write(folder: Path, labelled: Labelled, basis: Basis) -> list[str]:
     _say_if_less(folder, labelled)
     by = {"labelled_by": labelled.by, "labelled": labelled.fewest}
     edited.keep(folder / FIGURES)
-    csv_files.write(folder / FIGURES, [row | by for row in findings.rows(comparison)])
-    edited.note(folder / FIGURES)
+    rows = [row | by for row in findings.rows(comparison)]
+    edited.write(folder / FIGURES, csv_files.as_text(rows))
     for_file = [title, findings.table(*comparison, terminal.WIDTH), "", *sentences]
     _remake_summary(folder / SUMMARY, [*concluded.lines(), "", *for_file])
     made = [FIGURES, SUMMARY]
@@ -120,5 +120,4 @@ def _remake_summary(path: Path, lines: Sequence[str]) -> None:
     folded = "\n".join(terminal.fitted(line, terminal.WIDTH) for line in lines)
     if found:  # else all of it stays below
         edited.keep(path)
-    files.rewrite(path, f"{folded}\n\n{AS_READ}\n\n{as_read if found else before}")
-    edited.note(path)
+    edited.write(path, f"{folded}\n\n{AS_READ}\n\n{as_read if found else before}")
