@@ -199,7 +199,7 @@ def write_subjects(
         parts = out.path / "parts"
         try:
             converted = convert(sources, out.path, store, settings, earlier)
-            replacement.check_cells(store, earlier, out.path)
+            replacement.check_written(store, earlier, out.path)
 
             from mimic_qlora.subjects import quality  # DuckDB: 30 MB, not to add to the peak above
 

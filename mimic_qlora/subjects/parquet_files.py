@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mimic_qlora.mimic.cells import NOTHING
 from mimic_qlora.step import faults
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import unchanged_sha256
@@ -42,12 +43,12 @@ def read(path: Path, **options: Any) -> pa.Table:
         raise damaged(path) from None
 
 
-def filled(paths: Iterable[Path]) -> Counter[str]:
-    """Count the cells of each column that are not null, by the footers of a table's files.
+def said(paths: Iterable[Path]) -> Counter[str]:
+    """Count the cells of each column of a table's files that are not null, nor texts for nothing.
 
-    Raises UserError when one is damaged.
+    The footers tell it, but of texts. Raises UserError when a file is damaged.
     """
-    cells = Counter[str]()
+    found = Counter[str]()
     for path in paths:
         try:
             footer = pq.read_metadata(path)
@@ -58,22 +59,27 @@ def filled(paths: Iterable[Path]) -> Counter[str]:
         for group in map(footer.row_group, range(footer.num_row_groups)):
             for column in map(group.column, range(footer.num_columns)):
                 nulls = column.statistics.null_count if column.statistics else 0
-                cells[column.path_in_schema] += column.num_values - nulls
-    return cells
-
-
-def said(paths: Iterable[Path], column: str) -> int:
-    """Count the cells of a column that say something: neither null nor an empty text.
-
-    Raises UserError when a file is damaged.
-    """
-    found = 0
-    for path in paths:
-        cells = read(path)[column]
-        if pa.types.is_large_string(cells.type) or pa.types.is_string(cells.type):
-            cells = pc.if_else(pc.equal(pc.utf8_trim_whitespace(cells), ""), None, cells)
-        found += len(cells) - cells.null_count
+                found[column.path_in_schema] += column.num_values - nulls
+        for field in footer.schema.to_arrow_schema():
+            if pa.types.is_large_string(field.type):
+                found[field.name] -= _texts_for_nothing(path, field.name)
     return found
+
+
+def _texts_for_nothing(path: Path, column: str) -> int:
+    """Count the texts for nothing in a column; each text of its dictionary is looked at once."""
+    total = 0
+    for chunk in read(path, columns=[column], read_dictionary=[column])[column].chunks:
+        texts = pc.utf8_trim_whitespace(chunk.dictionary)
+        is_nothing = pc.is_in(texts, pa.array(NOTHING, texts.type))
+        total += pc.sum(is_nothing.take(chunk.indices)).as_py() or 0
+    return total
+
+
+def patients(paths: Iterable[Path]) -> set[int]:
+    """Return the patients of a table's files. Raises UserError when one is damaged."""
+    columns = (read(path, columns=["subject_id"])["subject_id"] for path in paths)
+    return {subject_id for ids in columns for subject_id in ids.unique().to_pylist()}
 
 
 def damaged(path: Path) -> UserError:

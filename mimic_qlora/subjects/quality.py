@@ -15,13 +15,15 @@ from tqdm import tqdm
 
 from mimic_qlora.display.cells import Row
 from mimic_qlora.display.text_tables import text_table
-from mimic_qlora.mimic import tables
+from mimic_qlora.mimic import cells, tables
 from mimic_qlora.mimic.words import WORDS
 from mimic_qlora.step import limits
 from mimic_qlora.subjects import sql
 from mimic_qlora.subjects.manifest import checks_text
 
 BYTES_PER_PASS = 64 << 20  # of Parquet
+FEW_CELLS = 9  # of a column, of which it tells nothing that they are texts for nothing
+MOST_CELLS = 0.75  # half of procedureevents.valueuom as published are "None"
 
 Worst = float | timedelta | None  # the largest fault, None where faults have no size
 Files = dict[str, dict[str, Path]]  # table -> name of a part -> its Parquet file
@@ -287,7 +289,32 @@ def _column_flags(
         Flag(check, table, f"{words} {', '.join(names)}", n_rows, share, patients)
         for check, (words, names) in kinds.items()
         if names
+    ] + _texts_for_nothing(con, table, paths)
+
+
+def _texts_for_nothing(con: DuckDBPyConnection, table: str, paths: Sequence[Path]) -> list[Flag]:
+    """Return a flag where most cells of columns are texts for nothing, such as NULL.
+
+    Quoted empty texts are not meant: prescriptions.form_rx as published has hardly any other.
+    """
+    place, nothing = sql.parquet(paths), ", ".join(map(sql.literal, filter(None, cells.NOTHING)))
+    kinds = con.execute(f"DESCRIBE FROM {place}").fetchall()
+    texts = {name: sql.identifier(name) for name, kind, *_ in kinds if kind == "VARCHAR"}
+    counts = [
+        f"count_if({text} IN ({nothing})) > greatest({FEW_CELLS}, {MOST_CELLS} * count({text}))"
+        for text in texts.values()
     ]
+    (are_most,) = con.execute(f"SELECT {', '.join(counts) or 'count(*)'} FROM {place}").fetchall()
+    names = [name for name, is_most in zip(texts, are_most, strict=False) if is_most]
+    if not names:
+        return []
+    faulty = " OR ".join(f"{texts[name]} IN ({nothing})" for name in names)
+    ((rows, share, patients),) = con.execute(f"""
+        SELECT count_if(faulty), count_if(faulty) / count(*),
+               count(DISTINCT subject_id) FILTER (faulty)
+        FROM (SELECT subject_id, {faulty} AS faulty FROM {place})""").fetchall()
+    words = f"says nothing (NULL, ___ and the like) in most cells of {', '.join(names)}"
+    return [Flag("texts for nothing", table, words, rows, round(share, 6), patients)]
 
 
 def _has_unknown_words_alone(

@@ -191,27 +191,28 @@ def check_folder(
     return whose
 
 
-def check_cells(store: Path, found: Found, folder: Path) -> None:
-    """Raise GoesOn if a run that wrote the typed tables in `folder` would leave out most cells of a
-    column of real patients.
+def check_written(store: Path, found: Found, folder: Path) -> None:
+    """Raise GoesOn if a run that wrote the typed tables in `folder` would leave out a real patient
+    of a table, or most cells of a column.
 
-    `found` is the manifest of these. Fewer than LEAST_CELLS are not compared.
+    `found` is the manifest of the real patients. Fewer than LEAST_CELLS are not compared.
     """
     if part(found, "source").get("kind") == SYNTHETIC:
         return
-    fewer = []
+    patients, cells = [], []
     for name in _rows_of(found):
-        written = _typed(folder, name)
-        now = parquet_files.filled(written)
+        before, now = (_typed(place, name) for place in (store / "subjects", folder))
         with contextlib.suppress(UserError):  # an earlier file is damaged
-            earlier_ones = _typed(store / "subjects", name)
-            for column, n in parquet_files.filled(earlier_ones).items():
-                if n >= LEAST_CELLS and 2 * now[column] < n:
-                    # "" is a cell, which another export leaves out
-                    then, there = (parquet_files.said(p, column) for p in (earlier_ones, written))
-                    if then >= LEAST_CELLS and 2 * there < then:
-                        fewer.append(f"{name}.{column} ({then:,} then, {there:,} now)")
-    _refuse_fewer(store, found, "cells", fewer)
+            if name in part(found, "rows"):
+                were = parquet_files.patients(before)
+                if lost := were - parquet_files.patients(now):
+                    patients.append(f"{name} ({len(were):,} then, {len(were - lost):,} now)")
+            there = parquet_files.said(now)
+            for column, n in parquet_files.said(before).items():
+                if n >= LEAST_CELLS and 2 * there[column] < n:
+                    cells.append(f"{name}.{column} ({n:,} then, {there[column]:,} now)")
+    _refuse_fewer(store, found, "patients", patients)
+    _refuse_fewer(store, found, "cells", cells)
 
 
 def _typed(folder: Path, name: str) -> list[Path]:

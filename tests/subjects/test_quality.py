@@ -318,6 +318,19 @@ def test_a_column_without_any_known_word_is_flagged_and_one_new_word_is_none(tmp
     assert flags["no known word", "patients"].rows == 2
 
 
+@pytest.mark.parametrize(("said", "share"), [(0, 1.0), (3, 0.8), (4, None)])
+def test_a_column_of_texts_for_nothing_is_flagged(tmp_path, said, share):
+    """An export that writes NULL has every cell filled, and later steps find nothing there."""
+    patient = sound(FIRST)
+    texts = ["0.9"] * said + ["NULL", "___", "nan"] * 4
+    row = patient["labevents"][0]
+    patient["labevents"] = [row | {"value": text, "priority": ""} for text in texts]
+    flag = found(write(tmp_path, [patient])).get(("texts for nothing", "labevents"))
+    told = flag and (flag.sentence, flag.rows, flag.share, flag.patients)
+    sentence = "says nothing (NULL, ___ and the like) in most cells of value"
+    assert told == (share and (sentence, 12, share, 1))
+
+
 def test_blanks_and_capitals_are_no_fault_since_later_steps_read_the_word_all_the_same(tmp_path):
     """As where a database filled its columns of fixed width; a tab is a blank too."""
     patient = sound(FIRST)
