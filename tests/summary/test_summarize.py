@@ -15,6 +15,7 @@ import pytest
 from helpers.scripts import run_here, run_script
 from mimic_qlora.llm import finding
 from mimic_qlora.subjects import database
+from mimic_qlora.subjects.manifest import subjects_manifest
 from mimic_qlora.summary import counts, data, disclosure, page, record_lengths, table1
 from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.tables import KINDS, summarize
@@ -115,6 +116,12 @@ def shown(store) -> str:
 def tables(store: Path) -> dict:
     summary = json.loads((store / "summary" / "summary.json").read_text())
     return {name: table["rows"] for name, table in summary["tables"].items()}
+
+
+def counted(store: Path, min_cell: int = 10) -> dict:
+    """Return the tables of a summary, of which no page is made."""
+    made = summarize(store, store, subjects_manifest(store), min_cell)
+    return {table.name: table.rows for table in made.tables}
 
 
 def test_counts_are_those_of_the_hospital(store, shown):
@@ -332,8 +339,7 @@ def test_the_place_of_a_hidden_count_among_sorted_ones_does_not_tell_it(tmp_path
     )
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
-    result = tables(place)
+    result = counted(place)
     for name, key in (("top_phenotypes", "phenotype"), ("top_diagnoses_by_patients", "icd_code")):
         rows = [row for row in result[name] if row.get("icd_version", 9) == 9]
         is_hidden = [isinstance(row["patients"], str) for row in rows]
@@ -386,8 +392,7 @@ def test_what_one_table_hides_no_other_tells(tmp_path):
     write_table(hosp, "services", services)
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
-    result = tables(place)
+    result = counted(place)
     assert [row["n"] for row in result["flow"]][2] == "hidden"
     shown = {row["table"]: row for row in result["rows_per_table"]}
     for name in ("admissions", "services"):  # of which every stay has a row
@@ -407,8 +412,7 @@ def test_a_code_of_a_stay_that_is_not_there_makes_no_coded_stay(tmp_path):
     write_table(hosp, "admissions", rows[:15])
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
-    result = tables(place)
+    result = counted(place)
     with_code = len({row["subject_id"] for row in rows[:15]})
     assert [row["n"] for row in result["flow"]][2:] == [with_code, with_code]
     overview = {row["what"].strip(): row["n"] for row in result["overview"]}
@@ -426,10 +430,9 @@ def test_a_row_that_says_no_stay_code_or_version_is_counted_as_no_coded_diagnosi
         more = [row | {c: ""} for row in rows for c in ("hadm_id", "icd_code", "icd_version")]
         write_table(hosp, "diagnoses_icd", rows + more * extra)
         assert run_here("convert_to_jsonl.py", "--mimic-dir", mimic, storage=place).stderr == ""
-        assert run_here("summarize_jsonl.py", "--min-cell", 0, storage=place).returncode == 0
         tables_of[extra] = {
             name: rows
-            for name, rows in tables(place).items()
+            for name, rows in counted(place, 0).items()
             if name.startswith("diagnoses")
             or name in ("flow", "top_phenotypes")
             or name.startswith("top_diagnoses")
@@ -449,8 +452,7 @@ def test_rows_that_a_flag_hides_are_not_told_by_the_numbers_of_stays_and_codes(t
     write_table(hosp, "diagnoses_icd", [*codes, *(row | {"icd_code": ""} for row in codes[:3])])
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
-    result = tables(place)
+    result = counted(place)
     rows = {row["table"]: row["rows"] for row in result["rows_per_table"]}
     overview = {row["what"].strip(): row["n"] for row in result["overview"]}
     assert (rows["admissions"], overview["Hospital stays"]) == (52, "hidden")
@@ -459,8 +461,7 @@ def test_rows_that_a_flag_hides_are_not_told_by_the_numbers_of_stays_and_codes(t
         ("coded diagnoses", "hidden"),
         ("different codes", 1.53),
     ]
-    assert run_here("summarize_jsonl.py", "--min-cell", 0, storage=place).returncode == 0
-    overview = {row["what"].strip(): row["n"] for row in tables(place)["overview"]}
+    overview = {row["what"].strip(): row["n"] for row in counted(place, 0)["overview"]}
     assert overview["Hospital stays"] == 50
 
 
@@ -474,8 +475,7 @@ def test_few_rows_more_than_patients_are_not_told(tmp_path):
         write_table(hosp, name, rows + [{k: row[k] for k in rows[0]} for row in more])
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
-    result = tables(place)
+    result = counted(place)
     shown = {row["table"]: (row["rows"], row["patients"]) for row in result["rows_per_table"]}
     assert shown["admissions"] == shown["diagnoses_icd"] == ("hidden", 30)
     overview = {row["what"].strip(): row["n"] for row in result["overview"]}
@@ -489,10 +489,8 @@ def test_the_sum_of_all_rows_does_not_tell_the_rows_of_a_small_table(tmp_path):
     write_table(hosp, "services", [{"subject_id": 1, "hadm_id": 1001}])
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    for least, shown in (("10", "hidden"), ("0", 40 + 30 + 70 + 15 + 1)):
-        done = run_here("summarize_jsonl.py", "--min-cell", least, storage=place)
-        assert done.returncode == 0, done.stderr
-        assert tables(place)["overview"][-1] == {"what": "Rows", "n": shown}
+    for least, shown in ((10, "hidden"), (0, 40 + 30 + 70 + 15 + 1)):
+        assert counted(place, least)["overview"][-1] == {"what": "Rows", "n": shown}
 
 
 def test_table_1_hides_no_patients_without_a_stay_that_the_flow_tells():
@@ -524,8 +522,7 @@ def test_table_1_does_not_say_0_of_what_the_data_does_not_hold(tmp_path):
     write_table(hosp, "admissions", rows)
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
-    said = {row["characteristic"]: row["overall"] for row in tables(place)["table1"]}
+    said = {row["characteristic"]: row["overall"] for row in counted(place)["table1"]}
     assert said["Any ICU stay"] == said["Died in hospital"] == "not recorded"
 
 
@@ -547,8 +544,7 @@ def test_a_number_that_all_but_few_patients_are_in_is_hidden(tmp_path):
         write_table(hosp, name, rows)
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
-    result = tables(place)
+    result = counted(place)
     shown = {row["table"]: row for row in result["rows_per_table"]}
     for name in ("admissions", "diagnoses_icd"):
         assert {shown[name][c] for c in ("patients", "rows", "patients_share")} == {"hidden"}
@@ -579,8 +575,7 @@ def test_a_number_that_all_but_few_of_a_smaller_group_are_in_is_hidden(tmp_path)
         write_table(hosp, name, [{"subject_id": i} for i in range(low, high + 1)])
     place = tmp_path / "storage"
     assert run_here("convert_to_jsonl.py", "--mimic-dir", hosp.parent, storage=place).stderr == ""
-    assert run_here("summarize_jsonl.py", storage=place).returncode == 0
-    result = tables(place)
+    result = counted(place)
     shown = {row["table"]: row["patients"] for row in result["rows_per_table"]}
     assert (shown["emar"], shown["emar_detail"]) == (20, "hidden")
     assert (shown["prescriptions"], shown["pharmacy"]) == (15, "hidden")
