@@ -108,7 +108,7 @@ def main() -> None:
     """Find or make the tables, convert them, and compare the result with them if asked to."""
     args = arguments()
 
-    from mimic_qlora.mimic import download, passed_over, tables
+    from mimic_qlora.mimic import download, own_ids, passed_over, tables
     from mimic_qlora.subjects import conversion, manifest, replacement
     from mimic_qlora.work import certificates, cluster
 
@@ -137,6 +137,7 @@ def main() -> None:
     if args.verify_checksums:
         absent = download.verify_checksums(folder)
     sources = tables.find(folder, args.multiline)
+    own_ids.check(sources)
     if args.verify_checksums:
         conversion.print_sums(folder, sources, absent)
     empty = passed_over.without_rows(sources)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
-from mimic_qlora.mimic import modules
+from mimic_qlora.mimic import modules, names
 from mimic_qlora.mimic.modules import MODULES
 from mimic_qlora.mimic.packed import GZIP_ERROR, has_rows, uncompressed
 from mimic_qlora.step.errors import UserError
@@ -30,8 +30,6 @@ REQUIRED = ("patients", "admissions")
 FREE_TEXT = ("labevents.comments", "microbiologyevents.comments", "triage.chiefcomplaint")
 IDS = ("subject_id", "hadm_id", "stay_id")  # columns by which a row finds its patient
 LONGEST_NAME = 200  # bytes; files of the table add to its name, and systems allow 255
-_ID = r"(?<!\d)[123]\d{7}(?!\d)"  # of a patient, of a stay in hospital or ICU; a date without signs
-_DATE = r"\d{4}[-/._]\d\d?[-/._]\d|\d[-/._]\d\d?[-/._]\d{4}"
 
 
 class Table(NamedTuple):
@@ -307,6 +305,12 @@ def _alike(name: str, others: Iterable[str]) -> str | None:
 def _table_name(path: Path) -> str:
     """Return the table that a file is named after. Raises UserError for an impossible name."""
     name = path.name.split(".csv")[0]
+    if names.tells(name):
+        raise UserError(
+            f"{path.parent} has a table whose name holds a number like an id of MIMIC-IV's, or a "
+            "date, which step 2's tables would tell: rename it, or put such files' rows into one "
+            "table"
+        )
     taken = (
         _same(name) == "subject_id"
         or _same(name).endswith("_labeled")
@@ -316,11 +320,6 @@ def _table_name(path: Path) -> str:
     if taken or too_long or not re.fullmatch(r"\w[\w-]*", name):
         raise UserError(
             f"{path} has a name that no table of the record can have: rename or remove it"
-        )
-    if re.search(_ID, name):
-        raise UserError(
-            f"{path.parent} has a table whose name holds a number like an id of MIMIC-IV's, which "
-            "step 2's tables would tell: rename it, or put such files' rows into one table"
         )
     known = _alike(name, schema())
     if known not in (None, name):
@@ -406,7 +405,7 @@ def _header(path: Path) -> list[str]:
             raise UserError(
                 f"{path} has {word} between its columns: save it as CSV with commas, in UTF-8"
             )
-    if told := sum(bool(re.search(f"{_ID}|{_DATE}", name)) for name in header):
+    if told := sum(map(names.tells, header)):
         raise UserError(
             f"{path} has names like an id of MIMIC-IV's or a date for {told} of its columns, which "
             "step 2's tables would tell: turn these columns into rows, rename them, or put the "

@@ -17,7 +17,7 @@ import convert_to_jsonl
 from helpers.mimic_tables import rewrite, write_table
 from helpers.paths import ROOT
 from helpers.scripts import folder_bytes, run_here
-from mimic_qlora.mimic import releases, tables
+from mimic_qlora.mimic import own_ids, releases, tables
 from mimic_qlora.step import faults, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.files import file_sha256
@@ -624,13 +624,9 @@ def test_a_first_line_that_is_no_header_reaches_no_message(
 @pytest.mark.parametrize(
     ("name", "columns", "n"),
     [
-        (
-            "turned",
-            "10000000,20000000_hr,x30000000,2019,24,50912,glucose_1",
-            "for 3 of its columns",
-        ),
-        ("turned", "2150-03-01,1/3/2150 8:00,21500301,y2019,v1.2.3", "for 3 of its columns"),
-        ("of_10000000", "x", "table whose name"),
+        ("turned", "10000007,20000000,2019,24,snomed_30000000", "for 2 of its columns"),
+        ("turned", "2150-03-01,1/3/2150 8:00,Mar 1_ 2150,y2019,v1.2.3", "for 3 of its columns"),
+        ("of_21500301", "x", "table whose name"),
     ],
 )
 def test_names_that_are_patients_ids_or_dates_are_refused_unquoted(tiny_mimic, name, columns, n):
@@ -638,7 +634,29 @@ def test_names_that_are_patients_ids_or_dates_are_refused_unquoted(tiny_mimic, n
     write_table(tiny_mimic, name, f"subject_id,{columns}", [])
     with pytest.raises(UserError, match=f" has .*{n}") as refused:
         tables.find(tiny_mimic)
-    assert not re.search("0000000|2150", str(refused.value).replace(str(tiny_mimic), ""))
+    assert not re.search("00000|2150", str(refused.value).replace(str(tiny_mimic), ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "n"),
+    [
+        ("turned", "x10000007,20000000_hr,of_20000000,50912", "2 in all"),
+        ("of_10000000", "x", "1 in all"),
+        ("cohort_20240115", "v3_1_20240115,snomed_38341003,lab_10000001", None),
+    ],
+)
+def test_names_with_an_id_of_these_patients_are_refused_unquoted(
+    convert, tiny_mimic, capsys, name, columns, n
+):
+    """A code or an export's date may look like an id."""
+    write_table(tiny_mimic, name, f"subject_id,{columns}", [])
+    if n is None:
+        own_ids.check(tables.find(tiny_mimic))
+        return
+    with pytest.raises(UserError, match=n) as refused:
+        convert("--mimic-dir", tiny_mimic)
+    said = str(refused.value) + "".join(capsys.readouterr())
+    assert "00000" not in said.replace(str(tiny_mimic), "")
 
 
 @pytest.mark.parametrize("table", ["d_icd_diagnoses", "d_labitems", "provider"])
