@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of t
 
 from mimic_qlora.step import command_line, faults, files, storage, terminal
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.step_commands import COMMANDS, from_here, remember_storage
+from mimic_qlora.step.step_commands import remember_storage, step_1
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,8 +59,7 @@ def find(given: str | None) -> Path:
     store = files.storage_path(given, ROOT)
     if not store.is_dir():
         raise UserError(
-            f"there is no storage folder {store}: run `{from_here(COMMANDS['subjects'])}` first or "
-            "give --storage"
+            f"there is no storage folder {store}: run `{step_1(store)}` first or give --storage"
         )
     storage.check_owner(store)
     if not os.access(store, os.R_OK | os.X_OK):
@@ -100,7 +99,7 @@ def main() -> int:
         faults.remember_folder(place)
         print("\n".join(map(str, paper.write(store, place))))
         return 0
-    of = overview.of_storage(store, args.storage, ROOT, os.access(store, os.W_OK))
+    of = overview.of_storage(store, ROOT, os.access(store, os.W_OK))
     if args.json:
         print(json.dumps(of.as_json(), indent=1, ensure_ascii=False))
     else:

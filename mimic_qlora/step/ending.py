@@ -36,8 +36,8 @@ class Options:
     def of(self, step: str) -> list[str]:
         """Return what the command of a step takes of them; folders by their whole path."""
         words: list[str] = []
-        if self.storage is not None and not _is_default(self.storage):
-            words += ["--storage", _whole(self.storage)]
+        if not step_commands.is_usual(store := _storage(self.storage)):
+            words += ["--storage", str(store)]
         if self.model is not None and step in TAKES_MODEL:
             words += ["--model", _whole(self.model)]
         if self.run not in (None, "default") and step in TAKES_RUN:
@@ -62,11 +62,6 @@ def _whole(name: str) -> str:
 def _storage(folder: str | None) -> Path:
     """Return the storage folder that is opened with --storage `folder`; None: without."""
     return Path(folder or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
-
-
-def _is_default(folder: str) -> bool:
-    """Return whether a storage folder is the one that is opened without --storage."""
-    return _storage(folder) == _storage(None)
 
 
 def command(step: str, options: Options) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from mimic_qlora.step.files import linked_place, part_of, resolved_path
+from mimic_qlora.step.files import given_path, linked_place, part_of, resolved_path
 from mimic_qlora.step.manifests import read_any
 
 CANARIES = 200  # as docs/memorisation.md has it
@@ -60,10 +60,24 @@ def from_here(command: str) -> str:
 
     Step 7 is run in run_files/, and those beside it often are.
     """
-    if not Path("run.sh").is_file() or not Path("../convert_to_jsonl.py").is_file():
+    if not _in_run_files():
         return command
     there = "cd run_files && "
     return command.removeprefix(there) if command.startswith(there) else f"cd .. && {command}"
+
+
+def _in_run_files() -> bool:
+    return Path("run.sh").is_file() and Path("../convert_to_jsonl.py").is_file()
+
+
+def is_usual(store: Path) -> bool:
+    """Tell whether a command finds a storage folder without --storage, whichever folder it runs in.
+
+    A relative STORAGE_DIR leads elsewhere once a command begins with `cd`.
+    """
+    if given := os.environ.get("STORAGE_DIR"):
+        return os.path.isabs(given_path(given)) and store == resolved_path(given)
+    return store == resolved_path("../storage" if _in_run_files() else "storage")
 
 
 def plain_command(step: str, canaries: int | None = None) -> str:
@@ -112,9 +126,14 @@ def storage_option(store: Path | None = None) -> str:
     It is the one that this process has opened, unless another is given. The usual one needs none.
     """
     store = store or (_OPENED[-1] if _OPENED else None)
-    if store in (None, resolved_path(os.environ.get("STORAGE_DIR") or "storage")):
+    if store is None or is_usual(store):
         return ""
     return f" --storage {shlex.quote(str(store))}"
+
+
+def step_1(store: Path) -> str:
+    """Return the command of step 1 for a storage folder that is not there yet."""
+    return from_here(COMMANDS["subjects"]) + storage_option(store)
 
 
 def synthetic_options(store: Path) -> list[str]:

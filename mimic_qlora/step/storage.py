@@ -45,7 +45,7 @@ from mimic_qlora.step.manifests import (
     up_to_date,
 )
 from mimic_qlora.step.plain_text import is_whole
-from mimic_qlora.step.step_commands import COMMANDS, command_for, from_here
+from mimic_qlora.step.step_commands import COMMANDS, command_for, step_1
 
 UNDER_ADAPTERS = ("subjects", "features", "prompts", "canaries")  # steps on which adapters rest
 
@@ -91,7 +91,7 @@ def open_storage(
     if not path.exists() and not create:
         raise UserError(
             f"there is no storage folder {path}: "
-            f"run `{from_here(COMMANDS['subjects'])}` first or give --storage"
+            f"run `{step_1(path)}` first or give --storage"
         )
     if not path.exists():
         new = [one for one in (path, *path.parents) if not one.exists()]

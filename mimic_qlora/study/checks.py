@@ -135,7 +135,7 @@ def _check_plan(file: StudyFile, store: Path, questions: Path) -> None:
     if frozen.exists() and not commands.is_frozen(path, store):
         raise file.mistake(
             f"another plan is frozen ({frozen}): name that one, or freeze this by hand "
-            f"(`{step_commands.COMMANDS['validation']} --freeze {shlex.quote(str(path))}"
+            f"(`{step_commands.from_here(step_commands.COMMANDS['validation'])} --freeze {shlex.quote(str(path))}"
             f"{step_commands.storage_option(store)}`)",
             *at,
         )

@@ -36,11 +36,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _TRIALS = "50"  # of a first look with step 7
 
 
-def command(store: Path, given: str | None, states: Sequence[StepState], root: Path) -> str:
+def command(store: Path, states: Sequence[StepState], root: Path) -> str:
     """Return the command of the first step that is to do, else of a further run of step 7.
 
-    `given` is the argument --storage, `root` the folder of the scripts. "" while a step runs, or
-    where a folder cannot be read, which may be whole.
+    `root` is the folder of the scripts. "" while a step runs, or where a folder cannot be read,
+    which may be whole.
     """
     if any(state.state in (RUNNING, UNREADABLE) for state in states):
         return ""
@@ -74,7 +74,7 @@ def command(store: Path, given: str | None, states: Sequence[StepState], root: P
         run = run.removesuffix("-canaries")  # which step 5 adds
     if step == "adapters" and run not in (None, "default"):
         words += ["--run-name", str(run)]  # torchrun takes no --run
-    words += ending.Options(given, model, run or None).of(step)
+    words += ending.Options(str(store), model, run or None).of(step)
     return step_commands.from_here(" ".join([start, *map(shlex.quote, words)]))
 
 

@@ -60,7 +60,7 @@ class Overview:
         }
 
 
-def of_storage(store: Path, given: str | None, root: Path, writable: bool) -> Overview:
+def of_storage(store: Path, root: Path, writable: bool) -> Overview:
     """Return what is in a storage folder. Nothing in it is changed."""
     prompt = files.read_text(root / "run_files" / "system_prompt.txt").strip()
     states = state.of_storage(store, prompt)
@@ -76,7 +76,7 @@ def of_storage(store: Path, given: str | None, root: Path, writable: bool) -> Ov
         ledger=runs.opened(store),
         leftovers=leftovers.of_storage(store),
         studies=_studies(store, states),
-        next=next_step.command(store, given, states, root),
+        next=next_step.command(store, states, root),
     )
 
 

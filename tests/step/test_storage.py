@@ -20,7 +20,7 @@ from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.llm import loading
 from mimic_qlora.llm.embedded import EMBEDDED_ORIGIN
 from mimic_qlora.qa import session
-from mimic_qlora.step import ending, errors, faults, manifests, step_commands, storage
+from mimic_qlora.step import ending, errors, faults, files, manifests, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.step_commands import CARRIED, command_for
 from mimic_qlora.study import next_step
@@ -125,7 +125,7 @@ def test_built_in_patients_are_written_again_as_many(tmp_path, monkeypatch):
         with storage.step_output(tmp_path, "synthetic", settings, {}):
             pass
         assert command_for("subjects") == command + options
-        assert next_step.command(tmp_path, None, [StepState("subjects", "stale")], ROOT) == (
+        assert next_step.command(tmp_path, [StepState("subjects", "stale")], ROOT) == (
             command + options
         )
 
@@ -502,6 +502,8 @@ def test_a_part_within_a_part_is_missed_too(converted, tmp_path, part, odd):
 def test_a_command_is_worded_for_the_folder_that_it_is_pasted_in(tmp_path, monkeypatch):
     """Step 7 runs in run_files/, where there is no convert_to_jsonl.py."""
     step_1, step_7 = "python convert_to_jsonl.py", "cd run_files && ./run.sh"
+    monkeypatch.delenv("STORAGE_DIR", raising=False)
+    usual = ending.Options(str(ROOT / "storage"))
     for folder, first, last in (
         (ROOT, step_1, step_7),
         (ROOT / "run_files", f"cd .. && {step_1}", "./run.sh"),
@@ -511,4 +513,30 @@ def test_a_command_is_worded_for_the_folder_that_it_is_pasted_in(tmp_path, monke
         assert command_for("subjects") == first and command_for("validation") == last
         step_commands.remember_storage(tmp_path)
         assert command_for("subjects") == f"{first} --storage {tmp_path}"
-        assert ending.command("validation", ending.Options()) == f"{last} {ending.TRIALS}"
+        assert ending.command("validation", usual) == f"{last} {ending.TRIALS}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "variable", "argument", "opened"),
+    [
+        ("run_files", "mine", None, "run_files/mine"),
+        ("run_files", None, "storage", "run_files/storage"),
+        ("run_files", None, None, "run_files/storage"),
+        ("run_files", None, "../storage", ""),
+        ("run_files", str(ROOT / "mine"), None, ""),
+        (".", "mine", None, "mine"),  # step 7 begins with `cd run_files`
+        (".", None, None, ""),
+    ],
+)
+def test_a_relative_storage_folder_is_named_whole(monkeypatch, folder, variable, argument, opened):
+    """Pasted, a command that begins with `cd` opened another folder."""
+    monkeypatch.chdir(ROOT / folder)
+    monkeypatch.delenv("STORAGE_DIR", raising=False)
+    if variable:
+        monkeypatch.setenv("STORAGE_DIR", variable)
+    option = f" --storage {ROOT / opened}" * bool(opened)
+    assert ending.command("validation", ending.Options(argument)).endswith(f"./run.sh 50{option}")
+    store = files.resolved_path(argument or variable or "storage")
+    step_commands.remember_storage(store)
+    for command in (command_for("summary"), step_commands.step_1(store)):
+        assert command.endswith(f".py{option}")
