@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -40,14 +40,23 @@ class Parser(argparse.ArgumentParser):
         """
         values = super()._get_values(action, arg_strings)  # a type may say more of what it takes
         if action.option_strings and "" in arg_strings:
-            self.error(f"{action.option_strings[0]} is empty: give it a value, or leave it out")
+            name = _as_typed(action.option_strings)
+            self.error(f"{name} is empty: give it a value, or leave it out")
         return values
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with argparse's message, which `run` prints with exit code 2."""
-        message = re.sub(r"^argument ([^\s/:]+)\S*: ", r"\1: ", message)
+        message = re.sub(
+            r"^argument (\S+): ", lambda found: f"{_as_typed(found[1].split('/'))}: ", message
+        )
         message = message.replace(": must ", " must ", 1)
         raise UserError(f"{message} (--help lists the arguments)")
+
+
+def _as_typed(names: Sequence[str]) -> str:
+    """Return the one of an option's names that stands in the command, else the first."""
+    typed = [word.partition("=")[0] for word in sys.argv]
+    return next(filter(typed.__contains__, names), names[0])
 
 
 def add_arguments(parser: argparse.ArgumentParser, force: bool = True) -> None:

@@ -97,6 +97,16 @@ def test_an_option_that_a_shell_made_empty_is_refused_and_takes_no_default(given
     assert parser.parse_args([]).model is None and parser.parse_args([""]).n == ""
 
 
+@pytest.mark.parametrize("value", ["../x", ""])
+@pytest.mark.parametrize("typed", ["--run", "--run-name"])
+def test_the_option_is_named_that_was_typed(monkeypatch, typed, value):
+    monkeypatch.setattr(sys, "argv", ["a.py", f"{typed}={value}"])
+    parser = command_line.Parser("A script.")
+    parser.add_argument("--run", "--run-name", type=command_line.folder_name)
+    with pytest.raises(UserError, match=f"^{typed} must be a name of letters" if value else typed):
+        parser.parse_args()
+
+
 def test_a_file_that_cannot_be_opened_is_named_in_one_sentence(tmp_path):
     ended = leave(f"open({str(tmp_path / 'gone.csv')!r})")
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
