@@ -32,7 +32,8 @@ def load(path: Path) -> Limits:
     try:
         return Limits.model_validate(yaml_files.loads(files.read_text(path), str(path)))
     except ValidationError as error:
-        first = error.errors()[0]
+        # a field that is missing may be the unknown one, misspelt
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         field = first["loc"][0] if first["loc"] else "file"
         raise UserError(
             f"{path}: the field '{field}' is not as in {TEMPLATE} ({first['msg']}): start from "

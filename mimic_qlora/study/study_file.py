@@ -6,6 +6,7 @@ A section for each step, named for what it makes. A field is an option of the st
 
 import difflib
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -309,9 +310,9 @@ def _empty(content: Any, place: Path_ = ()) -> Path_ | None:
 
 
 def _in_words(path: Path, lines: Mapping[Path_, int], error: ValidationError) -> UserError:
-    """Return the first mistake in a file, by its lines."""
+    """Return the first mistake in a file, by its lines; what is missing may be a name misspelt."""
     errors = [(mistake, tuple(mistake["loc"])) for mistake in error.errors()]
-    first, place = min(errors, key=lambda one: lines.get(one[1], 0))
+    first, place = min(errors, key=lambda one: lines.get(one[1], math.inf))
     known = Study if len(place) == 1 else _section(str(place[0]))
     names = ", ".join(field.alias or name for name, field in known.model_fields.items())
     near = difflib.get_close_matches(str(place[-1]), names.split(", "), n=1)

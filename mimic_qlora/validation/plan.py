@@ -95,7 +95,8 @@ def load(path: Path) -> ValidationPlan:
     try:
         return ValidationPlan.model_validate(yaml_files.loads(files.read_text(path), str(path)))
     except ValidationError as error:
-        first = error.errors()[0]
+        # a field that is missing may be the unknown one, misspelt
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         place = [str(part) for part in first["loc"]]
         if not place:
             fields = ", ".join(sorted(ValidationPlan.model_fields))

@@ -223,6 +223,12 @@ def test_limits_that_were_edited_are_refused_and_others_can_be_frozen(audit, sto
     assert refused.returncode == 2 and "the field 'auc'" in refused.stderr
 
 
+def test_a_limit_that_is_misspelt_is_named_and_not_the_one_that_is_missing(tmp_path):
+    (tmp_path / "own.yaml").write_text(limits.TEMPLATE.read_text().replace("\nauc:", "\nacu:"))
+    with pytest.raises(errors.UserError, match="the field 'acu'"):
+        limits.load(tmp_path / "own.yaml")
+
+
 def test_limits_that_were_frozen_before_stay_beside_the_new_ones(tmp_path):
     """The ledger names them, and the verdicts by them, and their text was gone."""
     first = limits.freeze(tmp_path, limits.TEMPLATE)

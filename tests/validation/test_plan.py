@@ -117,6 +117,13 @@ def test_a_plan_that_could_not_show_a_useful_difference_names_the_n_that_could(u
         plans.check_power(plans.TEMPLATE, hopeless, QUESTIONS)
 
 
+def test_a_field_that_is_misspelt_is_named_and_not_the_one_that_is_missing(tmp_path):
+    text = plans.TEMPLATE.read_text(encoding="utf-8")
+    (tmp_path / "plan.yaml").write_text(text.replace("\nn:", "\nm:"), encoding="utf-8")
+    with pytest.raises(UserError, match="the field 'm' is not as in"):
+        plans.load(tmp_path / "plan.yaml")
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [({"n": 0}, "n"), ({"arms": ["base", "x"]}, "arms"), ({"margins": {"rubric": -1}}, "margins")],
