@@ -128,7 +128,7 @@ def answer(args: argparse.Namespace, store: Path, team: meeting.Team) -> int:
         there = session.has_adapter(store, args.run)
         arm = args.arm or ("both" if args.run != "default" or there else "base")
         if arm != "base":
-            session.check_runs(store, [args.run])
+            storage.check_adapters(store, [args.run])
         opened = session.load(store, args.model)
         randoms = session.charts(opened, "validation", args.seed)
         print(session.first_lines(opened))

@@ -66,7 +66,8 @@ def main() -> None:
 
         print(f"Frozen: {limits.freeze(store, Path(args.freeze))}")
         return
-    adapter = storage.verified_manifest(store, f"adapters/{args.run}")  # before torch loads
+    storage.check_adapters(store, [args.run])  # before torch loads
+    adapter = storage.verified_manifest(store, f"adapters/{args.run}")
 
     from mimic_qlora.privacy import audit, cohort, controls, limits, page
     from mimic_qlora.qa import session

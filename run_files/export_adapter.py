@@ -30,7 +30,7 @@ def main() -> None:
     """Merge, check and write."""
     args = arguments()
     store = storage.open_storage(args.storage, checkout=Path(__file__).resolve().parents[1])
-    storage.verified_manifest(store, f"adapters/{args.run}")  # before torch takes its seconds
+    storage.check_adapters(store, [args.run])  # before torch takes its seconds
 
     from mimic_qlora.export import folder
     from mimic_qlora.llm import finding

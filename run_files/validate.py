@@ -319,7 +319,7 @@ def validate(args: argparse.Namespace, store: Path, team: "Team") -> int:
     asked_sha256 = content.asked_sha256(questions)
     asked = setting.Asked(args.n, args.seed, args.run, args.arms, args.max_new_tokens)
     settings = setting.settle(asked, plans.frozen(store, asked_sha256) if args.final else None)
-    session.check_runs(store, settings.runs)
+    storage.check_adapters(store, settings.runs)
     beside.check_different(store, settings.runs)
     opened = session.load(store, args.model)
     judge = judging.choose(args.judge, store, opened.path) if args.judge else None

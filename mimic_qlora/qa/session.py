@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mimic_qlora.chart import columns, context, prediction_times
 from mimic_qlora.chart.context_settings import ContextSettings
 from mimic_qlora.llm import chat, embedded, finding, generation, loading
-from mimic_qlora.step import files, manifests, seeded, step_commands, storage
+from mimic_qlora.step import manifests, seeded, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.subjects import reader
 from mimic_qlora.subjects.manifest import SubjectsManifest, data_line, subjects_manifest
@@ -145,21 +145,6 @@ def has_adapter(store: Path, run: str) -> bool:
     return (store / "adapters" / run / "manifest.json").is_file()
 
 
-def check_runs(store: Path, runs: Sequence[str]) -> None:
-    """Raise UserError when an adapter of step 5 is missing or stale; name the others where there
-    are any.
-    """
-    found = [path.parent.name for path in (store / "adapters").glob("[!.]*/manifest.json")]
-    there = sorted(filter(files.is_folder_name, found))
-    for run in runs:
-        if there and run not in there and not (store / "adapters" / run).exists():
-            train = f"run `{step_commands.command_for(f'adapters/{run}')}` first"
-            raise UserError(
-                f"there is no adapter '{run}': give --run {' or '.join(there)}, or {train}"
-            )
-        storage.verified_manifest(store, f"adapters/{run}")
-
-
 def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":
     """Return the 4-bit base with the adapters of these runs, the first as "default"
     (loading.adapter_name).
@@ -168,7 +153,7 @@ def load_arms(session: Session, runs: Sequence[str]) -> "PreTrainedModel":
     """
     from tqdm import tqdm
 
-    check_runs(session.store, runs)
+    storage.check_adapters(session.store, runs)
     chat.check_tokenizer(session.store, session.path, session.tokenizer, runs)
     # a progress bar may be on this line
     tqdm.write("Loading the model" + (f" and adapter {', '.join(runs)}" if runs else ""))
@@ -184,7 +169,7 @@ def load_known(session: Session, runs: Sequence[str]) -> tuple["PreTrainedModel"
 
     Raises UserError also when an adapter is replaced meanwhile.
     """
-    check_runs(session.store, runs)
+    storage.check_adapters(session.store, runs)
     adapters = {run: weights_sha256(session.store, run) for run in runs}
     model = load_arms(session, runs)
     if changed := replaced(session.store, adapters):

@@ -20,6 +20,7 @@ from mimic_qlora.step import faults, files, locks, step_commands
 from mimic_qlora.step.errors import GoesOn, UpToDate, UserError
 from mimic_qlora.step.files import (
     gathered,
+    is_folder_name,
     linked_place,
     misfits,
     partial_of,
@@ -158,6 +159,21 @@ def verified_manifest(
                 f"{place} was made from an older version of {name}: run `{command_for(step)}` again"
             )
     return manifest
+
+
+def check_adapters(storage: Path, runs: Sequence[str]) -> None:
+    """Raise UserError when an adapter of step 5 is missing or stale; name the others where there
+    are any.
+    """
+    found = [path.parent.name for path in (storage / "adapters").glob(f"[!.]*/{NAME}")]
+    there = sorted(filter(is_folder_name, found))
+    for run in runs:
+        if there and run not in there and not (storage / "adapters" / run).exists():
+            train = f"run `{command_for(f'adapters/{run}')}` first"
+            raise UserError(
+                f"there is no adapter '{run}': give --run {' or '.join(there)}, or {train}"
+            )
+        verified_manifest(storage, f"adapters/{run}")
 
 
 def _read(place: Path, step: str, kind: type[FinishedManifest]) -> FinishedManifest:

@@ -133,9 +133,10 @@ def _check_plan(file: StudyFile, store: Path, questions: Path) -> None:
         raise file.mistake(f"its runs are {runs}, and the study trains {names}", *at)
     frozen = commands.frozen_plan(store)
     if frozen.exists() and not commands.is_frozen(path, store):
+        step_7 = step_commands.from_here(step_commands.COMMANDS["validation"])
         raise file.mistake(
             f"another plan is frozen ({frozen}): name that one, or freeze this by hand "
-            f"(`{step_commands.from_here(step_commands.COMMANDS['validation'])} --freeze {shlex.quote(str(path))}"
+            f"(`{step_7} --freeze {shlex.quote(str(path))}"
             f"{step_commands.storage_option(store)}`)",
             *at,
         )

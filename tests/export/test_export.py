@@ -162,3 +162,4 @@ def test_a_run_that_is_not_there_is_told_before_anything_is_loaded(tuned_store, 
     shutil.copytree(tuned_store.path, store)
     done = run_here(SCRIPT, "--run", "other", storage=store)
     assert done.returncode == 2 and "train_qlora.py" in done.stderr
+    assert "there is no adapter 'other': give --run default or seed.1 or" in done.stderr

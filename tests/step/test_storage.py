@@ -19,7 +19,6 @@ from helpers.storage_folders import SUBJECTS_FACTS
 from mimic_qlora.features.settings import FeatureSettings
 from mimic_qlora.llm import loading
 from mimic_qlora.llm.embedded import EMBEDDED_ORIGIN
-from mimic_qlora.qa import session
 from mimic_qlora.step import ending, errors, faults, files, manifests, step_commands, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.step_commands import CARRIED, command_for
@@ -67,14 +66,14 @@ def test_a_run_is_written_again_by_a_command_that_names_it(tmp_path):
     again = "`python train_qlora.py --run copied`"
     (tmp_path / "adapters/copied/weights").write_text("b")
     with pytest.raises(UserError, match=f"was changed since.*{again}"):
-        session.check_runs(tmp_path, ["whole", "copied"])
+        storage.check_adapters(tmp_path, ["whole", "copied"])
     (tmp_path / "adapters/copied/manifest.json").unlink()
     with pytest.raises(UserError, match=rf"copied/manifest\.json is missing: run {again}"):
-        session.check_runs(tmp_path, ["whole", "copied"])
+        storage.check_adapters(tmp_path, ["whole", "copied"])
     with storage.step_output(tmp_path, "adapters/no word", {}, {}):
         pass
     with pytest.raises(UserError, match="there is no adapter 'other': give --run whole, or"):
-        session.check_runs(tmp_path, ["other"])
+        storage.check_adapters(tmp_path, ["other"])
 
 
 def test_a_command_that_a_refusal_names_finds_what_this_one_has_opened(tmp_path, monkeypatch):
