@@ -91,8 +91,7 @@ def open_storage(
         raise UserError(f"the storage folder {path} is a file: give another one with --storage")
     if not path.exists() and not create:
         raise UserError(
-            f"there is no storage folder {path}: "
-            f"run `{step_1(path)}` first or give --storage"
+            f"there is no storage folder {path}: run `{step_1(path)}` first or give --storage"
         )
     if not path.exists():
         new = [one for one in (path, *path.parents) if not one.exists()]
