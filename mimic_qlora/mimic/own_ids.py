@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import pyarrow.compute as pc
+
 from mimic_qlora.mimic import names, reading
 from mimic_qlora.mimic.tables import Source
 from mimic_qlora.step.errors import UserError
@@ -29,7 +31,7 @@ def check(sources: Mapping[str, Source]) -> None:
     for name, column in _IDS.items() if held else ():
         if name in sources and column in sources[name].columns:
             for batch in reading.read(sources[name], lambda *_: None):  # step 1 rejects them later
-                theirs |= held.keys() & {*batch[column].to_pylist()}
+                theirs |= held.keys() & {*pc.utf8_trim_whitespace(batch[column]).to_pylist()}
     if theirs:
         raise UserError(
             f"{held[min(theirs)]} has a table with the id of a patient or a stay in its name or in "

@@ -77,4 +77,4 @@ def print_cells(counts: Counts, columns: Mapping[str, Columns]) -> None:
                 share = "<0.01%" if n / total < 0.0001 else f"{n / total:.2%}"
                 lines.append({"column": name, "cells": n, "of the filled": share, "are": what})
     if lines:
-        print(text_table(lines, "Cells in another form (the JSONL keeps them as they are)"))
+        print(text_table(lines, "Cells in another form (the JSONL keeps all but ids as they are)"))

@@ -18,7 +18,7 @@ from mimic_qlora.mimic import cells
 from mimic_qlora.mimic.cells import CellCounts
 from mimic_qlora.mimic.tables import Columns
 from mimic_qlora.step.files import crc32, sync_entry
-from mimic_qlora.subjects import parquet_files, runs
+from mimic_qlora.subjects import parquet_files, partition, runs
 from mimic_qlora.subjects.buckets import damaged, read_done, write_done
 from mimic_qlora.subjects.partition import Rows
 from mimic_qlora.subjects.runs import Run
@@ -199,13 +199,16 @@ def _tables(
 
 def _nest_table(name: str, columns: Columns, rows: pa.Table, path: Path) -> NestedTable:
     """Write rows typed to `path`, and return them as pieces of their patients' records."""
-    ids = pc.cast(rows["subject_id"], pa.int64()).to_numpy()
+    ids = partition.whole_numbers(rows["subject_id"])
     if (np.diff(ids) < 0).any():
         order = np.argsort(ids, kind="stable")
         rows, ids = rows.take(order), ids[order]
     rows = rows.combine_chunks()
     typed, counts = cells.typed(columns, rows)
     for column, found in counts.items():
+        if columns[column] == "id" and found.mended:  # without the blanks it is a number of JSON
+            place = rows.schema.get_field_index(column)
+            rows = rows.set_column(place, column, pc.utf8_trim_whitespace(rows[column]))
         if found.misfits:
             misfit = pc.and_(pc.is_valid(rows[column]), pc.is_null(typed[column])).to_numpy()
             counts[column] = found._replace(patients=len(np.unique(ids[misfit])))

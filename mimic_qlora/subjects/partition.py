@@ -400,7 +400,7 @@ def stay_owners(
             if name in sources
             for batch in read(sources[name])
             for row in batch.select(["subject_id", column]).to_pylist()
-            if all(re.fullmatch(id_cells.ABOVE_ZERO, cell or "") for cell in row.values())
+            if all(re.fullmatch(id_cells.ABOVE_ZERO, (cell or "").strip()) for cell in row.values())
         }
         patients_of = Counter(one for one, _ in pairs)
         if lead := sorted(pair for pair in pairs if patients_of[pair[0]] == 1):
@@ -460,9 +460,13 @@ def _plain_numbers(text: pa.Array) -> np.ndarray | None:
 
 
 def whole_numbers(text: pa.Array) -> np.ndarray:
-    """Return the cells as int64 [rows], 0 where one is null or no whole number above zero."""
+    """Return the cells as int64 [rows], 0 where one is null or no whole number above zero.
+
+    Blanks around them are left out.
+    """
     numbers = _plain_numbers(text)
     if numbers is None:
+        text = pc.utf8_trim_whitespace(text)
         whole = pc.match_substring_regex(text, f"^{id_cells.ABOVE_ZERO}$")
         numbers = pc.fill_null(pc.cast(pc.if_else(whole, text, None), pa.int64()), 0).to_numpy()
     return numbers
@@ -477,7 +481,7 @@ def _faults(
             continue
         cells = batch[column]
         if _plain_numbers(cells) is None:
-            whole = pc.match_substring_regex(cells, id_cells.WHOLE)
+            whole = pc.match_substring_regex(pc.utf8_trim_whitespace(cells), id_cells.WHOLE)
             bad = pc.fill_null(pc.invert(whole), False).to_numpy(zero_copy_only=False)
             reasons = np.array([id_cells.fault(cell) for cell in cells.to_numpy(False)[bad]])
             for reason in dict.fromkeys(reasons.tolist()):

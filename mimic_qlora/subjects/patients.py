@@ -18,8 +18,9 @@ def read(source: Source) -> list[int]:
 
     Raises UserError when one is not a whole number above 0 or stands there twice.
     """
-    ids = [value for batch in reading.read(source) for value in batch["subject_id"].to_pylist()]
-    bad = [i for i, value in enumerate(ids) if not re.fullmatch(id_cells.ABOVE_ZERO, value or "")]
+    cells = [cell for batch in reading.read(source) for cell in batch["subject_id"].to_pylist()]
+    ids = [(cell or "").strip() for cell in cells]
+    bad = [i for i, value in enumerate(ids) if not re.fullmatch(id_cells.ABOVE_ZERO, value)]
     if bad:
         raise UserError(
             f"{source.path} has {len(bad)} rows whose subject_id cannot be one (first: data row "

@@ -156,9 +156,15 @@ def _read_alone(texts: pa.Array, kind: Kind) -> pa.Array:
 def _placed(
     batch: pa.RecordBatch, columns: Columns, owners: Mapping[str, Owners], ids: np.ndarray
 ) -> tuple[pa.RecordBatch, np.ndarray]:
-    """Return the rows that step 1 keeps, and the place of each one's patient in the index."""
+    """Return the rows that step 1 keeps, and the place of each one's patient in the index.
+
+    Their ids are without the blanks around them, as in the JSONL.
+    """
     batch, owner = partition.with_subject_ids(batch, columns, owners)
     place = np.minimum(np.searchsorted(ids, owner), len(ids) - 1)
+    cells = {c: batch[c] for c in columns}
+    cells |= {c: pc.utf8_trim_whitespace(cells[c]) for c, kind in columns.items() if kind == "id"}
+    batch = pa.record_batch(cells)
     whole = [
         pc.match_substring_regex(batch[c], id_cells.WHOLE)
         for c, kind in columns.items()

@@ -196,7 +196,7 @@ def test_a_row_is_rejected_with_what_is_wrong_with_its_id(convert, tiny_mimic, t
         "9223372036854775807": "hadm_id has more than 18 digits",
         '""': "hadm_id is empty",
         "+5": "hadm_id has a sign in front",
-        " 5": "hadm_id has blanks around it",
+        " 0 5": "hadm_id is not a whole number",
         "x.y": "hadm_id is not a whole number",
         "NA": "hadm_id is a word for nothing, which must be an empty cell",
         ".": "hadm_id is a word for nothing, which must be an empty cell",
@@ -214,6 +214,28 @@ def test_a_row_is_rejected_with_what_is_wrong_with_its_id(convert, tiny_mimic, t
     others += ["subject_id is empty"]
     by_row = sorted(listed, key=lambda row: int(row["row"]))
     assert [row["reason"] for row in by_row] == [*faults.values(), *others]
+
+
+def test_ids_that_a_database_has_padded_are_read_without_their_blanks(convert, tiny_mimic):
+    """As of columns of fixed width."""
+
+    def padded(header, rows):
+        ids = [column in tables.IDS for column in header]
+        return [
+            [f" {c}\t" if c and is_id else c for c, is_id in zip(row, ids, strict=True)]
+            for row in rows
+        ]
+
+    made = []
+    write_table(tiny_mimic, "of_stays", "hadm_id,x", ["20000007,1", "20000000,2"])
+    for change in lambda header, rows: rows, padded:
+        for path in tiny_mimic.glob("hosp/*.csv.gz"):
+            rewrite(path, change)
+        place = convert("--mimic-dir", tiny_mimic, "--verify")
+        made.append(folder_bytes(place / "subjects"))
+    assert made[0] == made[1]
+    mended = subjects_manifest(place)["cells_mended"]
+    assert mended["of_stays.hadm_id"] == 2 and mended["patients.subject_id"] == 12
 
 
 def test_a_module_whose_disk_is_not_mounted_is_not_taken_for_absent(convert, tiny_mimic):
@@ -571,11 +593,12 @@ def test_json_of_columns_with_and_without_nulls_is_what_a_json_writer_makes():
             assert list(json.loads(text[:-1])) == list(expected)
 
 
-@pytest.mark.parametrize("cell", ["007", "+5", "-5", "0x1F", " 5", "5 ", "1e3", "٣", "9" * 19, "0"])
+@pytest.mark.parametrize("cell", ["007", "+5", "-5", "0x1F", "5 5", " ", "1e3", "٣", "9" * 19, "0"])
 def test_ids_are_numbers_only_as_one_writes_them(cell):
     import pyarrow as pa
 
-    assert partition.whole_numbers(pa.array([cell, "42", None])).tolist() == [0, 42, 0]
+    found = partition.whole_numbers(pa.array([cell, "42", None, " 17\t"])).tolist()
+    assert found == [0, 42, 0, 17]
 
 
 @pytest.mark.parametrize("beside", ["42", "x", None])
