@@ -152,17 +152,7 @@ def finish_manifest(
     becomes that of the content: of the folder in the place if that holds the same, else a new one.
     """
     (folder / f".{NAME}.new").unlink(missing_ok=True)  # left by a kill during its writing
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.name not in _FOR_PEOPLE
-    )
-    with ThreadPoolExecutor(8) as pool:  # hashing lets other threads run
-        recorded = dict(
-            zip(
-                (path.relative_to(folder).as_posix() for path in files),
-                pool.map(_written, files),
-                strict=True,
-            )
-        )
+    recorded = written(folder)
     before = read(place) or {}
     same = _holds(place, before, recorded)
     return {
@@ -175,6 +165,16 @@ def finish_manifest(
         "versions": versions(),
         **study_facts(),
     }
+
+
+def written(folder: Path) -> dict[str, WrittenFile]:
+    """Return the files of a folder as a manifest has them, each read once in a process."""
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name not in _FOR_PEOPLE
+    )
+    with ThreadPoolExecutor(8) as pool:  # hashing lets other threads run
+        names = (path.relative_to(folder).as_posix() for path in files)
+        return dict(zip(names, pool.map(_written, files), strict=True))
 
 
 def _card_of(folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from mimic_qlora.display.text import counted
 from mimic_qlora.display.text_tables import text_table
 from mimic_qlora.mimic import download, modules, passed_over, releases, tables
 from mimic_qlora.mimic.tables import Columns, Source
-from mimic_qlora.step import files, limits, storage, terminal
+from mimic_qlora.step import files, limits, manifests, storage, terminal
 from mimic_qlora.step.errors import GoesOn, UserError
 from mimic_qlora.step.files import FileIdentity
 from mimic_qlora.subjects import (
@@ -210,6 +210,7 @@ def write_subjects(
         for name, path in paths.items():
             inputs[name] = files.summed(path, inputs[name])
         _check_unchanged(paths, inputs)
+        manifests.written(out.path)  # sums take minutes: a run killed meanwhile still has its parts
         _remove_parts(parts)
         release = releases.identify(_rows_in(converted), settings.folder)
         unlike = download.unlike_listed(settings.folder, inputs)

@@ -16,8 +16,9 @@ from helpers.interrupted_step_1 import Pause, Run, small_buckets
 from helpers.scripts import folder_bytes, run_here
 from mimic_qlora.mimic import tables
 from mimic_qlora.mimic.synthetic import hospital
+from mimic_qlora.step import files
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import buckets, conversion, nesting
+from mimic_qlora.subjects import buckets, conversion, nesting, partition
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked"),
@@ -185,6 +186,27 @@ def test_ctrl_c_says_how_far_it_came_and_keeps_the_previous_output(mimic, undist
     done = rerun(mimic, tmp_path / "s")
     assert done.returncode == 0, done.stderr
     assert folder_bytes(tmp_path / "s/subjects") == undisturbed[0]
+
+
+def test_a_run_that_is_stopped_as_it_sums_its_output_reads_no_table_again(
+    tiny_mimic, tmp_path, monkeypatch
+):
+    """At full size that takes minutes, and reading takes hours."""
+    command = ("convert_to_jsonl.py", "--mimic-dir", tiny_mimic, "--workers", "1")
+    whole = files.file_sha256
+
+    def stopping(path):
+        if path.name == "index.parquet":
+            raise KeyboardInterrupt
+        return whole(path)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(files, "file_sha256", stopping)
+        assert run_here(*command, storage=tmp_path).returncode == 130
+    monkeypatch.setattr(partition, "_read_piece", None)
+    done = run_here(*command, storage=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "subjects/parts").exists()
 
 
 def test_two_runs_at_once_are_refused(mimic, tmp_path):
