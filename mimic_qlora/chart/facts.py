@@ -294,12 +294,16 @@ def lab_history(view: Record, as_of: datetime) -> dict[int, list[Row]]:
     """Return itemid -> its rows within a year, those without a number among them.
 
     The item with the newest result comes first, and of each item the newest row. A number that
-    nobody has (`lab_bounds`) is left out of its row.
+    nobody has (`lab_bounds`) is left out of its row, and so are items that describe the specimen.
 
     MIMIC-IV has many such results in the comments alone, "<0.01" for one.
     """
     since = as_of - timedelta(days=LAB_DAYS)
-    rows = [_possible(r) for r in view["labevents"] if r["charttime"] >= since]
+    rows = [
+        _possible(r)
+        for r in view["labevents"]
+        if r["charttime"] >= since and r["itemid"] not in lab_bounds.OF_THE_SPECIMEN
+    ]
     by_item: dict[int, list[Row]] = {}
     for row in sorted(
         rows,

@@ -11,6 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+OF_THE_SPECIMEN = {  # itemids of numbers that tell nothing of the patient
+    50934: "H, index of hemolysis",
+    50947: "I, index of icterus",
+    51678: "L, index of lipemia",
+    51087: "Length of Urine Collection",
+}
+
 
 @cache
 def load() -> dict[int, tuple[float, float]]:

@@ -81,6 +81,7 @@ def test_labs_come_newest_first_and_one_without_a_number_counts_as_newest():
             (50822, 3, {"valuenum": 4.1}),
             (52610, 2, {"value": "___"}),
             (50822, 9, {"valuenum": 6.4}),
+            (50934, 1, {"valuenum": 40, "flag": "abnormal"}),  # hemolysis: of the specimen
         )
     ]
     labs = facts.facts_of_view(chart() | {"labevents": rows}, NOW).labs
@@ -91,9 +92,22 @@ def test_labs_come_newest_first_and_one_without_a_number_counts_as_newest():
     ]
 
 
-@pytest.mark.parametrize(("first", "then"), [("F322", "F3340"), ("F3342", "F332")])
-def test_of_depression_and_its_remission_the_later_code_counts(first, then):
-    (now,) = known((400, first), (40, then))
-    assert now == ("depression_in_remission" if then == "F3340" else "depression")
+@pytest.mark.parametrize(
+    ("first", "then", "now"),
+    [
+        ("F322", "F3340", "depression_in_remission"),
+        ("F3342", "F332", "depression"),
+        ("F17210", "Z87891", "past_tobacco_use"),
+        ("Z87891", "F17210", "tobacco_use"),
+        ("F1020", "F1021", "past_alcohol_use_disorder"),
+        ("F1121", "F1120", "opioid_use_disorder"),
+    ],
+)
+def test_of_what_is_there_and_what_is_past_the_later_code_counts(first, then, now):
+    assert known((400, first), (40, then)) == {now}
+
+
+def test_a_mood_log_is_for_depression_and_for_its_remission():
     called = content.load().cautions["depression_mood_log"].when
-    assert called.holds(facts.facts_of_view(chart((40, then)), NOW))
+    for code in ("F332", "F3340"):
+        assert called.holds(facts.facts_of_view(chart((40, code)), NOW))

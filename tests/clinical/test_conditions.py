@@ -14,6 +14,7 @@ def matched(**found):
 def test_a_chart_calls_for_the_cautions_of_its_findings():
     assert matched() == set()
     assert "heart_failure_weight" in matched(phenotypes={"heart_failure"})
+    assert "gut_bleeding_red" in matched(phenotypes={"portal_hypertension"})
     assert "opioid_benzodiazepine" not in matched(drug_classes={"opioid"})
     assert "opioid_benzodiazepine" in matched(drug_classes={"opioid", "sleep_medicine"})
     assert "anticoagulant_order_no_nsaid" in matched(drug_classes={"oral_anticoagulant"})
