@@ -87,10 +87,7 @@ def sentence(error: BaseException) -> str | None:
             "give `ulimit -f unlimited` first, or ask for a larger limit"
         )
     if kind == "started":
-        return (
-            "no further process or thread can be started: raise the job's limit on processes "
-            "(`ulimit -u`) or on memory (`ulimit -v`), or give fewer workers"
-        )
+        return f"no further process or thread can be started: {_limit_on_threads()}"
     if kind == "memory":
         return _too_little_memory(error)
     if type(error).__name__ == "BrokenProcessPool":
@@ -303,7 +300,7 @@ def _too_little_memory(error: BaseException) -> str:
         return "the GPU has too little free memory: free some, lower the batch, or use another"
     limit = limits.address_limit()
     allowed = (
-        f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses"
+        limits.addresses_in_words(limit)
         if limit
         else f"this process may use {limits.memory() / 1e9:.1f} GB"
     )
@@ -311,6 +308,14 @@ def _too_little_memory(error: BaseException) -> str:
         f"memory has run out, {allowed}: ask for more, or give --memory or --workers less where "
         "the step has them"
     )
+
+
+def _limit_on_threads() -> str:
+    """Word which limit a thread ran into: each takes addresses too."""
+    allowed = limits.address_limit()
+    if allowed is not None and allowed < limits.ENOUGH_ADDRESSES:
+        return f"{limits.addresses_in_words(allowed)}: raise it, or ask the scheduler for memory"
+    return "raise the job's limit on processes (`ulimit -u`), or give fewer workers"
 
 
 def _unreadable_parquet(error: BaseException) -> str | None:

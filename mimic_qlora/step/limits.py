@@ -223,13 +223,18 @@ def address_limit() -> int | None:
     return next((limit for name, limit, *_ in _address_limits() if name == "RLIMIT_AS"), None)
 
 
+def addresses_in_words(allowed: int) -> str:
+    """Word how many bytes of address space `ulimit -v` allows."""
+    return f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses"
+
+
 def check_addresses(least: int = LEAST_ADDRESSES) -> None:
     """Raise UserError where `ulimit -v` allows fewer bytes: libraries would abort the process."""
     if (allowed := address_limit()) is not None and allowed < least:
         raise UserError(
-            f"`ulimit -v` allows {allowed / 1e9:.1f} GB of addresses, and the steps need "
-            f"{ENOUGH_ADDRESSES / 1e9:g}, most of them for memory that is not used: raise it, or "
-            "ask the scheduler for memory in another way"
+            f"{addresses_in_words(allowed)}, and the steps need {ENOUGH_ADDRESSES / 1e9:g}, most "
+            "of them for memory that is not used: raise it, or ask the scheduler for memory in "
+            "another way"
         )
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.paths import ROOT
-from mimic_qlora.step import faults, storage
+from mimic_qlora.step import faults, limits, storage
 from mimic_qlora.step.errors import UserError
 
 RUN = """
@@ -337,11 +337,15 @@ def test_a_step_raises_the_disk_of_its_fault_as_an_error_of_the_user(tmp_path):
 
 
 @posix
-def test_a_process_that_cannot_be_started_names_the_limit():
-    """As fork() fails under `ulimit -u`, which does not bind root."""
-    error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-    assert "`ulimit -u`" in faults.sentence(error)
-    assert "`ulimit -u`" in faults.sentence(RuntimeError("can't start new thread"))
+@pytest.mark.parametrize(
+    ("addresses", "named"), [(None, "-u"), (limits.ENOUGH_ADDRESSES, "-u"), (1_200_000_000, "-v")]
+)
+def test_a_process_that_cannot_be_started_names_the_limit(monkeypatch, addresses, named):
+    """As fork() fails under `ulimit -u`, which does not bind root, or under a low `ulimit -v`."""
+    monkeypatch.setattr(limits, "address_limit", lambda: addresses)
+    of_fork = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    for error in (of_fork, RuntimeError("can't start new thread")):
+        assert re.findall("`ulimit (.+?)`", faults.sentence(error)) == [named]
 
 
 def test_a_terminal_that_went_away_is_named():
