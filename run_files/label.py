@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of t
 
 from mimic_qlora.step import command_line, faults, files, locks, storage
 from mimic_qlora.step.errors import UserError
+from mimic_qlora.step.step_commands import command_for
 
 if TYPE_CHECKING:
     from mimic_qlora.clinical.schema import Question
@@ -205,10 +206,12 @@ def main() -> int:
     from mimic_qlora.validation.labelling import claims, drawn, label_file
 
     store = None if args.results else storage.open_storage(args.storage, checkout=HERE.parent)
-    if store:
-        folder = results.newest(store) or store / "validation"
-    else:
-        folder = files.given_path(args.results)
+    folder = results.newest(store) if store else files.given_path(args.results)
+    if folder is None:
+        raise UserError(
+            f"{store} holds no results of step 7 yet: run `{command_for('validation')}` first, or "
+            "give others with --results"
+        )
     if not args.labels:
         check_filled(folder, store)
     faults.remember_folder(folder)

@@ -72,6 +72,11 @@ def label(folder, *args):
     return run_here("run_files/label.py", "--results", folder, *args, storage=folder)
 
 
+def test_without_results_the_command_is_named_that_makes_them(tmp_path):
+    done = run_here("run_files/label.py", storage=tmp_path)
+    assert done.returncode == 2 and "run `cd run_files && ./run.sh` first" in done.stderr
+
+
 def test_what_people_label_is_compared_corrected_and_kept(results):
     empty = label(results)
     assert empty.returncode == 2 and "has no filled row yet" in empty.stderr
