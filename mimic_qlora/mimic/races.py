@@ -15,7 +15,7 @@ _GROUPS = {
 
 def group(name: str | None) -> str:
     """Return the group of a race as MIMIC-IV names it: White, Black, ..., or NOT_RECORDED."""
-    text = (name or "").strip().upper()
+    text = " ".join((name or "").upper().split())
     if not text:
         return NOT_RECORDED
     return next((found for start, found in _GROUPS.items() if text.startswith(start)), "Other")

@@ -1,7 +1,7 @@
 """The words of MIMIC-IV's tables that steps compare or tell, as MIMIC-IV writes them.
 
-Databases lower what they keep, at times: a word that differs in capitals alone, or by blanks around
-it, is read as it stands here (`subjects.reader`, `subjects.sql`). Step 1 flags a column without any
+Databases lower what they keep, at times, or pad it: a word that differs in capitals or blanks alone
+is read as it stands here (`subjects.reader`, `subjects.sql`). Step 1 flags a column without any
 of its words. The audit has this list too, and reads it for itself.
 """
 

@@ -85,7 +85,7 @@ def _cell(column: str, kind: str, cell: int | str) -> int | str | None:
         return cell
     if kind != "text":
         return READERS[kind](cell)
-    text = cell.strip()
+    text = " ".join(cell.split())
     # of results, "None" may be one
     if not text or column != "value" and text in TEXTS_FOR_NOTHING:
         return None

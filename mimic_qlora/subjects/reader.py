@@ -17,7 +17,7 @@ from mimic_qlora.mimic.packed import GZIP_ERROR
 from mimic_qlora.mimic.tables import Cell, Columns
 from mimic_qlora.mimic.words import WORDS
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.subjects import parquet_files, split_file
+from mimic_qlora.subjects import parquet_files, split_file, sql
 from mimic_qlora.subjects.manifest import subjects_manifest
 
 Row = dict[str, Cell]  # column -> value, nulls left out
@@ -45,6 +45,7 @@ ONCE = {  # table -> its id, beginning and end; of several rows the earliest cou
 }
 # texts that are told or cited as they are, and never compared with a list of words
 WORDINGS = ("drug", "name", "long_title", "value", "result_value")
+_WIDE = f"  |[{sql.BLANKS.replace(' ', '')}]"
 _RESULTS = "value"  # a column of results, of which "None" may be one
 
 
@@ -121,7 +122,7 @@ def record(storage: Path, subject_id: int, wanted: Wanted) -> Record:
     """Return one patient's rows, typed, of the tables and columns that are wanted.
 
     Rows without a cell of NEEDED are left out, as are further rows of a stay (ONCE). Texts but
-    WORDINGS come without blanks around them; those for nothing are left out as nulls are. Words of
+    WORDINGS come without blanks around them or two within; those for nothing are left out. Words of
     `mimic.words` come as MIMIC-IV writes them.
     """
     raw = raw_record(storage, subject_id)
@@ -215,19 +216,25 @@ def _rows(rows: pa.Table, table: str, wanted: Iterable[str]) -> Iterator[Row]:
 def _as_told(column: pa.ChunkedArray, table: str, name: str) -> pa.ChunkedArray:
     """Return a column of texts, null where one stands for nothing, its WORDS in their own capitals.
 
-    Blanks around them are left out, but of WORDINGS.
+    Blanks around them are left out, and several within them are one, but of WORDINGS.
     """
     if not pa.types.is_large_string(column.type):
         return column
     trimmed = pc.utf8_trim_whitespace(column)
     nothing = [""] if name == _RESULTS else [*cells.NOTHING]
     is_nothing = pc.is_in(trimmed, pa.array(nothing, column.type))
-    column = column if name in WORDINGS else trimmed
+    column = column if name in WORDINGS else _with_single_blanks(trimmed)
     if words := WORDS.get(table, {}).get(name):
         known = pa.array([word.upper() for word in words], column.type)
         places = pc.index_in(pc.utf8_upper(column), known)
         column = pc.coalesce(pc.take(pa.array(words, column.type), places), column)
     return pc.if_else(is_nothing, None, column) if pc.any(is_nothing).as_py() else column
+
+
+def _with_single_blanks(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pc.any(pc.match_substring_regex(texts, _WIDE)).as_py():  # as of most columns
+        return texts
+    return pc.replace_substring_regex(texts, f"[{sql.BLANKS}]+", " ")
 
 
 def _each_once(table: str, rows: list[Row]) -> list[Row]:

@@ -79,7 +79,8 @@ def mended(table, column, kind, n, cell):
     if kind == "id":
         return f" {cell}" if table in DICTIONARIES else cell
     if cell in WORDS.get(table, {}).get(column, ()) or column == "race":
-        return (cell.lower(), cell.upper(), f" {cell.swapcase()}\t", f"{cell} ")[n % 4]
+        wide = cell.replace(" ", (" \t", "  ", chr(0xA0))[n % 3])
+        return (wide.lower(), cell.upper(), f" {cell.swapcase()}\t", f"{wide} ")[n % 4]
     if kind == "text" and column not in ("fluid", "label", "long_title", "result_name"):
         return cell
     return f"{cell} "
