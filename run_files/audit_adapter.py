@@ -79,6 +79,7 @@ def main() -> None:
     opened = session.load(store, args.model)
     print(session.first_lines(opened), flush=True)
     compared = cohort.find(opened, adapter, settings.most, settings.seed)
+    limits.keep(store)  # once the patients suffice
     step, control = f"privacy/{args.run}", None
     place = store / "adapters" / args.run
     weights = session.weights_sha256(store, args.run)

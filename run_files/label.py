@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the library of this checkout
 
-from mimic_qlora.step import command_line, faults, files, locks, storage
+from mimic_qlora.step import command_line, faults, files, storage
 from mimic_qlora.step.errors import UserError
 from mimic_qlora.step.step_commands import command_for
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 KEPT = "labelled.txt"
-WAIT = 60.0  # seconds for another run to write its few files
 ALIKE = 8  # answers, from which on two people are not expected to agree in every cell
 
 
@@ -245,7 +244,7 @@ def main() -> int:
     ]
     agreed = agreement_of(answers, given, names, strata, questions)
     # another run at this time would leave the figures of one person beside the words of another
-    with locks.hold(folder / KEPT, "python run_files/label.py", wait=WAIT):
+    with edited.alone(folder, "python run_files/label.py"):
         text = f"{agreed}\n\n{claims_of(folder, labelled)}"
         edited.keep(folder / KEPT)
         edited.write(folder / KEPT, text + "\n")

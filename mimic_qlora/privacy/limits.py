@@ -65,14 +65,13 @@ def freeze(store: Path, path: Path) -> str:
 
 
 def frozen(store: Path) -> Frozen:
-    """Return the frozen limits; before the first audit those of audit.yaml are frozen.
+    """Return the frozen limits; before the first audit those of audit.yaml, which `keep` freezes.
 
     Raises UserError when they are not those that were frozen last.
     """
     place, known = _place(store), _known(store)
     if not place.is_file() and {*known} <= {files.file_sha256(TEMPLATE)}:
-        freeze(store, TEMPLATE)
-        known = _known(store)
+        return Frozen(load(TEMPLATE), files.file_sha256(TEMPLATE), 1)
     sha256 = files.file_sha256(place) if place.is_file() else None
     if sha256 not in known[-1:]:
         raise UserError(
@@ -80,6 +79,12 @@ def frozen(store: Path) -> Frozen:
             f"or their freezing was stopped): freeze them anew with `{COMMAND}{storage_option()}`"
         )
     return Frozen(load(_place(store)), sha256, len(set(known)))
+
+
+def keep(store: Path) -> None:
+    """Freeze the limits of audit.yaml where none are."""
+    if not _place(store).is_file():
+        freeze(store, TEMPLATE)
 
 
 def _known(store: Path) -> list[str]:

@@ -232,13 +232,14 @@ def write(store: Store, items: Mapping[int, Item], folder: Path) -> str:
     rows = unblind(store, items)
     found = summarize(rows, {rater: store.tasks.of(rater) for rater in store.tasks.raters()})
     table, page = folder / "ratings.csv", folder / "report.html"
-    edited.keep(table)
-    edited.write(table, csv_files.as_text(rows))
-    files.write_json(folder / "ratings_report.json", found)
     written = [table.name, "ratings_report.json"]
-    if found["items"] and page.is_file():
-        files.rewrite(page, include(files.read_kept(page), found))
-        written.append(page.name)
+    with edited.alone(folder, "python run_files/review.py --report"):
+        edited.keep(table)
+        edited.write(table, csv_files.as_text(rows))
+        files.write_json(folder / "ratings_report.json", found)
+        if found["items"] and page.is_file():
+            files.rewrite(page, include(files.read_kept(page), found))
+            written.append(page.name)
     return f"{text(found)}\n\nWritten: {', '.join(written)} in {folder}"
 
 

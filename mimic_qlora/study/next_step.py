@@ -96,8 +96,9 @@ def _newest_runs(states: Sequence[StepState]) -> list[str]:
 def _manifest(store: Path, step: str) -> Mapping[str, Any]:
     """Return the manifest of a step, or of the run that stopped before it had one."""
     place = files.linked_place(store / step)
-    if (found := manifests.read(place)) is not None:
-        return found
+    for folder in (place, place.with_name(f".{place.name}.old")):  # which a killed run left
+        if (found := manifests.read(folder)) is not None:
+            return found
     draft = files.read_object(place.with_name(f".{place.name}.training") / DRAFT)
     return draft or storage.interrupted_run(place) or {}
 

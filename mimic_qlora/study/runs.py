@@ -82,6 +82,11 @@ def _answered(folder: Path) -> Iterator[Mapping[str, Any]]:
                 yield part_of(part_of(json.loads(first), "by"), "adapters")
 
 
+def compared(made: Path) -> Mapping[str, Any]:
+    """Return the adapters of results with the SHA-256 of their weights, as far as is noted."""
+    return part_of(read_object(made / results.READER), "adapters")
+
+
 def of_other(store: Path, made: Path) -> str:
     """Return what results were made of that is no longer there; "" if all of it is, or if they are
     of a version that did not note it.
@@ -92,7 +97,7 @@ def of_other(store: Path, made: Path) -> str:
     subjects = (manifests.read(files.linked_place(store / "subjects")) or {}).get("id")
     if basis.get("subjects") and basis["subjects"] != subjects:
         return "other patients: step 1 was run again since"
-    for run, sha256 in part_of(basis, "adapters").items():
+    for run, sha256 in compared(made).items():
         now = manifests.read(files.linked_place(store / "adapters" / run)) or {}
         if weights_in(now) != sha256:
             return f"another adapter {run}: it was trained again since, or is gone"

@@ -276,8 +276,10 @@ def _of_results(store: Path, before: Mapping[str, StepState]) -> StepState:
     if newest is None:
         return state
     made = (newest / results.FILE).stat().st_mtime  # labels and ratings come into the folder later
+    compared = runs.compared(newest)  # none where results of an early version do not tell
     for earlier in before.values():
-        is_read = earlier.step == "prompts" or earlier.step.startswith("adapters/")
+        folder, _, run = earlier.step.partition("/")
+        is_read = folder == "prompts" or (folder == "adapters" and run in (compared or {run}))
         if is_read and earlier.finished and _seconds(earlier.finished) > made:
             why = f"{state.why}, the last one older than {earlier.step}"
             return StepState("validation", STALE, why, finished=state.finished, bytes=state.bytes)

@@ -1,11 +1,18 @@
 """Files of the results that are made again: one that somebody has edited since is kept."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
-from mimic_qlora.step import files, terminal
+from mimic_qlora.step import files, locks, terminal
 
 NOTED = ".written.json"  # of a folder of results: the SHA-256 of files as they were written last
+WAIT = 60.0  # seconds for another run to write its few files
+
+
+def alone(folder: Path, command: str) -> contextlib.AbstractContextManager[None]:
+    """Hold a folder of results: label.py and review.py write into the same files."""
+    return locks.hold(folder / NOTED.removeprefix("."), command, wait=WAIT)
 
 
 def keep(path: Path) -> None:

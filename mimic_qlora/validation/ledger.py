@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +80,32 @@ def alone(store: Path) -> contextlib.AbstractContextManager[None]:
     return locks.hold(path_of(store), "cd run_files && ./run.sh", wait=WAIT)
 
 
+def _settled(store: Path) -> list[Entry]:
+    """Return the ledger, which this process holds, once its head tells of a killed run's line."""
+    entries, head = ledger(store), _head(store)
+    if head and head.lines < len(entries):
+        _write_head(store, _lines(path_of(store), head))
+    return entries
+
+
+def _write_head(store: Path, lines: Sequence[bytes]) -> None:
+    files.write_json(store / HEAD, {"lines": len(lines), "sha256": _sha256(*lines[-1:])})
+
+
 def enter(store: Path, event: str, **facts: object) -> None:
     """Add a line to the ledger. Raises UserError when it was edited."""
     with alone(store):
+        _settled(store)
         _enter(store, event, **facts)
 
 
 def _enter(store: Path, event: str, **facts: object) -> None:
-    """Add a line to the ledger, which this process holds."""
-    ledger(store)
+    """Add a line to the ledger, which this process holds, and which is whole."""
     path, lines = path_of(store), _lines(path_of(store), _head(store))
     before = _sha256(*lines[-1:])
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     if _head(store) is None:  # before a line with a number, which earlier versions did not write
-        files.write_json(store / HEAD, {"lines": len(lines), "sha256": before})
+        _write_head(store, lines)
     number = len(lines) + 1
     entry = {"line": number, "event": event, "time": now, **facts, "before": before}
     line = json.dumps(entry).encode()
@@ -104,7 +116,7 @@ def _enter(store: Path, event: str, **facts: object) -> None:
         file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    files.write_json(store / HEAD, {"lines": number, "sha256": _sha256(line)})
+    _write_head(store, [*lines, line])
 
 
 def opening(store: Path, sha256: str, adapters: Mapping[str, str], content: str) -> str:
@@ -116,7 +128,7 @@ def opening(store: Path, sha256: str, adapters: Mapping[str, str], content: str)
     """
     this: Entry = {"plan_sha256": sha256, "adapters": dict(adapters), "content": content}
     with alone(store):
-        before = [e for e in ledger(store) if e["event"] == "opened"]
+        before = [e for e in _settled(store) if e["event"] == "opened"]
         if not any(_is_of(e, this) for e in before):
             _enter(store, "opened", **this)
     others = [e for e in before if not _is_of(e, this)]
@@ -147,7 +159,7 @@ def looked(
     this: Entry = {"plan_sha256": "", "adapters": dict(adapters), "trials": dict(trials)}
     this["content"] = content
     with alone(store):
-        before = [e for e in ledger(store) if e["event"] == "looked"]
+        before = [e for e in _settled(store) if e["event"] == "looked"]
         place = next((n for n, e in enumerate(before, 1) if _is_of(e, this)), None)
         if place is None:
             _enter(store, "looked", **this)

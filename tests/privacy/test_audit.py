@@ -251,6 +251,8 @@ def test_a_kill_while_limits_are_frozen_leaves_none_that_look_edited(tmp_path, m
 
     freeze_and_die(limits.TEMPLATE)
     assert limits.frozen(tmp_path).times == 1
+    limits.keep(tmp_path)
+    assert limits.frozen(tmp_path).times == 1
     (tmp_path / "own.yaml").write_text(limits.TEMPLATE.read_text() + "# mine\n")
     freeze_and_die(tmp_path / "own.yaml")
     with pytest.raises(errors.UserError, match="or their freezing was stopped"):
@@ -283,6 +285,7 @@ def test_fewer_than_ten_patients_are_refused(audit, store):
     refused = audit()
     assert refused.returncode == 2
     assert "9 patients for the side 'trained on'" in refused.stderr
+    assert not (store / "privacy").exists() and not ledger.path_of(store).exists()
 
 
 @pytest.mark.usefixtures("no_extraction")

@@ -300,6 +300,13 @@ def test_a_run_that_stopped_is_told_and_goes_on_with_its_own_settings(whole, mon
     assert look(whole).states["subjects"] == "stopped"
 
 
+def test_an_adapter_that_a_kill_left_aside_is_put_back_by_its_own_settings(whole):
+    (whole / "adapters/default").rename(whole / "adapters/.default.old")
+    said = look(whole)
+    assert "between two renames" in said.text
+    assert said.next == "python train_qlora.py --recipe cpu --seed 7 --model meta/L"
+
+
 def test_a_run_of_several_processes_that_stopped_goes_on_with_as_many(whole):
     work = whole / "adapters" / ".pair.training"
     (whole / "adapters" / "default").rename(work)
@@ -370,6 +377,21 @@ def test_results_of_an_adapter_that_was_trained_again_are_stale_whatever_the_tim
     for answered_by, is_now in ((weights, "done"), ("f" * 64, "stale")):
         (made / "reader.json").write_text(json.dumps({"adapters": {"default": answered_by}}))
         assert look(whole).states["validation"] == is_now
+
+
+def test_an_adapter_that_results_do_not_compare_may_be_trained_later(whole):
+    made = whole / "validation" / "20260101-000000-a"
+    made.mkdir(parents=True)
+    (made / "results.jsonl").write_text("")
+    weights = files.file_sha256(whole / "adapters/default/adapter_model.safetensors")
+    (made / "reader.json").write_text(json.dumps({"adapters": {"default": weights}}))
+    write(whole, "adapters/other")
+    other = whole / "adapters/other/manifest.json"
+    finished = json.loads(other.read_text()) | {"finished": "2200-01-01T00:00:00+0000"}
+    other.write_text(json.dumps(finished))
+    assert look(whole).states["validation"] == "done"
+    (made / "reader.json").unlink()  # of an early version
+    assert look(whole).states["validation"] == "stale"
 
 
 def test_an_audit_by_limits_that_are_no_longer_the_frozen_ones_says_so(whole):

@@ -134,6 +134,10 @@ def test_a_run_killed_before_it_wrote_the_head_leaves_a_ledger_that_goes_on(stor
     ledger.enter(store, "opened", plan_sha256="0")
     (store / ledger.HEAD).write_bytes(head)
     assert len(ledger.ledger(store)) == 4
+    # what enters nothing counts the line too: else nobody would miss it once it is deleted
+    whole, old = lines_of(store), json.loads(lines_of(store)[1])
+    ledger.opening(store, old["plan_sha256"], old["adapters"], old["content"])
+    assert lines_of(store) == whole and json.loads((store / ledger.HEAD).read_text())["lines"] == 4
     ledger.enter(store, "opened", plan_sha256="1")
     assert len(ledger.ledger(store)) == 5
 
