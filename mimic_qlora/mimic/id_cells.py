@@ -9,9 +9,9 @@ ABOVE_ZERO = "[1-9][0-9]{0,17}"  # the id of a patient or a stay
 
 def fault(cell: str | None) -> str:
     """Return why a cell is no id above 0, as the end of a sentence that its column begins."""
-    cell = (cell or "").strip()
     if not cell:
         return "is empty"
+    cell = cell.strip()
     for form, reason in _ID_FAULTS.items():
         if re.fullmatch(form, cell):
             return reason
@@ -19,6 +19,7 @@ def fault(cell: str | None) -> str:
 
 
 _ID_FAULTS = {
+    "": "has blanks alone, which must be an empty cell",
     r"(?i:\.|nan|null|none|na|<na>|n/a|\\n)": "is a word for nothing, which must be an empty cell",
     r"[-+]?[0-9]*\.[0-9]*": "has a decimal point",
     r"[-+]?0[0-9]+": "begins with 0",

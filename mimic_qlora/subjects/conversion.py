@@ -211,7 +211,6 @@ def write_subjects(
             inputs[name] = files.summed(path, inputs[name])
         _check_unchanged(paths, inputs)
         manifests.written(out.path)  # sums take minutes: a run killed meanwhile still has its parts
-        _remove_parts(parts)
         release = releases.identify(_rows_in(converted), settings.folder)
         unlike = download.unlike_listed(settings.folder, inputs)
         out.facts.update(_facts(converted, settings, release, unlike))
@@ -222,6 +221,7 @@ def write_subjects(
         cell_report.print_cells(converted.cells, {n: s.columns for n, s in sources.items()})
         quality.print_flags(flags)
         _print_proof(converted.rows, converted.dictionaries)
+        _remove_parts(parts)
 
 
 def convert(

@@ -23,7 +23,7 @@ from mimic_qlora.summary.disclosure import (
     hide_repeats,
     hide_small,
     is_small,
-    spread,
+    spread_of_counts,
     told_places,
 )
 
@@ -93,11 +93,11 @@ def diagnoses_per_patient(data: Data) -> Rows:
     saying_none = data.manifest["rows"]["diagnoses_icd"]["columnar"] - int(counts.rows.sum())
     result: Rows = []
     for what, values in (("coded diagnoses", counts.rows), ("different codes", counts.codes)):
-        # of the rows, which are known, the mean tells how many patients have any
-        few = [int(values.sum()) - len(counts), without]
+        # of the rows, which are known, the mean tells how many patients have any, or a code twice
+        few = [int(values.sum()) - len(counts), without, int((counts.rows - counts.codes).sum())]
         few += [saying_none] if what == "coded diagnoses" else []
         tells = any(is_small(n, data.min_cell) for n in few)
-        low, median, high, most = spread(values, data.min_cell)
+        low, median, high, most = spread_of_counts(values, data.min_cell)
         result.append(
             {
                 "what": what,

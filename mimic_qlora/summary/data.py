@@ -19,7 +19,7 @@ from mimic_qlora.summary.disclosure import (
     hide_repeats,
     hide_small,
     is_small,
-    spread,
+    spread_of_counts,
 )
 
 Patients = npt.NDArray[np.int64]  # their numbers
@@ -112,7 +112,7 @@ class Data:
                 found = self.con.execute(per_patient, [name]).df()
                 patients_of[name] = found.subject_id.to_numpy()
                 n, rows = len(found), int(found.n.sum())
-                _, median, _, most = spread(found.n, self.min_cell)
+                _, median, _, most = spread_of_counts(found.n, self.min_cell)
             result.append(
                 {
                     "table": name,

@@ -96,6 +96,19 @@ def spread(values: pd.Series, min_cell: int) -> Spread:
     return Spread(*(cells.get(name, HIDDEN) for name in Spread._fields))
 
 
+def spread_of_counts(values: pd.Series, min_cell: int) -> Spread:
+    """Return the spread of numbers from 1 on whose sum is told, all hidden where it tells of few.
+
+    What is told sets a least sum: one that is a little greater tells that one patient has more.
+    """
+    found = spread(values, min_cell)
+    least = np.ones(len(values))
+    for name, place in told_places(values.sort_values(kind="stable").index, min_cell).items():
+        least[place:] = getattr(found, name)
+    over = int(values.sum() - least.sum())
+    return Spread(HIDDEN, HIDDEN, HIDDEN, HIDDEN) if is_small(over, min_cell) else found
+
+
 def told_places(owners: pd.Index, min_cell: int) -> dict[str, int]:
     """Return where, among sorted numbers, those fields of their `Spread` stand that may be told.
 

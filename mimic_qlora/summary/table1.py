@@ -19,11 +19,13 @@ from mimic_qlora.summary.data import Data
 from mimic_qlora.summary.disclosure import (
     HIDDEN,
     Rows,
+    Spread,
     Told,
     hidden_cells,
     hidden_last,
     is_small,
     spread,
+    spread_of_counts,
 )
 
 COLUMNS = ("overall", "train", "validation", "test", "no coded stay")
@@ -87,7 +89,7 @@ def table1(data: Data) -> Rows:
         last = [row for row in levels if str(row["characteristic"]).strip() in _UNKNOWN]
         levels = [row for row in levels if row not in last]
         rows += [heading, *hidden_last(levels, COLUMNS[0], ["characteristic"]), *last]
-    rows += _quartiles("Stays per patient", lambda part: part.stays, groups)
+    rows += _quartiles("Stays per patient", lambda part: part.stays, groups, spread_of_counts)
     rows += _quartiles(
         "Days of each stay",
         lambda part: stays[stays.index.isin(part.subject_id)],
@@ -97,7 +99,12 @@ def table1(data: Data) -> Rows:
     n_flags = data.count("SELECT count(hospital_expire_flag) FROM admissions")
     rows += yes_no("Any ICU stay", "icu_stays", "icustays" in data.manifest["rows"])
     rows += yes_no("Died in hospital", "died", n_flags > 0)
-    rows += _quartiles("ICU stays if any", lambda part: part.icu_stays[part.icu_stays > 0], groups)
+    rows += _quartiles(
+        "ICU stays if any",
+        lambda part: part.icu_stays[part.icu_stays > 0],
+        groups,
+        spread_of_counts,
+    )
     return rows
 
 
@@ -235,10 +242,16 @@ def _short(value: Told) -> str:
     return f"{value:,.0f}" if value >= 20 or value == int(value) else f"{value:.1f}"
 
 
-def _quartiles(title: str, values: Callable[[pd.DataFrame], pd.Series], groups: Groups) -> Rows:
+def _quartiles(
+    title: str,
+    values: Callable[[pd.DataFrame], pd.Series],
+    groups: Groups,
+    overall: Callable[[pd.Series, int], Spread] = spread,
+) -> Rows:
     """Return one row "median [quartiles]" of the values that are known in each group.
 
-    The index of `values` tells whose each is: many may be of few patients.
+    The index of `values` tells whose each is: many may be of few patients. `overall` finds the
+    quartiles of all groups together, whose sum other tables may tell.
     """
     row: dict[str, Cell] = {"characteristic": title}
     for name, part in groups.people.items():
@@ -248,7 +261,8 @@ def _quartiles(title: str, values: Callable[[pd.DataFrame], pd.Series], groups: 
         elif numbers.empty:
             row[name] = ""
         else:
-            low, middle, high = map(_short, spread(numbers, groups.min_cell)[:3])
+            find = overall if name == COLUMNS[0] else spread
+            low, middle, high = map(_short, find(numbers, groups.min_cell)[:3])
             ends = HIDDEN if low == HIDDEN else f"{low}-{high}"
             row[name] = HIDDEN if middle == HIDDEN else f"{middle} [{ends}]"
     return [row]

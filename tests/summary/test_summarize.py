@@ -174,6 +174,30 @@ def test_numbers_of_few_patients_are_hidden_however_many_they_are():
     assert disclosure.spread(stays, 0) == (1, 1, 1.75, 3)
 
 
+def test_a_sum_and_quartiles_do_not_tell_together_that_one_patient_has_more():
+    """Of 121 rows of 100 patients, a median of 1 and ten that reach 3 make 120."""
+    one_more = pd.Series([1] * 89 + [2] + [3] * 10)
+    assert disclosure.spread(one_more, 10) == (1, 1, 1, 3)
+    assert disclosure.spread_of_counts(one_more, 10) == ("hidden",) * 4
+    assert disclosure.spread_of_counts(pd.Series([1] * 90 + [3] * 10), 10) == (1, 1, 1, 3)
+    assert disclosure.spread_of_counts(pd.Series([1] * 60 + [4] * 40), 10) == (1, 1, 4, 4)
+    assert disclosure.spread_of_counts(one_more, 0) == (1, 1, 1, 3)
+
+
+def test_two_means_do_not_tell_that_one_patient_has_a_code_twice():
+    con = duckdb.connect()
+    con.execute(
+        """CREATE TABLE diagnoses_icd AS SELECT who AS subject_id, who AS hadm_id,
+        'I' || if(who = 7 AND n = 3, 2, n) AS icd_code, 10 AS icd_version
+        FROM range(100) patients (who), range(5) codes (n)"""
+    )
+    manifest = {"rows": {"diagnoses_icd": {"columnar": 500}}}
+    hospital = SimpleNamespace(con=con, patients=100, min_cell=10, manifest=manifest)
+    assert [row["mean"] for row in counts.diagnoses_per_patient(hospital)] == ["hidden"] * 2
+    hospital.min_cell = 0
+    assert [row["mean"] for row in counts.diagnoses_per_patient(hospital)] == [5, 4.99]
+
+
 def test_rows_that_are_few_more_than_patients_are_hidden():
     rows = [{"patients": 12, "rows": n} for n in (12, 13, 22)]
     assert [r["rows"] for r in disclosure.hide_repeats(rows, 10)] == [12, "hidden", 22]
