@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from mimic_qlora.privacy.rule import Limits
 from mimic_qlora.step import files, yaml_files
 from mimic_qlora.step.errors import UserError
-from mimic_qlora.step.step_commands import storage_option
+from mimic_qlora.step.step_commands import from_here, storage_option
 from mimic_qlora.training.memorisation import audited
 from mimic_qlora.validation.ledger import enter, ledger
 
@@ -37,7 +37,7 @@ def load(path: Path) -> Limits:
         field = first["loc"][0] if first["loc"] else "file"
         raise UserError(
             f"{path}: the field '{field}' is not as in {TEMPLATE} ({first['msg']}): start from "
-            f"that, and freeze it with `{COMMAND}{storage_option()}`"
+            f"that, and freeze it with `{from_here(COMMAND)}{storage_option()}`"
         ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
@@ -76,7 +76,8 @@ def frozen(store: Path) -> Frozen:
     if sha256 not in known[-1:]:
         raise UserError(
             f"{place} does not hold the limits that were frozen last (it was edited or removed, "
-            f"or their freezing was stopped): freeze them anew with `{COMMAND}{storage_option()}`"
+            "or their freezing was stopped): freeze them anew with "
+            f"`{from_here(COMMAND)}{storage_option()}`"
         )
     return Frozen(load(_place(store)), sha256, len(set(known)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mimic_qlora.step import manifests, ssh, step_commands, terminal
 from mimic_qlora.step.errors import UpToDate, UserError
-from mimic_qlora.step.files import part_of
+from mimic_qlora.step.files import given_path, part_of
 
 # step -> what comes after it
 NEXT = {
@@ -55,13 +55,13 @@ def _only_urgency(folder: str | None) -> bool:
 
 def _whole(name: str) -> str:
     """Return the whole path of a folder that is there, any other name as it is."""
-    path = Path(name).expanduser()
+    path = given_path(name)
     return str(path.resolve()) if os.path.isdir(path) else name  # False where nobody may look
 
 
 def _storage(folder: str | None) -> Path:
     """Return the storage folder that is opened with --storage `folder`; None: without."""
-    return Path(folder or os.environ.get("STORAGE_DIR") or "storage").expanduser().resolve()
+    return given_path(folder or os.environ.get("STORAGE_DIR") or "storage").resolve()
 
 
 def command(step: str, options: Options) -> str:

@@ -183,12 +183,14 @@ def gathered(paths: Iterable[Path], folder: Path, place: Path) -> Path:
     return put_aside(own, place)
 
 
-FOLDER_NAME = "a name of letters, digits, '-', '_' and '.' that begins with no '-' or '.'"
+FOLDER_NAME = (
+    "a name of letters, digits, '-', '_' and '.', 100 at most, that begins with no '-' or '.'"
+)
 
 
 def is_folder_name(name: str) -> bool:
     """Tell whether a run may have this name, which is FOLDER_NAME."""
-    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) is not None
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name) is not None
 
 
 def atomic_write(

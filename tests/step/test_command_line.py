@@ -165,7 +165,11 @@ TYPES = {
     "seed": (command_line.seed, {"0": 0, str(2**32 - 1): 2**32 - 1}, ["-1", str(2**32), "x"]),
     "seeds": (command_line.seeds, {"0,1,2": (0, 1, 2)}, ["0,0", "0,", "a", ""]),
     "text": (command_line.text, {"é 漢": "é 漢", "caf\udcc3\udca9": "café"}, []),
-    "folder_name": (command_line.folder_name, {"seed.1": "seed.1"}, ["", "../x", ".x", "a b"]),
+    "folder_name": (
+        command_line.folder_name,
+        {"seed.1": "seed.1"},
+        ["", "../x", ".x", "a b", "a" * 101],
+    ),
     "folder_names": (command_line.folder_names, {"a,b": ("a", "b")}, ["a,", "a,../b"]),
 }
 

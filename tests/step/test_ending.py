@@ -23,6 +23,8 @@ def test_each_command_takes_the_options_that_it_knows(tmp_path):
         f"Next: python summarize_jsonl.py --storage {tmp_path / 'other'}".split()
     )
     told = ending.next_lines("adapters", options)
+    named = ending.next_lines("subjects", ending.Options("~nobody-of-this-name/x"))
+    assert named.split()[-1] == f"'{tmp_path}/~nobody-of-this-name/x'"
     model = f"--model '{tmp_path / 'my model'}' --run seed1"
     assert f"python qa_by_subject.py --storage {tmp_path / 'other'} {model}" in told
     assert "cd run_files && ./run.sh 50 --storage" in told and told.endswith(model)

@@ -50,7 +50,7 @@ def choose(name: str, store: Path, base: Path | None) -> Judge:
     Raises UserError for an adapter, for a model tuned from the base, and for one that is not on
     this machine.
     """
-    if (Path(name).expanduser() / "adapter_config.json").is_file():
+    if (files.given_path(name) / "adapter_config.json").is_file():
         raise UserError(
             f"--judge {name} is an adapter, and an adapter judges its own answers: give another "
             "instruct model, whole"

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mimic_qlora.step import step_commands
 from mimic_qlora.validation import harm, statistics
 
 Floats = NDArray[np.float64]
@@ -124,9 +125,10 @@ def must_be_read(margin: float) -> int:
 
 def what_must_be_read(margin: float = statistics.MARGIN) -> str:
     """Return how many answers people must read for a claim, in words."""
+    label = step_commands.from_here("python run_files/label.py --help")
     return (
         f"For a claim people must read {FEWEST} answers of each arm at least, all if there are "
         f"fewer (label.csv\nholds them; {must_be_read(margin)} where harm may not be more frequent "
         f"by {margin:.0%}, if they find none), and two\npeople the first 50: "
-        "`python run_files/label.py --help`."
+        f"`{label}`."
     )
