@@ -84,10 +84,14 @@ def find(opened: "Session", manifest: Mapping[str, Any], most: int, seed: int) -
     counts = Counter(patient.side for patient in patients)
     for side in (MEMBER, OTHER):
         if counts[side] < FEWEST:
+            more = "convert more patients in step 1 (--sample) and run steps 1 to 5 again"
+            if prompts["settings"].get("max_total") is not None:
+                more = "give step 4 a larger --max-total, or none, and run steps 4 and 5 again"
+            if settings.get("limit") is not None and side == MEMBER:
+                more = "train with a larger --limit, or none"
             raise UserError(
-                f"{store / 'prompts'} has {counts[side]} patients for the side '{side}', and an "
-                f"audit needs {FEWEST}: convert more patients in step 1 (--sample) and run steps 1 "
-                "to 5 again"
+                f"there are {counts[side]} patients for the side '{side}', and an audit needs "
+                f"{FEWEST}: {more}"
             )
     return Cohort(tuple(patients), by_all, doubles(patients))
 

@@ -41,6 +41,10 @@ STUDY_HASH = 12  # digits of its SHA-256 sum, at the end of the copy's name
 _CARD = "README.md"
 _FOR_PEOPLE = (RUN_ID, _CARD)  # users may edit the card, and the manifest still holds
 _BESIDE = (_CARD, "audit.json")  # of a step, and not among the files of its manifest
+_LITTER = re.compile(
+    r"__pycache__|\.ipynb_checkpoints|\.DS_Store|\._.*|\.nfs.*|\.fuse_hidden.*|\.directory"
+    r"|\..*\.(sw[a-p]|lock|new)|\.run\.json"
+)
 _PAGE = ".html"  # a page names the folder of its data, which is no part of the content
 _FINGERPRINT = "fingerprint"  # of a base model: older manifests have its first 16 digits
 _COMPUTING = "computing"  # of a base model: how its config.json uses the weights
@@ -268,8 +272,8 @@ def unrecorded_files(place: Path) -> list[Path]:
     """Return the files of a step's folder that no step wrote so: somebody's notes, or a file that
     was edited, as a card or a training record.
 
-    Names with a dot in front but Git's, and Python's caches, are those of programs. Of a manifest
-    that cannot be read nothing is known, and nothing is returned.
+    What systems, editors and Python leave by themselves is nobody's (`_LITTER`). Of a manifest that
+    cannot be read nothing is known, and nothing is returned.
     """
     manifest = read(place) or {}
     changed = {path.relative_to(place).as_posix() for path in damaged_files(place, manifest)}
@@ -277,8 +281,7 @@ def unrecorded_files(place: Path) -> list[Path]:
     if _card_of(place).get("card") != manifest.get("card"):  # earlier versions noted none
         ours.discard(_CARD)
     names = (p.relative_to(place) for p in place.rglob("*") if p.is_symlink() or p.is_file())
-    hidden = re.compile(r"\.(?!git)|__pycache__")
-    shown = (name for name in names if not any(map(hidden.match, name.parts)))
+    shown = (name for name in names if not any(map(_LITTER.fullmatch, name.parts)))
     return [place / name for name in shown if manifest and name.as_posix() not in ours]
 
 

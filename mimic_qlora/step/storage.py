@@ -90,8 +90,12 @@ def open_storage(
     if path.exists() and not path.is_dir():
         raise UserError(f"the storage folder {path} is a file: give another one with --storage")
     if not path.exists() and not create:
+        named = os.environ.get("STORAGE_DIR", "")
+        relative = argument is None and named and not os.path.isabs(files.given_path(named))
+        where = f" (STORAGE_DIR is '{named}', from the folder you are in)" if relative else ""
         raise UserError(
-            f"there is no storage folder {path}: run `{step_1(path)}` first or give --storage"
+            f"there is no storage folder {path}{where}: run `{step_1(path)}` first or give "
+            "--storage"
         )
     if not path.exists():
         new = [one for one in (path, *path.parents) if not one.exists()]

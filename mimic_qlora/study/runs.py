@@ -1,7 +1,7 @@
 """The adapters of a storage folder, and what was asked of them: results, looks, openings."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -112,14 +112,22 @@ def of_storage(store: Path) -> list[TrainedRun]:
         manifest = manifests.read(place)
         if manifest is not None:
             one = _run(place.name, manifest, entries)
-            found.append(replace(one, memorisation=_memorisation(store, place.name, manifest)))
+            found.append(
+                replace(one, memorisation=_memorisation(store, place.name, manifest, entries))
+            )
     return found
 
 
-def _memorisation(store: Path, run: str, manifest: Mapping[str, Any]) -> str:
+def _memorisation(
+    store: Path, run: str, manifest: Mapping[str, Any], entries: Sequence[ledger.Entry] | None
+) -> str:
     """Return the verdict of an adapter's audit, or how far one has come."""
     if audit := audited.read(store, run):
         return audit.verdict
+    for entry in reversed(entries or ()):
+        for name, weights in part_of(entry, "adapters").items():
+            if entry["event"] == "audited" and weights == weights_in(manifest):
+                return f"{entry['verdict']}, audited as {name}"
     read = _answered(store / "privacy" / audited.READINGS)
     is_begun = any(weights_in(manifest) in adapters.values() for adapters in read)
     return "audit begun, not finished" if is_begun else audited.NOT_AUDITED

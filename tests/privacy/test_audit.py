@@ -285,6 +285,7 @@ def test_fewer_than_ten_patients_are_refused(audit, store):
     refused = audit()
     assert refused.returncode == 2
     assert "9 patients for the side 'trained on'" in refused.stderr
+    assert "train with a larger --limit" in refused.stderr
     assert not (store / "privacy").exists() and not ledger.path_of(store).exists()
 
 

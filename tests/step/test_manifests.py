@@ -273,8 +273,9 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
     (there / "mine" / "deep").mkdir(parents=True)
     (there / "__pycache__").mkdir()  # as lm_eval leaves beside our documents.py
     names = ("notes.md", "mine/deep/figure.svg", "README.md", ".DS_Store", "__pycache__/a.pyc")
-    (there / ".git").mkdir()
-    for name in (*names, ".git/HEAD"):
+    for name in (".git", ".dvc"):
+        (there / name).mkdir()
+    for name in (*names, ".git/HEAD", ".dvc/config", ".RData"):
         (there / name).write_text(f"my {name}")
     (there / "data").symlink_to(tmp_path)
     (there / "columns_least.csv").write_text("by hand")  # a step's own file
@@ -286,6 +287,8 @@ def test_somebodys_files_in_a_steps_folder_are_kept_when_it_is_written_anew(tmp_
         "mine/deep/figure.svg",
         "README.md",
         ".git/HEAD",
+        ".dvc/config",
+        ".RData",
     }
     assert (kept / "data").is_symlink()
     assert (kept / "notes.md").read_text() == "my notes.md"

@@ -402,6 +402,10 @@ def test_an_audit_by_limits_that_are_no_longer_the_frozen_ones_says_so(whole):
     limits.write_text("auc: 0.6")
     audited.Audited("held", "2026-01-01", weights, (), files.file_sha256(limits)).write(folder)
     assert look(whole).runs[0]["memorisation"] == "held"
+    ledger.enter(whole, "audited", plan_sha256="", adapters={"default": weights}, verdict="held")
+    (whole / "adapters/default").rename(whole / "adapters/renamed")
+    assert look(whole).runs[0]["memorisation"] == "held, audited as default"
+    (whole / "adapters/renamed").rename(whole / "adapters/default")
     limits.write_text("auc: 0.51")
     assert look(whole).runs[0]["memorisation"] == "held by earlier limits"
     limits.unlink()  # a copy of the run's folder alone was "not audited"

@@ -59,7 +59,8 @@ def test_run_sh_finds_the_storage_folder_of_the_repository_and_of_the_caller(tmp
 
     assert f"no storage folder {tmp_path}/storage:" in said("3")
     assert f"no storage folder {tmp_path}/run_files/mine:" in said("3", "--storage", "mine")
-    assert f"no storage folder {tmp_path}/other:" in said("3", STORAGE_DIR="../other")
+    relative = f"{tmp_path}/other (STORAGE_DIR is '../other', from the folder you are in):"
+    assert f"no storage folder {relative}" in said("3", STORAGE_DIR="../other")
 
 
 @pytest.mark.parametrize("how", ["sh", "dash", "link", "link to a link"])
