@@ -23,6 +23,7 @@ from mimic_qlora.summary.disclosure import (
     hide_repeats,
     hide_small,
     is_small,
+    rounded,
     spread_of_counts,
     told_places,
 )
@@ -233,9 +234,11 @@ def top_labs(data: Data) -> Rows:
 
 
 def missing(data: Data) -> Rows:
-    """Count the empty and the filled cells of every column.
+    """Count the empty and the filled cells of every column, to multiples of `min_cell`.
 
-    Both are hidden where few patients, or all but few, have such a cell. The numbers of cells are
+    Exact ones of two columns, of which one is filled where the other is, would tell of few: those
+    with a date of death less those who died in hospital. Both are hidden where few patients, or all
+    but few, have such a cell. The numbers of cells are
     in the footers of the tables' files; columns that are filled in part are read for the patients.
     """
     result: Rows = []
@@ -247,13 +250,14 @@ def missing(data: Data) -> Rows:
         partly = [column for column, n in empty.items() if 0 < n < rows]
         few = {*partly} if name in unseen else _of_few(data, name, partly)
         for column, type_ in columns.items():
+            n = rounded(empty[column], rows, data.min_cell)
             row: dict[str, Cell] = {
                 "column": f"{name}.{column}",
                 "type": type_,
                 "rows": rows,
-                "empty": empty[column],
-                "filled": rows - empty[column],
-                "empty_share": empty[column] / rows if rows else None,
+                "empty": n,
+                "filled": rows - n,
+                "empty_share": n / rows if rows else None,
             }
             if name in unseen:  # where one of both is 0, the share tells no number of rows
                 hide(row, ("rows", "empty", "filled"), data.min_cell)

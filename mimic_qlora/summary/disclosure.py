@@ -126,6 +126,17 @@ def told_places(owners: pd.Index, min_cell: int) -> dict[str, int]:
     return {}
 
 
+def rounded(n: int, of: int, min_cell: int) -> int:
+    """Return the multiple of `min_cell` next to a part of a number; none and all stay as they are.
+
+    A part that is neither stays so.
+    """
+    if min_cell <= 1 or n in (0, of):
+        return n
+    most = max((of - 1) // min_cell, 1)  # multiples that are not all
+    return min(max(round(n / min_cell), 1), most) * min_cell
+
+
 def plain(value: float) -> float:
     """Return a number as an int where it is whole, else with two decimals."""
     return int(value) if value == int(value) else round(float(value), 2)

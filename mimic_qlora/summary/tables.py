@@ -59,6 +59,10 @@ _MOST = (
     "Most: what --min-cell patients or more reach, as the largest of all may be one patient's. It "
     "and quartiles are hidden where fewer patients than that lie between two of them."
 )
+_ROUNDED = (
+    "Unless --min-cell is 0, the cells are rounded to its multiples: exact numbers of two columns "
+    "could tell of few patients."
+)
 
 KINDS = {
     "flow": Kind("Who was left out, and why", "patients", counts.flow),
@@ -106,7 +110,7 @@ KINDS = {
     "quality": Kind(
         "What cannot be right (step 1 flags it, nothing is changed)", "patients", counts.quality
     ),
-    "missing": Kind("Empty cells per column", "patients", counts.missing),
+    "missing": Kind("Empty cells per column", "patients", counts.missing, _ROUNDED),
     "misfits": Kind("Cells that are not of their column's type", "patients", counts.misfits),
 }
 

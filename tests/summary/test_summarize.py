@@ -198,6 +198,14 @@ def test_two_means_do_not_tell_that_one_patient_has_a_code_twice():
     assert [row["mean"] for row in counts.diagnoses_per_patient(hospital)] == [5, 4.99]
 
 
+@pytest.mark.parametrize(
+    ("n", "of", "shown"),
+    [(0, 57, 0), (57, 57, 57), (37, 57, 40), (56, 57, 50), (3, 57, 10), (96, 100, 90)],
+)
+def test_cells_are_told_to_the_next_ten_but_none_and_all(n, of, shown):
+    assert disclosure.rounded(n, of, 10) == shown and disclosure.rounded(n, of, 0) == n
+
+
 def test_rows_that_are_few_more_than_patients_are_hidden():
     rows = [{"patients": 12, "rows": n} for n in (12, 13, 22)]
     assert [r["rows"] for r in disclosure.hide_repeats(rows, 10)] == [12, "hidden", 22]
