@@ -127,7 +127,8 @@ def _memorisation(
     for entry in reversed(entries or ()):
         for name, weights in part_of(entry, "adapters").items():
             if entry["event"] == "audited" and weights == weights_in(manifest):
-                return f"{entry['verdict']}, audited as {name}"
+                place = f"as {name}" if name != run else "in a folder that is gone"
+                return f"{entry['verdict']}, audited {place}"
     read = _answered(store / "privacy" / audited.READINGS)
     is_begun = any(weights_in(manifest) in adapters.values() for adapters in read)
     return "audit begun, not finished" if is_begun else audited.NOT_AUDITED

@@ -406,6 +406,9 @@ def test_an_audit_by_limits_that_are_no_longer_the_frozen_ones_says_so(whole):
     (whole / "adapters/default").rename(whole / "adapters/renamed")
     assert look(whole).runs[0]["memorisation"] == "held, audited as default"
     (whole / "adapters/renamed").rename(whole / "adapters/default")
+    folder.rename(folder.with_name("aside"))
+    assert look(whole).runs[0]["memorisation"] == "held, audited in a folder that is gone"
+    folder.with_name("aside").rename(folder)
     limits.write_text("auc: 0.51")
     assert look(whole).runs[0]["memorisation"] == "held by earlier limits"
     limits.unlink()  # a copy of the run's folder alone was "not audited"
