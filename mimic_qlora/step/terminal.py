@@ -8,6 +8,8 @@ import textwrap
 import unicodedata
 from typing import IO
 
+from mimic_qlora.step.plain_text import printable
+
 WIDTH = 100  # columns of what the scripts print at most, and where nobody's terminal is known
 LEAST = 40  # narrower terminals break words after all
 INDENT = "  "  # of the further lines of a long one
@@ -119,6 +121,8 @@ def shown(command: str) -> str:
 
 
 def _is_carried(text: str) -> bool:
+    if printable(text) != text:  # which would be left out, as a soft hyphen is
+        return False
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -104,10 +104,15 @@ def test_an_answer_that_comes_in_pieces_is_folded_between_words(size):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1251", "utf-8"])
-def test_a_command_names_its_folder_in_an_encoding_that_lacks_its_letters(
-    tmp_path, monkeypatch, encoding
+@pytest.mark.parametrize(
+    "name",
+    # as Python reads a byte that is no UTF-8, and what no terminal shows
+    ["it's stö \udcff", "so\u00adft", "a\u200bb", "\u202etxt", "\U0001f469\u200d\U0001f52c"],
+)
+def test_a_command_names_its_folder_where_a_terminal_cannot_show_its_letters(
+    tmp_path, monkeypatch, encoding, name
 ):
-    folder = tmp_path / "it's stö \udcff"  # as Python reads a byte that is no UTF-8
+    folder = tmp_path / name
     folder.mkdir()
     (folder / "in").write_text("here")
     command = f"cat {shlex.quote(str(folder / 'in'))}"
