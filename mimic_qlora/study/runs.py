@@ -97,7 +97,7 @@ def of_other(store: Path, made: Path) -> str:
     subjects = (manifests.read(files.linked_place(store / "subjects")) or {}).get("id")
     if basis.get("subjects") and basis["subjects"] != subjects:
         return "other patients: step 1 was run again since"
-    for run, sha256 in compared(made).items():
+    for run, sha256 in part_of(basis, "adapters").items():
         now = manifests.read(files.linked_place(store / "adapters" / run)) or {}
         if weights_in(now) != sha256:
             return f"another adapter {run}: it was trained again since, or is gone"

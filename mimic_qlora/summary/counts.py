@@ -238,8 +238,8 @@ def missing(data: Data) -> Rows:
 
     Exact ones of two columns, of which one is filled where the other is, would tell of few: those
     with a date of death less those who died in hospital. Both are hidden where few patients, or all
-    but few, have such a cell. The numbers of cells are
-    in the footers of the tables' files; columns that are filled in part are read for the patients.
+    but few, have such a cell. The numbers of cells are in the footers of the tables' files; columns
+    that are filled in part are read for the patients.
     """
     result: Rows = []
     unseen = data.hidden_tables

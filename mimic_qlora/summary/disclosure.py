@@ -97,13 +97,14 @@ def spread(values: pd.Series, min_cell: int) -> Spread:
 
 
 def spread_of_counts(values: pd.Series, min_cell: int) -> Spread:
-    """Return the spread of numbers from 1 on whose sum is told, all hidden where it tells of few.
+    """Return the spread of numbers from 1 on, one of each patient, whose sum is told; all of it is
+    hidden where it tells of few.
 
     What is told sets a least sum: one that is a little greater tells that one patient has more.
     """
     found = spread(values, min_cell)
     least = np.ones(len(values))
-    for name, place in told_places(values.sort_values(kind="stable").index, min_cell).items():
+    for name, place in told_places(values.index, min_cell).items():
         least[place:] = getattr(found, name)
     over = int(values.sum() - least.sum())
     return Spread(HIDDEN, HIDDEN, HIDDEN, HIDDEN) if is_small(over, min_cell) else found
